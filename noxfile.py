@@ -1,0 +1,74 @@
+"""Everything the project checks about itself: `nox -s tests`, and `nox -l` for the rest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+SUPPORTED = nox.project.python_versions(PYPROJECT)
+INSTALLED = [version for version in SUPPORTED if shutil.which(f"python{version}")]
+
+
+def lowest(requirements: list[str]) -> list[str]:
+    """Return each `name>=version` pinned to that version."""
+    return [f"{(r := Requirement(text)).name}=={next(iter(r.specifier)).version}" for text in requirements]
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    session.run("python", "-m", "pytest", *arguments, *session.posargs)
+
+
+@nox.session(python=INSTALLED or SUPPORTED)
+def tests(session: nox.Session) -> None:
+    """The test suite, on every supported Python that is installed."""
+    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    pytest(session)
+
+
+@nox.session
+def tests_min(session: nox.Session) -> None:
+    """The test suite with the oldest dependencies that are supported."""
+    project = PYPROJECT["project"]
+    pins = lowest(project["dependencies"] + project["optional-dependencies"]["asyncio"])
+    session.install(".[asyncio]", *pins, *nox.project.dependency_groups(PYPROJECT, "test"))
+    pytest(session)
+
+
+@nox.session
+def only_trio(session: nox.Session) -> None:
+    """Without `websockets`: all is well on trio, and on asyncio the error says what to install."""
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.run("python", "-c", "import importlib.util as u; assert u.find_spec('websockets') is None")
+    pytest(session, "tests/test_without_websockets.py")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: rules and format."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strictly, on package and tests."""
+    groups = nox.project.dependency_groups(PYPROJECT, "types", "test")
+    session.install(".[asyncio]", "nox", "vega_datasets", *groups)
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, warnings being errors, to docs/_build/html; its examples are run by a test."""
+    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "docs", "test"), "vega_datasets")
+    session.run("sphinx-build", "-W", "--keep-going", "-E", "-b", "html", "docs", str(Path("docs", "_build", "html")))
+    pytest(session, "tests/test_docs.py")

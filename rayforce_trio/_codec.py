@@ -1,0 +1,152 @@
+"""Rayforce objects to frames, frames to objects, frames to evaluated frames: the one room that calls Rayforce's FFI.
+
+Rayforce belongs to the thread that imported it first; every function here raises `RayforceThreadError` in any other.
+Evaluation holds the GIL from beginning to end.
+"""
+
+from typing import Any
+
+from rayforce import _rayforce_c as ffi
+from rayforce import ray_to_python
+from rayforce.network.utils import python_to_ipc
+
+from ._protocol import (
+    MESSAGE_TYPE_OFFSET,
+    Failure,
+    MessageType,
+    Reply,
+    Result,
+    error_code,
+    is_null,
+    parse_frame,
+)
+from .errors import (
+    RayforceConversionError,
+    RayforceTCPError,
+    RayforceThreadError,
+    UnsupportedQuery,
+    engine_error,
+)
+
+_FOREIGN_THREAD = "threads other than the initialization thread"  # from rayforce-py 2.4.0's RuntimeError
+_QUERIES = "a str, String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query"
+
+
+def check_thread() -> None:
+    """Raise `RayforceThreadError` if Rayforce cannot be used in this thread."""
+    try:
+        ffi.init_b8(True)
+    except RuntimeError as error:
+        _reraise(error)
+
+
+def encode(query: Any, message_type: MessageType) -> bytes:
+    """Return the frame that carries a query.
+
+    Args:
+        query: a str, String, List, Expression, SQLQuery or a query object of rayforce-py.
+        message_type: `SYNC` for a request, `ASYNC` for a post.
+
+    Raises:
+        UnsupportedQuery: `query` is none of these; the error names its type.
+        RayforceError: rayforce-py cannot compile or serialize it.
+    """
+    try:
+        compiled = python_to_ipc(query)
+    except RayforceTCPError:
+        raise UnsupportedQuery(f"cannot send {_type_name(query)} as a query; send {_QUERIES}") from None
+    except RuntimeError as error:
+        _reraise(error)
+    serialized = _serialize(compiled, message_type)
+    if isinstance(serialized, Failure):
+        raise engine_error(serialized.code, serialized.message)
+    return serialized
+
+
+def decode(frame: bytes) -> Any:
+    """Return the value in a response frame: a Rayforce object, or `None` for null.
+
+    Args:
+        frame: a whole frame, its header checked.
+
+    Raises:
+        RayforceError: the frame holds an engine error; rayforce-py's class for its code.
+        RayforceConversionError: the payload is damaged, or of a type rayforce-py cannot represent.
+    """
+    if is_null(frame):
+        return None
+    if (code := error_code(frame)) is not None:
+        raise engine_error(code, "")
+    if parse_frame(frame).compressed:
+        raise RayforceConversionError("the reply is compressed, which this version cannot read")
+    try:
+        value = ffi.de_obj(_byte_vector(frame))
+    except RuntimeError as error:
+        _check_foreign_thread(error)
+        raise RayforceConversionError(f"the reply cannot be read: {error}") from None
+    return ray_to_python(value)
+
+
+def evaluate(frame: bytes) -> Reply:
+    """Evaluate the query in a frame, in this process; a string is parsed first. Blocks until the engine is done.
+
+    Args:
+        frame: a whole frame, its header checked; its message type does not matter.
+
+    Returns:
+        The value as a response frame, or what went wrong: whatever the frame holds, an error is returned, not raised.
+    """
+    try:
+        if parse_frame(frame).compressed:
+            return Failure("nyi", "compressed requests are not supported")
+        query = ffi.de_obj(_byte_vector(frame))
+        kind = ffi.get_obj_type(query)
+        if kind == ffi.TYPE_ERR:
+            value = query
+        elif abs(kind) == ffi.TYPE_STR:
+            value = ffi.eval_str(query)
+        else:
+            value = ffi.eval_obj(query)
+        response = _serialize(value, MessageType.RESPONSE)
+    except RuntimeError as error:
+        _check_foreign_thread(error)
+        return Failure("domain", str(error))
+    return response if isinstance(response, Failure) else Result(response)
+
+
+def _serialize(value: ffi.RayObject, message_type: MessageType) -> bytes | Failure:
+    if ffi.get_obj_type(value) == ffi.TYPE_ERR:
+        return _failure(value)
+    serialized = ffi.ser_obj(value)
+    if ffi.get_obj_type(serialized) == ffi.TYPE_ERR:
+        return _failure(serialized)
+    # In place, since a frame can be hundreds of MB: ser_obj always writes message type 0.
+    ffi.set_obj(serialized, ffi.init_i64(MESSAGE_TYPE_OFFSET), ffi.init_u8(message_type))
+    return bytes(ffi.read_u8_vector(serialized))
+
+
+def _failure(error: ffi.RayObject) -> Failure:
+    described = ray_to_python(ffi.get_error_obj(error)).to_python()
+    return Failure(str(described["code"]), str(described["message"] or ""))
+
+
+def _byte_vector(data: bytes) -> ffi.RayObject:
+    return ffi.init_vector_from_raw_buffer(ffi.TYPE_U8, len(data), data)
+
+
+def _check_foreign_thread(error: RuntimeError) -> None:
+    if _FOREIGN_THREAD in str(error):
+        raise RayforceThreadError(
+            "Rayforce can only be used in the thread that imported it first; run your event loop in that thread, "
+            "or import rayforce in the thread that runs the loop"
+        ) from error
+
+
+def _reraise(error: RuntimeError) -> None:
+    _check_foreign_thread(error)
+    raise error
+
+
+def _type_name(value: object) -> str:
+    cls = type(value)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

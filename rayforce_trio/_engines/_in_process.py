@@ -1,0 +1,49 @@
+"""The engine embedded in this process."""
+
+import trio
+
+from .. import _codec
+from .._protocol import Failure, Reply
+from ._base import Engine, Session
+
+
+class InProcessEngine(Engine):
+    """Evaluates in this process: clients query what the application has loaded.
+
+    An evaluation blocks the event loop until it is done (the engine allows no other thread), and can be neither
+    interrupted nor cancelled. Between any two requests the loop goes round once, so no connection starves another.
+    Clients can do whatever this process can, and end it with `(exit 0)`.
+    """
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Wait until cancelled.
+
+        Raises:
+            RayforceThreadError: Rayforce was first imported in another thread than this.
+        """
+        _codec.check_thread()
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def open_session(self) -> Session:
+        await trio.lowlevel.checkpoint()
+        return _InProcessSession()
+
+    def __repr__(self) -> str:
+        return "InProcessEngine()"
+
+
+class _InProcessSession(Session):
+    async def request(self, frame: bytes) -> Reply:
+        await trio.lowlevel.checkpoint()  # before: cancelled here, nothing was done; and what was done is reported
+        return _codec.evaluate(frame)
+
+    async def post(self, frame: bytes) -> Failure | None:
+        reply = await self.request(frame)
+        return reply if isinstance(reply, Failure) else None
+
+    def cancel(self) -> None:
+        """An evaluation cannot be interrupted, and none is under way while anything else runs."""
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()

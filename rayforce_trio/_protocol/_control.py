@@ -1,0 +1,78 @@
+"""Control messages of the extended protocol: text messages, each one JSON object.
+
+A key says what it is about; unknown keys are ignored, so that later versions can add theirs.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ._violation import ProtocolViolation
+
+CONTROL_LIMIT = 64 * 1024
+"""The longest control message, in characters. Nothing sent here comes near; parsing more would hold up the loop."""
+
+_MESSAGE_LIMIT = (
+    8 * 1024
+)  # characters of an engine's message; six bytes each when JSON escapes them, below CONTROL_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class CancelNotice:
+    """The client no longer wants request `number`."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorNotice:
+    """The response of request `number` is an error."""
+
+    number: int
+    code: str
+    message: str
+
+
+def dump_cancel(number: int) -> str:
+    """Return the text that asks the server to stop request `number`."""
+    return json.dumps({"cancel": number})
+
+
+def dump_error(number: int, code: str, message: str) -> str:
+    """Return the text that answers request `number` with an error."""
+    return json.dumps({"error": {"request": number, "code": code, "message": message[:_MESSAGE_LIMIT]}})
+
+
+def parse_control(text: str) -> list[CancelNotice | ErrorNotice]:
+    """Read a control message.
+
+    Raises:
+        ProtocolViolation: it is no JSON object, or a key this version knows has a value that makes no sense.
+    """
+    if len(text) > CONTROL_LIMIT:
+        raise ProtocolViolation(f"a control message of {len(text)} characters; {CONTROL_LIMIT} are allowed")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ProtocolViolation("a text message that is not JSON") from None
+    if not isinstance(document, dict):
+        raise ProtocolViolation("a text message that is not a JSON object")
+    notices: list[CancelNotice | ErrorNotice] = []
+    if "cancel" in document:
+        notices.append(CancelNotice(_number(document["cancel"])))
+    if "error" in document:
+        notices.append(_error(document["error"]))
+    return notices
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ProtocolViolation("a request number is a whole number from 1 up")
+    return value
+
+
+def _error(value: Any) -> ErrorNotice:
+    match value:
+        case {"request": number, "code": str(code), "message": str(message)}:
+            return ErrorNotice(_number(number), code, message)
+    raise ProtocolViolation("an error message has a request number, a code and a message")

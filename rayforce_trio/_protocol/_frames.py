@@ -1,0 +1,107 @@
+"""Rayforce IPC frames: a 16-byte little-endian header, then the payload.
+
+    offset  size  field
+    0       4     magic, fa de fa ce
+    4       1     wire version, 3
+    5       1     flags: 1 compressed, 2 restricted, 4 verbose
+    6       1     endian, 0 = little
+    7       1     message type: 0 async, 1 sync, 2 response
+    8       8     payload size in bytes, int64
+
+The first byte of the payload is the type code of the object in it. Measured on rayforce-py 2.4.0 (core 3.0.1).
+"""
+
+import enum
+import struct
+from dataclasses import dataclass
+
+HEADER_SIZE = 16
+MESSAGE_TYPE_OFFSET = 7
+WIRE_VERSION = 3
+
+_HEADER = struct.Struct("<4sBBBBq")
+_MAGIC = bytes.fromhex("fadeface")
+_STRING_ATOM = 0xF3  # type code -13
+_NULL = 0x7E
+_ERROR = 0x7F
+
+
+class MessageType(enum.IntEnum):
+    """What a frame asks for: field 7 of the header."""
+
+    ASYNC = 0
+    SYNC = 1
+    RESPONSE = 2
+
+
+class FrameError(Exception):
+    """Bytes that are no whole, well-formed IPC frame; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of an IPC frame; `size` is that of the payload, in bytes."""
+
+    flags: int
+    message_type: MessageType
+    size: int
+
+    @property
+    def compressed(self) -> bool:
+        return bool(self.flags & 1)
+
+    def pack(self) -> bytes:
+        return _HEADER.pack(_MAGIC, WIRE_VERSION, self.flags, 0, self.message_type, self.size)
+
+
+def parse_header(data: bytes) -> Header:
+    """Read the header at the start of `data`.
+
+    Raises:
+        FrameError: there is none, or it is not one this package speaks.
+    """
+    if len(data) < HEADER_SIZE:
+        raise FrameError(f"a frame has a header of {HEADER_SIZE} bytes, these are {len(data)} bytes")
+    magic, version, flags, endian, message_type, size = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise FrameError(f"not a Rayforce frame: it begins with {bytes(magic).hex()}, not {_MAGIC.hex()}")
+    if version != WIRE_VERSION:
+        raise FrameError(f"wire version {version} is not spoken here, only {WIRE_VERSION}")
+    if endian != 0:
+        raise FrameError("big-endian frames are not spoken here")
+    if message_type not in (0, 1, 2):
+        raise FrameError(f"unknown message type {message_type}")
+    if size < 1:
+        raise FrameError(f"a payload of {size} bytes")
+    return Header(flags, MessageType(message_type), size)
+
+
+def parse_frame(frame: bytes) -> Header:
+    """Check that `frame` is one whole frame, and return its header.
+
+    Raises:
+        FrameError: it is not, or its header and its length disagree.
+    """
+    header = parse_header(frame)
+    if header.size != len(frame) - HEADER_SIZE:
+        raise FrameError(f"the header announces {header.size} bytes, {len(frame) - HEADER_SIZE} follow")
+    return header
+
+
+def is_null(frame: bytes) -> bool:
+    """Whether the frame holds the null object, which the engine writes but does not read."""
+    return len(frame) == HEADER_SIZE + 1 and frame[HEADER_SIZE] == _NULL
+
+
+def error_code(frame: bytes) -> str | None:
+    """Return the code of the error object in a frame (`"type"`, `"cancel"`, ...), or `None` if it holds no error."""
+    if frame[HEADER_SIZE] != _ERROR:
+        return None
+    return frame[HEADER_SIZE + 1 : HEADER_SIZE + 9].rstrip(b"\0").decode("ascii", "replace")
+
+
+def string_frame(text: str) -> bytes:
+    """Return a response frame that holds `text` as a Rayforce String."""
+    data = text.encode("utf-8", "replace")
+    payload = struct.pack("<BBq", _STRING_ATOM, 0, len(data)) + data
+    return Header(0, MessageType.RESPONSE, len(payload)).pack() + payload

@@ -1,0 +1,39 @@
+"""The two bytes and the one byte that follow the WebSocket handshake, before the first frame.
+
+The client says `[version, 0]`, the server answers `[version]`. A server accepts any version; rayforce-py's does, too.
+"""
+
+from ._violation import ProtocolViolation
+
+VERSION = 1
+HELLO = bytes([VERSION, 0])
+HELLO_REPLY = bytes([VERSION])
+
+SUBPROTOCOL = "rayforce.v1"
+"""The WebSocket subprotocol that announces the extended protocol; without it the baseline is spoken."""
+
+
+def check_hello(message: bytes | str) -> None:
+    """Check a client's greeting.
+
+    Raises:
+        ProtocolViolation: it is none.
+    """
+    if isinstance(message, str):
+        raise ProtocolViolation("expected a binary handshake, got text")
+    if len(message) != 2:
+        raise ProtocolViolation(f"expected a handshake of 2 bytes, got {len(message)}")
+    if message[1] != 0:
+        raise ProtocolViolation(f"expected 0x00 as the handshake's second byte, got 0x{message[1]:02x}")
+
+
+def check_hello_reply(message: bytes | str) -> None:
+    """Check a server's answer to our greeting.
+
+    Raises:
+        ProtocolViolation: it is none.
+    """
+    if isinstance(message, str):
+        raise ProtocolViolation("expected a binary handshake answer, got text")
+    if len(message) != 1:
+        raise ProtocolViolation(f"expected a handshake answer of 1 byte, got {len(message)}")

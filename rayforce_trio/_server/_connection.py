@@ -1,0 +1,173 @@
+"""One connection of the server: read, evaluate, write, each in a task of its own."""
+
+import logging
+
+import trio
+
+from .._engines import Session
+from .._protocol import (
+    HELLO_REPLY,
+    SUBPROTOCOL,
+    CancelRequested,
+    ProtocolViolation,
+    ServerProtocol,
+    ServerRequest,
+    check_hello,
+)
+from .._transports import GOING_AWAY, INTERNAL_ERROR, Transport, end, race
+from ..errors import ProtocolError, RayforceWSError
+from ._queue import BoundedQueue
+
+logger = logging.getLogger("rayforce_trio.server")
+
+GOODBYE_TIMEOUT = 2.0
+"""How long a connection whose scope was cancelled may take to tell its peer; in seconds."""
+
+MAX_QUEUED_REQUESTS = 1024
+"""How many requests of one connection wait for their turn; further ones wait in the network."""
+
+MAX_QUEUED_REPLIES = 64
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+"""How many bytes of requests, and of replies, one connection may have waiting; one message may always."""
+
+_HELLO_LIMIT = 4096  # bytes
+
+
+async def greet(transport: Transport) -> None:
+    """Take the client's greeting and return it. A checkpoint; bound it in time.
+
+    Raises:
+        ProtocolError: the client sent something else; it was told.
+        RayforceWSError: the connection ended.
+    """
+    limit, transport.max_message_size = transport.max_message_size, _HELLO_LIMIT
+    try:
+        check_hello(await transport.receive())
+    except ProtocolViolation as violation:
+        error = ProtocolError(str(violation))
+        await end(transport, error)
+        raise error from None
+    await transport.send(HELLO_REPLY)
+    transport.max_message_size = limit
+
+
+class WSServerConnection:
+    """A client of the server; made by `WSServer` for every one that connects.
+
+    Attributes:
+        id: counts the server's connections, from 1; log records carry it.
+        peer: the client's address.
+    """
+
+    def __init__(self, connection_id: int, transport: Transport, session: Session) -> None:
+        self.id = connection_id
+        self.peer = transport.peer
+        self._transport = transport
+        self._session = session
+        self._protocol = ServerProtocol(extended=transport.subprotocol == SUBPROTOCOL)
+        self._requests = BoundedQueue[ServerRequest](MAX_QUEUED_REQUESTS, MAX_QUEUED_BYTES)
+        self._replies = BoundedQueue[bytes | str](MAX_QUEUED_REPLIES, MAX_QUEUED_BYTES)
+        self._running: ServerRequest | None = None
+        self._peer_waits = True
+        self._stopping = trio.Event()
+        self._engine_ended = trio.Event()
+        self._engine_error: RayforceWSError | None = None
+
+    def __repr__(self) -> str:
+        return f"WSServerConnection({self.peer})"
+
+    def stop(self) -> None:
+        """Have the connection closed with code 1001. No checkpoint; `run` ends within 10 seconds."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve the peer until the connection ends.
+
+        Raises nothing of the network; an exception is a bug. If cancelled, the peer is told within 2 seconds.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._evaluate_all)
+                error = await self._talk()
+                self._peer_waits = False
+                self._requests.close()
+                self._replies.close()
+                if self._running is not None and self._running.number is not None:
+                    self._session.cancel()
+                if error is not None:
+                    logger.info("connection %d: %s", self.id, error)
+                    await end(self._transport, error)
+                # Posts that have arrived are still carried out: their sender may leave as soon as they are sent.
+        except Exception:
+            await self._transport.aclose(INTERNAL_ERROR, "internal error")
+            raise
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
+                await self._transport.aclose(GOING_AWAY)  # nothing left to do, unless this task was cancelled
+
+    async def _talk(self) -> RayforceWSError | None:
+        """Converse until the connection ends; returns the error it ended with."""
+        try:
+            await race(self._read, self._write, self._transport.run, self._close_when_asked, self._watch_engine)
+        except RayforceWSError as error:
+            return error
+        return None
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._transport.receive()
+            try:
+                events = self._protocol.receive(message)
+            except ProtocolViolation as error:
+                raise ProtocolError(str(error)) from None
+            del message
+            for event in events:
+                if isinstance(event, CancelRequested):
+                    if event.request is self._running:
+                        self._session.cancel()
+                else:
+                    await self._requests.put(event, len(event.frame))
+
+    async def _evaluate_all(self) -> None:
+        try:
+            while (request := await self._requests.get()) is not None:
+                if self._stopping.is_set():
+                    break
+                self._running = request
+                await self._evaluate(request)
+                self._running = None
+                del request  # it may be large, and the next one may be long in coming
+        except RayforceWSError as error:
+            self._engine_error = error
+        finally:
+            self._engine_ended.set()
+
+    async def _evaluate(self, request: ServerRequest) -> None:
+        if request.number is None:
+            failure = await self._session.post(request.frame)
+            if failure is not None:
+                logger.warning("connection %d: a post failed: %s", self.id, failure)
+            return
+        if not self._peer_waits:
+            return
+        if request.failure is not None:
+            await trio.lowlevel.checkpoint()
+            message = self._protocol.answer(request, request.failure)
+        else:
+            message = self._protocol.answer(request, await self._session.request(request.frame))
+        if self._peer_waits:
+            await self._replies.put(message, len(message))
+
+    async def _write(self) -> None:
+        while (message := await self._replies.get()) is not None:
+            await self._transport.send(message)
+            del message
+
+    async def _close_when_asked(self) -> None:
+        await self._stopping.wait()
+        await self._transport.aclose(GOING_AWAY, "the server is shutting down")
+
+    async def _watch_engine(self) -> None:
+        await self._engine_ended.wait()
+        if self._engine_error is not None:
+            raise self._engine_error

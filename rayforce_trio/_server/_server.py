@@ -1,0 +1,267 @@
+"""`WSServer`: listens, lets peers in, and keeps each of them apart from everything else."""
+
+import itertools
+import logging
+import signal
+from collections.abc import Iterable
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import trio
+
+from .._engines import Engine, InProcessEngine, Session
+from .._protocol import SUBPROTOCOL
+from .._transports import KeepAlive, Transport, accept, check_port, check_size, ungrouped
+from ..errors import ConnectionLost, ListenError, RayforceWSError
+from ._access import make_policy
+from ._connection import WSServerConnection, greet
+
+logger = logging.getLogger("rayforce_trio.server")
+
+OPEN_TIMEOUT = 5.0
+"""Bound on a client's opening, from the TCP connection to its greeting; in seconds."""
+
+DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
+
+
+class WSServer:
+    """A Rayforce server over WebSocket.
+
+    Args:
+        port: 1-65535, or 0 for a free one, which `port` tells once the server listens.
+        host: the name or address to listen on; the default is every IPv4 address of the machine.
+        engine: what evaluates the queries; by default the engine in this process.
+        allow_unauthenticated: let in clients that are not on this machine. Whoever can connect can run any code in the
+            server, so by default only clients on the loopback interface are let in, whatever `host` is.
+        allowed_origins: origins (`https://example.org`) whose browser pages may connect; the server's own always may.
+        max_message_size: the longest message accepted from a client, in bytes. Default: 64 MiB.
+        ping_interval: seconds of silence after which a client is pinged; `None`: never. Default: 60.
+        ping_timeout: seconds it then has to show life before it is dropped; `None`: for ever. Default: 30.
+
+    Raises:
+        RayforceValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        host: str = "0.0.0.0",
+        engine: Engine | None = None,
+        allow_unauthenticated: bool = False,
+        allowed_origins: Iterable[str] = (),
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        ping_interval: float | None = 60.0,
+        ping_timeout: float | None = 30.0,
+    ) -> None:
+        check_port(port, lowest=0)
+        check_size(max_message_size)
+        self.host = host
+        self._asked_port = port
+        self._bound_port: int | None = None
+        self._engine = engine if engine is not None else InProcessEngine()
+        self._access = make_policy(allow_unauthenticated=allow_unauthenticated, allowed_origins=allowed_origins)
+        self._max_message_size = max_message_size
+        self._keepalive = KeepAlive(ping_interval, ping_timeout)
+        self._ids = itertools.count(1)
+        self._connections: set[WSServerConnection] = set()
+        self._openings: set[trio.CancelScope] = set()
+        self._stopping: trio.Event | None = None
+        self._stopped = trio.Event()
+        self._nursery_manager: Any = None
+
+    @property
+    def port(self) -> int:
+        """The port the server listens on; before it does, the one it was given."""
+        return self._asked_port if self._bound_port is None else self._bound_port
+
+    @property
+    def url(self) -> str:
+        """Where the server listens: `ws://host:port`."""
+        return f"ws://[{self.host}]:{self.port}" if ":" in self.host else f"ws://{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"WSServer(port={self.port})"
+
+    async def run(self) -> None:
+        """Serve as a program of its own: until SIGINT or SIGTERM, with a line printed at either end.
+
+        A checkpoint. If cancelled, the server ends like with `serve`.
+
+        Raises:
+            ListenError: the server cannot listen on its address.
+            RayforceWSError: this is not the main thread, which alone can receive signals; use `serve` there.
+        """
+        try:
+            receiver = trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
+            with receiver as signals:
+                async with self:
+                    print(f"Rayforce WebSocket served on {self.url}", flush=True)  # noqa: T201 - documented
+                    await anext(aiter(signals))
+                print("\nRayforce WebSocket Server stopped.", flush=True)  # noqa: T201 - documented
+        except RuntimeError as error:
+            if "main" not in str(error):
+                raise
+            raise RayforceWSError("run() needs the main thread, to receive signals; elsewhere use serve()") from error
+
+    async def serve(self, *, task_status: trio.TaskStatus["WSServer"] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop` or cancellation. Meant for `server = await nursery.start(WSServer(port=0).serve)`.
+
+        A checkpoint. If cancelled, connections are closed with code 1001, within 2 seconds. When it has ended, every
+        socket is closed and every task is done. A server can serve again afterwards.
+
+        Raises:
+            ListenError: the server cannot listen on its address.
+            RayforceWSError: it serves already.
+            RayforceError: the engine cannot start, or ended.
+        """
+        if self._stopping is not None:
+            raise RayforceWSError("the server is serving already")
+        self._stopping, self._stopped = trio.Event(), trio.Event()
+        try:
+            with ungrouped():
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self._engine.run)
+                    await self._serve(self._stopping, task_status)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._stopping = self._bound_port = None
+            self._stopped.set()
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Serve in a nursery of the caller's; returns once the server listens. A checkpoint.
+
+        Raises:
+            ListenError, RayforceWSError, RayforceError: as for `serve`.
+        """
+        await nursery.start(self.serve)
+
+    async def stop(self) -> None:
+        """Stop serving: no new connections, the others closed with code 1001, within 10 seconds. A checkpoint.
+
+        If cancelled, the server stops all the same.
+
+        Raises:
+            RayforceWSError: the server is not started.
+        """
+        if self._stopping is None:
+            raise RayforceWSError("Server not started")
+        self._stopping.set()
+        await self._stopped.wait()
+
+    async def __aenter__(self) -> "WSServer":
+        with ungrouped():
+            manager = trio.open_nursery()
+            nursery = await manager.__aenter__()
+            try:
+                await nursery.start(self.serve)
+            except BaseException as error:
+                if not await manager.__aexit__(type(error), error, error.__traceback__):
+                    raise
+        self._nursery_manager = manager
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        manager, self._nursery_manager = self._nursery_manager, None
+        if self._stopping is not None:
+            self._stopping.set()
+        with ungrouped():
+            # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
+            await manager.__aexit__(None, None, None)
+
+    # Inside
+
+    async def _serve(self, stopping: trio.Event, task_status: trio.TaskStatus["WSServer"]) -> None:
+        listeners = await self._listen()
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(
+                    partial(trio.serve_listeners, self._handle, listeners, handler_nursery=connections)
+                )
+                task_status.started(self)
+                await stopping.wait()
+                accepting.cancel_scope.cancel()
+            for opening in self._openings:
+                opening.cancel()
+            for connection in self._connections:
+                connection.stop()
+
+    async def _listen(self) -> list[trio.SocketListener]:
+        try:
+            listeners = await trio.open_tcp_listeners(self._asked_port, host=self.host)
+            while len({_port(listener) for listener in listeners}) > 1:
+                # Port 0 and a name with several addresses: each got a port of its own. Take the first one's for all.
+                port = _port(listeners[0])
+                for listener in listeners:
+                    listener.socket.close()
+                listeners = await trio.open_tcp_listeners(port, host=self.host)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ListenError(f"cannot listen on {self.url}: {reason}") from error
+        self._bound_port = _port(listeners[0])
+        return listeners
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        """Serve one peer. Whatever it does, and whatever goes wrong, ends here."""
+        connection_id = next(self._ids)
+        try:
+            await self._serve_peer(connection_id, stream)
+        except Exception:
+            logger.exception("connection %d: internal error", connection_id)
+        finally:
+            stream.socket.close()
+
+    async def _serve_peer(self, connection_id: int, stream: trio.SocketStream) -> None:
+        session: Session | None = None
+        try:
+            with trio.move_on_after(OPEN_TIMEOUT) as opening:
+                self._openings.add(opening)
+                try:
+                    transport = await self._let_in(stream)
+                    session = await self._engine.open_session()
+                    await greet(transport)
+                finally:
+                    self._openings.discard(opening)
+            if opening.cancelled_caught:
+                logger.info("connection %d: did not open within %g seconds", connection_id, OPEN_TIMEOUT)
+                return
+            await self._converse(WSServerConnection(connection_id, transport, session))
+        except RayforceWSError as error:
+            logger.info("connection %d: refused or failed to open: %s", connection_id, error)
+        finally:
+            if session is not None:
+                await session.aclose()
+
+    async def _let_in(self, stream: trio.SocketStream) -> Transport:
+        try:
+            peer, own = stream.socket.getpeername(), stream.socket.getsockname()
+        except OSError as error:
+            raise ConnectionLost("the peer was gone before it was served") from error
+        return await accept(
+            stream,
+            f"{peer[0]}:{peer[1]}",
+            decide=lambda request: self._access.decide(request, peer[0], (own[0], own[1])),
+            subprotocols=[SUBPROTOCOL],
+            max_message_size=self._max_message_size,
+            keepalive=self._keepalive,
+        )
+
+    async def _converse(self, connection: WSServerConnection) -> None:
+        self._connections.add(connection)
+        try:
+            logger.info("connection %d: open to %s", connection.id, connection.peer)
+            if self._stopping is None or self._stopping.is_set():
+                connection.stop()
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+
+def _port(listener: trio.SocketListener) -> int:
+    return int(listener.socket.getsockname()[1])

@@ -1,0 +1,80 @@
+"""Message pipes behind one interface, `Transport`, and the choice between them by the running event loop."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import sniffio
+
+from ..errors import RayforceWSError
+from . import _trio_websocket
+from ._base import (
+    CLOSE_TIMEOUT,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    NORMAL_CLOSURE,
+    PROTOCOL_ERROR,
+    Transport,
+    check_port,
+    check_size,
+    closed_by_us,
+    end,
+)
+from ._detached import start_detached
+from ._keepalive import KeepAlive
+from ._race import race, ungrouped
+from ._trio_websocket import OpeningRequest, Refusal, accept
+
+__all__ = [
+    "CLOSE_TIMEOUT",
+    "GOING_AWAY",
+    "INTERNAL_ERROR",
+    "NORMAL_CLOSURE",
+    "PROTOCOL_ERROR",
+    "KeepAlive",
+    "OpeningRequest",
+    "Refusal",
+    "Transport",
+    "accept",
+    "check_port",
+    "check_size",
+    "closed_by_us",
+    "connect",
+    "end",
+    "race",
+    "start_detached",
+    "ungrouped",
+]
+
+
+async def connect(
+    host: str, port: int, *, subprotocols: Sequence[str], max_message_size: int, keepalive: KeepAlive
+) -> Transport:
+    """Open a WebSocket connection to `ws://host:port/` on the running event loop.
+
+    A checkpoint; if cancelled, nothing is left open.
+
+    Raises:
+        ConnectError: no connection could be made; `HandshakeError` and `ConnectionRejected` say more.
+        RayforceWSError: this event loop is not supported, or lacks a library; the error says which to install.
+    """
+    library = sniffio.current_async_library()
+    if library == "trio":
+        open_transport: Callable[..., Awaitable[Transport]] = _trio_websocket.connect
+    elif library == "asyncio":
+        open_transport = _asyncio_connect()
+    else:
+        raise RayforceWSError(f"the {library} event loop is not supported; use trio or asyncio")
+    return await open_transport(
+        host, port, subprotocols=subprotocols, max_message_size=max_message_size, keepalive=keepalive
+    )
+
+
+def _asyncio_connect() -> Callable[..., Awaitable[Transport]]:
+    try:
+        from . import _asyncio_websockets  # only here: an optional dependency
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] != "websockets":
+            raise
+        raise RayforceWSError(
+            "on asyncio the client needs the websockets library; install it with: pip install 'rayforce-trio[asyncio]'"
+        ) from error
+    return _asyncio_websockets.connect

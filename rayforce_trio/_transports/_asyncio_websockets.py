@@ -1,0 +1,163 @@
+"""WebSocket under asyncio: the `websockets` library, client side."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as websockets_connect
+from websockets.exceptions import ConnectionClosed as WebsocketsClosed
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.frames import CloseCode
+from websockets.typing import Subprotocol
+
+from ..errors import (
+    ConnectError,
+    ConnectionLost,
+    ConnectionRejected,
+    HandshakeError,
+    ProtocolError,
+    RayforceWSError,
+)
+from ._base import (
+    CLOSE_TIMEOUT,
+    FRAGMENT_SIZE,
+    NORMAL_CLOSURE,
+    Transport,
+    closed_by_peer,
+    closed_by_us,
+    too_large,
+)
+from ._keepalive import KeepAlive
+
+
+async def connect(
+    host: str, port: int, *, subprotocols: Sequence[str], max_message_size: int, keepalive: KeepAlive
+) -> "AsyncioWebSocket":
+    """Open a connection to `ws://host:port/`. If cancelled, nothing is left open.
+
+    Raises:
+        ConnectError: nobody answers there.
+        ConnectionRejected: the server refused, with an HTTP status.
+        HandshakeError: what answers is no WebSocket server.
+    """
+    authority = f"{host}:{port}"
+    try:
+        websocket = await _Connect(
+            f"ws://{authority}/",
+            subprotocols=[Subprotocol(name) for name in subprotocols],
+            compression=None,
+            proxy=None,
+            open_timeout=None,
+            ping_interval=None,  # its pings know nothing of large messages under way; ours do
+            close_timeout=CLOSE_TIMEOUT,
+            max_size=max_message_size,
+            create_connection=_ClientConnection,
+        )
+    except OSError as error:
+        raise ConnectError(f"could not connect to {authority}: {error}") from error
+    except InvalidStatus as error:
+        body = bytes(error.response.body or b"").decode("utf-8", "replace")
+        raise ConnectionRejected(error.response.status_code, body) from None
+    except (InvalidHandshake, InvalidURI, EOFError, ValueError) as error:
+        raise HandshakeError(f"what answers at {authority} is not a WebSocket server: {error}") from error
+    assert isinstance(websocket, _ClientConnection)
+    return AsyncioWebSocket(websocket, authority, max_message_size, keepalive)
+
+
+class _Connect(websockets_connect):
+    """Goes where it is told, and nowhere else."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
+class _ClientConnection(ClientConnection):
+    """Notes signs of life of the peer, and bounds the end the library leaves open.
+
+    Once the library has failed a connection (a message too large, a protocol error), it waits for the peer to hang up.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.last_sign_of_life = self.loop.time()
+        self._hang_up: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self.last_sign_of_life = self.loop.time()
+        super().data_received(data)
+        if self._hang_up is None and self.protocol.close_expected():
+            self._hang_up = self.loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self.last_sign_of_life = self.loop.time()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._hang_up is not None:
+            self._hang_up.cancel()
+        super().connection_lost(exc)
+
+
+class AsyncioWebSocket(Transport):
+    """A WebSocket connection of the `websockets` library. See `Transport` for what its methods promise."""
+
+    def __init__(self, websocket: _ClientConnection, peer: str, max_message_size: int, keepalive: KeepAlive) -> None:
+        self.subprotocol = websocket.subprotocol
+        self.peer = peer
+        self.max_message_size = max_message_size
+        self._websocket = websocket
+        self._keepalive = keepalive
+
+    async def receive(self) -> bytes | str:
+        try:
+            return await self._websocket.recv()
+        except WebsocketsClosed as error:
+            raise self._ended(error) from None
+
+    async def send(self, message: bytes | str) -> None:
+        try:
+            if isinstance(message, str) or len(message) <= FRAGMENT_SIZE:
+                await self._websocket.send(message)
+            else:
+                await self._websocket.send(_fragments(message))
+        except WebsocketsClosed as error:
+            raise self._ended(error) from None
+
+    async def run(self) -> None:
+        await self._keepalive.run(lambda: self._websocket.last_sign_of_life, self._ping)
+
+    async def _ping(self) -> None:
+        try:
+            await self._websocket.ping()
+        except WebsocketsClosed as error:
+            raise self._ended(error) from None
+
+    async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+        try:
+            await self._websocket.close(code, reason)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        self._websocket.transport.abort()
+
+    def _ended(self, error: WebsocketsClosed) -> RayforceWSError:
+        """Say in our terms how the connection ended."""
+        if error.sent is not None and not error.rcvd_then_sent:
+            if error.sent.code == CloseCode.MESSAGE_TOO_BIG:
+                return too_large(self.max_message_size)
+            if error.sent.code in (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA):
+                return ProtocolError(f"the peer broke the WebSocket protocol: {error.sent.reason}", error.sent.code)
+            return closed_by_us()
+        if error.rcvd is not None:
+            return closed_by_peer(error.rcvd.code, error.rcvd.reason)
+        if error.__cause__ is None or isinstance(error.__cause__, EOFError):
+            return ConnectionLost("the peer went away without closing the connection")
+        return ConnectionLost(f"the connection broke: {error.__cause__}")
+
+
+def _fragments(message: bytes) -> Iterator[memoryview]:
+    view = memoryview(message)
+    for start in range(0, len(view), FRAGMENT_SIZE):
+        yield view[start : start + FRAGMENT_SIZE]

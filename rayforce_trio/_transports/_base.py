@@ -1,0 +1,140 @@
+"""The message pipe that the client and the server are written against, and its limits.
+
+To add a WebSocket library, write one more module with a `Transport` in it; nothing else has to change.
+"""
+
+from abc import ABC, abstractmethod
+
+from ..errors import (
+    ConnectionClosed,
+    ConnectionLost,
+    MessageTooLarge,
+    ProtocolError,
+    RayforceValueError,
+    RayforceWSError,
+)
+
+FRAGMENT_SIZE = 1024 * 1024
+"""Longer messages are sent in fragments of so many bytes, so that pings and pongs pass between them."""
+
+READ_SIZE = 64 * 1024
+"""How much is read from a socket at once, in bytes."""
+
+TEXT_LIMIT = 64 * 1024
+"""The longest text message accepted, in characters: text is for control only."""
+
+CLOSE_TIMEOUT = 10.0
+"""Bound on the closing handshake, in seconds."""
+
+WRITE_STALL_TIMEOUT = 30.0
+"""A peer that takes not one piece of READ_SIZE bytes in so many seconds is given up."""
+
+NORMAL_CLOSURE = 1000
+GOING_AWAY = 1001
+PROTOCOL_ERROR = 1002
+NO_STATUS = 1005
+MESSAGE_TOO_BIG = 1009
+INTERNAL_ERROR = 1011
+
+
+class Transport(ABC):
+    """A WebSocket connection after its opening handshake: whole messages in order, bytes or text.
+
+    At most one task may be in `receive` and one in `send` at a time, while `run` runs in a third. A transport starts no
+    tasks of its own. Whoever has one must end it with `aclose` or `abort`.
+
+    Attributes:
+        subprotocol: the one agreed on, or `None`.
+        peer: the peer's address, for people to read.
+        max_message_size: the longest message accepted from the peer, in bytes; may be changed between messages.
+    """
+
+    subprotocol: str | None
+    peer: str
+    max_message_size: int
+
+    @abstractmethod
+    async def receive(self) -> bytes | str:
+        """Return the next message. A checkpoint; if cancelled, nothing is lost.
+
+        Raises:
+            ConnectionClosed: the peer closed the connection, or `aclose` did.
+            ConnectionLost: the connection broke.
+            MessageTooLarge: the message is longer than `max_message_size`; close with code 1009.
+            ProtocolError: the peer broke the WebSocket protocol; close with the error's code.
+        """
+
+    @abstractmethod
+    async def send(self, message: bytes | str) -> None:
+        """Send one message; returns when the network has taken it. A checkpoint.
+
+        If cancelled, the message may have been cut, and then nothing more can be sent: end the connection.
+
+        Raises:
+            ConnectionClosed: the connection is closed or closing.
+            ConnectionLost: the connection broke, or the peer took nothing for `WRITE_STALL_TIMEOUT` seconds.
+        """
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Answer the peer's pings and send our own, until cancelled.
+
+        Raises:
+            ConnectionLost: the peer fell silent, or the connection broke.
+        """
+
+    @abstractmethod
+    async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+        """Close in good order: finish the frame under way, shake hands, close the socket; at most `CLOSE_TIMEOUT`.
+
+        A checkpoint. May be called while other tasks are in `receive`, `send` and `run`. Raises nothing of the network.
+        If cancelled, the socket is closed all the same.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close the socket at once, without waiting and without a word to the peer. Idempotent."""
+
+
+def too_large(limit: int) -> MessageTooLarge:
+    """Return the error for a message from the peer that is longer than `limit` bytes."""
+    return MessageTooLarge(f"a message is longer than the {limit} bytes allowed here (max_message_size)")
+
+
+def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:
+    """Return the error for a connection that the peer closed."""
+    if code == MESSAGE_TOO_BIG:
+        return MessageTooLarge(f"the peer refused a message as too large: {reason or 'it did not say its limit'}")
+    return ConnectionClosed(code, reason)
+
+
+def closed_by_us() -> ConnectionClosed:
+    """Return the error for a connection that this side closed."""
+    return ConnectionClosed(NORMAL_CLOSURE, by_peer=False)
+
+
+async def end(transport: Transport, error: RayforceWSError) -> None:
+    """End a connection that failed with `error`: in good order if the peer can still be told, else at once."""
+    match error:
+        case MessageTooLarge():
+            await transport.aclose(MESSAGE_TOO_BIG, str(error))
+        case ProtocolError():
+            await transport.aclose(error.code, error.message)
+        case ConnectionClosed():
+            await transport.aclose()
+        case ConnectionLost():
+            transport.abort()
+        case _:
+            await transport.aclose(INTERNAL_ERROR, str(error))
+
+
+def check_port(port: int, *, lowest: int) -> None:
+    """Raise `RayforceValueError` if `port` is no port number from `lowest` to 65535."""
+    if type(port) is not int or not lowest <= port <= 65535:
+        raise RayforceValueError(f"Invalid port: {port!r}. Must be between {lowest} and 65535")
+
+
+def check_size(max_message_size: int) -> None:
+    """Raise `RayforceValueError` if `max_message_size` is no number of bytes."""
+    if type(max_message_size) is not int or max_message_size < 1:
+        raise RayforceValueError(f"Invalid max_message_size: {max_message_size!r}. Must be a number of bytes above 0")

@@ -1,0 +1,90 @@
+"""The stream that trio-websocket gets to see during the opening handshake: one HTTP head, and nothing after it.
+
+trio-websocket does the handshake and no more. What this stream keeps from it:
+
+- bytes beyond the head, which belong to the frames (`leftover` has them);
+- heads that are too long, or that it cannot decode (a header byte over 0x7f ends its reader task with an exception);
+- the end of the stream and its errors, for which it would wait, or which it would answer in a way that raises
+  elsewhere: each is raised here, at once, as the error the handshake ends with.
+"""
+
+import trio
+
+from ..errors import ConnectionLost, HandshakeError
+from ._base import READ_SIZE
+
+HEAD_LIMIT = 16 * 1024
+"""The longest HTTP head accepted from a peer, in bytes."""
+
+BODY_LIMIT = 64 * 1024
+"""How much is read of what a server says when it refuses, in bytes."""
+
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+class HeadTooLong(HandshakeError):
+    """The peer's HTTP head is longer than HEAD_LIMIT."""
+
+
+class HeadStream(trio.abc.Stream):
+    """One HTTP head of a stream; `aclose` closes nothing.
+
+    Args:
+        stream: where the head is read from, and what is sent goes to.
+        with_body: after a head whose status is not 101, hand on what follows it, up to BODY_LIMIT.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, *, with_body: bool = False) -> None:
+        self._stream = stream
+        self._with_body = with_body
+        self._body_left = 0
+        self._head_done = False
+        self.leftover = b""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - the head comes whole
+        """Return the whole head at the first call; then parts of the body, if any; then wait for ever."""
+        if not self._head_done:
+            return await self._receive_head()
+        if self._body_left <= 0:
+            await trio.sleep_forever()
+        data, self.leftover = self.leftover, b""
+        data = data or await self._receive()
+        self._body_left -= len(data)
+        return data
+
+    async def _receive_head(self) -> bytes:
+        received = bytearray()
+        while _END_OF_HEAD not in received[:HEAD_LIMIT]:
+            if len(received) >= HEAD_LIMIT:
+                raise HeadTooLong(f"the peer's HTTP head is longer than {HEAD_LIMIT} bytes")
+            data = await self._receive()
+            if not data:
+                raise HandshakeError("the peer closed the connection during the opening handshake")
+            received += data
+        end = received.index(_END_OF_HEAD) + len(_END_OF_HEAD)
+        head, self.leftover = bytes(received[:end]), bytes(received[end:])
+        if not head.isascii():
+            raise HandshakeError("the peer's HTTP head has bytes that are not ASCII")
+        self._head_done = True
+        if self._with_body and head.split(maxsplit=2)[1:2] != [b"101"]:
+            self._body_left = BODY_LIMIT
+        return head
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(READ_SIZE))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ConnectionLost("the connection broke during the opening handshake") from None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ConnectionLost("the connection broke during the opening handshake") from None
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Called by trio-websocket when it has refused the peer by itself, and then nobody would be told."""
+        raise HandshakeError("the peer's opening handshake makes no sense")

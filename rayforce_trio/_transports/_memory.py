@@ -1,0 +1,78 @@
+"""A transport in memory, for tests and for trying things out: no sockets, no timers, either event loop."""
+
+import contextlib
+import math
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from ..errors import ConnectionClosed, ConnectionLost, RayforceWSError
+from ._base import NORMAL_CLOSURE, Transport, closed_by_peer, closed_by_us, too_large
+
+
+class MemoryTransport(Transport):
+    """One end of a pair.
+
+    Attributes:
+        sent: every message that was sent from this end, in order.
+    """
+
+    def __init__(
+        self,
+        outgoing: MemoryObjectSendStream[bytes | str | ConnectionClosed],
+        incoming: MemoryObjectReceiveStream[bytes | str | ConnectionClosed],
+        subprotocol: str | None,
+    ) -> None:
+        self.subprotocol = subprotocol
+        self.peer = "memory"
+        self.max_message_size = 2**63
+        self.sent: list[bytes | str] = []
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._closed: RayforceWSError | None = None
+
+    async def receive(self) -> bytes | str:
+        try:
+            message = await self._incoming.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            raise self._closed or ConnectionLost("the other end is gone") from None
+        if isinstance(message, ConnectionClosed):
+            self._closed = closed_by_peer(message.code, message.reason)
+            raise self._closed
+        if len(message) > self.max_message_size:
+            raise too_large(self.max_message_size)
+        return message
+
+    async def send(self, message: bytes | str) -> None:
+        if self._closed:
+            raise self._closed
+        self.sent.append(message)
+        try:
+            await self._outgoing.send(message)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            raise self._closed or ConnectionLost("the other end is gone") from None
+
+    async def run(self) -> None:
+        await anyio.sleep_forever()
+
+    async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+        if self._closed is None:
+            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                self._outgoing.send_nowait(ConnectionClosed(code, reason))
+        self.abort()
+        await anyio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        self._closed = self._closed or closed_by_us()
+        self._outgoing.close()
+        self._incoming.close()
+
+
+def memory_pair(subprotocol: str | None = None) -> tuple[MemoryTransport, MemoryTransport]:
+    """Return the two ends of a connection; what one sends, the other receives. Sending never waits."""
+    to_server, at_server = anyio.create_memory_object_stream[bytes | str | ConnectionClosed](math.inf)
+    to_client, at_client = anyio.create_memory_object_stream[bytes | str | ConnectionClosed](math.inf)
+    return (
+        MemoryTransport(to_server, at_client, subprotocol),
+        MemoryTransport(to_client, at_server, subprotocol),
+    )

@@ -1,0 +1,53 @@
+"""Tasks that live and die together, and single exceptions instead of groups."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import anyio
+
+from ..errors import RayforceWSError
+
+
+async def race(*functions: Callable[[], Awaitable[None]]) -> None:
+    """Run the functions at once until one of them returns or raises, then cancel the others and do the same.
+
+    A checkpoint. Raises a single exception, never a group: the first, unless one is no `RayforceWSError`, which is a
+    bug and must not be hidden by the network errors it causes.
+    """
+    errors: list[Exception] = []
+
+    async def run(function: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await function()
+        except Exception as error:  # noqa: BLE001 - raised below, outside the group
+            errors.append(error)
+        task_group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as task_group:
+        for function in functions:
+            task_group.start_soon(run, function)
+    for error in errors:
+        if not isinstance(error, RayforceWSError):
+            raise error
+    if errors:
+        raise errors[0]
+
+
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """Around a nursery: raise the one exception it ended with, not a group of it.
+
+    A cancellation stays a cancellation. Of several exceptions the first is raised.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        cancelled, failed = group.split(anyio.get_cancelled_exc_class())
+        if cancelled is not None or failed is None:
+            raise (cancelled or group) from None
+        raise _first(failed) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

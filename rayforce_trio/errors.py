@@ -1,0 +1,170 @@
+"""Every exception a caller of `rayforce_trio` can meet.
+
+    RayforceError                    rayforce-py's base class
+    +-- RayforceTypeError, ...       an evaluation failed in the engine: rayforce-py's own class for the error's code
+    +-- RayforceThreadError          Rayforce was used outside the thread that imported it
+    +-- RayforceValueError           an argument is out of range
+    +-- RayforceWSError              anything of the network
+        +-- ConnectError             no connection could be made
+        |   +-- HandshakeError       the peer answered, but not with our handshake, or not in time
+        |   +-- ConnectionRejected   the peer answered with an HTTP status that refuses
+        +-- ListenError              the server could not listen
+        +-- ConnectionClosed         the connection was closed, by either side, in good order
+        +-- ConnectionLost           the connection broke, or the peer fell silent
+        +-- MessageTooLarge          a message exceeded a limit, ours or the peer's
+        +-- ProtocolError            the peer broke the protocol
+        +-- UnsupportedQuery         what was given is no query; also a `TypeError`
+
+The engine's classes are rayforce-py's own (`rayforce.errors`), so that `except RayforceError` keeps working.
+"""
+
+from rayforce.errors import (
+    CORE_EXC_CODE_MAPPING,
+    RayforceArityError,
+    RayforceConversionError,
+    RayforceDomainError,
+    RayforceError,
+    RayforceEvaluationError,
+    RayforceIndexError,
+    RayforceInitError,
+    RayforceLengthError,
+    RayforceLimitError,
+    RayforceNYIError,
+    RayforceOkError,
+    RayforceOSError,
+    RayforceParseError,
+    RayforcePartedTableError,
+    RayforceQueryCompilationError,
+    RayforceTCPError,
+    RayforceThreadError,
+    RayforceTypeError,
+    RayforceTypeRegistryError,
+    RayforceUserError,
+    RayforceValueError,
+    RayforceWSError,
+)
+
+__all__ = [
+    "ConnectError",
+    "ConnectionClosed",
+    "ConnectionLost",
+    "ConnectionRejected",
+    "HandshakeError",
+    "ListenError",
+    "MessageTooLarge",
+    "ProtocolError",
+    "RayforceArityError",
+    "RayforceConversionError",
+    "RayforceDomainError",
+    "RayforceError",
+    "RayforceEvaluationError",
+    "RayforceIndexError",
+    "RayforceInitError",
+    "RayforceLengthError",
+    "RayforceLimitError",
+    "RayforceNYIError",
+    "RayforceOSError",
+    "RayforceOkError",
+    "RayforceParseError",
+    "RayforcePartedTableError",
+    "RayforceQueryCompilationError",
+    "RayforceTCPError",
+    "RayforceThreadError",
+    "RayforceTypeError",
+    "RayforceTypeRegistryError",
+    "RayforceUserError",
+    "RayforceValueError",
+    "RayforceWSError",
+    "UnsupportedQuery",
+    "engine_error",
+]
+
+
+class ConnectError(RayforceWSError):
+    """No connection could be made: refused, unreachable, unknown host name."""
+
+
+class HandshakeError(ConnectError):
+    """The peer is there, but the opening handshake failed or did not end within its time."""
+
+
+class ConnectionRejected(ConnectError):
+    """The peer refused the connection.
+
+    Attributes:
+        status: the HTTP status, 300-599.
+        body: what the peer said with it, at most 64 KiB of text.
+    """
+
+    def __init__(self, status: int, body: str = "") -> None:
+        super().__init__(status, body)
+        self.status = status
+        self.body = body
+
+    def __str__(self) -> str:
+        said = f": {self.body.strip()}" if self.body.strip() else ""
+        return f"the server refused the connection with HTTP status {self.status}{said}"
+
+
+class ListenError(RayforceWSError):
+    """The server could not listen on its address: port in use, no permission, no such address."""
+
+
+class ConnectionClosed(RayforceWSError):
+    """The connection was closed in good order.
+
+    Attributes:
+        code: the WebSocket close code (RFC 6455, section 7.4): 1000 normal, 1001 going away, 1005 none given.
+        reason: the text that came with it.
+    """
+
+    def __init__(self, code: int, reason: str = "", *, by_peer: bool = True) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+        self.by_peer = by_peer
+
+    def __str__(self) -> str:
+        if not self.by_peer:
+            return "the connection is closed"
+        said = f": {self.reason}" if self.reason else ""
+        return f"the peer closed the connection with code {self.code}{said}"
+
+
+class ConnectionLost(RayforceWSError):
+    """The connection broke without a closing handshake, or the peer fell silent."""
+
+
+class MessageTooLarge(RayforceWSError):
+    """A message exceeded `max_message_size`, ours or the peer's; the connection is closed by it."""
+
+
+class ProtocolError(RayforceWSError):
+    """The peer sent something the protocol does not allow; the connection is closed by it.
+
+    Attributes:
+        code: the close code it is closed with.
+    """
+
+    def __init__(self, message: str, code: int = 1002) -> None:
+        super().__init__(message, code)
+        self.message = message
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UnsupportedQuery(RayforceWSError, TypeError):
+    """What was given to `execute` or `post` is nothing that can be sent as a query."""
+
+
+def engine_error(code: str, message: str) -> RayforceError:
+    """Return the exception for an engine error, as rayforce-py raises it in process.
+
+    Args:
+        code: the engine's error code, such as `"type"`; unknown ones become `RayforceUserError`.
+        message: the engine's message; empty if there is none.
+    """
+    cls = CORE_EXC_CODE_MAPPING.get(code, RayforceUserError)
+    return cls(f"{code}: {message}" if message else code)

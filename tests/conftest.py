@@ -1,0 +1,40 @@
+"""Fixtures: the event loops, the servers, and what must be as before when a test ends."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from rayforce import core_version
+from support.processes import server_process
+
+_names = itertools.count()
+
+
+def pytest_report_header() -> str:
+    return f"rayforce core {core_version}"
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Tests marked `anyio` run on both event loops."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def our_port() -> Iterator[int]:
+    """The port of our server, in a process of its own."""
+    with server_process("ours") as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def their_port() -> Iterator[int]:
+    """The port of rayforce-py's server, in a process of its own."""
+    with server_process("theirs") as port:
+        yield port
+
+
+@pytest.fixture
+def name() -> str:
+    """A variable name nobody used before: the engine's variables are global, and outlive a test."""
+    return f"test_{next(_names)}"

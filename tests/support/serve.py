@@ -1,0 +1,38 @@
+"""Serve in a process of its own, for clients on either event loop: `python serve.py ours|theirs [port]`.
+
+Prints the port once it listens. Ends with its standard input, so it cannot outlive the tests.
+"""
+
+import asyncio
+import socket
+import sys
+
+import trio
+
+from rayforce_trio import WSServer
+
+
+async def ours() -> None:
+    async with WSServer(port=0, host="127.0.0.1") as server:
+        print(server.port, flush=True)
+        await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+
+
+async def theirs() -> None:
+    from rayforce.network.websocket import WSServer as RayforceServer
+
+    with socket.socket() as probe:  # it cannot choose a free port by itself
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = RayforceServer(port)
+    await server.start()
+    print(port, flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await server.stop()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "ours":
+        trio.run(ours)
+    else:
+        asyncio.run(theirs())
