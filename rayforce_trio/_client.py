@@ -77,7 +77,7 @@ class WSClient:
         ping_interval: float | None = 60.0,
         ping_timeout: float | None = 30.0,
     ) -> None:
-        if not isinstance(host, str) or not host or any(c in "/?#@" or c.isspace() for c in host):
+        if not host or any(c in "/?#@" or c.isspace() for c in host):
             raise RayforceValueError(f"Invalid host: {host!r}. Must be a host name or an address")
         if port is not None:
             check_port(port, lowest=1)

@@ -228,7 +228,7 @@ class WSServer:
                     await greet(transport)
                 finally:
                     self._openings.discard(opening)
-            if opening.cancelled_caught:
+            if opening.cancelled_caught or session is None:
                 logger.info("connection %d: did not open within %g seconds", connection_id, OPEN_TIMEOUT)
                 return
             await self._converse(WSServerConnection(connection_id, transport, session))

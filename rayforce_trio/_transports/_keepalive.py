@@ -40,17 +40,19 @@ class KeepAlive:
         Raises:
             ConnectionLost: the peer showed no life in time.
         """
-        if self.interval is None:
+        interval = self.interval
+        if interval is None:
             await anyio.sleep_forever()
-        due = last_sign_of_life() + self.interval
+            return
+        due = last_sign_of_life() + interval
         while True:
             await anyio.sleep_until(due)
             heard = last_sign_of_life()
             now = anyio.current_time()
-            due = max(due, heard + self.interval)
+            due = max(due, heard + interval)
             if now < due:
                 continue
-            due = now + self.interval
+            due = now + interval
             if self.timeout is None:
                 await ping()
                 continue

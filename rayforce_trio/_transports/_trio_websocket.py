@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import h11
 import trio
 import trio_websocket
 import wsproto.utilities
 from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from ..errors import (
     ConnectError,
@@ -92,8 +93,8 @@ async def connect(
         raise
 
 
-def _why(error: OSError) -> str:
-    """Return what the system said; trio sums several attempts up and keeps their errors as the cause."""
+def _why(error: Exception) -> str:
+    """Return what the system said; trio wraps it, or sums it up, and keeps it as the cause."""
     cause = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[-1]
@@ -250,7 +251,7 @@ class TrioWebSocket(Transport):
         self._keepalive = keepalive
         self._last_sign_of_life = trio.current_time()
         # Incoming
-        self._parts: list[bytes | str] = []
+        self._parts: list[Any] = []  # of one message, so all bytes or all str
         self._size = 0
         self._fragments = 0
         self._receiving = False
@@ -286,7 +287,7 @@ class TrioWebSocket(Transport):
         try:
             data = await self._stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise self._lost(f"the connection broke: {error.__cause__ or error or type(error).__name__}") from None
+            raise self._lost(f"the connection broke: {_why(error)}") from None
         if not data:
             raise self._lost("the peer went away without closing the connection")
         self._last_sign_of_life = trio.current_time()
@@ -306,7 +307,7 @@ class TrioWebSocket(Transport):
                 raise self._finish(closed_by_peer(int(code), reason or ""))
         return None
 
-    def _take_part(self, event: Message[bytes] | Message[str]) -> bytes | str | None:
+    def _take_part(self, event: BytesMessage | TextMessage) -> bytes | str | None:
         self._size += len(event.data)
         self._fragments += event.frame_finished
         limit = self.max_message_size if isinstance(event, BytesMessage) else TEXT_LIMIT
@@ -318,9 +319,8 @@ class TrioWebSocket(Transport):
         if not event.message_finished:
             return None
         parts, self._parts, self._size, self._fragments = self._parts, [], 0, 0
-        if len(parts) == 1:
-            return parts[0]
-        return b"".join(parts) if isinstance(event, BytesMessage) else "".join(parts)  # type: ignore[arg-type]
+        empty: bytes | str = b"" if isinstance(event, BytesMessage) else ""
+        return empty.join(parts)  # of a single part, join returns just that
 
     # Sending
 
@@ -364,9 +364,7 @@ class TrioWebSocket(Transport):
                 try:
                     await self._stream.send_all(view[start : start + READ_SIZE])
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    raise self._lost(
-                        f"the connection broke: {error.__cause__ or error or type(error).__name__}"
-                    ) from None
+                    raise self._lost(f"the connection broke: {_why(error)}") from None
             if patience.cancelled_caught:
                 raise self._lost(f"the peer took nothing for {WRITE_STALL_TIMEOUT:g} seconds")
             self._last_sign_of_life = trio.current_time()
