@@ -3,7 +3,7 @@
 import trio
 
 from .. import _codec
-from .._protocol import Failure, Reply
+from .._protocol import CANCELLED, Failure, Reply
 from ._base import Engine, Session
 
 
@@ -34,8 +34,14 @@ class InProcessEngine(Engine):
 
 
 class _InProcessSession(Session):
+    def __init__(self) -> None:
+        self._cancelled = False
+
     async def request(self, frame: bytes) -> Reply:
+        self._cancelled = False
         await trio.lowlevel.checkpoint()  # before: cancelled here, nothing was done; and what was done is reported
+        if self._cancelled:
+            return Failure(CANCELLED, "the request was cancelled before it began")
         return _codec.evaluate(frame)
 
     async def post(self, frame: bytes) -> Failure | None:
@@ -43,7 +49,7 @@ class _InProcessSession(Session):
         return reply if isinstance(reply, Failure) else None
 
     def cancel(self) -> None:
-        """An evaluation cannot be interrupted, and none is under way while anything else runs."""
+        self._cancelled = True  # heeded if the evaluation did not begin; nothing else runs once it has
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

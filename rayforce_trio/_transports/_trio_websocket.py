@@ -393,7 +393,9 @@ class TrioWebSocket(Transport):
 
     async def _shake_hands_goodbye(self, code: int, reason: str) -> None:
         async with self._write_lock:
-            if not self._cut and self._frames.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
+            if self._cut:
+                return  # nothing can follow a frame that was begun; the peer would not understand
+            if self._frames.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
                 await self._write_bytes(self._frames.send(CloseConnection(code, reason)))
         if self._receiving:
             await self._ended.wait()  # whoever receives sees the peer's answer

@@ -1,0 +1,326 @@
+"""Cancel `connect`, `execute`, `post` and `close` at every scheduler step, once and twice, and look at what is left.
+
+After each run the next query on the connection must give its own value, and no task, socket or slot may be left over.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, Protocol
+
+import pytest
+import trio
+from support.leftovers import nothing_left, nothing_left_on_asyncio
+from support.naive import connect_naively
+from support.sweep import CancelAtSuspension, cancelled_at, swept
+
+from rayforce_trio import WSClient, WSServer, errors
+
+LARGE = 1_300_000  # bytes: several fragments, many reads
+
+_numbers = count(1_000_000)
+
+
+class Connection(Protocol):
+    async def execute(self, query: Any) -> Any: ...
+    async def close(self) -> None: ...
+
+
+def a_sum() -> tuple[str, int]:
+    """Return a query nobody asked before, and its value."""
+    number = next(_numbers)
+    return f"(+ {number} {number})", 2 * number
+
+
+def a_large_sum() -> tuple[str, int]:
+    """Return such a query that is LARGE."""
+    query, value = a_sum()
+    return query + " " * (LARGE - len(query)), value
+
+
+@dataclass
+class Tally:
+    """What came of a sweep: runs that were cancelled, and connections that were out of step or unusable afterwards."""
+
+    cancelled: int = 0
+    wrong: int = 0
+    closed: int = 0
+
+    async def examine(self, connection: Connection) -> None:
+        """Look whether a connection is in step, and close it."""
+        try:
+            self.wrong += not await in_step(connection)
+        except errors.ConnectionClosed:
+            self.closed += 1
+        await connection.close()
+
+
+async def in_step(connection: Connection) -> bool:
+    """Whether the next queries give their own values."""
+    for _ in range(2):
+        query, value = a_sum()
+        if (await connection.execute(query)).value != value:
+            return False
+    return True
+
+
+# On trio: server and client in one run, so that "every step" means every step of every task.
+
+
+async def sweep_execute_on_trio(
+    connect: Callable[[], Awaitable[Connection]],
+    make_query: Callable[[], tuple[str, int]],
+    *,
+    of_all_tasks: bool,
+    then_again_after: int | None,
+) -> Tally:
+    tally = Tally()
+
+    async def run(step: int) -> bool:
+        connection = await connect()
+        query, value = make_query()
+        steps = (step,) if then_again_after is None else (step, step + then_again_after)
+        with cancelled_at(*steps, of_all_tasks=of_all_tasks) as scopes:
+            tally.wrong += (await connection.execute(query)).value != value
+        with trio.fail_after(10):
+            await tally.examine(connection)
+        return any(scope.cancelled_caught for scope in scopes)
+
+    tally.cancelled = await swept(run)
+    return tally
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("then_again_after", [None, 0, 1, 2])
+@pytest.mark.parametrize("of_all_tasks", [False, True])
+@pytest.mark.parametrize("make_query", [a_sum, a_large_sum])
+async def test_execute_stays_in_step_on_trio(
+    make_query: Callable[[], tuple[str, int]], of_all_tasks: bool, then_again_after: int | None
+) -> None:
+    async with WSServer(port=0, host="127.0.0.1") as server, nothing_left():
+        tally = await sweep_execute_on_trio(
+            lambda: WSClient("127.0.0.1", server.port).connect()._start(),
+            make_query,
+            of_all_tasks=of_all_tasks,
+            then_again_after=then_again_after,
+        )
+    assert (tally.wrong, tally.closed) == (0, 0)
+    assert tally.cancelled >= (10 if of_all_tasks else 1)
+
+
+@pytest.mark.trio
+async def test_a_naive_client_fails_the_sweep_on_trio() -> None:
+    async with WSServer(port=0, host="127.0.0.1") as server:
+        tally = await sweep_execute_on_trio(
+            partial(connect_naively, server.port), a_sum, of_all_tasks=True, then_again_after=None
+        )
+    assert tally.wrong > tally.cancelled / 2
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("again", [False, True])
+async def test_post_is_sent_whole_or_not_at_all_on_trio(again: bool, name: str) -> None:
+    async with WSServer(port=0, host="127.0.0.1") as server, nothing_left():
+
+        async def run(step: int) -> bool:
+            async with WSClient("127.0.0.1", server.port).connect() as connection:
+                await connection.execute(f"(set {name} 0)")
+                steps = (step, step + 1) if again else (step,)
+                with cancelled_at(*steps, of_all_tasks=True) as scopes:
+                    await connection.post(f"(set {name} (+ {name} 1))")
+                with trio.fail_after(10):
+                    assert (await connection.execute(name)).value in (
+                        {0, 1} if any(scope.cancelled_caught for scope in scopes) else {1}
+                    )
+                    assert await in_step(connection)
+                return any(scope.cancelled_caught for scope in scopes)
+
+        assert await swept(run) > 2
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("form", ["scoped", "in a nursery", "bare", "awaited and entered"])
+async def test_connect_leaves_nothing_behind_on_trio(form: str, again: bool) -> None:
+    async with WSServer(port=0, host="127.0.0.1") as server:
+        client = WSClient("127.0.0.1", server.port)
+
+        async def connect_and_use() -> None:
+            match form:
+                case "scoped":
+                    async with client.connect() as connection:
+                        assert await in_step(connection)
+                case "in a nursery":
+                    async with trio.open_nursery() as nursery:
+                        connection = await client.connect(nursery)
+                        await connection.close()
+                case "bare":
+                    connection = await client.connect()
+                    await connection.close()
+                case "awaited and entered":
+                    async with await client.connect() as connection:
+                        assert await in_step(connection)
+
+        async def run(step: int) -> bool:
+            steps = (step, step + 1) if again else (step,)
+            async with nothing_left():
+                with cancelled_at(*steps, of_all_tasks=True) as scopes:
+                    await connect_and_use()
+            return any(scope.cancelled_caught for scope in scopes)
+
+        assert await swept(run) > 20
+        async with client.connect() as connection:
+            assert await in_step(connection)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("again", [False, True])
+async def test_close_closes_although_cancelled_on_trio(again: bool) -> None:
+    async with WSServer(port=0, host="127.0.0.1") as server:
+
+        async def run(step: int) -> bool:
+            steps = (step, step + 1) if again else (step,)
+            async with nothing_left():
+                connection = await WSClient("127.0.0.1", server.port).connect()
+                with cancelled_at(*steps, of_all_tasks=True) as scopes:
+                    await connection.close()
+            with pytest.raises(errors.ConnectionClosed):
+                await connection.execute("1")
+            return any(scope.cancelled_caught for scope in scopes)
+
+        assert await swept(run) > 3
+
+
+# On asyncio: the server in a process of its own, every suspension of the caller's task; twice as well, since a second
+# cancel pierces what shields against the first.
+
+
+def pairs(step: int) -> list[tuple[int, ...]]:
+    """Return at which suspensions to cancel: at `step`, and at `step` and each of the next few."""
+    return [(step,), (step, step + 1), (step, step + 2), (step, step + 3)]
+
+
+async def cancelled_on_asyncio(call: Any, suspensions: tuple[int, ...]) -> bool:
+    """Run a coroutine cancelled at those suspensions; returns whether it was."""
+    driven = CancelAtSuspension(call, *suspensions)
+
+    async def drive() -> None:
+        await driven
+
+    task = asyncio.create_task(drive())
+    await asyncio.wait([task], timeout=20)
+    assert task.done(), "hangs although cancelled"
+    if not task.cancelled():
+        task.result()
+    return driven.reached > 0
+
+
+async def sweep_execute_on_asyncio(
+    connect: Callable[[], Awaitable[Connection]], make_query: Callable[[], tuple[str, int]]
+) -> Tally:
+    tally = Tally()
+
+    async def run(step: int) -> bool:
+        cancelled = False
+        for suspensions in pairs(step):
+            connection = await connect()
+            query, _ = make_query()
+            cancelled |= await cancelled_on_asyncio(connection.execute(query), suspensions)
+            async with asyncio.timeout(10):
+                await tally.examine(connection)
+            tally.cancelled += cancelled
+        return cancelled
+
+    await swept(run)
+    return tally
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("make_query", [a_sum, a_large_sum])
+@pytest.mark.anyio
+async def test_execute_stays_in_step_on_asyncio(our_port: int, make_query: Callable[[], tuple[str, int]]) -> None:
+    async with nothing_left_on_asyncio():
+        tally = await sweep_execute_on_asyncio(lambda: WSClient("127.0.0.1", our_port).connect()._start(), make_query)
+    assert (tally.wrong, tally.closed) == (0, 0)
+    assert tally.cancelled >= 4
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_execute_stays_in_step_with_a_baseline_server_on_asyncio(their_port: int) -> None:
+    async with nothing_left_on_asyncio():
+        tally = await sweep_execute_on_asyncio(lambda: WSClient("127.0.0.1", their_port).connect()._start(), a_sum)
+    assert (tally.wrong, tally.closed) == (0, 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_naive_client_fails_the_sweep_on_asyncio(our_port: int) -> None:
+    tally = await sweep_execute_on_asyncio(partial(connect_naively, our_port), a_sum)
+    assert tally.wrong > 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_connect_leaves_nothing_behind_on_asyncio(our_port: int) -> None:
+    client = WSClient("127.0.0.1", our_port)
+
+    async def scoped() -> None:
+        async with client.connect() as connection:
+            assert await in_step(connection)
+
+    async def bare() -> None:
+        connection = await client.connect()
+        await connection.close()
+
+    async def awaited_and_entered() -> None:
+        async with await client.connect() as connection:
+            assert await in_step(connection)
+
+    for form in (scoped, bare, awaited_and_entered):
+
+        async def run(step: int, form: Callable[[], Awaitable[None]] = form) -> bool:
+            cancelled = False
+            for suspensions in pairs(step):
+                async with nothing_left_on_asyncio():
+                    cancelled |= await cancelled_on_asyncio(form(), suspensions)
+            return cancelled
+
+        assert await swept(run) > 3
+    await scoped()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_close_closes_although_cancelled_on_asyncio(our_port: int) -> None:
+    async def run(step: int) -> bool:
+        cancelled = False
+        for suspensions in pairs(step):
+            async with nothing_left_on_asyncio():
+                connection = await WSClient("127.0.0.1", our_port).connect()
+                cancelled |= await cancelled_on_asyncio(connection.close(), suspensions)
+            with pytest.raises(errors.ConnectionClosed):
+                await connection.execute("1")
+        return cancelled
+
+    assert await swept(run) >= 1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_post_is_sent_whole_or_not_at_all_on_asyncio(our_port: int, name: str) -> None:
+    async def run(step: int) -> bool:
+        reached = False
+        for suspensions in pairs(step):
+            async with WSClient("127.0.0.1", our_port).connect() as connection:
+                await connection.execute(f"(set {name} 0)")
+                cancelled = await cancelled_on_asyncio(connection.post(f"(set {name} (+ {name} 1))"), suspensions)
+                assert (await connection.execute(name)).value in ({0, 1} if cancelled else {1})
+                assert await in_step(connection)
+            reached |= cancelled
+        return reached
+
+    async with nothing_left_on_asyncio():
+        assert await swept(run) >= 1

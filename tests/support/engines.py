@@ -1,0 +1,85 @@
+"""An engine under the test's control."""
+
+import trio
+
+from rayforce_trio._engines import Engine, Session
+from rayforce_trio._protocol import CANCELLED, Failure, Reply, Result, string_frame
+
+
+class GateEngine(Engine):
+    """Evaluates nothing: every request waits until it is released or cancelled.
+
+    Attributes:
+        begun: the frames of requests and posts that began, in order.
+        cancels: how often a session was asked to stop what it runs.
+        sessions: how many sessions are open.
+    """
+
+    def __init__(self) -> None:
+        self.begun: list[bytes] = []
+        self.cancels = 0
+        self.sessions = 0
+        self._gate = trio.Event()
+        self._changed = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def open_session(self) -> Session:
+        await trio.lowlevel.checkpoint()
+        self.sessions += 1
+        self.change()
+        return _GateSession(self)
+
+    def release(self) -> None:
+        """Let what runs end, with a String; what begins later runs through."""
+        self._gate.set()
+
+    async def passed_gate(self) -> None:
+        await self._gate.wait()
+
+    def change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def until(self, *, begun: int = 0, cancels: int = 0, sessions: int | None = None) -> None:
+        """Wait until so many requests began, cancels came, and exactly so many sessions are open."""
+        with trio.fail_after(10):
+            while (
+                len(self.begun) < begun
+                or self.cancels < cancels
+                or (sessions is not None and self.sessions != sessions)
+            ):
+                await self._changed.wait()
+
+
+class _GateSession(Session):
+    def __init__(self, engine: GateEngine) -> None:
+        self._engine = engine
+        self._scope: trio.CancelScope | None = None
+
+    async def request(self, frame: bytes) -> Reply:
+        with trio.CancelScope() as self._scope:
+            await trio.lowlevel.checkpoint()
+            self._engine.begun.append(frame)
+            self._engine.change()
+            await self._engine.passed_gate()
+        cancelled = self._scope.cancelled_caught
+        self._scope = None
+        return Failure(CANCELLED, "stopped") if cancelled else Result(string_frame("released"))
+
+    async def post(self, frame: bytes) -> Failure | None:
+        await self.request(frame)
+        return None
+
+    def cancel(self) -> None:
+        self._engine.cancels += 1
+        self._engine.change()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def aclose(self) -> None:
+        self._engine.sessions -= 1
+        self._engine.change()
+        await trio.lowlevel.checkpoint()

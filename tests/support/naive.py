@@ -1,0 +1,33 @@
+"""A client as it is often written: send, then receive. It is here to fail the cancellation sweep."""
+
+from typing import Any
+
+from rayforce_trio._codec import decode, encode
+from rayforce_trio._protocol import HELLO, MessageType
+from rayforce_trio._transports import KeepAlive, Transport, connect
+
+
+class NaiveConnection:
+    """Its `execute` waits for the next reply, whoever asked for it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def execute(self, query: Any) -> Any:
+        await self._transport.send(encode(query, MessageType.SYNC))
+        reply = await self._transport.receive()
+        assert isinstance(reply, bytes)
+        return decode(reply)
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+
+async def connect_naively(port: int) -> NaiveConnection:
+    """Open a connection to a server on this machine."""
+    transport = await connect(
+        "127.0.0.1", port, subprotocols=[], max_message_size=2**30, keepalive=KeepAlive(None, None)
+    )
+    await transport.send(HELLO)
+    await transport.receive()
+    return NaiveConnection(transport)
