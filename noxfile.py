@@ -62,13 +62,13 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """mypy, strictly, on package and tests."""
     groups = nox.project.dependency_groups(PYPROJECT, "types", "test")
-    session.install(".[asyncio]", "nox", "vega_datasets", *groups)
+    session.install(".[asyncio]", "nox", *groups)
     session.run("mypy")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, warnings being errors, to docs/_build/html; its examples are run by a test."""
-    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "docs", "test"), "vega_datasets")
+    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "docs", "test"))
     session.run("sphinx-build", "-W", "--keep-going", "-E", "-b", "html", "docs", str(Path("docs", "_build", "html")))
     pytest(session, "tests/test_docs.py")

@@ -27,6 +27,7 @@ from ._transports import (
     NORMAL_CLOSURE,
     KeepAlive,
     Transport,
+    authority_of,
     check_port,
     check_size,
     closed_by_us,
@@ -86,8 +87,7 @@ class WSClient:
         self._port = port
         self._max_message_size = max_message_size
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
-        authority = f"[{host}]" if ":" in host else host
-        self.uri = f"ws://{authority}" if port is None else f"ws://{authority}:{port}"
+        self.uri = f"ws://{authority_of(host, port)}"
         """Where this client connects to, as in its repr."""
 
     def connect(self, nursery: Nursery | None = None) -> "PendingConnection":

@@ -6,6 +6,7 @@ from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from .._transports import OpeningRequest, Refusal
+from ..errors import RayforceValueError
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +51,15 @@ def make_policy(*, allow_unauthenticated: bool, allowed_origins: Iterable[str]) 
     """Check the options and return the policy they make.
 
     Raises:
-        ValueError: an origin is not of the form `scheme://host[:port]`.
+        RayforceValueError: an origin is not of the form `scheme://host[:port]`.
     """
     if isinstance(allowed_origins, str):
-        raise ValueError(f"allowed_origins is a list of origins, not one string; write [{allowed_origins!r}]")
+        raise RayforceValueError(f"allowed_origins is a list of origins, not one string; write [{allowed_origins!r}]")
     origins = frozenset(_normalized(origin) for origin in allowed_origins)
     for origin in origins:
         parts = urlsplit(origin)
         if origin != "null" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
-            raise ValueError(
+            raise RayforceValueError(
                 f"{origin!r} is not an origin; an origin looks like https://example.org or http://host:8080"
             )
     return AccessPolicy(allow_unauthenticated, origins)

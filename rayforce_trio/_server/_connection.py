@@ -37,17 +37,18 @@ async def greet(transport: Transport) -> None:
     """Take the client's greeting and return it. A checkpoint; bound it in time.
 
     Raises:
-        ProtocolError: the client sent something else; it was told.
-        RayforceWSError: the connection ended.
+        RayforceWSError: the client sent something else, and was told, or the connection ended.
     """
     limit, transport.max_message_size = transport.max_message_size, _HELLO_LIMIT
     try:
-        check_hello(await transport.receive())
-    except ProtocolViolation as violation:
-        error = ProtocolError(str(violation))
+        try:
+            check_hello(await transport.receive())
+        except ProtocolViolation as violation:
+            raise ProtocolError(str(violation)) from None
+        await transport.send(HELLO_REPLY)
+    except RayforceWSError as error:
         await end(transport, error)
-        raise error from None
-    await transport.send(HELLO_REPLY)
+        raise
     transport.max_message_size = limit
 
 

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import signal
+import threading
 from collections.abc import Iterable
 from functools import partial
 from types import TracebackType
@@ -12,7 +13,7 @@ import trio
 
 from .._engines import Engine, InProcessEngine, Session
 from .._protocol import SUBPROTOCOL
-from .._transports import KeepAlive, Transport, accept, check_port, check_size, ungrouped
+from .._transports import KeepAlive, Transport, accept, authority_of, check_port, check_size, ungrouped
 from ..errors import ConnectionLost, ListenError, RayforceWSError
 from ._access import make_policy
 from ._connection import WSServerConnection, greet
@@ -79,7 +80,7 @@ class WSServer:
     @property
     def url(self) -> str:
         """Where the server listens: `ws://host:port`."""
-        return f"ws://[{self.host}]:{self.port}" if ":" in self.host else f"ws://{self.host}:{self.port}"
+        return f"ws://{authority_of(self.host, self.port)}"
 
     def __repr__(self) -> str:
         return f"WSServer(port={self.port})"
@@ -93,17 +94,13 @@ class WSServer:
             ListenError: the server cannot listen on its address.
             RayforceWSError: this is not the main thread, which alone can receive signals; use `serve` there.
         """
-        try:
-            receiver = trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
-            with receiver as signals:
-                async with self:
-                    print(f"Rayforce WebSocket served on {self.url}", flush=True)  # noqa: T201 - documented
-                    await anext(aiter(signals))
-                print("\nRayforce WebSocket Server stopped.", flush=True)  # noqa: T201 - documented
-        except RuntimeError as error:
-            if "main" not in str(error):
-                raise
-            raise RayforceWSError("run() needs the main thread, to receive signals; elsewhere use serve()") from error
+        if threading.current_thread() is not threading.main_thread():
+            raise RayforceWSError("run() needs the main thread, to receive signals; elsewhere use serve()")
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with self:
+                print(f"Rayforce WebSocket served on {self.url}", flush=True)  # noqa: T201 - documented
+                await anext(aiter(signals))
+            print("\nRayforce WebSocket Server stopped.", flush=True)  # noqa: T201 - documented
 
     async def serve(self, *, task_status: trio.TaskStatus["WSServer"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` or cancellation. Meant for `server = await nursery.start(WSServer(port=0).serve)`.
@@ -229,7 +226,9 @@ class WSServer:
                 finally:
                     self._openings.discard(opening)
             if opening.cancelled_caught or session is None:
-                logger.info("connection %d: did not open within %g seconds", connection_id, OPEN_TIMEOUT)
+                logger.info(
+                    "connection %d: given up; it opens within %g seconds or not at all", connection_id, OPEN_TIMEOUT
+                )
                 return
             await self._converse(WSServerConnection(connection_id, transport, session))
         except RayforceWSError as error:

@@ -24,6 +24,7 @@ from ._base import (
     FRAGMENT_SIZE,
     NORMAL_CLOSURE,
     Transport,
+    authority_of,
     closed_by_peer,
     closed_by_us,
     too_large,
@@ -41,7 +42,7 @@ async def connect(
         ConnectionRejected: the server refused, with an HTTP status.
         HandshakeError: what answers is no WebSocket server.
     """
-    authority = f"{host}:{port}"
+    authority = authority_of(host, port)
     try:
         websocket = await _Connect(
             f"ws://{authority}/",

@@ -101,6 +101,17 @@ def too_large(limit: int) -> MessageTooLarge:
     return MessageTooLarge(f"a message is longer than the {limit} bytes allowed here (max_message_size)")
 
 
+def text_too_large() -> MessageTooLarge:
+    """Return the error for a text message from the peer that is longer than `TEXT_LIMIT`."""
+    return MessageTooLarge(f"a text message is longer than the {TEXT_LIMIT} characters allowed")
+
+
+def authority_of(host: str, port: int | None) -> str:
+    """Return `host:port`, or the host alone, as it stands in a URL."""
+    bracketed = f"[{host}]" if ":" in host else host
+    return bracketed if port is None else f"{bracketed}:{port}"
+
+
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:
     """Return the error for a connection that the peer closed."""
     if code == MESSAGE_TOO_BIG:

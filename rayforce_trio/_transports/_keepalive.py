@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from ..errors import ConnectionLost
+from ..errors import ConnectionLost, RayforceValueError
 
 # How long a loop that was blocked (by an evaluation in this process, say) gets to read what has arrived meanwhile,
 # before silence is held against the peer; in seconds.
@@ -19,6 +19,9 @@ class KeepAlive:
     Args:
         interval: seconds of silence after which a ping is sent; `None`: never.
         timeout: seconds the peer then has to show life; `None`: for ever.
+
+    Raises:
+        RayforceValueError: one of them is not above 0.
     """
 
     interval: float | None = 60.0
@@ -27,7 +30,7 @@ class KeepAlive:
     def __post_init__(self) -> None:
         for name, seconds in (("ping_interval", self.interval), ("ping_timeout", self.timeout)):
             if seconds is not None and not seconds > 0:
-                raise ValueError(f"{name} must be a number of seconds above 0, or None; got {seconds!r}")
+                raise RayforceValueError(f"Invalid {name}: {seconds!r}. Must be a number of seconds above 0, or None")
 
     async def run(self, last_sign_of_life: Callable[[], float], ping: Callable[[], Awaitable[None]]) -> None:
         """Ping when it is quiet; returns never.

@@ -34,8 +34,10 @@ from ._base import (
     TEXT_LIMIT,
     WRITE_STALL_TIMEOUT,
     Transport,
+    authority_of,
     closed_by_peer,
     closed_by_us,
+    text_too_large,
     too_large,
 )
 from ._head_stream import HeadStream, HeadTooLong
@@ -82,12 +84,13 @@ async def connect(
         ConnectionRejected: the server refused, with an HTTP status.
         HandshakeError: what answers is no WebSocket server.
     """
+    authority = authority_of(host, port)
     try:
         stream = await trio.open_tcp_stream(host, port)
     except OSError as error:
-        raise ConnectError(f"could not connect to {host}:{port}: {_why(error)}") from error
+        raise ConnectError(f"could not connect to {authority}: {_why(error)}") from error
     try:
-        return await _upgrade_client(stream, f"{host}:{port}", subprotocols, max_message_size, keepalive)
+        return await _upgrade_client(stream, authority, subprotocols, max_message_size, keepalive)
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
@@ -310,9 +313,10 @@ class TrioWebSocket(Transport):
     def _take_part(self, event: BytesMessage | TextMessage) -> bytes | str | None:
         self._size += len(event.data)
         self._fragments += event.frame_finished
-        limit = self.max_message_size if isinstance(event, BytesMessage) else TEXT_LIMIT
-        if self._size > limit:
-            raise too_large(limit)
+        if isinstance(event, TextMessage) and self._size > TEXT_LIMIT:
+            raise text_too_large()
+        if self._size > self.max_message_size:
+            raise too_large(self.max_message_size)
         if self._fragments > _SPARE_FRAGMENTS + self._size // _BYTES_PER_FRAGMENT:
             raise ProtocolError("a message in too many fragments", 1008)
         self._parts.append(event.data)

@@ -1,0 +1,168 @@
+"""Every code block of README and docs does what the page says."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+QUICKSTART = Path("docs", "examples", "quickstart.py")
+
+NOT_RUN = {"console", "text", "json", "toml", "{toctree}", "{eval-rst}"}
+BOUND = 60  # seconds
+PORT = "8765"  # what the pages write
+
+_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}|:{3,})(?P<language>.*)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; `line` is that of its first line of code, `output` the text block right after it."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    output: str | None = None
+
+    @property
+    def serves_forever(self) -> bool:
+        return ".run)" in self.code
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the blocks of a page. Fails on code that is not fenced."""
+    found: list[Block] = []
+    lines = page.read_text(encoding="utf-8").splitlines()
+    at = after_last = 0
+    while at < len(lines):
+        opening = _FENCE.fullmatch(lines[at])
+        if opening is None:
+            assert not lines[at].startswith("    "), f"{page.name}:{at + 1}: code that is not fenced"
+            at += 1
+            continue
+        end = lines.index(opening["fence"], at + 1)
+        block = Block(page, at + 2, opening["language"].strip(), "\n".join([*lines[at + 1 : end], ""]))
+        if block.language == "text" and found[-1:] and found[-1].language == "python" and at == after_last + 1:
+            found[-1] = replace(found[-1], output=block.code)
+        found.append(block)
+        at = after_last = end + 1
+    return found
+
+
+ALL = [block for page in PAGES for block in blocks(page)]
+PYTHON = [block for block in ALL if block.language == "python"]
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def start_block(block: Block, port: int) -> "subprocess.Popen[str]":
+    """Run a block so that tracebacks show the lines of its page."""
+    return start("-c", "\n" * (block.line - 1) + block.code.replace(PORT, str(port)))
+
+
+def output_of(child: "subprocess.Popen[str]") -> str:
+    """Return what a child printed; it must end well, and in time."""
+    with child:
+        try:
+            out, err = child.communicate(timeout=BOUND)
+        finally:
+            child.kill()
+    assert child.returncode == 0, err
+    assert err == ""
+    return out
+
+
+@pytest.mark.parametrize("block", ALL, ids=str)
+def test_block_is_python_or_of_a_language_that_is_not_run(block: Block) -> None:
+    assert block.language == "python" or block.language in NOT_RUN
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if not block.serves_forever], ids=str)
+def test_block_runs_and_prints_what_the_page_says(block: Block, request: pytest.FixtureRequest) -> None:
+    port = request.getfixturevalue("our_port") if PORT in block.code else 0
+    printed = output_of(start_block(block, port))
+    if block.output is not None:
+        assert printed == block.output
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if block.serves_forever], ids=str)
+def test_block_that_serves_ends_well_when_interrupted(block: Block) -> None:
+    child = start_block(block, port=0)
+    assert child.stdout is not None
+    try:
+        assert re.fullmatch(r"Rayforce WebSocket served on ws://127\.0\.0\.1:\d+\n", child.stdout.readline())
+        child.send_signal(signal.SIGINT)
+    except BaseException:
+        child.kill()
+        raise
+    assert output_of(child) == "\nRayforce WebSocket Server stopped.\n"
+
+
+def test_quickstart_prints_what_it_asked_and_got() -> None:
+    printed = output_of(start(str(QUICKSTART)))
+    assert "\n> (count stocks)\n560\n" in printed
+    assert "\ncancelled\n\n> (+ 1 2)\n3\n" in printed
+    assert printed.endswith('\n> (+ 1 "one")\nRayforceTypeError: type: cannot add i64 and str\n')
+
+
+def readme_commands() -> list[list[list[str]]]:
+    """Return README's console blocks: each is one line of commands joined by `&&`, each command its words."""
+    return [
+        [shlex.split(command) for command in block.code.split("&&")]
+        for block in ALL
+        if block.page == README and block.language == "console"
+    ]
+
+
+MAKE_VENV = ["python3", "-m", "venv", ".venv"]
+
+
+def test_readme_has_two_commands_each_on_one_line() -> None:
+    consoles = [block.code for block in ALL if block.page == README and block.language == "console"]
+    assert [code.count("\n") for code in consoles] == [1, 1]
+
+
+def test_readme_command_runs_the_quickstart_with_all_it_imports() -> None:
+    venv, install, run = readme_commands()[0]
+    assert venv == MAKE_VENV
+    assert install == [".venv/bin/pip", "install", ".[asyncio]", "vega_datasets"]
+    assert run == [".venv/bin/python", QUICKSTART.as_posix()]
+    imported = re.findall(r"^(?:import|from) (\w+)", (ROOT / QUICKSTART).read_text(encoding="utf-8"), re.MULTILINE)
+    installed = {"rayforce_trio", "rayforce", "trio", "vega_datasets"}
+    assert set(imported) - set(sys.stdlib_module_names) == installed
+
+
+def test_readme_command_runs_a_session_of_the_noxfile() -> None:
+    venv, install, run = readme_commands()[1]
+    assert venv == MAKE_VENV
+    assert install == [".venv/bin/pip", "install", "nox"]
+    *command, session = run
+    assert command == [".venv/bin/nox", "-s"]
+    assert re.search(rf"^@nox\.session.*\ndef {session}\(", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)", README.read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
