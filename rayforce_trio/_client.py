@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -52,7 +52,7 @@ DEFAULT_MAX_MESSAGE_SIZE = 1024**3
 class Nursery(Protocol):
     """A `trio.Nursery` or an `anyio.abc.TaskGroup`: whatever starts tasks in a scope of the caller's."""
 
-    def start_soon(self, async_fn: Callable[[], Awaitable[None]], /) -> Any: ...
+    def start_soon(self, async_fn: Callable[[], Coroutine[Any, Any, None]], /) -> Any: ...
 
 
 class WSClient:
@@ -300,9 +300,7 @@ class WSClientConnection:
     def _why_closed(self) -> RayforceWSError:
         """Return a fresh copy, since each of the tasks it is raised in adds its own traceback."""
         assert self._reason is not None
-        error = copy.copy(self._reason)
-        error.__cause__ = self._reason.__cause__
-        return error
+        return copy.copy(self._reason)
 
     # The connection's own tasks.
 
@@ -353,7 +351,8 @@ class WSClientConnection:
     def _close(self, reason: RayforceWSError) -> None:
         """Refuse new calls, end those that wait, and have the transport closed; the first reason stands."""
         if self._reason is None:
-            self._reason = reason
+            self._reason = copy.copy(reason)  # without its traceback, which refers to this connection
+        self._protocol.abandon()
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters.values():
             waiter.fail()

@@ -6,9 +6,11 @@ Evaluation holds the GIL from beginning to end.
 
 from typing import Any
 
+from rayforce import Dict, Expression, Operation, Symbol, Vector, ray_to_python
 from rayforce import _rayforce_c as ffi
-from rayforce import ray_to_python
 from rayforce.network.utils import python_to_ipc
+from rayforce.plugins.sql import SQLIPCCompiler, SQLQuery
+from rayforce.types.table import SelectQuery
 
 from ._protocol import (
     MESSAGE_TYPE_OFFSET,
@@ -52,7 +54,7 @@ def encode(query: Any, message_type: MessageType) -> bytes:
         RayforceError: rayforce-py cannot compile or serialize it.
     """
     try:
-        compiled = python_to_ipc(query)
+        compiled = _compile(query)
     except RayforceTCPError:
         raise UnsupportedQuery(f"cannot send {_type_name(query)} as a query; send {_QUERIES}") from None
     except RuntimeError as error:
@@ -61,6 +63,21 @@ def encode(query: Any, message_type: MessageType) -> bytes:
     if isinstance(serialized, Failure):
         raise engine_error(serialized.code, serialized.message)
     return serialized
+
+
+def _compile(query: Any) -> ffi.RayObject:
+    """Return the object that carries a query, its ordering included.
+
+    rayforce-py 2.4.0 orders in `execute` only; what it makes for IPC would come back in another order than asked for.
+    """
+    if isinstance(query, SQLQuery):
+        query = SQLIPCCompiler().compile(query.parsed, query.table)
+    compiled = python_to_ipc(query)
+    if isinstance(query, SelectQuery) and query._order_by_cols:
+        columns, descending = query._order_by_cols
+        order = Operation.XDESC if descending else Operation.XASC
+        compiled = Expression(order, compiled, Vector(list(columns), ray_type=Symbol)).compile()
+    return compiled
 
 
 def decode(frame: bytes) -> Any:
@@ -126,8 +143,15 @@ def _serialize(value: ffi.RayObject, message_type: MessageType) -> bytes | Failu
 
 
 def _failure(error: ffi.RayObject) -> Failure:
-    described = ray_to_python(ffi.get_error_obj(error)).to_python()
-    return Failure(str(described["code"]), str(described["message"] or ""))
+    described = Dict(ptr=ffi.get_error_obj(error))
+    return Failure(_text(described, "code"), _text(described, "message"))
+
+
+def _text(described: Dict, field: str) -> str:
+    try:
+        return str(described[field].to_python() or "")
+    except UnicodeDecodeError:  # a message quotes what it complains of, which need not be text
+        return ""
 
 
 def _byte_vector(data: bytes) -> ffi.RayObject:
@@ -144,7 +168,7 @@ def _check_foreign_thread(error: RuntimeError) -> None:
 
 def _reraise(error: RuntimeError) -> None:
     _check_foreign_thread(error)
-    raise error
+    raise RayforceConversionError(str(error)) from None
 
 
 def _type_name(value: object) -> str:

@@ -89,10 +89,10 @@ class HandshakeError(ConnectError):
 
 
 class ConnectionRejected(ConnectError):
-    """The peer refused the connection.
+    """The server answered the opening handshake with an HTTP status other than 101.
 
     Attributes:
-        status: the HTTP status, 300-599.
+        status: the HTTP status.
         body: what the peer said with it, at most 64 KiB of text.
     """
 

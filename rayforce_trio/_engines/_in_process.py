@@ -16,7 +16,7 @@ class InProcessEngine(Engine):
     """
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Wait until cancelled.
+        """Wait until cancelled. A checkpoint.
 
         Raises:
             RayforceThreadError: Rayforce was first imported in another thread than this.

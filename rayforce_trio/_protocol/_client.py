@@ -88,6 +88,13 @@ class ClientProtocol:
             if self._extended and request.number is not None:
                 self._controls.append(dump_cancel(request.number))
 
+    def abandon(self) -> None:
+        """Forget all requests: the connection is closing, nothing more is sent and no reply is wanted."""
+        self._controls.clear()
+        self._unsent.clear()
+        for request in self._unanswered:
+            request.wanted = False
+
     def next_outgoing(self) -> Outgoing | None:
         """Return the next message to send, or `None` if there is none now.
 

@@ -12,9 +12,8 @@ from ._violation import ProtocolViolation
 CONTROL_LIMIT = 64 * 1024
 """The longest control message, in characters. Nothing sent here comes near; parsing more would hold up the loop."""
 
-_MESSAGE_LIMIT = (
-    8 * 1024
-)  # characters of an engine's message; six bytes each when JSON escapes them, below CONTROL_LIMIT
+_MESSAGE_LIMIT = 5 * 1024
+"""How much of an engine's message is sent, in characters; JSON can make twelve of one, and CONTROL_LIMIT holds."""
 
 
 @dataclass(frozen=True, slots=True)

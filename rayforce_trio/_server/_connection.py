@@ -82,7 +82,7 @@ class WSServerConnection:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Serve the peer until the connection ends.
+        """Serve the peer until the connection ends. A checkpoint.
 
         Raises nothing of the network; an exception is a bug. If cancelled, the peer is told within 2 seconds.
         """

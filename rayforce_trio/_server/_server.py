@@ -178,7 +178,7 @@ class WSServer:
         listeners = await self._listen()
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(
+                await accepting.start(
                     partial(trio.serve_listeners, self._handle, listeners, handler_nursery=connections)
                 )
                 task_status.started(self)

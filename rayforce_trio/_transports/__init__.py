@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import sniffio
 
 from ..errors import RayforceWSError
-from . import _trio_websocket
+from . import _trio_opening
 from ._base import (
     CLOSE_TIMEOUT,
     GOING_AWAY,
@@ -22,7 +22,7 @@ from ._base import (
 from ._detached import start_detached
 from ._keepalive import KeepAlive
 from ._race import race, ungrouped
-from ._trio_websocket import OpeningRequest, Refusal, accept
+from ._trio_opening import OpeningRequest, Refusal, accept
 
 __all__ = [
     "CLOSE_TIMEOUT",
@@ -60,7 +60,7 @@ async def connect(
     """
     library = sniffio.current_async_library()
     if library == "trio":
-        open_transport: Callable[..., Awaitable[Transport]] = _trio_websocket.connect
+        open_transport: Callable[..., Awaitable[Transport]] = _trio_opening.connect
     elif library == "asyncio":
         open_transport = _asyncio_connect()
     else:

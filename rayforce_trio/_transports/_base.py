@@ -112,6 +112,14 @@ def authority_of(host: str, port: int | None) -> str:
     return bracketed if port is None else f"{bracketed}:{port}"
 
 
+def why(error: Exception) -> str:
+    """Return what the system said; trio wraps it, or sums it up, and keeps it as the cause."""
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[-1]
+    return str(cause or error)
+
+
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:
     """Return the error for a connection that the peer closed."""
     if code == MESSAGE_TOO_BIG:
@@ -131,8 +139,8 @@ async def end(transport: Transport, error: RayforceWSError) -> None:
             await transport.aclose(MESSAGE_TOO_BIG, str(error))
         case ProtocolError():
             await transport.aclose(error.code, error.message)
-        case ConnectionClosed():
-            await transport.aclose()
+        case ConnectionClosed(code=code):
+            await transport.aclose(code)
         case ConnectionLost():
             transport.abort()
         case _:

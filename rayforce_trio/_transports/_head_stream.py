@@ -10,7 +10,7 @@ trio-websocket does the handshake and no more. What this stream keeps from it:
 
 import trio
 
-from ..errors import ConnectionLost, HandshakeError
+from ..errors import HandshakeError
 from ._base import READ_SIZE
 
 HEAD_LIMIT = 16 * 1024
@@ -32,18 +32,22 @@ class HeadStream(trio.abc.Stream):
     Args:
         stream: where the head is read from, and what is sent goes to.
         with_body: after a head whose status is not 101, hand on what follows it, up to BODY_LIMIT.
+
+    Attributes:
+        head: the head, once it was read.
+        leftover: what was read beyond it.
     """
 
     def __init__(self, stream: trio.abc.Stream, *, with_body: bool = False) -> None:
         self._stream = stream
         self._with_body = with_body
         self._body_left = 0
-        self._head_done = False
+        self.head = b""
         self.leftover = b""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - the head comes whole
         """Return the whole head at the first call; then parts of the body, if any; then wait for ever."""
-        if not self._head_done:
+        if not self.head:
             return await self._receive_head()
         if self._body_left <= 0:
             await trio.sleep_forever()
@@ -65,7 +69,7 @@ class HeadStream(trio.abc.Stream):
         head, self.leftover = bytes(received[:end]), bytes(received[end:])
         if not head.isascii():
             raise HandshakeError("the peer's HTTP head has bytes that are not ASCII")
-        self._head_done = True
+        self.head = head
         if self._with_body and head.split(maxsplit=2)[1:2] != [b"101"]:
             self._body_left = BODY_LIMIT
         return head
@@ -74,13 +78,13 @@ class HeadStream(trio.abc.Stream):
         try:
             return bytes(await self._stream.receive_some(READ_SIZE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise ConnectionLost("the connection broke during the opening handshake") from None
+            raise HandshakeError("the connection broke during the opening handshake") from None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise ConnectionLost("the connection broke during the opening handshake") from None
+            raise HandshakeError("the connection broke during the opening handshake") from None
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

@@ -26,11 +26,11 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
     async with anyio.create_task_group() as task_group:
         for function in functions:
             task_group.start_soon(run, function)
-    for error in errors:
-        if not isinstance(error, RayforceWSError):
-            raise error
     if errors:
-        raise errors[0]
+        try:
+            raise next((error for error in errors if not isinstance(error, RayforceWSError)), errors[0])
+        finally:
+            errors.clear()  # or this frame, in the traceback, and the error hold each other, and all they refer to
 
 
 @contextmanager

@@ -1,237 +1,41 @@
-"""WebSocket under trio: trio-websocket does the opening handshake, wsproto the frames, this module the I/O between.
+"""WebSocket under trio, after the opening handshake: wsproto does the frames, this module the I/O.
 
-trio-websocket's own connection is left after the handshake, since one bad peer can end a process that serves on it,
-pings wait behind whole messages, and nothing bounds a close. Its reader task is cancelled while it waits in a stream of
-ours, which keeps every byte after the HTTP head; the same socket then goes on here, without any task of its own.
+It starts no task of its own: whoever owns the connection reads, writes and runs `run`.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import copy
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import h11
 import trio
-import trio_websocket
-import wsproto.utilities
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
-from ..errors import (
-    ConnectError,
-    ConnectionLost,
-    ConnectionRejected,
-    HandshakeError,
-    ProtocolError,
-    RayforceWSError,
-)
+from ..errors import ConnectionLost, ProtocolError, RayforceWSError
 from ._base import (
     CLOSE_TIMEOUT,
     FRAGMENT_SIZE,
+    MESSAGE_TOO_BIG,
     NORMAL_CLOSURE,
     READ_SIZE,
     TEXT_LIMIT,
     WRITE_STALL_TIMEOUT,
     Transport,
-    authority_of,
     closed_by_peer,
     closed_by_us,
     text_too_large,
     too_large,
+    why,
 )
-from ._head_stream import HeadStream, HeadTooLong
 from ._keepalive import KeepAlive
-from ._race import race, ungrouped
+from ._race import race
 
-_LINGER_TIMEOUT = 1.0  # seconds a refused peer has to read why, before the socket is closed
 _SPARE_FRAGMENTS = 1024  # a message may have so many fragments, and one more for each _BYTES_PER_FRAGMENT bytes in it
 _BYTES_PER_FRAGMENT = 256
-
-# What trio-websocket and what it stands on raise for a handshake that makes no sense. UnicodeError is a ValueError.
-_HANDSHAKE_ERRORS = (
-    ValueError,
-    h11.ProtocolError,
-    wsproto.utilities.ProtocolError,
-    trio_websocket.ConnectionClosed,
-    trio_websocket.HandshakeError,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class OpeningRequest:
-    """What a client asks for: the path and the HTTP headers, names in lower case."""
-
-    path: str
-    headers: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a client is refused: an HTTP status of 400-599 and a sentence for the person who reads it."""
-
-    status: int
-    reason: str
-
-
-async def connect(
-    host: str, port: int, *, subprotocols: Sequence[str], max_message_size: int, keepalive: KeepAlive
-) -> "TrioWebSocket":
-    """Open a connection to `ws://host:port/`. A checkpoint; if cancelled, nothing is left open.
-
-    Raises:
-        ConnectError: nobody answers there.
-        ConnectionRejected: the server refused, with an HTTP status.
-        HandshakeError: what answers is no WebSocket server.
-    """
-    authority = authority_of(host, port)
-    try:
-        stream = await trio.open_tcp_stream(host, port)
-    except OSError as error:
-        raise ConnectError(f"could not connect to {authority}: {_why(error)}") from error
-    try:
-        return await _upgrade_client(stream, authority, subprotocols, max_message_size, keepalive)
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-
-
-def _why(error: Exception) -> str:
-    """Return what the system said; trio wraps it, or sums it up, and keeps it as the cause."""
-    cause = error.__cause__
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[-1]
-    return str(cause or error)
-
-
-async def _upgrade_client(
-    stream: trio.SocketStream,
-    authority: str,
-    subprotocols: Sequence[str],
-    max_message_size: int,
-    keepalive: KeepAlive,
-) -> "TrioWebSocket":
-    head = HeadStream(stream, with_body=True)
-    subprotocol: str | None = None
-
-    async def shake_hands(nursery: trio.Nursery) -> None:
-        nonlocal subprotocol
-        # The annotation asks for a socket; trio-websocket calls nothing of it that trio.abc.Stream lacks.
-        websocket = await trio_websocket.wrap_client_stream(
-            nursery,
-            head,  # type: ignore[arg-type]
-            authority,
-            "/",
-            subprotocols=subprotocols,
-        )
-        subprotocol = websocket.subprotocol
-
-    try:
-        await _borrow_trio_websocket(shake_hands)
-    except trio_websocket.ConnectionRejected as error:
-        raise ConnectionRejected(error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
-    except _HANDSHAKE_ERRORS as error:
-        raise HandshakeError(f"what answers at {authority} is not a WebSocket server: {error}") from error
-    return TrioWebSocket(
-        stream,
-        Connection(ConnectionType.CLIENT, trailing_data=head.leftover),
-        subprotocol,
-        authority,
-        max_message_size,
-        keepalive,
-    )
-
-
-async def accept(
-    stream: trio.SocketStream,
-    peer: str,
-    *,
-    decide: Callable[[OpeningRequest], Refusal | None],
-    subprotocols: Sequence[str],
-    max_message_size: int,
-    keepalive: KeepAlive,
-) -> "TrioWebSocket":
-    """Do the server's part of the opening handshake. A checkpoint; the stream is the caller's to close if it raises.
-
-    Args:
-        stream: a connection just accepted.
-        peer: its address, for people.
-        decide: called with the request; returns why it is refused, or `None`.
-        subprotocols: those this server speaks, the preferred one first.
-
-    Raises:
-        ConnectionRejected: the request was refused.
-        HandshakeError: the peer sent no proper request. It was told so.
-        ConnectionLost: the peer went away meanwhile.
-    """
-    head = HeadStream(stream)
-    chosen: str | None = None
-
-    async def shake_hands(nursery: trio.Nursery) -> None:
-        nonlocal chosen
-        request = await trio_websocket.wrap_server_stream(nursery, head)
-        headers = {name.decode("ascii").lower(): value.decode("ascii") for name, value in request.headers}
-        refusal = decide(OpeningRequest(request.path, headers))
-        if refusal is not None:
-            await request.reject(
-                refusal.status,
-                extra_headers=[(b"Content-Type", b"text/plain; charset=utf-8"), (b"Connection", b"close")],
-                body=refusal.reason.encode() + b"\n",
-            )
-            raise ConnectionRejected(refusal.status, refusal.reason)
-        chosen = next((name for name in subprotocols if name in request.proposed_subprotocols), None)
-        await request.accept(subprotocol=chosen)
-
-    try:
-        await _borrow_trio_websocket(shake_hands)
-    except ConnectionRejected:
-        await _linger(stream)
-        raise
-    except HeadTooLong:
-        await _refuse_plainly(stream, b"431 Request Header Fields Too Large")
-        raise
-    except HandshakeError:
-        await _refuse_plainly(stream, b"400 Bad Request")
-        raise
-    except _HANDSHAKE_ERRORS as error:
-        await _refuse_plainly(stream, b"400 Bad Request")
-        raise HandshakeError(f"the peer's opening handshake makes no sense: {error}") from error
-    return TrioWebSocket(
-        stream,
-        Connection(ConnectionType.SERVER, trailing_data=head.leftover),
-        chosen,
-        peer,
-        max_message_size,
-        keepalive,
-    )
-
-
-async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable[None]]) -> None:
-    """Run a handshake in a nursery for trio-websocket's reader task, and end that task; raises single exceptions."""
-    with ungrouped():
-        async with trio.open_nursery() as nursery:
-            await shake_hands(nursery)
-            nursery.cancel_scope.cancel()
-
-
-async def _refuse_plainly(stream: trio.SocketStream, status: bytes) -> None:
-    """Answer a peer whose request trio-websocket could not read; it may have answered some of them itself by now."""
-    try:
-        await stream.send_all(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        return
-    await _linger(stream)
-
-
-async def _linger(stream: trio.SocketStream) -> None:
-    """Let a refused peer read why: closing a socket with unread bytes resets the connection, and the answer is lost."""
-    with trio.move_on_after(_LINGER_TIMEOUT):
-        try:
-            await stream.send_eof()
-            while await stream.receive_some(READ_SIZE):
-                pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
 
 
 class TrioWebSocket(Transport):
@@ -240,7 +44,8 @@ class TrioWebSocket(Transport):
     def __init__(
         self,
         stream: trio.SocketStream,
-        frames: Connection,
+        side: ConnectionType,
+        leftover: bytes,
         subprotocol: str | None,
         peer: str,
         max_message_size: int,
@@ -250,7 +55,7 @@ class TrioWebSocket(Transport):
         self.peer = peer
         self.max_message_size = max_message_size
         self._stream = stream
-        self._frames = frames
+        self._frames = Connection(side, [_SizeCheck(self)], leftover)
         self._keepalive = keepalive
         self._last_sign_of_life = trio.current_time()
         # Incoming
@@ -286,11 +91,11 @@ class TrioWebSocket(Transport):
     async def _read(self) -> None:
         """Feed what arrives next to the frame parser."""
         if self._end is not None:
-            raise self._end
+            raise copy.copy(self._end)
         try:
             data = await self._stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise self._lost(f"the connection broke: {_why(error)}") from None
+            raise self._lost(f"the connection broke: {why(error)}") from None
         if not data:
             raise self._lost("the peer went away without closing the connection")
         self._last_sign_of_life = trio.current_time()
@@ -306,6 +111,8 @@ class TrioWebSocket(Transport):
                 self._pong_due.set()
             case CloseConnection(code=code, reason=reason):
                 if self._frames.state is ConnectionState.OPEN:  # the parser's verdict, not a frame of the peer's
+                    if code == MESSAGE_TOO_BIG:
+                        raise too_large(self.max_message_size)
                     raise ProtocolError(f"the peer broke the WebSocket protocol: {reason}", int(code))
                 raise self._finish(closed_by_peer(int(code), reason or ""))
         return None
@@ -326,6 +133,11 @@ class TrioWebSocket(Transport):
         empty: bytes | str = b"" if isinstance(event, BytesMessage) else ""
         return empty.join(parts)  # of a single part, join returns just that
 
+    @property
+    def room_for_message(self) -> int:
+        """How many bytes the message that is arriving may still have."""
+        return self.max_message_size - self._size
+
     # Sending
 
     async def send(self, message: bytes | str) -> None:
@@ -334,7 +146,11 @@ class TrioWebSocket(Transport):
                 await self._write(event)
 
     async def run(self) -> None:
-        await race(self._answer_pings, partial(self._keepalive.run, lambda: self._last_sign_of_life, self._ping))
+        await race(self._answer_pings, partial(self._keepalive.run, self._sign_of_life, self._ping))
+
+    def _sign_of_life(self) -> float:
+        # While nobody receives, for want of room, what the peer says stays unread: that is no silence of the peer's.
+        return self._last_sign_of_life if self._receiving else trio.current_time()
 
     async def _answer_pings(self) -> None:
         while True:
@@ -355,23 +171,25 @@ class TrioWebSocket(Transport):
     async def _write(self, event: Event) -> None:
         """Send one frame; the caller holds the write lock."""
         if self._end is not None:
-            raise self._end
+            raise copy.copy(self._end)
         if self._cut or self._frames.state is not ConnectionState.OPEN:
             raise closed_by_us()
         await self._write_bytes(self._frames.send(event))
 
     async def _write_bytes(self, data: bytes) -> None:
         view = memoryview(data)
+        await trio.lowlevel.checkpoint_if_cancelled()  # up to here, nothing was begun
         self._cut = True
         for start in range(0, len(view), READ_SIZE):
             with trio.move_on_after(WRITE_STALL_TIMEOUT) as patience:
                 try:
                     await self._stream.send_all(view[start : start + READ_SIZE])
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    raise self._lost(f"the connection broke: {_why(error)}") from None
+                    raise self._lost(f"the connection broke: {why(error)}") from None
             if patience.cancelled_caught:
                 raise self._lost(f"the peer took nothing for {WRITE_STALL_TIMEOUT:g} seconds")
-            self._last_sign_of_life = trio.current_time()
+            if start:  # a large message makes its way; a small one only fills buffers, whether or not the peer lives
+                self._last_sign_of_life = trio.current_time()
         self._cut = False
 
     # Ending
@@ -380,11 +198,14 @@ class TrioWebSocket(Transport):
         return self._finish(ConnectionLost(why))
 
     def _finish(self, end: RayforceWSError) -> RayforceWSError:
-        """Record how the connection ended; the first account of it stands."""
+        """Record how the connection ended, and return it to be raised; the first account of it stands.
+
+        The record itself is never raised: its traceback would hold this connection, and what it was sending.
+        """
         if self._end is None:
-            self._end = end
+            self._end = copy.copy(end)
         self._ended.set()
-        return self._end
+        return copy.copy(self._end)
 
     async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
         try:
@@ -412,6 +233,32 @@ class TrioWebSocket(Transport):
     def abort(self) -> None:
         self._finish(closed_by_us())
         self._stream.socket.close()
+
+
+class _SizeCheck(Extension):
+    """Refuses a frame by what its header announces, before a byte of the payload is kept. It is never negotiated."""
+
+    name = "size-check"
+
+    def __init__(self, transport: TrioWebSocket) -> None:
+        self._transport = transport
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False
+
+    def frame_inbound_header(
+        self,
+        proto: FrameDecoder | FrameProtocol,  # noqa: ARG002 - wsproto calls it by position
+        opcode: Opcode,
+        rsv: RsvBits,  # noqa: ARG002
+        payload_length: int,
+    ) -> CloseReason | RsvBits:
+        if not opcode.iscontrol() and payload_length > self._transport.room_for_message:
+            return CloseReason.MESSAGE_TOO_BIG
+        return RsvBits(False, False, False)
 
 
 def _fragments(message: bytes | str) -> Iterator[Event]:

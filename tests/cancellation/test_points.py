@@ -12,7 +12,7 @@ import anyio
 import pytest
 import trio
 from support.engines import GateEngine
-from support.leftovers import nothing_left
+from support.leaks import no_leaks
 from support.proxy import Lane, proxy
 from trio.testing import wait_all_tasks_blocked
 
@@ -332,7 +332,7 @@ async def test_side_effects_of_a_query_cancelled_before_it_began_do_not_happen(n
 @pytest.mark.trio
 async def test_a_cancelled_nursery_stops_the_query_and_closes_the_connection() -> None:
     engine = GateEngine()
-    async with WSServer(port=0, host="127.0.0.1", engine=engine) as server, nothing_left():
+    async with WSServer(port=0, host="127.0.0.1", engine=engine) as server, no_leaks(within=5):
         async with trio.open_nursery() as nursery:
             connection = await WSClient("127.0.0.1", server.port).connect(nursery)
             nursery.start_soon(connection.execute, "running")

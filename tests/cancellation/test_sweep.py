@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 import trio
-from support.leftovers import nothing_left, nothing_left_on_asyncio
+from support.leaks import no_leaks
 from support.naive import connect_naively
 from support.sweep import CancelAtSuspension, cancelled_at, swept
 
@@ -99,7 +99,7 @@ async def sweep_execute_on_trio(
 async def test_execute_stays_in_step_on_trio(
     make_query: Callable[[], tuple[str, int]], of_all_tasks: bool, then_again_after: int | None
 ) -> None:
-    async with WSServer(port=0, host="127.0.0.1") as server, nothing_left():
+    async with WSServer(port=0, host="127.0.0.1") as server, no_leaks(within=5):
         tally = await sweep_execute_on_trio(
             lambda: WSClient("127.0.0.1", server.port).connect()._start(),
             make_query,
@@ -122,7 +122,7 @@ async def test_a_naive_client_fails_the_sweep_on_trio() -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("again", [False, True])
 async def test_post_is_sent_whole_or_not_at_all_on_trio(again: bool, name: str) -> None:
-    async with WSServer(port=0, host="127.0.0.1") as server, nothing_left():
+    async with WSServer(port=0, host="127.0.0.1") as server, no_leaks(within=5):
 
         async def run(step: int) -> bool:
             async with WSClient("127.0.0.1", server.port).connect() as connection:
@@ -165,7 +165,7 @@ async def test_connect_leaves_nothing_behind_on_trio(form: str, again: bool) -> 
 
         async def run(step: int) -> bool:
             steps = (step, step + 1) if again else (step,)
-            async with nothing_left():
+            async with no_leaks(within=5):
                 with cancelled_at(*steps, of_all_tasks=True) as scopes:
                     await connect_and_use()
             return any(scope.cancelled_caught for scope in scopes)
@@ -182,7 +182,7 @@ async def test_close_closes_although_cancelled_on_trio(again: bool) -> None:
 
         async def run(step: int) -> bool:
             steps = (step, step + 1) if again else (step,)
-            async with nothing_left():
+            async with no_leaks(within=5):
                 connection = await WSClient("127.0.0.1", server.port).connect()
                 with cancelled_at(*steps, of_all_tasks=True) as scopes:
                     await connection.close()
@@ -241,7 +241,7 @@ async def sweep_execute_on_asyncio(
 @pytest.mark.parametrize("make_query", [a_sum, a_large_sum])
 @pytest.mark.anyio
 async def test_execute_stays_in_step_on_asyncio(our_port: int, make_query: Callable[[], tuple[str, int]]) -> None:
-    async with nothing_left_on_asyncio():
+    async with no_leaks():
         tally = await sweep_execute_on_asyncio(lambda: WSClient("127.0.0.1", our_port).connect()._start(), make_query)
     assert (tally.wrong, tally.closed) == (0, 0)
     assert tally.cancelled >= 4
@@ -250,7 +250,7 @@ async def test_execute_stays_in_step_on_asyncio(our_port: int, make_query: Calla
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
 async def test_execute_stays_in_step_with_a_baseline_server_on_asyncio(their_port: int) -> None:
-    async with nothing_left_on_asyncio():
+    async with no_leaks():
         tally = await sweep_execute_on_asyncio(lambda: WSClient("127.0.0.1", their_port).connect()._start(), a_sum)
     assert (tally.wrong, tally.closed) == (0, 0)
 
@@ -284,7 +284,7 @@ async def test_connect_leaves_nothing_behind_on_asyncio(our_port: int) -> None:
         async def run(step: int, form: Callable[[], Awaitable[None]] = form) -> bool:
             cancelled = False
             for suspensions in pairs(step):
-                async with nothing_left_on_asyncio():
+                async with no_leaks():
                     cancelled |= await cancelled_on_asyncio(form(), suspensions)
             return cancelled
 
@@ -298,7 +298,7 @@ async def test_close_closes_although_cancelled_on_asyncio(our_port: int) -> None
     async def run(step: int) -> bool:
         cancelled = False
         for suspensions in pairs(step):
-            async with nothing_left_on_asyncio():
+            async with no_leaks():
                 connection = await WSClient("127.0.0.1", our_port).connect()
                 cancelled |= await cancelled_on_asyncio(connection.close(), suspensions)
             with pytest.raises(errors.ConnectionClosed):
@@ -322,5 +322,5 @@ async def test_post_is_sent_whole_or_not_at_all_on_asyncio(our_port: int, name: 
             reached |= cancelled
         return reached
 
-    async with nothing_left_on_asyncio():
+    async with no_leaks():
         assert await swept(run) >= 1

@@ -1,8 +1,8 @@
 """Cancel a call at every scheduler step, on trio and on asyncio.
 
 A step is counted, and the call cancelled, from outside the code under test: on trio by an instrument, on asyncio by
-driving the call's coroutine by hand. Cancelling at step 1, 2, 3, ... until the call is over before its turn covers every
-point at which cancellation can strike.
+driving the call's coroutine by hand. Cancelling at step 1, 2, 3, ... until the call is over before its turn covers
+every point at which cancellation can strike.
 """
 
 import asyncio

@@ -1,0 +1,216 @@
+"""The opening handshake under trio, which trio-websocket does.
+
+trio-websocket's own connection is left after the handshake, since one bad peer can end a process that serves on it,
+pings wait behind whole messages, and nothing bounds a close. Its reader task is cancelled while it waits in a stream of
+ours, which keeps every byte after the HTTP head; the same socket then goes on in a `TrioWebSocket`.
+"""
+
+import base64
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import h11
+import trio
+import trio_websocket
+import wsproto.utilities
+from wsproto.connection import ConnectionType
+
+from ..errors import ConnectError, ConnectionRejected, HandshakeError
+from ._base import READ_SIZE, authority_of, why
+from ._head_stream import HeadStream, HeadTooLong
+from ._keepalive import KeepAlive
+from ._race import ungrouped
+from ._trio_websocket import TrioWebSocket
+
+_LINGER_TIMEOUT = 1.0  # seconds a refused peer has to read why, before the socket is closed
+
+# What trio-websocket and what it stands on raise for a handshake that makes no sense. UnicodeError is a ValueError.
+_HANDSHAKE_ERRORS = (
+    ValueError,
+    h11.ProtocolError,
+    wsproto.utilities.ProtocolError,
+    trio_websocket.ConnectionClosed,
+    trio_websocket.HandshakeError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningRequest:
+    """What a client asks for: the path and the HTTP headers, names in lower case."""
+
+    path: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a client is refused: an HTTP status of 400-599 and a sentence for the person who reads it."""
+
+    status: int
+    reason: str
+
+
+async def connect(
+    host: str, port: int, *, subprotocols: Sequence[str], max_message_size: int, keepalive: KeepAlive
+) -> TrioWebSocket:
+    """Open a connection to `ws://host:port/`. A checkpoint; if cancelled, nothing is left open.
+
+    Raises:
+        ConnectError: nobody answers there.
+        ConnectionRejected: the server refused, with an HTTP status.
+        HandshakeError: what answers is no WebSocket server.
+    """
+    authority = authority_of(host, port)
+    try:
+        stream = await trio.open_tcp_stream(host, port)
+    except OSError as error:
+        raise ConnectError(f"could not connect to {authority}: {why(error)}") from error
+    try:
+        return await _upgrade_client(stream, authority, subprotocols, max_message_size, keepalive)
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+
+
+async def _upgrade_client(
+    stream: trio.SocketStream,
+    authority: str,
+    subprotocols: Sequence[str],
+    max_message_size: int,
+    keepalive: KeepAlive,
+) -> TrioWebSocket:
+    head = HeadStream(stream, with_body=True)
+    subprotocol: str | None = None
+
+    async def shake_hands(nursery: trio.Nursery) -> None:
+        nonlocal subprotocol
+        # The annotation asks for a socket; trio-websocket calls nothing of it that trio.abc.Stream lacks.
+        websocket = await trio_websocket.wrap_client_stream(
+            nursery,
+            head,  # type: ignore[arg-type]
+            authority,
+            "/",
+            subprotocols=subprotocols,
+        )
+        subprotocol = websocket.subprotocol
+
+    try:
+        await _borrow_trio_websocket(shake_hands)
+    except HeadTooLong as error:
+        raise HandshakeError(str(error)) from None
+    except trio_websocket.ConnectionRejected as error:
+        raise ConnectionRejected(error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
+    except _HANDSHAKE_ERRORS as error:
+        raise HandshakeError(f"what answers at {authority} is not a WebSocket server: {error}") from error
+    return TrioWebSocket(
+        stream,
+        ConnectionType.CLIENT,
+        head.leftover,
+        subprotocol,
+        authority,
+        max_message_size,
+        keepalive,
+    )
+
+
+async def accept(
+    stream: trio.SocketStream,
+    peer: str,
+    *,
+    decide: Callable[[OpeningRequest], Refusal | None],
+    subprotocols: Sequence[str],
+    max_message_size: int,
+    keepalive: KeepAlive,
+) -> TrioWebSocket:
+    """Do the server's part of the opening handshake. A checkpoint; the stream is the caller's to close if it raises.
+
+    Args:
+        stream: a connection just accepted.
+        peer: its address, for people.
+        decide: called with the request; returns why it is refused, or `None`.
+        subprotocols: those this server speaks, the preferred one first.
+
+    Raises:
+        ConnectionRejected: the request was refused.
+        HandshakeError: the peer sent no proper request, and was told so, or went away meanwhile.
+    """
+    head = HeadStream(stream)
+    chosen: str | None = None
+
+    async def shake_hands(nursery: trio.Nursery) -> None:
+        nonlocal chosen
+        request = await trio_websocket.wrap_server_stream(nursery, head)
+        _check_request(head.head)
+        headers = {name.decode("ascii").lower(): value.decode("ascii") for name, value in request.headers}
+        refusal = decide(OpeningRequest(request.path, headers))
+        if refusal is not None:
+            await request.reject(
+                refusal.status,
+                extra_headers=[(b"Content-Type", b"text/plain; charset=utf-8"), (b"Connection", b"close")],
+                body=refusal.reason.encode() + b"\n",
+            )
+            raise ConnectionRejected(refusal.status, refusal.reason)
+        chosen = next((name for name in subprotocols if name in request.proposed_subprotocols), None)
+        await request.accept(subprotocol=chosen)
+
+    try:
+        await _borrow_trio_websocket(shake_hands)
+    except ConnectionRejected:
+        await _linger(stream)
+        raise
+    except HeadTooLong:
+        await _refuse_plainly(stream, b"431 Request Header Fields Too Large")
+        raise
+    except HandshakeError:
+        await _refuse_plainly(stream, b"400 Bad Request")
+        raise
+    except _HANDSHAKE_ERRORS as error:
+        await _refuse_plainly(stream, b"400 Bad Request")
+        raise HandshakeError(f"the peer's opening handshake makes no sense: {error}") from error
+    return TrioWebSocket(
+        stream,
+        ConnectionType.SERVER,
+        head.leftover,
+        chosen,
+        peer,
+        max_message_size,
+        keepalive,
+    )
+
+
+def _check_request(head: bytes) -> None:
+    """Refuse what RFC 6455, section 4.2.1, tells a server to refuse and trio-websocket lets through."""
+    if not head.partition(b"\r\n")[0].endswith(b" HTTP/1.1"):
+        raise HandshakeError("the peer's request is not of HTTP/1.1")
+    key = re.search(rb"(?im)^sec-websocket-key:[ \t]*(\S*)", head)
+    if key is None or len(base64.b64decode(key[1], validate=True)) != 16:
+        raise HandshakeError("the peer's Sec-WebSocket-Key is not 16 bytes in base64")
+
+
+async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable[None]]) -> None:
+    """Run a handshake in a nursery for trio-websocket's reader task, and end that task; raises single exceptions."""
+    with ungrouped():
+        async with trio.open_nursery() as nursery:
+            await shake_hands(nursery)
+            nursery.cancel_scope.cancel()
+
+
+async def _refuse_plainly(stream: trio.SocketStream, status: bytes) -> None:
+    """Answer a peer whose request trio-websocket could not read; it may have answered some of them itself by now."""
+    try:
+        await stream.send_all(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return
+    await _linger(stream)
+
+
+async def _linger(stream: trio.SocketStream) -> None:
+    """Let a refused peer read why: closing a socket with unread bytes resets the connection, and the answer is lost."""
+    with trio.move_on_after(_LINGER_TIMEOUT):
+        try:
+            await stream.send_eof()
+            while await stream.receive_some(READ_SIZE):
+                pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass

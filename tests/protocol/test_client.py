@@ -1,0 +1,273 @@
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rayforce_trio._protocol import (
+    ClientProtocol,
+    ClientRequest,
+    Failure,
+    Header,
+    MessageType,
+    Outgoing,
+    ProtocolViolation,
+    ReplyReceived,
+    Result,
+    dump_cancel,
+    dump_error,
+    string_frame,
+)
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
+
+
+def frame(message_type: MessageType, payload: bytes = b"\x7e") -> bytes:
+    return Header(0, message_type, len(payload)).pack() + payload
+
+
+REQUEST = frame(MessageType.SYNC)
+POST = frame(MessageType.ASYNC)
+BOTH = pytest.mark.parametrize("extended", [True, False], ids=["extended", "baseline"])
+
+
+def drain(client: ClientProtocol) -> list[Outgoing]:
+    return list(iter(client.next_outgoing, None))
+
+
+def sent(client: ClientProtocol, count: int = 1) -> list[ClientRequest]:
+    requests = [client.submit(REQUEST) for _ in range(count)]
+    assert [outgoing.request for outgoing in drain(client)] == requests
+    return requests
+
+
+@BOTH
+def test_nothing_asked_nothing_sent(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    assert client.next_outgoing() is None
+    assert client.pending == 0
+
+
+@BOTH
+def test_requests_are_sent_and_numbered_in_the_order_submitted(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    requests = [client.submit(REQUEST) for _ in range(3)]
+    assert [request.number for request in requests] == [None] * 3
+    assert drain(client) == [Outgoing(REQUEST, request) for request in requests]
+    assert [request.number for request in requests] == [1, 2, 3]
+
+
+@BOTH
+def test_a_reply_belongs_to_the_oldest_request(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    requests = sent(client, 3)
+    for index, request in enumerate(requests):
+        reply = string_frame(str(index))
+        assert client.receive(reply) == ReplyReceived(request, Result(reply))
+
+
+@BOTH
+def test_pending_counts_what_is_queued_or_unanswered(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    _, cancelled = sent(client, 2)
+    client.submit(REQUEST)
+    client.cancel(cancelled)
+    assert client.pending == 3
+    client.receive(string_frame(""))
+    client.receive(string_frame(""))
+    assert client.pending == 1
+
+
+@BOTH
+def test_a_request_that_was_sent_lets_go_of_its_frame(extended: bool) -> None:
+    """A large request must not be kept until its reply is there."""
+    (request,) = sent(ClientProtocol(extended=extended))
+    assert request.frame == b""
+
+
+@BOTH
+def test_a_request_cancelled_before_it_was_sent_never_is(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    first, second, third = (client.submit(REQUEST) for _ in range(3))
+    client.cancel(second)
+    assert [outgoing.request for outgoing in drain(client)] == [first, third]
+    assert (first.number, second.number, third.number) == (1, None, 2)
+
+
+def test_a_request_cancelled_after_it_was_sent_is_cancelled_on_the_server() -> None:
+    client = ClientProtocol(extended=True)
+    _, second = sent(client, 2)
+    client.submit(REQUEST)
+    client.cancel(second)
+    assert [outgoing.message for outgoing in drain(client)] == [dump_cancel(2), REQUEST]
+
+
+def test_the_baseline_has_no_cancel() -> None:
+    client = ClientProtocol(extended=False)
+    (request,) = sent(client)
+    client.cancel(request)
+    assert drain(client) == []
+
+
+@BOTH
+def test_the_reply_of_a_cancelled_request_is_discarded(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    first, second = sent(client, 2)
+    client.cancel(first)
+    assert client.receive(string_frame("first")) is None
+    assert client.receive(string_frame("second")) == ReplyReceived(second, Result(string_frame("second")))
+
+
+@BOTH
+def test_cancelling_twice_is_cancelling_once(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    (request,) = sent(client)
+    client.cancel(request)
+    drain(client)
+    client.cancel(request)
+    assert drain(client) == []
+
+
+@BOTH
+def test_cancelling_what_was_answered_means_nothing(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    (request,) = sent(client)
+    assert client.receive(string_frame("")) is not None
+    client.cancel(request)
+    assert drain(client) == []
+    assert client.pending == 0
+
+
+@BOTH
+def test_cancelling_what_was_never_sent_twice_means_nothing(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    request = client.submit(REQUEST)
+    client.cancel(request)
+    client.cancel(request)
+    assert drain(client) == []
+
+
+def test_a_post_has_no_number_and_no_reply() -> None:
+    client = ClientProtocol(extended=True)
+    post, request = client.post(POST), client.submit(REQUEST)
+    assert drain(client) == [Outgoing(POST, post), Outgoing(REQUEST, request)]
+    assert (post.number, request.number) == (None, 1)
+    assert client.receive(string_frame("")) == ReplyReceived(request, Result(string_frame("")))
+
+
+def test_a_baseline_server_answers_posts_and_the_answer_is_discarded() -> None:
+    client = ClientProtocol(extended=False)
+    post, request = client.post(POST), client.submit(REQUEST)
+    drain(client)
+    assert (post.number, request.number) == (1, 2)
+    assert client.receive(string_frame("of the post")) is None
+    assert client.receive(string_frame("")) == ReplyReceived(request, Result(string_frame("")))
+
+
+@BOTH
+def test_a_post_cancelled_before_it_was_sent_never_is(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    client.cancel(client.post(POST))
+    assert drain(client) == []
+
+
+@BOTH
+def test_a_post_that_was_sent_cannot_be_cancelled(extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    post = client.post(POST)
+    drain(client)
+    client.cancel(post)
+    assert drain(client) == []
+
+
+def test_an_error_message_is_the_reply_of_its_request() -> None:
+    client = ClientProtocol(extended=True)
+    first, second = sent(client, 2)
+    client.cancel(second)
+    assert client.receive(dump_error(1, "type", "no")) == ReplyReceived(first, Failure("type", "no"))
+    assert client.receive(dump_error(2, "cancel", "")) is None
+    assert client.pending == 0
+
+
+def test_a_push_is_no_reply() -> None:
+    client = ClientProtocol(extended=True)
+    (request,) = sent(client)
+    assert client.receive(frame(MessageType.ASYNC)) is None
+    assert client.receive(string_frame("")) == ReplyReceived(request, Result(string_frame("")))
+
+
+def test_a_control_message_of_a_later_version_is_no_reply() -> None:
+    client = ClientProtocol(extended=True)
+    sent(client)
+    assert client.receive('{"hello": {}}') is None
+    assert client.receive(dump_cancel(1)) is None  # means something to servers only
+    assert client.pending == 1
+
+
+@pytest.mark.parametrize("message_type", MessageType)
+def test_the_baseline_ignores_the_message_type(message_type: MessageType) -> None:
+    client = ClientProtocol(extended=False)
+    (request,) = sent(client)
+    assert client.receive(frame(message_type)) == ReplyReceived(request, Result(frame(message_type)))
+
+
+@pytest.mark.parametrize(
+    ("extended", "message", "why"),
+    [
+        (True, frame(MessageType.SYNC), "^the server sent a request$"),
+        (True, b"", "^a frame has a header of 16 bytes, these are 0 bytes$"),
+        (False, REQUEST[:-1], "^the header announces 1 bytes, 0 follow$"),
+        (True, "", "^a text message that is not JSON$"),
+        (False, "{}", "^a text message from a server that speaks binary only$"),
+        (True, dump_error(2, "type", ""), "^an error for request 2, whose turn it is not$"),
+        (True, '{"error": {"request": 1}}', "^an error message has a request number, a code and a message$"),
+    ],
+)
+def test_what_a_server_must_not_send_changes_nothing(extended: bool, message: bytes | str, why: str) -> None:
+    client = ClientProtocol(extended=extended)
+    (request,) = sent(client)
+    with pytest.raises(ProtocolViolation, match=why):
+        client.receive(message)
+    assert client.receive(string_frame("")) == ReplyReceived(request, Result(string_frame("")))
+
+
+@pytest.mark.parametrize(
+    ("extended", "message", "why"),
+    [
+        (True, string_frame(""), "^a reply to nothing that was asked$"),
+        (False, string_frame(""), "^a reply to nothing that was asked$"),
+        (True, dump_error(1, "type", ""), "^an error for request 1, whose turn it is not$"),
+    ],
+)
+def test_a_reply_to_nothing_is_refused(extended: bool, message: bytes | str, why: str) -> None:
+    client = ClientProtocol(extended=extended)
+    client.submit(REQUEST)  # not sent, so not asked
+    with pytest.raises(ProtocolViolation, match=why):
+        client.receive(message)
+
+
+messages: st.SearchStrategy[Any] = (
+    st.binary()
+    | st.text()
+    | st.builds(frame, st.sampled_from(MessageType), st.binary(min_size=1))
+    | st.builds(dump_error, st.integers(-1, 4), st.text(), st.text())
+    | st.builds(dump_cancel, st.integers(-1, 4))
+)
+
+
+@unhurried
+@given(st.booleans(), st.integers(0, 3), st.lists(messages))
+def test_arbitrary_messages_raise_nothing_but_violations(
+    extended: bool, asked: int, arriving: list[bytes | str]
+) -> None:
+    client = ClientProtocol(extended=extended)
+    requests = sent(client, asked)
+    answered = []
+    for message in arriving:
+        try:
+            received = client.receive(message)
+        except ProtocolViolation:
+            continue
+        if received is not None:
+            answered.append(received.request)
+    assert answered == requests[: len(answered)]

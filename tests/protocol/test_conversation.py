@@ -1,0 +1,202 @@
+"""Both halves of the protocol, back to back: whatever happens in whatever order, they stay in step."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from rayforce_trio._protocol import (
+    CancelRequested,
+    ClientProtocol,
+    ClientRequest,
+    Failure,
+    Header,
+    MessageType,
+    Reply,
+    Result,
+    ServerProtocol,
+    ServerRequest,
+    string_frame,
+)
+
+
+@dataclass
+class Call:
+    """What the application knows of one request or post of its own."""
+
+    serial: int
+    request: ClientRequest
+    is_post: bool
+    cancelled: bool = False
+    sent: bool = False
+    reply: Reply | None = None
+
+
+class Conversation(RuleBasedStateMachine):
+    """A client and a server, the wires between them, and what both must have come to.
+
+    Every frame carries a serial number, so each side can tell which call it belongs to without the protocol's help.
+    """
+
+    extended: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client = ClientProtocol(extended=self.extended)
+        self.server = ServerProtocol(extended=self.extended)
+        self.to_server: deque[bytes | str] = deque()
+        self.to_client: deque[bytes | str] = deque()
+        self.calls: list[Call] = []
+        self.queue: deque[ServerRequest] = deque()
+        self.running: tuple[ServerRequest, Call] | None = None
+        self.evaluated: set[int] = set()
+        self.cancelled_unstarted: set[int] = set()
+        self.replies: dict[int, Reply] = {}
+
+    # The client's application.
+
+    @rule(is_post=st.booleans())
+    def ask(self, is_post: bool) -> None:
+        payload = b"\xfb\0" + len(self.calls).to_bytes(8, "little")
+        message_type = MessageType.ASYNC if is_post else MessageType.SYNC
+        frame = Header(0, message_type, len(payload)).pack() + payload
+        request = self.client.post(frame) if is_post else self.client.submit(frame)
+        self.calls.append(Call(len(self.calls), request, is_post))
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(self.calls), "call")
+        self.client.cancel(call.request)
+        call.cancelled = True
+
+    # The wires: every message arrives, in order, at any later time.
+
+    @rule()
+    def transmit(self) -> None:
+        outgoing = self.client.next_outgoing()
+        if outgoing is None:
+            return
+        if outgoing.request is not None:
+            call = next(call for call in self.calls if call.request is outgoing.request)
+            assert not call.cancelled
+            assert not call.sent
+            call.sent = True
+        else:
+            assert self.extended
+            assert isinstance(outgoing.message, str)
+        self.to_server.append(outgoing.message)
+
+    @precondition(lambda self: self.to_server)
+    @rule()
+    def deliver_to_server(self) -> None:
+        for event in self.server.receive(self.to_server.popleft()):
+            if isinstance(event, CancelRequested):
+                assert event.request.failure is not None
+                assert event.request.failure.code == "cancel"
+                running = self.running is not None and event.request is self.running[0]
+                assert running or event.request in self.queue
+                assert event.request.number is not None
+                call = self.numbered(event.request.number)
+                assert call.cancelled
+                if not running:
+                    self.cancelled_unstarted.add(call.serial)
+            else:
+                call = self.calls[int.from_bytes(event.frame[-8:], "little")]
+                assert event.number == call.request.number
+                self.queue.append(event)
+
+    @precondition(lambda self: self.to_client)
+    @rule()
+    def deliver_to_client(self) -> None:
+        received = self.client.receive(self.to_client.popleft())
+        if received is not None:
+            call = next(call for call in self.calls if call.request is received.request)
+            assert not call.cancelled
+            assert not call.is_post
+            assert call.reply is None
+            call.reply = received.reply
+
+    # The server's application: one evaluation at a time, in order.
+
+    @precondition(lambda self: self.queue and self.running is None)
+    @rule()
+    def start(self) -> None:
+        request = self.queue.popleft()
+        if request.failure is not None:
+            assert request.number is not None
+            self.answer(request, self.numbered(request.number), request.failure)
+            return
+        call = self.calls[int.from_bytes(request.frame[-8:], "little")]
+        assert call.serial not in self.evaluated
+        self.evaluated.add(call.serial)
+        self.running = request, call
+
+    @precondition(lambda self: self.running is not None)
+    @rule(fails=st.booleans())
+    def finish(self, fails: bool) -> None:
+        assert self.running is not None
+        (request, call), self.running = self.running, None
+        reply = Failure("type", str(call.serial)) if fails else Result(string_frame(str(call.serial)))
+        if request.number is not None:
+            self.answer(request, call, reply)
+
+    def answer(self, request: ServerRequest, call: Call, reply: Reply) -> None:
+        self.to_client.append(self.server.answer(request, reply))
+        if isinstance(reply, Failure) and not self.extended:
+            reply = Result(string_frame(str(reply)))
+        self.replies[call.serial] = reply
+
+    def numbered(self, number: int) -> Call:
+        (call,) = (call for call in self.calls if call.request.number == number)
+        return call
+
+    # What must be true at any time, and in the end.
+
+    @invariant()
+    def every_reply_reached_its_own_request(self) -> None:
+        for call in self.calls:
+            assert call.reply is None or call.reply == self.replies[call.serial]
+
+    @invariant()
+    def a_cancelled_request_that_did_not_start_is_never_evaluated(self) -> None:
+        assert not self.cancelled_unstarted & self.evaluated
+
+    @invariant()
+    def what_is_not_sent_is_not_numbered(self) -> None:
+        numbers = [call.request.number for call in self.calls if call.request.number is not None]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert all(call.sent or call.request.number is None for call in self.calls)
+
+    def teardown(self) -> None:
+        for _ in range(2 * len(self.calls)):  # each at most one frame and one cancel
+            self.transmit()
+        while self.to_server:
+            self.deliver_to_server()
+        while self.running or self.queue:
+            if self.running:
+                self.finish(fails=False)
+            else:
+                self.start()
+        while self.to_client:
+            self.deliver_to_client()
+        assert self.client.pending == 0
+        for call in self.calls:
+            assert call.sent or call.cancelled
+            if call.is_post or (call.cancelled and call.reply is None):
+                continue
+            assert call.reply == self.replies[call.serial]
+        for serial in self.cancelled_unstarted:
+            reply = self.replies[serial]
+            assert isinstance(reply, Failure)
+            assert reply.code == "cancel"
+
+
+@pytest.mark.parametrize("extended", [True, False], ids=["extended", "baseline"])
+def test_both_sides_stay_in_step(extended: bool) -> None:
+    machine = type("Conversation", (Conversation,), {"extended": extended})
+    busy_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    run_state_machine_as_test(machine, settings=busy_machine)

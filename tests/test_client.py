@@ -1,0 +1,332 @@
+"""`WSClient` and `WSClientConnection`: every way to connect, every way to end, and that nothing is left of it."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from support.leaks import no_leaks
+from support.raw import RawPeer, accept_raw, raw_server
+
+from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
+from rayforce_trio._protocol import string_frame
+
+LOCAL = "127.0.0.1"
+RESULT_SIZE = 26 + 8 * 1000  # bytes of the frame that holds (til 1000)
+
+
+@asynccontextmanager
+async def in_time() -> AsyncIterator[None]:
+    """Bound a test, and hold it to leaving nothing behind."""
+    with anyio.fail_after(60):
+        async with no_leaks():
+            yield
+
+
+async def check_answers(connection: WSClientConnection) -> None:
+    assert (await connection.execute("(+ 1 2)")).to_python() == 3
+
+
+def is_closed_by_us(connection: WSClientConnection) -> bool:
+    reason = connection.closed
+    return isinstance(reason, errors.ConnectionClosed) and not reason.by_peer
+
+
+# Connecting
+
+
+@pytest.mark.anyio
+async def test_connect_can_be_entered(our_port: int) -> None:
+    async with in_time():
+        async with WSClient(LOCAL, our_port).connect() as connection:
+            await check_answers(connection)
+        assert is_closed_by_us(connection)
+
+
+@pytest.mark.anyio
+async def test_connect_can_be_awaited_and_then_entered(our_port: int) -> None:
+    async with in_time():
+        async with await WSClient(LOCAL, our_port).connect() as connection:
+            await check_answers(connection)
+        assert is_closed_by_us(connection)
+
+
+@pytest.mark.anyio
+async def test_connect_can_be_awaited_and_then_closed(our_port: int) -> None:
+    async with in_time():
+        connection = await WSClient(LOCAL, our_port).connect()
+        await check_answers(connection)
+        await connection.close()
+        assert is_closed_by_us(connection)
+
+
+@pytest.mark.anyio
+async def test_connect_can_use_a_task_group_of_the_callers(our_port: int) -> None:
+    async with in_time(), anyio.create_task_group() as task_group:
+        connection = await WSClient(LOCAL, our_port).connect(task_group)
+        await check_answers(connection)
+        await connection.close()
+        async with WSClient(LOCAL, our_port).connect(task_group) as connection:
+            await check_answers(connection)
+        assert is_closed_by_us(connection)
+
+
+@pytest.mark.trio
+async def test_connect_can_use_a_nursery_of_the_callers(our_port: int) -> None:
+    async with in_time(), trio.open_nursery() as nursery:
+        connection = await WSClient(LOCAL, our_port).connect(nursery)
+        await check_answers(connection)
+        await connection.close()
+
+
+@pytest.mark.anyio
+async def test_a_connection_ends_with_the_task_group_it_lives_in(our_port: int) -> None:
+    async with in_time():
+        async with anyio.create_task_group() as task_group:
+            connection = await WSClient(LOCAL, our_port).connect(task_group)
+            await check_answers(connection)
+            task_group.cancel_scope.cancel()
+        assert is_closed_by_us(connection)
+
+
+@pytest.mark.anyio
+async def test_a_client_can_have_several_connections_at_once(our_port: int) -> None:
+    async with in_time():
+        client = WSClient(LOCAL, our_port)
+        async with client.connect() as one, client.connect() as other, await client.connect() as third:
+            for connection in (one, other, third):
+                await check_answers(connection)
+            await other.close()
+            await check_answers(one)
+            await check_answers(third)
+
+
+@pytest.mark.anyio
+async def test_where_nobody_listens_connecting_is_a_plain_error() -> None:
+    with socket.socket() as unused:
+        unused.bind((LOCAL, 0))  # taken, but nobody listens
+        port = unused.getsockname()[1]
+        client = WSClient(LOCAL, port)
+        async with in_time():
+            with pytest.raises(errors.ConnectError, match=rf"could not connect to 127\.0\.0\.1:{port}: "):
+                await client.connect()
+            with pytest.raises(errors.ConnectError, match="could not connect"):
+                async with client.connect():
+                    pass
+            async with anyio.create_task_group() as task_group:
+                with pytest.raises(errors.ConnectError, match="could not connect"):
+                    await client.connect(task_group)
+
+
+@pytest.mark.parametrize("host", ["", "a b", "ws://localhost", "host/path", "user@host", "host?", "host#"])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    with pytest.raises(errors.RayforceValueError, match="Invalid host"):
+        WSClient(host, 8765)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, True, "8765", 80.0])
+def test_a_port_that_is_none_is_refused(port: Any) -> None:
+    with pytest.raises(errors.RayforceValueError, match=r"Invalid port: .*Must be between 1 and 65535"):
+        WSClient(LOCAL, port)
+
+
+@pytest.mark.parametrize("size", [0, -1, True, "1", 1.5])
+def test_a_message_size_that_is_none_is_refused(size: Any) -> None:
+    with pytest.raises(errors.RayforceValueError, match="Invalid max_message_size"):
+        WSClient(LOCAL, 8765, max_message_size=size)
+
+
+@pytest.mark.parametrize("option", ["ping_interval", "ping_timeout"])
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_a_ping_time_that_is_none_is_refused(option: str, seconds: float) -> None:
+    options: dict[str, Any] = {option: seconds}
+    with pytest.raises(errors.RayforceValueError, match=option):
+        WSClient(LOCAL, 8765, **options)
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [
+        (WSClient("localhost", 8765), "WSClient(ws://localhost:8765)"),
+        (WSClient(host="localhost"), "WSClient(ws://localhost)"),
+        (WSClient("::1", 8765), "WSClient(ws://[::1]:8765)"),
+    ],
+)
+def test_the_repr_of_a_client_says_where_it_connects(client: WSClient, expected: str) -> None:
+    assert repr(client) == expected
+
+
+# A connection's state
+
+
+@pytest.mark.anyio
+async def test_repr_and_closed_tell_whether_a_connection_can_be_used(our_port: int) -> None:
+    async with in_time():
+        connection = await WSClient(LOCAL, our_port).connect()
+        assert repr(connection) == "WSClientConnection(open)"
+        assert connection.closed is False
+        await connection.close()
+        assert repr(connection) == "WSClientConnection(closed)"
+        assert str(connection.closed) == "the connection is closed"
+
+
+@pytest.mark.anyio
+async def test_close_can_be_called_any_number_of_times(our_port: int) -> None:
+    async with in_time(), WSClient(LOCAL, our_port).connect() as connection:
+        for _ in range(3):
+            await connection.close()
+        async with anyio.create_task_group() as task_group:
+            for _ in range(3):
+                task_group.start_soon(connection.close)
+
+
+@pytest.mark.anyio
+async def test_a_closed_connection_takes_no_calls(our_port: int) -> None:
+    async with in_time():
+        connection = await WSClient(LOCAL, our_port).connect()
+        await connection.close()
+        for call in (connection.execute, connection.post):
+            with pytest.raises(errors.ConnectionClosed, match=r"^the connection is closed$"):
+                await call("(+ 1 2)")
+
+
+@pytest.mark.anyio
+async def test_closing_ends_the_calls_that_wait_and_drops_their_late_replies(caplog: pytest.LogCaptureFixture) -> None:
+    asked = anyio.Event()
+
+    async def answer_late(peer: RawPeer) -> None:
+        await accept_raw(peer)
+        for _ in range(10):
+            await peer.receive_frame()
+        asked.set()
+        await peer.receive_close()
+        for n in range(10):
+            await peer.send_frame(string_frame(str(n)))
+        await peer.send_close(1000)
+        await peer.receive_rest()
+
+    async def execute(connection: WSClientConnection) -> None:
+        with pytest.raises(errors.ConnectionClosed, match="the connection is closed"):
+            await connection.execute("1")
+
+    async with (
+        in_time(),
+        raw_server(answer_late) as port,
+        WSClient(LOCAL, port).connect() as connection,
+        anyio.create_task_group() as task_group,
+    ):
+        for _ in range(10):
+            task_group.start_soon(execute, connection)
+        await asked.wait()
+        await connection.close()
+    assert caplog.messages == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_the_bodys_exceptions_come_out_as_they_are(our_port: int, awaited: bool) -> None:
+    async with in_time():
+        pending = WSClient(LOCAL, our_port).connect()
+        with pytest.raises(KeyError, match="mine"):  # noqa: PT012 - the block is what is tested
+            async with await pending if awaited else pending as connection:
+                await check_answers(connection)
+                raise KeyError("mine")
+        assert is_closed_by_us(connection)
+
+
+@pytest.mark.anyio
+async def test_cancelling_the_body_closes_the_connection(our_port: int) -> None:
+    async with in_time():
+        with anyio.CancelScope() as scope:
+            async with WSClient(LOCAL, our_port).connect() as connection:
+                await check_answers(connection)
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert scope.cancelled_caught
+        assert is_closed_by_us(connection)
+
+
+# Event loops
+
+
+async def use_every_form(port: int) -> None:
+    client = WSClient(LOCAL, port)
+    async with no_leaks():
+        async with client.connect() as connection:
+            await check_answers(connection)
+        connection = await client.connect()
+        await check_answers(connection)
+        await connection.close()
+
+
+def test_event_loops_can_follow_one_another_in_a_process(our_port: int) -> None:
+    for _ in range(2):
+        trio.run(use_every_form, our_port)
+        asyncio.run(use_every_form(our_port))
+
+
+FORGETFUL = """
+from rayforce_trio import WSClient
+
+async def main():
+    connection = await WSClient("127.0.0.1", {port}).connect()
+    print(await connection.execute("(+ 1 2)"))
+
+{run}
+"""
+
+
+@pytest.mark.parametrize("run", ["import trio; trio.run(main)", "import asyncio; asyncio.run(main())"])
+def test_a_connection_nobody_closes_ends_with_the_run_without_noise(our_port: int, run: str) -> None:
+    program = [sys.executable, "-W", "error", "-c", FORGETFUL.format(port=our_port, run=run)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+
+
+# Limits
+
+
+@pytest.mark.anyio
+async def test_a_result_may_be_as_long_as_the_limit_and_not_a_byte_longer(our_port: int) -> None:
+    async with in_time():
+        async with WSClient(LOCAL, our_port, max_message_size=RESULT_SIZE).connect() as connection:
+            assert len(await connection.execute("(til 1000)")) == 1000
+        async with WSClient(LOCAL, our_port, max_message_size=RESULT_SIZE - 1).connect() as connection:
+            await check_answers(connection)
+            with pytest.raises(errors.MessageTooLarge, match=rf"longer than the {RESULT_SIZE - 1} bytes allowed here"):
+                await connection.execute("(til 1000)")
+            assert isinstance(connection.closed, errors.MessageTooLarge)
+
+
+def query_of_size(size: int) -> str:
+    """Return a query whose frame has `size` bytes: 26 of them before the text."""
+    text = f'(count "{"x" * (size - 26 - 10)}")'
+    assert len(text) == size - 26
+    return text
+
+
+@pytest.mark.trio
+async def test_a_query_may_be_as_long_as_the_servers_limit_and_not_a_byte_longer() -> None:
+    async with in_time(), WSServer(0, host=LOCAL, max_message_size=10_000) as server:
+        async with WSClient(LOCAL, server.port).connect() as connection:
+            assert (await connection.execute(query_of_size(10_000))).to_python() == 10_000 - 36
+            with pytest.raises(errors.MessageTooLarge, match=r"refused a message as too large: .* 10000 bytes"):
+                await connection.execute(query_of_size(10_001))
+        async with WSClient(LOCAL, server.port).connect() as connection:
+            await check_answers(connection)
+
+
+@pytest.mark.anyio
+async def test_by_default_a_server_takes_64_mib_and_refuses_more(our_port: int) -> None:
+    limit = 64 * 1024 * 1024
+    async with in_time(), WSClient(LOCAL, our_port).connect() as connection:
+        assert (await connection.execute(query_of_size(limit))).to_python() == limit - 36
+        with pytest.raises(errors.MessageTooLarge, match=rf"refused a message as too large: .* {limit} bytes"):
+            await connection.execute(query_of_size(limit + 1))
+        assert isinstance(connection.closed, errors.MessageTooLarge)

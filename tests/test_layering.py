@@ -1,0 +1,157 @@
+"""Who may import what: the rooms of the package, held to by reading every import in it."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rayforce_trio
+
+PACKAGE = rayforce_trio.__name__
+ROOT = Path(rayforce_trio.__file__).parent
+
+# Imports go down only: from a room to those of a lower level. `__init__` is the room at the top.
+LEVELS = {
+    "errors": 0,
+    "_protocol": 1,
+    "_codec": 2,
+    "_transports": 3,
+    "_engines": 4,
+    "_client": 5,
+    "_server": 5,
+    "__init__": 6,
+}
+
+# What a room may import from elsewhere. An event loop counts as elsewhere, even the one of the standard library.
+OUTSIDE = {
+    "errors": {"rayforce.errors"},
+    "_protocol": set[str](),
+    "_codec": {"rayforce", "numpy"},
+    "_transports": {"trio", "anyio", "sniffio", "asyncio", "h11"},
+    "_engines": {"trio"},
+    "_client": {"anyio"},
+    "_server": {"trio"},
+    "__init__": set[str](),
+}
+
+# Replacing a WebSocket library must not reach further than the modules built on it.
+LIBRARIES = {
+    "websockets": {"_transports._asyncio_websockets"},
+    "trio_websocket": {"_transports._trio_opening"},
+    "wsproto": {"_transports._trio_opening", "_transports._trio_websocket"},
+}
+
+SANS_IO = {"socket", "ssl", "time", "threading"}
+"""What `_protocol` does without, though it is in the standard library."""
+
+DYNAMIC = {"importlib", "runpy", "pkgutil"}
+"""No imports that this test does not see."""
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def imported(module: str, source: str, *, is_package: bool = False) -> Iterator[str]:
+    """Yield what a module imports, anywhere in it: absolute names, `from package import name` naming the name."""
+    inside = [PACKAGE, *module.split(".")] if module != "__init__" else [PACKAGE, module]
+    if module != "__init__" and is_package:
+        inside.append("__init__")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*(inside[: -node.level] if node.level else []), *(node.module.split(".") if node.module else [])]
+            if base == [PACKAGE]:
+                yield from (f"{PACKAGE}.{alias.name}" for alias in node.names)
+            else:
+                yield ".".join(base)
+        elif isinstance(node, ast.Name) and node.id == "__import__":
+            yield "importlib"
+
+
+def allowed(module: str, target: str) -> bool:
+    own = room(module)
+    top, _, rest = target.partition(".")
+    if top == PACKAGE:
+        other = room(rest) or "__init__"
+        return other == own or (own != "_protocol" and LEVELS.get(other, 99) < LEVELS[own])
+    if top in LIBRARIES:
+        return module in LIBRARIES[top]
+    if any(target == name or target.startswith(f"{name}.") for name in OUTSIDE[own]):
+        return True
+    if top in DYNAMIC or top == "asyncio" or (own == "_protocol" and top in SANS_IO):
+        return False
+    return top in sys.stdlib_module_names
+
+
+def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
+    return [target for target in imported(module, source, is_package=is_package) if not allowed(module, target)]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "__init__"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=module_name)
+def test_a_module_imports_only_what_its_room_allows(path: Path) -> None:
+    module = module_name(path)
+    assert room(module) in LEVELS, "a room of its own needs a level and a list of what it may import"
+    assert violations(module, path.read_text(encoding="utf-8"), is_package=path.stem == "__init__") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "violation"),
+    [
+        ("errors", "from rayforce import Table", "rayforce"),
+        ("errors", "from ._codec import decode", "rayforce_trio._codec"),
+        ("_protocol._frames", "from ..errors import RayforceError", "rayforce_trio.errors"),
+        ("_protocol._frames", "import asyncio", "asyncio"),
+        ("_protocol._frames", "from time import monotonic", "time"),
+        ("_protocol._client", "import ssl, json", "ssl"),
+        ("_protocol", "import numpy", "numpy"),
+        ("_codec", "import trio", "trio"),
+        ("_codec", "def f():\n    from ._transports import connect", "rayforce_trio._transports"),
+        ("_transports._base", "import rayforce.errors", "rayforce.errors"),
+        ("_transports._base", "import websockets.frames", "websockets.frames"),
+        ("_transports._memory", "from .._engines import Engine", "rayforce_trio._engines"),
+        ("_transports._asyncio_websockets", "import wsproto", "wsproto"),
+        ("_transports._trio_websocket", "from websockets import connect", "websockets"),
+        ("_engines._base", "import anyio", "anyio"),
+        ("_engines._in_process", "import rayforce", "rayforce"),
+        ("_client", "import trio", "trio"),
+        ("_client", "import asyncio.tasks", "asyncio.tasks"),
+        ("_client", "from . import _server", "rayforce_trio._server"),
+        ("_client", "if TYPE_CHECKING:\n    import rayforce_trio._server", "rayforce_trio._server"),
+        ("_server._server", "import anyio", "anyio"),
+        ("_server._server", "from .. import errors, _client", "rayforce_trio._client"),
+        ("_server._server", "from rayforce_trio import _client", "rayforce_trio._client"),
+        ("_server._server", "from rayforce_trio._client import WSClient", "rayforce_trio._client"),
+        ("_server._server", "from .. import WSClient", "rayforce_trio.WSClient"),
+        ("_server", "import rayforce_trio", "rayforce_trio"),
+        ("_server", "from importlib import import_module", "importlib"),
+        ("_server", "__import__('anyio')", "importlib"),
+        ("__init__", "import trio", "trio"),
+    ],
+)
+def test_a_planted_violation_is_found(module: str, source: str, violation: str) -> None:
+    is_package = module in ("__init__", "_protocol", "_server")
+    assert violations(module, source, is_package=is_package) == [violation]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("_protocol._client", "from ._frames import parse_frame"),
+        ("_protocol", "from ._frames import parse_frame"),
+        ("_engines._in_process", "from .. import _codec"),
+        ("_server", "from ._server import WSServer"),
+        ("__init__", "from . import errors"),
+        ("_transports._race", "import trio.lowlevel, socket, time"),
+    ],
+)
+def test_what_is_allowed_is_not_found(module: str, source: str) -> None:
+    assert violations(module, source, is_package=module in ("__init__", "_protocol", "_server")) == []
