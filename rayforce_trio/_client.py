@@ -16,14 +16,12 @@ from ._protocol import (
     SUBPROTOCOL,
     ClientProtocol,
     ClientRequest,
-    Failure,
     MessageType,
     ProtocolViolation,
     Reply,
     check_hello_reply,
 )
 from ._transports import (
-    GOING_AWAY,
     NORMAL_CLOSURE,
     KeepAlive,
     Transport,
@@ -34,17 +32,15 @@ from ._transports import (
     connect,
     end,
     race,
+    say_goodbye,
     start_detached,
 )
-from .errors import HandshakeError, ProtocolError, RayforceValueError, RayforceWSError, engine_error
+from .errors import HandshakeError, ProtocolError, RayforceValueError, RayforceWSError
 
 logger = logging.getLogger("rayforce_trio.client")
 
 OPEN_TIMEOUT = 5.0
 """Bound on opening a connection, the name look-up and the handshakes included; in seconds."""
-
-GOODBYE_TIMEOUT = 2.0
-"""How long a connection whose scope was cancelled may take to tell its peer; in seconds."""
 
 DEFAULT_MAX_MESSAGE_SIZE = 1024**3
 
@@ -99,10 +95,14 @@ class WSClient:
 
         Awaiting or entering is a checkpoint; if cancelled, no connection is left open.
 
+        Args:
+            nursery: what starts the connection's tasks; it has to be open as long as the connection is used.
+
         Raises:
             ConnectError: nobody answers there.
             ConnectionRejected: the server refused.
             HandshakeError: what answers is no Rayforce WebSocket server, or it took longer than 5 seconds.
+            RayforceWSError: the running event loop is not supported, or lacks the library that the error names.
         """
         return PendingConnection(self._open, nursery)
 
@@ -135,7 +135,7 @@ class WSClient:
 
 
 class PendingConnection:
-    """What `WSClient.connect` returns: to be awaited or to be entered, once."""
+    """What `WSClient.connect` returns: to be awaited or to be entered. Each time makes a connection of its own."""
 
     def __init__(self, open_: Callable[[], Awaitable["WSClientConnection"]], nursery: Nursery | None) -> None:
         self._open = open_
@@ -222,17 +222,18 @@ class WSClientConnection:
 
         Raises:
             UnsupportedQuery: `query` is none of these. Nothing was sent.
-            RayforceError: the evaluation failed; rayforce-py's class for the engine's error code.
+            RayforceError: the evaluation failed; rayforce-py's class for the engine's error code. Or rayforce-py cannot
+                compile the query, or represent its result: `RayforceConversionError` and its like.
+            RayforceThreadError: Rayforce was first imported in another thread.
             ConnectionClosed: the connection is closed, or was meanwhile.
             ConnectionLost: the connection broke.
             MessageTooLarge: the query or its result is longer than one side allows.
+            ProtocolError: the server broke the protocol.
         """
         request, waiter = await self._submit(query, MessageType.SYNC)
         reply = await self._wait(request, waiter)
         assert reply is not None
-        if isinstance(reply, Failure):
-            raise engine_error(reply.code, reply.message)
-        return decode(reply.frame)
+        return decode(reply)
 
     async def post(self, query: Any) -> None:
         """Send a query whose result nobody wants; an error in it appears in the server's log only.
@@ -244,7 +245,7 @@ class WSClientConnection:
             query: as for `execute`.
 
         Raises:
-            UnsupportedQuery, ConnectionClosed, ConnectionLost: as for `execute`.
+            RayforceError: as for `execute`, the evaluation's errors aside.
         """
         request, waiter = await self._submit(query, MessageType.ASYNC)
         await self._wait(request, waiter)
@@ -278,8 +279,6 @@ class WSClientConnection:
             raise self._why_closed()
         frame = encode(query, message_type)
         await anyio.lowlevel.checkpoint_if_cancelled()
-        if self._reason is not None:
-            raise self._why_closed()
         submit = self._protocol.submit if message_type is MessageType.SYNC else self._protocol.post
         request = submit(frame)
         waiter = self._waiters[request] = _Waiter()
@@ -318,8 +317,7 @@ class WSClientConnection:
         finally:
             self._close(closed_by_us())
             try:
-                with anyio.CancelScope(shield=True, deadline=anyio.current_time() + GOODBYE_TIMEOUT):
-                    await self._transport.aclose(GOING_AWAY)  # nothing left to do, unless this task was cancelled
+                await say_goodbye(self._transport)
             finally:
                 self._abandon()
 
@@ -330,6 +328,7 @@ class WSClientConnection:
                 received = self._protocol.receive(message)
             except ProtocolViolation as error:
                 raise ProtocolError(str(error)) from None
+            self._outgoing.set()  # there may be room for more now
             if received is not None:
                 self._waiters.pop(received.request).resolve(received.reply)
             del message, received  # they may be large, and the next ones may be long in coming

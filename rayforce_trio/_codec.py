@@ -1,6 +1,7 @@
 """Rayforce objects to frames, frames to objects, frames to evaluated frames: the one room that calls Rayforce's FFI.
 
-Rayforce belongs to the thread that imported it first; every function here raises `RayforceThreadError` in any other.
+Rayforce belongs to the thread that imported it first; a function here that calls it raises `RayforceThreadError` in any
+other.
 Evaluation holds the GIL from beginning to end.
 """
 
@@ -8,6 +9,7 @@ from typing import Any
 
 from rayforce import Dict, Expression, Operation, Symbol, Vector, ray_to_python
 from rayforce import _rayforce_c as ffi
+from rayforce.errors import CORE_EXC_CODE_MAPPING
 from rayforce.network.utils import python_to_ipc
 from rayforce.plugins.sql import SQLIPCCompiler, SQLQuery
 from rayforce.types.table import SelectQuery
@@ -24,10 +26,11 @@ from ._protocol import (
 )
 from .errors import (
     RayforceConversionError,
+    RayforceError,
     RayforceTCPError,
     RayforceThreadError,
+    RayforceUserError,
     UnsupportedQuery,
-    engine_error,
 )
 
 _FOREIGN_THREAD = "threads other than the initialization thread"  # from rayforce-py 2.4.0's RuntimeError
@@ -61,7 +64,7 @@ def encode(query: Any, message_type: MessageType) -> bytes:
         _reraise(error)
     serialized = _serialize(compiled, message_type)
     if isinstance(serialized, Failure):
-        raise engine_error(serialized.code, serialized.message)
+        raise _engine_error(serialized)
     return serialized
 
 
@@ -80,20 +83,23 @@ def _compile(query: Any) -> ffi.RayObject:
     return compiled
 
 
-def decode(frame: bytes) -> Any:
-    """Return the value in a response frame: a Rayforce object, or `None` for null.
+def decode(reply: Reply) -> Any:
+    """Return the value in a reply: a Rayforce object, or `None` for null.
 
     Args:
-        frame: a whole frame, its header checked.
+        reply: a whole frame, its header checked, or what went wrong instead.
 
     Raises:
-        RayforceError: the frame holds an engine error; rayforce-py's class for its code.
+        RayforceError: the reply is an engine error; rayforce-py's class for its code.
         RayforceConversionError: the payload is damaged, or of a type rayforce-py cannot represent.
     """
+    if isinstance(reply, Failure):
+        raise _engine_error(reply)
+    frame = reply.frame
     if is_null(frame):
         return None
     if (code := error_code(frame)) is not None:
-        raise engine_error(code, "")
+        raise _engine_error(Failure(code, ""))
     if parse_frame(frame).compressed:
         raise RayforceConversionError("the reply is compressed, which this version cannot read")
     try:
@@ -140,6 +146,11 @@ def _serialize(value: ffi.RayObject, message_type: MessageType) -> bytes | Failu
     # In place, since a frame can be hundreds of MB: ser_obj always writes message type 0.
     ffi.set_obj(serialized, ffi.init_i64(MESSAGE_TYPE_OFFSET), ffi.init_u8(message_type))
     return bytes(ffi.read_u8_vector(serialized))
+
+
+def _engine_error(failure: Failure) -> RayforceError:
+    """Return the exception for an engine error, as rayforce-py raises it in process."""
+    return CORE_EXC_CODE_MAPPING.get(failure.code, RayforceUserError)(str(failure))
 
 
 def _failure(error: ffi.RayObject) -> Failure:

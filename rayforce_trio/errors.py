@@ -19,7 +19,6 @@ The engine's classes are rayforce-py's own (`rayforce.errors`), so that `except 
 """
 
 from rayforce.errors import (
-    CORE_EXC_CODE_MAPPING,
     RayforceArityError,
     RayforceConversionError,
     RayforceDomainError,
@@ -76,7 +75,6 @@ __all__ = [
     "RayforceValueError",
     "RayforceWSError",
     "UnsupportedQuery",
-    "engine_error",
 ]
 
 
@@ -116,6 +114,7 @@ class ConnectionClosed(RayforceWSError):
     Attributes:
         code: the WebSocket close code (RFC 6455, section 7.4): 1000 normal, 1001 going away, 1005 none given.
         reason: the text that came with it.
+        by_peer: whether the peer closed it, and not this side.
     """
 
     def __init__(self, code: int, reason: str = "", *, by_peer: bool = True) -> None:
@@ -157,14 +156,3 @@ class ProtocolError(RayforceWSError):
 
 class UnsupportedQuery(RayforceWSError, TypeError):
     """What was given to `execute` or `post` is nothing that can be sent as a query."""
-
-
-def engine_error(code: str, message: str) -> RayforceError:
-    """Return the exception for an engine error, as rayforce-py raises it in process.
-
-    Args:
-        code: the engine's error code, such as `"type"`; unknown ones become `RayforceUserError`.
-        message: the engine's message; empty if there is none.
-    """
-    cls = CORE_EXC_CODE_MAPPING.get(code, RayforceUserError)
-    return cls(f"{code}: {message}" if message else code)

@@ -1,6 +1,7 @@
 """Who may connect: protected mode, and the check of origins."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import trio
@@ -26,7 +27,7 @@ def decide(
     allowed: list[str] | None = None,
 ) -> Refusal | None:
     policy = make_policy(allow_unauthenticated=open_to_all, allowed_origins=allowed or [])
-    return policy.decide(OpeningRequest("/", dict(headers or {})), peer, own)
+    return policy.decide(OpeningRequest("/", dict(headers or {}), peer, own))
 
 
 def allows_origin(origin: str, *, own: tuple[str, int] = OWN, allowed: list[str] | None = None) -> bool:
@@ -151,11 +152,9 @@ def from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every peer appear to come from another machine."""
     decide = AccessPolicy.decide
 
-    def decide_about_foreigner(
-        self: AccessPolicy, request: OpeningRequest, peer: str, own_address: tuple[str, int]
-    ) -> Refusal | None:
-        assert is_loopback(peer)
-        return decide(self, request, "192.0.2.7", own_address)
+    def decide_about_foreigner(self: AccessPolicy, request: OpeningRequest) -> Refusal | None:
+        assert is_loopback(request.peer)
+        return decide(self, replace(request, peer="192.0.2.7"))
 
     monkeypatch.setattr(AccessPolicy, "decide", decide_about_foreigner)
 

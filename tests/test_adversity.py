@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
+from support.engines import GateEngine
 from support.leaks import descriptors
 from support.raw import (
     BINARY,
@@ -41,7 +42,7 @@ from support.raw import (
 from rayforce_trio import InProcessEngine, WSClient, WSClientConnection, WSServer
 from rayforce_trio._codec import decode, encode
 from rayforce_trio._engines import Session
-from rayforce_trio._protocol import Failure, MessageType, Reply, string_frame
+from rayforce_trio._protocol import Failure, MessageType, Reply, Result, string_frame
 from rayforce_trio.errors import (
     ConnectError,
     ConnectionClosed,
@@ -374,7 +375,7 @@ async def test_everything_in_one_packet_is_served() -> None:
         await peer.send(upgrade({"Sec-WebSocket-Protocol": "rayforce.v1"}) + frame(HELLO) + frame(QUERY))
         assert (await peer.receive_head()).startswith(b"HTTP/1.1 101 ")
         assert await peer.receive_frame() == (BINARY, HELLO_REPLY)
-        assert decode((await peer.receive_frame())[1]) == 3
+        assert decode(Result((await peer.receive_frame())[1])) == 3
 
 
 @pytest.mark.trio
@@ -502,8 +503,8 @@ async def test_a_message_that_makes_no_sense_is_answered_in_the_baseline(data: b
     async with besieged() as siege:
         peer = await siege.open(baseline=True)
         await peer.send(data + frame(QUERY))
-        assert said in decode((await peer.receive_frame())[1]).to_python()
-        assert decode((await peer.receive_frame())[1]) == 3
+        assert said in decode(Result((await peer.receive_frame())[1])).to_python()
+        assert decode(Result((await peer.receive_frame())[1])) == 3
 
 
 @pytest.mark.trio
@@ -516,7 +517,7 @@ async def test_a_payload_the_engine_cannot_read_is_answered_with_an_error(payloa
         assert opcode == TEXT
         assert answer.startswith(b'{"error": {"request": 1,')
         await peer.send_frame(QUERY)
-        assert decode((await peer.receive_frame())[1]) == 3
+        assert decode(Result((await peer.receive_frame())[1])) == 3
 
 
 @pytest.mark.trio
@@ -532,7 +533,7 @@ async def test_cancels_of_numbers_nobody_has_are_ignored() -> None:
     async with besieged() as siege:
         peer = await siege.open()
         await peer.send(frame(b'{"cancel": 7, "hello": {"later": true}}', TEXT) * 1000 + frame(QUERY))
-        assert decode((await peer.receive_frame())[1]) == 3
+        assert decode(Result((await peer.receive_frame())[1])) == 3
 
 
 OVERSIZE = frame(bytes(1001))
@@ -633,33 +634,35 @@ async def test_a_flood_of_requests_disturbs_nobody() -> None:
             nursery.start_soon(peer.send, frame(QUERY) * 5000)
             await siege.bystander_is_served()
             for _ in range(5000):
-                assert decode((await peer.receive_frame())[1]) == 3
+                assert decode(Result((await peer.receive_frame())[1])) == 3
 
 
 @pytest.mark.trio
 async def test_a_peer_of_a_busy_engine_gets_its_pong_and_its_leaving_is_noticed() -> None:
-    engine = HeldEngine()
-    async with besieged(engine=engine) as siege:
-        peer = await siege.open()
+    engine = GateEngine()
+    async with WSServer(port=0, host="127.0.0.1", engine=engine) as server, open_raw(server.port) as peer:
         await peer.send(frame(OTHER_QUERY) * 2 + frame(b"ping", PING))
         assert await peer.receive_frame() == (PONG, b"ping")
-        await engine.busy.wait()
+        await engine.until(begun=1)
         peer.reset()
-        await siege.bystander_is_served()
-        engine.release.set()
+        await engine.until(cancels=1, sessions=0)
+        assert len(engine.begun) == 1
 
 
 @pytest.mark.trio
-async def test_a_peer_that_leaves_a_full_queue_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_leaving_of_a_peer_that_filled_its_queue_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is read any more then, but a ping finds the connection broken."""
     monkeypatch.setattr("rayforce_trio._server._connection.MAX_QUEUED_REQUESTS", 1)
-    engine = HeldEngine()
-    async with besieged(engine=engine) as siege:
-        peer = await siege.open()
-        await peer.send(frame(OTHER_QUERY) * 5 + frame(b"", PING))
-        await engine.busy.wait()
+    engine = GateEngine()
+    async with (
+        WSServer(port=0, host="127.0.0.1", engine=engine, ping_interval=0.05, ping_timeout=0.05) as server,
+        open_raw(server.port) as peer,
+    ):
+        await peer.send(frame(OTHER_QUERY) * 5)
+        await engine.until(begun=1)
         peer.reset()
-        await siege.bystander_is_served()
-        engine.release.set()
+        await engine.until(cancels=1, sessions=0)
+        assert len(engine.begun) == 1
 
 
 @pytest.mark.trio
@@ -674,18 +677,13 @@ async def test_a_full_queue_behind_a_busy_engine_does_not_cost_a_healthy_peer_it
         peer = await siege.open()
         await peer.send(frame(POST) * 5)
         await engine.busy.wait()
-        pings = 0
-        with trio.move_on_after(1):
-            while pings < 5:
-                opcode, payload = await peer.receive_frame()
-                assert opcode == PING
-                await peer.send_frame(payload, PONG)
-                pings += 1
+        for _ in range(5):  # by the second, the time for an answer is over
+            assert (await peer.receive_frame())[0] == PING
         engine.release.set()
         await peer.send_frame(QUERY)
         while (message := await peer.receive_frame())[0] == PING:
             await peer.send_frame(message[1], PONG)
-        assert decode(message[1]) == 3
+        assert decode(Result(message[1])) == 3
 
 
 @pytest.mark.trio
@@ -761,7 +759,7 @@ async def test_a_bug_is_logged_and_ends_only_the_connection_that_met_it(caplog: 
         assert await peer.receive_close() == 1011
         await peer.send_close(1011)
         await other.send_frame(QUERY)
-        assert decode((await other.receive_frame())[1]) == 3
+        assert decode(Result((await other.receive_frame())[1])) == 3
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.name == "rayforce_trio.server"
     assert record.exc_info is not None

@@ -76,7 +76,7 @@ def ask(query: Any) -> Any:
     """Send a query all the way: to a frame, through the engine, and its reply back from a frame."""
     reply = answer(query)
     assert isinstance(reply, Result), reply
-    return decode(reply.frame)
+    return decode(reply)
 
 
 def shown(value: Any) -> str:
@@ -481,13 +481,13 @@ def test_a_compressed_request_is_a_failure() -> None:
 )
 def test_a_reply_without_a_value_raises(payload: bytes, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text) as caught:
-        decode(frame(payload))
+        decode(Result(frame(payload)))
     assert type(caught.value) is error
 
 
 def test_a_compressed_reply_is_refused() -> None:
     with pytest.raises(RayforceConversionError, match=r"^the reply is compressed, which this version cannot read$"):
-        decode(frame(b"\xfb\0" + bytes(8), flags=1))
+        decode(Result(frame(b"\xfb\0" + bytes(8), flags=1)))
 
 
 # Any bytes
@@ -497,7 +497,7 @@ def test_a_compressed_reply_is_refused() -> None:
 @given(st.text())
 def test_a_string_frame_is_what_the_engine_writes(text: str) -> None:
     assert string_frame(text) == encode(text, MessageType.RESPONSE)
-    assert shown(decode(string_frame(text))) == shown(String(text))
+    assert shown(decode(Result(string_frame(text)))) == shown(String(text))
 
 
 GOOD = [
@@ -534,7 +534,7 @@ def test_whatever_is_evaluated_comes_to_a_reply(data: bytes) -> None:
 @given(damaged() | st.binary(min_size=1).map(frame))
 def test_whatever_is_decoded_raises_nothing_but_rayforce_errors(data: bytes) -> None:
     with contextlib.suppress(RayforceError):
-        decode(data)
+        decode(Result(data))
 
 
 # Threads
@@ -554,7 +554,7 @@ def test_rayforce_can_be_used_in_the_thread_that_imported_it() -> None:
         lambda: encode("(+ 1 2)", MessageType.SYNC),
         lambda: encode(PREPARED, MessageType.SYNC),
         lambda: evaluate(THREE),
-        lambda: decode(THREE),
+        lambda: decode(Result(THREE)),
     ],
     ids=["check_thread", "encode", "encode a prepared query", "evaluate", "decode"],
 )

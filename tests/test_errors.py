@@ -5,6 +5,8 @@ import pytest
 import rayforce.errors as theirs
 
 from rayforce_trio import errors
+from rayforce_trio._codec import decode
+from rayforce_trio._protocol import Failure
 from rayforce_trio.errors import (
     ConnectError,
     ConnectionClosed,
@@ -18,7 +20,6 @@ from rayforce_trio.errors import (
     RayforceUserError,
     RayforceWSError,
     UnsupportedQuery,
-    engine_error,
 )
 
 
@@ -65,8 +66,6 @@ EXAMPLES = [
     (ProtocolError("no UTF-8", 1007), "no UTF-8"),
     (UnsupportedQuery("cannot send int"), "cannot send int"),
     (RayforceWSError("anything else"), "anything else"),
-    (engine_error("type", "cannot add"), "type: cannot add"),
-    (engine_error("parse", ""), "parse"),
 ]
 
 
@@ -98,15 +97,21 @@ def test_the_attributes_of_an_exception() -> None:
     assert ProtocolError("text", 1007).code == 1007
 
 
+def raised_for(failure: Failure) -> RayforceError:
+    with pytest.raises(RayforceError) as raised:
+        decode(failure)
+    return raised.value
+
+
 @pytest.mark.parametrize(("code", "cls"), theirs.CORE_EXC_CODE_MAPPING.items())
 def test_an_engine_error_is_of_rayforce_pys_class_for_its_code(code: str, cls: type[RayforceError]) -> None:
-    error = engine_error(code, "why")
+    error = raised_for(Failure(code, "why"))
     assert type(error) is cls
     assert str(error) == f"{code}: why"
 
 
 @pytest.mark.parametrize("code", ["cancel", "access", "name", "io", "", "unheard", "Type"])
 def test_an_engine_error_of_another_code_is_a_user_error(code: str) -> None:
-    error = engine_error(code, "")
+    error = raised_for(Failure(code, ""))
     assert type(error) is RayforceUserError
     assert str(error) == code

@@ -9,9 +9,18 @@ from collections import deque
 from dataclasses import dataclass
 
 from ._control import ErrorNotice, dump_cancel, parse_control
-from ._frames import FrameError, MessageType, parse_frame
+from ._frames import MessageType, parse_frame
 from ._replies import Failure, Reply, Result
 from ._violation import ProtocolViolation
+
+MAX_IN_FLIGHT = 512
+"""How many requests may be unanswered; further ones wait here, where cancelling them costs nothing.
+
+Below what a server takes without reading on, so that it sees a cancel at any time.
+"""
+
+MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
+"""How many bytes they may have together; a single request may have any size."""
 
 
 @dataclass(eq=False, slots=True)
@@ -19,14 +28,16 @@ class ClientRequest:
     """A request or a post on its way; the protocol alone writes to it.
 
     Attributes:
-        number: the request's number once it was sent; a post has none in the extended protocol.
         wanted: whether anybody still waits for the reply.
+        number: the request's number once it was sent; a post has none in the extended protocol.
+        size: of the frame, in bytes, once it was sent.
     """
 
     frame: bytes
     wanted: bool
     is_post: bool = False
     number: int | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,7 @@ class ClientProtocol:
         self._controls: deque[str] = deque()
         self._unsent: dict[ClientRequest, None] = {}  # ordered, and any of them can leave
         self._unanswered: deque[ClientRequest] = deque()
+        self._unanswered_bytes = 0
         self._last_number = 0
 
     @property
@@ -102,14 +114,16 @@ class ClientProtocol:
         """
         if self._controls:
             return Outgoing(self._controls.popleft(), None)
-        if not self._unsent:
+        request = next(iter(self._unsent), None)
+        if request is None or not self._has_room_for(request):
             return None
-        request = next(iter(self._unsent))
         del self._unsent[request]
         if not (self._extended and request.is_post):  # a baseline server answers posts like everything else
             self._last_number += 1
             request.number = self._last_number
+            request.size = len(request.frame)
             self._unanswered.append(request)
+            self._unanswered_bytes += request.size
         outgoing = Outgoing(request.frame, request)
         request.frame = b""  # a large request must not be kept until its reply is there
         return outgoing
@@ -122,15 +136,17 @@ class ClientProtocol:
         """
         if isinstance(message, str):
             return self._receive_control(message)
-        try:
-            header = parse_frame(message)
-        except FrameError as error:
-            raise ProtocolViolation(str(error)) from None
+        header = parse_frame(message)
         if self._extended and header.message_type is MessageType.ASYNC:
             return None  # a push; nobody can have subscribed to one yet
         if self._extended and header.message_type is not MessageType.RESPONSE:
             raise ProtocolViolation("the server sent a request")
         return self._answer(Result(message))
+
+    def _has_room_for(self, request: ClientRequest) -> bool:
+        return not self._unanswered or (
+            len(self._unanswered) < MAX_IN_FLIGHT and self._unanswered_bytes + len(request.frame) <= MAX_IN_FLIGHT_BYTES
+        )
 
     def _receive_control(self, text: str) -> ReplyReceived | None:
         if not self._extended:
@@ -147,6 +163,7 @@ class ClientProtocol:
         if not self._unanswered:
             raise ProtocolViolation("a reply to nothing that was asked")
         request = self._unanswered.popleft()
+        self._unanswered_bytes -= request.size
         if not request.wanted:
             return None
         request.wanted = False  # answered: cancelling it now means nothing

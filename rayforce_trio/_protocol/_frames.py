@@ -15,6 +15,8 @@ import enum
 import struct
 from dataclasses import dataclass
 
+from ._violation import ProtocolViolation
+
 HEADER_SIZE = 16
 MESSAGE_TYPE_OFFSET = 7
 WIRE_VERSION = 3
@@ -34,7 +36,7 @@ class MessageType(enum.IntEnum):
     RESPONSE = 2
 
 
-class FrameError(Exception):
+class FrameError(ProtocolViolation):
     """Bytes that are no whole, well-formed IPC frame; the text says why."""
 
 

@@ -25,7 +25,7 @@ class ServerRequest:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """The client no longer wants this request. One that did not start yet carries its `failure` already."""
+    """The client no longer wants this request, which has its `failure` now; one under way may still come to a value."""
 
     request: ServerRequest
 
@@ -55,11 +55,7 @@ class ServerProtocol:
             return [self._receive_baseline(message)]
         if isinstance(message, str):
             return self._receive_control(message)
-        try:
-            header = parse_frame(message)
-        except FrameError as error:
-            raise ProtocolViolation(str(error)) from None
-        match header.message_type:
+        match parse_frame(message).message_type:
             case MessageType.ASYNC:
                 return [ServerRequest(None, message)]
             case MessageType.SYNC:

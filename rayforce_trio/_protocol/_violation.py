@@ -1,4 +1,4 @@
-"""The one exception of this room."""
+"""The base of this room's exceptions."""
 
 
 class ProtocolViolation(Exception):

@@ -21,15 +21,9 @@ class AccessPolicy:
     allow_unauthenticated: bool
     allowed_origins: frozenset[str]
 
-    def decide(self, request: OpeningRequest, peer: str, own_address: tuple[str, int]) -> Refusal | None:
-        """Return why a request is refused, or `None`.
-
-        Args:
-            request: what the peer asks for.
-            peer: its IP address.
-            own_address: the IP address and port it connected to.
-        """
-        if not self.allow_unauthenticated and not is_loopback(peer):
+    def decide(self, request: OpeningRequest) -> Refusal | None:
+        """Return why a request is refused, or `None`."""
+        if not self.allow_unauthenticated and not is_loopback(request.peer):
             return Refusal(
                 403,
                 "This server runs in protected mode: it lets in only clients on its own machine, because clients can "
@@ -37,7 +31,7 @@ class AccessPolicy:
                 "start it with allow_unauthenticated=True.",
             )
         origin = request.headers.get("origin")
-        if origin is not None and not self._is_allowed(origin, own_address):
+        if origin is not None and not self._is_allowed(origin, request.own_address):
             return Refusal(
                 403, "This server is not open to pages of this origin. To let them in, add it to allowed_origins."
             )

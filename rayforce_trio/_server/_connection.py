@@ -14,14 +14,11 @@ from .._protocol import (
     ServerRequest,
     check_hello,
 )
-from .._transports import GOING_AWAY, INTERNAL_ERROR, Transport, end, race
+from .._transports import CLOSE_TIMEOUT, GOING_AWAY, INTERNAL_ERROR, Transport, end, race, say_goodbye
 from ..errors import ProtocolError, RayforceWSError
 from ._queue import BoundedQueue
 
 logger = logging.getLogger("rayforce_trio.server")
-
-GOODBYE_TIMEOUT = 2.0
-"""How long a connection whose scope was cancelled may take to tell its peer; in seconds."""
 
 MAX_QUEUED_REQUESTS = 1024
 """How many requests of one connection wait for their turn; further ones wait in the network."""
@@ -34,7 +31,7 @@ _HELLO_LIMIT = 4096  # bytes
 
 
 async def greet(transport: Transport) -> None:
-    """Take the client's greeting and return it. A checkpoint; bound it in time.
+    """Take the client's greeting and answer it. A checkpoint; bound it in time.
 
     Raises:
         RayforceWSError: the client sent something else, and was told, or the connection ended.
@@ -71,6 +68,7 @@ class WSServerConnection:
         self._running: ServerRequest | None = None
         self._peer_waits = True
         self._stopping = trio.Event()
+        self._scope = trio.CancelScope()
         self._engine_ended = trio.Event()
         self._engine_error: RayforceWSError | None = None
 
@@ -80,6 +78,7 @@ class WSServerConnection:
     def stop(self) -> None:
         """Have the connection closed with code 1001. No checkpoint; `run` ends within 10 seconds."""
         self._stopping.set()
+        self._scope.deadline = trio.current_time() + CLOSE_TIMEOUT
 
     async def run(self) -> None:
         """Serve the peer until the connection ends. A checkpoint.
@@ -87,24 +86,28 @@ class WSServerConnection:
         Raises nothing of the network; an exception is a bug. If cancelled, the peer is told within 2 seconds.
         """
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._evaluate_all)
-                error = await self._talk()
-                self._peer_waits = False
-                self._requests.close()
-                self._replies.close()
-                if self._running is not None and self._running.number is not None:
-                    self._session.cancel()
-                if error is not None:
-                    logger.info("connection %d: %s", self.id, error)
-                    await end(self._transport, error)
-                # Posts that have arrived are still carried out: their sender may leave as soon as they are sent.
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._evaluate_all)
+                    error = await self._talk()
+                    # Posts that have arrived are still carried out, for a while: their sender may leave once they are
+                    # sent.
+                    self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
+                    self._peer_waits = False
+                    self._requests.close()
+                    self._replies.close()
+                    if self._running is not None and (self._running.number is not None or self._stopping.is_set()):
+                        self._session.cancel()
+                    if error is not None:
+                        logger.info("connection %d: %s", self.id, error)
+                        await end(self._transport, error)
+            if self._scope.cancelled_caught:
+                logger.warning("connection %d: posts were left undone", self.id)
         except Exception:
             await self._transport.aclose(INTERNAL_ERROR, "internal error")
             raise
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
-                await self._transport.aclose(GOING_AWAY)  # nothing left to do, unless this task was cancelled
+            await say_goodbye(self._transport)
 
     async def _talk(self) -> RayforceWSError | None:
         """Converse until the connection ends; returns the error it ended with."""

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class BoundedQueue(Generic[T]):
-    """First in, first out; one task puts, one task gets.
+    """First in, first out.
 
     Args:
         max_items: how many items may wait.
@@ -60,5 +60,6 @@ class BoundedQueue(Generic[T]):
         self._changed.set()
 
     async def _change(self) -> None:
-        self._changed = trio.Event()
+        if self._changed.is_set():
+            self._changed = trio.Event()
         await self._changed.wait()

@@ -5,16 +5,25 @@ import logging
 import signal
 import threading
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
-from typing import Any
 
 import trio
 
 from .._engines import Engine, InProcessEngine, Session
 from .._protocol import SUBPROTOCOL
-from .._transports import KeepAlive, Transport, accept, authority_of, check_port, check_size, ungrouped
-from ..errors import ConnectionLost, ListenError, RayforceWSError
+from .._transports import (
+    KeepAlive,
+    OpeningRequest,
+    Refusal,
+    accept,
+    authority_of,
+    check_port,
+    check_size,
+    ungrouped,
+)
+from ..errors import ListenError, RayforceWSError
 from ._access import make_policy
 from ._connection import WSServerConnection, greet
 
@@ -70,7 +79,7 @@ class WSServer:
         self._openings: set[trio.CancelScope] = set()
         self._stopping: trio.Event | None = None
         self._stopped = trio.Event()
-        self._nursery_manager: Any = None
+        self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     @property
     def port(self) -> int:
@@ -92,7 +101,9 @@ class WSServer:
 
         Raises:
             ListenError: the server cannot listen on its address.
-            RayforceWSError: this is not the main thread, which alone can receive signals; use `serve` there.
+            RayforceWSError: it serves already, or this is not the main thread, which alone can receive signals; use
+                `serve` there.
+            RayforceError: the engine cannot start, or ended.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RayforceWSError("run() needs the main thread, to receive signals; elsewhere use serve()")
@@ -166,6 +177,7 @@ class WSServer:
         traceback: TracebackType | None,
     ) -> None:
         manager, self._nursery_manager = self._nursery_manager, None
+        assert manager is not None
         if self._stopping is not None:
             self._stopping.set()
         with ungrouped():
@@ -216,19 +228,33 @@ class WSServer:
 
     async def _serve_peer(self, connection_id: int, stream: trio.SocketStream) -> None:
         session: Session | None = None
+
+        async def decide(request: OpeningRequest) -> Refusal | None:
+            nonlocal session
+            refusal = self._access.decide(request)
+            if refusal is None:
+                try:
+                    session = await self._engine.open_session()
+                except RayforceWSError as error:
+                    return Refusal(503, f"The engine cannot be reached: {error}")
+            return refusal
+
         try:
             with trio.move_on_after(OPEN_TIMEOUT) as opening:
                 self._openings.add(opening)
                 try:
-                    transport = await self._let_in(stream)
-                    session = await self._engine.open_session()
+                    transport = await accept(
+                        stream,
+                        decide=decide,
+                        subprotocols=[SUBPROTOCOL],
+                        max_message_size=self._max_message_size,
+                        keepalive=self._keepalive,
+                    )
                     await greet(transport)
                 finally:
                     self._openings.discard(opening)
             if opening.cancelled_caught or session is None:
-                logger.info(
-                    "connection %d: given up; it opens within %g seconds or not at all", connection_id, OPEN_TIMEOUT
-                )
+                logger.info("connection %d: given up before it was open", connection_id)
                 return
             await self._converse(WSServerConnection(connection_id, transport, session))
         except RayforceWSError as error:
@@ -236,20 +262,6 @@ class WSServer:
         finally:
             if session is not None:
                 await session.aclose()
-
-    async def _let_in(self, stream: trio.SocketStream) -> Transport:
-        try:
-            peer, own = stream.socket.getpeername(), stream.socket.getsockname()
-        except OSError as error:
-            raise ConnectionLost("the peer was gone before it was served") from error
-        return await accept(
-            stream,
-            f"{peer[0]}:{peer[1]}",
-            decide=lambda request: self._access.decide(request, peer[0], (own[0], own[1])),
-            subprotocols=[SUBPROTOCOL],
-            max_message_size=self._max_message_size,
-            keepalive=self._keepalive,
-        )
 
     async def _converse(self, connection: WSServerConnection) -> None:
         self._connections.add(connection)

@@ -1,6 +1,7 @@
 """Message pipes behind one interface, `Transport`, and the choice between them by the running event loop."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import sniffio
 
@@ -11,13 +12,13 @@ from ._base import (
     GOING_AWAY,
     INTERNAL_ERROR,
     NORMAL_CLOSURE,
-    PROTOCOL_ERROR,
     Transport,
     authority_of,
     check_port,
     check_size,
     closed_by_us,
     end,
+    say_goodbye,
 )
 from ._detached import start_detached
 from ._keepalive import KeepAlive
@@ -29,7 +30,6 @@ __all__ = [
     "GOING_AWAY",
     "INTERNAL_ERROR",
     "NORMAL_CLOSURE",
-    "PROTOCOL_ERROR",
     "KeepAlive",
     "OpeningRequest",
     "Refusal",
@@ -42,6 +42,7 @@ __all__ = [
     "connect",
     "end",
     "race",
+    "say_goodbye",
     "start_detached",
     "ungrouped",
 ]
@@ -60,7 +61,7 @@ async def connect(
     """
     library = sniffio.current_async_library()
     if library == "trio":
-        open_transport: Callable[..., Awaitable[Transport]] = _trio_opening.connect
+        open_transport: _Connect = _trio_opening.connect
     elif library == "asyncio":
         open_transport = _asyncio_connect()
     else:
@@ -70,7 +71,13 @@ async def connect(
     )
 
 
-def _asyncio_connect() -> Callable[..., Awaitable[Transport]]:
+class _Connect(Protocol):
+    async def __call__(
+        self, host: str, port: int, *, subprotocols: Sequence[str], max_message_size: int, keepalive: KeepAlive
+    ) -> Transport: ...
+
+
+def _asyncio_connect() -> _Connect:
     try:
         from . import _asyncio_websockets  # only here: an optional dependency
     except ImportError as error:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed as WebsocketsClosed
@@ -20,13 +22,17 @@ from ..errors import (
     RayforceWSError,
 )
 from ._base import (
+    BODY_LIMIT,
     CLOSE_TIMEOUT,
     FRAGMENT_SIZE,
     NORMAL_CLOSURE,
+    REASON_LIMIT,
+    TEXT_LIMIT,
     Transport,
     authority_of,
     closed_by_peer,
     closed_by_us,
+    text_too_large,
     too_large,
 )
 from ._keepalive import KeepAlive
@@ -58,7 +64,7 @@ async def connect(
     except OSError as error:
         raise ConnectError(f"could not connect to {authority}: {error}") from error
     except InvalidStatus as error:
-        body = bytes(error.response.body or b"").decode("utf-8", "replace")
+        body = bytes(error.response.body or b"")[:BODY_LIMIT].decode("utf-8", "replace")
         raise ConnectionRejected(error.response.status_code, body) from None
     except (InvalidHandshake, InvalidURI, EOFError, ValueError) as error:
         raise HandshakeError(f"what answers at {authority} is not a WebSocket server: {error}") from error
@@ -111,10 +117,14 @@ class AsyncioWebSocket(Transport):
         self._keepalive = keepalive
 
     async def receive(self) -> bytes | str:
+        await anyio.lowlevel.checkpoint()  # recv is none while messages wait
         try:
-            return await self._websocket.recv()
+            message = await self._websocket.recv()
         except WebsocketsClosed as error:
             raise self._ended(error) from None
+        if isinstance(message, str) and len(message) > TEXT_LIMIT:
+            raise text_too_large()
+        return message
 
     async def send(self, message: bytes | str) -> None:
         try:
@@ -126,7 +136,7 @@ class AsyncioWebSocket(Transport):
             raise self._ended(error) from None
 
     async def run(self) -> None:
-        await self._keepalive.run(lambda: self._websocket.last_sign_of_life, self._ping)
+        await self._keepalive.run(lambda: self._websocket.last_sign_of_life, self._ping, lambda: True)
 
     async def _ping(self) -> None:
         try:
@@ -136,7 +146,7 @@ class AsyncioWebSocket(Transport):
 
     async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
         try:
-            await self._websocket.close(code, reason)
+            await self._websocket.close(code, reason.encode()[:REASON_LIMIT].decode(errors="ignore"))
         finally:
             self.abort()
 

@@ -5,6 +5,8 @@ To add a WebSocket library, write one more module with a `Transport` in it; noth
 
 from abc import ABC, abstractmethod
 
+import anyio
+
 from ..errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -20,19 +22,26 @@ FRAGMENT_SIZE = 1024 * 1024
 READ_SIZE = 64 * 1024
 """How much is read from a socket at once, in bytes."""
 
+BODY_LIMIT = 64 * 1024
+"""How much is kept of what a server says when it refuses, in bytes."""
+
 TEXT_LIMIT = 64 * 1024
 """The longest text message accepted, in characters: text is for control only."""
 
 CLOSE_TIMEOUT = 10.0
 """Bound on the closing handshake, in seconds."""
 
+GOODBYE_TIMEOUT = 2.0
+"""How long a connection whose scope was cancelled may take to tell its peer, in seconds."""
+
 WRITE_STALL_TIMEOUT = 30.0
-"""A peer that takes not one piece of READ_SIZE bytes in so many seconds is given up."""
+"""A peer that takes not one piece of READ_SIZE bytes in so many seconds is given up; on trio, so by the server."""
+
+REASON_LIMIT = 123
+"""The longest reason a close frame can carry, in bytes of UTF-8: RFC 6455, section 5.5."""
 
 NORMAL_CLOSURE = 1000
 GOING_AWAY = 1001
-PROTOCOL_ERROR = 1002
-NO_STATUS = 1005
 MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 
@@ -46,7 +55,7 @@ class Transport(ABC):
     Attributes:
         subprotocol: the one agreed on, or `None`.
         peer: the peer's address, for people to read.
-        max_message_size: the longest message accepted from the peer, in bytes; may be changed between messages.
+        max_message_size: the longest message accepted from the peer, in bytes; on trio it may be changed meanwhile.
     """
 
     subprotocol: str | None
@@ -72,7 +81,7 @@ class Transport(ABC):
 
         Raises:
             ConnectionClosed: the connection is closed or closing.
-            ConnectionLost: the connection broke, or the peer took nothing for `WRITE_STALL_TIMEOUT` seconds.
+            ConnectionLost: the connection broke, or the peer took nothing for too long.
         """
 
     @abstractmethod
@@ -88,7 +97,7 @@ class Transport(ABC):
         """Close in good order: finish the frame under way, shake hands, close the socket; at most `CLOSE_TIMEOUT`.
 
         A checkpoint. May be called while other tasks are in `receive`, `send` and `run`. Raises nothing of the network.
-        If cancelled, the socket is closed all the same.
+        If cancelled, the socket is closed all the same. Of a reason longer than `REASON_LIMIT`, the beginning is sent.
         """
 
     @abstractmethod
@@ -130,6 +139,12 @@ def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge
 def closed_by_us() -> ConnectionClosed:
     """Return the error for a connection that this side closed."""
     return ConnectionClosed(NORMAL_CLOSURE, by_peer=False)
+
+
+async def say_goodbye(transport: Transport) -> None:
+    """Close although cancelled, within `GOODBYE_TIMEOUT`; nothing is left to do if it has ended. A checkpoint."""
+    with anyio.CancelScope(shield=True, deadline=anyio.current_time() + GOODBYE_TIMEOUT):
+        await transport.aclose(GOING_AWAY)
 
 
 async def end(transport: Transport, error: RayforceWSError) -> None:

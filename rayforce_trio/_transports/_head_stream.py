@@ -10,14 +10,11 @@ trio-websocket does the handshake and no more. What this stream keeps from it:
 
 import trio
 
-from ..errors import HandshakeError
-from ._base import READ_SIZE
+from ..errors import ConnectionRejected, HandshakeError
+from ._base import BODY_LIMIT, READ_SIZE
 
 HEAD_LIMIT = 16 * 1024
 """The longest HTTP head accepted from a peer, in bytes."""
-
-BODY_LIMIT = 64 * 1024
-"""How much is read of what a server says when it refuses, in bytes."""
 
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -41,7 +38,7 @@ class HeadStream(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream, *, with_body: bool = False) -> None:
         self._stream = stream
         self._with_body = with_body
-        self._body_left = 0
+        self._body: bytearray | None = None
         self.head = b""
         self.leftover = b""
 
@@ -49,12 +46,21 @@ class HeadStream(trio.abc.Stream):
         """Return the whole head at the first call; then parts of the body, if any; then wait for ever."""
         if not self.head:
             return await self._receive_head()
-        if self._body_left <= 0:
+        if self._body is None:
             await trio.sleep_forever()
+            return b""
         data, self.leftover = self.leftover, b""
         data = data or await self._receive()
-        self._body_left -= len(data)
+        self._body += data
+        if not data or len(self._body) >= BODY_LIMIT:  # trio-websocket would wait for more
+            raise ConnectionRejected(self.status, self._body[:BODY_LIMIT].decode("utf-8", "replace"))
         return data
+
+    @property
+    def status(self) -> int:
+        """The HTTP status in the head; 0 if there is none."""
+        words = self.head.split(maxsplit=2)
+        return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 
     async def _receive_head(self) -> bytes:
         received = bytearray()
@@ -70,8 +76,8 @@ class HeadStream(trio.abc.Stream):
         if not head.isascii():
             raise HandshakeError("the peer's HTTP head has bytes that are not ASCII")
         self.head = head
-        if self._with_body and head.split(maxsplit=2)[1:2] != [b"101"]:
-            self._body_left = BODY_LIMIT
+        if self._with_body and self.status != 101:
+            self._body = bytearray()
         return head
 
     async def _receive(self) -> bytes:

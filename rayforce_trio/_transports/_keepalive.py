@@ -32,13 +32,20 @@ class KeepAlive:
             if seconds is not None and not seconds > 0:
                 raise RayforceValueError(f"Invalid {name}: {seconds!r}. Must be a number of seconds above 0, or None")
 
-    async def run(self, last_sign_of_life: Callable[[], float], ping: Callable[[], Awaitable[None]]) -> None:
+    async def run(
+        self,
+        last_sign_of_life: Callable[[], float],
+        ping: Callable[[], Awaitable[None]],
+        listening: Callable[[], bool],
+    ) -> None:
         """Ping when it is quiet; returns never.
 
         Args:
             last_sign_of_life: when the peer last sent or took a byte, on the event loop's clock. A large message that
                 makes its way in either direction is life enough, since no pong can overtake it.
             ping: send a ping.
+            listening: whether what the peer says is read at present. While it is not, for want of room, its silence is
+                not held against it; a ping still finds out whether the connection is broken.
 
         Raises:
             ConnectionLost: the peer showed no life in time.
@@ -62,7 +69,7 @@ class KeepAlive:
             with anyio.CancelScope(deadline=now + self.timeout):  # a ping that cannot leave is silence, too
                 await ping()
                 await anyio.sleep_forever()
-            if last_sign_of_life() == heard:
+            if last_sign_of_life() == heard and listening():
                 await anyio.sleep(_CATCH_UP)
-            if last_sign_of_life() == heard:
+            if last_sign_of_life() == heard and listening():
                 raise ConnectionLost(f"the peer fell silent: no answer to a ping for {self.timeout:g} seconds")

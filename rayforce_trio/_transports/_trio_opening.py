@@ -25,6 +25,8 @@ from ._trio_websocket import TrioWebSocket
 
 _LINGER_TIMEOUT = 1.0  # seconds a refused peer has to read why, before the socket is closed
 
+_DECISIVE_HEADERS = frozenset({"authorization", "host", "origin"})
+
 # What trio-websocket and what it stands on raise for a handshake that makes no sense. UnicodeError is a ValueError.
 _HANDSHAKE_ERRORS = (
     ValueError,
@@ -37,10 +39,19 @@ _HANDSHAKE_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class OpeningRequest:
-    """What a client asks for: the path and the HTTP headers, names in lower case."""
+    """What a client asks for.
+
+    Attributes:
+        path: of the URL.
+        headers: the HTTP headers, names in lower case; one that decides who is let in is there once at most.
+        peer: the client's IP address.
+        own_address: the IP address and port it connected to.
+    """
 
     path: str
     headers: dict[str, str]
+    peer: str
+    own_address: tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +127,8 @@ async def _upgrade_client(
 
 async def accept(
     stream: trio.SocketStream,
-    peer: str,
     *,
-    decide: Callable[[OpeningRequest], Refusal | None],
+    decide: Callable[[OpeningRequest], Awaitable[Refusal | None]],
     subprotocols: Sequence[str],
     max_message_size: int,
     keepalive: KeepAlive,
@@ -127,7 +137,6 @@ async def accept(
 
     Args:
         stream: a connection just accepted.
-        peer: its address, for people.
         decide: called with the request; returns why it is refused, or `None`.
         subprotocols: those this server speaks, the preferred one first.
 
@@ -135,6 +144,10 @@ async def accept(
         ConnectionRejected: the request was refused.
         HandshakeError: the peer sent no proper request, and was told so, or went away meanwhile.
     """
+    try:
+        peer, own = stream.socket.getpeername(), stream.socket.getsockname()
+    except OSError as error:
+        raise HandshakeError("the peer was gone before it was served") from error
     head = HeadStream(stream)
     chosen: str | None = None
 
@@ -142,8 +155,8 @@ async def accept(
         nonlocal chosen
         request = await trio_websocket.wrap_server_stream(nursery, head)
         _check_request(head.head)
-        headers = {name.decode("ascii").lower(): value.decode("ascii") for name, value in request.headers}
-        refusal = decide(OpeningRequest(request.path, headers))
+        headers = _unambiguous(request.headers)
+        refusal = await decide(OpeningRequest(request.path, headers, peer[0], (own[0], own[1])))
         if refusal is not None:
             await request.reject(
                 refusal.status,
@@ -173,7 +186,7 @@ async def accept(
         ConnectionType.SERVER,
         head.leftover,
         chosen,
-        peer,
+        authority_of(peer[0], peer[1]),
         max_message_size,
         keepalive,
     )
@@ -186,6 +199,16 @@ def _check_request(head: bytes) -> None:
     key = re.search(rb"(?im)^sec-websocket-key:[ \t]*(\S*)", head)
     if key is None or len(base64.b64decode(key[1], validate=True)) != 16:
         raise HandshakeError("the peer's Sec-WebSocket-Key is not 16 bytes in base64")
+
+
+def _unambiguous(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for raw_name, value in headers:
+        name = raw_name.decode("ascii").lower()
+        if name in found and name in _DECISIVE_HEADERS:
+            raise HandshakeError(f"the peer's request has more than one header {name}")
+        found[name] = value.decode("ascii")
+    return found
 
 
 async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable[None]]) -> None:

@@ -6,7 +6,6 @@ It starts no task of its own: whoever owns the connection reads, writes and runs
 import copy
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import trio
@@ -146,11 +145,10 @@ class TrioWebSocket(Transport):
                 await self._write(event)
 
     async def run(self) -> None:
-        await race(self._answer_pings, partial(self._keepalive.run, self._sign_of_life, self._ping))
+        await race(self._answer_pings, self._keep_alive)
 
-    def _sign_of_life(self) -> float:
-        # While nobody receives, for want of room, what the peer says stays unread: that is no silence of the peer's.
-        return self._last_sign_of_life if self._receiving else trio.current_time()
+    async def _keep_alive(self) -> None:
+        await self._keepalive.run(lambda: self._last_sign_of_life, self._ping, lambda: self._receiving)
 
     async def _answer_pings(self) -> None:
         while True:
@@ -253,7 +251,7 @@ class _SizeCheck(Extension):
         self,
         proto: FrameDecoder | FrameProtocol,  # noqa: ARG002 - wsproto calls it by position
         opcode: Opcode,
-        rsv: RsvBits,  # noqa: ARG002
+        rsv: RsvBits,  # noqa: ARG002 - the same
         payload_length: int,
     ) -> CloseReason | RsvBits:
         if not opcode.iscontrol() and payload_length > self._transport.room_for_message:

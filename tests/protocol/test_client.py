@@ -18,6 +18,7 @@ from rayforce_trio._protocol import (
     dump_error,
     string_frame,
 )
+from rayforce_trio._protocol._client import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
@@ -271,3 +272,45 @@ def test_arbitrary_messages_raise_nothing_but_violations(
         if received is not None:
             answered.append(received.request)
     assert answered == requests[: len(answered)]
+
+
+@BOTH
+def test_requests_beyond_the_window_wait_for_replies(extended: bool) -> None:
+    """And one that is cancelled while it waits is never sent."""
+    protocol = ClientProtocol(extended=extended)
+    requests = [protocol.submit(REQUEST) for _ in range(MAX_IN_FLIGHT + 3)]
+    assert len(drain(protocol)) == MAX_IN_FLIGHT
+    protocol.cancel(requests[-2])
+    for next_in_turn in (requests[-3], requests[-1]):
+        assert protocol.receive(string_frame("reply")) is not None
+        assert [outgoing.request for outgoing in drain(protocol)] == [next_in_turn]
+
+
+def test_a_cancel_is_sent_although_the_window_is_full() -> None:
+    protocol = ClientProtocol(extended=True)
+    requests = [protocol.submit(REQUEST) for _ in range(MAX_IN_FLIGHT + 1)]
+    drain(protocol)
+    protocol.cancel(requests[0])
+    assert [outgoing.message for outgoing in drain(protocol)] == [dump_cancel(1)]
+
+
+def test_large_requests_fill_the_window_sooner_and_one_alone_may_have_any_size() -> None:
+    protocol = ClientProtocol(extended=True)
+    huge = REQUEST + bytes(MAX_IN_FLIGHT_BYTES)
+    protocol.submit(huge)
+    protocol.submit(REQUEST)
+    assert [outgoing.message for outgoing in drain(protocol)] == [huge]
+    protocol.receive(string_frame("reply"))
+    assert [outgoing.message for outgoing in drain(protocol)] == [REQUEST]
+
+
+def test_what_is_abandoned_is_neither_sent_nor_answered() -> None:
+    protocol = ClientProtocol(extended=True)
+    asked, cancelled, _ = (protocol.submit(REQUEST) for _ in range(3))
+    protocol.next_outgoing()
+    protocol.next_outgoing()
+    protocol.cancel(cancelled)
+    protocol.abandon()
+    assert protocol.next_outgoing() is None
+    assert protocol.receive(string_frame("reply")) is None
+    assert not asked.wanted

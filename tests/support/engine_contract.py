@@ -27,7 +27,7 @@ def value(reply: Reply) -> Any:
     """Return the plain Python value of a reply that must be one."""
     assert isinstance(reply, Result), reply
     assert parse_frame(reply.frame).message_type is MessageType.RESPONSE
-    decoded = decode(reply.frame)
+    decoded = decode(reply)
     return None if decoded is None else decoded.to_python()
 
 

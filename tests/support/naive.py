@@ -3,7 +3,7 @@
 from typing import Any
 
 from rayforce_trio._codec import decode, encode
-from rayforce_trio._protocol import HELLO, MessageType
+from rayforce_trio._protocol import HELLO, MessageType, Result
 from rayforce_trio._transports import KeepAlive, Transport, connect
 
 
@@ -17,7 +17,7 @@ class NaiveConnection:
         await self._transport.send(encode(query, MessageType.SYNC))
         reply = await self._transport.receive()
         assert isinstance(reply, bytes)
-        return decode(reply)
+        return decode(Result(reply))
 
     async def close(self) -> None:
         await self._transport.aclose()

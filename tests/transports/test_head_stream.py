@@ -8,7 +8,8 @@ import trio_websocket
 from support.raw import frame, upgrade, upgraded
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
 
-from rayforce_trio._transports._head_stream import BODY_LIMIT, HEAD_LIMIT, HeadStream, HeadTooLong
+from rayforce_trio._transports._base import BODY_LIMIT
+from rayforce_trio._transports._head_stream import HEAD_LIMIT, HeadStream, HeadTooLong
 from rayforce_trio.errors import HandshakeError
 
 HEAD = upgrade()

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from rayforce_trio import WSClient, WSServer
 from rayforce_trio._codec import decode, encode
-from rayforce_trio._protocol import MessageType, string_frame
+from rayforce_trio._protocol import MessageType, Result, string_frame
 from rayforce_trio._transports import KeepAlive
 from rayforce_trio.errors import ConnectionLost, RayforceValueError
 
@@ -26,6 +26,7 @@ class Watched:
         self.keepalive = KeepAlive(interval, timeout)
         self.life = trio.current_time()
         self.pings: list[float] = []
+        self.listening = True
 
     async def ping(self) -> None:
         self.pings.append(trio.current_time())
@@ -39,7 +40,7 @@ class Watched:
             self.live()
 
     async def run(self, ping: Callable[[], Awaitable[None]] | None = None) -> None:
-        await self.keepalive.run(lambda: self.life, ping or self.ping)
+        await self.keepalive.run(lambda: self.life, ping or self.ping, lambda: self.listening)
 
     async def run_until(self, end: float, *times_of_life: float) -> None:
         """Keep the peer, which shows life at the given times, under watch until `end`."""
@@ -50,7 +51,8 @@ class Watched:
 
 
 @pytest.mark.trio
-async def test_a_silent_peer_is_pinged_after_60_seconds_and_lost_30_later(autojump_clock: MockClock) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_silent_peer_is_pinged_after_60_seconds_and_lost_30_later() -> None:
     """And one more, in which a loop that was blocked could catch up."""
     peer = Watched()
     with pytest.raises(ConnectionLost, match="the peer fell silent: no answer to a ping for 30 seconds"):
@@ -60,21 +62,24 @@ async def test_a_silent_peer_is_pinged_after_60_seconds_and_lost_30_later(autoju
 
 
 @pytest.mark.trio
-async def test_a_peer_that_answers_is_pinged_60_seconds_later_again(autojump_clock: MockClock) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_peer_that_answers_is_pinged_60_seconds_later_again() -> None:
     peer = Watched()
     await peer.run_until(200, 65, 130)
     assert peer.pings == [60, 125, 190]
 
 
 @pytest.mark.trio
-async def test_a_peer_that_is_heard_often_is_not_pinged(autojump_clock: MockClock) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_peer_that_is_heard_often_is_not_pinged() -> None:
     peer = Watched()
     await peer.run_until(1000, *range(0, 1000, 59))
     assert peer.pings == []
 
 
 @pytest.mark.trio
-async def test_the_silence_counts_from_the_last_sign_of_life(autojump_clock: MockClock) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("autojump_clock")
+async def test_the_silence_counts_from_the_last_sign_of_life() -> None:
     peer = Watched()
     await peer.run_until(110, 50)
     assert peer.pings == []
@@ -83,28 +88,32 @@ async def test_the_silence_counts_from_the_last_sign_of_life(autojump_clock: Moc
 
 
 @pytest.mark.trio
-async def test_without_an_interval_nobody_is_pinged(autojump_clock: MockClock) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("autojump_clock")
+async def test_without_an_interval_nobody_is_pinged() -> None:
     peer = Watched(interval=None)
     await peer.run_until(10_000)
     assert peer.pings == []
 
 
 @pytest.mark.trio
-async def test_without_a_timeout_nobody_is_lost(autojump_clock: MockClock) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("autojump_clock")
+async def test_without_a_timeout_nobody_is_lost() -> None:
     peer = Watched(timeout=None)
     await peer.run_until(250)
     assert peer.pings == [60, 120, 180, 240]
 
 
 @pytest.mark.trio
-async def test_a_ping_that_cannot_leave_is_silence(autojump_clock: MockClock) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_ping_that_cannot_leave_is_silence() -> None:
     with pytest.raises(ConnectionLost, match="fell silent"):
         await Watched().run(trio.sleep_forever)
     assert trio.current_time() == 91
 
 
 @pytest.mark.trio
-async def test_a_message_that_makes_its_way_is_life_though_the_ping_cannot_leave(autojump_clock: MockClock) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_message_that_makes_its_way_is_life_though_the_ping_cannot_leave() -> None:
     peer = Watched()
     with trio.move_on_at(1000) as scope:
         async with trio.open_nursery() as nursery:
@@ -133,7 +142,17 @@ async def test_a_blocked_loop_is_not_held_against_the_peer(autojump_clock: MockC
 
 
 @pytest.mark.trio
-async def test_a_ping_that_fails_ends_the_watch(autojump_clock: MockClock) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_peer_that_is_not_listened_to_is_pinged_and_not_lost() -> None:
+    peer = Watched()
+    peer.listening = False
+    await peer.run_until(250)
+    assert peer.pings == [60, 120, 180, 240]
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_ping_that_fails_ends_the_watch() -> None:
     async def fail() -> None:
         raise ConnectionLost("broken")
 
@@ -218,7 +237,7 @@ async def test_the_server_keeps_a_client_that_takes_a_large_message_slowly() -> 
         async with WSServer(0, host="127.0.0.1", **QUICK) as server:
             with await open_raw(server.port, receive_buffer=PIECE) as peer:
                 await peer.send_frame(LARGE_QUERY)
-                assert len(decode(await receive_message(peer, pause=0.1))) == 2_500_000
+                assert len(decode(Result(await receive_message(peer, pause=0.1)))) == 2_500_000
 
 
 @pytest.mark.anyio

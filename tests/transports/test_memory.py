@@ -3,7 +3,6 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from rayforce_trio._transports import PROTOCOL_ERROR
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 from rayforce_trio.errors import ConnectionClosed, ConnectionLost, MessageTooLarge
 
@@ -54,7 +53,7 @@ async def test_a_cancelled_receive_loses_nothing(pair: Pair) -> None:
 async def test_closing_tells_the_other_end_code_and_reason_after_what_was_sent(pair: Pair) -> None:
     one, other = pair
     await one.send(b"last")
-    await one.aclose(PROTOCOL_ERROR, "nonsense")
+    await one.aclose(1002, "nonsense")
     assert await other.receive() == b"last"
     for _ in range(2):  # and so it stays
         with pytest.raises(ConnectionClosed, match="code 1002: nonsense") as caught:
