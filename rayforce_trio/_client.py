@@ -26,6 +26,7 @@ from ._transports import (
     KeepAlive,
     Transport,
     authority_of,
+    check_host,
     check_port,
     check_size,
     closed_by_us,
@@ -34,6 +35,7 @@ from ._transports import (
     race,
     say_goodbye,
     start_detached,
+    ungrouped,
 )
 from .errors import HandshakeError, ProtocolError, RayforceValueError, RayforceWSError
 
@@ -74,8 +76,7 @@ class WSClient:
         ping_interval: float | None = 60.0,
         ping_timeout: float | None = 30.0,
     ) -> None:
-        if not host or any(c in "/?#@" or c.isspace() for c in host):
-            raise RayforceValueError(f"Invalid host: {host!r}. Must be a host name or an address")
+        check_host(host)
         if port is not None:
             check_port(port, lowest=1)
         check_size(max_message_size)
@@ -104,6 +105,8 @@ class WSClient:
             HandshakeError: what answers is no Rayforce WebSocket server, or it took longer than 5 seconds.
             RayforceWSError: the running event loop is not supported, or lacks the library that the error names.
         """
+        if nursery is not None and not hasattr(nursery, "start_soon"):
+            raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery or an anyio TaskGroup")
         return PendingConnection(self._open, nursery)
 
     async def _open(self) -> "WSClientConnection":
@@ -183,7 +186,8 @@ class PendingConnection:
         else:
             self._connection._close(closed_by_us())
             # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
-            await self._task_group.__aexit__(None, None, None)
+            with ungrouped():
+                await self._task_group.__aexit__(None, None, None)
 
 
 class WSClientConnection:

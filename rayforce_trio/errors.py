@@ -100,7 +100,8 @@ class ConnectionRejected(ConnectError):
         self.body = body
 
     def __str__(self) -> str:
-        said = f": {self.body.strip()}" if self.body.strip() else ""
+        first_line = self.body.strip().partition("\n")[0][:200]
+        said = f": {first_line}" if first_line else ""
         return f"the server refused the connection with HTTP status {self.status}{said}"
 
 

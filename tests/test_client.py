@@ -5,13 +5,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 import pytest
 import trio
 from support.leaks import no_leaks
+from support.proxy import proxy
 from support.raw import RawPeer, accept_raw, raw_server
 
 from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
@@ -124,15 +125,29 @@ async def test_where_nobody_listens_connecting_is_a_plain_error() -> None:
                     await client.connect(task_group)
 
 
-@pytest.mark.parametrize("host", ["", "a b", "ws://localhost", "host/path", "user@host", "host?", "host#"])
-def test_a_host_that_is_none_is_refused(host: str) -> None:
+HOSTS_THAT_ARE_NONE = [
+    "",
+    "a b",
+    "a\0b",
+    "ws://localhost",
+    "host/path",
+    "user@host",
+    "host?",
+    "host#",
+    "host:80",
+    "[::1]",
+]
+
+
+@pytest.mark.parametrize("host", [*HOSTS_THAT_ARE_NONE, 5, None, b"host"])
+def test_a_host_that_is_none_is_refused(host: Any) -> None:
     with pytest.raises(errors.RayforceValueError, match="Invalid host"):
         WSClient(host, 8765)
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536, True, "8765", 80.0])
 def test_a_port_that_is_none_is_refused(port: Any) -> None:
-    with pytest.raises(errors.RayforceValueError, match=r"Invalid port: .*Must be between 1 and 65535"):
+    with pytest.raises(errors.RayforceValueError, match=r"Invalid port: .*Must be an int between 1 and 65535"):
         WSClient(LOCAL, port)
 
 
@@ -330,3 +345,112 @@ async def test_by_default_a_server_takes_64_mib_and_refuses_more(our_port: int) 
         with pytest.raises(errors.MessageTooLarge, match=rf"refused a message as too large: .* {limit} bytes"):
             await connection.execute(query_of_size(limit + 1))
         assert isinstance(connection.closed, errors.MessageTooLarge)
+
+
+# Addresses
+
+
+@pytest.mark.anyio
+async def test_an_address_of_ipv6() -> None:
+    """That what answers is no server shows that the address was understood."""
+
+    async def hang_up(_: RawPeer) -> None:
+        pass
+
+    async with in_time(), raw_server(hang_up, "::1") as port:
+        client = WSClient("::1", port)
+        assert repr(client) == f"WSClient(ws://[::1]:{port})"
+        with pytest.raises(errors.HandshakeError, match=rf"what answers at \[::1\]:{port} "):
+            await client.connect()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "\ud800"], ids=["empty", "long", "surrogate"])
+async def test_a_name_that_cannot_be_looked_up(host: str) -> None:
+    with pytest.raises(errors.ConnectError, match="could not connect") as failed:
+        await WSClient(host, 1).connect()
+    assert type(failed.value) is errors.ConnectError
+
+
+def test_a_nursery_that_is_none_is_refused() -> None:
+    with pytest.raises(errors.RayforceValueError, match="Invalid nursery: 5"):
+        WSClient(LOCAL, 80).connect(5)  # type: ignore[arg-type]  # what is tested
+
+
+# Closing
+
+
+@pytest.mark.anyio
+async def test_closing_is_bounded_although_the_server_stopped_reading(
+    our_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("_trio_websocket", "_asyncio_websockets"):
+        monkeypatch.setattr(f"rayforce_trio._transports.{module}.CLOSE_TIMEOUT", 0.3)
+    async with in_time(), proxy(our_port) as between:
+        connection = await WSClient(LOCAL, between.port).connect()
+        async with anyio.create_task_group() as tasks:
+
+            async def ask() -> None:
+                with pytest.raises(errors.ConnectionClosed):
+                    await connection.execute("(+ 1 1)" + " " * 30_000_000)
+
+            between.to_server.freeze(after=100_000)
+            tasks.start_soon(ask)
+            await between.to_server.frozen()
+            with anyio.fail_after(5):
+                await connection.close()
+
+
+@pytest.mark.anyio
+async def test_closing_while_replies_stream_in_is_no_internal_error(
+    our_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(30):
+        connection = await WSClient(LOCAL, our_port).connect()
+        async with anyio.create_task_group() as tasks:
+
+            async def ask(connection: WSClientConnection = connection) -> None:
+                with suppress(errors.ConnectionClosed):
+                    while True:
+                        await connection.execute("(til 100)")
+
+            for _ in range(20):
+                tasks.start_soon(ask)
+            await connection.execute("1")
+            await connection.close()
+    assert caplog.records == []
+
+
+# Ctrl-C
+
+
+INTERRUPTED = """
+import os, signal, threading, trio
+from rayforce_trio import WSClient
+
+async def main():
+    {open}
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        while True:
+            await connection.execute("(til 1000)")
+
+try:
+    trio.run(main)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        'async with WSClient("127.0.0.1", {port}).connect() as connection:',
+        'connection = await WSClient("127.0.0.1", {port}).connect()\n    if True:',
+    ],
+    ids=["scoped", "bare"],
+)
+def test_ctrl_c_is_a_keyboard_interrupt_and_nothing_else(our_port: int, form: str) -> None:
+    for _ in range(5):
+        program = [sys.executable, "-c", INTERRUPTED.format(open=form.format(port=our_port))]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")

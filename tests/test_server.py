@@ -1,5 +1,7 @@
 """`WSServer`: how it starts, how it ends, and that nothing is left of it."""
 
+import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -8,9 +10,12 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+from support.engines import GateEngine
 from support.leaks import no_leaks
+from trio.testing import wait_all_tasks_blocked
 
 from rayforce_trio import InProcessEngine, WSClient, WSServer, errors
+from rayforce_trio._protocol import ServerRequest
 
 LOCAL = "127.0.0.1"
 
@@ -170,7 +175,7 @@ async def test_the_default_address_is_every_address() -> None:
 
 @pytest.mark.parametrize("port", [-1, 65536, True, "8765", None, 80.0])
 def test_a_port_that_is_none_is_refused(port: Any) -> None:
-    with pytest.raises(errors.RayforceValueError, match=r"Invalid port: .*Must be between 0 and 65535"):
+    with pytest.raises(errors.RayforceValueError, match=r"Invalid port: .*Must be an int between 0 and 65535"):
         WSServer(port)
 
 
@@ -332,7 +337,7 @@ async def test_it_ends_although_a_session_is_still_opening() -> None:
         await server.start(nursery)
 
         async def connect() -> None:
-            with pytest.raises(errors.HandshakeError, match="handshake with ws://127"):
+            with pytest.raises(errors.HandshakeError, match="closed the connection during the opening handshake"):
                 await WSClient(LOCAL, server.port).connect()
 
         nursery.start_soon(connect)
@@ -369,3 +374,100 @@ async def test_connections_are_numbered_in_the_log(caplog: pytest.LogCaptureFixt
                 await check_answers(server.port)
     opened = [record.getMessage() for record in caplog.records if "open to" in record.getMessage()]
     assert [message.partition(":")[0] for message in opened] == ["connection 1", "connection 2"]
+
+
+# Stopping, whatever is under way
+
+
+@pytest.mark.trio
+async def test_stopping_does_not_wait_for_an_engine_that_cannot_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._server._connection.CLOSE_TIMEOUT", 0.2)
+    engine = GateEngine(stoppable=False)
+    async with in_time(), trio.open_nursery() as nursery:
+        server = local_server(engine=engine)
+        await server.start(nursery)
+        async with WSClient(LOCAL, server.port).connect() as connection:
+            await connection.post("(slow)")
+            await engine.until(begun=1)
+            await server.stop()
+        assert engine.sessions == 0
+
+
+@pytest.mark.trio
+async def test_a_post_that_never_ends_is_given_up_after_its_sender_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._server._connection.CLOSE_TIMEOUT", 0.2)
+    engine = GateEngine(stoppable=False)
+    async with in_time(), local_server(engine=engine) as server:
+        async with WSClient(LOCAL, server.port).connect() as connection:
+            await connection.post("(slow)")
+            await engine.until(begun=1)
+        await engine.until(sessions=0)
+
+
+@pytest.mark.trio
+async def test_every_client_of_a_busy_server_hears_that_it_stops() -> None:
+    heard: list[str] = []
+
+    async def ask(port: int) -> None:
+        async with WSClient(LOCAL, port).connect() as connection:
+            try:
+                while True:
+                    await connection.execute("(sum (til 1000))")
+            except errors.RayforceWSError as error:
+                heard.append(str(error))
+
+    async with in_time(), trio.open_nursery() as clients, local_server() as server:
+        for _ in range(20):
+            clients.start_soon(ask, server.port)
+        await check_answers(server.port)
+    assert heard == ["the peer closed the connection with code 1001: the server is shutting down"] * 20
+
+
+@pytest.mark.trio
+async def test_an_engine_that_cannot_be_reached_refuses_the_client_and_says_why() -> None:
+    class Unreachable(InProcessEngine):
+        async def open_session(self) -> Any:
+            raise errors.RayforceWSError("nobody at home")
+
+    async with in_time(), local_server(engine=Unreachable()) as server:
+        with pytest.raises(errors.ConnectionRejected, match="503: The engine cannot be reached: nobody at home"):
+            await WSClient(LOCAL, server.port).connect()
+
+
+@pytest.mark.trio
+async def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
+    async with in_time(), local_server() as server, WSClient(LOCAL, server.port).connect() as connection:
+        await connection.execute("(+ 1 1)" + " " * 1_000_000)
+        await wait_all_tasks_blocked()
+        held = [one for one in gc.get_objects() if isinstance(one, ServerRequest) and len(one.frame) > 1_000_000]
+        assert held == []
+
+
+def test_a_server_on_asyncio_says_that_it_needs_trio() -> None:
+    async def enter() -> None:
+        async with local_server():
+            pass
+
+    for use in (local_server().run, local_server().serve, enter):
+        with pytest.raises(errors.RayforceWSError, match=r"the server needs trio: use trio\.run\(server\.run\)"):
+            asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"host": "127.0.0.1:80"}, "The port is an argument of its own"),
+        ({"host": "ws://127.0.0.1"}, "Must be a host name or an IP address"),
+        ({"host": ""}, "Must be a host name or an IP address"),
+        ({"host": None}, "Must be a host name or an IP address"),
+        ({"engine": InProcessEngine}, "Must be an instance"),
+        ({"allow_unauthenticated": "no"}, "Must be True or False"),
+        ({"allowed_origins": [5]}, "Must be a list of strings"),
+        ({"ping_timeout": "30"}, "Must be a number of seconds"),
+        ({"ping_interval": True}, "Must be a number of seconds"),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused_at_once(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(errors.RayforceValueError, match=why):
+        WSServer(0, **options)

@@ -47,8 +47,13 @@ def make_policy(*, allow_unauthenticated: bool, allowed_origins: Iterable[str]) 
     Raises:
         RayforceValueError: an origin is not of the form `scheme://host[:port]`.
     """
+    if not isinstance(allow_unauthenticated, bool):
+        raise RayforceValueError(f"Invalid allow_unauthenticated: {allow_unauthenticated!r}. Must be True or False")
     if isinstance(allowed_origins, str):
         raise RayforceValueError(f"allowed_origins is a list of origins, not one string; write [{allowed_origins!r}]")
+    allowed_origins = list(allowed_origins)
+    if not all(isinstance(origin, str) for origin in allowed_origins):
+        raise RayforceValueError(f"Invalid allowed_origins: {allowed_origins!r}. Must be a list of strings")
     origins = frozenset(_normalized(origin) for origin in allowed_origins)
     for origin in origins:
         parts = urlsplit(origin)

@@ -131,6 +131,8 @@ class WSServerConnection:
                         self._session.cancel()
                 else:
                     await self._requests.put(event, len(event.frame))
+                del event
+            del events  # a request may be large, and the next message may be long in coming
 
     async def _evaluate_all(self) -> None:
         try:
@@ -173,5 +175,7 @@ class WSServerConnection:
 
     async def _watch_engine(self) -> None:
         await self._engine_ended.wait()
-        if self._engine_error is not None:
+        if self._engine_error is None:  # it ended because the connection does
+            await trio.sleep_forever()
+        else:
             raise self._engine_error

@@ -14,6 +14,7 @@ from ._base import (
     NORMAL_CLOSURE,
     Transport,
     authority_of,
+    check_host,
     check_port,
     check_size,
     closed_by_us,
@@ -36,6 +37,7 @@ __all__ = [
     "Transport",
     "accept",
     "authority_of",
+    "check_host",
     "check_port",
     "check_size",
     "closed_by_us",
@@ -84,6 +86,6 @@ def _asyncio_connect() -> _Connect:
         if error.name is None or error.name.partition(".")[0] != "websockets":
             raise
         raise RayforceWSError(
-            "on asyncio the client needs the websockets library; install it with: pip install 'rayforce-trio[asyncio]'"
+            "on asyncio the client needs the websockets library; install it with: pip install 'websockets>=15'"
         ) from error
     return _asyncio_websockets.connect

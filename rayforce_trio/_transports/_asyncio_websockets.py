@@ -17,7 +17,6 @@ from ..errors import (
     ConnectError,
     ConnectionLost,
     ConnectionRejected,
-    HandshakeError,
     ProtocolError,
     RayforceWSError,
 )
@@ -32,6 +31,7 @@ from ._base import (
     authority_of,
     closed_by_peer,
     closed_by_us,
+    no_websocket_server,
     text_too_large,
     too_large,
 )
@@ -61,13 +61,15 @@ async def connect(
             max_size=max_message_size,
             create_connection=_ClientConnection,
         )
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConnectError(f"could not connect to {authority}: {error}") from error
     except InvalidStatus as error:
+        if error.response.status_code < 300:
+            raise no_websocket_server(authority, f"HTTP status {error.response.status_code}") from None
         body = bytes(error.response.body or b"")[:BODY_LIMIT].decode("utf-8", "replace")
         raise ConnectionRejected(error.response.status_code, body) from None
     except (InvalidHandshake, InvalidURI, EOFError, ValueError) as error:
-        raise HandshakeError(f"what answers at {authority} is not a WebSocket server: {error}") from error
+        raise no_websocket_server(authority, error) from error
     assert isinstance(websocket, _ClientConnection)
     return AsyncioWebSocket(websocket, authority, max_message_size, keepalive)
 
@@ -146,7 +148,8 @@ class AsyncioWebSocket(Transport):
 
     async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
         try:
-            await self._websocket.close(code, reason.encode()[:REASON_LIMIT].decode(errors="ignore"))
+            with anyio.move_on_after(CLOSE_TIMEOUT):  # the library bounds the wait for an answer, not the writing
+                await self._websocket.close(code, reason.encode()[:REASON_LIMIT].decode(errors="ignore"))
         finally:
             self.abort()
 

@@ -4,12 +4,14 @@ To add a WebSocket library, write one more module with a `Transport` in it; noth
 """
 
 from abc import ABC, abstractmethod
+from ipaddress import IPv6Address
 
 import anyio
 
 from ..errors import (
     ConnectionClosed,
     ConnectionLost,
+    HandshakeError,
     MessageTooLarge,
     ProtocolError,
     RayforceValueError,
@@ -121,6 +123,11 @@ def authority_of(host: str, port: int | None) -> str:
     return bracketed if port is None else f"{bracketed}:{port}"
 
 
+def no_websocket_server(authority: str, reason: object) -> HandshakeError:
+    """Return the error for a peer that did not shake hands as a WebSocket server does."""
+    return HandshakeError(f"what answers at {authority} is not a WebSocket server: {reason}")
+
+
 def why(error: Exception) -> str:
     """Return what the system said; trio wraps it, or sums it up, and keeps it as the cause."""
     cause = error.__cause__
@@ -165,7 +172,18 @@ async def end(transport: Transport, error: RayforceWSError) -> None:
 def check_port(port: int, *, lowest: int) -> None:
     """Raise `RayforceValueError` if `port` is no port number from `lowest` to 65535."""
     if type(port) is not int or not lowest <= port <= 65535:
-        raise RayforceValueError(f"Invalid port: {port!r}. Must be between {lowest} and 65535")
+        raise RayforceValueError(f"Invalid port: {port!r}. Must be an int between {lowest} and 65535")
+
+
+def check_host(host: object) -> None:
+    """Raise `RayforceValueError` if `host` is neither a host name nor an IP address."""
+    if not isinstance(host, str) or not host or any(c in "/?#@[]" or c <= " " or c == "\x7f" for c in host):
+        raise RayforceValueError(f"Invalid host: {host!r}. Must be a host name or an IP address, without brackets")
+    if ":" in host:
+        try:
+            IPv6Address(host)
+        except ValueError:
+            raise RayforceValueError(f"Invalid host: {host!r}. The port is an argument of its own") from None
 
 
 def check_size(max_message_size: int) -> None:

@@ -29,7 +29,7 @@ class KeepAlive:
 
     def __post_init__(self) -> None:
         for name, seconds in (("ping_interval", self.interval), ("ping_timeout", self.timeout)):
-            if seconds is not None and not seconds > 0:
+            if seconds is not None and (type(seconds) not in (int, float) or not seconds > 0):
                 raise RayforceValueError(f"Invalid {name}: {seconds!r}. Must be a number of seconds above 0, or None")
 
     async def run(

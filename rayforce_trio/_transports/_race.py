@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import anyio
+import trio
 
 from ..errors import RayforceWSError
 
@@ -16,6 +17,7 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
     """
     errors: list[Exception] = []
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the caller's own task; here it would come back in a group
     async def run(function: Callable[[], Awaitable[None]]) -> None:
         try:
             await function()
@@ -23,9 +25,10 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
             errors.append(error)
         task_group.cancel_scope.cancel()
 
-    async with anyio.create_task_group() as task_group:
-        for function in functions:
-            task_group.start_soon(run, function)
+    with ungrouped():
+        async with anyio.create_task_group() as task_group:
+            for function in functions:
+                task_group.start_soon(run, function)
     if errors:
         try:
             raise next((error for error in errors if not isinstance(error, RayforceWSError)), errors[0])
@@ -37,15 +40,21 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
 def ungrouped() -> Iterator[None]:
     """Around a nursery: raise the one exception it ended with, not a group of it.
 
-    A cancellation stays a cancellation. Of several exceptions the first is raised.
+    Of several exceptions the first is raised. A cancellation wins over errors of the network, which are its
+    consequence; together with any other exception it stays a group, so that neither is lost.
     """
     try:
         yield
     except BaseExceptionGroup as group:
         cancelled, failed = group.split(anyio.get_cancelled_exc_class())
-        if cancelled is not None or failed is None:
-            raise (cancelled or group) from None
-        raise _first(failed) from None
+        if failed is None:
+            raise
+        error = _first(failed)
+        if cancelled is None:
+            raise error from error.__cause__
+        if failed.split(RayforceWSError)[1] is not None:
+            raise
+        raise cancelled from None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

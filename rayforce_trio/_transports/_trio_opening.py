@@ -17,7 +17,7 @@ import wsproto.utilities
 from wsproto.connection import ConnectionType
 
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._base import READ_SIZE, authority_of, why
+from ._base import READ_SIZE, authority_of, no_websocket_server, why
 from ._head_stream import HeadStream, HeadTooLong
 from ._keepalive import KeepAlive
 from ._race import ungrouped
@@ -75,7 +75,7 @@ async def connect(
     authority = authority_of(host, port)
     try:
         stream = await trio.open_tcp_stream(host, port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConnectError(f"could not connect to {authority}: {why(error)}") from error
     try:
         return await _upgrade_client(stream, authority, subprotocols, max_message_size, keepalive)
@@ -108,12 +108,12 @@ async def _upgrade_client(
 
     try:
         await _borrow_trio_websocket(shake_hands)
-    except HeadTooLong as error:
-        raise HandshakeError(str(error)) from None
     except trio_websocket.ConnectionRejected as error:
+        if error.status_code < 300:
+            raise no_websocket_server(authority, f"HTTP status {error.status_code}") from None
         raise ConnectionRejected(error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
-    except _HANDSHAKE_ERRORS as error:
-        raise HandshakeError(f"what answers at {authority} is not a WebSocket server: {error}") from error
+    except (HandshakeError, *_HANDSHAKE_ERRORS) as error:
+        raise no_websocket_server(authority, error) from error
     return TrioWebSocket(
         stream,
         ConnectionType.CLIENT,

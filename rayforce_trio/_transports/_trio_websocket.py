@@ -4,6 +4,7 @@ It starts no task of its own: whoever owns the connection reads, writes and runs
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -62,6 +63,7 @@ class TrioWebSocket(Transport):
         self._size = 0
         self._fragments = 0
         self._receiving = False
+        self._parser_failed = False  # it keeps what it is fed from then on, and says nothing
         # Outgoing
         self._write_lock = trio.Lock()
         self._cut = False  # a frame was begun and not finished: nothing can follow it
@@ -70,13 +72,16 @@ class TrioWebSocket(Transport):
         # The end
         self._end: RayforceWSError | None = None
         self._ended = trio.Event()
+        self._drained = False  # `aclose` is reading, and nobody else may
 
     # Receiving
 
     async def receive(self) -> bytes | str:
-        await trio.lowlevel.checkpoint()
+        if self._drained:
+            await self._ended.wait()
         self._receiving = True
         try:
+            await trio.lowlevel.checkpoint()
             while True:
                 for event in self._frames.events():
                     message = self._take(event)
@@ -98,7 +103,8 @@ class TrioWebSocket(Transport):
         if not data:
             raise self._lost("the peer went away without closing the connection")
         self._last_sign_of_life = trio.current_time()
-        self._frames.receive_data(bytes(data))
+        if not self._parser_failed:
+            self._frames.receive_data(bytes(data))
 
     def _take(self, event: Event) -> bytes | str | None:
         """Handle one event of the frame parser; returns the message that it completes."""
@@ -110,6 +116,7 @@ class TrioWebSocket(Transport):
                 self._pong_due.set()
             case CloseConnection(code=code, reason=reason):
                 if self._frames.state is ConnectionState.OPEN:  # the parser's verdict, not a frame of the peer's
+                    self._parser_failed = True
                     if code == MESSAGE_TOO_BIG:
                         raise too_large(self.max_message_size)
                     raise ProtocolError(f"the peer broke the WebSocket protocol: {reason}", int(code))
@@ -179,7 +186,8 @@ class TrioWebSocket(Transport):
         await trio.lowlevel.checkpoint_if_cancelled()  # up to here, nothing was begun
         self._cut = True
         for start in range(0, len(view), READ_SIZE):
-            with trio.move_on_after(WRITE_STALL_TIMEOUT) as patience:
+            # A server need not wait for a peer that reads nothing; a client does, since the server may be evaluating.
+            with trio.move_on_after(math.inf if self._frames.client else WRITE_STALL_TIMEOUT) as patience:
                 try:
                     await self._stream.send_all(view[start : start + READ_SIZE])
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -220,8 +228,12 @@ class TrioWebSocket(Transport):
                 return  # nothing can follow a frame that was begun; the peer would not understand
             if self._frames.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
                 await self._write_bytes(self._frames.send(CloseConnection(code, reason)))
+            if self._parser_failed:  # the peer's answer would not be understood; its hanging up will
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.send_eof()
         if self._receiving:
             await self._ended.wait()  # whoever receives sees the peer's answer
+        self._drained = True
         while self._end is None:
             for event in self._frames.events():
                 if isinstance(event, CloseConnection):

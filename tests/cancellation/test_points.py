@@ -168,7 +168,7 @@ async def test_a_large_reply_cancelled_half_way_leaves_the_connection_in_step(ou
 async def test_a_frozen_server_delays_neither_cancellation_nor_the_end_of_the_scope(
     our_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayforce_trio._client.GOODBYE_TIMEOUT", 0.2)
+    monkeypatch.setattr("rayforce_trio._transports._base.GOODBYE_TIMEOUT", 0.2)
     async with proxy(our_port) as between:
         with anyio.fail_after(2.5):
             with anyio.CancelScope() as scope:

@@ -7,7 +7,7 @@ from rayforce_trio._protocol import CANCELLED, Failure, Reply, Result, string_fr
 
 
 class GateEngine(Engine):
-    """Evaluates nothing: every request waits until it is released or cancelled.
+    """Evaluates nothing: every request waits until it is released or, if it is stoppable, cancelled.
 
     Attributes:
         begun: the frames of requests and posts that began, in order.
@@ -15,7 +15,8 @@ class GateEngine(Engine):
         sessions: how many sessions are open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, stoppable: bool = True) -> None:
+        self.stoppable = stoppable
         self.begun: list[bytes] = []
         self.cancels = 0
         self.sessions = 0
@@ -76,7 +77,7 @@ class _GateSession(Session):
     def cancel(self) -> None:
         self._engine.cancels += 1
         self._engine.change()
-        if self._scope is not None:
+        if self._scope is not None and self._engine.stoppable:
             self._scope.cancel()
 
     async def aclose(self) -> None:

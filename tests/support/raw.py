@@ -224,9 +224,9 @@ async def accept_raw(peer: RawPeer, *, hello: bytes | None = frame(HELLO_REPLY, 
 
 
 @asynccontextmanager
-async def raw_server(script: Callable[[RawPeer], Awaitable[None]]) -> AsyncIterator[int]:
+async def raw_server(script: Callable[[RawPeer], Awaitable[None]], host: str = "127.0.0.1") -> AsyncIterator[int]:
     """Listen, and play `script` with every client in turn; yields the port. Ends with the block, script or not."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.setblocking(False)
 
         async def serve() -> None:
