@@ -88,7 +88,9 @@ class WSClient:
         """Where this client connects to, as in its repr."""
 
     def connect(self, nursery: Nursery | None = None) -> "PendingConnection":
-        """Connect to the server, within 5 seconds. Await the result, or enter it with `async with`.
+        """Connect to the server, within 5 seconds. Await what this returns, or enter it with `async with`.
+
+        It is no coroutine, and each use of it makes a connection of its own.
 
         - `async with client.connect() as connection:` The connection's tasks live in the block. The form to prefer.
         - `connection = await client.connect(nursery)` They live in a nursery (trio) or task group (anyio) of yours.
@@ -214,8 +216,8 @@ class WSClientConnection:
         """Evaluate a query on the server and return its value.
 
         A checkpoint. If cancelled, the call ends at once, and the connection stays usable: a query that was not sent
-        yet never is; one that was is cancelled on the server, where it does not start any more or, if the engine can,
-        is stopped; its reply is discarded. Cancelling does not undo what the query did before it stopped.
+        yet never is; one that was is cancelled on the server, where it does not start any more, and its reply is
+        discarded. An evaluation that began runs to its end there, without this call waiting for it.
 
         Args:
             query: a str, String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query.

@@ -83,11 +83,16 @@ class ConnectError(RayforceWSError):
 
 
 class HandshakeError(ConnectError):
-    """The peer is there, but the opening handshake failed or did not end within its time."""
+    """The peer is there, but the opening handshake failed or did not end within its time.
+
+    An HTTP status below 300, where 101 was due, is such a failure.
+    """
 
 
 class ConnectionRejected(ConnectError):
-    """The server answered the opening handshake with an HTTP status other than 101.
+    """The server refused the opening handshake, with an HTTP status of 300 or above.
+
+    `str` shows the first line of the body, at most 200 characters.
 
     Attributes:
         status: the HTTP status.

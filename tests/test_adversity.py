@@ -913,8 +913,9 @@ async def test_an_http_status_is_reported_with_its_body(status: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_server_of_another_kind_is_no_refusal() -> None:
-    answer = response("HTTP/1.1 200 OK", {"Content-Length": "6"}, b"a page")
+@pytest.mark.parametrize("headers", [{"Content-Length": "6"}, {"Connection": "close"}], ids=["sized", "until the end"])
+async def test_a_server_of_another_kind_is_no_refusal(headers: dict[str, str | None]) -> None:
+    answer = response("HTTP/1.1 200 OK", headers, b"a page")
     error = await fail_to_connect(partial(take_request_and_say, answer))
     assert type(error) is HandshakeError
     assert str(error).endswith(" is not a WebSocket server: HTTP status 200")

@@ -6,6 +6,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,8 +36,12 @@ class Block:
     output: str | None = None
 
     @property
-    def serves_forever(self) -> bool:
+    def serves_until_signalled(self) -> bool:
         return ".run)" in self.code
+
+    @property
+    def serves_until_interrupted(self) -> bool:
+        return "sleep_forever" in self.code
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -63,6 +69,14 @@ def blocks(page: Path) -> list[Block]:
 
 ALL = [block for page in PAGES for block in blocks(page)]
 PYTHON = [block for block in ALL if block.language == "python"]
+PROGRAMS = [block for block in PYTHON if block.serves_until_signalled]
+BLOCKING = [block for block in PYTHON if block.serves_until_interrupted]
+ENDING = [block for block in PYTHON if block not in PROGRAMS + BLOCKING]
+SERVER_OF = {block.page: block for block in PROGRAMS if ".save(" in block.code}  # the page's clients need its data
+PROGRAMS = [block for block in PYTHON if block.serves_until_signalled]
+BLOCKING = [block for block in PYTHON if block.serves_until_interrupted]
+ENDING = [block for block in PYTHON if block not in PROGRAMS + BLOCKING]
+SERVER_OF = {block.page: block for block in PROGRAMS if ".save(" in block.code}  # the page's clients need its data
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -98,25 +112,65 @@ def test_block_is_python_or_of_a_language_that_is_not_run(block: Block) -> None:
     assert block.language == "python" or block.language in NOT_RUN
 
 
-@pytest.mark.parametrize("block", [block for block in PYTHON if not block.serves_forever], ids=str)
-def test_block_runs_and_prints_what_the_page_says(block: Block, request: pytest.FixtureRequest) -> None:
-    port = request.getfixturevalue("our_port") if PORT in block.code else 0
+def port_told_by(child: "subprocess.Popen[str]", text: str) -> int:
+    """Return the port in the first line a child prints; there is nothing but `text` before its URL."""
+    assert child.stdout is not None
+    told = re.fullmatch(re.escape(text) + r"ws://127\.0\.0\.1:(\d+)\n", child.stdout.readline())
+    assert told is not None
+    return int(told[1])
+
+
+@contextmanager
+def served_by(block: Block) -> Iterator[int]:
+    """Run a block that serves, and yield its port; then interrupt it, and it must end well."""
+    child = start_block(block, port=0)
+    try:
+        yield port_told_by(child, "Rayforce WebSocket served on ")
+        child.send_signal(signal.SIGINT)
+    except BaseException:
+        child.kill()
+        child.communicate()
+        raise
+    assert output_of(child) == "\nRayforce WebSocket Server stopped.\n"
+
+
+@pytest.fixture
+def port(block: Block, request: pytest.FixtureRequest) -> Iterator[int]:
+    """The port of the server that a block needs: its page's, if that has one with data, else any."""
+    if PORT not in block.code:
+        yield 0
+    elif block.page in SERVER_OF:
+        with served_by(SERVER_OF[block.page]) as of_page:
+            yield of_page
+    else:
+        yield request.getfixturevalue("our_port")
+
+
+@pytest.mark.parametrize("block", ENDING, ids=str)
+def test_block_runs_and_prints_what_the_page_says(block: Block, port: int) -> None:
     printed = output_of(start_block(block, port))
     if block.output is not None:
         assert printed == block.output
 
 
-@pytest.mark.parametrize("block", [block for block in PYTHON if block.serves_forever], ids=str)
+@pytest.mark.parametrize("block", PROGRAMS, ids=str)
 def test_block_that_serves_ends_well_when_interrupted(block: Block) -> None:
-    child = start_block(block, port=0)
-    assert child.stdout is not None
-    try:
-        assert re.fullmatch(r"Rayforce WebSocket served on ws://127\.0\.0\.1:\d+\n", child.stdout.readline())
-        child.send_signal(signal.SIGINT)
-    except BaseException:
-        child.kill()
-        raise
-    assert output_of(child) == "\nRayforce WebSocket Server stopped.\n"
+    with served_by(block):
+        pass
+
+
+@pytest.mark.parametrize("block", BLOCKING, ids=str)
+def test_block_that_sleeps_serves_until_a_keyboard_interrupt(block: Block) -> None:
+    with start_block(block, port=0) as child:
+        try:
+            port_told_by(child, "")
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=BOUND)
+        finally:
+            child.kill()
+    assert child.returncode == -signal.SIGINT
+    assert out == ""
+    assert err.endswith("\nKeyboardInterrupt\n")
 
 
 def test_quickstart_prints_what_it_asked_and_got() -> None:

@@ -1,5 +1,6 @@
 """One connection of the server: read, evaluate, write, each in a task of its own."""
 
+import copy
 import logging
 
 import trio
@@ -50,7 +51,7 @@ async def greet(transport: Transport) -> None:
 
 
 class WSServerConnection:
-    """A client of the server; made by `WSServer` for every one that connects.
+    """A client of the server; made by `WSServer` for every one that connects, and used by it alone.
 
     Attributes:
         id: counts the server's connections, from 1; log records carry it.
@@ -114,7 +115,7 @@ class WSServerConnection:
         try:
             await race(self._read, self._write, self._transport.run, self._close_when_asked, self._watch_engine)
         except RayforceWSError as error:
-            return error
+            return copy.copy(error)  # without its traceback, whose frames would hold it, and the message they were at
         return None
 
     async def _read(self) -> None:

@@ -42,7 +42,7 @@ class WSServer:
     Args:
         port: 1-65535, or 0 for a free one, which `port` tells once the server listens.
         host: the name or address to listen on; the default is every IPv4 address of the machine.
-        engine: what evaluates the queries; by default the engine in this process.
+        engine: what evaluates the queries; only the default, `InProcessEngine()`, is supported so far.
         allow_unauthenticated: let in clients that are not on this machine. Whoever can connect can run any code in the
             server, so by default only clients on the loopback interface are let in, whatever `host` is.
         allowed_origins: origins (`https://example.org`) whose browser pages may connect; the server's own always may.
@@ -72,6 +72,8 @@ class WSServer:
             raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an instance such as InProcessEngine()")
         check_size(max_message_size)
         self.host = host
+        """The name or address to listen on, as it was given."""
+        """The name or address to listen on, as it was given."""
         self._asked_port = port
         self._bound_port: int | None = None
         self._engine = engine if engine is not None else InProcessEngine()
@@ -92,7 +94,7 @@ class WSServer:
 
     @property
     def url(self) -> str:
-        """The address the server listens on, as `ws://host` with the port."""
+        """The URL the server listens at: `ws://`, the host and the port."""
         return f"ws://{authority_of(self.host, self.port)}"
 
     def __repr__(self) -> str:

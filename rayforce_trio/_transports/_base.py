@@ -37,7 +37,7 @@ GOODBYE_TIMEOUT = 2.0
 """How long a connection whose scope was cancelled may take to tell its peer, in seconds."""
 
 WRITE_STALL_TIMEOUT = 30.0
-"""A peer that takes not one piece of READ_SIZE bytes in so many seconds is given up; on trio, so by the server."""
+"""A peer that takes not one piece of READ_SIZE bytes in so many seconds is given up by a server."""
 
 REASON_LIMIT = 123
 """The longest reason a close frame can carry, in bytes of UTF-8: RFC 6455, section 5.5."""

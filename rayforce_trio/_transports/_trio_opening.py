@@ -109,9 +109,9 @@ async def _upgrade_client(
     try:
         await _borrow_trio_websocket(shake_hands)
     except trio_websocket.ConnectionRejected as error:
-        if error.status_code < 300:
-            raise no_websocket_server(authority, f"HTTP status {error.status_code}") from None
-        raise ConnectionRejected(error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
+        raise _refused(authority, error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
+    except ConnectionRejected as error:
+        raise _refused(authority, error.status, error.body) from None
     except (HandshakeError, *_HANDSHAKE_ERRORS) as error:
         raise no_websocket_server(authority, error) from error
     return TrioWebSocket(
@@ -122,6 +122,12 @@ async def _upgrade_client(
         authority,
         max_message_size,
         keepalive,
+    )
+
+
+def _refused(authority: str, status: int, body: str) -> ConnectError:
+    return (
+        ConnectionRejected(status, body) if status >= 300 else no_websocket_server(authority, f"HTTP status {status}")
     )
 
 

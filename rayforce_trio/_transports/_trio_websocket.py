@@ -99,7 +99,7 @@ class TrioWebSocket(Transport):
         try:
             data = await self._stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise self._lost(f"the connection broke: {why(error)}") from None
+            raise self._broken(error) from None
         if not data:
             raise self._lost("the peer went away without closing the connection")
         self._last_sign_of_life = trio.current_time()
@@ -191,7 +191,7 @@ class TrioWebSocket(Transport):
                 try:
                     await self._stream.send_all(view[start : start + READ_SIZE])
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    raise self._lost(f"the connection broke: {why(error)}") from None
+                    raise self._broken(error) from None
             if patience.cancelled_caught:
                 raise self._lost(f"the peer took nothing for {WRITE_STALL_TIMEOUT:g} seconds")
             if start:  # a large message makes its way; a small one only fills buffers, whether or not the peer lives
@@ -202,6 +202,13 @@ class TrioWebSocket(Transport):
 
     def _lost(self, why: str) -> RayforceWSError:
         return self._finish(ConnectionLost(why))
+
+    def _broken(self, error: Exception) -> RayforceWSError:
+        reason = why(error)
+        if error.__cause__ is not None:
+            # On Python 3.12 its frames hold it, and those of this module with the message they were at, in a cycle.
+            error.__cause__.__traceback__ = None
+        return self._lost(f"the connection broke: {reason}")
 
     def _finish(self, end: RayforceWSError) -> RayforceWSError:
         """Record how the connection ended, and return it to be raised; the first account of it stands.
