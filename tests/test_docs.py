@@ -73,10 +73,6 @@ PROGRAMS = [block for block in PYTHON if block.serves_until_signalled]
 BLOCKING = [block for block in PYTHON if block.serves_until_interrupted]
 ENDING = [block for block in PYTHON if block not in PROGRAMS + BLOCKING]
 SERVER_OF = {block.page: block for block in PROGRAMS if ".save(" in block.code}  # the page's clients need its data
-PROGRAMS = [block for block in PYTHON if block.serves_until_signalled]
-BLOCKING = [block for block in PYTHON if block.serves_until_interrupted]
-ENDING = [block for block in PYTHON if block not in PROGRAMS + BLOCKING]
-SERVER_OF = {block.page: block for block in PROGRAMS if ".save(" in block.code}  # the page's clients need its data
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":

@@ -73,7 +73,6 @@ class WSServer:
         check_size(max_message_size)
         self.host = host
         """The name or address to listen on, as it was given."""
-        """The name or address to listen on, as it was given."""
         self._asked_port = port
         self._bound_port: int | None = None
         self._engine = engine if engine is not None else InProcessEngine()
