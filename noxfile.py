@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -14,19 +15,23 @@ nox.options.sessions = ["tests", "lint", "types", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = nox.project.python_versions(PYPROJECT)
-INSTALLED = [version for version in SUPPORTED if shutil.which(f"python{version}")]
+INSTALLED = [version for version in SUPPORTED if shutil.which(f"python{version}")] or [sys.executable]
 
 
 def lowest(requirements: list[str]) -> list[str]:
-    """Return each `name>=version` pinned to that version."""
-    return [f"{(r := Requirement(text)).name}=={next(iter(r.specifier)).version}" for text in requirements]
+    """Return each requirement pinned to the lower bound it has."""
+    pins = []
+    for requirement in map(Requirement, requirements):
+        bound = next(specifier for specifier in requirement.specifier if specifier.operator == ">=")
+        pins.append(f"{requirement.name}=={bound.version}")
+    return pins
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
     session.run("python", "-m", "pytest", *arguments, *session.posargs)
 
 
-@nox.session(python=INSTALLED or SUPPORTED)
+@nox.session(python=INSTALLED)
 def tests(session: nox.Session) -> None:
     """The test suite, on every supported Python that is installed."""
     session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "test"))
