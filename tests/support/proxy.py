@@ -81,7 +81,8 @@ class Proxy:
         """Reset the clients' connections."""
         for client in set(self._clients):
             raw = client.extra(SocketAttribute.raw_socket)
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with suppress(OSError):  # it may be closed already
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await anyio.aclose_forcefully(client)
 
     async def handle(self, client: SocketStream, target: int) -> None:

@@ -1,8 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from support.transport_contract import CHECKS, Check, check_transport
 
+from rayforce_trio._transports import Transport
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 from rayforce_trio.errors import ConnectionClosed, ConnectionLost, MessageTooLarge
 
@@ -19,13 +22,21 @@ def pair() -> Iterator[Pair]:
         end.abort()
 
 
-async def test_messages_arrive_whole_and_in_order_both_ways(pair: Pair) -> None:
-    one, other = pair
-    messages: list[bytes | str] = [b"a", "text", b"", b"x" * 100_000]
-    for sender, receiver in ((one, other), (other, one)):
-        for message in messages:
-            await sender.send(message)
-        assert [await receiver.receive() for _ in messages] == messages
+@asynccontextmanager
+async def limited_pair(max_message_size: int) -> AsyncIterator[tuple[Transport, Transport]]:
+    ends = memory_pair()
+    for end in ends:
+        end.max_message_size = max_message_size
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            end.abort()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_it_keeps_the_contract_of_transports(check: Check) -> None:
+    await check_transport(check, limited_pair)
 
 
 async def test_it_records_what_was_sent(pair: Pair) -> None:
@@ -40,29 +51,6 @@ def test_the_subprotocol_is_known_at_both_ends(pair: Pair) -> None:
     assert [end.subprotocol for end in pair] == ["rayforce.v1"] * 2
 
 
-async def test_a_cancelled_receive_loses_nothing(pair: Pair) -> None:
-    one, other = pair
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await other.receive()
-    assert scope.cancelled_caught
-    await one.send(b"kept")
-    assert await other.receive() == b"kept"
-
-
-async def test_closing_tells_the_other_end_code_and_reason_after_what_was_sent(pair: Pair) -> None:
-    one, other = pair
-    await one.send(b"last")
-    await one.aclose(1002, "nonsense")
-    assert await other.receive() == b"last"
-    for _ in range(2):  # and so it stays
-        with pytest.raises(ConnectionClosed, match="code 1002: nonsense") as caught:
-            await other.receive()
-        assert caught.value.by_peer
-    with pytest.raises(ConnectionClosed, match="code 1002"):
-        await other.send(b"late")
-
-
 async def test_the_end_that_closed_can_neither_send_nor_receive(pair: Pair) -> None:
     one, _ = pair
     await one.aclose()
@@ -73,16 +61,6 @@ async def test_the_end_that_closed_can_neither_send_nor_receive(pair: Pair) -> N
     assert one.sent == []
 
 
-async def test_closing_twice_and_aborting_after_it_do_nothing(pair: Pair) -> None:
-    one, other = pair
-    await one.aclose(1001)
-    await one.aclose(1002)
-    one.abort()
-    one.abort()
-    with pytest.raises(ConnectionClosed, match="code 1001"):
-        await other.receive()
-
-
 async def test_an_abort_says_nothing_to_the_other_end(pair: Pair) -> None:
     one, other = pair
     one.abort()
@@ -90,20 +68,6 @@ async def test_an_abort_says_nothing_to_the_other_end(pair: Pair) -> None:
         await other.receive()
     with pytest.raises(ConnectionLost, match="the other end is gone"):
         await other.send(b"late")
-
-
-async def test_a_close_ends_a_receive_under_way(pair: Pair) -> None:
-    one, other = pair
-
-    async def receive() -> None:
-        with pytest.raises(ConnectionClosed, match="code 1000"):
-            await other.receive()
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as task_group:
-            task_group.start_soon(receive)
-            await anyio.wait_all_tasks_blocked()
-            await one.aclose()
 
 
 async def test_a_message_longer_than_the_limit_is_refused(pair: Pair) -> None:
