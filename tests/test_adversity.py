@@ -264,7 +264,7 @@ async def test_a_request_that_makes_no_sense_is_answered_and_then_closed(request
 
 @pytest.mark.trio
 @refused_requests
-async def test_a_request_that_makes_no_sense_and_then_a_reset(request_: bytes, statuses: set[int]) -> None:  # noqa: ARG001
+async def test_a_request_that_makes_no_sense_and_then_a_reset(request_: bytes, statuses: set[int]) -> None:
     async with besieged() as siege:
         for _ in range(10):
             peer = siege.connect()

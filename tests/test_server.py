@@ -281,12 +281,12 @@ async def test_cancelling_the_block_cancels_nothing_else() -> None:
         assert scope.cancelled_caught
 
 
-async def by_cancelling(server: WSServer, nursery: trio.Nursery) -> None:  # noqa: ARG001
+async def by_cancelling(server: WSServer, nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
     await trio.lowlevel.checkpoint_if_cancelled()
 
 
-async def by_stopping(server: WSServer, nursery: trio.Nursery) -> None:  # noqa: ARG001
+async def by_stopping(server: WSServer, nursery: trio.Nursery) -> None:
     await server.stop()
 
 

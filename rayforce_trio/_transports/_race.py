@@ -37,11 +37,11 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
 
 
 @contextmanager
-def ungrouped() -> Iterator[None]:
+def ungrouped(*minor: type[Exception]) -> Iterator[None]:
     """Around a nursery: raise the one exception it ended with, not a group of it.
 
-    Of several exceptions the first is raised. A cancellation wins over errors of the network, which are its
-    consequence; together with any other exception it stays a group, so that neither is lost.
+    Of several exceptions the first is raised. A cancellation wins over errors of the network, and those of the classes
+    `minor`; together with any other exception it stays a group, so that neither is lost.
     """
     try:
         yield
@@ -52,7 +52,7 @@ def ungrouped() -> Iterator[None]:
         error = _first(failed)
         if cancelled is None:
             raise error from error.__cause__
-        if failed.split(RayforceWSError)[1] is not None:
+        if failed.split((RayforceWSError, *minor))[1] is not None:
             raise
         raise cancelled from None
 

@@ -219,7 +219,7 @@ def _unambiguous(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
 
 async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable[None]]) -> None:
     """Run a handshake in a nursery for trio-websocket's reader task, and end that task; raises single exceptions."""
-    with ungrouped():
+    with ungrouped(*_HANDSHAKE_ERRORS):
         async with trio.open_nursery() as nursery:
             await shake_hands(nursery)
             nursery.cancel_scope.cancel()

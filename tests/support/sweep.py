@@ -8,6 +8,7 @@ every point at which cancellation can strike.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -79,7 +80,7 @@ class CancelAtSuspension:
     def __await__(self) -> Generator[Any, Any, Any]:
         task = asyncio.current_task()
         assert task is not None
-        resume: Callable[[], Any] = lambda: self._call.send(None)  # noqa: E731 - a variable, set anew below
+        resume: Callable[[], Any] = partial(self._call.send, None)
         for suspension in count(1):
             try:
                 waiting_for = resume()
@@ -91,14 +92,10 @@ class CancelAtSuspension:
             try:
                 yield waiting_for
             except BaseException as error:  # noqa: BLE001 - handed to the coroutine, like everything
-                resume = _thrower(self._call, error)
+                resume = partial(self._call.throw, error)
             else:
-                resume = lambda: self._call.send(None)  # noqa: E731
+                resume = partial(self._call.send, None)
         raise AssertionError("unreachable")
-
-
-def _thrower(call: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
-    return lambda: call.throw(error)
 
 
 async def swept(run: Callable[[int], Awaitable[bool]], *, at_most: int = 2000) -> int:

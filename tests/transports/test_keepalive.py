@@ -51,7 +51,7 @@ class Watched:
 
 
 @pytest.mark.trio
-async def test_a_silent_peer_is_pinged_after_60_seconds_and_lost_30_later(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_a_silent_peer_is_pinged_after_60_seconds_and_lost_30_later(autojump_clock: MockClock) -> None:
     """And one more, in which a loop that was blocked could catch up."""
     peer = Watched()
     with pytest.raises(ConnectionLost, match="the peer fell silent: no answer to a ping for 30 seconds"):
@@ -61,21 +61,21 @@ async def test_a_silent_peer_is_pinged_after_60_seconds_and_lost_30_later(autoju
 
 
 @pytest.mark.trio
-async def test_a_peer_that_answers_is_pinged_60_seconds_later_again(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_a_peer_that_answers_is_pinged_60_seconds_later_again(autojump_clock: MockClock) -> None:
     peer = Watched()
     await peer.run_until(200, 65, 130)
     assert peer.pings == [60, 125, 190]
 
 
 @pytest.mark.trio
-async def test_a_peer_that_is_heard_often_is_not_pinged(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_a_peer_that_is_heard_often_is_not_pinged(autojump_clock: MockClock) -> None:
     peer = Watched()
     await peer.run_until(1000, *range(0, 1000, 59))
     assert peer.pings == []
 
 
 @pytest.mark.trio
-async def test_the_silence_counts_from_the_last_sign_of_life(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_the_silence_counts_from_the_last_sign_of_life(autojump_clock: MockClock) -> None:
     peer = Watched()
     await peer.run_until(110, 50)
     assert peer.pings == []
@@ -84,28 +84,28 @@ async def test_the_silence_counts_from_the_last_sign_of_life(autojump_clock: Moc
 
 
 @pytest.mark.trio
-async def test_without_an_interval_nobody_is_pinged(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_without_an_interval_nobody_is_pinged(autojump_clock: MockClock) -> None:
     peer = Watched(interval=None)
     await peer.run_until(10_000)
     assert peer.pings == []
 
 
 @pytest.mark.trio
-async def test_without_a_timeout_nobody_is_lost(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_without_a_timeout_nobody_is_lost(autojump_clock: MockClock) -> None:
     peer = Watched(timeout=None)
     await peer.run_until(250)
     assert peer.pings == [60, 120, 180, 240]
 
 
 @pytest.mark.trio
-async def test_a_ping_that_cannot_leave_is_silence(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_a_ping_that_cannot_leave_is_silence(autojump_clock: MockClock) -> None:
     with pytest.raises(ConnectionLost, match="fell silent"):
         await Watched().run(trio.sleep_forever)
     assert trio.current_time() == 91
 
 
 @pytest.mark.trio
-async def test_a_message_that_makes_its_way_is_life_though_the_ping_cannot_leave(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_a_message_that_makes_its_way_is_life_though_the_ping_cannot_leave(autojump_clock: MockClock) -> None:
     peer = Watched()
     with trio.move_on_at(1000) as scope:
         async with trio.open_nursery() as nursery:
@@ -134,7 +134,7 @@ async def test_a_blocked_loop_is_not_held_against_the_peer(autojump_clock: MockC
 
 
 @pytest.mark.trio
-async def test_a_peer_that_is_not_listened_to_is_pinged_and_not_lost(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_a_peer_that_is_not_listened_to_is_pinged_and_not_lost(autojump_clock: MockClock) -> None:
     peer = Watched()
     peer.listening = False
     await peer.run_until(250)
@@ -142,7 +142,7 @@ async def test_a_peer_that_is_not_listened_to_is_pinged_and_not_lost(autojump_cl
 
 
 @pytest.mark.trio
-async def test_a_ping_that_fails_ends_the_watch(autojump_clock: MockClock) -> None:  # noqa: ARG001 - found among the arguments
+async def test_a_ping_that_fails_ends_the_watch(autojump_clock: MockClock) -> None:
     async def fail() -> None:
         raise ConnectionLost("broken")
 
