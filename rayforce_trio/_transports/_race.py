@@ -52,9 +52,16 @@ def ungrouped(*minor: type[Exception]) -> Iterator[None]:
         error = _first(failed)
         if cancelled is None:
             raise error from error.__cause__
-        if failed.split((RayforceWSError, *minor))[1] is not None:
+        if not _all_of(failed, (RayforceWSError, *minor)):
             raise
         raise cancelled from None
+
+
+def _all_of(group: BaseExceptionGroup[BaseException], classes: tuple[type[Exception], ...]) -> bool:
+    return all(
+        _all_of(error, classes) if isinstance(error, BaseExceptionGroup) else isinstance(error, classes)
+        for error in group.exceptions
+    )
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
