@@ -11,6 +11,7 @@ from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed as WebsocketsClosed
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import CloseCode
+from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from ..errors import (
@@ -25,17 +26,20 @@ from ._base import (
     CLOSE_TIMEOUT,
     FRAGMENT_SIZE,
     NORMAL_CLOSURE,
-    REASON_LIMIT,
     TEXT_LIMIT,
     Transport,
     authority_of,
     closed_by_peer,
     closed_by_us,
     no_websocket_server,
+    shortened,
     text_too_large,
     too_large,
 )
 from ._keepalive import KeepAlive
+
+# While a message comes in fragments, websockets counts a control frame between them as part of it.
+_CONTROL_FRAME = 125
 
 
 async def connect(
@@ -58,7 +62,7 @@ async def connect(
             open_timeout=None,
             ping_interval=None,  # its pings know nothing of large messages under way; ours do
             close_timeout=CLOSE_TIMEOUT,
-            max_size=max_message_size,
+            max_size=max_message_size + _CONTROL_FRAME,
             create_connection=_ClientConnection,
         )
     except (OSError, UnicodeError) as error:
@@ -117,6 +121,7 @@ class AsyncioWebSocket(Transport):
         self.max_message_size = max_message_size
         self._websocket = websocket
         self._keepalive = keepalive
+        self._closed_by_us = False
 
     async def receive(self) -> bytes | str:
         await anyio.lowlevel.checkpoint()  # recv is none while messages wait
@@ -126,9 +131,12 @@ class AsyncioWebSocket(Transport):
             raise self._ended(error) from None
         if isinstance(message, str) and len(message) > TEXT_LIMIT:
             raise text_too_large()
+        if len(message) > self.max_message_size:
+            raise too_large(self.max_message_size)
         return message
 
     async def send(self, message: bytes | str) -> None:
+        await anyio.lowlevel.checkpoint()  # the library's send is none while the network takes everything
         try:
             if isinstance(message, str) or len(message) <= FRAGMENT_SIZE:
                 await self._websocket.send(message)
@@ -147,9 +155,11 @@ class AsyncioWebSocket(Transport):
             raise self._ended(error) from None
 
     async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+        self._closed_by_us |= self._websocket.state is State.OPEN
         try:
+            await anyio.lowlevel.checkpoint()
             with anyio.move_on_after(CLOSE_TIMEOUT):  # the library bounds the wait for an answer, not the writing
-                await self._websocket.close(code, reason.encode()[:REASON_LIMIT].decode(errors="ignore"))
+                await self._websocket.close(code, shortened(reason))
         finally:
             self.abort()
 
@@ -158,6 +168,8 @@ class AsyncioWebSocket(Transport):
 
     def _ended(self, error: WebsocketsClosed) -> RayforceWSError:
         """Say in our terms how the connection ended."""
+        if self._closed_by_us:
+            return closed_by_us()
         if error.sent is not None and not error.rcvd_then_sent:
             if error.sent.code == CloseCode.MESSAGE_TOO_BIG:
                 return too_large(self.max_message_size)

@@ -100,6 +100,7 @@ class Transport(ABC):
 
         A checkpoint. May be called while other tasks are in `receive`, `send` and `run`. Raises nothing of the network.
         If cancelled, the socket is closed all the same. Of a reason longer than `REASON_LIMIT`, the beginning is sent.
+        In the middle of a message of several fragments, the `websockets` library says 1011, whatever it is given.
         """
 
     @abstractmethod
@@ -121,6 +122,11 @@ def authority_of(host: str, port: int | None) -> str:
     """Return `host:port`, or the host alone, as it stands in a URL."""
     bracketed = f"[{host}]" if ":" in host else host
     return bracketed if port is None else f"{bracketed}:{port}"
+
+
+def shortened(reason: str) -> str:
+    """Return as much of a reason as a close frame can carry."""
+    return reason.encode(errors="replace")[:REASON_LIMIT].decode(errors="ignore")
 
 
 def no_websocket_server(authority: str, reason: object) -> HandshakeError:

@@ -7,7 +7,16 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ..errors import ConnectionClosed, ConnectionLost, RayforceWSError
-from ._base import NORMAL_CLOSURE, Transport, closed_by_peer, closed_by_us, too_large
+from ._base import (
+    NORMAL_CLOSURE,
+    TEXT_LIMIT,
+    Transport,
+    closed_by_peer,
+    closed_by_us,
+    shortened,
+    text_too_large,
+    too_large,
+)
 
 
 class MemoryTransport(Transport):
@@ -39,6 +48,8 @@ class MemoryTransport(Transport):
         if isinstance(message, ConnectionClosed):
             self._closed = closed_by_peer(message.code, message.reason)
             raise self._closed
+        if isinstance(message, str) and len(message) > TEXT_LIMIT:
+            raise text_too_large()
         if len(message) > self.max_message_size:
             raise too_large(self.max_message_size)
         return message
@@ -58,7 +69,7 @@ class MemoryTransport(Transport):
     async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
         if self._closed is None:
             with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                self._outgoing.send_nowait(ConnectionClosed(code, reason))
+                self._outgoing.send_nowait(ConnectionClosed(code, shortened(reason)))
         self.abort()
         await anyio.lowlevel.checkpoint()
 

@@ -27,6 +27,7 @@ from ._base import (
     Transport,
     closed_by_peer,
     closed_by_us,
+    shortened,
     text_too_large,
     too_large,
     why,
@@ -120,6 +121,8 @@ class TrioWebSocket(Transport):
                     if code == MESSAGE_TOO_BIG:
                         raise too_large(self.max_message_size)
                     raise ProtocolError(f"the peer broke the WebSocket protocol: {reason}", int(code))
+                if self._frames.state is ConnectionState.CLOSED:  # the peer's answer to a close frame of ours
+                    raise self._finish(closed_by_us())
                 raise self._finish(closed_by_peer(int(code), reason or ""))
         return None
 
@@ -234,7 +237,7 @@ class TrioWebSocket(Transport):
             if self._cut:
                 return  # nothing can follow a frame that was begun; the peer would not understand
             if self._frames.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
-                await self._write_bytes(self._frames.send(CloseConnection(code, reason)))
+                await self._write_bytes(self._frames.send(CloseConnection(code, shortened(reason))))
             if self._parser_failed:  # the peer's answer would not be understood; its hanging up will
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._stream.send_eof()

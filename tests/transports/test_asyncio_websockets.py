@@ -1,0 +1,87 @@
+"""The transport under asyncio, against the server of the library it stands on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from support.transport_contract import (
+    CHECKS,
+    Check,
+    a_close_in_the_middle_of_a_send_tells_code_and_reason,
+    check_that_pings_pass_between_fragments,
+    check_transport,
+)
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from rayforce_trio._transports import KeepAlive, Transport
+from rayforce_trio._transports._asyncio_websockets import AsyncioWebSocket, connect
+
+pytestmark = pytest.mark.anyio
+
+# In the middle of a fragmented message the library closes with 1011, whatever it is given.
+KEPT = [check for check in CHECKS if check is not a_close_in_the_middle_of_a_send_tells_code_and_reason]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def open_client(port: int, max_message_size: int = 1024) -> AsyncioWebSocket:
+    return await connect(
+        "127.0.0.1",
+        port,
+        subprotocols=["rayforce.v1"],
+        max_message_size=max_message_size,
+        keepalive=KeepAlive(),
+    )
+
+
+@asynccontextmanager
+async def asyncio_pair(max_message_size: int) -> AsyncIterator[tuple[Transport, Transport]]:
+    """Connect to the library's server; its end is seen through the same transport, which is never `run` there."""
+    connected: asyncio.Future[ServerConnection] = asyncio.get_running_loop().create_future()
+
+    async def handle(connection: ServerConnection) -> None:
+        connected.set_result(connection)
+        await connection.wait_closed()
+
+    async with serve(
+        handle,
+        "127.0.0.1",
+        0,
+        subprotocols=[Subprotocol("rayforce.v1")],
+        compression=None,
+        ping_interval=None,
+        max_size=max_message_size,
+    ) as listener:
+        [sock] = listener.sockets
+        client = await open_client(sock.getsockname()[1], max_message_size)
+        server = AsyncioWebSocket(
+            await connected,  # type: ignore[arg-type]
+            "the client",
+            max_message_size,
+            KeepAlive(),
+        )
+        try:
+            yield client, server
+        finally:
+            client.abort()
+            server.abort()
+
+
+@pytest.mark.parametrize("check", KEPT, ids=lambda check: check.__name__)
+async def test_it_keeps_the_contract_of_transports(check: Check) -> None:
+    await check_transport(check, asyncio_pair)
+
+
+async def test_pings_pass_between_the_fragments_of_a_large_message() -> None:
+    await check_that_pings_pass_between_fragments(open_client)
+
+
+async def test_it_knows_the_subprotocol_and_its_peer() -> None:
+    async with asyncio_pair(1024) as (client, _):
+        assert client.subprotocol == "rayforce.v1"
+        assert client.peer.rpartition(":")[0] == "127.0.0.1"
