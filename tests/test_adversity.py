@@ -835,7 +835,7 @@ async def take_request_and_say(answer: bytes, peer: RawPeer) -> None:
 
 @pytest.mark.anyio
 async def test_a_server_that_says_nothing_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._client.OPEN_TIMEOUT", 0.2)
+    monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
     error = await fail_to_connect(RawPeer.receive_rest)  # type: ignore[arg-type]
     assert type(error) is HandshakeError
     assert "took longer than 0.2 seconds" in str(error)
@@ -843,7 +843,7 @@ async def test_a_server_that_says_nothing_fails_the_handshake(monkeypatch: pytes
 
 @pytest.mark.anyio
 async def test_a_server_that_does_not_greet_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._client.OPEN_TIMEOUT", 0.2)
+    monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
 
     async def upgrade_only(peer: RawPeer) -> None:
         await accept_raw(peer, hello=None)

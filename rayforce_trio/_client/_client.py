@@ -1,0 +1,173 @@
+"""`WSClient`: where to connect, and the three ways to do it."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
+from .._transports import (
+    KeepAlive,
+    authority_of,
+    check_host,
+    check_port,
+    check_size,
+    closed_by_us,
+    connect,
+    start_detached,
+    ungrouped,
+)
+from ..errors import HandshakeError, RayforceValueError, RayforceWSError
+from ._connection import WSClientConnection
+
+OPEN_TIMEOUT = 5.0
+"""Bound on opening a connection, the name look-up and the handshakes included; in seconds."""
+
+DEFAULT_MAX_MESSAGE_SIZE = 1024**3
+
+
+class Nursery(Protocol):
+    """A `trio.Nursery` or an `anyio.abc.TaskGroup`: whatever starts tasks in a scope of the caller's."""
+
+    def start_soon(self, async_fn: Callable[[], Coroutine[Any, Any, None]], /) -> Any: ...
+
+
+class WSClient:
+    """A client for a Rayforce WebSocket server, on trio and on asyncio (there with the extra `asyncio` installed).
+
+    Args:
+        host: the server's name or address.
+        port: its port, 1-65535; `None` means 80.
+        max_message_size: the longest message accepted from the server, in bytes. Default: 1 GiB.
+        ping_interval: seconds of silence after which the server is pinged; `None`: never. Default: 60.
+        ping_timeout: seconds it then has before the connection counts as lost; `None`: for ever. Default: 30.
+
+    Raises:
+        RayforceValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int | None = None,
+        *,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        ping_interval: float | None = 60.0,
+        ping_timeout: float | None = 30.0,
+    ) -> None:
+        check_host(host)
+        if port is not None:
+            check_port(port, lowest=1)
+        check_size(max_message_size)
+        self._host = host
+        self._port = port
+        self._max_message_size = max_message_size
+        self._keepalive = KeepAlive(ping_interval, ping_timeout)
+        self.uri = f"ws://{authority_of(host, port)}"
+        """Where this client connects to, as in its repr."""
+
+    def connect(self, nursery: Nursery | None = None) -> "PendingConnection":
+        """Connect to the server, within 5 seconds. Await what this returns, or enter it with `async with`.
+
+        It is no coroutine, and each use of it makes a connection of its own.
+
+        - `async with client.connect() as connection:` The connection's tasks live in the block. The form to prefer.
+        - `connection = await client.connect(nursery)` They live in a nursery (trio) or task group (anyio) of yours.
+        - `connection = await client.connect()` They live until `close()`, the connection's loss or the end of the run.
+
+        Awaiting or entering is a checkpoint; if cancelled, no connection is left open.
+
+        Args:
+            nursery: what starts the connection's tasks; it has to be open as long as the connection is used.
+
+        Raises:
+            ConnectError: nobody answers there.
+            ConnectionRejected: the server refused.
+            HandshakeError: what answers is no Rayforce WebSocket server, or it took longer than 5 seconds.
+            RayforceWSError: the running event loop is not supported, or lacks the library that the error names.
+        """
+        if nursery is not None and not hasattr(nursery, "start_soon"):
+            raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery or an anyio TaskGroup")
+        return PendingConnection(self._open, nursery)
+
+    async def _open(self) -> "WSClientConnection":
+        with anyio.move_on_after(OPEN_TIMEOUT):
+            transport = await connect(
+                self._host,
+                80 if self._port is None else self._port,
+                subprotocols=[SUBPROTOCOL],
+                max_message_size=self._max_message_size,
+                keepalive=self._keepalive,
+            )
+            try:
+                await transport.send(HELLO)
+                check_hello_reply(await transport.receive())
+            except ProtocolViolation as error:
+                transport.abort()
+                raise HandshakeError(f"what answers at {self.uri} is not a Rayforce server: {error}") from None
+            except RayforceWSError as error:
+                transport.abort()
+                raise HandshakeError(f"the handshake with {self.uri} failed: {error}") from error
+            except BaseException:
+                transport.abort()
+                raise
+            return WSClientConnection(transport)
+        raise HandshakeError(f"connecting to {self.uri} took longer than {OPEN_TIMEOUT:g} seconds")
+
+    def __repr__(self) -> str:
+        return f"WSClient({self.uri})"
+
+
+class PendingConnection:
+    """What `WSClient.connect` returns: to be awaited or to be entered. Each time makes a connection of its own."""
+
+    def __init__(self, open_: Callable[[], Awaitable["WSClientConnection"]], nursery: Nursery | None) -> None:
+        self._open = open_
+        self._nursery = nursery
+        self._connection: WSClientConnection | None = None
+        self._task_group: TaskGroup | None = None
+
+    def __await__(self) -> Generator[Any, Any, "WSClientConnection"]:
+        return self._start().__await__()
+
+    async def _start(self) -> "WSClientConnection":
+        connection = await self._open()
+        try:
+            if self._nursery is None:
+                start_detached(connection._run, connection._abandon)
+            else:
+                self._nursery.start_soon(connection._run)
+        except BaseException:
+            connection._abandon()
+            raise
+        return connection
+
+    async def __aenter__(self) -> "WSClientConnection":
+        if self._nursery is not None:
+            self._connection = await self._start()
+            return self._connection
+        connection = self._connection = await self._open()
+        try:
+            self._task_group = await anyio.create_task_group().__aenter__()
+        except BaseException:
+            connection._abandon()
+            raise
+        self._task_group.start_soon(connection._run)
+        return connection
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._connection is not None
+        if self._task_group is None:
+            await self._connection.close()
+        else:
+            self._connection._close(closed_by_us())
+            # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
+            with ungrouped():
+                await self._task_group.__aexit__(None, None, None)
