@@ -102,9 +102,7 @@ class WSServer:
     async def run(self) -> None:
         """Serve as a program of its own: until SIGINT or SIGTERM, with a line printed at either end.
 
-        A second signal shortens the closing of connections from 10 seconds to 2.
-
-        A checkpoint. If cancelled, the server ends like with `serve`.
+        A second signal shortens the closing of connections from 10 seconds to 2. A checkpoint. If cancelled, the server ends like with `serve`.
 
         Raises:
             ListenError: the server cannot listen on its address.
@@ -137,8 +135,8 @@ class WSServer:
     async def serve(self, *, task_status: trio.TaskStatus["WSServer"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` or cancellation. Meant for `server = await nursery.start(WSServer(port=0).serve)`.
 
-        A checkpoint. If cancelled, connections are closed with code 1001, within 2 seconds. When it has ended, every
-        socket is closed and every task is done. A server can serve again afterwards.
+        A checkpoint. If cancelled, connections are closed within 2 seconds, with code 1001 unless a message to them was
+        cut. When it has ended, every socket is closed and every task is done. A server can serve again afterwards.
 
         Raises:
             ListenError: the server cannot listen on its address.
