@@ -102,7 +102,8 @@ class WSServer:
     async def run(self) -> None:
         """Serve as a program of its own: until SIGINT or SIGTERM, with a line printed at either end.
 
-        A second signal shortens the closing of connections from 10 seconds to 2. A checkpoint. If cancelled, the server ends like with `serve`.
+        A second signal shortens the closing of connections from 10 seconds to 2. A checkpoint. If cancelled, the server
+        ends like with `serve`.
 
         Raises:
             ListenError: the server cannot listen on its address.
