@@ -1,6 +1,7 @@
 """Fixtures: the event loops, the servers, and what must be as before when a test ends."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,9 @@ from rayforce import core_version
 from support.processes import server_process
 
 _names = itertools.count()
+
+# A shell starts what it runs in the background with SIGINT ignored, and child processes inherit that; some are sent it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
