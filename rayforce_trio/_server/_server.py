@@ -298,8 +298,12 @@ class WSServer:
 
 
 def _require_trio() -> None:
-    if not trio.lowlevel.in_trio_run():
-        raise RayforceWSError("the server needs trio: use trio.run(server.run); only the client runs on asyncio")
+    try:
+        trio.lowlevel.current_root_task()
+    except RuntimeError:
+        raise RayforceWSError(
+            "the server needs trio: use trio.run(server.run); only the client runs on asyncio"
+        ) from None
 
 
 def _port(listener: trio.SocketListener) -> int:
