@@ -287,4 +287,6 @@ def _fragments(message: bytes | str) -> Iterator[Event]:
         return
     view = memoryview(message)
     for start in range(0, len(view) or 1, FRAGMENT_SIZE):
-        yield BytesMessage(view[start : start + FRAGMENT_SIZE], message_finished=start + FRAGMENT_SIZE >= len(view))  # type: ignore[arg-type]
+        piece = view[start : start + FRAGMENT_SIZE]
+        # wsproto takes any buffer, though its annotation names two.
+        yield BytesMessage(piece, message_finished=start + FRAGMENT_SIZE >= len(view))  # type: ignore[arg-type]
