@@ -3,20 +3,25 @@
 errors                      every exception
 _protocol                   the conversation, without I/O
 _codec                      queries and values to frames and back; the engine's FFI
+_tasks, _addresses          what several rooms need: tasks that end together, hosts and ports
 _transports                 WebSocket libraries behind one interface, and the choice between event loops
 _engines                    what evaluates
 _client | _server           the two ends
 """
 
 from . import errors
-from ._client import WSClient, WSClientConnection
-from ._engines import InProcessEngine
+from ._client import VerboseResult, WSClient, WSClientConnection
+from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
 
 __version__ = "0.1.0"
 
 __all__ = [
     "InProcessEngine",
+    "NativeEngine",
+    "NativeProcess",
+    "RoundRobinEngine",
+    "VerboseResult",
     "WSClient",
     "WSClientConnection",
     "WSServer",

@@ -9,6 +9,7 @@
         |   +-- HandshakeError       the peer answered, but not with our handshake, or not in time
         |   +-- ConnectionRejected   the peer answered with an HTTP status that refuses
         +-- ListenError              the server could not listen
+        +-- EngineError              the engine behind a server cannot be started or reached, or is lost
         +-- ConnectionClosed         the connection was closed, by either side, in good order
         +-- ConnectionLost           the connection broke, or the peer fell silent
         +-- MessageTooLarge          a message exceeded a limit, ours or the peer's
@@ -48,6 +49,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionLost",
     "ConnectionRejected",
+    "EngineError",
     "HandshakeError",
     "ListenError",
     "MessageTooLarge",
@@ -112,6 +114,13 @@ class ConnectionRejected(ConnectError):
 
 class ListenError(RayforceWSError):
     """The server could not listen on its address: port in use, no permission, no such address."""
+
+
+class EngineError(RayforceWSError):
+    """The engine behind a server cannot be started or reached, or was lost. Raised on the server's side.
+
+    A client whose session is concerned is refused with HTTP status 503, or closed with code 1011, and this text.
+    """
 
 
 class ConnectionClosed(RayforceWSError):

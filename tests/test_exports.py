@@ -27,7 +27,9 @@ MEMBERS = dict(public_members())
 
 
 def test_the_public_names() -> None:
-    public = {"InProcessEngine", "WSClient", "WSClientConnection", "WSServer", "WSServerConnection", "errors"}
+    engines = {"InProcessEngine", "NativeEngine", "NativeProcess", "RoundRobinEngine"}
+    ends = {"VerboseResult", "WSClient", "WSClientConnection", "WSServer", "WSServerConnection"}
+    public = engines | ends | {"errors"}
     assert {name for name in vars(rayforce_trio) if not name.startswith("_")} == public
     assert set(rayforce_trio.__all__) == public | {"__version__"}
 

@@ -16,6 +16,8 @@ ROOT = Path(rayforce_trio.__file__).parent
 LEVELS = {
     "errors": 0,
     "_protocol": 1,
+    "_tasks": 1,
+    "_addresses": 1,
     "_codec": 2,
     "_transports": 3,
     "_engines": 4,
@@ -28,6 +30,8 @@ LEVELS = {
 OUTSIDE = {
     "errors": {"rayforce.errors"},
     "_protocol": set[str](),
+    "_tasks": {"trio", "anyio"},
+    "_addresses": set[str](),
     "_codec": {"rayforce", "numpy"},
     "_transports": {"trio", "anyio", "sniffio", "asyncio", "h11"},
     "_engines": {"trio"},
@@ -120,6 +124,7 @@ def test_a_module_imports_only_what_its_room_allows(path: Path) -> None:
         ("_transports._memory", "from .._engines import Engine", "rayforce_trio._engines"),
         ("_transports._asyncio_websockets", "import wsproto", "wsproto"),
         ("_transports._trio_websocket", "from websockets import connect", "websockets"),
+        ("_tasks", "from ._transports import connect", "rayforce_trio._transports"),
         ("_engines._base", "import anyio", "anyio"),
         ("_engines._in_process", "import rayforce", "rayforce"),
         ("_client", "import trio", "trio"),
@@ -150,7 +155,8 @@ def test_a_planted_violation_is_found(module: str, source: str, violation: str) 
         ("_engines._in_process", "from .. import _codec"),
         ("_server", "from ._server import WSServer"),
         ("__init__", "from . import errors"),
-        ("_transports._race", "import trio.lowlevel, socket, time"),
+        ("_tasks", "import trio.lowlevel, socket, time"),
+        ("_engines._native", "from .._tasks import race"),
     ],
 )
 def test_what_is_allowed_is_not_found(module: str, source: str) -> None:

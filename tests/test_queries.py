@@ -246,7 +246,7 @@ async def test_sql(our_port: int, name: str) -> None:
 ERRORS: list[tuple[str, type[Exception], str]] = [
     ('(+ 1 "a")', errors.RayforceTypeError, "type: cannot add i64 and str"),
     ("undefined_name", errors.RayforceUserError, "name: 'undefined_name' undefined"),
-    ("(foo", errors.RayforceParseError, "parse"),
+    ("(foo", errors.RayforceParseError, "parse: in the query (foo"),
     ("(til -1)", errors.RayforceDomainError, "domain: til: count must be non-negative, got -1"),
     ("((fn [x] x) 1 2)", errors.RayforceArityError, "arity: expected 1 args, got 2"),
     ("(+ [1 2] [1 2 3])", errors.RayforceLengthError, "length: ADD: operand lengths must match, got 2 and 3"),

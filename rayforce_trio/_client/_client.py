@@ -7,17 +7,15 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import TaskGroup
 
+from .._addresses import authority_of, check_host, check_port
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
+from .._tasks import ungrouped
 from .._transports import (
     KeepAlive,
-    authority_of,
-    check_host,
-    check_port,
     check_size,
     closed_by_us,
     connect,
     start_detached,
-    ungrouped,
 )
 from ..errors import HandshakeError, RayforceValueError, RayforceWSError
 from ._connection import WSClientConnection

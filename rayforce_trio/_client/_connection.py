@@ -2,18 +2,35 @@
 
 import copy
 import logging
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
 
-from .._codec import decode, encode
-from .._protocol import SUBPROTOCOL, ClientProtocol, ClientRequest, MessageType, ProtocolViolation, Reply
-from .._transports import NORMAL_CLOSURE, Transport, closed_by_us, end, race, say_goodbye
-from ..errors import ProtocolError, RayforceWSError
+from .._codec import decode, decode_verbose, encode, engine_error
+from .._protocol import SUBPROTOCOL, ClientProtocol, ClientRequest, Failure, MessageType, ProtocolViolation, Reply
+from .._tasks import race
+from .._transports import NORMAL_CLOSURE, Transport, closed_by_us, end, say_goodbye
+from ..errors import ProtocolError, RayforceError, RayforceWSError
 
 logger = logging.getLogger("rayforce_trio.client")
+
+
+@dataclass(frozen=True, slots=True)
+class VerboseResult:
+    """What a query printed, and what it came to.
+
+    Attributes:
+        output: what it printed.
+        value: its value, as `execute` returns it; `None` if it failed.
+        error: the error of the evaluation, as `execute` raises it; `None` if there was none.
+    """
+
+    output: str
+    value: Any
+    error: RayforceError | None
 
 
 class WSClientConnection:
@@ -40,8 +57,9 @@ class WSClientConnection:
         """Evaluate a query on the server and return its value.
 
         A checkpoint. If cancelled, the call ends at once, and the connection stays usable: a query that was not sent
-        yet never is; one that was is cancelled on the server, where it does not start any more, and its reply is
-        discarded. An evaluation that began runs to its end there, without this call waiting for it.
+        yet never is; one that was is cancelled on the server, and its reply is discarded. There it does not start any
+        more; if it has started, a native engine stops it, while an in-process one runs it to its end. What it has
+        changed before it stops stays changed.
 
         Args:
             query: a str, String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query.
@@ -60,10 +78,28 @@ class WSClientConnection:
             MessageTooLarge: the query or its result is longer than one side allows.
             ProtocolError: the server broke the protocol.
         """
-        request, waiter = await self._submit(query, MessageType.SYNC)
-        reply = await self._wait(request, waiter)
-        assert reply is not None
-        return decode(reply)
+        return decode(await self._request(query), query)
+
+    async def execute_verbose(self, query: Any) -> VerboseResult:
+        """Evaluate a query like `execute`, and return what it printed too: what a remote shell is built on.
+
+        A checkpoint; if cancelled, as `execute`.
+
+        Args:
+            query: as for `execute`.
+
+        Raises:
+            RayforceWSError: the server speaks the baseline protocol only, which has no such thing. Nothing was sent.
+            RayforceError: as for `execute`; the error of an evaluation is in the result, not raised.
+        """
+        if self._transport.subprotocol != SUBPROTOCOL:
+            raise RayforceWSError(
+                "this server speaks the baseline protocol only, which tells nothing of what is printed"
+            )
+        output, reply = decode_verbose(await self._request(query, verbose=True))
+        if isinstance(reply, Failure):
+            return VerboseResult(output, None, engine_error(reply, query))
+        return VerboseResult(output, decode(reply, query), None)
 
     async def post(self, query: Any) -> None:
         """Send a query whose result nobody wants; an error in it appears in the server's log only.
@@ -104,10 +140,17 @@ class WSClientConnection:
 
     # Callers' side: between these awaits, everything is synchronous.
 
-    async def _submit(self, query: Any, message_type: MessageType) -> "tuple[ClientRequest, _Waiter]":
+    async def _request(self, query: Any, *, verbose: bool = False) -> Reply:
+        reply = await self._wait(*await self._submit(query, MessageType.SYNC, verbose=verbose))
+        assert reply is not None
+        return reply
+
+    async def _submit(
+        self, query: Any, message_type: MessageType, *, verbose: bool = False
+    ) -> "tuple[ClientRequest, _Waiter]":
         if self._reason is not None:
             raise self._why_closed()
-        frame = encode(query, message_type)
+        frame = encode(query, message_type, verbose=verbose)
         await anyio.lowlevel.checkpoint_if_cancelled()
         submit = self._protocol.submit if message_type is MessageType.SYNC else self._protocol.post
         request = submit(frame)

@@ -2,5 +2,8 @@
 
 from ._base import Engine, Session
 from ._in_process import InProcessEngine
+from ._native import NativeEngine
+from ._process import NativeProcess
+from ._round_robin import RoundRobinEngine
 
-__all__ = ["Engine", "InProcessEngine", "Session"]
+__all__ = ["Engine", "InProcessEngine", "NativeEngine", "NativeProcess", "RoundRobinEngine", "Session"]

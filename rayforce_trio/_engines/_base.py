@@ -10,27 +10,46 @@ from .._protocol import Failure, Reply
 class Engine(ABC):
     """Something that evaluates queries: in this process, in another, on another machine."""
 
-    @abstractmethod
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Do what the engine has to do in the background, until cancelled.
+        """Do what the engine has to do in the background, until cancelled; by itself that is nothing. A checkpoint.
 
         Meant for `nursery.start`: `task_status.started()` is called once sessions can be opened.
 
         Raises:
             RayforceError: the engine cannot start, or ended.
         """
+        task_status.started()
+        await trio.sleep_forever()
 
     @abstractmethod
     async def open_session(self) -> "Session":
         """Open a session for one connection. A checkpoint; if cancelled, nothing is left open.
 
         Raises:
-            RayforceWSError: the engine cannot be reached.
+            EngineError: the engine cannot be reached; the text is shown to the client.
         """
 
 
 class Session(ABC):
-    """One connection's way to the engine. One task at a time calls `request` and `post`; any may call `cancel`."""
+    """One connection's way to the engine.
+
+    `run` runs in a task of its own, beside the one that calls `request`, `receive_some` and `post`; any task may call
+    `cancel`. In the end, when no other call is under way, comes `aclose`.
+
+    Attributes:
+        unread: how many bytes of the last reply are still to be had from `receive_some`. They must be had, all of them,
+            before the next request.
+    """
+
+    unread = 0
+
+    async def run(self) -> None:
+        """Do what the session has to do in the background, until cancelled; by itself that is nothing.
+
+        Raises:
+            EngineError: the engine is lost; what `request` and `post` wait for does not come.
+        """
+        await trio.sleep_forever()
 
     @abstractmethod
     async def request(self, frame: bytes) -> Reply:
@@ -40,15 +59,26 @@ class Session(ABC):
         whether the request was carried out is unknown.
 
         Args:
-            frame: a whole IPC frame.
+            frame: a whole IPC frame; whatever its message type, it is a request.
+
+        Returns:
+            If `unread` is not 0 afterwards, the frame in the `Result` is only the beginning of it.
 
         Raises:
-            RayforceWSError: the engine is lost; the session is of no more use.
+            EngineError: the engine is lost; the session is of no more use.
         """
+
+    async def receive_some(self) -> bytes:
+        """Return the next piece of a reply of which something is unread. A checkpoint; if cancelled, as `request`.
+
+        Raises:
+            EngineError: the engine is lost; the session is of no more use.
+        """
+        raise NotImplementedError("this session returns replies whole")
 
     @abstractmethod
     async def post(self, frame: bytes) -> Failure | None:
-        """Evaluate a post; otherwise like `request`. Returns the error of the evaluation, if it is known by then."""
+        """Evaluate a post; otherwise like `request`. Returns the error of the evaluation, if the engine tells it."""
 
     @abstractmethod
     def cancel(self) -> None:
@@ -60,4 +90,7 @@ class Session(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Stop what is under way and give back what the session holds. Bounded in time; a checkpoint."""
+        """Stop what is under way and give back what the session holds, within 2 seconds. A checkpoint.
+
+        If cancelled, it does all the same.
+        """

@@ -7,8 +7,10 @@ or calls the engine.
 from ._client import ClientProtocol, ClientRequest, Outgoing, ReplyReceived
 from ._control import CONTROL_LIMIT, CancelNotice, ErrorNotice, dump_cancel, dump_error, parse_control
 from ._frames import (
+    FLAGS_OFFSET,
     HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,
+    VERBOSE_FLAG,
     FrameError,
     Header,
     MessageType,
@@ -19,18 +21,33 @@ from ._frames import (
     string_frame,
 )
 from ._handshake import HELLO, HELLO_REPLY, SUBPROTOCOL, check_hello, check_hello_reply
+from ._native import (
+    NATIVE_HELLO,
+    NATIVE_HELLO_SIZE,
+    NATIVE_MAX_REQUEST,
+    NativeReceiver,
+    Piece,
+    check_native_hello,
+    dump_credentials,
+)
 from ._replies import CANCELLED, Failure, Reply, Result
 from ._server import CancelRequested, ServerProtocol, ServerRequest
+from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
 
 __all__ = [
     "CANCELLED",
     "CONTROL_LIMIT",
+    "FLAGS_OFFSET",
     "HEADER_SIZE",
     "HELLO",
     "HELLO_REPLY",
     "MESSAGE_TYPE_OFFSET",
+    "NATIVE_HELLO",
+    "NATIVE_HELLO_SIZE",
+    "NATIVE_MAX_REQUEST",
     "SUBPROTOCOL",
+    "VERBOSE_FLAG",
     "CancelNotice",
     "CancelRequested",
     "ClientProtocol",
@@ -40,7 +57,9 @@ __all__ = [
     "FrameError",
     "Header",
     "MessageType",
+    "NativeReceiver",
     "Outgoing",
+    "Piece",
     "ProtocolViolation",
     "Reply",
     "ReplyReceived",
@@ -49,12 +68,16 @@ __all__ = [
     "ServerRequest",
     "check_hello",
     "check_hello_reply",
+    "check_native_hello",
     "dump_cancel",
+    "dump_credentials",
     "dump_error",
     "error_code",
     "is_null",
+    "join_verbose",
     "parse_control",
     "parse_frame",
     "parse_header",
+    "split_verbose",
     "string_frame",
 ]

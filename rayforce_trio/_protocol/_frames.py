@@ -18,14 +18,19 @@ from dataclasses import dataclass
 from ._violation import ProtocolViolation
 
 HEADER_SIZE = 16
+FLAGS_OFFSET = 5
 MESSAGE_TYPE_OFFSET = 7
 WIRE_VERSION = 3
 
 _HEADER = struct.Struct("<4sBBBBq")
 _MAGIC = bytes.fromhex("fadeface")
-_STRING_ATOM = 0xF3  # type code -13
+_COMPRESSED = 1
+VERBOSE_FLAG = 4
+STRING_ATOM = 0xF3  # type code -13
 _NULL = 0x7E
-_ERROR = 0x7F
+ERROR = 0x7F
+ERROR_SIZE = 9  # type code and an 8-byte code
+SIZED = struct.Struct("<BBq")  # type code, attributes, and the length of a string or list
 
 
 class MessageType(enum.IntEnum):
@@ -50,13 +55,19 @@ class Header:
 
     @property
     def compressed(self) -> bool:
-        return bool(self.flags & 1)
+        """The payload is its length once decompressed, uint32, and then the compressed bytes."""
+        return bool(self.flags & _COMPRESSED)
+
+    @property
+    def verbose(self) -> bool:
+        """On a request: what it prints is wanted too."""
+        return bool(self.flags & VERBOSE_FLAG)
 
     def pack(self) -> bytes:
         return _HEADER.pack(_MAGIC, WIRE_VERSION, self.flags, 0, self.message_type, self.size)
 
 
-def parse_header(data: bytes) -> Header:
+def parse_header(data: bytes | bytearray) -> Header:
     """Read the header at the start of `data`.
 
     Raises:
@@ -95,15 +106,23 @@ def is_null(frame: bytes) -> bool:
     return len(frame) == HEADER_SIZE + 1 and frame[HEADER_SIZE] == _NULL
 
 
-def error_code(frame: bytes) -> str | None:
-    """Return the code of the error object in a frame (`"type"`, `"cancel"`, ...), or `None` if it holds no error."""
-    if frame[HEADER_SIZE] != _ERROR:
+def error_code(frame: bytes, start: int = HEADER_SIZE) -> str | None:
+    """Return the code of the error object at `start` (`"type"`, `"cancel"`, ...), or `None` if there is no error."""
+    if frame[start : start + 1] != bytes([ERROR]):
         return None
-    return frame[HEADER_SIZE + 1 : HEADER_SIZE + 9].rstrip(b"\0").decode("ascii", "replace")
+    return frame[start + 1 : start + ERROR_SIZE].rstrip(b"\0").decode("ascii", "replace")
 
 
 def string_frame(text: str) -> bytes:
     """Return a response frame that holds `text` as a Rayforce String."""
-    data = text.encode("utf-8", "replace")
-    payload = struct.pack("<BBq", _STRING_ATOM, 0, len(data)) + data
+    return response_frame(pack_string(text.encode("utf-8", "replace")))
+
+
+def response_frame(payload: bytes) -> bytes:
+    """Return the response frame with this payload."""
     return Header(0, MessageType.RESPONSE, len(payload)).pack() + payload
+
+
+def pack_string(data: bytes) -> bytes:
+    """Return a Rayforce String as it stands in a payload."""
+    return SIZED.pack(STRING_ATOM, 0, len(data)) + data

@@ -7,6 +7,8 @@ from ._frames import FrameError, MessageType, parse_frame, string_frame
 from ._replies import CANCELLED, Failure, Reply
 from ._violation import ProtocolViolation
 
+_COMPRESSED = Failure("nyi", "compressed requests are not supported")  # what they grow to has no bound here
+
 
 @dataclass(eq=False, slots=True)
 class ServerRequest:
@@ -55,11 +57,13 @@ class ServerProtocol:
             return [self._receive_baseline(message)]
         if isinstance(message, str):
             return self._receive_control(message)
-        match parse_frame(message).message_type:
+        header = parse_frame(message)
+        failure = _COMPRESSED if header.compressed else None
+        match header.message_type:
             case MessageType.ASYNC:
-                return [ServerRequest(None, message)]
+                return [ServerRequest(None, message, failure)]
             case MessageType.SYNC:
-                return [self._request(message)]
+                return [self._request(message, failure)]
         raise ProtocolViolation("a response to nothing that was asked")
 
     def answer(self, request: ServerRequest, reply: Reply) -> bytes | str:
@@ -84,10 +88,10 @@ class ServerProtocol:
         if isinstance(message, str):
             return self._request(b"", Failure("type", "expected a binary message, got text"))
         try:
-            parse_frame(message)
+            compressed = parse_frame(message).compressed
         except FrameError as error:
             return self._request(b"", Failure("domain", str(error)))
-        return self._request(message)
+        return self._request(message, _COMPRESSED if compressed else None)
 
     def _receive_control(self, text: str) -> list[ServerRequest | CancelRequested]:
         cancelled: list[ServerRequest | CancelRequested] = []

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import dataclass
 
 import trio
 
@@ -11,12 +12,14 @@ from .._protocol import (
     SUBPROTOCOL,
     CancelRequested,
     ProtocolViolation,
+    Reply,
     ServerProtocol,
     ServerRequest,
     check_hello,
 )
-from .._transports import CLOSE_TIMEOUT, GOING_AWAY, INTERNAL_ERROR, Transport, end, race, say_goodbye
-from ..errors import ProtocolError, RayforceWSError
+from .._tasks import race
+from .._transports import CLOSE_TIMEOUT, GOING_AWAY, INTERNAL_ERROR, Transport, end, say_goodbye
+from ..errors import EngineError, ProtocolError, RayforceWSError
 from ._queue import BoundedQueue
 
 logger = logging.getLogger("rayforce_trio.server")
@@ -24,11 +27,24 @@ logger = logging.getLogger("rayforce_trio.server")
 MAX_QUEUED_REQUESTS = 1024
 """How many requests of one connection wait for their turn; further ones wait in the network."""
 
-MAX_QUEUED_REPLIES = 64
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
-"""How many bytes of requests, and of replies, one connection may have waiting; one message may always."""
+"""How many bytes they may have together; one request may always wait."""
+
+MAX_QUEUED_REPLIES = 64
+"""How many replies of one connection wait to be sent; further requests are not evaluated meanwhile."""
+
+MAX_QUEUED_REPLY_BYTES = 512 * 1024
+"""How many bytes they may have together; one reply, or one part of it if it comes in parts, may always wait."""
 
 _HELLO_LIMIT = 4096  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A message to send, or a part of one; `last` says whether the message ends with it."""
+
+    data: bytes | str
+    last: bool
 
 
 async def greet(transport: Transport) -> None:
@@ -65,13 +81,13 @@ class WSServerConnection:
         self._session = session
         self._protocol = ServerProtocol(extended=transport.subprotocol == SUBPROTOCOL)
         self._requests = BoundedQueue[ServerRequest](MAX_QUEUED_REQUESTS, MAX_QUEUED_BYTES)
-        self._replies = BoundedQueue[bytes | str](MAX_QUEUED_REPLIES, MAX_QUEUED_BYTES)
+        self._replies = BoundedQueue[_Part](MAX_QUEUED_REPLIES, MAX_QUEUED_REPLY_BYTES)
         self._running: ServerRequest | None = None
         self._peer_waits = True
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
         self._engine_ended = trio.Event()
-        self._engine_error: RayforceWSError | None = None
+        self._engine_error: EngineError | None = None
 
     def __repr__(self) -> str:
         return f"WSServerConnection({self.peer})"
@@ -89,7 +105,7 @@ class WSServerConnection:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._evaluate_all)
+                    nursery.start_soon(self._work)
                     error = await self._talk()
                     # Posts that have arrived are still carried out, for a while: their sender may leave once they are
                     # sent.
@@ -108,6 +124,8 @@ class WSServerConnection:
             await self._transport.aclose(INTERNAL_ERROR, "internal error")
             raise
         finally:
+            if self._running is not None:
+                self._session.cancel()  # the engine is free at once, however long the peer takes to say goodbye
             await say_goodbye(self._transport)
 
     async def _talk(self) -> RayforceWSError | None:
@@ -135,40 +153,59 @@ class WSServerConnection:
                 del event
             del events  # a request may be large, and the next message may be long in coming
 
-    async def _evaluate_all(self) -> None:
+    async def _work(self) -> None:
+        """Evaluate until there are no more requests, or the engine is lost."""
         try:
-            while (request := await self._requests.get()) is not None:
-                if self._stopping.is_set():
-                    break
-                self._running = request
-                await self._evaluate(request)
-                self._running = None
-                del request  # it may be large, and the next one may be long in coming
-        except RayforceWSError as error:
-            self._engine_error = error
+            await race(self._evaluate_all, self._session.run)
+        except EngineError as error:
+            self._engine_error = copy.copy(error)  # without its traceback: see `_talk`
         finally:
             self._engine_ended.set()
 
+    async def _evaluate_all(self) -> None:
+        while (request := await self._requests.get()) is not None:
+            if self._stopping.is_set():
+                break
+            self._running = request
+            await self._evaluate(request)
+            self._running = None
+            del request  # it may be large, and the next one may be long in coming
+
     async def _evaluate(self, request: ServerRequest) -> None:
         if request.number is None:
-            failure = await self._session.post(request.frame)
+            failure = request.failure or await self._session.post(request.frame)
             if failure is not None:
                 logger.warning("connection %d: a post failed: %s", self.id, failure)
             return
         if not self._peer_waits:
             return
+        reply: Reply
         if request.failure is not None:
             await trio.lowlevel.checkpoint()
-            message = self._protocol.answer(request, request.failure)
+            reply = request.failure
         else:
-            message = self._protocol.answer(request, await self._session.request(request.frame))
-        if self._peer_waits:
-            await self._replies.put(message, len(message))
+            reply = await self._session.request(request.frame)
+        await self._pass_on(self._protocol.answer(request, reply))
+
+    async def _pass_on(self, beginning: bytes | str) -> None:
+        """Hand a reply to the writer, piece by piece if that is how the engine gives it."""
+        part = _Part(beginning, last=not self._session.unread)
+        await self._replies.put(part, len(part.data))  # if the peer is gone, the queue is closed, and drops it
+        while not part.last:
+            data = await self._session.receive_some()
+            part = _Part(data, last=not self._session.unread)
+            await self._replies.put(part, len(part.data))
 
     async def _write(self) -> None:
-        while (message := await self._replies.get()) is not None:
-            await self._transport.send(message)
-            del message
+        whole = True
+        while (part := await self._replies.get()) is not None:
+            if whole and part.last:
+                await self._transport.send(part.data)
+            else:
+                assert isinstance(part.data, bytes)
+                await self._transport.send_part(part.data, last=part.last)
+            whole = part.last
+            del part
 
     async def _close_when_asked(self) -> None:
         await self._stopping.wait()

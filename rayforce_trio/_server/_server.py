@@ -11,22 +11,21 @@ from types import TracebackType
 
 import trio
 
+from .._addresses import authority_of, check_host, check_port
 from .._engines import Engine, InProcessEngine, Session
 from .._protocol import SUBPROTOCOL
+from .._tasks import ungrouped
 from .._transports import (
     KeepAlive,
     OpeningRequest,
     Refusal,
     accept,
-    authority_of,
-    check_host,
-    check_port,
     check_size,
-    ungrouped,
 )
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ._access import make_policy
 from ._connection import WSServerConnection, greet
+from ._shared_port import open_shared_listeners
 
 logger = logging.getLogger("rayforce_trio.server")
 
@@ -42,11 +41,14 @@ class WSServer:
     Args:
         port: 1-65535, or 0 for a free one, which `port` tells once the server listens.
         host: the name or address to listen on; the default is every IPv4 address of the machine.
-        engine: what evaluates the queries; only the default, `InProcessEngine()`, is supported so far.
+        engine: what evaluates the queries: an `InProcessEngine`, which is the default, a `NativeEngine`, a
+            `NativeProcess`, or several of them in a `RoundRobinEngine`.
         allow_unauthenticated: let in clients that are not on this machine. Whoever can connect can run any code in the
             server, so by default only clients on the loopback interface are let in, whatever `host` is.
         allowed_origins: origins (`https://example.org`) whose browser pages may connect; the server's own always may.
         max_message_size: the longest message accepted from a client, in bytes. Default: 64 MiB.
+        reuse_port: let other processes of the same user, that ask for it too, listen on the port (`SO_REUSEPORT`); the
+            system spreads the connections over them.
         ping_interval: seconds of silence after which a client is pinged; `None`: never. Default: 60.
         ping_timeout: seconds it then has to show life before it is dropped; `None`: for ever. Default: 30.
 
@@ -63,6 +65,7 @@ class WSServer:
         allow_unauthenticated: bool = False,
         allowed_origins: Iterable[str] = (),
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        reuse_port: bool = False,
         ping_interval: float | None = 60.0,
         ping_timeout: float | None = 30.0,
     ) -> None:
@@ -78,6 +81,7 @@ class WSServer:
         self._engine = engine if engine is not None else InProcessEngine()
         self._access = make_policy(allow_unauthenticated=allow_unauthenticated, allowed_origins=allowed_origins)
         self._max_message_size = max_message_size
+        self._reuse_port = reuse_port
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
         self._ids = itertools.count(1)
         self._connections: set[WSServerConnection] = set()
@@ -226,18 +230,23 @@ class WSServer:
 
     async def _listen(self) -> list[trio.SocketListener]:
         try:
-            listeners = await trio.open_tcp_listeners(self._asked_port, host=self.host)
+            listeners = await self._open_listeners(self._asked_port)
             while len({_port(listener) for listener in listeners}) > 1:
                 # Port 0 and a name with several addresses: each got a port of its own. Take the first one's for all.
                 port = _port(listeners[0])
                 for listener in listeners:
                     listener.socket.close()
-                listeners = await trio.open_tcp_listeners(port, host=self.host)
+                listeners = await self._open_listeners(port)
         except (OSError, UnicodeError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
             raise ListenError(f"cannot listen on {self.url}: {reason}") from error
         self._bound_port = _port(listeners[0])
         return listeners
+
+    async def _open_listeners(self, port: int) -> list[trio.SocketListener]:
+        if self._reuse_port:
+            return await open_shared_listeners(self.host, port)
+        return await trio.open_tcp_listeners(port, host=self.host)
 
     async def _handle(self, stream: trio.SocketStream) -> None:
         """Serve one peer. Whatever it does, and whatever goes wrong, ends here."""

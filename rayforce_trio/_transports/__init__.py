@@ -13,9 +13,6 @@ from ._base import (
     INTERNAL_ERROR,
     NORMAL_CLOSURE,
     Transport,
-    authority_of,
-    check_host,
-    check_port,
     check_size,
     closed_by_us,
     end,
@@ -23,7 +20,6 @@ from ._base import (
 )
 from ._detached import start_detached
 from ._keepalive import KeepAlive
-from ._race import race, ungrouped
 from ._trio_opening import OpeningRequest, Refusal, accept
 
 __all__ = [
@@ -36,17 +32,12 @@ __all__ = [
     "Refusal",
     "Transport",
     "accept",
-    "authority_of",
-    "check_host",
-    "check_port",
     "check_size",
     "closed_by_us",
     "connect",
     "end",
-    "race",
     "say_goodbye",
     "start_detached",
-    "ungrouped",
 ]
 
 

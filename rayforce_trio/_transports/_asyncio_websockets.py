@@ -14,6 +14,7 @@ from websockets.frames import CloseCode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
+from .._addresses import authority_of
 from ..errors import (
     ConnectError,
     ConnectionLost,
@@ -28,7 +29,6 @@ from ._base import (
     NORMAL_CLOSURE,
     TEXT_LIMIT,
     Transport,
-    authority_of,
     closed_by_peer,
     closed_by_us,
     no_websocket_server,

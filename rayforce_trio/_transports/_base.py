@@ -4,7 +4,6 @@ To add a WebSocket library, write one more module with a `Transport` in it; noth
 """
 
 from abc import ABC, abstractmethod
-from ipaddress import IPv6Address
 
 import anyio
 
@@ -86,6 +85,13 @@ class Transport(ABC):
             ConnectionLost: the connection broke, or the peer took nothing for too long.
         """
 
+    async def send_part(self, data: bytes, *, last: bool) -> None:
+        """Send a part of a binary message, the parts of which are sent one after the other; otherwise like `send`.
+
+        Only the transports that a server can have do this. Between the parts nothing else may be sent.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sends whole messages only")
+
     @abstractmethod
     async def run(self) -> None:
         """Answer the peer's pings and send our own, until cancelled.
@@ -118,12 +124,6 @@ def text_too_large() -> MessageTooLarge:
     return MessageTooLarge(f"a text message is longer than the {TEXT_LIMIT} characters allowed")
 
 
-def authority_of(host: str, port: int | None) -> str:
-    """Return `host:port`, or the host alone, as it stands in a URL."""
-    bracketed = f"[{host}]" if ":" in host else host
-    return bracketed if port is None else f"{bracketed}:{port}"
-
-
 def shortened(reason: str) -> str:
     """Return as much of a reason as a close frame can carry."""
     return reason.encode(errors="replace")[:REASON_LIMIT].decode(errors="ignore")
@@ -132,14 +132,6 @@ def shortened(reason: str) -> str:
 def no_websocket_server(authority: str, reason: object) -> HandshakeError:
     """Return the error for a peer that did not shake hands as a WebSocket server does."""
     return HandshakeError(f"what answers at {authority} is not a WebSocket server: {reason}")
-
-
-def why(error: Exception) -> str:
-    """Return what the system said; trio wraps it, or sums it up, and keeps it as the cause."""
-    cause = error.__cause__
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[-1]
-    return str(cause or error)
 
 
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:
@@ -173,23 +165,6 @@ async def end(transport: Transport, error: RayforceWSError) -> None:
             transport.abort()
         case _:
             await transport.aclose(INTERNAL_ERROR, str(error))
-
-
-def check_port(port: int, *, lowest: int) -> None:
-    """Raise `RayforceValueError` if `port` is no port number from `lowest` to 65535."""
-    if type(port) is not int or not lowest <= port <= 65535:
-        raise RayforceValueError(f"Invalid port: {port!r}. Must be an int between {lowest} and 65535")
-
-
-def check_host(host: object) -> None:
-    """Raise `RayforceValueError` if `host` is neither a host name nor an IP address."""
-    if not isinstance(host, str) or not host or any(c in "/?#@[]" or c <= " " or c == "\x7f" for c in host):
-        raise RayforceValueError(f"Invalid host: {host!r}. Must be a host name or an IP address, without brackets")
-    if ":" in host:
-        try:
-            IPv6Address(host)
-        except ValueError:
-            raise RayforceValueError(f"Invalid host: {host!r}. The port is an argument of its own") from None
 
 
 def check_size(max_message_size: int) -> None:

@@ -36,6 +36,7 @@ class MemoryTransport(Transport):
         self.peer = "memory"
         self.max_message_size = 2**63
         self.sent: list[bytes | str] = []
+        self._unfinished = b""
         self._outgoing = outgoing
         self._incoming = incoming
         self._closed: RayforceWSError | None = None
@@ -62,6 +63,12 @@ class MemoryTransport(Transport):
             await self._outgoing.send(message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise self._closed or ConnectionLost("the other end is gone") from None
+
+    async def send_part(self, data: bytes, *, last: bool) -> None:
+        self._unfinished += data
+        if last:
+            message, self._unfinished = self._unfinished, b""
+            await self.send(message)
 
     async def run(self) -> None:
         await anyio.sleep_forever()

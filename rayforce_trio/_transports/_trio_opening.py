@@ -16,11 +16,12 @@ import trio_websocket
 import wsproto.utilities
 from wsproto.connection import ConnectionType
 
+from .._addresses import authority_of, why
+from .._tasks import ungrouped
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._base import READ_SIZE, authority_of, no_websocket_server, why
+from ._base import READ_SIZE, no_websocket_server
 from ._head_stream import HeadStream, HeadTooLong
 from ._keepalive import KeepAlive
-from ._race import ungrouped
 from ._trio_websocket import TrioWebSocket
 
 _LINGER_TIMEOUT = 1.0  # seconds a refused peer has to read why, before the socket is closed

@@ -5,7 +5,6 @@ It starts no task of its own: whoever owns the connection reads, writes and runs
 
 import copy
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +14,8 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
+from .._addresses import why
+from .._tasks import race
 from ..errors import ConnectionLost, ProtocolError, RayforceWSError
 from ._base import (
     CLOSE_TIMEOUT,
@@ -30,10 +31,8 @@ from ._base import (
     shortened,
     text_too_large,
     too_large,
-    why,
 )
 from ._keepalive import KeepAlive
-from ._race import race
 
 _SPARE_FRAGMENTS = 1024  # a message may have so many fragments, and one more for each _BYTES_PER_FRAGMENT bytes in it
 _BYTES_PER_FRAGMENT = 256
@@ -150,9 +149,22 @@ class TrioWebSocket(Transport):
     # Sending
 
     async def send(self, message: bytes | str) -> None:
-        for event in _fragments(message):
-            async with self._write_lock:
-                await self._write(event)
+        if isinstance(message, bytes):
+            await self.send_part(message, last=True)
+        else:
+            await self._send_frame(TextMessage(message))
+
+    async def send_part(self, data: bytes, *, last: bool) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view) or 1, FRAGMENT_SIZE):
+            piece = view[start : start + FRAGMENT_SIZE]
+            finished = last and start + FRAGMENT_SIZE >= len(view)
+            # wsproto takes any buffer, though its annotation names two.
+            await self._send_frame(BytesMessage(piece, message_finished=finished))  # type: ignore[arg-type]
+
+    async def _send_frame(self, event: Event) -> None:
+        async with self._write_lock:
+            await self._write(event)
 
     async def run(self) -> None:
         await race(self._answer_pings, self._keep_alive)
@@ -279,14 +291,3 @@ class _SizeCheck(Extension):
         if not opcode.iscontrol() and payload_length > self._transport.room_for_message:
             return CloseReason.MESSAGE_TOO_BIG
         return RsvBits(False, False, False)
-
-
-def _fragments(message: bytes | str) -> Iterator[Event]:
-    if isinstance(message, str):
-        yield TextMessage(message)
-        return
-    view = memoryview(message)
-    for start in range(0, len(view) or 1, FRAGMENT_SIZE):
-        piece = view[start : start + FRAGMENT_SIZE]
-        # wsproto takes any buffer, though its annotation names two.
-        yield BytesMessage(piece, message_finished=start + FRAGMENT_SIZE >= len(view))  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import anyio
 import trio
 
-from ..errors import RayforceWSError
+from .errors import RayforceWSError
 
 
 async def race(*functions: Callable[[], Awaitable[None]]) -> None:

@@ -5,26 +5,33 @@ other.
 Evaluation holds the GIL from beginning to end.
 """
 
+from pathlib import Path
 from typing import Any
 
-from rayforce import Dict, Expression, Operation, Symbol, Vector, ray_to_python
+import rayforce
+from rayforce import Dict, Expression, Operation, String, Symbol, Vector, ray_to_python
 from rayforce import _rayforce_c as ffi
 from rayforce.errors import CORE_EXC_CODE_MAPPING
 from rayforce.network.utils import python_to_ipc
 from rayforce.plugins.sql import SQLIPCCompiler, SQLQuery
 from rayforce.types.table import SelectQuery
 
-from ._protocol import (
+from .._protocol import (
+    FLAGS_OFFSET,
     MESSAGE_TYPE_OFFSET,
+    VERBOSE_FLAG,
     Failure,
+    FrameError,
     MessageType,
     Reply,
     Result,
     error_code,
     is_null,
-    parse_frame,
+    join_verbose,
+    parse_header,
+    split_verbose,
 )
-from .errors import (
+from ..errors import (
     RayforceConversionError,
     RayforceError,
     RayforceTCPError,
@@ -32,9 +39,16 @@ from .errors import (
     RayforceUserError,
     UnsupportedQuery,
 )
+from ._capture import capture_stdout
 
 _FOREIGN_THREAD = "threads other than the initialization thread"  # from rayforce-py 2.4.0's RuntimeError
+_QUOTED = 80  # characters of a query, in the error it caused
 _QUERIES = "a str, String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query"
+
+
+def native_server() -> Path:
+    """Return where rayforce-py keeps the native server's program."""
+    return Path(rayforce.__file__).parent / "bin" / "rayforce"
 
 
 def check_thread() -> None:
@@ -45,12 +59,13 @@ def check_thread() -> None:
         _reraise(error)
 
 
-def encode(query: Any, message_type: MessageType) -> bytes:
+def encode(query: Any, message_type: MessageType, *, verbose: bool = False) -> bytes:
     """Return the frame that carries a query.
 
     Args:
         query: a str, String, List, Expression, SQLQuery or a query object of rayforce-py.
         message_type: `SYNC` for a request, `ASYNC` for a post.
+        verbose: ask for what the query prints, too; its reply is then read by `decode_verbose`.
 
     Raises:
         UnsupportedQuery: `query` is none of these; the error names its type.
@@ -62,9 +77,9 @@ def encode(query: Any, message_type: MessageType) -> bytes:
         raise UnsupportedQuery(f"cannot send {_type_name(query)} as a query; send {_QUERIES}") from None
     except RuntimeError as error:
         _reraise(error)
-    serialized = _serialize(compiled, message_type)
+    serialized = _serialize(compiled, message_type, VERBOSE_FLAG if verbose else 0)
     if isinstance(serialized, Failure):
-        raise _engine_error(serialized)
+        raise engine_error(serialized, query)
     return serialized
 
 
@@ -83,25 +98,26 @@ def _compile(query: Any) -> ffi.RayObject:
     return compiled
 
 
-def decode(reply: Reply) -> Any:
+def decode(reply: Reply, query: Any = None) -> Any:
     """Return the value in a reply: a Rayforce object, or `None` for null.
 
     Args:
         reply: a whole frame, its header checked, or what went wrong instead.
+        query: what was asked; an engine error without a message of its own quotes the beginning of it.
 
     Raises:
         RayforceError: the reply is an engine error; rayforce-py's class for its code.
         RayforceConversionError: the payload is damaged, or of a type rayforce-py cannot represent.
     """
     if isinstance(reply, Failure):
-        raise _engine_error(reply)
+        raise engine_error(reply, query)
     frame = reply.frame
     if is_null(frame):
         return None
     if (code := error_code(frame)) is not None:
-        raise _engine_error(Failure(code, ""))
-    if parse_frame(frame).compressed:
-        raise RayforceConversionError("the reply is compressed, which this version cannot read")
+        raise engine_error(Failure(code, ""), query)
+    if parse_header(frame).compressed:
+        raise RayforceConversionError("the reply is compressed, which no server of this protocol does")
     try:
         value = ffi.de_obj(_byte_vector(frame))
     except RuntimeError as error:
@@ -110,18 +126,39 @@ def decode(reply: Reply) -> Any:
     return ray_to_python(value)
 
 
+def decode_verbose(reply: Reply) -> tuple[str, Reply]:
+    """Return what a verbose request printed, and the reply to `decode`.
+
+    A failure is returned as it is: the request was cancelled, or could not be evaluated at all.
+
+    Raises:
+        RayforceConversionError: the reply is not one to a verbose request.
+    """
+    if isinstance(reply, Failure):
+        return "", reply
+    try:
+        return split_verbose(reply.frame)
+    except FrameError as error:
+        raise RayforceConversionError(f"the reply cannot be read: {error}") from None
+
+
 def evaluate(frame: bytes) -> Reply:
     """Evaluate the query in a frame, in this process; a string is parsed first. Blocks until the engine is done.
 
     Args:
-        frame: a whole frame, its header checked; its message type does not matter.
+        frame: a whole frame, its header checked, not compressed; its message type does not matter.
 
     Returns:
         The value as a response frame, or what went wrong: whatever the frame holds, an error is returned, not raised.
+        To a verbose request, a list of what was printed and of the value or error.
     """
+    if not parse_header(frame).verbose:
+        return _evaluate(frame)
+    return join_verbose(*capture_stdout(lambda: _evaluate(frame)))
+
+
+def _evaluate(frame: bytes) -> Reply:
     try:
-        if parse_frame(frame).compressed:
-            return Failure("nyi", "compressed requests are not supported")
         query = ffi.de_obj(_byte_vector(frame))
         kind = ffi.get_obj_type(query)
         if kind == ffi.TYPE_ERR:
@@ -137,20 +174,35 @@ def evaluate(frame: bytes) -> Reply:
     return response if isinstance(response, Failure) else Result(response)
 
 
-def _serialize(value: ffi.RayObject, message_type: MessageType) -> bytes | Failure:
+def _serialize(value: ffi.RayObject, message_type: MessageType, flags: int = 0) -> bytes | Failure:
     if ffi.get_obj_type(value) == ffi.TYPE_ERR:
         return _failure(value)
     serialized = ffi.ser_obj(value)
     if ffi.get_obj_type(serialized) == ffi.TYPE_ERR:
         return _failure(serialized)
-    # In place, since a frame can be hundreds of MB: ser_obj always writes message type 0.
+    # In place, since a frame can be hundreds of MB: ser_obj always writes message type 0 and no flags.
     ffi.set_obj(serialized, ffi.init_i64(MESSAGE_TYPE_OFFSET), ffi.init_u8(message_type))
+    if flags:
+        ffi.set_obj(serialized, ffi.init_i64(FLAGS_OFFSET), ffi.init_u8(flags))
     return bytes(ffi.read_u8_vector(serialized))
 
 
-def _engine_error(failure: Failure) -> RayforceError:
-    """Return the exception for an engine error, as rayforce-py raises it in process."""
+def engine_error(failure: Failure, query: Any = None) -> RayforceError:
+    """Return the exception for an engine error: rayforce-py's class for the code, with the engine's message.
+
+    A native server sends the code alone; the query then has to tell what failed.
+    """
+    if not failure.message and query is not None:
+        failure = Failure(failure.code, f"in the query {_beginning(query)}")
     return CORE_EXC_CODE_MAPPING.get(failure.code, RayforceUserError)(str(failure))
+
+
+def _beginning(query: Any) -> str:
+    """Return the beginning of a query's text, on one line; of a query object, which has none, its type."""
+    if not isinstance(query, str | String):
+        return f"({_type_name(query)})"
+    text = " ".join(str(query).split())
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
 def _failure(error: ffi.RayObject) -> Failure:

@@ -1,0 +1,95 @@
+"""The compression of IPC frames, undone.
+
+A native server compresses replies of over 2,000 bytes to peers on other hosts. The payload is then the size of the
+plain one, uint32, and runs of differences between neighbouring bytes. A run begins with a control byte, int8: above 0,
+the byte that follows is repeated so often; else so many bytes follow as its negative. Each plain byte is the sum,
+modulo 256, of all differences up to its place. Measured on rayforce-py 2.4.0 (core 3.0.1).
+"""
+
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._protocol import FrameError, Header
+
+SIZE_BYTES = 4
+"""How many bytes of a compressed payload tell the size of the plain one."""
+
+_SLICE = 8 * 1024  # of compressed bytes; at most 64 times as many come out at once
+
+
+class Decompressor:
+    """Decompresses the payload of one frame, in pieces as they arrive.
+
+    Args:
+        header: of the compressed frame.
+        start: the beginning of its payload, `SIZE_BYTES` at least.
+
+    Attributes:
+        header: of the plain frame.
+        left: how many bytes of its payload are still to come.
+    """
+
+    def __init__(self, header: Header, start: bytes) -> None:
+        (self.left,) = struct.unpack_from("<I", start)
+        self.header = Header(0, header.message_type, self.left)
+        self._kept = b""
+        self._last = np.uint8(0)
+        self._compressed_left = header.size - SIZE_BYTES
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what these bytes of the payload, which follow those fed before, decompress to; it may be nothing.
+
+        Raises:
+            FrameError: the payload is damaged.
+        """
+        plain = b"".join(self._expand(data[start : start + _SLICE]) for start in range(0, len(data), _SLICE))
+        self._compressed_left -= len(data)
+        if self._compressed_left <= 0 and (self.left or self._kept):
+            raise FrameError("a compressed frame ends too early")
+        return plain
+
+    def _expand(self, data: bytes) -> bytes:
+        source = np.frombuffer(self._kept + data, np.uint8)
+        controls = source.view(np.int8).astype(np.intp)
+        steps = np.where(controls > 0, 2, 1 - controls)
+        starts, end = _follow(steps)
+        self._kept = bytes(source[end:])
+
+        counts = np.ones(end, np.intp)  # of every byte: how often it occurs among the differences
+        counts[starts] = 0
+        repeats = starts[controls[starts] > 0]
+        counts[repeats + 1] = controls[repeats]
+        size = int(counts.sum())
+        if size > self.left:
+            raise FrameError("a compressed frame holds more than it announces")
+        if size == 0:
+            return b""
+        self.left -= size
+        plain = np.cumsum(np.repeat(source[:end], counts), dtype=np.uint8)
+        plain += self._last
+        self._last = plain[-1]
+        return bytes(plain)
+
+
+def _follow(steps: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
+    """Return where the whole runs in a slice begin, and where the last of them ends.
+
+    A run tells only where the next one begins. So jumps are doubled in length, and with them the beginnings known: some
+    fifteen operations on arrays in place of a step in Python for each run.
+
+    Args:
+        steps: for each byte, how far the next run is if a run begins there.
+    """
+    beyond = len(steps)
+    jumps = np.append(np.minimum(np.arange(beyond) + steps, beyond + 1), [beyond, beyond + 1])
+    reached = np.zeros(1, np.intp)
+    while reached[-1] < beyond:
+        reached = np.concatenate([reached, jumps[reached]])
+        jumps = jumps[jumps]
+    # Those past the end are `beyond` if the last run is whole, else `beyond + 1`.
+    starts = reached[: np.searchsorted(reached, beyond)]
+    if len(starts) and starts[-1] + steps[starts[-1]] > beyond:
+        return starts[:-1], int(starts[-1])
+    return starts, beyond

@@ -1,0 +1,255 @@
+"""A native Rayforce server as a child of this process: started, watched, restarted, and ended with the server."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from os import PathLike
+from pathlib import Path
+
+import trio
+
+from .._codec import native_server
+from .._tasks import race, ungrouped
+from ..errors import EngineError, RayforceValueError
+from ._backoff import growing_pauses
+from ._base import Engine, Session
+from ._native import NativeEngine
+from ._output import Output
+
+LONGEST_PAUSE = 30.0
+"""The longest pause before a process that keeps dying is started again, in seconds."""
+
+_FIRST_PAUSE = 0.1
+_STABLE_AFTER = 60.0  # seconds: one that lived so long does not keep dying
+_SESSION_PATIENCE = 1.5  # seconds a new session waits for a process that is being restarted
+_PORT_ATTEMPTS = 10
+_LAST_WORDS = 1.0  # seconds to read what a dead process has printed, if a child of it keeps the output open
+_PASSWORD = "rayforce_trio"
+_PORT_TAKEN = "Address already in use"
+_HOST = "127.0.0.1"
+_HERE = Path(__file__).parent
+
+logger = logging.getLogger("rayforce_trio.engine")
+
+
+class NativeProcess(Engine):
+    """A Rayforce server process of the server's own, which lives and ends with it.
+
+    As with `NativeEngine`, the event loop stays free while queries run, and cancelling one stops it. What a client does
+    to the engine ends at most this process, and a new one takes its place: sessions that were open fail, new ones work.
+    It listens on a free port of the loopback interface, and lets in nobody else.
+
+    Args:
+        script: a Rayfall file to run first. If it fails, so does starting the server; later restarts are tried again.
+        read_only: have the engine refuse what writes, runs programs or reads files (`-U`), scripts aside.
+        journal: where to log requests before they run (`-l`, `.log` and the like are appended), and to replay them from
+            at start, before the script runs. Posts are not in it.
+        journal_sync: have every entry on the disk before the request runs (`-L`).
+        memory: what the engine may take before it uses the disk, in bytes or as the engine writes it, `"4G"` (`-m`).
+        cores: how many threads it may use (`-c`).
+        executable: the program; the default is the one that comes with rayforce-py.
+
+    Raises:
+        RayforceValueError: an argument is out of range, or there is no such file.
+    """
+
+    def __init__(
+        self,
+        script: str | PathLike[str] | None = None,
+        *,
+        read_only: bool = False,
+        journal: str | PathLike[str] | None = None,
+        journal_sync: bool = False,
+        memory: int | str | None = None,
+        cores: int | None = None,
+        executable: str | PathLike[str] | None = None,
+    ) -> None:
+        self._script = None if script is None else _file(script, "script")
+        self._executable = _file(native_server() if executable is None else executable, "executable")
+        self._options = ["-U" if read_only else "-u", _PASSWORD]
+        if journal is not None:
+            self._options += ["-L" if journal_sync else "-l", str(Path(journal).absolute())]
+        if memory is not None:
+            if type(memory) not in (int, str) or not memory:
+                raise RayforceValueError(f"Invalid memory: {memory!r}. Must be a number of bytes, or such as '4G'")
+            self._options += ["-m", str(memory)]
+        if cores is not None:
+            if type(cores) is not int or not 0 <= cores <= 1023:
+                raise RayforceValueError(f"Invalid cores: {cores!r}. Must be an int between 0, for all, and 1023")
+            self._options += ["-c", str(cores)]
+        self._read_only = read_only
+        self._pid: int | None = None
+        self._native: NativeEngine | None = None
+        self._ready = trio.Event()
+
+    def __repr__(self) -> str:
+        given = [repr(self._script)] if self._script else []
+        return f"NativeProcess({', '.join([*given, *(['read_only=True'] if self._read_only else [])])})"
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; `None` while it is not ready."""
+        return self._pid
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a process running, until cancelled. A checkpoint; when it has ended, so has the process.
+
+        `task_status.started()` is called once the process answers; a script, or a journal, may take its time.
+
+        Raises:
+            EngineError: it ended before it answered the first time; the text carries what it printed.
+        """
+        started = False
+
+        def on_ready() -> None:
+            nonlocal started
+            if not started:
+                started = True
+                task_status.started()
+
+        pauses = growing_pauses(_FIRST_PAUSE, LONGEST_PAUSE)
+        while True:
+            since = trio.current_time()
+            try:
+                with ungrouped():
+                    end = await self._run_once(on_ready)
+            except EngineError as error:
+                if not started:
+                    raise
+                end = str(error)
+            except OSError as error:
+                if not started:
+                    raise EngineError(f"the engine process cannot be started: {error}") from error
+                end = str(error)
+            if trio.current_time() - since > _STABLE_AFTER:
+                pauses = growing_pauses(_FIRST_PAUSE, LONGEST_PAUSE)
+            pause = next(pauses)
+            logger.warning("%s; it is started again in %g seconds", end, pause)
+            await trio.sleep(pause)
+
+    async def open_session(self) -> Session:
+        with trio.move_on_after(_SESSION_PATIENCE):
+            await self._ready.wait()
+        if self._native is None:
+            raise EngineError("the engine process is not running; it is being started again")
+        return await self._native.open_session()
+
+    async def _run_once(self, on_ready: Callable[[], None]) -> str:
+        """Start a process and wait for its end; returns how it ended.
+
+        Raises:
+            EngineError: it ended before it answered.
+            OSError: it could not be started.
+        """
+        for _ in range(_PORT_ATTEMPTS):
+            end = await self._run_on(_free_port(), on_ready)
+            if end is not None:
+                return end
+        raise EngineError("the engine process found every port taken that had just been free")
+
+    async def _run_on(self, port: int, on_ready: Callable[[], None]) -> str | None:
+        """Like `_run_once`, on this port; returns `None` if somebody took it in the meantime."""
+        native = _OwnServer(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD)
+        output = Output()
+        async with trio.open_nursery() as nursery:
+            process: trio.Process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    [sys.executable, "-I", "-S", _HERE / "_lifeline.py", self._executable, *self._arguments(port)],
+                    env={**os.environ, "RAYFORCE_TRIO_USER": native.user, "RAYFORCE_TRIO_SCRIPT": self._script or ""},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C in a terminal is for the server alone, which ends the process
+                    check=False,
+                    deliver_cancel=_kill,
+                )
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            name = f"engine process {process.pid}"
+            async with process.stdin, process.stdout:
+                nursery.start_soon(output.log_all, process.stdout, name)
+                try:
+                    answered = await self._attend(process, native, output, on_ready)
+                finally:
+                    self._native, self._pid, self._ready = None, None, trio.Event()
+                with trio.move_on_after(_LAST_WORDS):
+                    await output.ended.wait()
+                nursery.cancel_scope.cancel()
+        end = f"the {name} {_how(process)}"
+        if answered:
+            return end
+        if _PORT_TAKEN in str(output):
+            return None
+        raise EngineError(f"{end} before it could be used; it printed:\n{output}")
+
+    async def _attend(
+        self, process: trio.Process, native: NativeEngine, output: Output, on_ready: Callable[[], None]
+    ) -> bool:
+        """Let sessions in as soon as the process answers, until it ends; returns whether it ever answered."""
+        answered = False
+
+        async def let_in() -> None:
+            nonlocal answered
+            await output.listening.wait()  # from here on the port is its own, and nobody else is told the user name
+            await (await native._connect()).aclose()
+            answered = True
+            self._native, self._pid = native, process.pid
+            self._ready.set()
+            on_ready()
+            await trio.sleep_forever()
+
+        async def wait() -> None:
+            await process.wait()
+
+        try:
+            await race(let_in, wait)
+        except EngineError as error:
+            with trio.move_on_after(_LAST_WORDS):
+                await process.wait()  # which explains it
+            if process.returncode is None:
+                raise EngineError(f"{error}. Does the script set .ipc.on.auth? It printed:\n{output}") from None
+        return answered
+
+    def _arguments(self, port: int) -> list[str]:
+        return ["-p", f"{_HOST}:{port}", *self._options, str(_HERE / "_boot.rfl")]
+
+
+class _OwnServer(NativeEngine):
+    _name = "the engine process"
+
+
+async def _kill(process: trio.Process) -> None:
+    """End a process, and those it has started; SIGTERM would not end one that is stopped."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _how(process: trio.Process) -> str:
+    code = process.returncode
+    assert code is not None
+    return f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+
+
+def _file(path: object, argument: str) -> str:
+    try:
+        file = Path(path).absolute()  # type: ignore[arg-type]
+    except TypeError:
+        raise RayforceValueError(f"Invalid {argument}: {path!r}. Must be a path") from None
+    if not file.is_file():
+        raise RayforceValueError(f"Invalid {argument}: there is no file {str(path)!r}")
+    return str(file)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])

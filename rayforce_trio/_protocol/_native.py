@@ -1,0 +1,110 @@
+"""The native server's protocol, without I/O: its handshake over TCP, and its frames in pieces as they arrive.
+
+The client says `[version, 0]`, the server answers `[version, wants credentials]`. To 1 the client answers with one
+byte, the length of what follows, and `user:password`, ended by a zero byte; the server answers 0, or 1 and hangs up.
+Then come frames. Measured on the server of rayforce-py 2.4.0 (core 3.0.1).
+"""
+
+from dataclasses import dataclass
+
+from ._frames import HEADER_SIZE, WIRE_VERSION, Header, parse_header
+from ._violation import ProtocolViolation
+
+NATIVE_HELLO = bytes([WIRE_VERSION, 0])
+
+NATIVE_HELLO_SIZE = 2
+"""How many bytes the server answers to `NATIVE_HELLO`; to credentials it answers one."""
+
+NATIVE_MAX_REQUEST = 256 * 1024 * 1024
+"""The longest payload a native server takes, in bytes; it hangs up at a longer one. Its replies may be longer."""
+
+_CREDENTIALS_LIMIT = 255  # with the zero byte: their length is one byte
+_WHOLE_UP_TO = 64  # a frame of so many bytes is never cut, nor is the beginning of a longer one: it tells what it is
+
+
+def check_native_hello(answer: bytes) -> bool:
+    """Read the server's answer to `NATIVE_HELLO`; returns whether it wants credentials.
+
+    Raises:
+        ProtocolViolation: no native server answers so, or it speaks another wire version.
+    """
+    version, wants_credentials = answer
+    if wants_credentials > 1:
+        raise ProtocolViolation(f"it is no Rayforce server: it answered {answer.hex(' ')}")
+    if version != WIRE_VERSION:
+        raise ProtocolViolation(f"it speaks wire version {version}, and only {WIRE_VERSION} is spoken here")
+    return bool(wants_credentials)
+
+
+def dump_credentials(user: str, password: str) -> bytes:
+    """Return what answers a native server that wants credentials.
+
+    Raises:
+        ValueError: they cannot be sent; the text says why, and not what they are.
+    """
+    data = f"{user}:{password}\0".encode()
+    if ":" in user or b"\0" in data[:-1]:
+        raise ValueError("a user name holds no colon, and neither it nor a password holds a zero character")
+    if len(data) > _CREDENTIALS_LIMIT:
+        raise ValueError(f"user name and password have at most {_CREDENTIALS_LIMIT - 2} bytes together")
+    return bytes([len(data)]) + data
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some bytes of a frame, its header included.
+
+    Attributes:
+        header: of the frame they belong to.
+        data: the bytes. The first piece holds the header and what tells an error, or a compressed frame's size.
+        first: whether the frame begins with them.
+        unread: how many bytes of the frame are still to come.
+    """
+
+    header: Header
+    data: bytes
+    first: bool
+    unread: int
+
+
+class NativeReceiver:
+    """Cuts the bytes of a native server into frames, and hands out each frame in pieces, without collecting it."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._header: Header | None = None
+        self._unread = 0
+
+    @property
+    def within_frame(self) -> bool:
+        """Whether the beginning of a frame has arrived, and its end has not."""
+        return bool(self._unread or self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Take what arrived; what it makes is had from `next_piece`."""
+        self._buffer += data
+
+    def next_piece(self) -> Piece | None:
+        """Return the next piece, or `None` until more has arrived.
+
+        Raises:
+            FrameError: what arrived is no Rayforce frame; nothing more can be read.
+        """
+        if self._unread:
+            assert self._header is not None
+            return self._take(self._header, self._unread, first=False) if self._buffer else None
+        if len(self._buffer) < HEADER_SIZE:
+            return None
+        header = parse_header(self._buffer)
+        size = HEADER_SIZE + header.size
+        if len(self._buffer) < min(size, _WHOLE_UP_TO):
+            return None
+        self._header = header
+        return self._take(header, size, first=True)
+
+    def _take(self, header: Header, left: int, *, first: bool) -> Piece:
+        with memoryview(self._buffer) as view:
+            data = bytes(view[:left])
+        del self._buffer[: len(data)]
+        self._unread = left - len(data)
+        return Piece(header, data, first, self._unread)

@@ -1,0 +1,60 @@
+"""The response to a verbose request: a list of what was printed, as a String, and of the value or error.
+
+So the native server makes it. Ours adds an error's message as a third item, since an error on the wire has none.
+"""
+
+import struct
+
+from ._frames import (
+    ERROR,
+    ERROR_SIZE,
+    HEADER_SIZE,
+    SIZED,
+    STRING_ATOM,
+    FrameError,
+    error_code,
+    pack_string,
+    response_frame,
+)
+from ._replies import Failure, Reply, Result
+
+_LIST = 0x00
+
+
+def join_verbose(output: bytes, reply: Reply) -> Result:
+    """Return the response of a request that printed `output` and came to `reply`."""
+    items = [pack_string(output)]
+    if isinstance(reply, Failure):
+        items.append(struct.pack("<B8s", ERROR, reply.code.encode("ascii", "replace")[:7]))
+        items.append(pack_string(reply.message.encode("utf-8", "replace")))
+    else:
+        items.append(reply.frame[HEADER_SIZE:])
+    return Result(response_frame(SIZED.pack(_LIST, 0, len(items)) + b"".join(items)))
+
+
+def split_verbose(frame: bytes) -> tuple[str, Reply]:
+    """Return what a verbose request printed, and what it came to, from its response.
+
+    Raises:
+        FrameError: the frame is no such response.
+    """
+    try:
+        kind, _, count = SIZED.unpack_from(frame, HEADER_SIZE)
+        if kind != _LIST or count not in (2, 3):
+            raise FrameError("the reply to a verbose request is no list of what was printed and of the value")
+        output, start = _read_string(frame, HEADER_SIZE + SIZED.size)
+        code = error_code(frame, start)
+        if code is None:
+            return output, Result(response_frame(frame[start:]))
+        return output, Failure(code, _read_string(frame, start + ERROR_SIZE)[0] if count == 3 else "")
+    except struct.error:
+        raise FrameError("the reply to a verbose request is cut short") from None
+
+
+def _read_string(frame: bytes, start: int) -> tuple[str, int]:
+    """Return the text of the String at `start`, and where it ends."""
+    kind, _, size = SIZED.unpack_from(frame, start)
+    begin = start + SIZED.size
+    if kind != STRING_ATOM or not 0 <= size <= len(frame) - begin:
+        raise FrameError("the reply to a verbose request holds no String where one is due")
+    return frame[begin : begin + size].decode("utf-8", "replace"), begin + size
