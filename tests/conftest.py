@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from rayforce import core_version
+from support.native import native_server
 from support.processes import server_process
+
+from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess
 
 _names = itertools.count()
 
@@ -24,11 +27,35 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session", params=["in-process", "native", "child"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Tests that ask for this, or for `our_port` or `each_engine`, run on every engine."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def our_port() -> Iterator[int]:
+def our_port(engine: str) -> Iterator[int]:
     """The port of our server, in a process of its own."""
-    with server_process("ours") as port:
+    with server_process(engine) as port:
         yield port
+
+
+@pytest.fixture(scope="session")
+def native_port() -> Iterator[int]:
+    """The port of a native server."""
+    with native_server() as server:
+        yield server.port
+
+
+@pytest.fixture
+def each_engine(engine: str, native_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have servers without an engine of the test's choice use each engine in turn."""
+    engines = {
+        "in-process": InProcessEngine,
+        "native": lambda: NativeEngine("127.0.0.1", native_port),
+        "child": NativeProcess,
+    }
+    monkeypatch.setattr("rayforce_trio._server._server.InProcessEngine", engines[engine])
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ async def test_requests_are_pipelined() -> None:
 async def test_results_and_errors_find_their_callers(our_port: int) -> None:
     async def ask(connection: WSClientConnection, n: int) -> None:
         if n % 2:
-            with pytest.raises(errors.RayforceUserError, match=f"'undefined_{n}' undefined"):
+            with pytest.raises(errors.RayforceUserError, match=rf"\bundefined_{n}\b"):
                 await connection.execute(f"undefined_{n}")
         else:
             assert await number(connection, str(n)) == n
@@ -176,7 +176,7 @@ def flooded(port: int, query: str) -> Iterator[None]:
 @pytest.mark.anyio
 async def test_a_quiet_client_overtakes_a_thousand_requests_in_flight(name: str) -> None:
     """The server counts the requests of the flood; between two answers to the quiet client, few are evaluated."""
-    with server_process("ours") as port:
+    with server_process("in-process") as port:
         async with connected(port) as quiet:
             await quiet.execute(f"(set {name} 0)")
             with flooded(port, f"(set {name} (+ {name} 1))"):
@@ -274,7 +274,7 @@ async def test_every_call_that_waits_notices_a_lost_server_at_once() -> None:
         with pytest.raises(errors.ConnectionLost):
             await connection.execute("1")
 
-    with server_process("ours") as port:
+    with server_process("in-process") as port:
         async with connected(port) as connection, anyio.create_task_group() as task_group:
             await connection.post("(exit 3)")
             for _ in range(50):

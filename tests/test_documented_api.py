@@ -22,6 +22,8 @@ from rayforce import I64
 
 from rayforce_trio import WSClient, WSServer, errors
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 SERVER = """
 import trio
 from rayforce_trio import WSServer

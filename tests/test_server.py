@@ -17,6 +17,8 @@ from trio.testing import wait_all_tasks_blocked
 from rayforce_trio import InProcessEngine, WSClient, WSServer, errors
 from rayforce_trio._protocol import ServerRequest
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 LOCAL = "127.0.0.1"
 
 

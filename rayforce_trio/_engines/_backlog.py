@@ -11,7 +11,7 @@ import trio
 MEMORY_LIMIT = 512 * 1024
 """How much of a reply is kept in memory, in bytes; one piece is always taken."""
 
-PATIENCE = 0.5
+PATIENCE = 0.25
 """How long a reply may hold up its engine, all in all, before the rest of it goes to a file; in seconds."""
 
 _READ_SIZE = 256 * 1024

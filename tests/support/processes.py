@@ -1,19 +1,24 @@
 """Child processes of the tests."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SERVE = Path(__file__).with_name("serve.py")
+TESTS = Path(__file__).parents[1]
 
 
 @contextmanager
 def server_process(whose: str) -> Iterator[int]:
-    """Run a server in a child process, ours or rayforce-py's; yields its port."""
+    """Run a server in a child process, ours or rayforce-py's: see `support.serve`; yields its port."""
     child = subprocess.Popen(
-        [sys.executable, str(SERVE), whose], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "support.serve", whose],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
     assert child.stdin is not None
     assert child.stdout is not None

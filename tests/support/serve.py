@@ -1,6 +1,7 @@
-"""Serve in a process of its own, for clients on either event loop: `python serve.py ours|theirs [port]`.
+"""Serve in a process of its own, for clients on either event loop: `python -m support.serve ENGINE`.
 
-Prints the port once it listens. Ends with its standard input, so it cannot outlive the tests.
+ENGINE is `in-process`, `native` or `child`, or `theirs` for rayforce-py's server. Prints the port once it listens. Ends
+with its standard input, so it cannot outlive the tests.
 """
 
 import asyncio
@@ -9,11 +10,13 @@ import sys
 
 import trio
 
-from rayforce_trio import WSServer
+from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess, WSServer
+from rayforce_trio._engines import Engine
+from support.native import native_server
 
 
-async def ours() -> None:
-    async with WSServer(port=0, host="127.0.0.1") as server:
+async def ours(engine: Engine) -> None:
+    async with WSServer(port=0, host="127.0.0.1", engine=engine) as server:
         print(server.port, flush=True)
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
 
@@ -32,7 +35,13 @@ async def theirs() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "ours":
-        trio.run(ours)
-    else:
-        asyncio.run(theirs())
+    match sys.argv[1]:
+        case "in-process":
+            trio.run(ours, InProcessEngine())
+        case "child":
+            trio.run(ours, NativeProcess())
+        case "native":
+            with native_server() as native:
+                trio.run(ours, NativeEngine("127.0.0.1", native.port))
+        case "theirs":
+            asyncio.run(theirs())
