@@ -29,9 +29,14 @@ class Decompressor:
     Attributes:
         header: of the plain frame.
         left: how many bytes of its payload are still to come.
+
+    Raises:
+        FrameError: there is no beginning.
     """
 
     def __init__(self, header: Header, start: bytes) -> None:
+        if len(start) < SIZE_BYTES:
+            raise FrameError("a compressed frame ends too early")
         (self.left,) = struct.unpack_from("<I", start)
         self.header = Header(0, header.message_type, self.left)
         self._kept = b""

@@ -92,7 +92,7 @@ class NativeEngine(Engine):
         """Open a session like `open_session`, however long it takes."""
         try:
             stream = await trio.open_tcp_stream(self.host, self.port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise EngineError(f"{self._name} cannot be reached: {why(error)}") from None
         try:
             _watch_for_silence(stream)
@@ -187,6 +187,7 @@ class NativeSession(Session):
                         # Closing must wait for the stop to be heeded: a connection that is reset takes it with it.
                         await race(self.run, self._answered.wait)
         finally:
+            self._sent = False
             self._backlog.close()
             await trio.aclose_forcefully(self._stream)
 
@@ -214,18 +215,20 @@ class NativeSession(Session):
             return Failure(code, "")
         if header.compressed:
             payload = HEADER_SIZE + SIZE_BYTES
-            self._decompressor = Decompressor(header, first[HEADER_SIZE:payload])
-            self.unread = self._decompressor.header.size
-            first = self._decompress(self._decompressor, first[payload:])
-            self.unread -= len(first)
-            first = self._decompressor.header.pack() + first
+            try:
+                self._decompressor = Decompressor(header, first[HEADER_SIZE:payload])
+            except FrameError as error:
+                raise self._damaged(error) from None
+            plain = self._decompress(self._decompressor, first[payload:])
+            self.unread = self._decompressor.left
+            first = self._decompressor.header.pack() + plain
         return Result(first)
 
     def _decompress(self, decompressor: Decompressor, data: bytes) -> bytes:
         try:
             return decompressor.feed(data)
         except FrameError as error:
-            raise self._lost(f"sent a damaged reply: {error}") from None
+            raise self._damaged(error) from None
 
     async def _send(self, frame: bytes, message_type: MessageType) -> None:
         view = memoryview(frame)
@@ -299,6 +302,9 @@ class NativeSession(Session):
             self._asked = self._sent = False
             self._answered.set()
         await self._backlog.put(piece.data)
+
+    def _damaged(self, error: FrameError) -> EngineError:
+        return self._lost(f"sent a damaged reply: {error}")
 
     def _lost(self, what: str) -> EngineError:
         return EngineError(f"{self._name} {what}")

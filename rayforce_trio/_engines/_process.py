@@ -85,6 +85,7 @@ class NativeProcess(Engine):
                 raise RayforceValueError(f"Invalid cores: {cores!r}. Must be an int between 0, for all, and 1023")
             self._options += ["-c", str(cores)]
         self._read_only = read_only
+        self._running = False
         self._pid: int | None = None
         self._native: NativeEngine | None = None
         self._ready = trio.Event()
@@ -104,8 +105,18 @@ class NativeProcess(Engine):
         `task_status.started()` is called once the process answers; a script, or a journal, may take its time.
 
         Raises:
-            EngineError: it ended before it answered the first time; the text carries what it printed.
+            EngineError: it ended before it answered the first time; the text carries what it printed. Or it runs
+                already, for another server.
         """
+        if self._running:
+            raise EngineError("an engine process serves one server at a time; make another NativeProcess")
+        self._running = True
+        try:
+            await self._keep_running(task_status)
+        finally:
+            self._running = False
+
+    async def _keep_running(self, task_status: trio.TaskStatus[None]) -> None:
         started = False
 
         def on_ready() -> None:
@@ -236,7 +247,7 @@ async def _kill(process: trio.Process) -> None:
 def _how(process: trio.Process) -> str:
     code = process.returncode
     assert code is not None
-    return f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
 
 
 def _file(path: object, argument: str) -> str:
