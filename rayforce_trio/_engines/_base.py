@@ -26,7 +26,8 @@ class Engine(ABC):
         """Open a session for one connection. A checkpoint; if cancelled, nothing is left open.
 
         Raises:
-            EngineError: the engine cannot be reached; the text is shown to the client.
+            EngineError: the engine cannot be reached; the text is shown to the client. Or, if it was busy, later: see
+                `Session.settled`.
         """
 
 
@@ -39,9 +40,11 @@ class Session(ABC):
     Attributes:
         unread: how many bytes of the last reply are still to be had from `receive_some`. They must be had, all of them,
             before the next request.
+        settled: whether the engine has answered yet; one that has not is busy with somebody else's query, or hangs.
     """
 
     unread = 0
+    settled = True
 
     async def run(self) -> None:
         """Do what the session has to do in the background, until cancelled; by itself that is nothing.

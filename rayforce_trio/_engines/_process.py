@@ -211,7 +211,11 @@ class NativeProcess(Engine):
         async def let_in() -> None:
             nonlocal answered
             await output.listening.wait()  # from here on the port is its own, and nobody else is told the user name
-            await (await native._connect()).aclose()
+            session = await native.open_session()
+            try:
+                await session.settle()  # the script may take its time, and so may the replay of the journal
+            finally:
+                await session.aclose()
             answered = True
             self._native, self._pid = native, process.pid
             self._ready.set()

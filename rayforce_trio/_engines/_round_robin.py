@@ -17,8 +17,9 @@ _LONGEST_PAUSE = 10.0
 class RoundRobinEngine(Engine):
     """Spreads sessions over several engines, one after the other: replicas of the same data, on one host or on several.
 
-    An engine that cannot be reached is passed over, and tried again in the background until it can. A session stays
-    with its engine; when that is lost, so is the session, and the next one goes to another engine.
+    An engine that cannot be reached is passed over, and tried again in the background until it can. One that is busy is
+    passed over, too, if another is not. A session stays with its engine; when that is lost, so is the session, and the next one goes to
+    another engine.
 
     Args:
         engines: at least one, `NativeEngine`s for the most part.
@@ -57,15 +58,29 @@ class RoundRobinEngine(Engine):
     async def open_session(self) -> Session:
         up = [engine for engine in self._order if engine not in self._down]
         reasons = []
-        for engine in up or list(self._order):  # if none is known to be up, each may be
-            self._order.remove(engine)
-            self._order.append(engine)
-            try:
-                return await engine.open_session()
-            except EngineError as error:
-                reasons.append(str(error))
-                self._pass_over(engine)
-        raise EngineError("; ".join(reasons))
+        busy: Session | None = None
+        try:
+            for engine in up or list(self._order):  # if none is known to be up, each may be
+                self._order.remove(engine)
+                self._order.append(engine)
+                try:
+                    session = await engine.open_session()
+                except EngineError as error:
+                    reasons.append(str(error))
+                    self._pass_over(engine)
+                    continue
+                if session.settled:
+                    return session
+                busy, former = session, busy
+                if former is not None:
+                    await former.aclose()
+            if busy is None:
+                raise EngineError("; ".join(reasons))
+            session, busy = busy, None
+            return session  # all of them are, and this one is as good as any
+        finally:
+            if busy is not None:
+                await busy.aclose()
 
     def _pass_over(self, engine: Engine) -> None:
         if engine not in self._down and self._nursery is not None:

@@ -22,12 +22,10 @@ from ._frames import (
 )
 from ._handshake import HELLO, HELLO_REPLY, SUBPROTOCOL, check_hello, check_hello_reply
 from ._native import (
-    NATIVE_HELLO,
-    NATIVE_HELLO_SIZE,
     NATIVE_MAX_REQUEST,
+    NativeHandshake,
     NativeReceiver,
     Piece,
-    check_native_hello,
     dump_credentials,
 )
 from ._replies import CANCELLED, Failure, Reply, Result
@@ -43,8 +41,6 @@ __all__ = [
     "HELLO",
     "HELLO_REPLY",
     "MESSAGE_TYPE_OFFSET",
-    "NATIVE_HELLO",
-    "NATIVE_HELLO_SIZE",
     "NATIVE_MAX_REQUEST",
     "SUBPROTOCOL",
     "VERBOSE_FLAG",
@@ -57,6 +53,7 @@ __all__ = [
     "FrameError",
     "Header",
     "MessageType",
+    "NativeHandshake",
     "NativeReceiver",
     "Outgoing",
     "Piece",
@@ -68,7 +65,6 @@ __all__ = [
     "ServerRequest",
     "check_hello",
     "check_hello_reply",
-    "check_native_hello",
     "dump_cancel",
     "dump_credentials",
     "dump_error",

@@ -10,30 +10,12 @@ from dataclasses import dataclass
 from ._frames import HEADER_SIZE, WIRE_VERSION, Header, parse_header
 from ._violation import ProtocolViolation
 
-NATIVE_HELLO = bytes([WIRE_VERSION, 0])
-
-NATIVE_HELLO_SIZE = 2
-"""How many bytes the server answers to `NATIVE_HELLO`; to credentials it answers one."""
-
 NATIVE_MAX_REQUEST = 256 * 1024 * 1024
 """The longest payload a native server takes, in bytes; it hangs up at a longer one. Its replies may be longer."""
 
+_HELLO_SIZE = 2  # bytes of its answer to the first two
 _CREDENTIALS_LIMIT = 255  # with the zero byte: their length is one byte
 _WHOLE_UP_TO = 64  # a frame of so many bytes is never cut, nor is the beginning of a longer one: it tells what it is
-
-
-def check_native_hello(answer: bytes) -> bool:
-    """Read the server's answer to `NATIVE_HELLO`; returns whether it wants credentials.
-
-    Raises:
-        ProtocolViolation: no native server answers so, or it speaks another wire version.
-    """
-    version, wants_credentials = answer
-    if wants_credentials > 1:
-        raise ProtocolViolation(f"it is no Rayforce server: it answered {answer.hex(' ')}")
-    if version != WIRE_VERSION:
-        raise ProtocolViolation(f"it speaks wire version {version}, and only {WIRE_VERSION} is spoken here")
-    return bool(wants_credentials)
 
 
 def dump_credentials(user: str, password: str) -> bytes:
@@ -48,6 +30,54 @@ def dump_credentials(user: str, password: str) -> bytes:
     if len(data) > _CREDENTIALS_LIMIT:
         raise ValueError(f"user name and password have at most {_CREDENTIALS_LIMIT - 2} bytes together")
     return bytes([len(data)]) + data
+
+
+class NativeHandshake:
+    """The client's side of the handshake. It can be left and taken up again at any time.
+
+    Args:
+        credentials: what `dump_credentials` returned, in case they are wanted.
+
+    Attributes:
+        to_send: what is to be sent next; whoever has sent it clears it.
+        done: whether frames may follow.
+    """
+
+    def __init__(self, credentials: bytes) -> None:
+        self._credentials = credentials
+        self._answer = b""
+        self.to_send = bytes([WIRE_VERSION, 0])
+        self.done = False
+
+    @property
+    def expects(self) -> int:
+        """How many bytes of the server's are still missing, as far as is known."""
+        return max(_HELLO_SIZE - len(self._answer), 1)
+
+    def receive(self, data: bytes) -> None:
+        """Take what the server answered, at most `expects` bytes; none if it hung up.
+
+        Raises:
+            ProtocolViolation: no native server answers so, it speaks another version, or it refuses the credentials.
+        """
+        if not data and len(self._answer) < _HELLO_SIZE:
+            raise ProtocolViolation("it hung up in the handshake; it is no Rayforce server, or speaks another version")
+        if len(self._answer) == _HELLO_SIZE:
+            if data != b"\0":
+                raise ProtocolViolation("it refused the user name or the password")
+            self.done = True
+            return
+        self._answer += data
+        if len(self._answer) == _HELLO_SIZE:
+            version, wants_credentials = self._answer
+            if wants_credentials > 1:
+                raise ProtocolViolation(f"it is no Rayforce server: it answered {self._answer.hex(' ')}")
+            if version != WIRE_VERSION:
+                raise ProtocolViolation(f"it speaks wire version {version}, and only {WIRE_VERSION} is spoken here")
+            if wants_credentials:
+                self.to_send = self._credentials
+            else:
+                self.done = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,260 @@
+"""A session with a native server: one connection of its protocol."""
+
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from math import inf
+
+import trio
+
+from .._codec import SIZE_BYTES, Decompressor
+from .._protocol import (
+    CANCELLED,
+    HEADER_SIZE,
+    MESSAGE_TYPE_OFFSET,
+    NATIVE_MAX_REQUEST,
+    Failure,
+    FrameError,
+    MessageType,
+    NativeHandshake,
+    NativeReceiver,
+    Piece,
+    ProtocolViolation,
+    Reply,
+    Result,
+    error_code,
+    parse_header,
+)
+from .._tasks import race
+from ..errors import EngineError
+from ._backlog import Backlog
+from ._base import Session
+
+STOP_TIMEOUT = 2.0
+"""How long a session that is closed waits for its query to have stopped, in seconds."""
+
+STALL_TIMEOUT = 30.0
+"""An engine that has sent the beginning of a reply and then nothing for so long is given up; in seconds."""
+
+MAX_REPLY_SIZE = 16 * 1024**3
+"""The longest reply accepted, in bytes: what is not read yet may have to lie in a file."""
+
+_READ_SIZE = 256 * 1024
+_SENT_AT_ONCE = 64 * 1024  # bytes; the header of a longer frame is sent before it, to spare a copy
+_STOP = b"!"  # as TCP urgent data: stops the query of the connection it is sent on
+_NOTHING = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")  # a request for the value 0
+_NOT_BEGUN = Failure(CANCELLED, "the request was cancelled before it began")
+
+
+class NativeSession(Session):
+    """A connection to a native server. It has one request under way at a time, so that a stop can hit no other.
+
+    Args:
+        stream: the connection, before the handshake.
+        credentials: what the server is told if it asks who is there.
+        name: the engine's, for errors: "the engine at ...".
+
+    Attributes:
+        asked: whether a request is under way whose reply has not begun.
+    """
+
+    def __init__(self, stream: trio.SocketStream, credentials: bytes, name: str) -> None:
+        self.settled = False
+        self.asked = False
+        self._stream = stream
+        self._name = name
+        self._handshake = NativeHandshake(credentials)
+        self._shaken = trio.Event()
+        self._receiver = NativeReceiver()
+        self._backlog = Backlog()  # where the reply goes to the request under way
+        self._decompressor: Decompressor | None = None
+        self._sent = False  # what was asked was sent, the whole of it
+        self._answered = trio.Event()
+        self._cancelled = False
+        self._stop_unsent = trio.Event()
+
+    async def settle(self) -> None:
+        """Shake hands. A checkpoint; if cancelled, it can be called again, and goes on.
+
+        Raises:
+            EngineError: what is there is no Rayforce server, or it refuses the credentials, or hung up.
+        """
+        try:
+            while not self._handshake.done:
+                if self._handshake.to_send:
+                    await self._stream.send_all(self._handshake.to_send)
+                    self._handshake.to_send = b""
+                self._handshake.receive(bytes(await self._stream.receive_some(self._handshake.expects)))
+        except trio.BrokenResourceError:
+            raise self._lost("broke off the handshake") from None
+        except ProtocolViolation as violation:
+            raise self._lost(f"cannot be used: {violation}") from None
+        self.settled = True
+        self._shaken.set()
+
+    async def run(self) -> None:
+        if not self.settled:
+            await self.settle()
+        await race(self._receive_all, self._send_late_stops)
+
+    async def request(self, frame: bytes) -> Reply:
+        if len(frame) - HEADER_SIZE > NATIVE_MAX_REQUEST:
+            await trio.lowlevel.checkpoint()
+            return Failure("limit", f"the engine takes requests of at most {NATIVE_MAX_REQUEST} bytes")
+        return await self._ask(lambda: self._send(frame, MessageType.SYNC))
+
+    async def post(self, frame: bytes) -> Failure | None:
+        # The engine answers what is sent after the post once that was carried out; until then a stop stops the post. An
+        # error in it is the engine's to tell, which a server of its own does not.
+        async def send() -> None:
+            await self._send(frame, MessageType.ASYNC)
+            await self._send(_NOTHING, MessageType.SYNC)
+
+        reply = await self._ask(send)
+        return reply if reply == _NOT_BEGUN else None
+
+    async def receive_some(self) -> bytes:
+        data = b""
+        while not data:
+            data = await self._backlog.get()
+            if self._decompressor is not None:
+                data = self._decompress(self._decompressor, data)
+        self.unread -= len(data)
+        return data
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            if self._sent:
+                self._stop()
+
+    async def aclose(self) -> None:
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_TIMEOUT):
+                if self._sent:
+                    self.cancel()
+                    with suppress(EngineError):
+                        # Closing must wait for the stop to be heeded: a connection that is reset takes it with it.
+                        await race(self.run, self._answered.wait)
+        finally:
+            self._sent = False
+            self._backlog.close()
+            await trio.aclose_forcefully(self._stream)
+
+    # Asking
+
+    async def _ask(self, send: Callable[[], Awaitable[None]]) -> Reply:
+        """Send something that is answered once, and return the answer or its beginning."""
+        self._cancelled = False
+        await self._shaken.wait()
+        if self._cancelled:
+            return _NOT_BEGUN
+        self._backlog.close()
+        self._backlog, self._decompressor, self._answered = Backlog(), None, trio.Event()
+        self.asked = True
+        await send()
+        self._sent = self.asked
+        if self._sent and self._cancelled:
+            self._stop()
+        return self._begin(await self._backlog.get())
+
+    def _begin(self, first: bytes) -> Reply:
+        header = parse_header(first)
+        self.unread = HEADER_SIZE + header.size - len(first)
+        if self.unread == 0 and (code := error_code(first)) is not None:
+            return Failure(code, "")
+        if header.compressed:
+            payload = HEADER_SIZE + SIZE_BYTES
+            try:
+                self._decompressor = Decompressor(header, first[HEADER_SIZE:payload])
+            except FrameError as error:
+                raise self._damaged(error) from None
+            plain = self._decompress(self._decompressor, first[payload:])
+            self.unread = self._decompressor.left
+            first = self._decompressor.header.pack() + plain
+        return Result(first)
+
+    def _decompress(self, decompressor: Decompressor, data: bytes) -> bytes:
+        try:
+            return decompressor.feed(data)
+        except FrameError as error:
+            raise self._damaged(error) from None
+
+    async def _send(self, frame: bytes, message_type: MessageType) -> None:
+        view = memoryview(frame)
+        header = bytearray(view[:HEADER_SIZE])
+        header[MESSAGE_TYPE_OFFSET] = message_type
+        try:
+            if len(frame) <= _SENT_AT_ONCE:
+                await self._stream.send_all(header + view[HEADER_SIZE:])
+            else:
+                await self._stream.send_all(header)
+                await self._stream.send_all(view[HEADER_SIZE:])
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise self._lost("is gone") from None
+
+    # Stopping
+
+    def _stop(self) -> None:
+        """Have the engine stop what it was asked last, now or before it begins with it."""
+        # trio's sockets send in a task that can wait; this one may not, since its connection may be cancelled.
+        plain = socket.socket(fileno=self._stream.socket.fileno())
+        try:
+            plain.send(_STOP, socket.MSG_OOB)
+        except BlockingIOError:  # the engine has not read the whole request yet, and the network is full of it
+            self._stop_unsent.set()
+        except OSError:
+            pass  # the connection is gone, which `run` finds out
+        finally:
+            plain.detach()
+
+    async def _send_late_stops(self) -> None:
+        while True:
+            await self._stop_unsent.wait()
+            self._stop_unsent = trio.Event()
+            with suppress(OSError):
+                await trio.lowlevel.wait_writable(self._stream.socket)
+            if self._sent:
+                self._stop()
+
+    # Receiving
+
+    async def _receive_all(self) -> None:
+        while True:
+            with trio.move_on_after(STALL_TIMEOUT if self._receiver.within_frame else inf) as patience:
+                try:
+                    data = await self._stream.receive_some(_READ_SIZE)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    raise self._lost("is gone") from None
+            if patience.cancelled_caught:
+                raise self._lost(f"stopped in the middle of a reply, for {STALL_TIMEOUT:g} seconds")
+            if not data:
+                raise self._lost("is gone")
+            self._receiver.feed(data)
+            try:
+                while (piece := self._receiver.next_piece()) is not None:
+                    await self._take(piece)
+            except ProtocolViolation as violation:
+                raise self._lost(f"sent what is no reply: {violation}") from None
+            except OSError as error:
+                raise self._lost(f"sent a reply that cannot be kept: {error.strerror}") from None
+
+    async def _take(self, piece: Piece) -> None:
+        if piece.header.message_type is MessageType.ASYNC:
+            return  # it was pushed; nobody can have subscribed to anything yet
+        if piece.header.message_type is MessageType.SYNC:
+            raise ProtocolViolation("a request")
+        if piece.first:
+            if not self.asked:
+                raise ProtocolViolation("a reply to nothing that was asked")
+            if piece.header.size > MAX_REPLY_SIZE:
+                raise ProtocolViolation(f"a reply of {piece.header.size} bytes; {MAX_REPLY_SIZE} are allowed")
+            self.asked = self._sent = False
+            self._answered.set()
+        await self._backlog.put(piece.data)
+
+    def _damaged(self, error: FrameError) -> EngineError:
+        return self._lost(f"sent a damaged reply: {error}")
+
+    def _lost(self, what: str) -> EngineError:
+        return EngineError(f"{self._name} {what}")
