@@ -18,8 +18,8 @@ class RoundRobinEngine(Engine):
     """Spreads sessions over several engines, one after the other: replicas of the same data, on one host or on several.
 
     An engine that cannot be reached is passed over, and tried again in the background until it can. One that is busy is
-    passed over, too, if another is not. A session stays with its engine; when that is lost, so is the session, and the next one goes to
-    another engine.
+    passed over, too, if another is not. A session stays with its engine; when that is lost, so is the session, and the
+    next one goes to another engine.
 
     Args:
         engines: at least one, `NativeEngine`s for the most part.
