@@ -16,9 +16,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-QUICKSTART = Path("docs", "examples", "quickstart.py")
+EXAMPLES = Path("docs", "examples")
+QUICKSTART = EXAMPLES / "quickstart.py"
 
-NOT_RUN = {"console", "text", "json", "toml", "{toctree}", "{eval-rst}"}
+NOT_RUN = {"console", "text", "json", "toml", "ini", "{toctree}", "{eval-rst}"}
 BOUND = 60  # seconds
 PORT = "8765"  # what the pages write
 
@@ -79,7 +80,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-W", "error", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "ENGINE_USER": "somebody"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -92,14 +93,14 @@ def start_block(block: Block, port: int) -> "subprocess.Popen[str]":
 
 
 def output_of(child: "subprocess.Popen[str]") -> str:
-    """Return what a child printed; it must end well, and in time."""
+    """Return what a child printed; it must end well, in time, and with nothing worse in its log than information."""
     with child:
         try:
             out, err = child.communicate(timeout=BOUND)
         finally:
             child.kill()
     assert child.returncode == 0, err
-    assert err == ""
+    assert [line for line in err.splitlines() if not line.startswith("INFO:rayforce_trio.")] == []
     return out
 
 
@@ -127,7 +128,14 @@ def served_by(block: Block) -> Iterator[int]:
         child.kill()
         child.communicate()
         raise
-    assert output_of(child) == "\nRayforce WebSocket Server stopped.\n"
+    assert output_of(child).endswith("\nRayforce WebSocket Server stopped.\n")
+
+
+@pytest.fixture(scope="session")
+def any_port() -> Iterator[int]:
+    """The port of a server that evaluates in its own process, for the pages that have none."""
+    with served_by(SERVER_OF[README]) as of_readme:
+        yield of_readme
 
 
 @pytest.fixture
@@ -139,7 +147,7 @@ def port(block: Block, request: pytest.FixtureRequest) -> Iterator[int]:
         with served_by(SERVER_OF[block.page]) as of_page:
             yield of_page
     else:
-        yield request.getfixturevalue("our_port")
+        yield request.getfixturevalue("any_port")
 
 
 @pytest.mark.parametrize("block", ENDING, ids=str)
@@ -174,6 +182,30 @@ def test_quickstart_prints_what_it_asked_and_got() -> None:
     assert "\n> (count stocks)\n560\n" in printed
     assert "\ncancelled\n\n> (+ 1 2)\n3\n" in printed
     assert printed.endswith('\n> (+ 1 "one")\nRayforceTypeError: type: cannot add i64 and str\n')
+
+
+def test_quickstart_with_an_engine_process_outlives_what_is_done_to_it() -> None:
+    printed = output_of(start(str(EXAMPLES / "quickstart_native.py")))
+    assert "\n> (count stocks)\n560\n" in printed
+    assert "\ncancelled\n\n> (+ 1 2)\n3\n" in printed
+    assert "\n> (while true 1)\nstopped\n561\n" in printed
+    assert "the peer closed the connection with code 1011: the engine process is gone\n" in printed
+    assert re.search(r"\nrayforce_trio.engine: the engine process \d+ ended with exit code 0; it is started", printed)
+    assert printed.endswith("\n3\n")
+
+
+def test_stall_shows_that_an_engine_process_leaves_the_loop_free() -> None:
+    header, *rows = output_of(start(str(EXAMPLES / "stall.py"))).splitlines()
+    assert header == "engine             query   loop stood still   ping answered after"
+    measured = {}
+    for row in rows:
+        found = re.fullmatch(r"(\w+)\(\) +([\d.]+) s +([\d.]+) ms +([\d.]+) ms", row)
+        assert found is not None
+        measured[found[1]] = float(found[2]) * 1000, float(found[3]), float(found[4])
+    for name, blocks in ("InProcessEngine", True), ("NativeProcess", False):
+        query, *stood_still = measured.pop(name)
+        assert [time > query / 2 for time in stood_still] == [blocks, blocks]
+    assert not measured
 
 
 def readme_commands() -> list[list[list[str]]]:

@@ -14,17 +14,16 @@ symbol, day, price = Column("symbol"), Column("date"), Column("price")
 slow = "(sum (map (fn [x] (sum (til x))) (til 50000)))"
 
 
-def load() -> None:
-    """Save ten years of monthly prices under the name that the queries use."""
+def monthly_prices() -> Table:
+    """Return ten years of monthly prices."""
     prices = data.stocks()
-    table = Table(
+    return Table(
         {
             "symbol": Vector(prices["symbol"].tolist(), ray_type=Symbol),
             "date": Vector(prices["date"].dt.date.tolist(), ray_type=Date),
             "price": Vector(prices["price"].tolist(), ray_type=F64),
         }
     )
-    table.save("stocks")
 
 
 async def ask(connection: WSClientConnection, question: str, query: Any = None) -> None:
@@ -76,7 +75,7 @@ async def explore(connection: WSClientConnection) -> None:
 
 
 async def main() -> None:
-    load()
+    monthly_prices().save("stocks")
     async with WSServer(port=0, host="127.0.0.1") as server:
         print(f"serving on {server.url}")
         async with WSClient("127.0.0.1", server.port).connect() as connection:

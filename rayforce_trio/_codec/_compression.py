@@ -31,13 +31,15 @@ class Decompressor:
         left: how many bytes of its payload are still to come.
 
     Raises:
-        FrameError: there is no beginning.
+        FrameError: it announces nothing.
     """
 
     def __init__(self, header: Header, start: bytes) -> None:
         if len(start) < SIZE_BYTES:
             raise FrameError("a compressed frame ends too early")
         (self.left,) = struct.unpack_from("<I", start)
+        if not self.left:
+            raise FrameError("a compressed frame that announces nothing")
         self.header = Header(0, header.message_type, self.left)
         self._kept = b""
         self._last = np.uint8(0)
@@ -53,6 +55,8 @@ class Decompressor:
         self._compressed_left -= len(data)
         if self._compressed_left <= 0 and (self.left or self._kept):
             raise FrameError("a compressed frame ends too early")
+        if self._compressed_left > 0 and not self.left:
+            raise FrameError("a compressed frame goes on after all that it announces")
         return plain
 
     def _expand(self, data: bytes) -> bytes:

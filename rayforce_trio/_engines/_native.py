@@ -42,7 +42,7 @@ class NativeEngine(Engine):
         check_port(port, lowest=1)
         try:
             self._credentials = dump_credentials(user, password)
-        except (ValueError, AttributeError, TypeError) as error:
+        except ValueError as error:
             raise RayforceValueError(f"Invalid user or password: {error}") from None
         self.host = host
         self.port = port

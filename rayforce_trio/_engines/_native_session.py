@@ -43,7 +43,6 @@ _READ_SIZE = 256 * 1024
 _SENT_AT_ONCE = 64 * 1024  # bytes; the header of a longer frame is sent before it, to spare a copy
 _STOP = b"!"  # as TCP urgent data: stops the query of the connection it is sent on
 _NOTHING = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")  # a request for the value 0
-_NOT_BEGUN = Failure(CANCELLED, "the request was cancelled before it began")
 
 
 class NativeSession(Session):
@@ -64,7 +63,7 @@ class NativeSession(Session):
         self._stream = stream
         self._name = name
         self._handshake = NativeHandshake(credentials)
-        self._shaken = trio.Event()
+        self._go_on = trio.Event()  # set once settled, or if what waits for that is cancelled
         self._receiver = NativeReceiver()
         self._backlog = Backlog()  # where the reply goes to the request under way
         self._decompressor: Decompressor | None = None
@@ -90,7 +89,7 @@ class NativeSession(Session):
         except ProtocolViolation as violation:
             raise self._lost(f"cannot be used: {violation}") from None
         self.settled = True
-        self._shaken.set()
+        self._go_on.set()
 
     async def run(self) -> None:
         if not self.settled:
@@ -98,10 +97,7 @@ class NativeSession(Session):
         await race(self._receive_all, self._send_late_stops)
 
     async def request(self, frame: bytes) -> Reply:
-        if len(frame) - HEADER_SIZE > NATIVE_MAX_REQUEST:
-            await trio.lowlevel.checkpoint()
-            return Failure("limit", f"the engine takes requests of at most {NATIVE_MAX_REQUEST} bytes")
-        return await self._ask(lambda: self._send(frame, MessageType.SYNC))
+        return await self._ask(lambda: self._send(frame, MessageType.SYNC), len(frame))
 
     async def post(self, frame: bytes) -> Failure | None:
         # The engine answers what is sent after the post once that was carried out; until then a stop stops the post. An
@@ -110,8 +106,10 @@ class NativeSession(Session):
             await self._send(frame, MessageType.ASYNC)
             await self._send(_NOTHING, MessageType.SYNC)
 
-        reply = await self._ask(send)
-        return reply if reply == _NOT_BEGUN else None
+        reply = await self._ask(send, len(frame))
+        while self.unread:  # a hook of the engine's may have made a long answer of it
+            await self.receive_some()
+        return reply if isinstance(reply, Failure) and reply.message else None
 
     async def receive_some(self) -> bytes:
         data = b""
@@ -125,6 +123,7 @@ class NativeSession(Session):
     def cancel(self) -> None:
         if not self._cancelled:
             self._cancelled = True
+            self._go_on.set()
             if self._sent:
                 self._stop()
 
@@ -143,12 +142,19 @@ class NativeSession(Session):
 
     # Asking
 
-    async def _ask(self, send: Callable[[], Awaitable[None]]) -> Reply:
-        """Send something that is answered once, and return the answer or its beginning."""
+    async def _ask(self, send: Callable[[], Awaitable[None]], size: int) -> Reply:
+        """Send something of `size` bytes that is answered once, and return the answer or its beginning.
+
+        A failure that the engine reports has no message; one that is known here has one.
+        """
         self._cancelled = False
-        await self._shaken.wait()
+        if not self.settled:
+            self._go_on = trio.Event()
+        await self._go_on.wait()
         if self._cancelled:
-            return _NOT_BEGUN
+            return Failure(CANCELLED, "the request was cancelled before it began")
+        if size - HEADER_SIZE > NATIVE_MAX_REQUEST:
+            return Failure("limit", f"the engine takes requests of at most {NATIVE_MAX_REQUEST} bytes")
         self._backlog.close()
         self._backlog, self._decompressor, self._answered = Backlog(), None, trio.Event()
         self.asked = True
@@ -161,8 +167,6 @@ class NativeSession(Session):
     def _begin(self, first: bytes) -> Reply:
         header = parse_header(first)
         self.unread = HEADER_SIZE + header.size - len(first)
-        if self.unread == 0 and (code := error_code(first)) is not None:
-            return Failure(code, "")
         if header.compressed:
             payload = HEADER_SIZE + SIZE_BYTES
             try:
@@ -171,7 +175,9 @@ class NativeSession(Session):
                 raise self._damaged(error) from None
             plain = self._decompress(self._decompressor, first[payload:])
             self.unread = self._decompressor.left
-            first = self._decompressor.header.pack() + plain
+            return Result(self._decompressor.header.pack() + plain)
+        if self.unread == 0 and (code := error_code(first)) is not None:
+            return Failure(code, "")
         return Result(first)
 
     def _decompress(self, decompressor: Decompressor, data: bytes) -> bytes:

@@ -18,12 +18,16 @@ logger = logging.getLogger("rayforce_trio.engine")
 class Output:
     """Reads the output of one process.
 
+    Args:
+        address: where the process is to listen.
+
     Attributes:
         listening: set once the process has said that it listens.
         ended: set once it has closed its output.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
+        self._announcement = f"listening on {address}"
         self.listening = trio.Event()
         self.ended = trio.Event()
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -38,13 +42,17 @@ class Output:
         while data := await stream.receive_some(_READ_SIZE):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                self._log(line, name)
-            while len(rest) > LINE_LIMIT:
-                self._log(rest[:LINE_LIMIT], name)
-                rest = rest[LINE_LIMIT:]
-        if rest:
-            self._log(rest, name)
+                self._log(self._log_long(line, name), name)
+            rest = self._log_long(rest, name)
+        self._log(rest, name)
         self.ended.set()
+
+    def _log_long(self, line: bytes, name: str) -> bytes:
+        """Log what a line has beyond the limit, and return the rest of it."""
+        while len(line) > LINE_LIMIT:
+            self._log(line[:LINE_LIMIT], name)
+            line = line[LINE_LIMIT:]
+        return line
 
     def _log(self, line: bytes, name: str) -> None:
         text = line.decode("utf-8", "replace").rstrip()
@@ -52,5 +60,5 @@ class Output:
         if text:
             self._last_lines.append(text)
             logger.log(logging.WARNING if text.startswith(_TROUBLE) else logging.INFO, "%s: %s", name, text)
-        if text.startswith("listening on "):
+        if self._announcement in text:  # what scripts and queries print may stand before it on the line
             self.listening.set()

@@ -3,23 +3,20 @@
 import logging
 import os
 import secrets
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from os import PathLike
 from pathlib import Path
 
 import trio
 
 from .._codec import native_server
-from .._tasks import race, ungrouped
+from .._tasks import race
 from ..errors import EngineError, RayforceValueError
 from ._backoff import growing_pauses
 from ._base import Engine, Session
+from ._child import child_process
 from ._native import NativeEngine
 from ._output import Output
 
@@ -30,7 +27,7 @@ _FIRST_PAUSE = 0.1
 _STABLE_AFTER = 60.0  # seconds: one that lived so long does not keep dying
 _SESSION_PATIENCE = 1.5  # seconds a new session waits for a process that is being restarted
 _PORT_ATTEMPTS = 10
-_LAST_WORDS = 1.0  # seconds to read what a dead process has printed, if a child of it keeps the output open
+_LAST_WORDS = 1.0  # seconds for a process that broke off the handshake to end, and so to explain it
 _PASSWORD = "rayforce_trio"
 _PORT_TAKEN = "Address already in use"
 _HOST = "127.0.0.1"
@@ -48,7 +45,8 @@ class NativeProcess(Engine):
 
     Args:
         script: a Rayfall file to run first. If it fails, so does starting the server; later restarts are tried again.
-        read_only: have the engine refuse what writes, runs programs or reads files (`-U`), scripts aside.
+        read_only: have the engine refuse clients what writes, runs programs or reads files (`-U`). Tables on the disk
+            can still be read, and directories listed.
         journal: where to log requests before they run (`-l`, `.log` and the like are appended), and to replay them from
             at start, before the script runs. Posts are not in it.
         journal_sync: have every entry on the disk before the request runs (`-L`).
@@ -75,7 +73,7 @@ class NativeProcess(Engine):
         self._executable = _file(native_server() if executable is None else executable, "executable")
         self._options = ["-U" if read_only else "-u", _PASSWORD]
         if journal is not None:
-            self._options += ["-L" if journal_sync else "-l", str(Path(journal).absolute())]
+            self._options += ["-L" if journal_sync else "-l", str(_path(journal, "journal"))]
         if memory is not None:
             if type(memory) not in (int, str) or not memory:
                 raise RayforceValueError(f"Invalid memory: {memory!r}. Must be a number of bytes, or such as '4G'")
@@ -89,6 +87,7 @@ class NativeProcess(Engine):
         self._pid: int | None = None
         self._native: NativeEngine | None = None
         self._ready = trio.Event()
+        self._gone = trio.Event()
 
     def __repr__(self) -> str:
         given = [repr(self._script)] if self._script else []
@@ -129,8 +128,7 @@ class NativeProcess(Engine):
         while True:
             since = trio.current_time()
             try:
-                with ungrouped():
-                    end = await self._run_once(on_ready)
+                end = await self._run_once(on_ready)
             except EngineError as error:
                 if not started:
                     raise
@@ -147,10 +145,14 @@ class NativeProcess(Engine):
 
     async def open_session(self) -> Session:
         with trio.move_on_after(_SESSION_PATIENCE):
-            await self._ready.wait()
-        if self._native is None:
-            raise EngineError("the engine process is not running; it is being started again")
-        return await self._native.open_session()
+            while True:
+                await self._ready.wait()
+                assert self._native is not None
+                gone = self._gone
+                with suppress(EngineError):
+                    return await self._native.open_session()
+                await gone.wait()  # it has ended, though that was not noticed yet
+        raise EngineError("the engine process is not running; it is being started again")
 
     async def _run_once(self, on_ready: Callable[[], None]) -> str:
         """Start a process and wait for its end; returns how it ended.
@@ -168,34 +170,12 @@ class NativeProcess(Engine):
     async def _run_on(self, port: int, on_ready: Callable[[], None]) -> str | None:
         """Like `_run_once`, on this port; returns `None` if somebody took it in the meantime."""
         native = _OwnServer(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD)
-        output = Output()
-        async with trio.open_nursery() as nursery:
-            process: trio.Process = await nursery.start(
-                partial(
-                    trio.run_process,
-                    [sys.executable, "-I", "-S", _HERE / "_lifeline.py", self._executable, *self._arguments(port)],
-                    env={**os.environ, "RAYFORCE_TRIO_USER": native.user, "RAYFORCE_TRIO_SCRIPT": self._script or ""},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C in a terminal is for the server alone, which ends the process
-                    check=False,
-                    deliver_cancel=_kill,
-                )
-            )
-            assert process.stdin is not None
-            assert process.stdout is not None
-            name = f"engine process {process.pid}"
-            async with process.stdin, process.stdout:
-                nursery.start_soon(output.log_all, process.stdout, name)
-                try:
-                    answered = await self._attend(process, native, output, on_ready)
-                finally:
-                    self._native, self._pid, self._ready = None, None, trio.Event()
-                with trio.move_on_after(_LAST_WORDS):
-                    await output.ended.wait()
-                nursery.cancel_scope.cancel()
-        end = f"the {name} {_how(process)}"
+        output = Output(f"{_HOST}:{port}")
+        command = [self._executable, *self._arguments(port)]
+        environment = {**os.environ, "RAYFORCE_TRIO_USER": native.user, "RAYFORCE_TRIO_SCRIPT": self._script or ""}
+        async with child_process(command, environment, output) as process:
+            answered = await self._attend(process, native, output, on_ready)
+        end = f"the engine process {process.pid} {_how(process)}"
         if answered:
             return end
         if _PORT_TAKEN in str(output):
@@ -206,18 +186,15 @@ class NativeProcess(Engine):
         self, process: trio.Process, native: NativeEngine, output: Output, on_ready: Callable[[], None]
     ) -> bool:
         """Let sessions in as soon as the process answers, until it ends; returns whether it ever answered."""
-        answered = False
 
         async def let_in() -> None:
-            nonlocal answered
             await output.listening.wait()  # from here on the port is its own, and nobody else is told the user name
             session = await native.open_session()
             try:
                 await session.settle()  # the script may take its time, and so may the replay of the journal
             finally:
                 await session.aclose()
-            answered = True
-            self._native, self._pid = native, process.pid
+            self._native, self._pid, self._gone = native, process.pid, trio.Event()
             self._ready.set()
             on_ready()
             await trio.sleep_forever()
@@ -229,9 +206,14 @@ class NativeProcess(Engine):
             await race(let_in, wait)
         except EngineError as error:
             with trio.move_on_after(_LAST_WORDS):
-                await process.wait()  # which explains it
+                await process.wait()
             if process.returncode is None:
                 raise EngineError(f"{error}. Does the script set .ipc.on.auth? It printed:\n{output}") from None
+        finally:
+            answered = self._native is native
+            if answered:
+                self._native, self._pid, self._ready = None, None, trio.Event()
+                self._gone.set()
         return answered
 
     def _arguments(self, port: int) -> list[str]:
@@ -242,23 +224,21 @@ class _OwnServer(NativeEngine):
     _name = "the engine process"
 
 
-async def _kill(process: trio.Process) -> None:
-    """End a process, and those it has started; SIGTERM would not end one that is stopped."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
 def _how(process: trio.Process) -> str:
     code = process.returncode
     assert code is not None
     return f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
 
 
-def _file(path: object, argument: str) -> str:
+def _path(path: object, argument: str) -> Path:
     try:
-        file = Path(path).absolute()  # type: ignore[arg-type]
+        return Path(path).absolute()  # type: ignore[arg-type]
     except TypeError:
         raise RayforceValueError(f"Invalid {argument}: {path!r}. Must be a path") from None
+
+
+def _file(path: object, argument: str) -> str:
+    file = _path(path, argument)
     if not file.is_file():
         raise RayforceValueError(f"Invalid {argument}: there is no file {str(path)!r}")
     return str(file)

@@ -22,16 +22,19 @@ class RoundRobinEngine(Engine):
     next one goes to another engine.
 
     Args:
-        engines: at least one, `NativeEngine`s for the most part.
+        engines: at least one; for the most part each is a `NativeEngine`.
 
     Raises:
         RayforceValueError: there is none, or what is given is none.
     """
 
     def __init__(self, engines: Iterable[Engine]) -> None:
-        self._engines = list(engines)
+        try:
+            self._engines = list(engines)
+        except TypeError:
+            self._engines = []
         if not self._engines or not all(isinstance(engine, Engine) for engine in self._engines):
-            raise RayforceValueError(f"Invalid engines: {self._engines!r}. Must be one engine or more")
+            raise RayforceValueError(f"Invalid engines: {engines!r}. Must be one engine or more, in a list")
         self._order = deque(self._engines)
         self._down: set[Engine] = set()
         self._nursery: trio.Nursery | None = None

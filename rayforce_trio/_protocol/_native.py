@@ -24,6 +24,8 @@ def dump_credentials(user: str, password: str) -> bytes:
     Raises:
         ValueError: they cannot be sent; the text says why, and not what they are.
     """
+    if not all(isinstance(given, str) for given in (user, password)):
+        raise ValueError("both are strings")
     data = f"{user}:{password}\0".encode()
     if ":" in user or b"\0" in data[:-1]:
         raise ValueError("a user name holds no colon, and neither it nor a password holds a zero character")

@@ -44,9 +44,11 @@ def split_verbose(frame: bytes) -> tuple[str, Reply]:
             raise FrameError("the reply to a verbose request is no list of what was printed and of the value")
         output, start = _read_string(frame, HEADER_SIZE + SIZED.size)
         code = error_code(frame, start)
-        if code is None:
-            return output, Result(response_frame(frame[start:]))
-        return output, Failure(code, _read_string(frame, start + ERROR_SIZE)[0] if count == 3 else "")
+        if code is not None:
+            return output, Failure(code, _read_string(frame, start + ERROR_SIZE)[0] if count == 3 else "")
+        if count == 3 or start == len(frame):
+            raise FrameError("the reply to a verbose request holds no value")
+        return output, Result(response_frame(frame[start:]))
     except struct.error:
         raise FrameError("the reply to a verbose request is cut short") from None
 
