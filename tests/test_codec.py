@@ -2,9 +2,17 @@
 
 import contextlib
 import datetime as dt
+import errno
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import tracemalloc
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,21 +48,28 @@ from rayforce import (
 from rayforce.ffi import FFI
 from rayforce.plugins.sql import SQLQuery
 from rayforce.types.table import PivotQuery
+from support.leaks import descriptors
+from support.native import native_server
 
-from rayforce_trio._codec import check_thread, decode, encode, evaluate
+from rayforce_trio._codec import check_thread, decode, decode_verbose, encode, engine_error, evaluate
 from rayforce_trio._protocol import (
     HEADER_SIZE,
+    VERBOSE_FLAG,
     Failure,
     Header,
     MessageType,
     Reply,
     Result,
+    join_verbose,
     parse_frame,
+    parse_header,
     string_frame,
 )
 from rayforce_trio.errors import (
     RayforceConversionError,
+    RayforceDomainError,
     RayforceError,
+    RayforceLimitError,
     RayforceQueryCompilationError,
     RayforceThreadError,
     RayforceTypeError,
@@ -532,10 +547,305 @@ def test_whatever_is_decoded_raises_nothing_but_rayforce_errors(data: bytes) -> 
         decode(Result(data))
 
 
+# Errors that quote the query
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("(+ 1 'a)", "type: in the query (+ 1 'a)"),
+        (String("(+ 1 'a)"), "type: in the query (+ 1 'a)"),
+        ("(+ 1\n\t  'a)\n", "type: in the query (+ 1 'a)"),
+        ("", "type: in the query "),
+        ("x" * 80, f"type: in the query {'x' * 80}"),
+        ("x" * 81, f"type: in the query {'x' * 80}..."),
+        (String("(+ é " * 100), f"type: in the query {'(+ é ' * 16}..."),
+        (List([Operation.ADD, 1]), "type: in the query (rayforce.types.containers.list.List)"),
+        (trades().select("id"), "type: in the query (rayforce.types.table.SelectQuery)"),
+        (None, "type"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_an_error_without_a_message_quotes_the_beginning_of_the_query(query: Any, text: str) -> None:
+    failure = Failure("type", "")
+    assert str(engine_error(failure, query)) == text
+    for reply in (failure, Result(frame(b"\x7ftype\0\0\0\0"))):
+        with pytest.raises(RayforceTypeError) as caught:
+            decode(reply, query)
+        assert str(caught.value) == text
+
+
+def test_an_error_with_a_message_quotes_nothing() -> None:
+    with pytest.raises(RayforceTypeError, match=r"^type: cannot add i64 and sym$"):
+        decode(answer("(+ 1 'a)"), "(+ 1 'a)")
+
+
+def test_a_value_needs_no_query_to_be_quoted() -> None:
+    assert shown(decode(answer("(+ 1 2)"), "(+ 1 2)")) == "I64(3)"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("type", RayforceTypeError),
+        ("domain", RayforceDomainError),
+        ("limit", RayforceLimitError),
+        ("cancel", RayforceUserError),
+        ("unheard", RayforceUserError),
+        ("", RayforceUserError),
+    ],
+)
+def test_an_engine_error_is_of_the_class_of_its_code(code: str, error: type[Exception]) -> None:
+    assert type(engine_error(Failure(code, "what"))) is error
+    assert str(engine_error(Failure(code, "what"))) == f"{code}: what"
+
+
+def test_of_a_long_query_only_the_beginning_is_looked_at() -> None:
+    query = "x " * 1_000_000
+    tracemalloc.start()
+    try:
+        engine_error(Failure("type", ""), query)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(query)
+
+
+# What is printed
+
+
+def ask_verbose(query: Any) -> tuple[str, Reply]:
+    return decode_verbose(evaluate(encode(query, MessageType.SYNC, verbose=True)))
+
+
+PRINTING: list[tuple[str, str, Any]] = [
+    ("(+ 1 2)", "", "I64(3)"),
+    ('(println "one")', "one\n", "None"),
+    ('(do (println "one") (print "two") (println "% and %" 3 \'four) 5)', "one\ntwo3 and four\n", "I64(5)"),
+    ("(show [1 2])", "[1 2]\n", "None"),
+    ('(do (println "né€😀") "ü")', "né€😀\n", "String('ü')"),
+    ('(do (map (fn [x] (println "%" x)) (til 20000)) null)', "".join(f"{n}\n" for n in range(20_000)), "None"),
+    ('(do (println "one") (.sys.exec "echo two") (println "three"))', "one\ntwo\nthree\n", "None"),
+]
+
+FAILING: list[tuple[str, str, Failure]] = [
+    ("(+ 1 'a)", "", Failure("type", "cannot add i64 and sym")),
+    ('(do (println "one") (+ 1 \'a))', "one\n", Failure("type", "cannot add i64 and sym")),
+    ("undefined_name", "", Failure("name", "'undefined_name' undefined")),
+    ("(foo", "", Failure("parse", "")),
+]
+
+
+@pytest.mark.parametrize("message_type", [MessageType.SYNC, MessageType.ASYNC])
+def test_a_verbose_frame_has_the_flag_and_nothing_else_of_its_own(message_type: MessageType) -> None:
+    plain, verbose = (encode("(+ 1 2)", message_type, verbose=verbose) for verbose in (False, True))
+    assert parse_frame(verbose) == Header(VERBOSE_FLAG, message_type, parse_frame(plain).size)
+    assert parse_frame(verbose).verbose
+    assert not parse_frame(plain).verbose
+    assert verbose[HEADER_SIZE:] == plain[HEADER_SIZE:]
+
+
+@pytest.mark.parametrize(("query", "output", "value"), PRINTING, ids=[query[:40] for query, *_ in PRINTING])
+def test_what_is_printed_comes_with_the_value(query: str, output: str, value: str) -> None:
+    printed, reply = ask_verbose(query)
+    assert (printed, shown(decode(reply))) == (output, value)
+
+
+@pytest.mark.parametrize(("query", "output", "failure"), FAILING, ids=[query for query, *_ in FAILING])
+def test_what_is_printed_comes_with_the_error(query: str, output: str, failure: Failure) -> None:
+    assert ask_verbose(query) == (output, failure)
+
+
+@pytest.mark.parametrize("make", QUERIES.values(), ids=QUERIES)
+def test_a_verbose_query_object_gives_what_it_gives_otherwise(make: Make) -> None:
+    output, reply = ask_verbose(make())
+    assert output == ""
+    assert shown(decode(reply)) == shown(ask(make()))
+
+
+def test_a_native_server_answers_the_same() -> None:
+    """All but the messages of errors, which it does not send."""
+    with (
+        native_server() as server,
+        socket.create_connection(("127.0.0.1", server.port), 10) as sock,
+        sock.makefile("rb") as received,
+    ):
+        sock.sendall(b"\3\0")
+        assert received.read(2) == b"\3\0"
+        for query, *_ in [*PRINTING, *FAILING]:
+            request = encode(query, MessageType.SYNC, verbose=True)
+            sock.sendall(request)
+            header = received.read(HEADER_SIZE)
+            theirs = Result(header + received.read(parse_header(header).size))
+            output, reply = decode_verbose(evaluate(request))
+            if isinstance(reply, Failure):
+                assert decode_verbose(theirs) == (output, Failure(reply.code, ""))
+            else:
+                assert evaluate(request) == theirs
+
+
+def test_output_that_is_no_utf_8_comes_with_replacements(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"a\xffb\0c")
+    assert ask_verbose(f'(do (.sys.exec "cat {tmp_path}/bytes") 1)')[0] == "a\ufffdb\0c"
+
+
+@pytest.mark.parametrize("payload", [b"\x7e", b"\x55", b"\x7ftype\0\0\0", b"\xfb\0"], ids=bytes.hex)
+def test_a_verbose_request_for_nothing_is_answered_as_one(payload: bytes) -> None:
+    output, reply = decode_verbose(evaluate(frame(payload, flags=VERBOSE_FLAG)))
+    assert output == ""
+    assert isinstance(reply, Failure)
+    assert reply.code == "domain"
+
+
+def test_a_failure_to_evaluate_printed_nothing() -> None:
+    assert decode_verbose(Failure("cancel", "why")) == ("", Failure("cancel", "why"))
+
+
+@pytest.mark.parametrize("reply", [frame(b"\x7e"), string_frame("a"), frame(b"\0\0" + bytes(8))], ids=bytes.hex)
+def test_a_reply_to_no_verbose_request_is_refused(reply: bytes) -> None:
+    with pytest.raises(RayforceConversionError, match=r"^the reply cannot be read: the reply to a verbose request "):
+        decode_verbose(Result(reply))
+
+
+@unhurried
+@given(damaged() | st.binary(min_size=1).map(frame))
+def test_whatever_is_read_as_verbose_raises_nothing_but_rayforce_errors(data: bytes) -> None:
+    with contextlib.suppress(RayforceError):
+        decode(decode_verbose(Result(data))[1])
+
+
+@unhurried
+@given(st.binary(max_size=10), damaged(), st.integers(0, 10))
+def test_whatever_is_in_a_verbose_reply_raises_nothing_but_rayforce_errors(
+    output: bytes, data: bytes, cut: int
+) -> None:
+    joined = join_verbose(output, Result(data)).frame
+    with contextlib.suppress(RayforceError):
+        decode(decode_verbose(Result(frame(joined[HEADER_SIZE : len(joined) - cut])))[1])
+
+
+@pytest.mark.parametrize("query", ["(+ 1 2)", '(do (println "printed") 3)', "(+ 1 'a)", "(foo"])
+def test_standard_output_is_afterwards_what_it_was(query: str) -> None:
+    before = descriptors()
+    ask_verbose(query)
+    assert descriptors() == before
+
+
+def test_standard_output_is_what_it_was_after_a_refusal_to_evaluate() -> None:
+    before = os.fstat(1)
+    request = encode('(println "x")', MessageType.SYNC, verbose=True)
+    with ThreadPoolExecutor(1) as pool:
+        assert isinstance(pool.submit(lambda: evaluate(request)).exception(), RayforceThreadError)
+    assert (os.fstat(1).st_dev, os.fstat(1).st_ino) == (before.st_dev, before.st_ino)
+
+
+def test_a_verbose_request_is_answered_though_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    request = encode('(println "x")', MessageType.SYNC, verbose=True)
+    assert isinstance(evaluate(request), Failure | Result)
+
+
+PROLOGUE = """
+import os, sys
+from rayforce_trio._codec import decode, decode_verbose, encode, evaluate
+from rayforce_trio._protocol import MessageType
+
+def ask(query, *, verbose=True):
+    return evaluate(encode(query, MessageType.SYNC, verbose=verbose))
+
+def check():
+    output, reply = decode_verbose(ask('(do (println "captured") (+ 1 2))'))
+    assert decode(reply) == 3, reply
+    return output
+"""
+
+
+def run_in_child(script: str, *, stdout: int | None = None) -> bytes:
+    """Run a script in a process of its own, after the prologue; returns what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    child = subprocess.run(
+        [sys.executable, "-c", PROLOGUE + script],
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr.decode()
+    return child.stdout or b""
+
+
+def test_what_else_is_printed_goes_where_it_always_goes() -> None:
+    printed = run_in_child("""
+print("one")
+sys.stdout.write("two\\n")
+os.write(1, b"three\\n")
+ask('(println "four")', verbose=False)
+assert check() == "captured\\n"
+print("five")
+ask('(println "six")', verbose=False)
+assert check() == "captured\\n"
+ask('(println "seven")', verbose=False)
+print("eight")
+""")
+    assert sorted(printed.split()) == sorted(b"one two three four five six seven eight".split())
+
+
+@pytest.mark.parametrize("closed", ["sys.stdout.close()", "sys.stdout = None"])
+def test_python_need_not_have_a_standard_output(closed: str) -> None:
+    assert (
+        run_in_child(f"""
+{closed}
+for _ in range(3):
+    assert check() == "captured\\n"
+os.write(1, b"still there")
+""")
+        == b"still there"
+    )
+
+
+@pytest.mark.parametrize("closed", [[1], [0, 1], [0, 1, 2]], ids=str)
+def test_the_process_need_not_have_a_standard_output(closed: list[int]) -> None:
+    """Whether anything is captured then is left open, but not the value, nor that all is given back."""
+    run_in_child(f"""
+for number in {closed}:
+    os.close(number)
+before = sorted(os.listdir("/dev/fd"))
+for _ in range(3):
+    assert check() in ("captured\\n", "")
+    assert sorted(os.listdir("/dev/fd")) == before
+""")
+
+
+def test_what_the_process_has_not_been_able_to_print_is_not_the_querys() -> None:
+    """It waits in Python's buffer, since nobody reads; a client must not get it."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, bytes(4096))
+        run_in_child(
+            """
+print("not for clients")
+assert check() == "captured\\n"
+os._exit(0)  # or Python would complain that it cannot print
+""",
+            stdout=writing,
+        )
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 # Threads
 
 PREPARED = trades().select("id")
 THREE = frame(b"\xfb\0\3\0\0\0\0\0\0\0")
+VERBOSE = frame(THREE[HEADER_SIZE:], flags=VERBOSE_FLAG)
 
 
 def test_rayforce_can_be_used_in_the_thread_that_imported_it() -> None:
@@ -549,9 +859,10 @@ def test_rayforce_can_be_used_in_the_thread_that_imported_it() -> None:
         lambda: encode("(+ 1 2)", MessageType.SYNC),
         lambda: encode(PREPARED, MessageType.SYNC),
         lambda: evaluate(THREE),
+        lambda: evaluate(VERBOSE),
         lambda: decode(Result(THREE)),
     ],
-    ids=["check_thread", "encode", "encode a prepared query", "evaluate", "decode"],
+    ids=["check_thread", "encode", "encode a prepared query", "evaluate", "evaluate verbosely", "decode"],
 )
 def test_in_any_other_thread_the_error_says_what_to_do(use: Callable[[], Any]) -> None:
     with ThreadPoolExecutor(1) as pool:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, product
 from typing import Any, Protocol
 
 import pytest
@@ -93,9 +93,16 @@ async def sweep_execute_on_trio(
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("then_again_after", [None, 0, 1, 2])
+@pytest.mark.parametrize(
+    ("engine", "then_again_after"),
+    [
+        *product(["in-process"], [None, 0, 1, 2]),
+        *product(["native", "child"], [None, 1]),
+    ],
+)
 @pytest.mark.parametrize("of_all_tasks", [False, True])
 @pytest.mark.parametrize("make_query", [a_sum, a_large_sum])
+@pytest.mark.usefixtures("each_engine")
 async def test_execute_stays_in_step_on_trio(
     make_query: Callable[[], tuple[str, int]], of_all_tasks: bool, then_again_after: int | None
 ) -> None:
@@ -121,6 +128,7 @@ async def test_a_naive_client_fails_the_sweep_on_trio() -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("again", [False, True])
+@pytest.mark.usefixtures("each_engine")
 async def test_post_is_sent_whole_or_not_at_all_on_trio(again: bool, name: str) -> None:
     async with WSServer(port=0, host="127.0.0.1") as server, no_leaks(within=5):
 
@@ -143,6 +151,7 @@ async def test_post_is_sent_whole_or_not_at_all_on_trio(again: bool, name: str) 
 @pytest.mark.trio
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("form", ["scoped", "in a nursery", "bare", "awaited and entered"])
+@pytest.mark.usefixtures("each_engine")
 async def test_connect_leaves_nothing_behind_on_trio(form: str, again: bool) -> None:
     async with WSServer(port=0, host="127.0.0.1") as server:
         client = WSClient("127.0.0.1", server.port)
@@ -177,6 +186,7 @@ async def test_connect_leaves_nothing_behind_on_trio(form: str, again: bool) -> 
 
 @pytest.mark.trio
 @pytest.mark.parametrize("again", [False, True])
+@pytest.mark.usefixtures("each_engine")
 async def test_close_closes_although_cancelled_on_trio(again: bool) -> None:
     async with WSServer(port=0, host="127.0.0.1") as server:
 

@@ -1,22 +1,26 @@
 """What every engine promises the server; `check_engine` runs one through all of it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 import trio.testing
 
-from rayforce_trio._codec import decode, encode
+from rayforce_trio._codec import decode, decode_verbose, encode
 from rayforce_trio._engines import Engine, Session
-from rayforce_trio._protocol import Failure, MessageType, Reply, Result, parse_frame
+from rayforce_trio._protocol import CANCELLED, Failure, MessageType, Reply, Result, parse_frame
+from rayforce_trio._tasks import ungrouped
 from support.leaks import no_leaks
 
 MakeEngine = Callable[[], Engine]
+T = TypeVar("T")
+
+ENDLESS = "(while true 1)"
 
 
-def request(query: Any) -> bytes:
-    return encode(query, MessageType.SYNC)
+def request(query: Any, *, verbose: bool = False) -> bytes:
+    return encode(query, MessageType.SYNC, verbose=verbose)
 
 
 def post(query: Any) -> bytes:
@@ -31,6 +35,24 @@ def value(reply: Reply) -> Any:
     return None if decoded is None else decoded.to_python()
 
 
+async def whole(session: Session, reply: Reply) -> Reply:
+    """Return a reply with all of its pieces."""
+    if isinstance(reply, Failure):
+        assert session.unread == 0
+        return reply
+    pieces = [reply.frame]
+    while session.unread:
+        unread = session.unread
+        pieces.append(await session.receive_some())
+        assert session.unread == unread - len(pieces[-1])
+    return Result(b"".join(pieces))
+
+
+async def ask(session: Session, query: Any) -> Any:
+    """Return the plain Python value of a query that must have one."""
+    return value(await whole(session, await session.request(request(query))))
+
+
 @asynccontextmanager
 async def running(engine: Engine) -> AsyncIterator[Engine]:
     async with trio.open_nursery() as nursery:
@@ -41,19 +63,25 @@ async def running(engine: Engine) -> AsyncIterator[Engine]:
 
 @asynccontextmanager
 async def open_session(engine: Engine) -> AsyncIterator[Session]:
+    """Open a session and run it beside the block. If the engine is lost, the block is cancelled, and this raises."""
     session = await engine.open_session()
     try:
-        yield session
+        with ungrouped():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.run)
+                yield session
+                nursery.cancel_scope.cancel()
     finally:
         await session.aclose()
 
 
-async def check_engine(make_engine: MakeEngine, name: str) -> None:
+async def check_engine(make_engine: MakeEngine, name: str, *, stops: bool = False) -> None:
     """Check that an engine keeps the contract of `Engine` and `Session`.
 
     Args:
         make_engine: returns a new engine, not yet running.
         name: a variable name that nobody else uses.
+        stops: whether a cancel stops what runs already.
     """
     engine = make_engine()
     with trio.fail_after(60):
@@ -63,8 +91,14 @@ async def check_engine(make_engine: MakeEngine, name: str) -> None:
                     await _answers_in_turn(session, name)
                     await _reports_errors_as_replies(session)
                     await _carries_out_posts(session, name)
+                    await _gives_long_replies_whole(session)
+                    await _tells_what_is_printed(session)
                     await _survives_a_cancel_of_nothing(session)
+                    await _answers_what_is_cancelled_at_once(session)
                     await _passes_checkpoints(session)
+                if stops:
+                    await _stops_what_runs(engine)
+                    await _stops_what_runs_when_it_is_closed(engine)
                 await _shares_its_state_between_sessions(engine, name)
                 await _lets_sessions_take_turns(engine)
                 await _closes_a_cancelled_session(engine)
@@ -92,6 +126,31 @@ async def _carries_out_posts(session: Session, name: str) -> None:
     failure = await session.post(post('(+ 1 "a")'))
     assert failure is None or failure.code == "type"
     assert value(await session.request(request("(+ 2 2)"))) == 4
+    for n in range(20):
+        await session.post(post(f"(set {name} {n})"))
+        assert value(await session.request(request(f"(+ 1 {name})"))) == 1 + n
+    await session.post(post("(til 300000)"))
+    assert value(await session.request(request("(+ 3 3)"))) == 6
+
+
+async def _gives_long_replies_whole(session: Session) -> None:
+    for size in (4, 5, 1000, 1_000_000, 1):
+        reply = await whole(session, await session.request(request(f"(til {size})")))
+        assert isinstance(reply, Result)
+        assert parse_frame(reply.frame).message_type is MessageType.RESPONSE
+        assert reply.frame.endswith(b"".join(n.to_bytes(8, "little") for n in range(size)))
+
+
+async def _tells_what_is_printed(session: Session) -> None:
+    reply = await whole(session, await session.request(request('(do (println "hello") (+ 1 2))', verbose=True)))
+    output, inner = decode_verbose(reply)
+    assert (output, value(inner)) == ("hello\n", 3)
+    reply = await whole(session, await session.request(request('(do (println "hello") (+ 1 "a"))', verbose=True)))
+    output, inner = decode_verbose(reply)
+    assert output == "hello\n"
+    assert isinstance(inner, Failure)
+    assert inner.code == "type"
+    assert value(await session.request(request("(+ 2 2)"))) == 4
 
 
 async def _survives_a_cancel_of_nothing(session: Session) -> None:
@@ -100,6 +159,68 @@ async def _survives_a_cancel_of_nothing(session: Session) -> None:
         assert value(await session.request(request(str(n)))) == n
         session.cancel()
     assert value(await session.request(request("7"))) == 7
+
+
+async def _answers_what_is_cancelled_at_once(session: Session) -> None:
+    """With its value or as cancelled, and what follows with its own value."""
+    for n in range(20):
+        replies: list[Reply] = []
+
+        async def ask_for(n: int, replies: list[Reply]) -> None:
+            replies.append(await session.request(request(str(n))))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_for, n, replies)
+            for _ in range(n % 4):
+                await trio.lowlevel.checkpoint()
+            session.cancel()
+        if isinstance(replies[0], Failure):
+            assert replies[0].code == CANCELLED
+        else:
+            assert value(replies[0]) == n
+        assert value(await session.request(request(str(-n)))) == -n
+
+
+async def _stops_what_runs(engine: Engine) -> None:
+    async with open_session(engine) as one, open_session(engine) as other:
+        for _ in range(3):
+            async with _under_way(lambda: one.request(request(ENDLESS))) as outcome:
+                one.cancel()
+                one.cancel()
+            assert isinstance(outcome[0], Failure)
+            assert outcome[0].code == CANCELLED
+            assert value(await one.request(request("(+ 1 2)"))) == 3
+            async with _under_way(lambda: one.post(post(ENDLESS))):
+                one.cancel()
+            assert value(await one.request(request("(+ 2 2)"))) == 4
+            assert value(await other.request(request("(+ 3 3)"))) == 6
+
+
+async def _stops_what_runs_when_it_is_closed(engine: Engine) -> None:
+    for is_post in (False, True):
+        async with open_session(engine) as one, trio.open_nursery() as nursery:
+            if is_post:
+                nursery.start_soon(one.post, post(ENDLESS))
+            else:
+                nursery.start_soon(one.request, request(ENDLESS))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        async with open_session(engine) as other:
+            assert value(await other.request(request("(+ 1 2)"))) == 3
+
+
+@asynccontextmanager
+async def _under_way(call: Callable[[], Awaitable[T]]) -> AsyncIterator[list[T]]:
+    """Run the block while a call waits for the engine; yields where its outcome will be when the block has ended."""
+    outcome: list[T] = []
+
+    async def run() -> None:
+        outcome.append(await call())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield outcome
 
 
 async def _passes_checkpoints(session: Session) -> None:

@@ -1,0 +1,155 @@
+"""The processes that `NativeProcess` starts, watched from outside: which there are, and what is said of them."""
+
+import itertools
+import logging
+import os
+import select
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import trio
+
+from rayforce_trio import NativeProcess, WSServer
+from rayforce_trio._engines import Engine
+from support.leaks import no_leaks
+
+LOCAL = "127.0.0.1"
+
+_MARK = "RAYFORCE_TRIO_TEST"
+_numbers = itertools.count()
+_POLL = 0.002  # seconds; nobody tells of what is waited for here
+
+
+class Family:
+    """The processes that have an environment variable, which children inherit: those started since it was set.
+
+    Attributes:
+        variable: its name and its value, which no other family has.
+    """
+
+    def __init__(self) -> None:
+        self.variable = (_MARK, f"{os.getpid()}-{next(_numbers)}")
+        self._entry = "=".join(self.variable).encode()
+
+    def pids(self) -> set[int]:
+        """Return the ids of those that live; one that has ended and is not waited for does not."""
+        return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._has(entry)}
+
+    async def gone(self) -> None:
+        """Wait until none of them lives."""
+        with trio.fail_after(20):
+            while self.pids():  # noqa: ASYNC110
+                await trio.sleep(_POLL)
+
+    async def grown_to(self, size: int) -> set[int]:
+        """Wait until there are so many of them, or more; returns their ids."""
+        with trio.fail_after(20):
+            while len(pids := self.pids()) < size:  # noqa: ASYNC110
+                await trio.sleep(_POLL)
+        return pids
+
+    def _has(self, process: Path) -> bool:
+        try:
+            return self._entry in (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+
+def command_line(pid: int) -> list[str]:
+    """Return what a process was started with, as every user of the machine can read it."""
+    return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+
+
+def environment(pid: int) -> dict[str, str]:
+    """Return the environment of a process, which its own user alone can read."""
+    entries = Path(f"/proc/{pid}/environ").read_text().rstrip("\0").split("\0")
+    return dict(entry.split("=", 1) for entry in entries)
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, if only one that has ended and is not waited for."""
+    return Path(f"/proc/{pid}").exists()
+
+
+async def ended(pid: int) -> None:
+    """Wait until a process has ended, whoever is to wait for it."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with trio.fail_after(20):
+            await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def has_ended(pid: int, *, within: float) -> bool:
+    """Like `ended`, for where no event loop runs; returns whether it did."""
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            return bool(poll.poll(within * 1000))
+        finally:
+            os.close(descriptor)
+    return True
+
+
+class Log(logging.Handler):
+    """What a logger was told, to be waited for.
+
+    Attributes:
+        records: all of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self._told = trio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        self._told.set()
+
+    def saying(self, text: str) -> list[logging.LogRecord]:
+        """Return the records whose text holds this one."""
+        return [record for record in self.records if text in record.getMessage()]
+
+    async def told(self, text: str, times: int = 1) -> logging.LogRecord:
+        """Wait until it was told this, so many times; returns the last such record."""
+        with trio.fail_after(30):
+            while len(records := self.saying(text)) < times:
+                self._told = trio.Event()
+                await self._told.wait()
+        return records[times - 1]
+
+
+@contextmanager
+def logged(name: str) -> Iterator[Log]:
+    """Yields what is logged while the block runs, from INFO on."""
+    logger, log = logging.getLogger(name), Log()
+    level = logger.level
+    logger.addHandler(log)
+    logger.setLevel(logging.INFO)
+    try:
+        yield log
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(log)
+
+
+@asynccontextmanager
+async def serving(engine: Engine) -> AsyncIterator[WSServer]:
+    """Serve an engine for the block, which is bounded; nothing may be left behind."""
+    with trio.fail_after(60):
+        async with no_leaks(), WSServer(0, host=LOCAL, engine=engine) as server:
+            yield server
+
+
+def pid_of(engine: NativeProcess) -> int:
+    """Return the id of an engine's process, which must be ready."""
+    assert engine.pid is not None
+    return engine.pid

@@ -1,0 +1,154 @@
+"""A native server made by hand, that can also do what no real one would. Trio only."""
+
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import trio
+
+from rayforce_trio._protocol import (
+    HEADER_SIZE,
+    Header,
+    MessageType,
+    error_code,
+    parse_header,
+    string_frame,
+)
+
+HELLO = b"\x03\x00"
+
+HELLO_ANSWER = b"\x03\x00"
+"""What a native server answers that wants no credentials."""
+
+
+class FakeSession:
+    """A connection to the fake server, seen from there. Network errors read as the end of the stream.
+
+    Attributes:
+        requests: the frames that came, in order.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._received = bytearray()
+        self.requests: list[bytes] = []
+
+    async def shake_hands(self, answer: bytes = HELLO_ANSWER) -> None:
+        assert await self.take(len(HELLO)) == HELLO
+        await self.send(answer)
+
+    async def receive_request(self) -> bytes:
+        """Return the next frame. Raises `EOFError` at the end of the stream."""
+        header = await self.take(HEADER_SIZE)
+        frame = header + await self.take(parse_header(header).size)
+        self.requests.append(frame)
+        return frame
+
+    async def take(self, count: int) -> bytes:
+        """Return so many bytes. Raises `EOFError` at the end of the stream."""
+        while len(self._received) < count:
+            data = b""
+            with suppress(trio.BrokenResourceError):
+                data = await self._stream.receive_some()
+            if not data:
+                raise EOFError("the connection ended")
+            self._received += data
+        taken = bytes(self._received[:count])
+        del self._received[:count]
+        return taken
+
+    async def send(self, data: bytes) -> None:
+        """Send it, or as much as the other side takes before it is gone."""
+        with suppress(trio.BrokenResourceError):
+            await self._stream.send_all(data)
+
+    async def answer(self, text: str) -> None:
+        """Answer with a String."""
+        await self.send(string_frame(text))
+
+    async def serve(self) -> None:
+        """Answer every request with how many have come, up to the end of the stream."""
+        while True:
+            frame = await self.receive_request()
+            if parse_header(frame).message_type is MessageType.SYNC:
+                await self.answer(str(len(self.requests)))
+
+    def reset(self) -> None:
+        """Break the connection: the other side gets an RST."""
+        self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._stream.socket.close()
+
+    def receive_stops_inline(self) -> None:
+        """Have urgent bytes come where they were sent, among the others."""
+        self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
+    async def until_hung_up(self) -> None:
+        """Wait until the other side hangs up, whatever else it sends."""
+        with suppress(EOFError):
+            while True:
+                await self.take(1)
+
+
+Script = Callable[[FakeSession], Awaitable[None]]
+
+
+class FakeEngine:
+    """Attributes: `port` to connect to; `script`, for those who do; `sessions`, in the order they were opened."""
+
+    def __init__(self, port: int, script: Script) -> None:
+        self.port = port
+        self.script = script
+        self.sessions: list[FakeSession] = []
+
+
+@asynccontextmanager
+async def fake_engine(script: Script, *, hello: bytes | None = HELLO_ANSWER) -> AsyncIterator[FakeEngine]:
+    """Listen, and play `script` with everybody who connects; it ends with the block, or when the other side hangs up.
+
+    Args:
+        hello: what the greeting is answered with; `None`: the script sees to it.
+    """
+
+    async def handle(stream: trio.SocketStream) -> None:
+        session = FakeSession(stream)
+        engine.sessions.append(session)
+        with suppress(EOFError):
+            if hello is not None:
+                await session.shake_hands(hello)
+            await engine.script(session)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        engine = FakeEngine(listeners[0].socket.getsockname()[1], script)
+        await nursery.start(partial(trio.serve_listeners, handle, listeners))
+        yield engine
+        nursery.cancel_scope.cancel()
+
+
+def frame(payload: bytes, *, flags: int = 0, message_type: MessageType = MessageType.RESPONSE) -> bytes:
+    """Return a frame, a response if nothing else is asked for."""
+    return Header(flags, message_type, len(payload)).pack() + payload
+
+
+def announce(size: int, *, flags: int = 0, message_type: MessageType = MessageType.RESPONSE) -> bytes:
+    """Return the header of a frame of which the payload has so many bytes."""
+    return Header(flags, message_type, size).pack()
+
+
+def error_frame(code: str) -> bytes:
+    """Return the response for an error of the evaluation."""
+    made = frame(b"\x7f" + code.encode().ljust(8, b"\0"))
+    assert error_code(made) == code
+    return made
+
+
+def compressed_frame(payload: bytes) -> bytes:
+    """Return a response, compressed as a native server may do it: without a single repetition."""
+    differences = bytes((byte - before) % 256 for before, byte in zip(b"\0" + payload, payload, strict=False))
+    runs = b"".join(
+        bytes([256 - len(run)]) + run
+        for run in (differences[start : start + 100] for start in range(0, len(differences), 100))
+    )
+    return frame(len(payload).to_bytes(4, "little") + runs, flags=1)
