@@ -17,10 +17,15 @@ _c_library = ctypes.CDLL(None)
 def capture_stdout(function: Callable[[], T]) -> tuple[bytes, T]:
     """Return what the process wrote to its standard output while `function` ran, and what that returned.
 
-    Evaluation holds the GIL, so what is written meanwhile is the engine's.
+    Evaluation holds the GIL, so nearly all that is written meanwhile is the engine's.
+
+    Raises:
+        OSError: there is no room for it.
     """
     with tempfile.TemporaryFile() as file:
-        _flush()
+        with suppress(AttributeError, OSError, ValueError):  # there may be no sys.stdout, or a closed one
+            sys.stdout.flush()
+        _c_library.fflush(None)
         try:
             before = os.dup(_STDOUT)
         except OSError:  # the process has no standard output
@@ -29,14 +34,8 @@ def capture_stdout(function: Callable[[], T]) -> tuple[bytes, T]:
         try:
             result = function()
         finally:
-            _flush()
+            _c_library.fflush(None)  # not Python's: what it could not print before is none of the function's
             os.dup2(before, _STDOUT)
             os.close(before)
         file.seek(0)
         return file.read(), result
-
-
-def _flush() -> None:
-    with suppress(AttributeError, OSError, ValueError):  # there may be no sys.stdout, or a closed one
-        sys.stdout.flush()
-    _c_library.fflush(None)

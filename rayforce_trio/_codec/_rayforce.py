@@ -154,7 +154,10 @@ def evaluate(frame: bytes) -> Reply:
     """
     if not parse_header(frame).verbose:
         return _evaluate(frame)
-    return join_verbose(*capture_stdout(lambda: _evaluate(frame)))
+    try:
+        return join_verbose(*capture_stdout(lambda: _evaluate(frame)))
+    except OSError as error:
+        return Failure("io", f"what it prints cannot be captured: {error.strerror}")
 
 
 def _evaluate(frame: bytes) -> Reply:
@@ -201,7 +204,7 @@ def _beginning(query: Any) -> str:
     """Return the beginning of a query's text, on one line; of a query object, which has none, its type."""
     if not isinstance(query, str | String):
         return f"({_type_name(query)})"
-    text = " ".join(str(query).split())
+    text = " ".join(str(query)[: 10 * _QUOTED].split())
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 

@@ -5,7 +5,6 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -144,15 +143,19 @@ class NativeProcess(Engine):
             await trio.sleep(pause)
 
     async def open_session(self) -> Session:
+        reason = down = "the engine process is not running; it is being started again"
         with trio.move_on_after(_SESSION_PATIENCE):
             while True:
                 await self._ready.wait()
                 assert self._native is not None
                 gone = self._gone
-                with suppress(EngineError):
+                try:
                     return await self._native.open_session()
-                await gone.wait()  # it has ended, though that was not noticed yet
-        raise EngineError("the engine process is not running; it is being started again")
+                except EngineError as error:
+                    reason = str(error)
+                await gone.wait()  # it may have ended, though that was not noticed yet
+                reason = down
+        raise EngineError(reason)
 
     async def _run_once(self, on_ready: Callable[[], None]) -> str:
         """Start a process and wait for its end; returns how it ended.

@@ -26,7 +26,10 @@ def dump_credentials(user: str, password: str) -> bytes:
     """
     if not all(isinstance(given, str) for given in (user, password)):
         raise ValueError("both are strings")
-    data = f"{user}:{password}\0".encode()
+    try:
+        data = f"{user}:{password}\0".encode()
+    except UnicodeEncodeError:  # which would show them
+        raise ValueError("a user name and a password are text that UTF-8 can express") from None
     if ":" in user or b"\0" in data[:-1]:
         raise ValueError("a user name holds no colon, and neither it nor a password holds a zero character")
     if len(data) > _CREDENTIALS_LIMIT:

@@ -50,12 +50,15 @@ LARGE = 20_000_000  # bytes
 SLOW = "(sum (map (fn [x] (sum (til x))) (til 200000)))"
 """Takes five seconds and more alone."""
 
+HUGE_SUM = "(sum (til 300000000))"
+
 HARD_TO_STOP = {
-    "many small steps": SLOW,
-    "one huge sum": "(sum (til 300000000))",
-    "a large sort": "(count (asc (rand 30000000 1000000000)))",
-    "a loop without end": "(while true 1)",
+    "many small steps": ("0", SLOW),
+    "one huge sum": ("0", HUGE_SUM),
+    "a large sort": ("(rand 50000000 1000000000)", "(sum (iasc {name}))"),
+    "a loop without end": ("0", "(while true 1)"),
 }
+"""What to prepare under a name, and what to compute."""
 
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -126,18 +129,36 @@ async def test_a_call_that_times_out_ends_on_time_and_leaves_the_engine_free_and
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("work", HARD_TO_STOP.values(), ids=HARD_TO_STOP)
+@pytest.mark.parametrize(("preparation", "work"), HARD_TO_STOP.values(), ids=HARD_TO_STOP)
 async def test_whatever_it_computes_is_stopped_before_its_last_step(
-    served: Served, queries: Queries, work: str
+    served: Served, queries: Queries, name: str, preparation: str, work: str
 ) -> None:
-    query = queries(work)
+    query = queries(work.format(name=name))
     async with connected(served.port) as connection, connected(served.port) as other:
+        await connection.execute(f"(count (set {name} {preparation}))")
         await begin_and_cancel(connection, query)
         cancelled = time.perf_counter()
         await is_in_step(other)
         assert not query.has_ended
         assert time.perf_counter() - cancelled < 2.0
         await is_in_step(connection)
+        await connection.execute(f"(set {name} 0)")
+
+
+@pytest.mark.trio
+async def test_the_very_first_query_of_an_engine_is_stopped_too(queries: Queries) -> None:
+    """An engine starts its threads in its first large query, and misses a stop that comes just then."""
+    for _ in range(20):
+        query = queries(HUGE_SUM)
+        async with (
+            WSServer(port=0, host="127.0.0.1", engine=NativeProcess()) as server,
+            connected(server.port) as connection,
+            connected(server.port) as other,
+        ):
+            await begin_and_cancel(connection, query)
+            cancelled = time.perf_counter()
+            await is_in_step(other)
+            assert time.perf_counter() - cancelled < 2.0
 
 
 @pytest.mark.anyio
