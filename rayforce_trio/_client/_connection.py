@@ -10,9 +10,18 @@ import anyio
 import anyio.lowlevel
 
 from .._codec import decode, decode_verbose, encode, engine_error
-from .._protocol import SUBPROTOCOL, ClientProtocol, ClientRequest, Failure, MessageType, ProtocolViolation, Reply
-from .._tasks import race
-from .._transports import NORMAL_CLOSURE, Transport, closed_by_us, end, say_goodbye
+from .._protocol import (
+    SUBPROTOCOL,
+    ClientProtocol,
+    ClientRequest,
+    Failure,
+    MessageType,
+    Outgoing,
+    ProtocolViolation,
+    Reply,
+)
+from .._tasks import Turn, race
+from .._transports import Transport, closed_by_us, end, say_goodbye
 from ..errors import ProtocolError, RayforceError, RayforceWSError
 
 logger = logging.getLogger("rayforce_trio.client")
@@ -44,6 +53,9 @@ class WSClientConnection:
         self._protocol = ClientProtocol(extended=transport.subprotocol == SUBPROTOCOL)
         self._waiters: dict[ClientRequest, _Waiter] = {}
         self._outgoing = anyio.Event()
+        self._new_event = type(self._outgoing)  # this loop's; to find out which it is takes longer than to make one
+        self._refused: Outgoing | None = None  # it counts as sent, but the network was busy
+        self._writing = False
         self._closing = anyio.Event()
         self._ended = anyio.Event()
         self._reason: RayforceWSError | None = None
@@ -113,8 +125,7 @@ class WSClientConnection:
         Raises:
             RayforceError: as for `execute`, the evaluation's errors aside.
         """
-        request, waiter = await self._submit(query, MessageType.ASYNC)
-        await self._wait(request, waiter)
+        await self._ask(query, MessageType.ASYNC)
 
     async def close(self) -> None:
         """Close the connection, within 10 seconds; calls that still wait raise `ConnectionClosed`. Idempotent.
@@ -140,23 +151,41 @@ class WSClientConnection:
 
     # Callers' side: between these awaits, everything is synchronous.
 
+    def _send_at_once(self) -> None:
+        """Send what is to be sent without going through the writer's task, if the network takes it."""
+        if self._writing or self._refused is not None:
+            return
+        try:
+            while (outgoing := self._protocol.next_outgoing()) is not None:
+                if not self._transport.send_nowait(outgoing.message):
+                    self._refused = outgoing
+                    self._outgoing.set()
+                    break
+                self._sent(outgoing)
+            self._transport.flush()
+        except RayforceWSError:
+            self._outgoing.set()  # the writer finds the same, and says so
+
     async def _request(self, query: Any, *, verbose: bool = False) -> Reply:
-        reply = await self._wait(*await self._submit(query, MessageType.SYNC, verbose=verbose))
+        reply = await self._ask(query, MessageType.SYNC, verbose=verbose)
         assert reply is not None
         return reply
 
-    async def _submit(
-        self, query: Any, message_type: MessageType, *, verbose: bool = False
-    ) -> "tuple[ClientRequest, _Waiter]":
+    async def _ask(self, query: Any, message_type: MessageType, *, verbose: bool = False) -> Reply | None:
+        """Send a request and wait for its reply, or send a post."""
         if self._reason is not None:
             raise self._why_closed()
         frame = encode(query, message_type, verbose=verbose)
         await anyio.lowlevel.checkpoint_if_cancelled()
         submit = self._protocol.submit if message_type is MessageType.SYNC else self._protocol.post
         request = submit(frame)
-        waiter = self._waiters[request] = _Waiter()
-        self._outgoing.set()
-        return request, waiter
+        del frame
+        waiter = self._waiters[request] = _Waiter(self._new_event())
+        if self._protocol.pending == 1:
+            self._send_at_once()
+        else:
+            self._outgoing.set()  # the others wait for replies anyway, so what comes together is sent together
+        return await self._wait(request, waiter)
 
     async def _wait(self, request: ClientRequest, waiter: "_Waiter") -> Reply | None:
         try:
@@ -201,24 +230,40 @@ class WSClientConnection:
                 received = self._protocol.receive(message)
             except ProtocolViolation as error:
                 raise ProtocolError(str(error)) from None
-            self._outgoing.set()  # there may be room for more now
+            if self._protocol.has_outgoing:  # there may be room for more now
+                self._outgoing.set()
             if received is not None:
                 self._waiters.pop(received.request).resolve(received.reply)
             del message, received  # they may be large, and the next ones may be long in coming
 
     async def _write(self) -> None:
+        turn = Turn()
         while True:
-            while (outgoing := self._protocol.next_outgoing()) is not None:
-                await self._transport.send(outgoing.message)
-                request = outgoing.request
-                if request is not None and request.is_post and request in self._waiters:
-                    self._waiters.pop(request).resolve(None)
-            self._outgoing = anyio.Event()
+            while (outgoing := self._next_outgoing()) is not None:
+                if not self._transport.send_nowait(outgoing.message):
+                    self._writing = True
+                    await self._transport.send(outgoing.message)
+                    self._writing = False
+                self._sent(outgoing)
+                if turn.is_over:
+                    self._transport.flush()
+                await turn.pass_on()
+            self._transport.flush()
+            self._outgoing = self._new_event()
             await self._outgoing.wait()
+
+    def _next_outgoing(self) -> Outgoing | None:
+        refused, self._refused = self._refused, None
+        return refused or self._protocol.next_outgoing()
+
+    def _sent(self, outgoing: Outgoing) -> None:
+        request = outgoing.request
+        if request is not None and request.is_post and request in self._waiters:
+            self._waiters.pop(request).resolve(None)
 
     async def _close_when_asked(self) -> None:
         await self._closing.wait()
-        await self._transport.aclose(NORMAL_CLOSURE)
+        await self._transport.aclose()
 
     def _close(self, reason: RayforceWSError) -> None:
         """Refuse new calls, end those that wait, and have the transport closed; the first reason stands."""
@@ -240,8 +285,8 @@ class WSClientConnection:
 class _Waiter:
     """Where a call waits: for the reply of its request, or for its post to be sent."""
 
-    def __init__(self) -> None:
-        self.done = anyio.Event()
+    def __init__(self, done: anyio.Event) -> None:
+        self.done = done
         self.reply: Reply | None = None
         self.failed = False
 

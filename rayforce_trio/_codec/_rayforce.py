@@ -5,6 +5,8 @@ other.
 Evaluation holds the GIL from beginning to end.
 """
 
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,21 @@ from rayforce.plugins.sql import SQLIPCCompiler, SQLQuery
 from rayforce.types.table import SelectQuery
 
 from .._protocol import (
+    COMPRESSED_FLAG,
     FLAGS_OFFSET,
     MESSAGE_TYPE_OFFSET,
     VERBOSE_FLAG,
     Failure,
+    Frame,
     FrameError,
     MessageType,
     Reply,
     Result,
+    Sliced,
     error_code,
     is_null,
     join_verbose,
-    parse_header,
+    query_frame,
     split_verbose,
 )
 from ..errors import (
@@ -42,6 +47,7 @@ from ..errors import (
 from ._capture import capture_stdout
 
 _FOREIGN_THREAD = "threads other than the initialization thread"  # from rayforce-py 2.4.0's RuntimeError
+_KEPT_WHOLE = 1024 * 1024  # bytes; of a longer reply there is no copy, it is sent in slices
 _QUOTED = 80  # characters of a query, in the error it caused
 _QUERIES = "a str, String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query"
 
@@ -71,16 +77,20 @@ def encode(query: Any, message_type: MessageType, *, verbose: bool = False) -> b
         UnsupportedQuery: `query` is none of these; the error names its type.
         RayforceError: rayforce-py cannot compile or serialize it.
     """
+    flags = VERBOSE_FLAG if verbose else 0
+    if type(query) is str:
+        with suppress(UnicodeEncodeError):  # then rayforce-py says what is wrong
+            return query_frame(query, message_type, flags)
     try:
         compiled = _compile(query)
     except RayforceTCPError:
         raise UnsupportedQuery(f"cannot send {_type_name(query)} as a query; send {_QUERIES}") from None
     except RuntimeError as error:
         _reraise(error)
-    serialized = _serialize(compiled, message_type, VERBOSE_FLAG if verbose else 0)
+    serialized = _serialize(compiled, message_type, flags)
     if isinstance(serialized, Failure):
         raise engine_error(serialized, query)
-    return serialized
+    return bytes(ffi.read_u8_vector(serialized))
 
 
 def _compile(query: Any) -> ffi.RayObject:
@@ -111,12 +121,12 @@ def decode(reply: Reply, query: Any = None) -> Any:
     """
     if isinstance(reply, Failure):
         raise engine_error(reply, query)
-    frame = reply.frame
+    frame = reply.frame[:] if isinstance(reply.frame, Sliced) else reply.frame
     if is_null(frame):
         return None
     if (code := error_code(frame)) is not None:
         raise engine_error(Failure(code, ""), query)
-    if parse_header(frame).compressed:
+    if frame[FLAGS_OFFSET] & COMPRESSED_FLAG:
         raise RayforceConversionError("the reply is compressed, which no server of this protocol does")
     try:
         value = ffi.de_obj(_byte_vector(frame))
@@ -137,12 +147,12 @@ def decode_verbose(reply: Reply) -> tuple[str, Reply]:
     if isinstance(reply, Failure):
         return "", reply
     try:
-        return split_verbose(reply.frame)
+        return split_verbose(reply.frame[:] if isinstance(reply.frame, Sliced) else reply.frame)
     except FrameError as error:
         raise RayforceConversionError(f"the reply cannot be read: {error}") from None
 
 
-def evaluate(frame: bytes) -> Reply:
+def evaluate(frame: Frame) -> Reply:
     """Evaluate the query in a frame, in this process; a string is parsed first. Blocks until the engine is done.
 
     Args:
@@ -152,7 +162,7 @@ def evaluate(frame: bytes) -> Reply:
         The value as a response frame, or what went wrong: whatever the frame holds, an error is returned, not raised.
         To a verbose request, a list of what was printed and of the value or error.
     """
-    if not parse_header(frame).verbose:
+    if not frame[FLAGS_OFFSET] & VERBOSE_FLAG:
         return _evaluate(frame)
     try:
         return join_verbose(*capture_stdout(lambda: _evaluate(frame)))
@@ -160,7 +170,7 @@ def evaluate(frame: bytes) -> Reply:
         return Failure("io", f"what it prints cannot be captured: {error.strerror}")
 
 
-def _evaluate(frame: bytes) -> Reply:
+def _evaluate(frame: Frame) -> Reply:
     try:
         query = ffi.de_obj(_byte_vector(frame))
         kind = ffi.get_obj_type(query)
@@ -174,20 +184,35 @@ def _evaluate(frame: bytes) -> Reply:
     except RuntimeError as error:
         _check_foreign_thread(error)
         return Failure("domain", str(error))
-    return response if isinstance(response, Failure) else Result(response)
+    if isinstance(response, Failure):
+        return response
+    size = ffi.get_obj_length(response)
+    if size <= _KEPT_WHOLE:
+        return Result(bytes(ffi.read_u8_vector(response)))
+    return Result(Sliced(size, lambda start, end: _cut(response, start, end)))
 
 
-def _serialize(value: ffi.RayObject, message_type: MessageType, flags: int = 0) -> bytes | Failure:
+def _cut(vector: ffi.RayObject, start: int, end: int) -> bytes:
+    return bytes(ffi.read_u8_vector(ffi.vec_slice(vector, start, end - start)))
+
+
+def _serialize(value: ffi.RayObject, message_type: MessageType, flags: int = 0) -> ffi.RayObject | Failure:
+    """Return the frame with a value as a vector of bytes."""
     if ffi.get_obj_type(value) == ffi.TYPE_ERR:
         return _failure(value)
     serialized = ffi.ser_obj(value)
     if ffi.get_obj_type(serialized) == ffi.TYPE_ERR:
         return _failure(serialized)
-    # In place, since a frame can be hundreds of MB: ser_obj always writes message type 0 and no flags.
-    ffi.set_obj(serialized, ffi.init_i64(MESSAGE_TYPE_OFFSET), ffi.init_u8(message_type))
+    # ser_obj always writes message type 0 and no flags.
+    ffi.set_obj(serialized, _offset(MESSAGE_TYPE_OFFSET), _byte(message_type))
     if flags:
-        ffi.set_obj(serialized, ffi.init_i64(FLAGS_OFFSET), ffi.init_u8(flags))
-    return bytes(ffi.read_u8_vector(serialized))
+        ffi.set_obj(serialized, _offset(FLAGS_OFFSET), _byte(flags))
+    return serialized
+
+
+# Kept, since making them anew for every message takes as long as evaluating a small one.
+_offset = cache(ffi.init_i64)
+_byte = cache(ffi.init_u8)
 
 
 def engine_error(failure: Failure, query: Any = None) -> RayforceError:
@@ -220,7 +245,7 @@ def _text(described: Dict, field: str) -> str:
         return ""
 
 
-def _byte_vector(data: bytes) -> ffi.RayObject:
+def _byte_vector(data: Frame) -> ffi.RayObject:
     return ffi.init_vector_from_raw_buffer(ffi.TYPE_U8, len(data), data)
 
 

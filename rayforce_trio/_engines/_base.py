@@ -1,10 +1,11 @@
 """What evaluates, behind one interface. To add an engine, subclass the two classes here."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import trio
 
-from .._protocol import Failure, Reply
+from .._protocol import Failure, Frame, Reply
 
 
 class Engine(ABC):
@@ -40,11 +41,13 @@ class Session(ABC):
     Attributes:
         unread: how many bytes of the last reply are still to be had from `receive_some`. They must be had, all of them,
             before the next request.
+        evaluate: does the same as `request`, but at once, if the engine is this process; else `None`.
         settled: whether the engine has answered yet; one that has not is busy with somebody else's query, or hangs.
     """
 
     unread = 0
     settled = True
+    evaluate: Callable[[Frame], Reply] | None = None
 
     async def run(self) -> None:
         """Do what the session has to do in the background, until cancelled; by itself that is nothing.
@@ -55,11 +58,11 @@ class Session(ABC):
         await trio.sleep_forever()
 
     @abstractmethod
-    async def request(self, frame: bytes) -> Reply:
+    async def request(self, frame: Frame) -> Reply:
         """Evaluate a request and return its reply; an error of the evaluation is a reply, too.
 
-        Always a checkpoint, so that no connection starves another. If it is cancelled, only `aclose` may follow;
-        whether the request was carried out is unknown.
+        A checkpoint if the engine is another process; else none, and the caller sees to it that no connection starves
+        another. If it is cancelled, only `aclose` may follow; whether the request was carried out is unknown.
 
         Args:
             frame: a whole IPC frame; whatever its message type, it is a request.
@@ -80,7 +83,7 @@ class Session(ABC):
         raise NotImplementedError("this session returns replies whole")
 
     @abstractmethod
-    async def post(self, frame: bytes) -> Failure | None:
+    async def post(self, frame: Frame) -> Failure | None:
         """Evaluate a post; otherwise like `request`. Returns the error of the evaluation, if the engine tells it."""
 
     @abstractmethod

@@ -14,6 +14,7 @@ from .._protocol import (
     MESSAGE_TYPE_OFFSET,
     NATIVE_MAX_REQUEST,
     Failure,
+    Frame,
     FrameError,
     MessageType,
     NativeHandshake,
@@ -96,10 +97,10 @@ class NativeSession(Session):
             await self.settle()
         await race(self._receive_all, self._send_late_stops)
 
-    async def request(self, frame: bytes) -> Reply:
+    async def request(self, frame: Frame) -> Reply:
         return await self._ask(lambda: self._send(frame, MessageType.SYNC), len(frame))
 
-    async def post(self, frame: bytes) -> Failure | None:
+    async def post(self, frame: Frame) -> Failure | None:
         # The engine answers what is sent after the post once that was carried out; until then a stop stops the post. An
         # error in it is the engine's to tell, which a server of its own does not.
         async def send() -> None:
@@ -186,7 +187,7 @@ class NativeSession(Session):
         except FrameError as error:
             raise self._damaged(error) from None
 
-    async def _send(self, frame: bytes, message_type: MessageType) -> None:
+    async def _send(self, frame: Frame, message_type: MessageType) -> None:
         view = memoryview(frame)
         header = bytearray(view[:HEADER_SIZE])
         header[MESSAGE_TYPE_OFFSET] = message_type

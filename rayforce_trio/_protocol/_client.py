@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from ._control import ErrorNotice, dump_cancel, parse_control
-from ._frames import MessageType, parse_frame
+from ._frames import Frame, MessageType, parse_frame
 from ._replies import Failure, Reply, Result
 from ._violation import ProtocolViolation
 
@@ -79,6 +79,11 @@ class ClientProtocol:
         """How many requests are queued or unanswered, cancelled ones included."""
         return len(self._unsent) + len(self._unanswered)
 
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether anything waits to be sent, if only for room."""
+        return bool(self._controls or self._unsent)
+
     def submit(self, frame: bytes) -> ClientRequest:
         """Queue a request; `frame` has message type 1."""
         request = ClientRequest(frame, wanted=True)
@@ -128,7 +133,7 @@ class ClientProtocol:
         request.frame = b""  # a large request must not be kept until its reply is there
         return outgoing
 
-    def receive(self, message: bytes | str) -> ReplyReceived | None:
+    def receive(self, message: Frame | str) -> ReplyReceived | None:
         """Take a message from the server; returns the reply in it, if somebody waits for that.
 
         Raises:

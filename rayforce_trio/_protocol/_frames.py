@@ -13,7 +13,7 @@ The first byte of the payload is the type code of the object in it. Measured on 
 
 import enum
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ._violation import ProtocolViolation
 
@@ -24,13 +24,17 @@ WIRE_VERSION = 3
 
 _HEADER = struct.Struct("<4sBBBBq")
 _MAGIC = bytes.fromhex("fadeface")
-_COMPRESSED = 1
+COMPRESSED_FLAG = 1
 VERBOSE_FLAG = 4
 STRING_ATOM = 0xF3  # type code -13
 _NULL = 0x7E
 ERROR = 0x7F
 ERROR_SIZE = 9  # type code and an 8-byte code
 SIZED = struct.Struct("<BBq")  # type code, attributes, and the length of a string or list
+
+
+Frame = bytes | memoryview
+"""A frame that came from the network; a long one is a view."""
 
 
 class MessageType(enum.IntEnum):
@@ -45,8 +49,10 @@ class FrameError(ProtocolViolation):
     """Bytes that are no whole, well-formed IPC frame; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+_MESSAGE_TYPES = tuple(MessageType)
+
+
+class Header(NamedTuple):
     """The header of an IPC frame; `size` is that of the payload, in bytes."""
 
     flags: int
@@ -56,7 +62,7 @@ class Header:
     @property
     def compressed(self) -> bool:
         """The payload is its length once decompressed, uint32, and then the compressed bytes."""
-        return bool(self.flags & _COMPRESSED)
+        return bool(self.flags & COMPRESSED_FLAG)
 
     @property
     def verbose(self) -> bool:
@@ -67,7 +73,7 @@ class Header:
         return _HEADER.pack(_MAGIC, WIRE_VERSION, self.flags, 0, self.message_type, self.size)
 
 
-def parse_header(data: bytes | bytearray) -> Header:
+def parse_header(data: bytes | bytearray | memoryview) -> Header:
     """Read the header at the start of `data`.
 
     Raises:
@@ -82,14 +88,14 @@ def parse_header(data: bytes | bytearray) -> Header:
         raise FrameError(f"wire version {version} is not spoken here, only {WIRE_VERSION}")
     if endian != 0:
         raise FrameError("big-endian frames are not spoken here")
-    if message_type not in (0, 1, 2):
+    if message_type >= len(_MESSAGE_TYPES):
         raise FrameError(f"unknown message type {message_type}")
     if size < 1:
         raise FrameError(f"a payload of {size} bytes")
-    return Header(flags, MessageType(message_type), size)
+    return Header(flags, _MESSAGE_TYPES[message_type], size)
 
 
-def parse_frame(frame: bytes) -> Header:
+def parse_frame(frame: Frame) -> Header:
     """Check that `frame` is one whole frame, and return its header.
 
     Raises:
@@ -101,16 +107,24 @@ def parse_frame(frame: bytes) -> Header:
     return header
 
 
-def is_null(frame: bytes) -> bool:
+def announced_size(beginning: bytes | memoryview) -> int:
+    """Return the size of the frame that begins so, its header included, in bytes; 0 if no frame does."""
+    try:
+        return HEADER_SIZE + parse_header(beginning).size
+    except FrameError:
+        return 0
+
+
+def is_null(frame: Frame) -> bool:
     """Whether the frame holds the null object, which the engine writes but does not read."""
     return len(frame) == HEADER_SIZE + 1 and frame[HEADER_SIZE] == _NULL
 
 
-def error_code(frame: bytes, start: int = HEADER_SIZE) -> str | None:
+def error_code(frame: Frame, start: int = HEADER_SIZE) -> str | None:
     """Return the code of the error object at `start` (`"type"`, `"cancel"`, ...), or `None` if there is no error."""
     if frame[start : start + 1] != bytes([ERROR]):
         return None
-    return frame[start + 1 : start + ERROR_SIZE].rstrip(b"\0").decode("ascii", "replace")
+    return bytes(frame[start + 1 : start + ERROR_SIZE]).rstrip(b"\0").decode("ascii", "replace")
 
 
 def string_frame(text: str) -> bytes:
@@ -121,6 +135,16 @@ def string_frame(text: str) -> bytes:
 def response_frame(payload: bytes) -> bytes:
     """Return the response frame with this payload."""
     return Header(0, MessageType.RESPONSE, len(payload)).pack() + payload
+
+
+def query_frame(text: str, message_type: MessageType, flags: int) -> bytes:
+    """Return the frame with a query as text, just as the engine makes it.
+
+    Raises:
+        UnicodeEncodeError: UTF-8 cannot express it.
+    """
+    payload = pack_string(text.encode())
+    return Header(flags, message_type, len(payload)).pack() + payload
 
 
 def pack_string(data: bytes) -> bytes:

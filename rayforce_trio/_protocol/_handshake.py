@@ -3,6 +3,7 @@
 The client says `[version, 0]`, the server answers `[version]`. A server accepts any version; rayforce-py's does, too.
 """
 
+from ._frames import Frame
 from ._violation import ProtocolViolation
 
 VERSION = 1
@@ -13,7 +14,7 @@ SUBPROTOCOL = "rayforce.v1"
 """The WebSocket subprotocol that announces the extended protocol; without it the baseline is spoken."""
 
 
-def check_hello(message: bytes | str) -> None:
+def check_hello(message: Frame | str) -> None:
     """Check a client's greeting.
 
     Raises:
@@ -27,7 +28,7 @@ def check_hello(message: bytes | str) -> None:
         raise ProtocolViolation(f"expected 0x00 as the handshake's second byte, got 0x{message[1]:02x}")
 
 
-def check_hello_reply(message: bytes | str) -> None:
+def check_hello_reply(message: Frame | str) -> None:
     """Check a server's answer to our greeting.
 
     Raises:

@@ -1,16 +1,39 @@
 """What a request comes to: the two shapes of an answer, shared by both sides and by the engines."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from ._frames import Frame
 
 CANCELLED = "cancel"
 """The error code of a request that was stopped because its client asked for it."""
 
 
+class Sliced:
+    """A frame that is too long to be copied whole: its length, and slices of it as bytes.
+
+    Args:
+        size: in bytes.
+        cut: returns the bytes from one offset to another.
+    """
+
+    def __init__(self, size: int, cut: Callable[[int, int], bytes]) -> None:
+        self._size = size
+        self._cut = cut
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, end, _ = part.indices(self._size)
+        return self._cut(start, end)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A request's value: a response frame."""
+    """A request's value: a response frame. On its way out of this process it may be sliced, on its way in a view."""
 
-    frame: bytes
+    frame: Frame | Sliced
 
 
 @dataclass(frozen=True, slots=True)

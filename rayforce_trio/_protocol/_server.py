@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ._control import CancelNotice, dump_error, parse_control
-from ._frames import FrameError, MessageType, parse_frame, string_frame
-from ._replies import CANCELLED, Failure, Reply
+from ._frames import Frame, FrameError, MessageType, parse_frame, string_frame
+from ._replies import CANCELLED, Failure, Reply, Sliced
 from ._violation import ProtocolViolation
 
 _COMPRESSED = Failure("nyi", "compressed requests are not supported")  # what they grow to has no bound here
@@ -21,7 +21,7 @@ class ServerRequest:
     """
 
     number: int | None
-    frame: bytes
+    frame: Frame
     failure: Failure | None = None
 
 
@@ -47,7 +47,7 @@ class ServerProtocol:
         self._last_number = 0
         self._unanswered: dict[int, ServerRequest] = {}
 
-    def receive(self, message: bytes | str) -> list[ServerRequest | CancelRequested]:
+    def receive(self, message: Frame | str) -> list[ServerRequest | CancelRequested]:
         """Take a message from the client.
 
         Raises:
@@ -66,7 +66,7 @@ class ServerProtocol:
                 return [self._request(message, failure)]
         raise ProtocolViolation("a response to nothing that was asked")
 
-    def answer(self, request: ServerRequest, reply: Reply) -> bytes | str:
+    def answer(self, request: ServerRequest, reply: Reply) -> Frame | Sliced | str:
         """Return the message that answers `request`; it counts as answered from here on."""
         if request.number is None:
             raise ValueError("a post is not answered")
@@ -77,13 +77,13 @@ class ServerProtocol:
             return dump_error(request.number, reply.code, reply.message)
         return string_frame(str(reply))
 
-    def _request(self, frame: bytes, failure: Failure | None = None) -> ServerRequest:
+    def _request(self, frame: Frame, failure: Failure | None = None) -> ServerRequest:
         self._last_number += 1
         request = ServerRequest(self._last_number, frame, failure)
         self._unanswered[self._last_number] = request
         return request
 
-    def _receive_baseline(self, message: bytes | str) -> ServerRequest:
+    def _receive_baseline(self, message: Frame | str) -> ServerRequest:
         """Every message is a request; one that makes no sense is answered in its turn, with a String that says so."""
         if isinstance(message, str):
             return self._request(b"", Failure("type", "expected a binary message, got text"))

@@ -11,6 +11,7 @@ from ._frames import (
     HEADER_SIZE,
     SIZED,
     STRING_ATOM,
+    Frame,
     FrameError,
     error_code,
     pack_string,
@@ -28,11 +29,11 @@ def join_verbose(output: bytes, reply: Reply) -> Result:
         items.append(struct.pack("<B8s", ERROR, reply.code.encode("ascii", "replace")[:7]))
         items.append(pack_string(reply.message.encode("utf-8", "replace")))
     else:
-        items.append(reply.frame[HEADER_SIZE:])
+        items.append(bytes(reply.frame[HEADER_SIZE:]))
     return Result(response_frame(SIZED.pack(_LIST, 0, len(items)) + b"".join(items)))
 
 
-def split_verbose(frame: bytes) -> tuple[str, Reply]:
+def split_verbose(frame: Frame) -> tuple[str, Reply]:
     """Return what a verbose request printed, and what it came to, from its response.
 
     Raises:
@@ -48,15 +49,15 @@ def split_verbose(frame: bytes) -> tuple[str, Reply]:
             return output, Failure(code, _read_string(frame, start + ERROR_SIZE)[0] if count == 3 else "")
         if count == 3 or start == len(frame):
             raise FrameError("the reply to a verbose request holds no value")
-        return output, Result(response_frame(frame[start:]))
+        return output, Result(response_frame(bytes(frame[start:])))
     except struct.error:
         raise FrameError("the reply to a verbose request is cut short") from None
 
 
-def _read_string(frame: bytes, start: int) -> tuple[str, int]:
+def _read_string(frame: Frame, start: int) -> tuple[str, int]:
     """Return the text of the String at `start`, and where it ends."""
     kind, _, size = SIZED.unpack_from(frame, start)
     begin = start + SIZED.size
     if kind != STRING_ATOM or not 0 <= size <= len(frame) - begin:
         raise FrameError("the reply to a verbose request holds no String where one is due")
-    return frame[begin : begin + size].decode("utf-8", "replace"), begin + size
+    return bytes(frame[begin : begin + size]).decode("utf-8", "replace"), begin + size

@@ -1,8 +1,7 @@
-"""One connection of the server: read, evaluate, write, each in a task of its own."""
+"""One connection of the server: one task reads, another evaluates and answers."""
 
 import copy
 import logging
-from dataclasses import dataclass
 
 import trio
 
@@ -11,14 +10,17 @@ from .._protocol import (
     HELLO_REPLY,
     SUBPROTOCOL,
     CancelRequested,
+    CloseCode,
+    Frame,
     ProtocolViolation,
     Reply,
     ServerProtocol,
     ServerRequest,
+    Sliced,
     check_hello,
 )
-from .._tasks import race
-from .._transports import CLOSE_TIMEOUT, GOING_AWAY, INTERNAL_ERROR, Transport, end, say_goodbye
+from .._tasks import Turn, race
+from .._transports import CLOSE_TIMEOUT, Transport, end, say_goodbye
 from ..errors import EngineError, ProtocolError, RayforceWSError
 from ._queue import BoundedQueue
 
@@ -30,21 +32,11 @@ MAX_QUEUED_REQUESTS = 1024
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 """How many bytes they may have together; one request may always wait."""
 
-MAX_QUEUED_REPLIES = 64
-"""How many replies of one connection wait to be sent; further requests are not evaluated meanwhile."""
-
-MAX_QUEUED_REPLY_BYTES = 512 * 1024
-"""How many bytes they may have together; one reply, or one part of it if it comes in parts, may always wait."""
-
 _HELLO_LIMIT = 4096  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A message to send, or a part of one; `last` says whether the message ends with it."""
-
-    data: bytes | str
-    last: bool
+Message = Frame | Sliced | str
+"""What is sent to a peer."""
 
 
 async def greet(transport: Transport) -> None:
@@ -80,14 +72,14 @@ class WSServerConnection:
         self._transport = transport
         self._session = session
         self._protocol = ServerProtocol(extended=transport.subprotocol == SUBPROTOCOL)
-        self._requests = BoundedQueue[ServerRequest](MAX_QUEUED_REQUESTS, MAX_QUEUED_BYTES)
-        self._replies = BoundedQueue[_Part](MAX_QUEUED_REPLIES, MAX_QUEUED_REPLY_BYTES)
+        self._work_list = BoundedQueue[ServerRequest | Message](MAX_QUEUED_REQUESTS, MAX_QUEUED_BYTES)
+        self._working = True  # the task that works has not yet found that there is nothing to do
         self._running: ServerRequest | None = None
         self._peer_waits = True
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
-        self._engine_ended = trio.Event()
-        self._engine_error: EngineError | None = None
+        self._failed = trio.Event()
+        self._failure: RayforceWSError | None = None  # what the task that answers found, of the engine or the network
 
     def __repr__(self) -> str:
         return f"WSServerConnection({self.peer})"
@@ -111,8 +103,7 @@ class WSServerConnection:
                     # sent.
                     self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
                     self._peer_waits = False
-                    self._requests.close()
-                    self._replies.close()
+                    self._work_list.close()
                     if self._running is not None and (self._running.number is not None or self._stopping.is_set()):
                         self._session.cancel()
                     if error is not None:
@@ -121,7 +112,7 @@ class WSServerConnection:
             if self._scope.cancelled_caught:
                 logger.warning("connection %d: posts were left undone", self.id)
         except Exception:
-            await self._transport.aclose(INTERNAL_ERROR, "internal error")
+            await self._transport.aclose(CloseCode.INTERNAL_ERROR, "internal error")
             raise
         finally:
             if self._running is not None:
@@ -131,47 +122,83 @@ class WSServerConnection:
     async def _talk(self) -> RayforceWSError | None:
         """Converse until the connection ends; returns the error it ended with."""
         try:
-            await race(self._read, self._write, self._transport.run, self._close_when_asked, self._watch_engine)
+            await race(self._read, self._transport.run, self._close_when_asked, self._raise_failure)
         except RayforceWSError as error:
             return copy.copy(error)  # without its traceback, whose frames would hold it, and the message they were at
         return None
 
     async def _read(self) -> None:
         while True:
-            message = await self._transport.receive()
+            received = await self._transport.receive()
             try:
-                events = self._protocol.receive(message)
+                events = self._protocol.receive(received)
             except ProtocolViolation as error:
                 raise ProtocolError(str(error)) from None
-            del message
+            del received
             for event in events:
                 if isinstance(event, CancelRequested):
                     if event.request is self._running:
                         self._session.cancel()
-                else:
-                    await self._requests.put(event, len(event.frame))
+                elif (message := self._answer_at_once(event)) is None:
+                    await self._work_list.put(event, len(event.frame))
+                elif not self._try_to_send(message):
+                    await self._work_list.put(message, len(message))
+                    del message
                 del event
             del events  # a request may be large, and the next message may be long in coming
+
+    def _answer_at_once(self, request: ServerRequest) -> Message | None:
+        """Return the answer to a request if the engine is this process, and nothing else is to be done before.
+
+        Changing to the task that works takes longer than evaluating a small query, and gains nothing: while one is
+        evaluated in this process, nobody can read.
+        """
+        evaluate = self._session.evaluate
+        if (
+            evaluate is None
+            or request.number is None
+            or self._working
+            or len(self._work_list)
+            or self._stopping.is_set()
+        ):
+            return None
+        return self._protocol.answer(request, request.failure or evaluate(request.frame))
 
     async def _work(self) -> None:
         """Evaluate until there are no more requests, or the engine is lost."""
         try:
-            await race(self._evaluate_all, self._session.run)
+            await race(self._work_all, self._session.run)
         except EngineError as error:
-            self._engine_error = copy.copy(error)  # without its traceback: see `_talk`
-        finally:
-            self._engine_ended.set()
+            self._fail(error)
 
-    async def _evaluate_all(self) -> None:
-        while (request := await self._requests.get()) is not None:
-            if self._stopping.is_set():
+    async def _work_all(self) -> None:
+        turn = Turn()
+        while (work := await self._next_work(turn)) is not None:
+            if not isinstance(work, ServerRequest):
+                await self._send(work)
+            elif self._stopping.is_set():
                 break
-            self._running = request
-            await self._evaluate(request)
-            self._running = None
-            del request  # it may be large, and the next one may be long in coming
+            else:
+                self._running = work
+                await self._answer(work)
+                self._running = None
+            del work  # it may be large, and what comes next may be long in coming
 
-    async def _evaluate(self, request: ServerRequest) -> None:
+    async def _next_work(self, turn: Turn) -> ServerRequest | Message | None:
+        """Return what to do next; what was answered in one turn goes out together."""
+        if not len(self._work_list):
+            self._flush()
+            self._working = False
+            work = await self._work_list.get()
+            self._working = True
+            turn.begin()
+            return work
+        if turn.is_over:
+            self._flush()
+            await turn.pass_on()
+        return await self._work_list.get()
+
+    async def _answer(self, request: ServerRequest) -> None:
         if request.number is None:
             failure = request.failure or await self._session.post(request.frame)
             if failure is not None:
@@ -179,41 +206,57 @@ class WSServerConnection:
             return
         if not self._peer_waits:
             return
-        reply: Reply
-        if request.failure is not None:
-            await trio.lowlevel.checkpoint()
-            reply = request.failure
-        else:
-            reply = await self._session.request(request.frame)
-        await self._pass_on(self._protocol.answer(request, reply))
+        reply: Reply = request.failure or await self._session.request(request.frame)
+        message = self._protocol.answer(request, reply)
+        await (self._send_in_parts if self._session.unread else self._send)(message)
 
-    async def _pass_on(self, beginning: bytes | str) -> None:
-        """Hand a reply to the writer, piece by piece if that is how the engine gives it."""
-        part = _Part(beginning, last=not self._session.unread)
-        await self._replies.put(part, len(part.data))  # if the peer is gone, the queue is closed, and drops it
-        while not part.last:
+    async def _send(self, message: Message) -> None:
+        if self._peer_waits and not self._try_to_send(message):
+            try:
+                await self._transport.send(message)
+            except RayforceWSError as error:
+                self._fail(error)
+
+    def _try_to_send(self, message: Message) -> bool:
+        """Send a short message with the next `_flush`; returns whether that is done with it."""
+        try:
+            return self._transport.send_nowait(message)
+        except RayforceWSError as error:
+            self._fail(error)
+            return True
+
+    async def _send_in_parts(self, beginning: Message) -> None:
+        """Send a reply piece by piece, as the engine gives it. All of it has to be taken, even if the peer is gone."""
+        data = beginning
+        while True:
+            last = not self._session.unread
+            if self._peer_waits:
+                assert isinstance(data, bytes)
+                try:
+                    await self._transport.send_part(data, last=last)
+                except RayforceWSError as error:
+                    self._fail(error)
+            if last:
+                return
             data = await self._session.receive_some()
-            part = _Part(data, last=not self._session.unread)
-            await self._replies.put(part, len(part.data))
 
-    async def _write(self) -> None:
-        whole = True
-        while (part := await self._replies.get()) is not None:
-            if whole and part.last:
-                await self._transport.send(part.data)
-            else:
-                assert isinstance(part.data, bytes)
-                await self._transport.send_part(part.data, last=part.last)
-            whole = part.last
-            del part
+    def _flush(self) -> None:
+        try:
+            self._transport.flush()
+        except RayforceWSError as error:
+            self._fail(error)
+
+    def _fail(self, error: RayforceWSError) -> None:
+        """End the conversation with an error. Posts that have arrived are carried out all the same."""
+        self._peer_waits = False
+        self._failure = copy.copy(error)  # without its traceback: see `_talk`
+        self._failed.set()
+
+    async def _raise_failure(self) -> None:
+        await self._failed.wait()
+        assert self._failure is not None
+        raise self._failure
 
     async def _close_when_asked(self) -> None:
         await self._stopping.wait()
-        await self._transport.aclose(GOING_AWAY, "the server is shutting down")
-
-    async def _watch_engine(self) -> None:
-        await self._engine_ended.wait()
-        if self._engine_error is None:  # it ended because the connection does
-            await trio.sleep_forever()
-        else:
-            raise self._engine_error
+        await self._transport.aclose(CloseCode.GOING_AWAY, "the server is shutting down")

@@ -54,6 +54,9 @@ class BoundedQueue(Generic[T]):
     def _is_full_for(self, size: int) -> bool:
         return bool(self._items) and (len(self._items) >= self._max_items or self._bytes + size > self._max_bytes)
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def close(self) -> None:
         """End both sides: what is in the queue can still be taken, nothing more is put."""
         self._closed = True

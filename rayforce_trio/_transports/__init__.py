@@ -9,9 +9,6 @@ from ..errors import RayforceWSError
 from . import _trio_opening
 from ._base import (
     CLOSE_TIMEOUT,
-    GOING_AWAY,
-    INTERNAL_ERROR,
-    NORMAL_CLOSURE,
     Transport,
     check_size,
     closed_by_us,
@@ -24,9 +21,6 @@ from ._trio_opening import OpeningRequest, Refusal, accept
 
 __all__ = [
     "CLOSE_TIMEOUT",
-    "GOING_AWAY",
-    "INTERNAL_ERROR",
-    "NORMAL_CLOSURE",
     "KeepAlive",
     "OpeningRequest",
     "Refusal",

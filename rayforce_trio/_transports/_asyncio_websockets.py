@@ -10,11 +10,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websockets_connect
 from websockets.exceptions import ConnectionClosed as WebsocketsClosed
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
-from websockets.frames import CloseCode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from .._addresses import authority_of
+from .._protocol import CloseCode, Frame, Sliced, shortened
 from ..errors import (
     ConnectError,
     ConnectionLost,
@@ -25,18 +25,18 @@ from ..errors import (
 from ._base import (
     BODY_LIMIT,
     CLOSE_TIMEOUT,
-    FRAGMENT_SIZE,
-    NORMAL_CLOSURE,
     TEXT_LIMIT,
     Transport,
     closed_by_peer,
     closed_by_us,
     no_websocket_server,
-    shortened,
     text_too_large,
     too_large,
 )
 from ._keepalive import KeepAlive
+
+FRAGMENT_SIZE = 1024 * 1024
+"""Longer messages are sent in fragments of so many bytes, so that pings and pongs pass between them."""
 
 # While a message comes in fragments, websockets counts a control frame between them as part of it.
 _CONTROL_FRAME = 125
@@ -135,7 +135,8 @@ class AsyncioWebSocket(Transport):
             raise too_large(self.max_message_size)
         return message
 
-    async def send(self, message: bytes | str) -> None:
+    async def send(self, message: Frame | Sliced | str) -> None:
+        assert not isinstance(message, Sliced)  # what a server sends
         await anyio.lowlevel.checkpoint()  # the library's send is none while the network takes everything
         try:
             if isinstance(message, str) or len(message) <= FRAGMENT_SIZE:
@@ -154,7 +155,7 @@ class AsyncioWebSocket(Transport):
         except WebsocketsClosed as error:
             raise self._ended(error) from None
 
-    async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+    async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         self._closed_by_us |= self._websocket.state is State.OPEN
         try:
             await anyio.lowlevel.checkpoint()
@@ -183,7 +184,7 @@ class AsyncioWebSocket(Transport):
         return ConnectionLost(f"the connection broke: {error.__cause__}")
 
 
-def _fragments(message: bytes) -> Iterator[memoryview]:
+def _fragments(message: Frame) -> Iterator[memoryview]:
     view = memoryview(message)
     for start in range(0, len(view), FRAGMENT_SIZE):
         yield view[start : start + FRAGMENT_SIZE]

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 
 import anyio
 
+from .._protocol import CloseCode, Frame, Sliced, text_too_long, too_long
 from ..errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -16,12 +17,6 @@ from ..errors import (
     RayforceValueError,
     RayforceWSError,
 )
-
-FRAGMENT_SIZE = 1024 * 1024
-"""Longer messages are sent in fragments of so many bytes, so that pings and pongs pass between them."""
-
-READ_SIZE = 64 * 1024
-"""How much is read from a socket at once, in bytes."""
 
 BODY_LIMIT = 64 * 1024
 """How much is kept of what a server says when it refuses, in bytes."""
@@ -37,14 +32,6 @@ GOODBYE_TIMEOUT = 2.0
 
 WRITE_STALL_TIMEOUT = 30.0
 """A peer that takes not one piece of READ_SIZE bytes in so many seconds is given up by a server."""
-
-REASON_LIMIT = 123
-"""The longest reason a close frame can carry, in bytes of UTF-8: RFC 6455, section 5.5."""
-
-NORMAL_CLOSURE = 1000
-GOING_AWAY = 1001
-MESSAGE_TOO_BIG = 1009
-INTERNAL_ERROR = 1011
 
 
 class Transport(ABC):
@@ -64,8 +51,11 @@ class Transport(ABC):
     max_message_size: int
 
     @abstractmethod
-    async def receive(self) -> bytes | str:
-        """Return the next message. A checkpoint; if cancelled, nothing is lost.
+    async def receive(self) -> Frame | str:
+        """Return the next message, a long one as a view. If cancelled, nothing is lost.
+
+        A checkpoint if it has to wait, and now and then if messages have arrived that nobody has taken: `TURN` in
+        `_tasks`. In a cancelled scope it is always cancelled. Before it waits, it does what `flush` does.
 
         Raises:
             ConnectionClosed: the peer closed the connection, or `aclose` did.
@@ -75,7 +65,7 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    async def send(self, message: bytes | str) -> None:
+    async def send(self, message: Frame | Sliced | str) -> None:
         """Send one message; returns when the network has taken it. A checkpoint.
 
         If cancelled, the message may have been cut, and then nothing more can be sent: end the connection.
@@ -85,7 +75,22 @@ class Transport(ABC):
             ConnectionLost: the connection broke, or the peer took nothing for too long.
         """
 
-    async def send_part(self, data: bytes, *, last: bool) -> None:
+    def send_nowait(self, message: Frame | Sliced | str) -> bool:  # noqa: ARG002 - a transport may have no such way
+        """Put a short message among those that `flush` sends; returns whether it did, else use `send`. No checkpoint.
+
+        Raises:
+            ConnectionClosed, ConnectionLost: as `send`.
+        """
+        return False
+
+    def flush(self) -> None:  # noqa: B027 - nothing is put by unless send_nowait is overridden, too
+        """Send what `send_nowait` has put by. No checkpoint: what the network does not take at once, `run` sends.
+
+        Raises:
+            ConnectionLost: the connection broke.
+        """
+
+    async def send_part(self, data: Frame | Sliced, *, last: bool) -> None:
         """Send a part of a binary message, the parts of which are sent one after the other; otherwise like `send`.
 
         Only the transports that a server can have do this. Between the parts nothing else may be sent.
@@ -101,7 +106,7 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+    async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Close in good order: finish the frame under way, shake hands, close the socket; at most `CLOSE_TIMEOUT`.
 
         A checkpoint. May be called while other tasks are in `receive`, `send` and `run`. Raises nothing of the network.
@@ -116,17 +121,12 @@ class Transport(ABC):
 
 def too_large(limit: int) -> MessageTooLarge:
     """Return the error for a message from the peer that is longer than `limit` bytes."""
-    return MessageTooLarge(f"a message is longer than the {limit} bytes allowed here (max_message_size)")
+    return MessageTooLarge(too_long(limit))
 
 
 def text_too_large() -> MessageTooLarge:
     """Return the error for a text message from the peer that is longer than `TEXT_LIMIT`."""
-    return MessageTooLarge(f"a text message is longer than the {TEXT_LIMIT} characters allowed")
-
-
-def shortened(reason: str) -> str:
-    """Return as much of a reason as a close frame can carry."""
-    return reason.encode(errors="replace")[:REASON_LIMIT].decode(errors="ignore")
+    return MessageTooLarge(text_too_long(TEXT_LIMIT))
 
 
 def no_websocket_server(authority: str, reason: object) -> HandshakeError:
@@ -136,27 +136,27 @@ def no_websocket_server(authority: str, reason: object) -> HandshakeError:
 
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:
     """Return the error for a connection that the peer closed."""
-    if code == MESSAGE_TOO_BIG:
+    if code == CloseCode.MESSAGE_TOO_BIG:
         return MessageTooLarge(f"the peer refused a message as too large: {reason or 'it did not say its limit'}")
     return ConnectionClosed(code, reason)
 
 
 def closed_by_us() -> ConnectionClosed:
     """Return the error for a connection that this side closed."""
-    return ConnectionClosed(NORMAL_CLOSURE, by_peer=False)
+    return ConnectionClosed(CloseCode.NORMAL_CLOSURE, by_peer=False)
 
 
 async def say_goodbye(transport: Transport) -> None:
     """Close although cancelled, within `GOODBYE_TIMEOUT`; nothing is left to do if it has ended. A checkpoint."""
     with anyio.CancelScope(shield=True, deadline=anyio.current_time() + GOODBYE_TIMEOUT):
-        await transport.aclose(GOING_AWAY)
+        await transport.aclose(CloseCode.GOING_AWAY)
 
 
 async def end(transport: Transport, error: RayforceWSError) -> None:
     """End a connection that failed with `error`: in good order if the peer can still be told, else at once."""
     match error:
         case MessageTooLarge():
-            await transport.aclose(MESSAGE_TOO_BIG, str(error))
+            await transport.aclose(CloseCode.MESSAGE_TOO_BIG, str(error))
         case ProtocolError():
             await transport.aclose(error.code, error.message)
         case ConnectionClosed(code=code):
@@ -164,7 +164,7 @@ async def end(transport: Transport, error: RayforceWSError) -> None:
         case ConnectionLost():
             transport.abort()
         case _:
-            await transport.aclose(INTERNAL_ERROR, str(error))
+            await transport.aclose(CloseCode.INTERNAL_ERROR, str(error))
 
 
 def check_size(max_message_size: int) -> None:

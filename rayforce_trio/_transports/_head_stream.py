@@ -10,8 +10,9 @@ trio-websocket does the handshake and no more. What this stream keeps from it:
 
 import trio
 
+from .._tcp import READ_SIZE
 from ..errors import ConnectionRejected, HandshakeError
-from ._base import BODY_LIMIT, READ_SIZE
+from ._base import BODY_LIMIT
 
 HEAD_LIMIT = 16 * 1024
 """The longest HTTP head accepted from a peer, in bytes."""

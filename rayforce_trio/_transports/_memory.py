@@ -6,14 +6,13 @@ import math
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from .._protocol import CloseCode, Frame, Sliced, shortened
 from ..errors import ConnectionClosed, ConnectionLost, RayforceWSError
 from ._base import (
-    NORMAL_CLOSURE,
     TEXT_LIMIT,
     Transport,
     closed_by_peer,
     closed_by_us,
-    shortened,
     text_too_large,
     too_large,
 )
@@ -55,17 +54,19 @@ class MemoryTransport(Transport):
             raise too_large(self.max_message_size)
         return message
 
-    async def send(self, message: bytes | str) -> None:
+    async def send(self, message: Frame | Sliced | str) -> None:
         if self._closed:
             raise self._closed
+        if not isinstance(message, str):
+            message = bytes(message[:])
         self.sent.append(message)
         try:
             await self._outgoing.send(message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise self._closed or ConnectionLost("the other end is gone") from None
 
-    async def send_part(self, data: bytes, *, last: bool) -> None:
-        self._unfinished += data
+    async def send_part(self, data: Frame | Sliced, *, last: bool) -> None:
+        self._unfinished += data[:]
         if last:
             message, self._unfinished = self._unfinished, b""
             await self.send(message)
@@ -73,7 +74,7 @@ class MemoryTransport(Transport):
     async def run(self) -> None:
         await anyio.sleep_forever()
 
-    async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+    async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         if self._closed is None:
             with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                 self._outgoing.send_nowait(ConnectionClosed(code, shortened(reason)))

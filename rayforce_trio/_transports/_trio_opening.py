@@ -14,12 +14,12 @@ import h11
 import trio
 import trio_websocket
 import wsproto.utilities
-from wsproto.connection import ConnectionType
 
 from .._addresses import authority_of, why
 from .._tasks import ungrouped
+from .._tcp import TcpStream
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._base import READ_SIZE, no_websocket_server
+from ._base import no_websocket_server
 from ._head_stream import HeadStream, HeadTooLong
 from ._keepalive import KeepAlive
 from ._trio_websocket import TrioWebSocket
@@ -75,18 +75,18 @@ async def connect(
     """
     authority = authority_of(host, port)
     try:
-        stream = await trio.open_tcp_stream(host, port)
+        stream = TcpStream(await trio.open_tcp_stream(host, port))
     except (OSError, UnicodeError) as error:
         raise ConnectError(f"could not connect to {authority}: {why(error)}") from error
     try:
         return await _upgrade_client(stream, authority, subprotocols, max_message_size, keepalive)
     except BaseException:
-        await trio.aclose_forcefully(stream)
+        stream.close()
         raise
 
 
 async def _upgrade_client(
-    stream: trio.SocketStream,
+    stream: TcpStream,
     authority: str,
     subprotocols: Sequence[str],
     max_message_size: int,
@@ -117,12 +117,12 @@ async def _upgrade_client(
         raise no_websocket_server(authority, error) from error
     return TrioWebSocket(
         stream,
-        ConnectionType.CLIENT,
-        head.leftover,
-        subprotocol,
-        authority,
-        max_message_size,
-        keepalive,
+        client=True,
+        leftover=head.leftover,
+        subprotocol=subprotocol,
+        peer=authority,
+        max_message_size=max_message_size,
+        keepalive=keepalive,
     )
 
 
@@ -140,10 +140,10 @@ async def accept(
     max_message_size: int,
     keepalive: KeepAlive,
 ) -> TrioWebSocket:
-    """Do the server's part of the opening handshake. A checkpoint; the stream is the caller's to close if it raises.
+    """Do the server's part of the opening handshake. A checkpoint; if it raises or is cancelled, nothing is left open.
 
     Args:
-        stream: a connection just accepted.
+        stream: a connection just accepted; it is of no more use to the caller.
         decide: called with the request; returns why it is refused, or `None`.
         subprotocols: those this server speaks, the preferred one first.
 
@@ -154,7 +154,25 @@ async def accept(
     try:
         peer, own = stream.socket.getpeername(), stream.socket.getsockname()
     except OSError as error:
+        stream.socket.close()
         raise HandshakeError("the peer was gone before it was served") from error
+    lean = TcpStream(stream)
+    try:
+        return await _upgrade_server(lean, peer, own, decide, subprotocols, max_message_size, keepalive)
+    except BaseException:
+        lean.close()
+        raise
+
+
+async def _upgrade_server(
+    stream: TcpStream,
+    peer: tuple[str, int],
+    own: tuple[str, int],
+    decide: Callable[[OpeningRequest], Awaitable[Refusal | None]],
+    subprotocols: Sequence[str],
+    max_message_size: int,
+    keepalive: KeepAlive,
+) -> TrioWebSocket:
     head = HeadStream(stream)
     chosen: str | None = None
 
@@ -190,12 +208,12 @@ async def accept(
         raise HandshakeError(f"the peer's opening handshake makes no sense: {error}") from error
     return TrioWebSocket(
         stream,
-        ConnectionType.SERVER,
-        head.leftover,
-        chosen,
-        authority_of(peer[0], peer[1]),
-        max_message_size,
-        keepalive,
+        client=False,
+        leftover=head.leftover,
+        subprotocol=chosen,
+        peer=authority_of(peer[0], peer[1]),
+        max_message_size=max_message_size,
+        keepalive=keepalive,
     )
 
 
@@ -226,7 +244,7 @@ async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable
             nursery.cancel_scope.cancel()
 
 
-async def _refuse_plainly(stream: trio.SocketStream, status: bytes) -> None:
+async def _refuse_plainly(stream: TcpStream, status: bytes) -> None:
     """Answer a peer whose request trio-websocket could not read; it may have answered some of them itself by now."""
     try:
         await stream.send_all(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
@@ -235,12 +253,12 @@ async def _refuse_plainly(stream: trio.SocketStream, status: bytes) -> None:
     await _linger(stream)
 
 
-async def _linger(stream: trio.SocketStream) -> None:
+async def _linger(stream: TcpStream) -> None:
     """Let a refused peer read why: closing a socket with unread bytes resets the connection, and the answer is lost."""
     with trio.move_on_after(_LINGER_TIMEOUT):
         try:
             await stream.send_eof()
-            while await stream.receive_some(READ_SIZE):
+            while await stream.receive_some():
                 pass
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass

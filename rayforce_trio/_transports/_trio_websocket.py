@@ -1,50 +1,71 @@
-"""WebSocket under trio, after the opening handshake: wsproto does the frames, this module the I/O.
+"""WebSocket under trio, after the opening handshake: the protocol does the frames, this module the I/O.
 
 It starts no task of its own: whoever owns the connection reads, writes and runs `run`.
 """
 
 import copy
 import math
+from collections import deque
 from contextlib import suppress
-from typing import Any
 
 import trio
-from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
-from wsproto.extensions import Extension
-from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from .._addresses import why
-from .._tasks import race
-from ..errors import ConnectionLost, ProtocolError, RayforceWSError
+from .._protocol import (
+    Close,
+    CloseCode,
+    Frame,
+    FrameReceiver,
+    Masker,
+    Opcode,
+    Ping,
+    Pong,
+    Sliced,
+    WebSocketViolation,
+    frame_header,
+    new_key,
+    pack_close,
+    pack_frame,
+)
+from .._tasks import Turn, race
+from .._tcp import READ_SIZE, TcpStream
+from ..errors import ConnectionLost, MessageTooLarge, ProtocolError, RayforceWSError
 from ._base import (
     CLOSE_TIMEOUT,
-    FRAGMENT_SIZE,
-    MESSAGE_TOO_BIG,
-    NORMAL_CLOSURE,
-    READ_SIZE,
     TEXT_LIMIT,
     WRITE_STALL_TIMEOUT,
     Transport,
     closed_by_peer,
     closed_by_us,
-    shortened,
-    text_too_large,
-    too_large,
 )
 from ._keepalive import KeepAlive
 
-_SPARE_FRAGMENTS = 1024  # a message may have so many fragments, and one more for each _BYTES_PER_FRAGMENT bytes in it
-_BYTES_PER_FRAGMENT = 256
+FRAGMENT_SIZE = 8 * 1024 * 1024
+"""Longer messages are sent in fragments of so many bytes, so that pings and pongs pass between them."""
+
+_COPIED = 16 * 1024  # bytes; up to so many are put behind a header, to be sent together
+_PIECE = 256 * 1024  # bytes; a long message is masked and sent in pieces of so many
+_DUE_PONGS = 64  # of more pings than that, the latest are answered: RFC 6455, section 5.5.3
 
 
 class TrioWebSocket(Transport):
-    """A WebSocket connection over a socket. See `Transport` for what its methods promise."""
+    """A WebSocket connection over a TCP stream. See `Transport` for what its methods promise.
+
+    Args:
+        stream: what the opening handshake was done on.
+        client: whether this end is the client.
+        leftover: what was received beyond the handshake.
+        subprotocol: the one agreed on.
+        peer: the peer's address, for people to read.
+        max_message_size: the longest message accepted, in bytes.
+        keepalive: when to ping.
+    """
 
     def __init__(
         self,
-        stream: trio.SocketStream,
-        side: ConnectionType,
+        stream: TcpStream,
+        *,
+        client: bool,
         leftover: bytes,
         subprotocol: str | None,
         peer: str,
@@ -53,165 +74,245 @@ class TrioWebSocket(Transport):
     ) -> None:
         self.subprotocol = subprotocol
         self.peer = peer
-        self.max_message_size = max_message_size
         self._stream = stream
-        self._frames = Connection(side, [_SizeCheck(self)], leftover)
+        self._client = client
         self._keepalive = keepalive
         self._last_sign_of_life = trio.current_time()
+        self._turn = Turn()
         # Incoming
-        self._parts: list[Any] = []  # of one message, so all bytes or all str
-        self._size = 0
-        self._fragments = 0
+        self._receiver = FrameReceiver(masked=not client, max_message_size=max_message_size, max_text_size=TEXT_LIMIT)
+        self._receiver.feed(leftover)
         self._receiving = False
-        self._parser_failed = False  # it keeps what it is fed from then on, and says nothing
+        self._violated = False
         # Outgoing
         self._write_lock = trio.Lock()
-        self._cut = False  # a frame was begun and not finished: nothing can follow it
-        self._due_pong: Pong | None = None
-        self._pong_due = trio.Event()
+        self._outgoing = bytearray()  # whole frames, that are sent before anything else is; of the first, the rest
+        self._within_message = False  # a message is being sent in parts
+        self._cut = False  # a long frame was begun and not finished: nothing can follow it
+        self._due_pongs = deque[Ping](maxlen=_DUE_PONGS)
+        self._flush_due = trio.Event()
         # The end
+        self._close_sent = False
         self._end: RayforceWSError | None = None
         self._ended = trio.Event()
         self._drained = False  # `aclose` is reading, and nobody else may
 
+    @property
+    def max_message_size(self) -> int:
+        """The longest message accepted, in bytes; it may be changed meanwhile."""
+        return self._receiver.max_message_size
+
+    @max_message_size.setter
+    def max_message_size(self, size: int) -> None:
+        self._receiver.max_message_size = size
+
+    @property
+    def max_text_size(self) -> int:
+        """The longest text message accepted, in characters; it may be changed meanwhile."""
+        return self._receiver.max_text_size
+
+    @max_text_size.setter
+    def max_text_size(self, size: int) -> None:
+        self._receiver.max_text_size = size
+
     # Receiving
 
-    async def receive(self) -> bytes | str:
+    async def receive(self) -> Frame | str:
         if self._drained:
             await self._ended.wait()
         self._receiving = True
         try:
-            await trio.lowlevel.checkpoint()
             while True:
-                for event in self._frames.events():
-                    message = self._take(event)
-                    if message is not None:
-                        return message
-                    await trio.lowlevel.checkpoint()  # thousands of pings or empty fragments fit into one read
-                await self._read()
+                if self._receiver.has_bytes:
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    if self._turn.is_over:
+                        self.flush()
+                        await self._turn.pass_on()  # thousands of messages, or of pings, fit into one read
+                    event = self._next_event()
+                    if event is not None and not isinstance(event, Ping | Pong):
+                        return event
+                else:
+                    self.flush()
+                    await self._read()
+                    self._turn.begin()
         finally:
             self._receiving = False
 
+    def _next_event(self) -> Frame | str | Ping | Pong | None:
+        """Return what has arrived, if it is whole; a close is raised."""
+        try:
+            event = self._receiver.next_event()
+        except WebSocketViolation as violation:
+            self._violated = True
+            if violation.code is CloseCode.MESSAGE_TOO_BIG:
+                raise MessageTooLarge(str(violation)) from None
+            raise ProtocolError(f"the peer broke the WebSocket protocol: {violation}", violation.code) from None
+        if isinstance(event, bytes):
+            return event
+        if isinstance(event, Ping):
+            self._due_pongs.append(event)
+            self._flush_due.set()
+        elif isinstance(event, Close):
+            raise self._finish(closed_by_us() if self._close_sent else closed_by_peer(event.code, event.reason))
+        return event
+
     async def _read(self) -> None:
-        """Feed what arrives next to the frame parser."""
+        """Wait for what arrives next."""
         if self._end is not None:
             raise copy.copy(self._end)
+        room = self._receiver.room
         try:
-            data = await self._stream.receive_some(READ_SIZE)
+            if room is not None and len(room) > READ_SIZE:
+                count = await self._stream.receive_into(room[:_PIECE])
+                self._receiver.filled(count)
+            else:
+                data = await self._stream.receive_some()
+                count = len(data)
+                self._receiver.feed(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._broken(error) from None
-        if not data:
+        if not count:
             raise self._lost("the peer went away without closing the connection")
         self._last_sign_of_life = trio.current_time()
-        if not self._parser_failed:
-            self._frames.receive_data(bytes(data))
-
-    def _take(self, event: Event) -> bytes | str | None:
-        """Handle one event of the frame parser; returns the message that it completes."""
-        match event:
-            case BytesMessage() | TextMessage():
-                return self._take_part(event)
-            case Ping():
-                self._due_pong = event.response()  # the latest is enough: RFC 6455, section 5.5.3
-                self._pong_due.set()
-            case CloseConnection(code=code, reason=reason):
-                if self._frames.state is ConnectionState.OPEN:  # the parser's verdict, not a frame of the peer's
-                    self._parser_failed = True
-                    if code == MESSAGE_TOO_BIG:
-                        raise too_large(self.max_message_size)
-                    raise ProtocolError(f"the peer broke the WebSocket protocol: {reason}", int(code))
-                if self._frames.state is ConnectionState.CLOSED:  # the peer's answer to a close frame of ours
-                    raise self._finish(closed_by_us())
-                raise self._finish(closed_by_peer(int(code), reason or ""))
-        return None
-
-    def _take_part(self, event: BytesMessage | TextMessage) -> bytes | str | None:
-        self._size += len(event.data)
-        self._fragments += event.frame_finished
-        if isinstance(event, TextMessage) and self._size > TEXT_LIMIT:
-            raise text_too_large()
-        if self._size > self.max_message_size:
-            raise too_large(self.max_message_size)
-        if self._fragments > _SPARE_FRAGMENTS + self._size // _BYTES_PER_FRAGMENT:
-            raise ProtocolError("a message in too many fragments", 1008)
-        self._parts.append(event.data)
-        if not event.message_finished:
-            return None
-        parts, self._parts, self._size, self._fragments = self._parts, [], 0, 0
-        empty: bytes | str = b"" if isinstance(event, BytesMessage) else ""
-        return empty.join(parts)  # of a single part, join returns just that
-
-    @property
-    def room_for_message(self) -> int:
-        """How many bytes the message that is arriving may still have."""
-        return self.max_message_size - self._size
 
     # Sending
 
-    async def send(self, message: bytes | str) -> None:
-        if isinstance(message, bytes):
-            await self.send_part(message, last=True)
+    async def send(self, message: Frame | Sliced | str) -> None:
+        await trio.lowlevel.checkpoint()
+        if isinstance(message, str):
+            async with self._write_lock:
+                self._check_open()
+                await self._send_at_once(Opcode.TEXT, message.encode())
         else:
-            await self._send_frame(TextMessage(message))
+            await self.send_part(message, last=True)
 
-    async def send_part(self, data: bytes, *, last: bool) -> None:
-        view = memoryview(data)
-        for start in range(0, len(view) or 1, FRAGMENT_SIZE):
-            piece = view[start : start + FRAGMENT_SIZE]
-            finished = last and start + FRAGMENT_SIZE >= len(view)
-            # wsproto takes any buffer, though its annotation names two.
-            await self._send_frame(BytesMessage(piece, message_finished=finished))  # type: ignore[arg-type]
+    async def send_part(self, data: Frame | Sliced, *, last: bool) -> None:
+        size = len(data)
+        for start in range(0, size or 1, FRAGMENT_SIZE):
+            end = min(start + FRAGMENT_SIZE, size)
+            async with self._write_lock:
+                self._check_open()
+                await self._send_fragment(data, start, end, fin=last and end == size)
 
-    async def _send_frame(self, event: Event) -> None:
-        async with self._write_lock:
-            await self._write(event)
+    def send_nowait(self, message: Frame | Sliced | str) -> bool:
+        if self._write_lock.locked() or self._within_message:
+            return False
+        self._check_open()
+        opcode = Opcode.BINARY
+        if isinstance(message, str):
+            opcode, message = Opcode.TEXT, message.encode()
+        if isinstance(message, Sliced) or len(self._outgoing) + len(message) > READ_SIZE:
+            return False
+        self._outgoing += pack_frame(opcode, message, masked=self._client)
+        return True
+
+    def flush(self) -> None:
+        if not self._outgoing or self._write_lock.locked():
+            return
+        self._send_some()
+        if self._outgoing:
+            self._flush_due.set()
 
     async def run(self) -> None:
-        await race(self._answer_pings, self._keep_alive)
+        await race(self._flush_when_due, self._keep_alive)
 
     async def _keep_alive(self) -> None:
         await self._keepalive.run(lambda: self._last_sign_of_life, self._ping, lambda: self._receiving)
 
-    async def _answer_pings(self) -> None:
-        while True:
-            await self._pong_due.wait()
-            self._pong_due = trio.Event()
-            if self._due_pong is not None:
-                pong, self._due_pong = self._due_pong, None
-                await self._write_control(pong)
-
     async def _ping(self) -> None:
-        await self._write_control(Ping())
+        await self._send_control(Opcode.PING, b"")
 
-    async def _write_control(self, event: Ping | Pong) -> None:
+    async def _flush_when_due(self) -> None:
+        while True:
+            await self._flush_due.wait()
+            self._flush_due = trio.Event()
+            while self._due_pongs:
+                await self._send_control(Opcode.PONG, self._due_pongs.popleft().payload)
+            async with self._write_lock:
+                await self._send_outgoing()
+
+    async def _send_control(self, opcode: Opcode, payload: bytes) -> None:
         async with self._write_lock:
-            if self._frames.state is ConnectionState.OPEN:  # none of these has a place in a closing handshake
-                await self._write(event)
+            if not self._close_sent and not self._cut and self._end is None:  # it has no place in a closing handshake
+                await self._send_at_once(opcode, payload)
 
-    async def _write(self, event: Event) -> None:
-        """Send one frame; the caller holds the write lock."""
+    def _check_open(self) -> None:
         if self._end is not None:
             raise copy.copy(self._end)
-        if self._cut or self._frames.state is not ConnectionState.OPEN:
+        if self._cut or self._close_sent:
             raise closed_by_us()
-        await self._write_bytes(self._frames.send(event))
 
-    async def _write_bytes(self, data: bytes) -> None:
-        view = memoryview(data)
-        await trio.lowlevel.checkpoint_if_cancelled()  # up to here, nothing was begun
+    # From here on, the caller holds the write lock.
+
+    async def _send_fragment(self, message: Frame | Sliced, start: int, end: int, *, fin: bool) -> None:
+        opcode = Opcode.CONTINUATION if self._within_message else Opcode.BINARY
+        self._within_message = not fin
+        if end - start <= _COPIED:
+            await self._send_at_once(opcode, bytes(message[start:end]), fin=fin)
+        else:
+            await self._send_long(opcode, message, start, end, fin=fin)
+
+    async def _send_at_once(self, opcode: Opcode, payload: bytes, *, fin: bool = True) -> None:
+        """Send a short frame. If cancelled, the rest of it is sent before the next one."""
+        self._outgoing += pack_frame(opcode, payload, fin=fin, masked=self._client)
+        await self._send_outgoing()
+
+    async def _send_long(self, opcode: Opcode, message: Frame | Sliced, start: int, end: int, *, fin: bool) -> None:
+        """Send a part of a message as a frame, piece by piece, to spare copies."""
+        await self._send_outgoing()
+        key = new_key() if self._client else b""
+        masker = Masker(key) if key else None
+        whole = memoryview(message) if not isinstance(message, Sliced) else message
+        masked = memoryview(bytearray(_PIECE if masker else 0))
         self._cut = True
-        for start in range(0, len(view), READ_SIZE):
-            # A server need not wait for a peer that reads nothing; a client does, since the server may be evaluating.
-            with trio.move_on_after(math.inf if self._frames.client else WRITE_STALL_TIMEOUT) as patience:
-                try:
-                    await self._stream.send_all(view[start : start + READ_SIZE])
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    raise self._broken(error) from None
-            if patience.cancelled_caught:
-                raise self._lost(f"the peer took nothing for {WRITE_STALL_TIMEOUT:g} seconds")
-            if start:  # a large message makes its way; a small one only fills buffers, whether or not the peer lives
-                self._last_sign_of_life = trio.current_time()
+        self._outgoing += frame_header(opcode, end - start, fin=fin, key=key)
+        at, size = start, _COPIED
+        while at < end:
+            piece = memoryview(whole[at : min(at + size, end)])
+            if masker is not None:
+                masker.mask_into(masked, piece)
+                piece = masked[: len(piece)]
+            if self._outgoing:  # the header, and the first of what it announces
+                self._outgoing += piece
+                await self._send_outgoing()
+            else:
+                await self._send_piece(piece)
+            at, size = at + size, _PIECE
+            await self._turn.pass_on()
         self._cut = False
+
+    async def _send_outgoing(self) -> None:
+        while self._outgoing:
+            self._send_some()
+            if self._outgoing:
+                await self._wait_until_it_takes_more()
+
+    async def _send_piece(self, piece: memoryview) -> None:
+        while piece:
+            try:
+                piece = piece[self._stream.send_nowait(piece) :]
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise self._broken(error) from None
+            if piece:
+                await self._wait_until_it_takes_more()
+
+    def _send_some(self) -> None:
+        try:
+            count = self._stream.send_nowait(self._outgoing)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._broken(error) from None
+        del self._outgoing[:count]
+
+    async def _wait_until_it_takes_more(self) -> None:
+        # A server need not wait for a peer that reads nothing; a client does, since the server may be evaluating.
+        with trio.move_on_after(math.inf if self._client else WRITE_STALL_TIMEOUT) as patience:
+            try:
+                await self._stream.wait_send_all_might_not_block()
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise self._broken(error) from None
+        if patience.cancelled_caught:
+            raise self._lost(f"the peer took nothing for {WRITE_STALL_TIMEOUT:g} seconds")
+        self._last_sign_of_life = trio.current_time()
 
     # Ending
 
@@ -235,59 +336,33 @@ class TrioWebSocket(Transport):
         self._ended.set()
         return copy.copy(self._end)
 
-    async def aclose(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+    async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         try:
             with trio.move_on_after(CLOSE_TIMEOUT):
                 with suppress(RayforceWSError):
                     await self._shake_hands_goodbye(code, reason)
         finally:
             self._finish(closed_by_us())
-            await trio.aclose_forcefully(self._stream)
+            await self._stream.aclose()
 
     async def _shake_hands_goodbye(self, code: int, reason: str) -> None:
         async with self._write_lock:
             if self._cut:
                 return  # nothing can follow a frame that was begun; the peer would not understand
-            if self._frames.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
-                await self._write_bytes(self._frames.send(CloseConnection(code, shortened(reason))))
-            if self._parser_failed:  # the peer's answer would not be understood; its hanging up will
+            if not self._close_sent:
+                self._outgoing += pack_close(code, reason, masked=self._client)
+                self._close_sent = True
+            await self._send_outgoing()
+            if self._violated:  # the peer's answer would not be understood; its hanging up will
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._stream.send_eof()
         if self._receiving:
             await self._ended.wait()  # whoever receives sees the peer's answer
         self._drained = True
         while self._end is None:
-            for event in self._frames.events():
-                if isinstance(event, CloseConnection):
-                    return
-            await self._read()
+            if self._next_event() is None:
+                await self._read()
 
     def abort(self) -> None:
         self._finish(closed_by_us())
-        self._stream.socket.close()
-
-
-class _SizeCheck(Extension):
-    """Refuses a frame by what its header announces, before a byte of the payload is kept. It is never negotiated."""
-
-    name = "size-check"
-
-    def __init__(self, transport: TrioWebSocket) -> None:
-        self._transport = transport
-
-    def enabled(self) -> bool:
-        return True
-
-    def offer(self) -> bool:
-        return False
-
-    def frame_inbound_header(
-        self,
-        proto: FrameDecoder | FrameProtocol,  # noqa: ARG002 - wsproto calls it by position
-        opcode: Opcode,
-        rsv: RsvBits,  # noqa: ARG002 - the same
-        payload_length: int,
-    ) -> CloseReason | RsvBits:
-        if not opcode.iscontrol() and payload_length > self._transport.room_for_message:
-            return CloseReason.MESSAGE_TOO_BIG
-        return RsvBits(False, False, False)
+        self._stream.close()

@@ -79,12 +79,20 @@ def close_frame(code: int, *, masked: bool = True) -> bytes:
 
 
 class RawPeer:
-    """One end of a TCP connection. Network errors read as the end of the stream."""
+    """One end of a TCP connection. Network errors read as the end of the stream.
+
+    Attributes:
+        ended: whether the other side sends no more.
+        fin: whether the frame received last ends its message.
+        pause: what it waits after each piece that it receives, in seconds.
+    """
 
     def __init__(self, sock: socket.socket, *, is_client: bool) -> None:
         sock.setblocking(False)
         self.socket = sock
         self.ended = False
+        self.fin = True
+        self.pause = 0.0
         self._masked = is_client
         self._received = bytearray()
 
@@ -145,6 +153,7 @@ class RawPeer:
     async def receive_frame(self) -> tuple[int, bytes]:
         """Return opcode and payload of the next frame. Raises `EOFError` at the end of the stream."""
         first, second = await self._take(2)
+        self.fin = first >= 0x80
         size = second & 0x7F
         if size == 126:
             size = int.from_bytes(await self._take(2))
@@ -168,6 +177,7 @@ class RawPeer:
         while len(self._received) < count:
             if not await self._more():
                 raise EOFError("the connection ended")
+            await anyio.sleep(self.pause)
         taken = bytes(self._received[:count])
         del self._received[:count]
         return taken
