@@ -42,7 +42,7 @@ from support.raw import (
 from rayforce_trio import InProcessEngine, WSClient, WSClientConnection, WSServer
 from rayforce_trio._codec import decode, encode
 from rayforce_trio._engines import Session
-from rayforce_trio._protocol import Failure, MessageType, Reply, Result, is_null, string_frame
+from rayforce_trio._protocol import Failure, Frame, MessageType, Reply, Result, is_null, string_frame
 from rayforce_trio._transports._base import BODY_LIMIT
 from rayforce_trio.errors import (
     ConnectError,
@@ -169,7 +169,7 @@ def resident_memory() -> int:
 class TamperedEngine(InProcessEngine):
     """The real engine, but `before` is awaited ahead of every evaluation with its frame."""
 
-    def __init__(self, before: Callable[[bytes], Awaitable[None]]) -> None:
+    def __init__(self, before: Callable[[Frame], Awaitable[None]]) -> None:
         self._before = before
 
     async def open_session(self) -> Session:
@@ -177,15 +177,15 @@ class TamperedEngine(InProcessEngine):
 
 
 class _TamperedSession(Session):
-    def __init__(self, session: Session, before: Callable[[bytes], Awaitable[None]]) -> None:
+    def __init__(self, session: Session, before: Callable[[Frame], Awaitable[None]]) -> None:
         self._session = session
         self._before = before
 
-    async def request(self, frame: bytes) -> Reply:
+    async def request(self, frame: Frame) -> Reply:
         await self._before(frame)
         return await self._session.request(frame)
 
-    async def post(self, frame: bytes) -> Failure | None:
+    async def post(self, frame: Frame) -> Failure | None:
         await self._before(frame)
         return await self._session.post(frame)
 
@@ -204,7 +204,7 @@ class HeldEngine(TamperedEngine):
         self.release = trio.Event()
         super().__init__(self._hold)
 
-    async def _hold(self, frame: bytes) -> None:
+    async def _hold(self, frame: Frame) -> None:
         if frame != QUERY:
             self.busy.set()
             await self.release.wait()
@@ -754,7 +754,7 @@ async def test_a_client_that_is_killed_is_noticed() -> None:
 
 @pytest.mark.trio
 async def test_a_bug_is_logged_and_ends_only_the_connection_that_met_it(caplog: pytest.LogCaptureFixture) -> None:
-    async def divide_by_zero(frame: bytes) -> None:
+    async def divide_by_zero(frame: Frame) -> None:
         if frame != QUERY:
             raise ZeroDivisionError("a bug")
 

@@ -48,6 +48,7 @@ from rayforce import (
 from rayforce.ffi import FFI
 from rayforce.plugins.sql import SQLQuery
 from rayforce.types.table import PivotQuery
+from support.frames import whole_frame
 from support.leaks import descriptors
 from support.native import native_server
 
@@ -429,7 +430,7 @@ def test_a_frame_has_the_message_type_it_was_encoded_with(message_type: MessageT
 def test_a_value_is_a_response_frame() -> None:
     reply = answer("(+ 1 2)")
     assert isinstance(reply, Result)
-    assert parse_frame(reply.frame) == Header(0, MessageType.RESPONSE, 10)
+    assert parse_frame(whole_frame(reply.frame)) == Header(0, MessageType.RESPONSE, 10)
 
 
 # Errors
@@ -519,7 +520,7 @@ GOOD = [
         *(make() for make in QUERIES.values()),
     )
 ]
-GOOD += [reply.frame for reply in map(evaluate, GOOD) if isinstance(reply, Result)]
+GOOD += [whole_frame(reply.frame) for reply in map(evaluate, GOOD) if isinstance(reply, Result)]
 
 
 @st.composite
@@ -537,7 +538,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 def test_whatever_is_evaluated_comes_to_a_reply(data: bytes) -> None:
     reply = evaluate(data)
     if isinstance(reply, Result):
-        assert parse_frame(reply.frame).message_type is MessageType.RESPONSE
+        assert parse_frame(whole_frame(reply.frame)).message_type is MessageType.RESPONSE
 
 
 @unhurried
@@ -719,7 +720,7 @@ def test_whatever_is_read_as_verbose_raises_nothing_but_rayforce_errors(data: by
 def test_whatever_is_in_a_verbose_reply_raises_nothing_but_rayforce_errors(
     output: bytes, data: bytes, cut: int
 ) -> None:
-    joined = join_verbose(output, Result(data)).frame
+    joined = whole_frame(join_verbose(output, Result(data)).frame)
     with contextlib.suppress(RayforceError):
         decode(decode_verbose(Result(frame(joined[HEADER_SIZE : len(joined) - cut])))[1])
 

@@ -14,12 +14,13 @@ import trio
 import trio.lowlevel
 import trio.testing
 from rayforce import I64
+from support.frames import whole_frame
 from support.processes import server_process
 
 from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._codec import encode, evaluate
 from rayforce_trio._engines import Session
-from rayforce_trio._protocol import MessageType, Reply, Result
+from rayforce_trio._protocol import Frame, MessageType, Reply, Result
 from rayforce_trio._server._connection import MAX_QUEUED_REQUESTS, WSServerConnection
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 
@@ -216,11 +217,11 @@ class GatedSession(Session):
     def __init__(self) -> None:
         self.gate = trio.Event()
 
-    async def request(self, frame: bytes) -> Reply:
+    async def request(self, frame: Frame) -> Reply:
         await self.gate.wait()
         return evaluate(frame)
 
-    async def post(self, frame: bytes) -> None:
+    async def post(self, frame: Frame) -> None:
         await self.request(frame)
 
     def cancel(self) -> None: ...
@@ -250,7 +251,7 @@ async def test_a_flood_of_requests_waits_in_the_network_and_all_are_answered() -
 def evaluated(n: int) -> bytes:
     reply = evaluate(encode(str(n), MessageType.SYNC))
     assert isinstance(reply, Result)
-    return reply.frame
+    return whole_frame(reply.frame)
 
 
 @pytest.mark.trio

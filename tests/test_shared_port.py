@@ -15,7 +15,7 @@ from support.leaks import no_leaks
 
 from rayforce_trio import WSClient, WSServer, errors
 from rayforce_trio._engines import Engine, Session
-from rayforce_trio._protocol import Failure, Reply, Result, string_frame
+from rayforce_trio._protocol import Failure, Frame, Reply, Result, string_frame
 
 BOTH = "both.test"
 """A host name with two addresses: 127.0.0.1 and ::1."""
@@ -36,11 +36,11 @@ class _NamedSession(Session):
     def __init__(self, name: str) -> None:
         self._name = name
 
-    async def request(self, frame: bytes) -> Reply:  # noqa: ARG002
+    async def request(self, frame: Frame) -> Reply:  # noqa: ARG002
         await trio.lowlevel.checkpoint()
         return Result(string_frame(self._name))
 
-    async def post(self, frame: bytes) -> Failure | None:  # noqa: ARG002
+    async def post(self, frame: Frame) -> Failure | None:  # noqa: ARG002
         await trio.lowlevel.checkpoint()
         return None
 

@@ -62,8 +62,7 @@ class Backlog:
         self._changed.set()
 
     async def get(self) -> bytes:
-        """Take the next bytes, however many there are together. A checkpoint; if cancelled, some may be lost."""
-        await trio.lowlevel.checkpoint()
+        """Take the next bytes. A checkpoint only if it has to wait; if cancelled, some may be lost."""
         while not self._pieces:
             if self._file is not None and self._read < self._written:
                 return await self._read_back(self._file)

@@ -41,7 +41,8 @@ class Session(ABC):
     Attributes:
         unread: how many bytes of the last reply are still to be had from `receive_some`. They must be had, all of them,
             before the next request.
-        evaluate: does the same as `request`, but at once, if the engine is this process; else `None`.
+        evaluate: does the same as `request`, but at once, if the engine is this process; else `None`. Whoever calls it
+            sees to it that no connection starves another.
         settled: whether the engine has answered yet; one that has not is busy with somebody else's query, or hangs.
     """
 
@@ -61,8 +62,8 @@ class Session(ABC):
     async def request(self, frame: Frame) -> Reply:
         """Evaluate a request and return its reply; an error of the evaluation is a reply, too.
 
-        A checkpoint if the engine is another process; else none, and the caller sees to it that no connection starves
-        another. If it is cancelled, only `aclose` may follow; whether the request was carried out is unknown.
+        Always a checkpoint, so that no connection starves another. If it is cancelled, only `aclose` may follow;
+        whether the request was carried out is unknown.
 
         Args:
             frame: a whole IPC frame; whatever its message type, it is a request.
@@ -81,6 +82,16 @@ class Session(ABC):
             EngineError: the engine is lost; the session is of no more use.
         """
         raise NotImplementedError("this session returns replies whole")
+
+    def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:  # noqa: ARG002 - a session may have no such way
+        """Begin with a request, if that needs no waiting; returns whether it did. No checkpoint.
+
+        Args:
+            frame: as for `request`.
+            answer: called with the reply, in the task that `run` runs in; the same holds for it as for what `request`
+                returns. It may call `start`.
+        """
+        return False
 
     @abstractmethod
     async def post(self, frame: Frame) -> Failure | None:

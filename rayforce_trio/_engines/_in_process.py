@@ -3,7 +3,7 @@
 import trio
 
 from .. import _codec
-from .._protocol import Failure, Frame, Reply
+from .._protocol import CANCELLED, Failure, Frame, Reply
 from ._base import Engine, Session
 
 
@@ -37,7 +37,14 @@ class InProcessEngine(Engine):
 class _InProcessSession(Session):
     evaluate = staticmethod(_codec.evaluate)
 
+    def __init__(self) -> None:
+        self._cancelled = False
+
     async def request(self, frame: Frame) -> Reply:
+        self._cancelled = False
+        await trio.lowlevel.checkpoint()  # before: cancelled here, nothing was done; and what was done is reported
+        if self._cancelled:
+            return Failure(CANCELLED, "the request was cancelled before it began")
         return _codec.evaluate(frame)
 
     async def post(self, frame: Frame) -> Failure | None:
@@ -45,7 +52,7 @@ class _InProcessSession(Session):
         return reply if isinstance(reply, Failure) else None
 
     def cancel(self) -> None:
-        pass  # nobody can ask while one is under way
+        self._cancelled = True  # heeded if the evaluation did not begin; nothing else runs once it has
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -7,6 +7,7 @@ import trio
 
 from .._addresses import authority_of, check_host, check_port, why
 from .._protocol import dump_credentials
+from .._tcp import TcpStream
 from ..errors import EngineError, RayforceValueError
 from ._base import Engine
 from ._native_session import NativeSession
@@ -72,14 +73,14 @@ class NativeEngine(Engine):
         self._sessions.add(session)
         return session
 
-    async def _connect(self) -> trio.SocketStream:
+    async def _connect(self) -> TcpStream:
         with trio.move_on_after(CONNECT_TIMEOUT):
             try:
                 stream = await trio.open_tcp_stream(self.host, self.port)
             except (OSError, UnicodeError) as error:
                 raise EngineError(f"{self._name} cannot be reached: {why(error)}") from None
             _watch_for_silence(stream)
-            return stream
+            return TcpStream(stream)
         raise EngineError(f"{self._name} cannot be reached within {CONNECT_TIMEOUT:g} seconds")
 
     @property

@@ -1,9 +1,7 @@
 """A session with a native server: one connection of its protocol."""
 
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from math import inf
 
 import trio
 
@@ -27,6 +25,7 @@ from .._protocol import (
     parse_header,
 )
 from .._tasks import race
+from .._tcp import TcpStream
 from ..errors import EngineError
 from ._backlog import Backlog
 from ._base import Session
@@ -58,7 +57,7 @@ class NativeSession(Session):
         asked: whether a request is under way whose reply has not begun.
     """
 
-    def __init__(self, stream: trio.SocketStream, credentials: bytes, name: str) -> None:
+    def __init__(self, stream: TcpStream, credentials: bytes, name: str) -> None:
         self.settled = False
         self.asked = False
         self._stream = stream
@@ -71,7 +70,9 @@ class NativeSession(Session):
         self._sent = False  # what was asked was sent, the whole of it
         self._answered = trio.Event()
         self._cancelled = False
-        self._stop_unsent = trio.Event()
+        self._answer: Callable[[Reply], None] | None = None  # what is called with the reply to `start`
+        self._unsent = b""
+        self._late = trio.Event()  # set if something is to be sent when the network takes more
 
     async def settle(self) -> None:
         """Shake hands. A checkpoint; if cancelled, it can be called again, and goes on.
@@ -84,7 +85,7 @@ class NativeSession(Session):
                 if self._handshake.to_send:
                     await self._stream.send_all(self._handshake.to_send)
                     self._handshake.to_send = b""
-                self._handshake.receive(bytes(await self._stream.receive_some(self._handshake.expects)))
+                self._handshake.receive(await self._stream.receive_some(self._handshake.expects))
         except trio.BrokenResourceError:
             raise self._lost("broke off the handshake") from None
         except ProtocolViolation as violation:
@@ -95,10 +96,25 @@ class NativeSession(Session):
     async def run(self) -> None:
         if not self.settled:
             await self.settle()
-        await race(self._receive_all, self._send_late_stops)
+        await race(self._receive_all, self._send_late)
 
     async def request(self, frame: Frame) -> Reply:
         return await self._ask(lambda: self._send(frame, MessageType.SYNC), len(frame))
+
+    def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:
+        if not self.settled or len(frame) > _SENT_AT_ONCE:
+            return False
+        self._prepare()
+        self._answer = answer
+        data = _addressed(frame, MessageType.SYNC)
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # then it is gone, which `run` finds out
+            data = data[self._stream.send_nowait(data) :]
+        if data:
+            self._unsent = data
+            self._late.set()
+        else:
+            self._sent = True
+        return True
 
     async def post(self, frame: Frame) -> Failure | None:
         # The engine answers what is sent after the post once that was carried out; until then a stop stops the post. An
@@ -129,6 +145,7 @@ class NativeSession(Session):
                 self._stop()
 
     async def aclose(self) -> None:
+        self._answer = None
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_TIMEOUT):
                 if self._sent:
@@ -139,7 +156,7 @@ class NativeSession(Session):
         finally:
             self._sent = False
             self._backlog.close()
-            await trio.aclose_forcefully(self._stream)
+            await self._stream.aclose()
 
     # Asking
 
@@ -151,19 +168,24 @@ class NativeSession(Session):
         self._cancelled = False
         if not self.settled:
             self._go_on = trio.Event()
-        await self._go_on.wait()
+            await self._go_on.wait()
         if self._cancelled:
             return Failure(CANCELLED, "the request was cancelled before it began")
         if size - HEADER_SIZE > NATIVE_MAX_REQUEST:
             return Failure("limit", f"the engine takes requests of at most {NATIVE_MAX_REQUEST} bytes")
-        self._backlog.close()
-        self._backlog, self._decompressor, self._answered = Backlog(), None, trio.Event()
-        self.asked = True
+        self._prepare()
         await send()
         self._sent = self.asked
         if self._sent and self._cancelled:
             self._stop()
         return self._begin(await self._backlog.get())
+
+    def _prepare(self) -> None:
+        """Make ready for the next request."""
+        self._cancelled = False
+        self._backlog.close()
+        self._backlog, self._decompressor, self._answered = Backlog(), None, trio.Event()
+        self.asked = True
 
     def _begin(self, first: bytes) -> Reply:
         header = parse_header(first)
@@ -189,13 +211,11 @@ class NativeSession(Session):
 
     async def _send(self, frame: Frame, message_type: MessageType) -> None:
         view = memoryview(frame)
-        header = bytearray(view[:HEADER_SIZE])
-        header[MESSAGE_TYPE_OFFSET] = message_type
         try:
-            if len(frame) <= _SENT_AT_ONCE:
-                await self._stream.send_all(header + view[HEADER_SIZE:])
+            if len(view) <= _SENT_AT_ONCE:
+                await self._stream.send_all(_addressed(view, message_type))
             else:
-                await self._stream.send_all(header)
+                await self._stream.send_all(_addressed(view[:HEADER_SIZE], message_type))
                 await self._stream.send_all(view[HEADER_SIZE:])
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise self._lost("is gone") from None
@@ -204,40 +224,32 @@ class NativeSession(Session):
 
     def _stop(self) -> None:
         """Have the engine stop what it was asked last, now or before it begins with it."""
-        # trio's sockets send in a task that can wait; this one may not, since its connection may be cancelled.
-        plain = socket.socket(fileno=self._stream.socket.fileno())
-        try:
-            plain.send(_STOP, socket.MSG_OOB)
-        except BlockingIOError:  # the engine has not read the whole request yet, and the network is full of it
-            self._stop_unsent.set()
-        except OSError:
-            pass  # the connection is gone, which `run` finds out
-        finally:
-            plain.detach()
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # then it is gone, which `run` finds out
+            if not self._stream.send_urgent_nowait(_STOP):
+                self._late.set()  # the engine has not read the whole request yet, and the network is full of it
 
-    async def _send_late_stops(self) -> None:
+    async def _send_late(self) -> None:
+        """Send what the network would not take at once."""
         while True:
-            await self._stop_unsent.wait()
-            self._stop_unsent = trio.Event()
-            with suppress(OSError):
-                await trio.lowlevel.wait_writable(self._stream.socket)
-            if self._sent:
+            await self._late.wait()
+            self._late = trio.Event()
+            unsent, self._unsent = self._unsent, b""
+            try:
+                if unsent:
+                    await self._stream.send_all(unsent)
+                    self._sent = True
+                else:
+                    await self._stream.wait_send_all_might_not_block()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise self._lost("is gone") from None
+            if self._sent and self._cancelled:
                 self._stop()
 
     # Receiving
 
     async def _receive_all(self) -> None:
         while True:
-            with trio.move_on_after(STALL_TIMEOUT if self._receiver.within_frame else inf) as patience:
-                try:
-                    data = await self._stream.receive_some(_READ_SIZE)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    raise self._lost("is gone") from None
-            if patience.cancelled_caught:
-                raise self._lost(f"stopped in the middle of a reply, for {STALL_TIMEOUT:g} seconds")
-            if not data:
-                raise self._lost("is gone")
-            self._receiver.feed(data)
+            self._receiver.feed(await self._receive())
             try:
                 while (piece := self._receiver.next_piece()) is not None:
                     await self._take(piece)
@@ -245,6 +257,21 @@ class NativeSession(Session):
                 raise self._lost(f"sent what is no reply: {violation}") from None
             except OSError as error:
                 raise self._lost(f"sent a reply that cannot be kept: {error.strerror}") from None
+
+    async def _receive(self) -> bytes:
+        try:
+            if not self._receiver.within_frame:
+                data = await self._stream.receive_some()
+            else:
+                with trio.move_on_after(STALL_TIMEOUT) as patience:
+                    data = await self._stream.receive_some(_READ_SIZE)
+                if patience.cancelled_caught:
+                    raise self._lost(f"stopped in the middle of a reply, for {STALL_TIMEOUT:g} seconds")
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise self._lost("is gone") from None
+        if not data:
+            raise self._lost("is gone")
+        return data
 
     async def _take(self, piece: Piece) -> None:
         if piece.header.message_type is MessageType.ASYNC:
@@ -258,6 +285,10 @@ class NativeSession(Session):
                 raise ProtocolViolation(f"a reply of {piece.header.size} bytes; {MAX_REPLY_SIZE} are allowed")
             self.asked = self._sent = False
             self._answered.set()
+            if self._answer is not None:
+                answer, self._answer = self._answer, None
+                answer(self._begin(piece.data))
+                return
         await self._backlog.put(piece.data)
 
     def _damaged(self, error: FrameError) -> EngineError:
@@ -265,3 +296,8 @@ class NativeSession(Session):
 
     def _lost(self, what: str) -> EngineError:
         return EngineError(f"{self._name} {what}")
+
+
+def _addressed(frame: Frame, message_type: MessageType) -> bytes:
+    """Return a frame, or its header, as one of another type."""
+    return bytes(frame[:MESSAGE_TYPE_OFFSET]) + bytes([message_type]) + bytes(frame[MESSAGE_TYPE_OFFSET + 1 :])

@@ -186,7 +186,7 @@ class FrameReceiver:
 
     @property
     def has_bytes(self) -> bool:
-        """Whether an event may be had without more bytes."""
+        """Whether there may be an event without more bytes."""
         return self._at < len(self._data) or (self._frame is not None and not self._frame.left)
 
     @property
@@ -343,7 +343,10 @@ class _Binary:
             expected = 0 if fin else 2 * len(self._buffer)
             if self._size:
                 expected = max(expected, announced_size(self._buffer[: self._size]))
-            buffer = numpy.empty(max(needed, min(expected, limit)), numpy.uint8).data
+            try:
+                buffer = numpy.empty(max(needed, min(expected, limit)), numpy.uint8).data
+            except MemoryError:
+                raise _too_big(f"there is no memory for a message of {needed} bytes") from None
             buffer[: self._size] = self._buffer[: self._size]
             self._buffer = buffer
 

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import trio
 
@@ -34,6 +36,8 @@ MAX_QUEUED_BYTES = 64 * 1024 * 1024
 
 _HELLO_LIMIT = 4096  # bytes
 
+
+T = TypeVar("T")
 
 Message = Frame | Sliced | str
 """What is sent to a peer."""
@@ -72,9 +76,13 @@ class WSServerConnection:
         self._transport = transport
         self._session = session
         self._protocol = ServerProtocol(extended=transport.subprotocol == SUBPROTOCOL)
-        self._work_list = BoundedQueue[ServerRequest | Message](MAX_QUEUED_REQUESTS, MAX_QUEUED_BYTES)
-        self._working = True  # the task that works has not yet found that there is nothing to do
+        self._requests = BoundedQueue[ServerRequest](MAX_QUEUED_REQUESTS, MAX_QUEUED_BYTES)
         self._running: ServerRequest | None = None
+        self._unsent: Message | None = None  # an answer, or its beginning, that the task that works is to send
+        self._working = True  # that task has not yet found that there is nothing for it to do
+        self._wake = trio.Event()
+        self._asking = trio.CancelScope()
+        self._engine_error: EngineError | None = None
         self._peer_waits = True
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
@@ -103,7 +111,8 @@ class WSServerConnection:
                     # sent.
                     self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
                     self._peer_waits = False
-                    self._work_list.close()
+                    self._requests.close()
+                    self._wake.set()
                     if self._running is not None and (self._running.number is not None or self._stopping.is_set()):
                         self._session.cancel()
                     if error is not None:
@@ -139,79 +148,121 @@ class WSServerConnection:
                 if isinstance(event, CancelRequested):
                     if event.request is self._running:
                         self._session.cancel()
-                elif (message := self._answer_at_once(event)) is None:
-                    await self._work_list.put(event, len(event.frame))
-                elif not self._try_to_send(message):
-                    await self._work_list.put(message, len(message))
-                    del message
+                elif len(self._requests) or not self._start(event):
+                    await self._requests.put(event, len(event.frame))
+                    if self._running is None:
+                        self._wake.set()
                 del event
             del events  # a request may be large, and the next message may be long in coming
 
-    def _answer_at_once(self, request: ServerRequest) -> Message | None:
-        """Return the answer to a request if the engine is this process, and nothing else is to be done before.
+    # The way of a small request: without a change of tasks, which takes longer than evaluating it.
 
-        Changing to the task that works takes longer than evaluating a small query, and gains nothing: while one is
-        evaluated in this process, nobody can read.
-        """
-        evaluate = self._session.evaluate
-        if (
-            evaluate is None
-            or request.number is None
-            or self._working
-            or len(self._work_list)
-            or self._stopping.is_set()
-        ):
-            return None
-        return self._protocol.answer(request, request.failure or evaluate(request.frame))
+    def _start(self, request: ServerRequest) -> bool:
+        """Begin with a request if nothing is to be done before and it needs no waiting; returns whether it did."""
+        if self._working or self._running is not None or self._unsent is not None:
+            return False
+        if request.number is None or request.failure is not None or self._stopping.is_set() or not self._peer_waits:
+            return False
+        if self._session.evaluate is not None:
+            self._send_later(self._protocol.answer(request, self._session.evaluate(request.frame)))
+            return True
+        self._running = request
+        if self._session.start(request.frame, self._take_reply):
+            return True
+        self._running = None
+        return False
+
+    def _take_reply(self, reply: Reply) -> None:
+        """Pass on the reply to what `_start` has started, and start what comes next."""
+        request, self._running = self._running, None
+        assert request is not None
+        self._send_later(self._protocol.answer(request, reply))
+        self._flush()
+        if len(self._requests) and self._start(self._requests.first):
+            self._requests.get_nowait()
+        else:
+            self._wake.set()
+
+    def _send_later(self, message: Message) -> None:
+        """Send a short message with the next flush; a long one is for the task that works."""
+        if self._session.unread or not self._try_to_send(message):
+            self._unsent = message
+            self._wake.set()
+
+    # The way of all others
 
     async def _work(self) -> None:
         """Evaluate until there are no more requests, or the engine is lost."""
+        await race(self._work_until_lost, self._run_session)
+
+    async def _run_session(self) -> None:
         try:
-            await race(self._work_all, self._session.run)
+            await self._session.run()
+        except EngineError as error:
+            self._fail(error)
+            self._engine_error = copy.copy(error)
+            self._asking.cancel()
+            await trio.sleep_forever()  # what is being sent is finished: nothing can be said after half a frame
+
+    async def _work_until_lost(self) -> None:
+        try:
+            await self._work_all()
         except EngineError as error:
             self._fail(error)
 
+    async def _ask_engine(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Wait for the session; raises `EngineError` if the engine is lost meanwhile."""
+        with trio.CancelScope() as self._asking:
+            if self._engine_error is None:
+                return await call()
+        assert self._engine_error is not None
+        raise self._engine_error
+
     async def _work_all(self) -> None:
         turn = Turn()
-        while (work := await self._next_work(turn)) is not None:
-            if not isinstance(work, ServerRequest):
-                await self._send(work)
-            elif self._stopping.is_set():
-                break
-            else:
-                self._running = work
-                await self._answer(work)
+        while True:
+            if self._unsent is not None:
+                message, self._unsent = self._unsent, None
+                await self._send(message)
+                del message
+            elif self._running is None and len(self._requests):
+                if turn.is_over:
+                    self._flush()  # what was answered in one turn goes out together
+                    await turn.pass_on()
+                if self._stopping.is_set():
+                    return
+                self._running = self._requests.get_nowait()
+                await self._answer(self._running)
                 self._running = None
-            del work  # it may be large, and what comes next may be long in coming
-
-    async def _next_work(self, turn: Turn) -> ServerRequest | Message | None:
-        """Return what to do next; what was answered in one turn goes out together."""
-        if not len(self._work_list):
-            self._flush()
-            self._working = False
-            work = await self._work_list.get()
-            self._working = True
-            turn.begin()
-            return work
-        if turn.is_over:
-            self._flush()
-            await turn.pass_on()
-        return await self._work_list.get()
+            elif self._running is None and self._requests.closed:
+                return
+            else:
+                self._flush()
+                self._working = False
+                await self._wake.wait()
+                self._wake = trio.Event()
+                self._working = True
+                turn.begin()
 
     async def _answer(self, request: ServerRequest) -> None:
         if request.number is None:
-            failure = request.failure or await self._session.post(request.frame)
+            failure = request.failure or await self._ask_engine(lambda: self._session.post(request.frame))
             if failure is not None:
                 logger.warning("connection %d: a post failed: %s", self.id, failure)
             return
         if not self._peer_waits:
             return
-        reply: Reply = request.failure or await self._session.request(request.frame)
-        message = self._protocol.answer(request, reply)
-        await (self._send_in_parts if self._session.unread else self._send)(message)
+        reply: Reply | None = request.failure
+        if reply is None and self._session.evaluate is not None:
+            reply = self._session.evaluate(request.frame)
+        elif reply is None:
+            reply = await self._ask_engine(lambda: self._session.request(request.frame))
+        await self._send(self._protocol.answer(request, reply))
 
     async def _send(self, message: Message) -> None:
-        if self._peer_waits and not self._try_to_send(message):
+        if self._session.unread:
+            await self._send_in_parts(message)
+        elif not self._try_to_send(message):
             try:
                 await self._transport.send(message)
             except RayforceWSError as error:
@@ -220,7 +271,7 @@ class WSServerConnection:
     def _try_to_send(self, message: Message) -> bool:
         """Send a short message with the next `_flush`; returns whether that is done with it."""
         try:
-            return self._transport.send_nowait(message)
+            return not self._peer_waits or self._transport.send_nowait(message)
         except RayforceWSError as error:
             self._fail(error)
             return True
@@ -238,7 +289,7 @@ class WSServerConnection:
                     self._fail(error)
             if last:
                 return
-            data = await self._session.receive_some()
+            data = await self._ask_engine(self._session.receive_some)
 
     def _flush(self) -> None:
         try:

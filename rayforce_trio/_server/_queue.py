@@ -14,6 +14,9 @@ class BoundedQueue(Generic[T]):
     Args:
         max_items: how many items may wait.
         max_bytes: how many bytes they may hold together. An item larger than that passes alone.
+
+    Attributes:
+        closed: whether nothing more is put.
     """
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
@@ -21,34 +24,32 @@ class BoundedQueue(Generic[T]):
         self._max_bytes = max_bytes
         self._items: deque[tuple[T, int]] = deque()
         self._bytes = 0
-        self._closed = False
-        self._changed = trio.Event()
+        self.closed = False
+        self._room = trio.Event()
 
     async def put(self, item: T, size: int) -> None:
         """Append an item of `size` bytes, once there is room. A checkpoint only if it has to wait.
 
         If cancelled, the item is not in the queue. A closed queue takes nothing more; the item is dropped.
         """
-        while not self._closed and self._is_full_for(size):
-            await self._change()
-        if self._closed:
-            return
-        self._items.append((item, size))
-        self._bytes += size
-        self._changed.set()
+        while not self.closed and self._is_full_for(size):
+            if self._room.is_set():
+                self._room = trio.Event()
+            await self._room.wait()
+        if not self.closed:
+            self._items.append((item, size))
+            self._bytes += size
 
-    async def get(self) -> T | None:
-        """Take the next item; `None` once the queue is closed and empty. A checkpoint only if it has to wait.
+    @property
+    def first(self) -> T:
+        """The item that `get_nowait` takes next; there must be one."""
+        return self._items[0][0]
 
-        If cancelled, nothing was taken.
-        """
-        while not self._items:
-            if self._closed:
-                return None
-            await self._change()
+    def get_nowait(self) -> T:
+        """Take the first item; there must be one. No checkpoint."""
         item, size = self._items.popleft()
         self._bytes -= size
-        self._changed.set()
+        self._room.set()
         return item
 
     def _is_full_for(self, size: int) -> bool:
@@ -59,10 +60,5 @@ class BoundedQueue(Generic[T]):
 
     def close(self) -> None:
         """End both sides: what is in the queue can still be taken, nothing more is put."""
-        self._closed = True
-        self._changed.set()
-
-    async def _change(self) -> None:
-        if self._changed.is_set():
-            self._changed = trio.Event()
-        await self._changed.wait()
+        self.closed = True
+        self._room.set()

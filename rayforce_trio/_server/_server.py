@@ -19,6 +19,7 @@ from .._transports import (
     KeepAlive,
     OpeningRequest,
     Refusal,
+    Transport,
     accept,
     check_size,
 )
@@ -260,6 +261,7 @@ class WSServer:
 
     async def _serve_peer(self, connection_id: int, stream: trio.SocketStream) -> None:
         session: Session | None = None
+        transport: Transport | None = None
 
         async def decide(request: OpeningRequest) -> Refusal | None:
             nonlocal session
@@ -285,13 +287,15 @@ class WSServer:
                     await greet(transport)
                 finally:
                     self._openings.discard(opening)
-            if opening.cancelled_caught or session is None:
+            if opening.cancelled_caught or session is None or transport is None:
                 logger.info("connection %d: given up before it was open", connection_id)
                 return
             await self._converse(WSServerConnection(connection_id, transport, session))
         except RayforceWSError as error:
             logger.info("connection %d: refused or failed to open: %s", connection_id, error)
         finally:
+            if transport is not None:
+                transport.abort()  # nothing, if it was closed
             if session is not None:
                 await session.aclose()
 

@@ -129,12 +129,13 @@ class TrioWebSocket(Transport):
                         self.flush()
                         await self._turn.pass_on()  # thousands of messages, or of pings, fit into one read
                     event = self._next_event()
-                    if event is not None and not isinstance(event, Ping | Pong):
+                    if isinstance(event, Ping | Pong):
+                        continue
+                    if event is not None:
                         return event
-                else:
-                    self.flush()
-                    await self._read()
-                    self._turn.begin()
+                self.flush()
+                await self._read()
+                self._turn.begin()
         finally:
             self._receiving = False
 

@@ -17,7 +17,7 @@ from support.proxy import Lane, proxy
 from trio.testing import wait_all_tasks_blocked
 
 from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
-from rayforce_trio._protocol import SUBPROTOCOL, string_frame
+from rayforce_trio._protocol import SUBPROTOCOL, Frame, Sliced, string_frame
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 
 LARGE = 20_000_000  # bytes
@@ -32,7 +32,7 @@ class CloggedTransport:
         self.sending = anyio.Event()
         transport.send = self.send  # type: ignore[method-assign]
 
-    async def send(self, message: bytes | str) -> None:
+    async def send(self, message: Frame | Sliced | str) -> None:
         self.sending.set()
         await self._unclogged.wait()
         await self._send(message)

@@ -40,6 +40,7 @@ from rayforce_trio._protocol import (
     FLAGS_OFFSET,
     HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,
+    REASON_LIMIT,
     Failure,
     MessageType,
     Reply,
@@ -47,7 +48,6 @@ from rayforce_trio._protocol import (
     parse_header,
     string_frame,
 )
-from rayforce_trio._transports._base import REASON_LIMIT
 from rayforce_trio.errors import (
     ConnectError,
     ConnectionClosed,
@@ -512,6 +512,7 @@ async def test_a_request_longer_than_an_engine_takes_is_answered_with_an_error(
 ) -> None:
     longest = "(+ 1 2)" + " " * 993
     monkeypatch.setattr(f"{SESSION}.NATIVE_MAX_REQUEST", len(request(longest)) - HEADER_SIZE)
+    monkeypatch.setattr(f"{SESSION}._SENT_AT_ONCE", len(request(longest)))
     async with no_leaks(within=10), connected(at(native_port)) as connection:
         assert await connection.execute(longest) == 3
         with pytest.raises(RayforceLimitError, match=r"^limit: the engine takes requests of at most \d+ bytes$"):
@@ -575,7 +576,7 @@ async def test_a_stop_follows_its_request_however_late_the_engine_reads(size: in
                 nursery.start_soon(ask_at_length, session)
                 await wait_all_tasks_blocked()
                 if is_full:
-                    filling = _fill(session._stream.socket.fileno())
+                    filling = _fill(session._stream.fileno())
                 session.cancel()
                 await wait_all_tasks_blocked()
                 read_on.set()

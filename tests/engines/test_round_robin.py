@@ -19,7 +19,7 @@ from support.watched import Queries
 
 from rayforce_trio import NativeEngine, NativeProcess, RoundRobinEngine, WSClient, WSServer, errors
 from rayforce_trio._engines import Engine, Session
-from rayforce_trio._protocol import Failure, Reply, Result, string_frame
+from rayforce_trio._protocol import Failure, Frame, Reply, Result, string_frame
 
 
 @pytest.fixture
@@ -66,11 +66,11 @@ class _FakeSession(Session):
         self._engine = engine
         self.settled = not engine.busy
 
-    async def request(self, frame: bytes) -> Reply:  # noqa: ARG002
+    async def request(self, frame: Frame) -> Reply:  # noqa: ARG002
         await trio.lowlevel.checkpoint()
         return Result(string_frame(self._engine.name))
 
-    async def post(self, frame: bytes) -> Failure | None:  # noqa: ARG002
+    async def post(self, frame: Frame) -> Failure | None:  # noqa: ARG002
         await trio.lowlevel.checkpoint()
         return None
 

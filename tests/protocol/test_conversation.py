@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from support.frames import whole_frame
 
 from rayforce_trio._protocol import (
     CancelRequested,
@@ -145,7 +146,8 @@ class Conversation(RuleBasedStateMachine):
             self.answer(request, call, reply)
 
     def answer(self, request: ServerRequest, call: Call, reply: Reply) -> None:
-        self.to_client.append(self.server.answer(request, reply))
+        message = self.server.answer(request, reply)
+        self.to_client.append(message if isinstance(message, str) else whole_frame(message))
         if isinstance(reply, Failure) and not self.extended:
             reply = Result(string_frame(str(reply)))
         self.replies[call.serial] = reply

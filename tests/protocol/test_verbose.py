@@ -4,6 +4,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.frames import whole_frame
 
 from rayforce_trio._protocol import (
     HEADER_SIZE,
@@ -32,6 +33,10 @@ def string(text: bytes, *, size: int | None = None) -> bytes:
 
 def listed(*items: bytes, count: int | None = None) -> bytes:
     return response(b"\0\0" + struct.pack("<q", len(items) if count is None else count) + b"".join(items))
+
+
+def joined_frame(output: bytes, reply: Reply) -> bytes:
+    return whole_frame(join_verbose(output, reply).frame)
 
 
 THREE = b"\xfb\0\3\0\0\0\0\0\0\0"
@@ -95,17 +100,17 @@ def test_the_answer_of_a_native_server(data: str, output: str, reply: Reply) -> 
 @unhurried
 @given(encodable, replies)
 def test_what_was_joined_is_split(output: str, reply: Reply) -> None:
-    joined = join_verbose(output.encode(), reply).frame
+    joined = joined_frame(output.encode(), reply)
     assert parse_frame(joined).message_type is MessageType.RESPONSE
     assert split_verbose(joined) == (output, reply)
 
 
 def test_a_value_is_joined_as_a_native_server_does_it() -> None:
-    assert join_verbose(b"a\nb\n", Result(response(THREE))).frame == RECORDED_FRAMES[0]
+    assert joined_frame(b"a\nb\n", Result(response(THREE))) == RECORDED_FRAMES[0]
 
 
 def test_an_error_is_joined_with_its_message_as_a_third_item() -> None:
-    joined = join_verbose(b"", Failure("type", "what and why")).frame
+    joined = joined_frame(b"", Failure("type", "what and why"))
     assert joined == listed(string(b""), ERROR, string(b"what and why"))
 
 
@@ -121,12 +126,12 @@ def test_an_error_is_joined_with_its_message_as_a_third_item() -> None:
     ids=ascii,
 )
 def test_what_the_wire_cannot_hold_of_an_error_is_replaced(failure: Failure, came_back: Failure) -> None:
-    assert split_verbose(join_verbose(b"", failure).frame) == ("", came_back)
+    assert split_verbose(joined_frame(b"", failure)) == ("", came_back)
 
 
 @given(st.binary())
 def test_output_that_is_no_utf_8_comes_back_with_replacements(output: bytes) -> None:
-    assert split_verbose(join_verbose(output, Result(response(THREE))).frame)[0] == output.decode("utf-8", "replace")
+    assert split_verbose(joined_frame(output, Result(response(THREE))))[0] == output.decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +179,7 @@ def test_an_answer_cut_short_before_its_value_is_refused(value: bytes) -> None:
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
     """A good answer, its payload changed here and there, perhaps cut."""
-    good = draw(st.sampled_from(RECORDED_FRAMES) | replies.map(lambda reply: join_verbose(b"output", reply).frame))
+    good = draw(st.sampled_from(RECORDED_FRAMES) | replies.map(lambda reply: joined_frame(b"output", reply)))
     payload = bytearray(good[HEADER_SIZE:])
     for offset, byte in draw(st.lists(st.tuples(st.integers(0, len(payload) - 1), st.integers(0, 255)), max_size=4)):
         payload[offset] = byte
@@ -187,5 +192,6 @@ def test_whatever_is_split_raises_nothing_but_frame_errors(frame: bytes) -> None
     with suppress(FrameError):
         _, reply = split_verbose(frame)
         if isinstance(reply, Result):
-            parse_frame(reply.frame)
-            assert frame.endswith(reply.frame[HEADER_SIZE:])
+            split = whole_frame(reply.frame)
+            parse_frame(split)
+            assert frame.endswith(split[HEADER_SIZE:])

@@ -11,6 +11,7 @@ from rayforce_trio._codec import decode, decode_verbose, encode
 from rayforce_trio._engines import Engine, Session
 from rayforce_trio._protocol import CANCELLED, Failure, MessageType, Reply, Result, parse_frame
 from rayforce_trio._tasks import ungrouped
+from support.frames import whole_frame
 from support.leaks import no_leaks
 
 MakeEngine = Callable[[], Engine]
@@ -30,7 +31,7 @@ def post(query: Any) -> bytes:
 def value(reply: Reply) -> Any:
     """Return the plain Python value of a reply that must be one."""
     assert isinstance(reply, Result), reply
-    assert parse_frame(reply.frame).message_type is MessageType.RESPONSE
+    assert parse_frame(whole_frame(reply.frame)).message_type is MessageType.RESPONSE
     decoded = decode(reply)
     return None if decoded is None else decoded.to_python()
 
@@ -40,7 +41,7 @@ async def whole(session: Session, reply: Reply) -> Reply:
     if isinstance(reply, Failure):
         assert session.unread == 0
         return reply
-    pieces = [reply.frame]
+    pieces = [whole_frame(reply.frame)]
     while session.unread:
         unread = session.unread
         pieces.append(await session.receive_some())
@@ -137,8 +138,9 @@ async def _gives_long_replies_whole(session: Session) -> None:
     for size in (4, 5, 1000, 1_000_000, 1):
         reply = await whole(session, await session.request(request(f"(til {size})")))
         assert isinstance(reply, Result)
-        assert parse_frame(reply.frame).message_type is MessageType.RESPONSE
-        assert reply.frame.endswith(b"".join(n.to_bytes(8, "little") for n in range(size)))
+        frame = whole_frame(reply.frame)
+        assert parse_frame(frame).message_type is MessageType.RESPONSE
+        assert frame.endswith(b"".join(n.to_bytes(8, "little") for n in range(size)))
 
 
 async def _tells_what_is_printed(session: Session) -> None:

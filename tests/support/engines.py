@@ -3,7 +3,7 @@
 import trio
 
 from rayforce_trio._engines import Engine, Session
-from rayforce_trio._protocol import CANCELLED, Failure, Reply, Result, string_frame
+from rayforce_trio._protocol import CANCELLED, Failure, Frame, Reply, Result, string_frame
 
 
 class GateEngine(Engine):
@@ -17,7 +17,7 @@ class GateEngine(Engine):
 
     def __init__(self, *, stoppable: bool = True) -> None:
         self.stoppable = stoppable
-        self.begun: list[bytes] = []
+        self.begun: list[Frame] = []
         self.cancels = 0
         self.sessions = 0
         self._gate = trio.Event()
@@ -60,7 +60,7 @@ class _GateSession(Session):
         self._engine = engine
         self._scope: trio.CancelScope | None = None
 
-    async def request(self, frame: bytes) -> Reply:
+    async def request(self, frame: Frame) -> Reply:
         with trio.CancelScope() as self._scope:
             await trio.lowlevel.checkpoint()
             self._engine.begun.append(frame)
@@ -70,7 +70,7 @@ class _GateSession(Session):
         self._scope = None
         return Failure(CANCELLED, "stopped") if cancelled else Result(string_frame("released"))
 
-    async def post(self, frame: bytes) -> Failure | None:
+    async def post(self, frame: Frame) -> Failure | None:
         await self.request(frame)
         return None
 

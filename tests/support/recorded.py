@@ -12,6 +12,7 @@ from rayforce.ffi import FFI
 
 from rayforce_trio._codec import encode, evaluate
 from rayforce_trio._protocol import HEADER_SIZE, MessageType, Result
+from support.frames import whole_frame
 
 _DIRECTORY = Path(__file__).parents[1] / "data" / "compressed"
 
@@ -41,7 +42,7 @@ class Recorded:
         """What the engine in this process replies."""
         reply = evaluate(self.request)
         assert isinstance(reply, Result)
-        return reply.frame
+        return whole_frame(reply.frame)
 
 
 RECORDED = [

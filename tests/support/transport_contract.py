@@ -10,10 +10,11 @@ import pytest
 import sniffio
 import trio.testing
 
+from rayforce_trio._protocol import REASON_LIMIT, Frame
 from rayforce_trio._transports import Transport
-from rayforce_trio._protocol import REASON_LIMIT
 from rayforce_trio._transports._base import TEXT_LIMIT, end
 from rayforce_trio.errors import ConnectionClosed, ConnectionLost, MessageTooLarge, RayforceWSError
+from support.frames import whole_frame
 from support.leaks import no_leaks
 from support.raw import BINARY, CONTINUATION, PING, PONG, RawPeer, accept_raw, raw_server
 
@@ -108,7 +109,7 @@ async def a_cancelled_receive_loses_nothing(one: Transport, other: Transport) ->
     """It is cancelled after each number of steps, before, in the middle of and after messages of all sizes."""
     messages: list[bytes | str] = [bytes([n]) * size for n in range(20) for size in (0, 10, 70_000)]
     messages += [b"x" * (2 * MEGABYTE + 1), "text"] * 4
-    received: list[bytes | str] = []
+    received: list[Frame | str] = []
     cancelled = 0
 
     async def cancel_after(steps: int, scope: anyio.CancelScope) -> None:
@@ -363,8 +364,8 @@ async def _check_refusal(one: Transport, other: Transport, message: bytes | str,
         await end(other, refused.value)
 
 
-def _same(received: bytes | str, sent: bytes | str) -> bool:
-    return isinstance(received, str) is isinstance(sent, str) and received == sent
+def _same(received: Frame | str, sent: bytes | str) -> bool:
+    return (received if isinstance(received, str) else whole_frame(received)) == sent
 
 
 @contextmanager

@@ -1,0 +1,93 @@
+"""The mask of RFC 6455, section 5.3, against its plainest definition."""
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.cutting import cut
+
+from rayforce_trio._protocol._masking import _SMALL, TILE_SIZE, Masker, mask
+
+unhurried = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
+
+keys = st.binary(min_size=4, max_size=4)
+edges = [edge + step for edge in (0, 4, _SMALL, TILE_SIZE, 2 * TILE_SIZE) for step in range(-5, 6) if edge + step >= 0]
+payloads = st.binary(max_size=100) | st.builds(
+    lambda size, seed: random.Random(seed).randbytes(size),
+    st.sampled_from(edges) | st.integers(0, 3 * TILE_SIZE),
+    st.integers(0, 1000),
+)
+
+
+def by_definition(data: bytes, key: bytes) -> bytes:
+    """Octet i of the result is octet i of the data, XOR octet i modulo 4 of the key."""
+    return bytes(octet ^ key[i % 4] for i, octet in enumerate(data))
+
+
+def test_the_masked_hello_of_the_rfc() -> None:
+    assert mask(b"Hello", bytes.fromhex("37fa213d")) == bytes.fromhex("7f9f4d5158")
+
+
+@unhurried
+@given(payloads, keys)
+def test_a_mask_is_what_the_rfc_says(data: bytes, key: bytes) -> None:
+    assert mask(data, key) == by_definition(data, key)
+
+
+@pytest.mark.parametrize("size", edges)
+def test_a_mask_is_what_the_rfc_says_at_the_edges(size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    assert mask(data, b"\x01\x80\0\xff") == by_definition(data, b"\x01\x80\0\xff")
+
+
+@unhurried
+@given(payloads, keys)
+def test_the_mask_of_the_mask_is_what_there_was(data: bytes, key: bytes) -> None:
+    assert mask(mask(data, key), key) == data
+
+
+@unhurried
+@given(payloads, keys)
+def test_a_view_is_masked_as_the_bytes_are_and_stays_as_it_was(data: bytes, key: bytes) -> None:
+    source = bytearray(data)
+    masked = mask(memoryview(source), key)
+    assert type(masked) is bytes
+    assert masked == mask(data, key)
+    assert source == data
+
+
+@unhurried
+@given(st.data(), payloads, keys)
+def test_piece_after_piece_comes_to_the_same_in_place(draw: st.DataObject, data: bytes, key: bytes) -> None:
+    masker = Masker(key)
+    masked = []
+    for piece in draw.draw(cut(data)):
+        place = bytearray(piece)
+        masker.mask_in_place(memoryview(place))
+        masked.append(place)
+    assert b"".join(masked) == by_definition(data, key)
+
+
+@unhurried
+@given(st.data(), payloads, keys)
+def test_piece_after_piece_comes_to_the_same_elsewhere(draw: st.DataObject, data: bytes, key: bytes) -> None:
+    """The source stays as it is, and so does what lies behind in the target."""
+    masker = Masker(key)
+    masked = []
+    for piece in draw.draw(cut(data)):
+        target = bytearray(len(piece) + 3)
+        source = bytes(piece)
+        masker.mask_into(memoryview(target), memoryview(source))
+        assert source == piece
+        assert target[len(piece) :] == bytes(3)
+        masked.append(target[: len(piece)])
+    assert b"".join(masked) == by_definition(data, key)
+
+
+@unhurried
+@given(payloads, keys, st.integers(0, 3))
+def test_a_part_of_a_buffer_is_masked_and_the_rest_stays(data: bytes, key: bytes, before: int) -> None:
+    buffer = bytearray(b"<<<"[:before] + data + b">>>")
+    Masker(key).mask_in_place(memoryview(buffer)[before : before + len(data)])
+    assert buffer == b"<<<"[:before] + by_definition(data, key) + b">>>"
