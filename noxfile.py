@@ -17,6 +17,9 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = nox.project.python_versions(PYPROJECT)
 INSTALLED = [version for version in SUPPORTED if shutil.which(f"python{version}")] or [sys.executable]
 
+WS = "ws@8.23.0"
+"""The package of npm that the session `interop` runs against."""
+
 
 def lowest(requirements: list[str]) -> list[str]:
     """Return each requirement pinned to the lower bound it has."""
@@ -53,6 +56,27 @@ def only_trio(session: nox.Session) -> None:
     session.install(".", *nox.project.dependency_groups(PYPROJECT, "test"))
     session.run("python", "-c", "import importlib.util as u; assert u.find_spec('websockets') is None")
     pytest(session, "tests/test_without_websockets.py")
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Against npm's `ws` and headless Chromium; node, npm, and chromium or google-chrome have to be on the PATH."""
+    wanted = {"node": ["node"], "npm": ["npm"], "chromium or google-chrome": ["chromium", "google-chrome"]}
+    missing = [name for name, programs in wanted.items() if not any(map(shutil.which, programs))]
+    if missing:
+        session.error(f"not on the PATH: {', '.join(missing)}")
+    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    packages = Path(session.virtualenv.location, "npm")
+    session.run("npm", "install", "--prefix", str(packages), "--no-audit", "--no-fund", WS, external=True)
+    session.env["NODE_PATH"] = str(packages / "node_modules")
+    pytest(session, "tests/interop/foreign")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmark, beside rayforce-py's own, to docs/benchmark.md; `nox -s bench -- --quick` only prints."""
+    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "bench"))
+    session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -21,7 +21,9 @@ from rayforce.types.table import SelectQuery
 from .._protocol import (
     COMPRESSED_FLAG,
     FLAGS_OFFSET,
+    HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,
+    SIZED,
     VERBOSE_FLAG,
     Failure,
     Frame,
@@ -48,6 +50,19 @@ from ._capture import capture_stdout
 
 _FOREIGN_THREAD = "threads other than the initialization thread"  # from rayforce-py 2.4.0's RuntimeError
 _KEPT_WHOLE = 1024 * 1024  # bytes; of a longer reply there is no copy, it is sent in slices
+_LONG_VECTOR = 64 * 1024  # bytes; at shorter ones, nothing is gained by a way of their own
+_WIDTHS = {
+    ffi.TYPE_B8: 1,
+    ffi.TYPE_U8: 1,
+    ffi.TYPE_I16: 2,
+    ffi.TYPE_I32: 4,
+    ffi.TYPE_F32: 4,
+    ffi.TYPE_DATE: 4,
+    ffi.TYPE_TIME: 4,
+    ffi.TYPE_I64: 8,
+    ffi.TYPE_F64: 8,
+    ffi.TYPE_TIMESTAMP: 8,
+}
 _QUOTED = 80  # characters of a query, in the error it caused
 _QUERIES = "a str, String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query"
 
@@ -129,11 +144,23 @@ def decode(reply: Reply, query: Any = None) -> Any:
     if frame[FLAGS_OFFSET] & COMPRESSED_FLAG:
         raise RayforceConversionError("the reply is compressed, which no server of this protocol does")
     try:
-        value = ffi.de_obj(_byte_vector(frame))
+        value = _plain_vector(frame)
+        if value is None:
+            vector = _byte_vector(frame)
+            del reply, frame  # it may be large, and there is a copy now
+            value = ffi.de_obj(vector)
     except RuntimeError as error:
         _check_foreign_thread(error)
         raise RayforceConversionError(f"the reply cannot be read: {error}") from None
     return ray_to_python(value)
+
+
+def _plain_vector(frame: Frame) -> ffi.RayObject | None:
+    """Return the vector in a frame without deserializing it, if it is a long one that stands there as in memory."""
+    kind, attributes, count = SIZED.unpack_from(frame, HEADER_SIZE) if len(frame) > _LONG_VECTOR else (None, 0, 0)
+    if kind not in _WIDTHS or attributes or len(frame) != HEADER_SIZE + SIZED.size + _WIDTHS[kind] * count:
+        return None
+    return ffi.init_vector_from_raw_buffer(kind, count, memoryview(frame)[HEADER_SIZE + SIZED.size :])
 
 
 def decode_verbose(reply: Reply) -> tuple[str, Reply]:

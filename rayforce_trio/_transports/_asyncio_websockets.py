@@ -8,6 +8,7 @@ import anyio
 import anyio.lowlevel
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websockets_connect
+from websockets.asyncio.connection import broadcast
 from websockets.exceptions import ConnectionClosed as WebsocketsClosed
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.protocol import State
@@ -15,6 +16,7 @@ from websockets.typing import Subprotocol
 
 from .._addresses import authority_of
 from .._protocol import CloseCode, Frame, Sliced, shortened
+from .._tasks import Turn
 from ..errors import (
     ConnectError,
     ConnectionLost,
@@ -94,10 +96,12 @@ class _ClientConnection(ClientConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.last_sign_of_life = self.loop.time()
+        self.turn = Turn()
         self._hang_up: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         self.last_sign_of_life = self.loop.time()
+        self.turn.begin()
         super().data_received(data)
         if self._hang_up is None and self.protocol.close_expected():
             self._hang_up = self.loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
@@ -122,9 +126,11 @@ class AsyncioWebSocket(Transport):
         self._websocket = websocket
         self._keepalive = keepalive
         self._closed_by_us = False
+        self._sending = False
 
     async def receive(self) -> bytes | str:
-        await anyio.lowlevel.checkpoint()  # recv is none while messages wait
+        await anyio.lowlevel.checkpoint_if_cancelled()  # recv is none while messages wait
+        await self._websocket.turn.pass_on()
         try:
             message = await self._websocket.recv()
         except WebsocketsClosed as error:
@@ -138,6 +144,7 @@ class AsyncioWebSocket(Transport):
     async def send(self, message: Frame | Sliced | str) -> None:
         assert not isinstance(message, Sliced)  # what a server sends
         await anyio.lowlevel.checkpoint()  # the library's send is none while the network takes everything
+        self._sending = True
         try:
             if isinstance(message, str) or len(message) <= FRAGMENT_SIZE:
                 await self._websocket.send(message)
@@ -145,6 +152,16 @@ class AsyncioWebSocket(Transport):
                 await self._websocket.send(_fragments(message))
         except WebsocketsClosed as error:
             raise self._ended(error) from None
+        finally:
+            self._sending = False
+
+    def send_nowait(self, message: Frame | Sliced | str) -> bool:
+        if isinstance(message, Sliced) or len(message) > FRAGMENT_SIZE or self._sending:
+            return False
+        if self._websocket.state is not State.OPEN or self._websocket.transport.get_write_buffer_size():
+            return False
+        broadcast([self._websocket], message)  # the library's way to send to one or many without waiting
+        return True
 
     async def run(self) -> None:
         await self._keepalive.run(lambda: self._websocket.last_sign_of_life, self._ping, lambda: True)

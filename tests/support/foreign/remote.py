@@ -28,6 +28,7 @@ class RemoteConnection(FrameConnection):
     def __init__(self, command: Command) -> None:
         self._command = command
         self._opened = anyio.Event()
+        self._is_open = False
         self._refused: Refused | None = None
         self._closed: Closed | None = None
         self._put_message, self._messages = anyio.create_memory_object_stream[bytes | str](math.inf)
@@ -37,6 +38,7 @@ class RemoteConnection(FrameConnection):
         match event:
             case {"event": "open", "subprotocol": subprotocol, "extensions": extensions}:
                 self.subprotocol, self.extensions = subprotocol or None, extensions
+                self._is_open = True
                 self._opened.set()
             case {"event": "refused", "status": status}:
                 self._refused = Refused(status)
@@ -70,6 +72,8 @@ class RemoteConnection(FrameConnection):
         await self._opened.wait()
         if self._refused is not None:
             raise self._refused
+        if not self._is_open:
+            raise _ended()
 
     async def send(self, message: bytes | str) -> None:
         if isinstance(message, str):
@@ -84,7 +88,7 @@ class RemoteConnection(FrameConnection):
         try:
             return await self._messages.receive()
         except anyio.EndOfStream:
-            raise (self._closed or EOFError("the other program has ended")) from None
+            raise (self._closed or _ended()) from None
 
     async def ping(self, payload: bytes) -> None:
         await self._command({"do": "ping", "data": b64encode(payload).decode()})
@@ -95,3 +99,7 @@ class RemoteConnection(FrameConnection):
 
     async def send_raw(self, data: bytes) -> None:
         await self._command({"do": "raw", "data": b64encode(data).decode()})
+
+
+def _ended() -> EOFError:
+    return EOFError("the other program has ended")

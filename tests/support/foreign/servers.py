@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from rayforce_trio import WSClient, WSClientConnection
-from rayforce_trio._codec import encode
-from rayforce_trio._protocol import MessageType, dump_error, string_frame
+from rayforce_trio._protocol import dump_error, string_frame
 from rayforce_trio.errors import ConnectionClosed, MessageTooLarge, ProtocolError, RayforceTypeError
+from support.engine_contract import post, request
 from support.foreign.connection import FrameConnection, Listen
 from support.proxy import proxy
 from support.raw import HELLO, HELLO_REPLY, SUBPROTOCOL, TEXT, frame
@@ -86,10 +86,10 @@ async def it_agrees_to_the_extended_protocol(listen: Listen) -> None:
             await answer(server, "one")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_check_type_error, connection)
-            assert await server.receive() == encode('(+ 1 "a")', MessageType.SYNC)
+            assert await server.receive() == request('(+ 1 "a")')
             await server.send(dump_error(2, "type", "cannot add i64 and þ€𝄞"))
         await connection.post("(set x 1)")
-        assert await server.receive() == encode("(set x 1)", MessageType.ASYNC)
+        assert await server.receive() == post("(set x 1)")
         async with asking(connection, "2", "þ€xt 𝄞"):
             await answer(server, "þ€xt 𝄞")
 
@@ -114,9 +114,9 @@ async def messages_of_every_length_pass_both_ways(listen: Listen) -> None:
             text = "x" * (size - _EMPTY_STRING)
             for query, reply in ((text.replace("x", " "), "answer"), ("1", text)):
                 async with asking(connection, query, reply):
-                    request = await server.receive_bytes()
-                    assert len(request) == _EMPTY_STRING + len(query)
-                    assert request == encode(query, MessageType.SYNC)
+                    asked = await server.receive_bytes()
+                    assert len(asked) == _EMPTY_STRING + len(query)
+                    assert asked == request(query)
                     await server.send(string_frame(reply))
 
 
@@ -193,7 +193,7 @@ async def a_cancelled_call_is_told_as_text(listen: Listen) -> None:
     async with conversation(listen) as (connection, server):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connection.execute, "(while true 1)")
-            assert await server.receive() == encode("(while true 1)", MessageType.SYNC)
+            assert await server.receive() == request("(while true 1)")
             tasks.cancel_scope.cancel()
         assert json.loads(await server.receive_text()) == {"cancel": 1}
         await server.send(dump_error(1, "cancel", ""))

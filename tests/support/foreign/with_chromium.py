@@ -37,6 +37,7 @@ _OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-breakpad",
     "--remote-debugging-port=0",
 )
 
