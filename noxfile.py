@@ -73,6 +73,28 @@ def interop(session: nox.Session) -> None:
 
 
 @nox.session
+def autobahn(session: nox.Session) -> None:
+    """The Autobahn test suite against our WebSocket, on both sides; it needs a Python 2.7: `-- --python COMMAND`."""
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, "test"))
+    directory = str(Path(session.create_tmp()).absolute())
+    session.run("python", "-m", "autobahn", "--directory", directory, *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """A million made-up inputs for everything that reads what strangers send: `-- receiving --inputs 10000`."""
+    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.run("python", "-m", "fuzzing", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def fuzz_guided(session: nox.Session) -> None:
+    """The same by atheris, which looks for what reaches new code: `-- receiving -runs=1000000`."""
+    session.install(".[asyncio]", "atheris>=3.0", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.run("python", "-m", "fuzzing.guided", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmark, beside rayforce-py's own, to docs/benchmark.md; `nox -s bench -- --quick` only prints."""
     session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "bench"))

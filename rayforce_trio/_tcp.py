@@ -4,6 +4,7 @@
 small messages that is a third of the time a request takes.
 """
 
+import operator
 import socket
 
 import trio
@@ -27,6 +28,7 @@ class TcpStream(trio.abc.HalfCloseableStream):
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = socket.socket(fileno=stream.socket.detach())
         self._socket.setblocking(False)
+        self._eof_sent = False
 
     def fileno(self) -> int:
         """Return the socket's file descriptor; -1 once it is closed."""
@@ -52,6 +54,9 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
+        await self._check_open()
+        if self._eof_sent:
+            raise trio.ClosedResourceError("nothing can be sent after the end of the stream")
         with memoryview(data) as view:
             sent = 0
             while sent < len(view):
@@ -63,12 +68,14 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the network takes more. A checkpoint."""
-        self._check_open()
+        await self._check_open()
         await trio.lowlevel.wait_writable(self._socket)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
+            raise ValueError("max_bytes must be at least 1")
         while True:
-            self._check_open()
+            await self._check_open()
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 return self._socket.recv(max_bytes or READ_SIZE)
@@ -80,7 +87,7 @@ class TcpStream(trio.abc.HalfCloseableStream):
     async def receive_into(self, buffer: memoryview) -> int:
         """Receive to the beginning of a buffer; returns how many bytes, 0 if the peer sends no more. A checkpoint."""
         while True:
-            self._check_open()
+            await self._check_open()
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 return self._socket.recv_into(buffer)
@@ -91,10 +98,13 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise self._error() from error
+        await self._check_open()
+        if not self._eof_sent:
+            self._eof_sent = True
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                raise self._error() from error
 
     def close(self) -> None:
         """Close the socket at once; whoever waits for it gets a `ClosedResourceError`. No checkpoint. Idempotent."""
@@ -106,8 +116,9 @@ class TcpStream(trio.abc.HalfCloseableStream):
         self.close()
         await trio.lowlevel.checkpoint()
 
-    def _check_open(self) -> None:
+    async def _check_open(self) -> None:
         if self._socket.fileno() < 0:
+            await trio.lowlevel.checkpoint()
             raise trio.ClosedResourceError("this stream was closed")
 
     def _error(self) -> trio.BrokenResourceError | trio.ClosedResourceError:

@@ -94,6 +94,7 @@ def encode(query: Any, message_type: MessageType, *, verbose: bool = False) -> b
     """
     flags = VERBOSE_FLAG if verbose else 0
     if type(query) is str:
+        check_thread()
         with suppress(UnicodeEncodeError):  # then rayforce-py says what is wrong
             return query_frame(query, message_type, flags)
     try:

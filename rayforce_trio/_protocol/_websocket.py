@@ -22,9 +22,10 @@ REASON_LIMIT = 123
 """The longest reason a close frame can carry, in bytes of UTF-8: section 5.5."""
 
 _CONTROL_LIMIT = 125  # bytes: section 5.5
+_FIRST = 1024 * 1024  # bytes; for what is announced beyond that, memory is taken when so much is there
 _KEPT_WHOLE = 64 * 1024  # bytes; a message of more is handed out as a view, to spare a copy
 _SPARE_FRAGMENTS = 1024  # a message may have so many fragments, and one more for each _BYTES_PER_FRAGMENT bytes in it
-_BYTES_PER_FRAGMENT = 256
+_BYTES_PER_FRAGMENT = 64
 _BYTES_PER_CHARACTER = 4  # at most, in UTF-8
 
 _FIN = 0x80
@@ -330,10 +331,11 @@ class _Binary:
         self._limits = limits
         self._buffer = memoryview(b"")
         self._size = 0
+        self._expected = 0  # how long the buffer has to become
         self._fragments = 0
 
     def begin_frame(self, size: int, *, fin: bool) -> None:
-        """Make room for a frame, once it is sure that so much may come."""
+        """Prepare for a frame, once it is sure that so much may come."""
         needed, limit = self._size + size, self._limits.max_message_size
         if needed > limit:
             raise _too_big(too_long(limit))
@@ -343,14 +345,23 @@ class _Binary:
             expected = 0 if fin else 2 * len(self._buffer)
             if self._size:
                 expected = max(expected, announced_size(self._buffer[: self._size]))
-            try:
-                buffer = numpy.empty(max(needed, min(expected, limit)), numpy.uint8).data
-            except MemoryError:
-                raise _too_big(f"there is no memory for a message of {needed} bytes") from None
-            buffer[: self._size] = self._buffer[: self._size]
-            self._buffer = buffer
+            self._expected = max(needed, min(expected, limit))
+            self._enlarge(self._expected if self._size >= _FIRST else min(self._expected, _FIRST))
 
-    def room(self, size: int) -> memoryview:
+    def _enlarge(self, size: int) -> None:
+        try:
+            buffer = numpy.empty(size, numpy.uint8).data
+        except MemoryError:
+            raise _too_big(f"there is no memory for a message of {self._expected} bytes") from None
+        buffer[: self._size] = self._buffer[: self._size]
+        self._buffer = buffer
+
+    def room(self, size: int) -> memoryview | None:
+        if self._size == len(self._buffer):
+            try:
+                self._enlarge(self._expected)
+            except WebSocketViolation:
+                return None  # it is said when the next bytes are there
         return self._buffer[self._size : self._size + size]
 
     def filled(self, count: int, masker: Masker | None) -> None:
@@ -359,6 +370,8 @@ class _Binary:
         self._size += count
 
     def append(self, data: bytes, masker: Masker | None) -> None:
+        if self._size + len(data) > len(self._buffer):
+            self._enlarge(self._expected)
         self._buffer[self._size : self._size + len(data)] = data
         self.filled(len(data), masker)
 
@@ -397,6 +410,9 @@ class _Text:
     def _decode(self, data: bytes, *, final: bool = False) -> None:
         try:
             text = self._decoder.decode(data, final)
+            pending, _ = self._decoder.getstate()
+            if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":  # half a surrogate, which the decoder keeps back
+                pending.decode()
         except UnicodeDecodeError:
             raise WebSocketViolation(CloseCode.INVALID_DATA, "a text message that is not UTF-8") from None
         self._size += len(text)

@@ -202,6 +202,7 @@ class WSServerConnection:
             self._fail(error)
             self._engine_error = copy.copy(error)
             self._asking.cancel()
+            self._wake.set()
             await trio.sleep_forever()  # what is being sent is finished: nothing can be said after half a frame
 
     async def _work_until_lost(self) -> None:
@@ -225,6 +226,8 @@ class WSServerConnection:
                 message, self._unsent = self._unsent, None
                 await self._send(message)
                 del message
+            elif self._engine_error is not None:
+                return
             elif self._running is None and len(self._requests):
                 if turn.is_over:
                     self._flush()  # what was answered in one turn goes out together

@@ -204,11 +204,15 @@ class TrioWebSocket(Transport):
             opcode, message = Opcode.TEXT, message.encode()
         if isinstance(message, Sliced) or len(self._outgoing) + len(message) > READ_SIZE:
             return False
+        self._answer_pings()
         self._outgoing += pack_frame(opcode, message, masked=self._client)
         return True
 
     def flush(self) -> None:
-        if not self._outgoing or self._write_lock.locked():
+        if self._write_lock.locked():
+            return
+        self._answer_pings()
+        if not self._outgoing:
             return
         self._send_some()
         if self._outgoing:
@@ -227,15 +231,21 @@ class TrioWebSocket(Transport):
         while True:
             await self._flush_due.wait()
             self._flush_due = trio.Event()
-            while self._due_pongs:
-                await self._send_control(Opcode.PONG, self._due_pongs.popleft().payload)
             async with self._write_lock:
+                self._answer_pings()
                 await self._send_outgoing()
 
     async def _send_control(self, opcode: Opcode, payload: bytes) -> None:
         async with self._write_lock:
             if not self._close_sent and not self._cut and self._end is None:  # it has no place in a closing handshake
                 await self._send_at_once(opcode, payload)
+
+    def _answer_pings(self) -> None:
+        """Put the pongs that are due before what is sent next; the lock is held by the caller, or by nobody."""
+        if self._close_sent or self._cut:
+            self._due_pongs.clear()  # they have no place there
+        while self._due_pongs:
+            self._outgoing += pack_frame(Opcode.PONG, self._due_pongs.popleft().payload, masked=self._client)
 
     def _check_open(self) -> None:
         if self._end is not None:
@@ -255,11 +265,13 @@ class TrioWebSocket(Transport):
 
     async def _send_at_once(self, opcode: Opcode, payload: bytes, *, fin: bool = True) -> None:
         """Send a short frame. If cancelled, the rest of it is sent before the next one."""
+        self._answer_pings()
         self._outgoing += pack_frame(opcode, payload, fin=fin, masked=self._client)
         await self._send_outgoing()
 
     async def _send_long(self, opcode: Opcode, message: Frame | Sliced, start: int, end: int, *, fin: bool) -> None:
         """Send a part of a message as a frame, piece by piece, to spare copies."""
+        self._answer_pings()
         await self._send_outgoing()
         key = new_key() if self._client else b""
         masker = Masker(key) if key else None

@@ -167,14 +167,23 @@ async def test_get_waits_for_what_comes(backlog: Backlog) -> None:
 
 
 @pytest.mark.trio
-async def test_get_is_a_checkpoint_and_put_is_none_while_there_is_room(backlog: Backlog) -> None:
+async def test_put_is_no_checkpoint_while_there_is_room_nor_get_while_there_is_something(backlog: Backlog) -> None:
     for _ in range(2):
         with trio.testing.assert_no_checkpoints():
             await backlog.put(FULL[1:])
             await backlog.put(b"1")
-        for _ in range(2):
-            with trio.testing.assert_checkpoints():
-                await backlog.get()
+            assert await backlog.get() == FULL[1:]
+            assert await backlog.get() == b"1"
+
+
+@pytest.mark.trio
+async def test_a_get_that_finds_nothing_is_a_checkpoint(backlog: Backlog) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await backlog.get()
+    assert scope.cancelled_caught
+    await backlog.put(b"1")
+    assert await backlog.get() == b"1"
 
 
 # Memory
@@ -256,7 +265,7 @@ async def test_a_put_that_finds_no_room_waits_until_there_is(
         assert await put.waits()
         assert await backlog.get() == FULL
         await put.done.wait()
-        with trio.testing.assert_checkpoints():
+        with trio.testing.assert_no_checkpoints():
             assert await backlog.get() == b"1"
 
 

@@ -97,6 +97,7 @@ async def check_engine(make_engine: MakeEngine, name: str, *, stops: bool = Fals
                     await _survives_a_cancel_of_nothing(session)
                     await _answers_what_is_cancelled_at_once(session)
                     await _passes_checkpoints(session)
+                    await _begins_with_what_needs_no_waiting(session)
                 if stops:
                     await _stops_what_runs(engine)
                     await _stops_what_runs_when_it_is_closed(engine)
@@ -223,6 +224,35 @@ async def _under_way(call: Callable[[], Awaitable[T]]) -> AsyncIterator[list[T]]
         nursery.start_soon(run)
         await trio.testing.wait_all_tasks_blocked()
         yield outcome
+
+
+async def _begins_with_what_needs_no_waiting(session: Session) -> None:
+    """If it has a way to: then at once, and each answer may have the next request begin."""
+    if session.evaluate is not None:
+        assert value(session.evaluate(request("(+ 1 2)"))) == 3
+    replies: list[Reply] = []
+    answered = trio.Event()
+
+    def take(reply: Reply) -> None:
+        replies.append(reply)
+        if len(replies) == 20:
+            answered.set()
+        else:
+            assert session.start(request(f"(+ 1 {len(replies)})"), take)
+
+    with trio.testing.assert_no_checkpoints():
+        begun = session.start(request("(+ 1 0)"), take)
+    if begun:
+        assert replies == []  # it is answered in the task of `run`
+        await answered.wait()
+        assert [value(reply) for reply in replies] == [1 + n for n in range(20)]
+        failures: list[Reply] = []
+        answered = trio.Event()
+        assert session.start(request('(+ 1 "a")'), lambda reply: (failures.append(reply), answered.set())[0])
+        await answered.wait()
+        assert isinstance(failures[0], Failure)
+        assert failures[0].code == "type"
+    assert value(await session.request(request("(+ 2 3)"))) == 5
 
 
 async def _passes_checkpoints(session: Session) -> None:

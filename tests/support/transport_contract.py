@@ -142,11 +142,33 @@ async def a_send_in_a_cancelled_scope_is_cancelled(one: Transport, other: Transp
     other.abort()
 
 
-async def a_receive_is_a_checkpoint(one: Transport, other: Transport) -> None:
-    await _send_all(one, ["0", "1", "2"])
-    for n in range(3):
-        with _checkpoints():
-            assert await other.receive() == str(n)
+async def a_receive_that_waits_is_a_checkpoint(one: Transport, other: Transport) -> None:
+    async with anyio.create_task_group() as task_group:
+        for n in range(3):
+            task_group.start_soon(one.send, str(n))
+            with _checkpoints():
+                assert await other.receive() == str(n)
+
+
+async def messages_that_wait_let_others_have_their_turn_now_and_then(one: Transport, other: Transport) -> None:
+    """Each is received in a few microseconds, and after `TURN` it is for others to go on."""
+    messages: list[bytes | str] = [str(n) for n in range(2000)]
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(_send_all, one, messages)
+        await anyio.wait_all_tasks_blocked()
+        task_group.start_soon(count_turns)
+        for message in messages:
+            assert await other.receive() == message
+        task_group.cancel_scope.cancel()
+    assert turns > 5
 
 
 async def a_send_is_a_checkpoint(one: Transport, other: Transport) -> None:
@@ -294,7 +316,8 @@ CHECKS: tuple[Check, ...] = (
     a_cancelled_receive_loses_nothing,
     a_receive_in_a_cancelled_scope_is_cancelled,
     a_send_in_a_cancelled_scope_is_cancelled,
-    a_receive_is_a_checkpoint,
+    a_receive_that_waits_is_a_checkpoint,
+    messages_that_wait_let_others_have_their_turn_now_and_then,
     a_send_is_a_checkpoint,
     a_close_is_a_checkpoint,
     a_message_longer_than_the_limit_is_refused,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from support.transport_contract import (
@@ -15,6 +16,7 @@ from support.transport_contract import (
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from rayforce_trio._tasks import Turn
 from rayforce_trio._transports import KeepAlive, Transport
 from rayforce_trio._transports._asyncio_websockets import AsyncioWebSocket, connect
 
@@ -22,6 +24,14 @@ pytestmark = pytest.mark.anyio
 
 # In the middle of a fragmented message the library closes with 1011, whatever it is given.
 KEPT = [check for check in CHECKS if check is not a_close_in_the_middle_of_a_send_tells_code_and_reason]
+
+
+class ServerEnd(ServerConnection):
+    """The library's end of a connection, with what our transport needs of it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.turn = Turn()
 
 
 @pytest.fixture
@@ -55,6 +65,7 @@ async def asyncio_pair(max_message_size: int) -> AsyncIterator[tuple[Transport, 
         subprotocols=[Subprotocol("rayforce.v1")],
         compression=None,
         ping_interval=None,
+        create_connection=ServerEnd,
         max_size=max_message_size,
     ) as listener:
         [sock] = listener.sockets

@@ -1,0 +1,68 @@
+"""What is tested: a server and a client that send back all they get, with nothing but the transport in them."""
+
+from functools import partial
+
+import trio
+
+from rayforce_trio._tasks import race
+from rayforce_trio._transports import KeepAlive, OpeningRequest, Transport, accept, connect, end
+from rayforce_trio.errors import HandshakeError, RayforceWSError
+
+_LIMIT = 64 * 1024 * 1024  # bytes; the longest message of the suite has 16 MiB
+_OPEN_TIMEOUT = 10.0
+_QUIET = KeepAlive(interval=None)  # a ping that nobody expects fails a case
+
+
+async def echo(transport: Transport) -> None:
+    """Send back what arrives until the connection ends, and end it as the package does. A checkpoint."""
+    try:
+        await race(partial(_send_back, transport), transport.run)
+    except RayforceWSError as error:
+        await end(transport, error)
+    finally:
+        transport.abort()
+
+
+async def serve(*, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+    """Echo to everybody until cancelled; starts with the port. What a peer breaks comes out of here."""
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    task_status.started(listener.socket.getsockname()[1])
+    await trio.serve_listeners(_handle, [listener])
+
+
+async def open_client(port: int) -> Transport:
+    """Connect to this machine. A checkpoint.
+
+    Raises:
+        ConnectError: as for `connect`.
+    """
+    return _for_echo(
+        await connect("127.0.0.1", port, subprotocols=[], max_message_size=_LIMIT, keepalive=_QUIET),
+    )
+
+
+async def _handle(stream: trio.SocketStream) -> None:
+    try:
+        with trio.fail_after(_OPEN_TIMEOUT):
+            transport = await accept(
+                stream, decide=_welcome, subprotocols=[], max_message_size=_LIMIT, keepalive=_QUIET
+            )
+        await echo(_for_echo(transport))
+    except HandshakeError:
+        pass  # of the peer's; the server goes on
+    finally:
+        stream.socket.close()
+
+
+async def _welcome(request: OpeningRequest) -> None:
+    assert request.peer == "127.0.0.1"
+
+
+def _for_echo(transport: Transport) -> Transport:
+    transport.max_text_size = _LIMIT  # type: ignore[attr-defined]
+    return transport
+
+
+async def _send_back(transport: Transport) -> None:
+    while True:
+        await transport.send(await transport.receive())

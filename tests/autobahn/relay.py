@@ -1,0 +1,50 @@
+"""Between our client, which always asks for `/`, and the suite, which tells by the path what is wanted of it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream
+from support.proxy import Lane
+
+
+class Relay:
+    """Passes on every byte, but for the path, and the port in the header Host.
+
+    Attributes:
+        port: to connect to.
+        path: what is asked for in the place of `/`.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.path = "/"
+
+    async def handle(self, client: SocketStream, target: int) -> None:
+        async with client, await anyio.connect_tcp("127.0.0.1", target) as server:
+            head = await client.receive()
+            assert head.startswith(b"GET / ")
+            head = head.replace(b"/", self.path.encode(), 1).replace(_authority(self.port), _authority(target), 1)
+            await server.send(head)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(Lane().pump, client, server)
+                tasks.start_soon(Lane().pump, server, client)
+
+
+@asynccontextmanager
+async def relay(target: int) -> AsyncIterator[Relay]:
+    """Run a relay to a port of this machine."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    made = Relay(listener.extra(SocketAttribute.local_port))
+
+    async def handle(client: SocketStream) -> None:
+        await made.handle(client, target)
+
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, handle)
+        yield made
+        tasks.cancel_scope.cancel()
+
+
+def _authority(port: int) -> bytes:
+    return b"127.0.0.1:%d" % port

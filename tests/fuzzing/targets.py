@@ -1,0 +1,28 @@
+"""What is fuzzed: by name, how an input is made, and how it is tried."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from fuzzing import announcing, messages, receiving, sending
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something to try inputs on.
+
+    Attributes:
+        make: returns an input.
+        check: tries one; any exception is a find.
+    """
+
+    make: Callable[[Random], bytes]
+    check: Callable[[bytes], None]
+
+
+TARGETS = {
+    "announcing": Target(announcing.make, announcing.check),
+    "messages": Target(messages.make, messages.check),
+    "receiving": Target(receiving.make, receiving.check),
+    "sending": Target(sending.make, sending.check),
+}

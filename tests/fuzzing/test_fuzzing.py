@@ -1,0 +1,65 @@
+"""Some thousand inputs at every test run, and whether the fuzzers find what is wrong."""
+
+from random import Random
+
+import pytest
+
+from fuzzing import frames
+from fuzzing.__main__ import finds
+from fuzzing.receiving import cut
+from fuzzing.targets import TARGETS
+from rayforce_trio._protocol import _control, _websocket
+
+_SEED = 6455
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("announcing", 500), ("messages", 3000), ("receiving", 1500), ("sending", 200)]
+)
+def test_nothing_is_found(name: str, count: int) -> None:
+    assert [found.hex() for found in finds(TARGETS[name], _SEED, count) if isinstance(found, bytes)] == []
+
+
+@pytest.mark.parametrize(
+    ("attribute", "wrong"),
+    [
+        ("_RESERVED", 0x60),
+        ("_CONTROL_LIMIT", 124),
+        ("_CONTROL_LIMIT", 126),
+        ("_CLOSE_CODES", frozenset(range(1000, 5000))),
+        ("_LENGTH_16", 125),
+        ("_OPCODES", {**_websocket._OPCODES, 3: _websocket.Opcode.BINARY}),
+    ],
+)
+def test_a_rule_got_wrong_is_found(attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_websocket, attribute, wrong)
+    assert any(isinstance(found, bytes) for found in finds(TARGETS["receiving"], _SEED, 3000))
+
+
+def test_an_exception_that_is_not_of_the_protocol_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(value: object) -> int:
+        return int(str(value))
+
+    monkeypatch.setattr(_control, "_number", fail)
+    assert any(isinstance(found, bytes) for found in finds(TARGETS["messages"], _SEED, 3000))
+
+
+def test_the_same_seed_makes_the_same_inputs() -> None:
+    for target in TARGETS.values():
+        one, other = Random(_SEED), Random(_SEED)
+        assert [target.make(one) for _ in range(20)] == [target.make(other) for _ in range(20)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_cut_stays_the_same_together(seed: int) -> None:
+    data = Random(seed).randbytes(300)
+    assert b"".join(cut(data, seed)) == data
+
+
+def test_a_frame_of_the_fuzzers_is_that_of_the_standard() -> None:
+    """The examples of RFC 6455, section 5.7."""
+    assert frames.frame(frames.TEXT, b"Hello") == bytes.fromhex("810548656c6c6f")
+    assert frames.frame(frames.TEXT, b"Hello", key=bytes.fromhex("37fa213d")) == bytes.fromhex("818537fa213d7f9f4d5158")
+    assert frames.frame(frames.TEXT, b"Hel", fin=False) == bytes.fromhex("010348656c")
+    assert frames.frame(frames.BINARY, bytes(256))[:4] == bytes.fromhex("827e0100")
+    assert frames.frame(frames.BINARY, bytes(65536))[:10] == bytes.fromhex("827f0000000000010000")

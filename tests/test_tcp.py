@@ -1,0 +1,345 @@
+"""The lean TCP stream, over real connections of this machine."""
+
+import select
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+from support.leaks import no_leaks
+
+from rayforce_trio._tcp import READ_SIZE, TcpStream
+
+pytestmark = pytest.mark.trio
+
+LOCAL = "127.0.0.1"
+MEGABYTE = 1024 * 1024
+TIMEOUT = 20  # seconds
+
+
+async def tcp_pair() -> tuple[TcpStream, TcpStream]:
+    """Connect two streams; whoever calls this closes them."""
+    [listener] = await trio.open_tcp_listeners(0, host=LOCAL)
+    async with listener:
+        one = await trio.open_tcp_stream(LOCAL, listener.socket.getsockname()[1])
+        other = await listener.accept()
+    return TcpStream(one), TcpStream(other)
+
+
+async def clogged_pair() -> tuple[TcpStream, TcpStream]:
+    """Connect two streams on which neither end can send before the other receives."""
+    one, other = await tcp_pair()
+    fill(one)
+    fill(other)
+    return one, other
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[TcpStream, TcpStream]]:
+    """Two connected streams, for a while; in the end both are closed."""
+    one, other = await tcp_pair()
+    with trio.fail_after(TIMEOUT):
+        async with one, other:
+            yield one, other
+
+
+def fill(stream: TcpStream) -> int:
+    """Send until the network takes no more, and has nothing left to move about; returns how many bytes it took."""
+    taken = 0
+    while True:
+        while count := stream.send_nowait(bytes(MEGABYTE)):
+            taken += count
+        if not select.select([], [stream], [], 0.1)[1]:
+            return taken
+
+
+def reset(stream: TcpStream) -> None:
+    """Break the connection: the other end gets an RST."""
+    with socket.socket(fileno=stream.fileno()) as borrowed:
+        borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        borrowed.detach()
+    stream.close()
+
+
+async def receive_all(stream: TcpStream) -> bytes:
+    data = bytearray()
+    while piece := await stream.receive_some():
+        data += piece
+    return bytes(data)
+
+
+# What trio asks of every stream
+
+
+async def test_it_is_a_stream_that_can_be_half_closed() -> None:
+    with trio.fail_after(TIMEOUT):
+        async with no_leaks():
+            await trio.testing.check_half_closeable_stream(tcp_pair, None)
+
+
+async def test_it_is_a_stream_when_it_is_clogged_too() -> None:
+    with trio.fail_after(TIMEOUT):
+        async with no_leaks():
+            await trio.testing.check_two_way_stream(tcp_pair, clogged_pair)
+
+
+# Sending
+
+
+async def test_what_the_network_takes_at_once_is_sent_without_a_checkpoint() -> None:
+    async with connected() as (one, other):
+        with trio.testing.assert_no_checkpoints():
+            for data in (b"bytes,", bytearray(b"bytearray,"), memoryview(b"view")):
+                assert one.send_nowait(data) == len(data)
+        await one.send_eof()
+        assert await receive_all(other) == b"bytes,bytearray,view"
+
+
+async def test_a_full_network_takes_nothing_at_once_and_later_more() -> None:
+    async with connected() as (one, other):
+        sent = fill(one)
+        assert one.send_nowait(b"more") == 0
+        received = 0
+        while received < sent:
+            received += len(await other.receive_some(MEGABYTE))
+        await one.wait_send_all_might_not_block()
+        assert one.send_nowait(b"more") == 4
+        assert await other.receive_some() == b"more"
+
+
+async def test_much_is_sent_whole_and_in_order_to_a_slow_reader() -> None:
+    data = b"".join(n.to_bytes(4, "little") for n in range(5 * MEGABYTE // 4))
+    received = bytearray()
+
+    async def send() -> None:
+        await one.send_all(data)
+        await one.send_eof()
+
+    async with connected() as (one, other), trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        while piece := await other.receive_some(50_000):
+            received += piece
+            await trio.testing.wait_all_tasks_blocked()
+    assert received == data
+
+
+async def test_a_send_that_waits_is_cancelled() -> None:
+    async with connected() as (one, _):
+        fill(one)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one.send_all, b"never")
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        assert scope.cancelled_caught
+
+
+async def test_urgent_data_reaches_the_peer_past_what_waits() -> None:
+    async with connected() as (one, other):
+        assert one.send_nowait(b"normal") == 6
+        with trio.testing.assert_no_checkpoints():
+            assert one.send_urgent_nowait(b"!")
+        assert await other.receive_some() == b"normal"  # the urgent byte stands apart
+        with socket.socket(fileno=other.fileno()) as borrowed:
+            try:
+                assert borrowed.recv(1, socket.MSG_OOB) == b"!"
+            finally:
+                borrowed.detach()
+
+
+async def test_a_full_network_takes_no_urgent_data_either() -> None:
+    async with connected() as (one, _):
+        fill(one)
+        assert not one.send_urgent_nowait(b"!")
+
+
+# Receiving
+
+
+@pytest.mark.parametrize("size", [1, 10, READ_SIZE])
+async def test_no_more_is_received_than_was_asked_for(size: int) -> None:
+    async with connected() as (one, other):
+        assert one.send_nowait(bytes(READ_SIZE + 1)) == READ_SIZE + 1
+        assert 1 <= len(await other.receive_some(size)) <= size
+        assert 1 <= len(await other.receive_some()) <= READ_SIZE
+
+
+async def test_it_receives_to_the_beginning_of_a_buffer_and_leaves_the_rest_as_it_is() -> None:
+    async with connected() as (one, other):
+        await one.send_all(b"one two")
+        buffer = bytearray(b"." * 10)
+        with trio.testing.assert_checkpoints():
+            assert await other.receive_into(memoryview(buffer)[:3]) == 3
+        assert buffer == b"one......."
+        assert await other.receive_into(memoryview(buffer)[3:]) == 4
+        assert buffer == b"one two..."
+        await one.send_eof()
+        assert await other.receive_into(memoryview(buffer)) == 0
+        assert buffer == b"one two..."
+
+
+async def test_a_receive_to_a_buffer_waits_for_data() -> None:
+    buffer = bytearray(4)
+    counts = []
+
+    async def receive() -> None:
+        counts.append(await other.receive_into(memoryview(buffer)))
+
+    async with connected() as (one, other), trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        assert counts == []
+        assert one.send_nowait(b"late") == 4
+    assert counts == [4]
+    assert buffer == b"late"
+
+
+@pytest.mark.parametrize("into_buffer", [False, True])
+async def test_a_cancelled_receive_loses_nothing(into_buffer: bool) -> None:
+    """It is cancelled before anything arrives, and in the very moment in which something does."""
+    buffer = bytearray(100)
+    received, sent = bytearray(), bytearray()
+
+    async def receive(scope: trio.CancelScope) -> None:
+        with scope:
+            if into_buffer:
+                count = await other.receive_into(memoryview(buffer))
+                received.extend(buffer[:count])
+            else:
+                received.extend(await other.receive_some())
+
+    async def cancel_after(steps: int, scope: trio.CancelScope) -> None:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    cancelled = 0
+    async with connected() as (one, other):
+        for n in range(80):
+            scope = trio.CancelScope()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive, scope)
+                nursery.start_soon(cancel_after, n % 8 // 2, scope)
+                for _ in range(n % 2):
+                    await trio.lowlevel.checkpoint()
+                assert one.send_nowait(bytes([n])) == 1
+                sent.append(n)
+            cancelled += scope.cancelled_caught
+        while len(received) < len(sent):
+            await receive(trio.CancelScope())
+    assert cancelled
+    assert received == sent
+
+
+async def test_a_receive_in_a_cancelled_scope_takes_nothing() -> None:
+    async with connected() as (one, other):
+        await one.send_all(b"waits")
+        buffer = bytearray(5)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await other.receive_into(memoryview(buffer))
+        assert scope.cancelled_caught
+        assert buffer == bytes(5)
+        assert await other.receive_some() == b"waits"
+
+
+# The end
+
+
+async def test_after_a_reset_everything_says_that_the_connection_broke() -> None:
+    async with connected() as (one, other):
+        reset(other)
+        with pytest.raises(trio.BrokenResourceError):
+            await one.receive_some()
+        with pytest.raises(trio.BrokenResourceError):
+            one.send_nowait(b"1")
+        with pytest.raises(trio.BrokenResourceError):
+            one.send_urgent_nowait(b"1")
+        with pytest.raises(trio.BrokenResourceError):
+            await one.send_all(b"1")
+
+
+async def test_a_reset_while_it_receives_to_a_buffer_says_that_the_connection_broke_and_why() -> None:
+    async def receive() -> None:
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await one.receive_into(memoryview(bytearray(1)))
+        assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+    async with connected() as (one, other), trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        reset(other)
+
+
+async def test_a_closed_stream_says_so() -> None:
+    async with connected() as (one, other):
+        one.close()
+        assert one.fileno() == -1
+        with pytest.raises(trio.ClosedResourceError):
+            one.send_nowait(b"1")
+        with pytest.raises(trio.ClosedResourceError):
+            one.send_urgent_nowait(b"1")
+        with pytest.raises(trio.ClosedResourceError):
+            await one.send_all(b"1")
+        with pytest.raises(trio.ClosedResourceError):
+            await one.receive_some()
+        with pytest.raises(trio.ClosedResourceError):
+            await one.receive_into(memoryview(bytearray(1)))
+        with pytest.raises(trio.ClosedResourceError):
+            await one.wait_send_all_might_not_block()
+        with pytest.raises(trio.ClosedResourceError):
+            await one.send_eof()
+        one.close()
+        assert await other.receive_some() == b""
+
+
+async def test_a_close_wakes_whoever_waits() -> None:
+    async def receive() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await one.receive_some()
+
+    async def receive_into() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await other.receive_into(memoryview(bytearray(1)))
+
+    async def send() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await one.send_all(b"1")
+
+    async with connected() as (one, other):
+        fill(one)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            nursery.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.testing.assert_no_checkpoints():
+                one.close()
+    async with connected() as (one, other), trio.open_nursery() as nursery:
+        nursery.start_soon(receive_into)
+        await trio.testing.wait_all_tasks_blocked()
+        other.close()
+
+
+async def test_the_end_of_one_side_leaves_the_other_open() -> None:
+    async with connected() as (one, other):
+        await one.send_all(b"last")
+        await one.send_eof()
+        assert await receive_all(other) == b"last"
+        await other.send_all(b"answer")
+        assert await one.receive_some() == b"answer"
+
+
+async def test_the_stream_it_comes_from_is_of_no_more_use_and_leaves_the_socket_alone() -> None:
+    [listener] = await trio.open_tcp_listeners(0, host=LOCAL)
+    async with listener:
+        plain = await trio.open_tcp_stream(LOCAL, listener.socket.getsockname()[1])
+        other = TcpStream(await listener.accept())
+    one = TcpStream(plain)
+    await plain.aclose()
+    async with one, other:
+        await one.send_all(b"alive")
+        with trio.fail_after(TIMEOUT):
+            assert await other.receive_some() == b"alive"
