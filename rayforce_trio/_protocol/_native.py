@@ -106,18 +106,20 @@ class NativeReceiver:
     """Cuts the bytes of a native server into frames, and hands out each frame in pieces, without collecting it."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._data = b""
+        self._at = 0  # up to here, it was handed out
         self._header: Header | None = None
         self._unread = 0
 
     @property
     def within_frame(self) -> bool:
         """Whether the beginning of a frame has arrived, and its end has not."""
-        return bool(self._unread or self._buffer)
+        return bool(self._unread or self._data)
 
     def feed(self, data: bytes) -> None:
         """Take what arrived; what it makes is had from `next_piece`."""
-        self._buffer += data
+        self._data = data if self._at == len(self._data) else self._data[self._at :] + data
+        self._at = 0
 
     def next_piece(self) -> Piece | None:
         """Return the next piece, or `None` until more has arrived.
@@ -127,19 +129,21 @@ class NativeReceiver:
         """
         if self._unread:
             assert self._header is not None
-            return self._take(self._header, self._unread, first=False) if self._buffer else None
-        if len(self._buffer) < HEADER_SIZE:
+            return self._take(self._header, self._unread, first=False) if self._at < len(self._data) else None
+        there = len(self._data) - self._at
+        if there < HEADER_SIZE:
             return None
-        header = parse_header(self._buffer)
+        header = parse_header(self._data[self._at : self._at + HEADER_SIZE])
         size = HEADER_SIZE + header.size
-        if len(self._buffer) < min(size, _WHOLE_UP_TO):
+        if there < min(size, _WHOLE_UP_TO):
             return None
         self._header = header
         return self._take(header, size, first=True)
 
     def _take(self, header: Header, left: int, *, first: bool) -> Piece:
-        with memoryview(self._buffer) as view:
-            data = bytes(view[:left])
-        del self._buffer[: len(data)]
+        data = self._data[self._at : self._at + left]
+        self._at += len(data)
+        if self._at == len(self._data):
+            self._data, self._at = b"", 0  # it may be large, and the next may be long in coming
         self._unread = left - len(data)
         return Piece(header, data, first, self._unread)
