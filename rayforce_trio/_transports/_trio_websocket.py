@@ -122,13 +122,16 @@ class TrioWebSocket(Transport):
             await self._ended.wait()
         self._receiving = True
         try:
+            waited = False
             while True:
                 if self._receiver.has_bytes:
-                    await trio.lowlevel.checkpoint_if_cancelled()
-                    if self._turn.is_over:
-                        self.flush()
-                        await self._turn.pass_on()  # thousands of messages, or of pings, fit into one read
+                    if not waited:
+                        await trio.lowlevel.checkpoint_if_cancelled()
+                        if self._turn.is_over:
+                            self.flush()
+                            await self._turn.pass_on()  # thousands of messages, or of pings, fit into one read
                     event = self._next_event()
+                    waited = False
                     if isinstance(event, Ping | Pong):
                         continue
                     if event is not None:
@@ -136,6 +139,7 @@ class TrioWebSocket(Transport):
                 self.flush()
                 await self._read()
                 self._turn.begin()
+                waited = True
         finally:
             self._receiving = False
 
