@@ -56,6 +56,7 @@ class WSClientConnection:
         self._new_event = type(self._outgoing)  # this loop's; to find out which it is takes longer than to make one
         self._refused: Outgoing | None = None  # it counts as sent, but the network was busy
         self._writing = False
+        self._send_error: RayforceWSError | None = None
         self._closing = anyio.Event()
         self._ended = anyio.Event()
         self._reason: RayforceWSError | None = None
@@ -163,8 +164,9 @@ class WSClientConnection:
                     break
                 self._sent(outgoing)
             self._transport.flush()
-        except RayforceWSError:
-            self._outgoing.set()  # the writer finds the same, and says so
+        except RayforceWSError as error:
+            self._send_error = copy.copy(error)  # for the writer to raise: this call has only lent a hand
+            self._outgoing.set()
 
     async def _request(self, query: Any, *, verbose: bool = False) -> Reply:
         reply = await self._ask(query, MessageType.SYNC, verbose=verbose)
@@ -239,6 +241,8 @@ class WSClientConnection:
     async def _write(self) -> None:
         turn = Turn()
         while True:
+            if self._send_error is not None:
+                raise self._send_error
             while (outgoing := self._next_outgoing()) is not None:
                 if not self._transport.send_nowait(outgoing.message):
                     self._writing = True
@@ -251,6 +255,7 @@ class WSClientConnection:
             self._transport.flush()
             self._outgoing = self._new_event()
             await self._outgoing.wait()
+            turn.begin()
 
     def _next_outgoing(self) -> Outgoing | None:
         refused, self._refused = self._refused, None

@@ -180,7 +180,7 @@ class WSServerConnection:
         self._flush()
         if len(self._requests) and self._start(self._requests.first):
             self._requests.get_nowait()
-        else:
+        elif len(self._requests) or self._requests.closed:
             self._wake.set()
 
     def _send_later(self, message: Message) -> None:
@@ -303,7 +303,8 @@ class WSServerConnection:
     def _fail(self, error: RayforceWSError) -> None:
         """End the conversation with an error. Posts that have arrived are carried out all the same."""
         self._peer_waits = False
-        self._failure = copy.copy(error)  # without its traceback: see `_talk`
+        if self._failure is None:
+            self._failure = copy.copy(error)  # without its traceback: see `_talk`
         self._failed.set()
 
     async def _raise_failure(self) -> None:
