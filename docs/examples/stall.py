@@ -11,8 +11,15 @@ from rayforce_trio import InProcessEngine, NativeProcess, WSClient, WSServer
 SLOW = "(sum (map (fn [x] (sum (til x))) (til 100000)))"
 
 
-async def longest(run: Callable[[], Awaitable[None]], times: list[float], done: trio.Event) -> None:
+async def longest(
+    run: Callable[[], Awaitable[None]],
+    times: list[float],
+    done: trio.Event,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Run something again and again until `done`; keep the longest time that it took, in seconds."""
+    await run()
+    task_status.started()
     while not done.is_set():
         began = trio.current_time()
         await run()
@@ -32,8 +39,8 @@ async def measure(engine: InProcessEngine | NativeProcess) -> tuple[float, float
         await other_client.send_message(b"\x01\x00")  # the greeting, without which it would be dropped
         await other_client.get_message()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(longest, partial(trio.sleep, 0.001), turns, done)
-            nursery.start_soon(longest, other_client.ping, pings, done)
+            await nursery.start(longest, partial(trio.sleep, 0.001), turns, done)
+            await nursery.start(longest, other_client.ping, pings, done)
             began = trio.current_time()
             await connection.execute(SLOW)
             took = trio.current_time() - began

@@ -107,7 +107,7 @@ class Session(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Stop what is under way and give back what the session holds, within 2 seconds. A checkpoint.
+        """Stop what is under way and give back what the session holds, within 2 seconds. A checkpoint. Idempotent.
 
         If cancelled, it does all the same.
         """

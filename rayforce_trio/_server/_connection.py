@@ -203,6 +203,7 @@ class WSServerConnection:
             self._engine_error = copy.copy(error)
             self._asking.cancel()
             self._wake.set()
+            await self._session.aclose()  # or the engine might wait for it, and for the peer
             await trio.sleep_forever()  # what is being sent is finished: nothing can be said after half a frame
 
     async def _work_until_lost(self) -> None:

@@ -184,6 +184,8 @@ class TrioWebSocket(Transport):
 
     async def send(self, message: Frame | Sliced | str) -> None:
         await trio.lowlevel.checkpoint()
+        if self._within_message:
+            raise closed_by_us()  # a message was cut between two of its fragments
         if isinstance(message, str):
             async with self._write_lock:
                 self._check_open()
