@@ -250,7 +250,7 @@ class TrioWebSocket(Transport):
         """Put the pongs that are due before what is sent next; the lock is held by the caller, or by nobody."""
         if self._close_sent or self._cut:
             self._due_pongs.clear()  # they have no place there
-        while self._due_pongs:
+        while self._due_pongs and len(self._outgoing) < READ_SIZE:  # a peer that takes none must not make them pile up
             self._outgoing += pack_frame(Opcode.PONG, self._due_pongs.popleft().payload, masked=self._client)
 
     def _check_open(self) -> None:

@@ -186,3 +186,25 @@ async def test_a_long_message_that_arrives_after_the_first_bytes_of_its_header_i
             finally:
                 server.abort()
                 received_all.set()
+
+
+async def test_pongs_that_the_peer_does_not_take_do_not_pile_up_before_the_transport_runs() -> None:
+    """As in the greeting: nobody waits for the network to take more, and pings go on coming."""
+    servers: list[TrioWebSocket] = []
+
+    async def serve() -> None:
+        servers.append(await open_server(listener, 1024))
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    with trio.fail_after(30):
+        async with listener:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve)
+                peer = await open_raw(listener.socket.getsockname()[1], hello=False, receive_buffer=4096)
+            [server] = servers
+            with peer:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(peer.send, frame(bytes(125), PING) * 200_000 + frame(b"done"))
+                    assert await server.receive() == b"done"
+                assert len(server._outgoing) < 200_000
+            server.abort()
