@@ -129,7 +129,7 @@ class Siege:
             async with WSClient("127.0.0.1", self.port).connect() as bystander:
                 assert await bystander.execute("(+ 1 2)") == 3
 
-    async def server_is_rid_of_them(self, *, within: float = 6.0) -> None:
+    async def server_is_rid_of_them(self, *, within: float = 2.0) -> None:
         """Wait until the server has none of the peers' sockets any more, even if the peers keep theirs."""
         held = sum(peer.socket.fileno() >= 0 for peer in self._sockets)
         with trio.fail_after(within):
@@ -155,7 +155,7 @@ async def besieged(**options: Any) -> AsyncIterator[Siege]:
                     yield siege
                     await siege.bystander_is_served()
                 await siege.server_is_rid_of_them()
-                with trio.fail_after(5):
+                with trio.fail_after(1):
                     await questions.send(answered := trio.Event())
                     await answered.wait()
             nursery.cancel_scope.cancel()
@@ -261,7 +261,7 @@ async def test_a_request_that_makes_no_sense_is_answered_and_then_closed(request
         assert head.startswith(b"HTTP/1.1 ")
         assert int(head.split()[1]) in statuses
         await siege.bystander_is_served()
-        await siege.server_is_rid_of_them()
+        await siege.server_is_rid_of_them(within=3)
 
 
 @pytest.mark.trio
@@ -356,7 +356,7 @@ async def test_a_request_sent_byte_by_byte_is_cut_all_the_same() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drip)
             await siege.bystander_is_served()
-            await siege.server_is_rid_of_them()
+            await siege.server_is_rid_of_them(within=3)
 
 
 @pytest.mark.trio
@@ -453,7 +453,7 @@ async def test_a_frame_that_breaks_websocket_is_told_and_closed(data: bytes, cod
     async with besieged() as siege:
         peer = await siege.open(baseline=baseline)
         await peer.send(data)
-        with trio.fail_after(8):
+        with trio.fail_after(3):
             assert await peer.receive_close() == code
         await siege.server_is_rid_of_them()
 
@@ -967,7 +967,7 @@ async def test_a_server_that_vanishes_is_noticed_by_every_call_at_once(end: Call
         await anyio.sleep_forever()
 
     async with connected(script) as connection:
-        with anyio.fail_after(5):
+        with anyio.fail_after(1):
             failures = await failures_of_ten(connection)
         assert {type(failure) for failure in failures} == {ConnectionLost}
         await check_that_it_stays_closed(connection, ConnectionLost)
@@ -1133,7 +1133,7 @@ async def test_a_server_that_does_not_answer_a_close_does_not_hold_it_up(monkeyp
         monkeypatch.setattr(f"rayforce_trio._transports.{module}.CLOSE_TIMEOUT", 0.2)
 
     async with connected(lambda _: anyio.sleep_forever()) as connection:
-        with anyio.fail_after(8):
+        with anyio.fail_after(3):
             await connection.close()
         await check_that_it_stays_closed(connection, ConnectionClosed)
 

@@ -235,7 +235,7 @@ def _how(process: trio.Process) -> str:
 
 def _path(path: object, argument: str) -> Path:
     try:
-        return Path(path).absolute()  # type: ignore[arg-type]
+        return Path(path).absolute()  # type: ignore[arg-type]  # what is no path raises
     except TypeError:
         raise RayforceValueError(f"Invalid {argument}: {path!r}. Must be a path") from None
 

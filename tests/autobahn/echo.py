@@ -6,6 +6,7 @@ import trio
 
 from rayforce_trio._tasks import race
 from rayforce_trio._transports import KeepAlive, OpeningRequest, Transport, accept, connect, end
+from rayforce_trio._transports._trio_websocket import TrioWebSocket
 from rayforce_trio.errors import HandshakeError, RayforceWSError
 
 _LIMIT = 64 * 1024 * 1024  # bytes; the longest message of the suite has 16 MiB
@@ -59,7 +60,8 @@ async def _welcome(request: OpeningRequest) -> None:
 
 
 def _for_echo(transport: Transport) -> Transport:
-    transport.max_text_size = _LIMIT  # type: ignore[attr-defined]
+    assert isinstance(transport, TrioWebSocket)
+    transport.max_text_size = _LIMIT
     return transport
 
 

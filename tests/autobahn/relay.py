@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream
-from support.proxy import Lane
+from anyio.abc import SocketStream
+from support.proxy import Lane, between
 
 
 class Relay:
@@ -34,16 +34,8 @@ class Relay:
 @asynccontextmanager
 async def relay(target: int) -> AsyncIterator[Relay]:
     """Run a relay to a port of this machine."""
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-    made = Relay(listener.extra(SocketAttribute.local_port))
-
-    async def handle(client: SocketStream) -> None:
-        await made.handle(client, target)
-
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, handle)
+    async with between(Relay, target) as made:
         yield made
-        tasks.cancel_scope.cancel()
 
 
 def _authority(port: int) -> bytes:

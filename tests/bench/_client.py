@@ -146,7 +146,7 @@ class Native:
     async def execute(self, query: Any) -> Any:
         return self._client.execute(query)
 
-    async def flood(self, meter: Meter) -> None:  # noqa: ARG002
+    async def flood(self, meter: Meter) -> None:  # noqa: ARG002 - as of the others
         raise Cannot("several requests in flight")
 
 

@@ -60,8 +60,8 @@ def test_a_round_that_one_of_them_lacks_has_no_ratio() -> None:
 
 
 def test_times_and_rates_are_both_told_as_times_better_than_the_peer() -> None:
-    assert report_row(measured(TIME, ours=[2], peer=[6]), TIME)[3] == "3.00×"  # noqa: RUF001
-    assert report_row(measured(RATE, ours=[6], peer=[2]), RATE)[3] == "3.00×"  # noqa: RUF001
+    assert report_row(measured(TIME, ours=[2], peer=[6]), TIME)[3] == "3.00×"  # noqa: RUF001 - the sign that the report has
+    assert report_row(measured(RATE, ours=[6], peer=[2]), RATE)[3] == "3.00×"  # noqa: RUF001 - the sign that the report has
 
 
 def test_who_cannot_or_failed_has_no_figure_but_a_reason() -> None:

@@ -123,13 +123,13 @@ async def test_a_call_that_times_out_ends_on_time_and_leaves_the_engine_free_and
         with anyio.move_on_after(0.2) as scope:
             await connection.execute(SLOW)
         assert scope.cancelled_caught
-        assert time.perf_counter() - started < SOON
+        assert time.perf_counter() - started < 1.0
         assert (await other.execute("(+ 1 2)")).value == 3
-        assert time.perf_counter() - started < SOON
+        assert time.perf_counter() - started < 1.5
         await is_in_step(connection)
 
         before = cpu_seconds(served.engine_pid)
-        await anyio.sleep(1.0)
+        await anyio.sleep(1.0)  # the span in which it may do nothing: idleness is no event to wait for
         assert cpu_seconds(served.engine_pid) - before < 0.5
 
 

@@ -30,7 +30,7 @@ class CloggedTransport:
         self._send = transport.send
         self._unclogged = anyio.Event()
         self.sending = anyio.Event()
-        transport.send = self.send  # type: ignore[method-assign]
+        transport.send = self.send  # type: ignore[method-assign]  # the point of it
 
     async def send(self, message: Frame | Sliced | str) -> None:
         self.sending.set()

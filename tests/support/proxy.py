@@ -3,8 +3,9 @@
 import math
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Protocol, TypeVar
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
@@ -97,11 +98,21 @@ class Proxy:
                 self._clients.discard(client)
 
 
+class Between(Protocol):
+    """What stands between clients and a server."""
+
+    async def handle(self, client: SocketStream, target: int) -> None:
+        """Serve one client of the server at the port `target`."""
+
+
+T = TypeVar("T", bound=Between)
+
+
 @asynccontextmanager
-async def proxy(target: int) -> AsyncIterator[Proxy]:
-    """Run a proxy to a port of this machine."""
+async def between(make: Callable[[int], T], target: int) -> AsyncIterator[T]:
+    """Listen on a free port of this machine, for a server at the port `target`; `make` gets the port."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-    made = Proxy(listener.extra(SocketAttribute.local_port))
+    made = make(listener.extra(SocketAttribute.local_port))
 
     async def handle(client: SocketStream) -> None:
         await made.handle(client, target)
@@ -110,3 +121,10 @@ async def proxy(target: int) -> AsyncIterator[Proxy]:
         tasks.start_soon(listener.serve, handle)
         yield made
         tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def proxy(target: int) -> AsyncIterator[Proxy]:
+    """Run a proxy to a port of this machine."""
+    async with between(Proxy, target) as made:
+        yield made
