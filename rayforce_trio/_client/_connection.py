@@ -239,7 +239,7 @@ class WSClientConnection:
             del message, received  # they may be large, and the next ones may be long in coming
 
     async def _write(self) -> None:
-        turn = Turn()
+        turn = Turn(self._transport.flush)
         while True:
             if self._send_error is not None:
                 raise self._send_error
@@ -249,8 +249,6 @@ class WSClientConnection:
                     await self._transport.send(outgoing.message)
                     self._writing = False
                 self._sent(outgoing)
-                if turn.is_over:
-                    self._transport.flush()
                 await turn.pass_on()
             self._transport.flush()
             self._outgoing = self._new_event()

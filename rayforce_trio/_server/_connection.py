@@ -221,7 +221,7 @@ class WSServerConnection:
         raise self._engine_error
 
     async def _work_all(self) -> None:
-        turn = Turn()
+        turn = Turn(self._flush)
         while True:
             if self._unsent is not None:
                 message, self._unsent = self._unsent, None
@@ -230,9 +230,7 @@ class WSServerConnection:
             elif self._engine_error is not None:
                 return
             elif self._running is None and len(self._requests):
-                if turn.is_over:
-                    self._flush()  # what was answered in one turn goes out together
-                    await turn.pass_on()
+                await turn.pass_on()
                 if self._stopping.is_set():
                     return
                 self._running = self._requests.get_nowait()

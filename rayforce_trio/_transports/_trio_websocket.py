@@ -78,7 +78,7 @@ class TrioWebSocket(Transport):
         self._client = client
         self._keepalive = keepalive
         self._last_sign_of_life = trio.current_time()
-        self._turn = Turn()
+        self._turn = Turn(self.flush)
         # Incoming
         self._receiver = FrameReceiver(masked=not client, max_message_size=max_message_size, max_text_size=TEXT_LIMIT)
         self._receiver.feed(leftover)
@@ -127,9 +127,7 @@ class TrioWebSocket(Transport):
                 if self._receiver.has_bytes:
                     if not waited:
                         await trio.lowlevel.checkpoint_if_cancelled()
-                        if self._turn.is_over:
-                            self.flush()
-                            await self._turn.pass_on()  # thousands of messages, or of pings, fit into one read
+                        await self._turn.pass_on()  # thousands of messages, or of pings, fit into one read
                     event = self._next_event()
                     waited = False
                     if isinstance(event, Ping | Pong):
