@@ -1,5 +1,6 @@
 """Tasks that live and die together, and single exceptions instead of groups."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,14 @@ BATCH = 1e-3
 
 Measured: to send takes as long as to answer a small request, and more if that wakes the peer up.
 """
+
+Event = trio.Event | asyncio.Event
+"""An event of the running loop."""
+
+
+def event_class() -> type[trio.Event] | type[asyncio.Event]:
+    """Return the running loop's own class of events: anyio's takes a detour with every call."""
+    return trio.Event if trio.lowlevel.in_trio_run() else asyncio.Event
 
 
 class Turn:

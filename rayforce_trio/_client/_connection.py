@@ -20,7 +20,7 @@ from .._protocol import (
     ProtocolViolation,
     Reply,
 )
-from .._tasks import Turn, race
+from .._tasks import Event, Turn, event_class, race
 from .._transports import Transport, closed_by_us, end, say_goodbye
 from ..errors import ProtocolError, RayforceError, RayforceWSError
 
@@ -52,8 +52,8 @@ class WSClientConnection:
         self._transport = transport
         self._protocol = ClientProtocol(extended=transport.subprotocol == SUBPROTOCOL)
         self._waiters: dict[ClientRequest, _Waiter] = {}
-        self._outgoing = anyio.Event()
-        self._new_event = type(self._outgoing)  # this loop's; to find out which it is takes longer than to make one
+        self._new_event = event_class()
+        self._outgoing = self._new_event()
         self._refused: Outgoing | None = None  # it counts as sent, but the network was busy
         self._writing = False
         self._send_error: RayforceWSError | None = None
@@ -178,7 +178,8 @@ class WSClientConnection:
         if self._reason is not None:
             raise self._why_closed()
         frame = encode(query, message_type, verbose=verbose)
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        if not self._protocol.pending:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # or it would be sent before the cancellation is noticed
         submit = self._protocol.submit if message_type is MessageType.SYNC else self._protocol.post
         request = submit(frame)
         del frame
@@ -288,7 +289,7 @@ class WSClientConnection:
 class _Waiter:
     """Where a call waits: for the reply of its request, or for its post to be sent."""
 
-    def __init__(self, done: anyio.Event) -> None:
+    def __init__(self, done: Event) -> None:
         self.done = done
         self.reply: Reply | None = None
         self.failed = False
