@@ -45,6 +45,7 @@ ratios. Another machine has other times, but much the same ratios.
 - **requests in flight**: the same, {IN_FLIGHT:,} requests at once on one connection. With our client as many tasks
   call `execute`, each of which gets its own value. The peer's `execute` cannot be called twice at once, so what is
   measured are messages on the `websockets` connection below it, and nothing is decoded. `TCPClient` has no such thing.
+  *From one task*: the same from the load generator, which decodes nothing and has no tasks: what the servers can do.
 - **reply**: `(til n)`, n integers of 8 bytes, until the vector is there. **upload**: the count of such a vector, which
   goes with the query.
 - **connections**: one request in flight on each, from one load generator, the same for all servers: plain WebSocket,
@@ -125,6 +126,7 @@ def _lines() -> Iterator[Line]:
     yield Line("round trip, one core", peer_goal=2.8, native_goal=2.0)
     yield Line("round trip, free", peer_goal=2.2, native_goal=2.2)
     yield Line("in flight", "rate", native=RAW, peer_goal=6, native_goal=1.5)
+    yield Line("in flight, from one task", "rate", native=RAW, peer_goal=6, native_goal=1.5)
     yield Line("reply 8 KB")
     yield Line("reply 0.8 MB", peer_goal=300, native_goal=1.3)
     yield Line("reply 8 MB", native_goal=1.3)
@@ -144,6 +146,7 @@ def _lines() -> Iterator[Line]:
     yield Line("round trip, one core", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
     yield Line("round trip, free", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
     yield Line("in flight", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
+    yield Line("in flight, from one task", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
     yield Line("reply 8 MB", subject=ENGINE, native_goal=2.1)
     yield Line("reply 80 MB", subject=ENGINE, native_goal=2.3)
     yield Line("upload 8 MB", subject=ENGINE)

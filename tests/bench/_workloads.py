@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from . import _memory
 from ._children import Cannot
 from ._client import SMALL
-from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, Arena, Contestant
+from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, Arena, Contestant
 from ._results import Figure
 
 Turn: TypeAlias = Callable[[Arena, Contestant, float], dict[str, float]]
@@ -70,6 +70,19 @@ def _in_flight() -> Workload:
 
     name = "in flight"
     return Workload(name, CONTESTANTS, turn, (Figure(name, "rate", "requests in flight", "rate"),))
+
+
+def _flooded() -> Workload:
+    def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
+        if contestant is RAW:
+            return _tell(arena, contestant, seconds * _MANY_FACTOR, do="flood", query=SMALL, expected=3)
+        port, generator = arena.server(contestant).port, arena.load_generator("load")
+        generator.say(do="flood", port=port, seconds=seconds * _MANY_FACTOR)
+        generator.answer(_PATIENCE)
+        return generator.answer(_PATIENCE + seconds)
+
+    name = "in flight, from one task"
+    return Workload(name, (*_SERVERS, RAW), turn, (Figure(name, "rate", "requests in flight, from one task", "rate"),))
 
 
 def _connections(count: int) -> Workload:
@@ -133,6 +146,7 @@ def _workloads() -> tuple[Workload, ...]:
         _asking("round trip, one core", CONTESTANTS, pinned=True, **round_trip),
         _asking("round trip, free", CONTESTANTS, **round_trip),
         _in_flight(),
+        _flooded(),
         *(_asking(f"reply {size}", query=f"(til {count})", expected=count) for size, count in replies.items()),
         *(_asking(f"upload {size}", upload=count, expected=count) for size, count in uploads.items()),
         *map(_connections, (10, 100, 500)),
