@@ -6,6 +6,7 @@ small messages that is a third of the time a request takes.
 
 import operator
 import socket
+from abc import abstractmethod
 
 import trio
 
@@ -15,11 +16,43 @@ READ_SIZE = 64 * 1024
 _PIECE = 1024 * 1024  # bytes; more is not sent without a look at whether the caller was cancelled
 
 
-class TcpStream(trio.abc.HalfCloseableStream):
-    """A stream over a socket.
+class LeanStream(trio.abc.HalfCloseableStream):
+    """A stream that takes at once what the network does, and receives where the caller wants it.
 
     Its errors are trio's: `BrokenResourceError` for those of the network, `ClosedResourceError` once it is closed. One
     task may receive and one send at a time.
+    """
+
+    @abstractmethod
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        """Send what the network takes at once; returns how many bytes that was. No checkpoint.
+
+        What is sent next has to begin with the rest.
+        """
+
+    @abstractmethod
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Receive to the beginning of a buffer; returns how many bytes, 0 if the peer sends no more. A checkpoint."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the socket at once; whoever waits for it gets a `ClosedResourceError`. No checkpoint. Idempotent."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it. A checkpoint; if cancelled, part of it may have been sent, and nothing else can follow."""
+        await trio.lowlevel.checkpoint()
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                with view[sent : sent + _PIECE] as piece:
+                    count = self.send_nowait(piece)
+                sent += count
+                if sent < len(view):
+                    await self.wait_send_all_might_not_block()
+
+
+class TcpStream(LeanStream):
+    """A stream over a socket.
 
     Args:
         stream: where the socket comes from; it is of no more use afterwards.
@@ -35,7 +68,6 @@ class TcpStream(trio.abc.HalfCloseableStream):
         return self._socket.fileno()
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
-        """Send what the network takes at once; returns how many bytes that was. No checkpoint."""
         try:
             return self._socket.send(data)
         except BlockingIOError:
@@ -53,18 +85,11 @@ class TcpStream(trio.abc.HalfCloseableStream):
             raise self._error() from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
         await self._check_open()
         if self._eof_sent:
+            await trio.lowlevel.checkpoint()
             raise trio.ClosedResourceError("nothing can be sent after the end of the stream")
-        with memoryview(data) as view:
-            sent = 0
-            while sent < len(view):
-                with view[sent : sent + _PIECE] as piece:
-                    count = self.send_nowait(piece)
-                sent += count
-                if sent < len(view):
-                    await self.wait_send_all_might_not_block()
+        await super().send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the network takes more. A checkpoint."""
@@ -85,7 +110,6 @@ class TcpStream(trio.abc.HalfCloseableStream):
                 raise self._error() from error
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Receive to the beginning of a buffer; returns how many bytes, 0 if the peer sends no more. A checkpoint."""
         while True:
             await self._check_open()
             await trio.lowlevel.wait_readable(self._socket)
@@ -107,7 +131,6 @@ class TcpStream(trio.abc.HalfCloseableStream):
                 raise self._error() from error
 
     def close(self) -> None:
-        """Close the socket at once; whoever waits for it gets a `ClosedResourceError`. No checkpoint. Idempotent."""
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()

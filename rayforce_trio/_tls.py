@@ -1,0 +1,210 @@
+"""TLS over a TCP connection, with the same promises: what the network takes at once is sent without a checkpoint.
+
+`trio.SSLStream` cannot be used any more once a send was cancelled, which happens here to connections that live on, and
+has nothing but `send_all` to send with. The TLS itself is the `ssl` module's, between two buffers in memory.
+"""
+
+import ssl
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from ._tcp import READ_SIZE, LeanStream, TcpStream
+from .errors import HandshakeError, RayforceValueError
+
+_PIECE = 64 * 1024  # bytes; so many are encrypted at once, and then offered to the network
+
+_PLAIN = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST"})
+
+
+def check_context(context: object, *, server_side: bool) -> None:
+    """Raise `RayforceValueError` if this is no `ssl.SSLContext` for a server, or a client."""
+    wrong = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
+    if not isinstance(context, ssl.SSLContext) or context.protocol is wrong:
+        side, purpose = ("server", "CLIENT_AUTH") if server_side else ("client", "SERVER_AUTH")
+        raise RayforceValueError(
+            f"Invalid TLS context: {context!r}. Must be an ssl.SSLContext for a {side}, such as "
+            f"ssl.create_default_context(ssl.Purpose.{purpose})"
+        )
+
+
+def speaks_plainly(error: BaseException | None) -> bool:
+    """Whether a TLS handshake failed because the peer does not speak TLS."""
+    return isinstance(error, ssl.SSLError) and error.reason in _PLAIN
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a TLS handshake failed, for the person who reads it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate cannot be trusted: {error.verify_message}"
+    if speaks_plainly(error):
+        return "it does not speak TLS"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return str(error)
+
+
+class TlsStream(LeanStream):
+    """TLS over a `TcpStream`. Shake hands before anything else.
+
+    Args:
+        stream: what it goes over; it is of no more use by itself.
+        context: what is trusted, and which certificate is shown.
+        server_hostname: as a client, the name that the server's certificate has to be for; `None`: as the server.
+    """
+
+    def __init__(self, stream: TcpStream, context: ssl.SSLContext, *, server_hostname: str | None) -> None:
+        self._stream = stream
+        self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._arrived, self._leaving, server_side=server_hostname is None, server_hostname=server_hostname
+        )
+        self._unsent = memoryview(b"")  # encrypted, and not yet taken by the network
+        self._encrypted = 0  # bytes whose encrypted form is, in part, still here: the caller offers them again
+        self._eof_sent = False
+
+    @property
+    def certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate, as `ssl.SSLSocket.getpeercert` tells it; `None` if none was asked for, or shown."""
+        return self._tls.getpeercert() or None
+
+    def fileno(self) -> int:
+        """Return the socket's file descriptor; -1 once it is closed."""
+        return self._stream.fileno()
+
+    async def do_handshake(self) -> None:
+        """Shake hands. A checkpoint; if cancelled, close the stream.
+
+        Raises:
+            HandshakeError: the peers do not agree; its cause is the `ssl.SSLError`, if there is one.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+                await self._send_all_encrypted()
+                return
+            except ssl.SSLWantReadError:
+                try:
+                    await self._send_all_encrypted()
+                    await self._receive_encrypted()
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    raise HandshakeError("the connection broke during the TLS handshake") from error
+            except ssl.SSLEOFError as error:
+                raise HandshakeError("the peer hung up during the TLS handshake") from error
+            except (ssl.SSLError, ssl.CertificateError) as error:
+                self._push()  # the alert, which tells the peer
+                raise HandshakeError(f"the TLS handshake failed: {reason_of(error)}") from error
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise HandshakeError("the connection broke during the TLS handshake") from error
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        if self.fileno() < 0 or self._eof_sent:
+            raise trio.ClosedResourceError("nothing can be sent on a stream that was closed")
+        taken = 0
+        with memoryview(data) as view:
+            while self._push():
+                taken += self._encrypted
+                self._encrypted = 0
+                if taken >= len(view):
+                    break
+                with view[taken : taken + _PIECE] as piece:
+                    try:
+                        self._encrypted = self._tls.write(piece)
+                    except ssl.SSLError as error:
+                        raise trio.BrokenResourceError("the connection broke") from error
+        return taken
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self.send_nowait(b"")  # raises if the stream was closed, even if there is nothing to send
+        await super().send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the network takes more. A checkpoint."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        buffer = memoryview(bytearray(max_bytes or READ_SIZE))
+        return bytes(buffer[: await self.receive_into(buffer)])
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        waited = False
+        while True:
+            if self.fileno() < 0:
+                await trio.lowlevel.checkpoint()
+                raise trio.ClosedResourceError("this stream was closed")
+            count = self._decrypt(buffer)
+            if count is not None:
+                if not waited:
+                    await trio.lowlevel.checkpoint()
+                return count
+            await self._receive_encrypted()
+            waited = True
+
+    def _decrypt(self, buffer: memoryview) -> int | None:
+        """Fill a buffer with what has arrived: how many bytes, 0 at the end; `None`: more has to arrive."""
+        filled = 0
+        while filled < len(buffer):
+            try:
+                # With a buffer it returns a number, which typeshed does not know.
+                count: int = self._tls.read(len(buffer) - filled, buffer[filled:])  # type: ignore[assignment]
+            except ssl.SSLWantReadError:
+                self._push()  # an answer to the peer, of the kind that TLS gives by itself
+                return filled or None
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return filled
+            except ssl.SSLError as error:
+                raise trio.BrokenResourceError("the connection broke") from error
+            if not count:
+                break
+            filled += count
+        return filled
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._eof_sent:
+            self._say_goodbye()
+            await self._send_all_encrypted()
+            await self._stream.send_eof()
+
+    def close(self) -> None:
+        if self.fileno() >= 0 and not self._eof_sent:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                self._say_goodbye()
+                self._push()
+        self._stream.close()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def _say_goodbye(self) -> None:
+        self._eof_sent = True
+        with suppress(ssl.SSLError):  # it asks for the peer's goodbye, which nobody waits for
+            self._tls.unwrap()
+
+    # What is encrypted
+
+    def _push(self) -> bool:
+        """Send what the network takes at once of what is encrypted; returns whether that was all."""
+        while self._unsent or self._leaving.pending:
+            if not self._unsent:
+                self._unsent = memoryview(self._leaving.read())
+            self._unsent = self._unsent[self._stream.send_nowait(self._unsent) :]
+            if self._unsent:
+                return False
+        return True
+
+    async def _send_all_encrypted(self) -> None:
+        while not self._push():
+            await self._stream.wait_send_all_might_not_block()
+
+    async def _receive_encrypted(self) -> None:
+        data = await self._stream.receive_some()
+        if data:
+            self._arrived.write(data)
+        else:
+            self._arrived.write_eof()
