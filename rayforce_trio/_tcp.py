@@ -24,6 +24,10 @@ class LeanStream(trio.abc.HalfCloseableStream):
     """
 
     @abstractmethod
+    def fileno(self) -> int:
+        """Return the socket's file descriptor; -1 once it is closed."""
+
+    @abstractmethod
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Send what the network takes at once; returns how many bytes that was. No checkpoint.
 
@@ -64,7 +68,6 @@ class TcpStream(LeanStream):
         self._eof_sent = False
 
     def fileno(self) -> int:
-        """Return the socket's file descriptor; -1 once it is closed."""
         return self._socket.fileno()
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:

@@ -70,7 +70,6 @@ class TlsStream(LeanStream):
         return self._tls.getpeercert() or None
 
     def fileno(self) -> int:
-        """Return the socket's file descriptor; -1 once it is closed."""
         return self._stream.fileno()
 
     async def do_handshake(self) -> None:
@@ -106,7 +105,8 @@ class TlsStream(LeanStream):
             while self._push():
                 taken += self._encrypted
                 self._encrypted = 0
-                if taken >= len(view):
+                assert taken <= len(view), "what is sent has to begin with what was not taken"
+                if taken == len(view):
                     break
                 with view[taken : taken + _PIECE] as piece:
                     try:
@@ -131,6 +131,7 @@ class TlsStream(LeanStream):
         return bytes(buffer[: await self.receive_into(buffer)])
 
     async def receive_into(self, buffer: memoryview) -> int:
+        await trio.lowlevel.checkpoint_if_cancelled()
         waited = False
         while True:
             if self.fileno() < 0:
@@ -139,7 +140,7 @@ class TlsStream(LeanStream):
             count = self._decrypt(buffer)
             if count is not None:
                 if not waited:
-                    await trio.lowlevel.checkpoint()
+                    await trio.lowlevel.cancel_shielded_checkpoint()  # what was decrypted is nowhere else
                 return count
             await self._receive_encrypted()
             waited = True
@@ -165,6 +166,8 @@ class TlsStream(LeanStream):
 
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()
+        if self.fileno() < 0:
+            raise trio.ClosedResourceError("this stream was closed")
         if not self._eof_sent:
             self._say_goodbye()
             await self._send_all_encrypted()
