@@ -5,6 +5,7 @@ auth                        who is asking, and how a server finds out
 _protocol                   the conversation, without I/O
 _codec                      queries and values to frames and back; the engine's FFI
 _tasks, _addresses          what several rooms need: tasks that end together, hosts and ports
+_credentials                the same: user names, passwords and tokens
 _transports                 WebSocket libraries behind one interface, and the choice between event loops
 _engines                    what evaluates
 _client | _server           the two ends

@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Mapping
 
-from ..auth import check_password, check_token, check_user
+from .._credentials import check_password, check_token, check_user
 from ..errors import RayforceValueError
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -3,8 +3,9 @@
 import base64
 import binascii
 
+from .._credentials import is_sendable, is_token
 from .._transports import OpeningRequest
-from ..auth import Request, is_sendable, is_token
+from ..auth import Request
 
 TOKEN_PREFIX = "rayforce.token."
 """Begins the subprotocol that a browser proposes to send a token: the rest is the token in base64url, unpadded."""
