@@ -1,15 +1,17 @@
 """RayforceDB over WebSocket, with structured concurrency.
 
 errors                      every exception
+auth                        who is asking, and how a server finds out
 _protocol                   the conversation, without I/O
 _codec                      queries and values to frames and back; the engine's FFI
 _tasks, _addresses          what several rooms need: tasks that end together, hosts and ports
+_credentials                the same: user names, passwords and tokens
 _transports                 WebSocket libraries behind one interface, and the choice between event loops
 _engines                    what evaluates
 _client | _server           the two ends
 """
 
-from . import errors
+from . import auth, errors
 from ._client import VerboseResult, WSClient, WSClientConnection
 from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
@@ -27,5 +29,6 @@ __all__ = [
     "WSServer",
     "WSServerConnection",
     "__version__",
+    "auth",
     "errors",
 ]

@@ -1,6 +1,6 @@
 """Hosts and ports: what is one, how it is written, and why it could not be reached."""
 
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from .errors import RayforceValueError
 
@@ -26,6 +26,22 @@ def authority_of(host: str, port: int | None) -> str:
     """Return `host:port`, or the host alone, as it stands in a URL."""
     bracketed = f"[{host}]" if ":" in host else host
     return bracketed if port is None else f"{bracketed}:{port}"
+
+
+def ip_of(address: str) -> IPv4Address | IPv6Address:
+    """Return an IP address as the system tells it: without its scope, and an IPv4 one mapped into IPv6 as itself.
+
+    Raises:
+        ValueError: it is none.
+    """
+    ip = ip_address(address.partition("%")[0])
+    return (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
+
+
+def network_of(address: str) -> str:
+    """Return what to count as one peer: an IPv4 address, or the /64 of an IPv6 one, all of which one host may have."""
+    ip = ip_of(address)
+    return str(ip if isinstance(ip, IPv4Address) else IPv6Network((ip, 64), strict=False))
 
 
 def why(error: Exception) -> str:

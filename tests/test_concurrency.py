@@ -22,6 +22,7 @@ from rayforce_trio._codec import encode, evaluate
 from rayforce_trio._engines import Session
 from rayforce_trio._protocol import Frame, MessageType, Reply, Result
 from rayforce_trio._server._connection import MAX_QUEUED_REQUESTS, WSServerConnection
+from rayforce_trio._server._log import ConnectionLog
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 
 LOCAL = "127.0.0.1"
@@ -139,7 +140,9 @@ async def test_an_error_in_a_post_appears_in_the_servers_log_only(caplog: pytest
         await connection.post('(+ 1 "a")')
         assert await number(connection, "(+ 1 2)") == 3
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert [record.getMessage() for record in warnings] == ["connection 1: a post failed: type: cannot add i64 and str"]
+    [message] = [record.getMessage() for record in warnings]
+    assert message.startswith("connection 1 (127.0.0.1:")
+    assert message.endswith("): a post failed: type: cannot add i64 and str")
 
 
 # Many connections
@@ -236,7 +239,7 @@ async def test_a_flood_of_requests_waits_in_the_network_and_all_are_answered() -
     session = GatedSession()
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(WSServerConnection(1, server, session).run)
+            nursery.start_soon(WSServerConnection(ConnectionLog(1, server.peer), server, session).run)
             for n in range(total):
                 await client.send(encode(str(n), MessageType.SYNC))
             await trio.testing.wait_all_tasks_blocked()

@@ -374,8 +374,8 @@ async def test_connections_are_numbered_in_the_log(caplog: pytest.LogCaptureFixt
         async with local_server() as server:
             for _ in range(2):
                 await check_answers(server.port)
-    opened = [record.getMessage() for record in caplog.records if "open to" in record.getMessage()]
-    assert [message.partition(":")[0] for message in opened] == ["connection 1", "connection 2"]
+    opened = [record.getMessage() for record in caplog.records if record.getMessage().endswith("): open")]
+    assert [message.partition(" (127.0.0.1:")[0] for message in opened] == ["connection 1", "connection 2"]
 
 
 # Stopping, whatever is under way

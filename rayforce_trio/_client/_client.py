@@ -1,6 +1,6 @@
 """`WSClient`: where to connect, and the three ways to do it."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from .._transports import (
 )
 from ..errors import HandshakeError, RayforceValueError, RayforceWSError
 from ._connection import WSClientConnection
+from ._credentials import request_headers
 
 OPEN_TIMEOUT = 5.0
 """Bound on opening a connection, the name look-up and the handshakes included; in seconds."""
@@ -38,12 +39,16 @@ class WSClient:
     Args:
         host: the server's name or address.
         port: its port, 1-65535; `None` means 80.
+        user: the user name to send with the password (HTTP Basic).
+        password: the password; it can be without a user name, if the server wants none.
+        token: a bearer token to send instead of both.
+        headers: further headers for the opening request.
         max_message_size: the longest message accepted from the server, in bytes. Default: 1 GiB.
         ping_interval: seconds of silence after which the server is pinged; `None`: never. Default: 60.
         ping_timeout: seconds it then has before the connection counts as lost; `None`: for ever. Default: 30.
 
     Raises:
-        RayforceValueError: an argument is out of range.
+        RayforceValueError: an argument is out of range, cannot be sent, or contradicts another.
     """
 
     def __init__(
@@ -51,6 +56,10 @@ class WSClient:
         host: str,
         port: int | None = None,
         *,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         ping_interval: float | None = 60.0,
         ping_timeout: float | None = 30.0,
@@ -61,6 +70,7 @@ class WSClient:
         check_size(max_message_size)
         self._host = host
         self._port = port
+        self._headers = request_headers(user, password, token, headers)
         self._max_message_size = max_message_size
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
         self.uri = f"ws://{authority_of(host, port)}"
@@ -96,6 +106,7 @@ class WSClient:
                 self._host,
                 80 if self._port is None else self._port,
                 subprotocols=[SUBPROTOCOL],
+                headers=self._headers,
                 max_message_size=self._max_message_size,
                 keepalive=self._keepalive,
             )

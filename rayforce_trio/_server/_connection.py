@@ -1,7 +1,6 @@
 """One connection of the server: one task reads, another evaluates and answers."""
 
 import copy
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -24,9 +23,8 @@ from .._protocol import (
 from .._tasks import Turn, race
 from .._transports import CLOSE_TIMEOUT, Transport, end, say_goodbye
 from ..errors import EngineError, ProtocolError, RayforceWSError
+from ._log import ConnectionLog
 from ._queue import BoundedQueue
-
-logger = logging.getLogger("rayforce_trio.server")
 
 MAX_QUEUED_REQUESTS = 1024
 """How many requests of one connection wait for their turn; further ones wait in the network."""
@@ -68,11 +66,14 @@ class WSServerConnection:
     Attributes:
         id: counts the server's connections, from 1; log records carry it.
         peer: the client's address.
+        principal: what the server's `authenticate` returned; `None` if it has none.
     """
 
-    def __init__(self, connection_id: int, transport: Transport, session: Session) -> None:
-        self.id = connection_id
-        self.peer = transport.peer
+    def __init__(self, log: ConnectionLog, transport: Transport, session: Session, principal: object = None) -> None:
+        self._log = log
+        self.id = log.connection_id
+        self.peer = log.peer
+        self.principal = principal
         self._transport = transport
         self._session = session
         self._protocol = ServerProtocol(extended=transport.subprotocol == SUBPROTOCOL)
@@ -116,10 +117,10 @@ class WSServerConnection:
                     if self._running is not None and (self._running.number is not None or self._stopping.is_set()):
                         self._session.cancel()
                     if error is not None:
-                        logger.info("connection %d: %s", self.id, error)
+                        self._log.info("%s", error)
                         await end(self._transport, error)
             if self._scope.cancelled_caught:
-                logger.warning("connection %d: posts were left undone", self.id)
+                self._log.warning("posts were left undone")
         except Exception:
             await self._transport.aclose(CloseCode.INTERNAL_ERROR, "internal error")
             raise
@@ -250,7 +251,7 @@ class WSServerConnection:
         if request.number is None:
             failure = request.failure or await self._ask_engine(lambda: self._session.post(request.frame))
             if failure is not None:
-                logger.warning("connection %d: a post failed: %s", self.id, failure)
+                self._log.warning("a post failed: %s", failure)
             return
         if not self._peer_waits:
             return

@@ -1,10 +1,9 @@
 """`WSServer`: listens, lets peers in, and keeps each of them apart from everything else."""
 
 import itertools
-import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
@@ -12,7 +11,7 @@ from types import TracebackType
 import trio
 
 from .._addresses import authority_of, check_host, check_port
-from .._engines import Engine, InProcessEngine, Session
+from .._engines import Engine, InProcessEngine
 from .._protocol import SUBPROTOCOL
 from .._tasks import ungrouped
 from .._transports import (
@@ -25,10 +24,11 @@ from .._transports import (
 )
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ._access import make_policy
+from ._admission import Admission, Admitted, Authenticate
 from ._connection import WSServerConnection, greet
+from ._limits import ConnectionLimits
+from ._log import ConnectionLog
 from ._shared_port import open_shared_listeners
-
-logger = logging.getLogger("rayforce_trio.server")
 
 OPEN_TIMEOUT = 5.0
 """Bound on a client's opening, from the TCP connection to its greeting; in seconds."""
@@ -44,9 +44,19 @@ class WSServer:
         host: the name or address to listen on; the default is every IPv4 address of the machine.
         engine: what evaluates the queries: an `InProcessEngine`, which is the default, a `NativeEngine`, a
             `NativeProcess`, or several of them in a `RoundRobinEngine`.
-        allow_unauthenticated: let in clients that are not on this machine. Whoever can connect can run any code in the
-            server, so by default only clients on the loopback interface are let in, whatever `host` is.
+        authenticate: a function, async or not, that gets an `auth.Request` and returns who that is, an
+            `auth.Principal` say, or something falsy: the client is refused with HTTP status 401. `auth` has some. By
+            default nobody is asked.
+        engines: further engines by name; `auth.Principal` can name one that evaluates for it.
+        allow_unauthenticated: let in clients that are not on this machine although nobody is asked. Whoever can connect
+            can run any code in the server, so without `authenticate` only clients on the loopback interface are let
+            in, whatever `host` is.
         allowed_origins: origins (`https://example.org`) whose browser pages may connect; the server's own always may.
+        allowed_hosts: names under which clients may ask for the server, without ports. On loopback addresses in
+            addition to those addresses, `localhost` and `host`; on others by default any will do.
+        max_connections: how many connections there may be, in all; `None`: no limit. Default: 128.
+        max_connections_per_address: how many of them from one IPv4 address or /64 of IPv6. Default: 32.
+        max_unauthenticated: how many of them may be opening. Default: 32.
         max_message_size: the longest message accepted from a client, in bytes. Default: 64 MiB.
         reuse_port: let other processes of the same user, that ask for it too, listen on the port (`SO_REUSEPORT`); the
             system spreads the connections over them.
@@ -63,8 +73,14 @@ class WSServer:
         *,
         host: str = "0.0.0.0",
         engine: Engine | None = None,
+        authenticate: Authenticate | None = None,
+        engines: Mapping[str, Engine] | None = None,
         allow_unauthenticated: bool = False,
         allowed_origins: Iterable[str] = (),
+        allowed_hosts: Iterable[str] = (),
+        max_connections: int | None = 128,
+        max_connections_per_address: int | None = 32,
+        max_unauthenticated: int | None = 32,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         reuse_port: bool = False,
         ping_interval: float | None = 60.0,
@@ -79,8 +95,15 @@ class WSServer:
         """The name or address to listen on, as it was given."""
         self._asked_port = port
         self._bound_port: int | None = None
-        self._engine = engine if engine is not None else InProcessEngine()
-        self._access = make_policy(allow_unauthenticated=allow_unauthenticated, allowed_origins=allowed_origins)
+        policy = make_policy(
+            authenticated=authenticate is not None,
+            allow_unauthenticated=allow_unauthenticated,
+            allowed_origins=allowed_origins,
+            allowed_hosts=allowed_hosts,
+            own_host=host,
+        )
+        self._admission = Admission(policy, authenticate, engine if engine is not None else InProcessEngine(), engines)
+        self._limits = ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated)
         self._max_message_size = max_message_size
         self._reuse_port = reuse_port
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
@@ -156,7 +179,8 @@ class WSServer:
         try:
             with ungrouped():
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(self._engine.run)
+                    for engine in self._admission.engines:
+                        await nursery.start(engine.run)
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
@@ -253,61 +277,89 @@ class WSServer:
         """Serve one peer. Whatever it does, and whatever goes wrong, ends here."""
         connection_id = next(self._ids)
         try:
-            await self._serve_peer(connection_id, stream)
+            address, port, *_ = stream.socket.getpeername()
+        except OSError:
+            address, port = "", 0
+        log = ConnectionLog(connection_id, authority_of(address, port))
+        try:
+            if not address:
+                log.info("gone before it was served")
+            elif (refusal := self._limits.refusal(address)) is not None:
+                log.warning("refused: %s", refusal.reason)
+                await self._limits.turn_away(stream, refusal)
+            else:
+                with self._limits.connection(address):
+                    await self._serve_peer(stream, log)
         except Exception:
-            logger.exception("connection %d: internal error", connection_id)
+            log.exception("internal error")
         finally:
             stream.socket.close()
 
-    async def _serve_peer(self, connection_id: int, stream: trio.SocketStream) -> None:
-        session: Session | None = None
-        transport: Transport | None = None
-
-        async def decide(request: OpeningRequest) -> Refusal | None:
-            nonlocal session
-            refusal = self._access.decide(request)
-            if refusal is None:
-                try:
-                    session = await self._engine.open_session()
-                except RayforceWSError as error:
-                    return Refusal(503, f"The engine cannot be reached: {error}")
-            return refusal
-
+    async def _serve_peer(self, stream: trio.SocketStream, log: ConnectionLog) -> None:
+        opened = _Opened()
         try:
             with trio.move_on_after(OPEN_TIMEOUT) as opening:
                 self._openings.add(opening)
                 try:
-                    transport = await accept(
-                        stream,
-                        decide=decide,
-                        subprotocols=[SUBPROTOCOL],
-                        max_message_size=self._max_message_size,
-                        keepalive=self._keepalive,
-                    )
-                    await greet(transport)
+                    async with self._limits.opening() as refusal:
+                        if refusal is None:
+                            await self._open(stream, opening, opened, log)
                 finally:
                     self._openings.discard(opening)
-            if opening.cancelled_caught or session is None or transport is None:
-                logger.info("connection %d: given up before it was open", connection_id)
+                if refusal is not None:
+                    log.warning("refused: %s", refusal.reason)
+                    await self._limits.turn_away(stream, refusal)
+                    return
+            if opened.admitted is None or opened.transport is None or opening.cancelled_caught:
+                log.info("given up before it was open")
                 return
-            await self._converse(WSServerConnection(connection_id, transport, session))
+            await self._converse(
+                WSServerConnection(log, opened.transport, opened.admitted.session, opened.admitted.principal), log
+            )
         except RayforceWSError as error:
-            logger.info("connection %d: refused or failed to open: %s", connection_id, error)
+            log.info("refused or failed to open: %s", error)
         finally:
-            if transport is not None:
-                transport.abort()  # nothing, if it was closed
-            if session is not None:
-                await session.aclose()
+            if opened.transport is not None:
+                opened.transport.abort()  # nothing, if it was closed
+            if opened.admitted is not None:
+                await opened.admitted.session.aclose()
 
-    async def _converse(self, connection: WSServerConnection) -> None:
+    async def _open(
+        self, stream: trio.SocketStream, opening: trio.CancelScope, opened: "_Opened", log: ConnectionLog
+    ) -> None:
+        async def decide(request: OpeningRequest) -> Refusal | None:
+            decision = await self._admission.decide(request, opening, log)
+            if isinstance(decision, Refusal):
+                return decision
+            opened.admitted = decision
+            return None
+
+        opened.transport = await accept(
+            stream,
+            decide=decide,
+            subprotocols=[SUBPROTOCOL],
+            max_message_size=self._max_message_size,
+            keepalive=self._keepalive,
+        )
+        await greet(opened.transport)
+
+    async def _converse(self, connection: WSServerConnection, log: ConnectionLog) -> None:
         self._connections.add(connection)
         try:
-            logger.info("connection %d: open to %s", connection.id, connection.peer)
+            log.info("open")
             if self._stopping is None or self._stopping.is_set():
                 connection.stop()
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+
+class _Opened:
+    """What a peer's opening has come to so far, for whoever ends it."""
+
+    def __init__(self) -> None:
+        self.admitted: Admitted | None = None
+        self.transport: Transport | None = None
 
 
 def _require_trio() -> None:

@@ -17,7 +17,7 @@ from ._base import (
 )
 from ._detached import start_detached
 from ._keepalive import KeepAlive
-from ._trio_opening import OpeningRequest, Refusal, accept
+from ._trio_opening import OpeningRequest, Refusal, accept, refuse
 
 __all__ = [
     "CLOSE_TIMEOUT",
@@ -30,17 +30,27 @@ __all__ = [
     "closed_by_us",
     "connect",
     "end",
+    "refuse",
     "say_goodbye",
     "start_detached",
 ]
 
 
 async def connect(
-    host: str, port: int, *, subprotocols: Sequence[str], max_message_size: int, keepalive: KeepAlive
+    host: str,
+    port: int,
+    *,
+    subprotocols: Sequence[str],
+    headers: Sequence[tuple[str, str]] = (),
+    max_message_size: int,
+    keepalive: KeepAlive,
 ) -> Transport:
     """Open a WebSocket connection to `ws://host:port/` on the running event loop.
 
     A checkpoint; if cancelled, nothing is left open.
+
+    Args:
+        headers: what the opening request has beside the headers of its own; they may be secret.
 
     Raises:
         ConnectError: no connection could be made; `HandshakeError` and `ConnectionRejected` say more.
@@ -54,13 +64,25 @@ async def connect(
     else:
         raise RayforceWSError(f"the {library} event loop is not supported; use trio or asyncio")
     return await open_transport(
-        host, port, subprotocols=subprotocols, max_message_size=max_message_size, keepalive=keepalive
+        host,
+        port,
+        subprotocols=subprotocols,
+        headers=headers,
+        max_message_size=max_message_size,
+        keepalive=keepalive,
     )
 
 
 class _Connect(Protocol):
     async def __call__(
-        self, host: str, port: int, *, subprotocols: Sequence[str], max_message_size: int, keepalive: KeepAlive
+        self,
+        host: str,
+        port: int,
+        *,
+        subprotocols: Sequence[str],
+        headers: Sequence[tuple[str, str]],
+        max_message_size: int,
+        keepalive: KeepAlive,
     ) -> Transport: ...
 
 

@@ -45,9 +45,18 @@ _CONTROL_FRAME = 125
 
 
 async def connect(
-    host: str, port: int, *, subprotocols: Sequence[str], max_message_size: int, keepalive: KeepAlive
+    host: str,
+    port: int,
+    *,
+    subprotocols: Sequence[str],
+    headers: Sequence[tuple[str, str]] = (),
+    max_message_size: int,
+    keepalive: KeepAlive,
 ) -> "AsyncioWebSocket":
     """Open a connection to `ws://host:port/`. If cancelled, nothing is left open.
+
+    Args:
+        headers: what the opening request has beside the headers of its own.
 
     Raises:
         ConnectError: nobody answers there.
@@ -59,6 +68,7 @@ async def connect(
         websocket = await _Connect(
             f"ws://{authority}/",
             subprotocols=[Subprotocol(name) for name in subprotocols],
+            additional_headers=headers,
             compression=None,
             proxy=None,
             open_timeout=None,
@@ -98,6 +108,13 @@ class _ClientConnection(ClientConnection):
         self.last_sign_of_life = self.loop.time()
         self.turn = Turn()
         self._hang_up: asyncio.TimerHandle | None = None
+
+    async def handshake(self, *args: Any, **kwargs: Any) -> None:
+        logs, self.protocol.debug = self.protocol.debug, False  # the library would log the headers, secrets included
+        try:
+            await super().handshake(*args, **kwargs)
+        finally:
+            self.protocol.debug = logs
 
     def data_received(self, data: bytes) -> None:
         self.last_sign_of_life = self.loop.time()

@@ -8,7 +8,8 @@ ours, which keeps every byte after the HTTP head; the same socket then goes on i
 import base64
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
 
 import h11
 import trio
@@ -45,28 +46,50 @@ class OpeningRequest:
     Attributes:
         path: of the URL.
         headers: the HTTP headers, names in lower case; one that decides who is let in is there once at most.
+        subprotocols: those it proposes, in its order. They are not among the headers.
         peer: the client's IP address.
         own_address: the IP address and port it connected to.
     """
 
     path: str
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)  # with secrets among them
     peer: str
     own_address: tuple[str, int]
+    subprotocols: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a client is refused: an HTTP status of 400-599 and a sentence for the person who reads it."""
+    """Why a client is refused: an HTTP status of 400-599, a sentence for the person who reads it, and more headers."""
 
     status: int
     reason: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def all_headers(self) -> list[tuple[bytes, bytes]]:
+        """Those, and the ones that every refusal has."""
+        all_ = (("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close"), *self.headers)
+        return [(name.encode(), value.encode()) for name, value in all_]
+
+    @property
+    def body(self) -> bytes:
+        return self.reason.encode() + b"\n"
 
 
 async def connect(
-    host: str, port: int, *, subprotocols: Sequence[str], max_message_size: int, keepalive: KeepAlive
+    host: str,
+    port: int,
+    *,
+    subprotocols: Sequence[str],
+    headers: Sequence[tuple[str, str]] = (),
+    max_message_size: int,
+    keepalive: KeepAlive,
 ) -> TrioWebSocket:
     """Open a connection to `ws://host:port/`. A checkpoint; if cancelled, nothing is left open.
+
+    Args:
+        headers: what the opening request has beside the headers of its own.
 
     Raises:
         ConnectError: nobody answers there.
@@ -79,7 +102,7 @@ async def connect(
     except (OSError, UnicodeError) as error:
         raise ConnectError(f"could not connect to {authority}: {why(error)}") from error
     try:
-        return await _upgrade_client(stream, authority, subprotocols, max_message_size, keepalive)
+        return await _upgrade_client(stream, authority, subprotocols, headers, max_message_size, keepalive)
     except BaseException:
         stream.close()
         raise
@@ -89,6 +112,7 @@ async def _upgrade_client(
     stream: TcpStream,
     authority: str,
     subprotocols: Sequence[str],
+    headers: Sequence[tuple[str, str]],
     max_message_size: int,
     keepalive: KeepAlive,
 ) -> TrioWebSocket:
@@ -104,6 +128,7 @@ async def _upgrade_client(
             authority,
             "/",
             subprotocols=subprotocols,
+            extra_headers=[(name.encode(), value.encode()) for name, value in headers],
         )
         subprotocol = websocket.subprotocol
 
@@ -180,16 +205,13 @@ async def _upgrade_server(
         nonlocal chosen
         request = await trio_websocket.wrap_server_stream(nursery, head)
         _check_request(head.head)
-        headers = _unambiguous(request.headers)
-        refusal = await decide(OpeningRequest(request.path, headers, peer[0], (own[0], own[1])))
+        headers = {"host": _host(head.head), **_unambiguous(request.headers)}
+        proposed = tuple(request.proposed_subprotocols)
+        refusal = await decide(OpeningRequest(request.path, headers, peer[0], (own[0], own[1]), proposed))
         if refusal is not None:
-            await request.reject(
-                refusal.status,
-                extra_headers=[(b"Content-Type", b"text/plain; charset=utf-8"), (b"Connection", b"close")],
-                body=refusal.reason.encode() + b"\n",
-            )
+            await request.reject(refusal.status, extra_headers=refusal.all_headers, body=refusal.body)
             raise ConnectionRejected(refusal.status, refusal.reason)
-        chosen = next((name for name in subprotocols if name in request.proposed_subprotocols), None)
+        chosen = next((name for name in subprotocols if name in proposed), None)
         await request.accept(subprotocol=chosen)
 
     try:
@@ -226,6 +248,12 @@ def _check_request(head: bytes) -> None:
         raise HandshakeError("the peer's Sec-WebSocket-Key is not 16 bytes in base64")
 
 
+def _host(head: bytes) -> str:
+    """Return the Host header as it came, of which there is one; trio-websocket keeps it to itself."""
+    found = re.search(rb"(?im)^host:[ \t]*([^\r\n]*)", head)
+    return "" if found is None else found[1].decode("ascii").strip()
+
+
 def _unambiguous(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for raw_name, value in headers:
@@ -234,6 +262,25 @@ def _unambiguous(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
             raise HandshakeError(f"the peer's request has more than one header {name}")
         found[name] = value.decode("ascii")
     return found
+
+
+async def refuse(stream: trio.SocketStream, refusal: Refusal) -> None:
+    """Refuse a peer before it has asked for anything, within a second. A checkpoint.
+
+    Args:
+        stream: a connection just accepted; it is closed afterwards, whatever happens.
+    """
+    head = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
+    head += [name + b": " + value for name, value in refusal.all_headers]
+    head += [b"Content-Length: %d" % len(refusal.body), b"", refusal.body]
+    lean = TcpStream(stream)
+    try:
+        await lean.send_all(b"\r\n".join(head))
+        await _linger(lean)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+    finally:
+        lean.close()
 
 
 async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable[None]]) -> None:

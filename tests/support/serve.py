@@ -16,7 +16,15 @@ from support.native import native_server
 
 
 async def ours(engine: Engine) -> None:
-    async with WSServer(port=0, host="127.0.0.1", engine=engine) as server:
+    server = WSServer(
+        port=0,
+        host="127.0.0.1",
+        engine=engine,
+        max_connections=None,
+        max_connections_per_address=None,
+        max_unauthenticated=None,
+    )
+    async with server:
         print(server.port, flush=True)
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
 

@@ -1,0 +1,59 @@
+"""What a client tells of itself in its opening request. No error here shows a secret."""
+
+import base64
+import re
+from collections.abc import Mapping
+
+from .._credentials import check_password, check_token, check_user
+from ..errors import RayforceValueError
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
+
+# Those that the opening handshake and HTTP itself have.
+_OWN = frozenset({"connection", "content-length", "host", "transfer-encoding", "upgrade"})
+_OWN_PREFIX = "sec-websocket-"
+
+
+def request_headers(
+    user: str | None, password: str | None, token: str | None, headers: Mapping[str, str] | None
+) -> list[tuple[str, str]]:
+    """Return the headers that the opening request has beside its own.
+
+    Raises:
+        RayforceValueError: something in them cannot be sent, or they contradict each other.
+    """
+    if headers is not None and not isinstance(headers, Mapping):
+        raise RayforceValueError("Invalid headers. Must be a dict of names and values")
+    found = [_checked(name, value) for name, value in (headers or {}).items()]
+    authorization = _authorization(user, password, token)
+    if authorization is not None:
+        if any(name.lower() == "authorization" for name, _ in found):
+            raise RayforceValueError("Give either headers with Authorization, or user and password, or token")
+        found.append(("Authorization", authorization))
+    return found
+
+
+def _authorization(user: str | None, password: str | None, token: str | None) -> str | None:
+    if token is not None:
+        if user is not None or password is not None:
+            raise RayforceValueError("Give either token, or user and password")
+        return f"Bearer {check_token(token)}"
+    if password is not None:
+        credentials = f"{check_user('' if user is None else user)}:{check_password(password)}"
+        return f"Basic {base64.b64encode(credentials.encode()).decode()}"
+    if user is not None:
+        raise RayforceValueError("A user needs a password, too")
+    return None
+
+
+def _checked(name: object, value: object) -> tuple[str, str]:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise RayforceValueError(f"Invalid name of a header: {name!r}. Must be of ASCII letters, digits and dashes")
+    if name.lower() in _OWN or name.lower().startswith(_OWN_PREFIX):
+        raise RayforceValueError(f"The header {name} is the client's own; it cannot be given")
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        raise RayforceValueError(
+            f"Invalid value of the header {name}. Must be a str of visible ASCII characters, with spaces between them"
+        )
+    return name, value

@@ -1,0 +1,169 @@
+"""Who gets in, and to which engine."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+
+import trio
+
+from .._addresses import network_of
+from .._engines import Engine, Session
+from .._transports import OpeningRequest, Refusal
+from ..auth import Principal, Request
+from ..errors import RayforceValueError, RayforceWSError
+from ._access import AccessPolicy
+from ._credentials import read_request
+from ._failures import FailureLimit
+from ._log import ConnectionLog
+
+Authenticate = Callable[[Request], object | Awaitable[object]]
+"""Says who is asking, at once or asynchronously; something falsy: nobody who may get in."""
+
+ANSWER_TIME = 1.0
+"""How much longer than it has a peer's opening may take, to be told that `authenticate` took too long; in seconds."""
+
+_UNKNOWN = Refusal(
+    401,
+    "This server lets in only whom it knows. Send a user name and a password, or a token, that it knows.",
+    (("WWW-Authenticate", 'Basic realm="rayforce", charset="UTF-8"'),),
+)
+_TOO_LATE = Refusal(503, "This server did not find out in time who you are. Try again later.", (("Retry-After", "1"),))
+_FAILED = Refusal(500, "This server failed when it was to find out who you are. Its log says why.")
+_NO_ENGINE = Refusal(503, "This server has no engine for you. Its log says why.")
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Who is let in, and the session that was opened for them."""
+
+    principal: object
+    session: Session
+
+
+class Admission:
+    """Decides about requests.
+
+    Args:
+        policy: what to check first.
+        authenticate: says who is asking; `None`: nobody does.
+        engine: what evaluates.
+        engines: others, by their names, which principals may be bound to.
+
+    Raises:
+        RayforceValueError: an argument is none of these, or they contradict each other.
+    """
+
+    def __init__(
+        self,
+        policy: AccessPolicy,
+        authenticate: Authenticate | None,
+        engine: Engine,
+        engines: Mapping[str, Engine] | None,
+    ) -> None:
+        if authenticate is not None and not callable(authenticate):
+            raise RayforceValueError("Invalid authenticate. Must be a function that takes a Request, or None")
+        self._policy = policy
+        self._authenticate = authenticate
+        self._engine = engine
+        self._named = _checked(engines)
+        if self._named and authenticate is None:
+            raise RayforceValueError("engines needs authenticate, whose principals say which of them is theirs")
+        self._failures = FailureLimit()
+
+    @property
+    def engines(self) -> list[Engine]:
+        """All engines, each once."""
+        return list(dict.fromkeys([self._engine, *self._named.values()]))
+
+    async def decide(
+        self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
+    ) -> Admitted | Refusal:
+        """Let a request in, or not. A checkpoint.
+
+        Args:
+            opening: the scope of the peer's opening, cancelled by its deadline. If that finds `authenticate` at work,
+                the deadline is put off by `ANSWER_TIME`.
+            log: is told who was let in.
+        """
+        refusal = self._policy.decide(request)
+        if refusal is not None:
+            return refusal
+        principal: object = None
+        if self._authenticate is not None:
+            principal = await self._identify(self._authenticate, request, opening, log)
+            if isinstance(principal, Refusal):
+                return principal
+        engine = self._engine_of(principal)
+        if engine is None:
+            log.error("the principal's engine is not among the engines that WSServer was given: %s", principal)
+            return _NO_ENGINE
+        try:
+            return Admitted(principal, await engine.open_session())
+        except RayforceWSError as error:
+            return Refusal(503, f"The engine cannot be reached: {error}")
+
+    def _engine_of(self, principal: object) -> Engine | None:
+        if isinstance(principal, Principal) and principal.engine is not None:
+            return self._named.get(principal.engine)
+        return self._engine
+
+    async def _identify(
+        self, authenticate: Authenticate, opening_request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
+    ) -> object:
+        """Return the principal, or a `Refusal`."""
+        request = read_request(opening_request)
+        deadline = opening.deadline
+        opening.deadline += ANSWER_TIME
+        with trio.move_on_at(deadline):
+            async with self._failures.attempt(network_of(request.peer)) as attempt:
+                if attempt.retry_after:
+                    opening.deadline = deadline
+                    return _slow_down(attempt.retry_after)
+                try:
+                    principal = authenticate(request)
+                    if inspect.isawaitable(principal):
+                        principal = await principal
+                    attempt.failed = not principal
+                except Exception:
+                    log.exception("authenticate failed")
+                    return _FAILED
+            opening.deadline = deadline
+            if attempt.failed:
+                return _UNKNOWN
+            log.principal = _name_of(principal, request)
+            return principal
+        log.warning("authenticate took too long")
+        return _TOO_LATE
+
+
+def _checked(engines: Mapping[str, Engine] | None) -> dict[str, Engine]:
+    try:
+        named = dict(engines or {})
+    except (TypeError, ValueError):
+        named = None
+    if named is None or not all(map(_is_named_engine, named.items())):
+        raise RayforceValueError(f"Invalid engines: {engines!r}. Must be a dict of names and engines")
+    return named
+
+
+def _is_named_engine(item: tuple[object, object]) -> bool:
+    name, engine = item
+    return isinstance(name, str) and name != "" and isinstance(engine, Engine)
+
+
+def _slow_down(seconds: float) -> Refusal:
+    return Refusal(
+        429,
+        "Too many requests from your address did not say who they are. Try again later.",
+        (("Retry-After", str(max(1, ceil(seconds)))),),
+    )
+
+
+def _name_of(principal: object, request: Request) -> str:
+    """Return how the log names a principal: by nothing that could be a secret."""
+    if isinstance(principal, Principal):
+        return principal.name
+    if isinstance(principal, str) and principal not in (request.password, request.token):
+        return principal
+    return f"some {type(principal).__name__}"

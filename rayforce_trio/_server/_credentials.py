@@ -1,0 +1,51 @@
+"""What a request brings to say who is asking."""
+
+import base64
+import binascii
+
+from .._credentials import is_sendable, is_token
+from .._transports import OpeningRequest
+from ..auth import Request
+
+TOKEN_PREFIX = "rayforce.token."
+"""Begins the subprotocol that a browser proposes to send a token: the rest is the token in base64url, unpadded."""
+
+
+def read_request(opening: OpeningRequest) -> Request:
+    """Return what `authenticate` gets to see.
+
+    Credentials that make no sense count as none. A header goes before a subprotocol.
+    """
+    username = password = token = None
+    authorization = opening.headers.get("authorization")
+    if authorization is None:
+        token = _of_subprotocols(opening.subprotocols)
+    else:
+        scheme, _, credentials = authorization.partition(" ")
+        credentials = credentials.strip(" ")
+        if scheme.lower() == "basic":
+            username, password = _of_basic(credentials)
+        elif scheme.lower() == "bearer" and is_token(credentials):
+            token = credentials
+    return Request(opening.path, opening.headers, opening.peer, username, password, token)
+
+
+def _of_basic(credentials: str) -> tuple[str, str] | tuple[None, None]:
+    try:
+        text = base64.b64decode(credentials, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None, None
+    username, colon, password = text.partition(":")
+    return (username, password) if colon and is_sendable(text) else (None, None)
+
+
+def _of_subprotocols(proposed: tuple[str, ...]) -> str | None:
+    tokens = [name.removeprefix(TOKEN_PREFIX) for name in proposed if name.startswith(TOKEN_PREFIX)]
+    if len(tokens) != 1:
+        return None
+    encoded = tokens[0].encode()
+    try:
+        token = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return token if is_token(token) else None
