@@ -1,8 +1,14 @@
 """Hosts and ports: what is one, how it is written, and why it could not be reached."""
 
+import re
+import ssl
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from urllib.parse import unquote, urlsplit
 
 from .errors import RayforceValueError
+
+_TARGET = re.compile(r"/[!-\"$-~]*")
 
 
 def check_host(host: object) -> None:
@@ -42,6 +48,76 @@ def network_of(address: str) -> str:
     """Return what to count as one peer: an IPv4 address, or the /64 of an IPv6 one, all of which one host may have."""
     ip = ip_of(address)
     return str(ip if isinstance(ip, IPv4Address) else IPv6Network((ip, 64), strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is. As a string it is the URL, without the query, which may hold secrets.
+
+    Attributes:
+        host: its name or address.
+        port: 1-65535; `None` means 80, or with TLS 443.
+        target: the path, and the query if there is one.
+        tls: how to speak TLS; `None`: not at all.
+
+    Raises:
+        RayforceValueError: one of these is out of range.
+    """
+
+    host: str
+    port: int | None = None
+    target: str = "/"
+    tls: ssl.SSLContext | None = None
+
+    def __post_init__(self) -> None:
+        check_host(self.host)
+        if self.port is not None:
+            check_port(self.port, lowest=1)
+        _check_target(self.target)
+
+    @property
+    def scheme(self) -> str:
+        return "ws" if self.tls is None else "wss"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host, and the port that is meant."""
+        return self.host, self.port or (80 if self.tls is None else 443)
+
+    @property
+    def authority(self) -> str:
+        """The same as it stands in a URL."""
+        return authority_of(*self.address)
+
+    def __str__(self) -> str:
+        path = self.target.partition("?")[0]
+        return f"{self.scheme}://{authority_of(self.host, self.port)}{'' if path == '/' else path}"
+
+
+def _check_target(target: object) -> None:
+    if not isinstance(target, str) or not _TARGET.fullmatch(target):
+        raise RayforceValueError("Invalid path. Must begin with / and be of visible ASCII characters, without a #")
+
+
+def parse_url(url: object) -> tuple[str, int | None, str, bool, str | None]:
+    """Take a URL apart: the host, the port, the path with the query, whether it wants TLS, and the user.
+
+    Raises:
+        RayforceValueError: it is no `ws://` or `wss://` URL, or has a password in it.
+    """
+    try:
+        if not isinstance(url, str):
+            raise TypeError
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
+            raise ValueError
+        port = parts.port
+    except (TypeError, ValueError):  # it is not shown: there may be a password in it
+        raise RayforceValueError("Invalid URL. Must look like wss://user@host:port/path, or ws://") from None
+    if parts.password is not None:
+        raise RayforceValueError("There is a password in the URL, which others may read; give password= instead")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return parts.hostname, port, target, parts.scheme == "wss", unquote(parts.username) if parts.username else None
 
 
 def why(error: Exception) -> str:

@@ -35,6 +35,9 @@ class LeanStream(trio.abc.HalfCloseableStream):
         """
 
     @abstractmethod
+    async def receive_some(self, max_bytes: int | None = None) -> bytes: ...
+
+    @abstractmethod
     async def receive_into(self, buffer: memoryview) -> int:
         """Receive to the beginning of a buffer; returns how many bytes, 0 if the peer sends no more. A checkpoint."""
 

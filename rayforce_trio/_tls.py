@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from ._tcp import READ_SIZE, LeanStream, TcpStream
+from ._tcp import READ_SIZE, LeanStream
 from .errors import HandshakeError, RayforceValueError
 
 _PIECE = 64 * 1024  # bytes; so many are encrypted at once, and then offered to the network
@@ -46,7 +46,7 @@ def reason_of(error: BaseException) -> str:
 
 
 class TlsStream(LeanStream):
-    """TLS over a `TcpStream`. Shake hands before anything else.
+    """TLS over another stream. Shake hands before anything else.
 
     Args:
         stream: what it goes over; it is of no more use by itself.
@@ -54,7 +54,7 @@ class TlsStream(LeanStream):
         server_hostname: as a client, the name that the server's certificate has to be for; `None`: as the server.
     """
 
-    def __init__(self, stream: TcpStream, context: ssl.SSLContext, *, server_hostname: str | None) -> None:
+    def __init__(self, stream: LeanStream, context: ssl.SSLContext, *, server_hostname: str | None) -> None:
         self._stream = stream
         self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(

@@ -1,15 +1,17 @@
 """`WSClient`: where to connect, and the three ways to do it."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from ssl import SSLContext, create_default_context
 from types import TracebackType
 from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
-from .._addresses import authority_of, check_host, check_port
+from .._addresses import Endpoint, parse_url
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._tasks import ungrouped
+from .._tls import check_context
 from .._transports import (
     KeepAlive,
     check_size,
@@ -38,7 +40,10 @@ class WSClient:
 
     Args:
         host: the server's name or address.
-        port: its port, 1-65535; `None` means 80.
+        port: its port, 1-65535; `None` means 80, or with TLS 443.
+        ssl: whether to speak TLS: `True`, trusting the certificates that the system trusts; or an `ssl.SSLContext`, for
+            others, or with a certificate for this client.
+        path: of the server's URL, for a proxy that goes by it.
         user: the user name to send with the password (HTTP Basic).
         password: the password; it can be without a user name, if the server wants none.
         token: a bearer token to send instead of both.
@@ -56,6 +61,8 @@ class WSClient:
         host: str,
         port: int | None = None,
         *,
+        ssl: bool | SSLContext = False,
+        path: str = "/",
         user: str | None = None,
         password: str | None = None,
         token: str | None = None,
@@ -64,17 +71,31 @@ class WSClient:
         ping_interval: float | None = 60.0,
         ping_timeout: float | None = 30.0,
     ) -> None:
-        check_host(host)
-        if port is not None:
-            check_port(port, lowest=1)
         check_size(max_message_size)
-        self._host = host
-        self._port = port
+        self._endpoint = Endpoint(host, port, path, _context(ssl))
         self._headers = request_headers(user, password, token, headers)
         self._max_message_size = max_message_size
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
-        self.uri = f"ws://{authority_of(host, port)}"
+        self.uri = str(self._endpoint)
         """Where this client connects to, as in its repr."""
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> "WSClient":
+        """Return a client for `wss://user@host:port/path`, or `ws://`; all but the host can be left out.
+
+        Args:
+            url: without a password, since URLs are shown and logged.
+            options: as for `WSClient`; `ssl` can be a context, if the URL begins with `wss`.
+
+        Raises:
+            RayforceValueError: it is no such URL, or contradicts the options.
+        """
+        host, port, target, secure, user = parse_url(url)
+        if user is not None:
+            options.setdefault("user", user)
+        if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
+            raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
+        return cls(host, port, path=target, **options)
 
     def connect(self, nursery: Nursery | None = None) -> "PendingConnection":
         """Connect to the server, within 5 seconds. Await what this returns, or enter it with `async with`.
@@ -103,8 +124,7 @@ class WSClient:
     async def _open(self) -> "WSClientConnection":
         with anyio.move_on_after(OPEN_TIMEOUT):
             transport = await connect(
-                self._host,
-                80 if self._port is None else self._port,
+                self._endpoint,
                 subprotocols=[SUBPROTOCOL],
                 headers=self._headers,
                 max_message_size=self._max_message_size,
@@ -127,6 +147,15 @@ class WSClient:
 
     def __repr__(self) -> str:
         return f"WSClient({self.uri})"
+
+
+def _context(ssl: bool | SSLContext) -> SSLContext | None:
+    if ssl is False:
+        return None
+    if ssl is True:
+        return create_default_context()
+    check_context(ssl, server_side=False)
+    return ssl
 
 
 class PendingConnection:

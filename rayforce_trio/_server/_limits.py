@@ -1,5 +1,6 @@
 """How many connections at once: in all, of one peer, and such as are not open yet."""
 
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -87,7 +88,7 @@ class ConnectionLimits:
         finally:
             self._openings.release()
 
-    async def turn_away(self, stream: trio.SocketStream, refusal: Refusal) -> None:
+    async def turn_away(self, stream: trio.SocketStream, refusal: Refusal, tls: ssl.SSLContext | None) -> None:
         """Tell a peer that it is one too many, within a second, and close its connection. A checkpoint."""
         if self._turned_away >= MAX_TURNED_AWAY:
             stream.socket.close()
@@ -95,7 +96,7 @@ class ConnectionLimits:
             return
         self._turned_away += 1
         try:
-            await refuse(stream, refusal)
+            await refuse(stream, refusal, tls=tls)
         finally:
             self._turned_away -= 1
 

@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -14,6 +15,7 @@ from .._addresses import authority_of, check_host, check_port
 from .._engines import Engine, InProcessEngine
 from .._protocol import SUBPROTOCOL
 from .._tasks import ungrouped
+from .._tls import check_context
 from .._transports import (
     KeepAlive,
     OpeningRequest,
@@ -44,6 +46,8 @@ class WSServer:
         host: the name or address to listen on; the default is every IPv4 address of the machine.
         engine: what evaluates the queries: an `InProcessEngine`, which is the default, a `NativeEngine`, a
             `NativeProcess`, or several of them in a `RoundRobinEngine`.
+        ssl_context: the certificate to show and how to speak TLS, from `ssl.create_default_context` with the purpose
+            `CLIENT_AUTH`; if it asks clients for certificates, `authenticate` gets to see them. `None`: no TLS.
         authenticate: a function, async or not, that gets an `auth.Request` and returns who that is, an
             `auth.Principal` say, or something falsy: the client is refused with HTTP status 401. `auth` has some. By
             default nobody is asked.
@@ -73,6 +77,7 @@ class WSServer:
         *,
         host: str = "0.0.0.0",
         engine: Engine | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         authenticate: Authenticate | None = None,
         engines: Mapping[str, Engine] | None = None,
         allow_unauthenticated: bool = False,
@@ -90,6 +95,8 @@ class WSServer:
         check_host(host)
         if engine is not None and not isinstance(engine, Engine):
             raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an instance such as InProcessEngine()")
+        if ssl_context is not None:
+            check_context(ssl_context, server_side=True)
         check_size(max_message_size)
         self.host = host
         """The name or address to listen on, as it was given."""
@@ -103,6 +110,7 @@ class WSServer:
             own_host=host,
         )
         self._admission = Admission(policy, authenticate, engine if engine is not None else InProcessEngine(), engines)
+        self._tls = ssl_context
         self._limits = ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated)
         self._max_message_size = max_message_size
         self._reuse_port = reuse_port
@@ -121,8 +129,8 @@ class WSServer:
 
     @property
     def url(self) -> str:
-        """The URL the server listens at: `ws://`, the host and the port."""
-        return f"ws://{authority_of(self.host, self.port)}"
+        """The URL the server listens at: `ws://`, or with TLS `wss://`, the host and the port."""
+        return f"{'ws' if self._tls is None else 'wss'}://{authority_of(self.host, self.port)}"
 
     def __repr__(self) -> str:
         return f"WSServer(port={self.port})"
@@ -286,7 +294,7 @@ class WSServer:
                 log.info("gone before it was served")
             elif (refusal := self._limits.refusal(address)) is not None:
                 log.warning("refused: %s", refusal.reason)
-                await self._limits.turn_away(stream, refusal)
+                await self._limits.turn_away(stream, refusal, self._tls)
             else:
                 with self._limits.connection(address):
                     await self._serve_peer(stream, log)
@@ -308,7 +316,7 @@ class WSServer:
                     self._openings.discard(opening)
                 if refusal is not None:
                     log.warning("refused: %s", refusal.reason)
-                    await self._limits.turn_away(stream, refusal)
+                    await self._limits.turn_away(stream, refusal, self._tls)
                     return
             if opened.admitted is None or opened.transport is None or opening.cancelled_caught:
                 log.info("given up before it was open")
@@ -336,6 +344,7 @@ class WSServer:
 
         opened.transport = await accept(
             stream,
+            tls=self._tls,
             decide=decide,
             subprotocols=[SUBPROTOCOL],
             max_message_size=self._max_message_size,

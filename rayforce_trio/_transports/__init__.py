@@ -5,6 +5,7 @@ from typing import Protocol
 
 import sniffio
 
+from .._addresses import Endpoint
 from ..errors import RayforceWSError
 from . import _trio_opening
 from ._base import (
@@ -37,15 +38,14 @@ __all__ = [
 
 
 async def connect(
-    host: str,
-    port: int,
+    endpoint: Endpoint,
     *,
     subprotocols: Sequence[str],
     headers: Sequence[tuple[str, str]] = (),
     max_message_size: int,
     keepalive: KeepAlive,
 ) -> Transport:
-    """Open a WebSocket connection to `ws://host:port/` on the running event loop.
+    """Open a WebSocket connection on the running event loop.
 
     A checkpoint; if cancelled, nothing is left open.
 
@@ -64,8 +64,7 @@ async def connect(
     else:
         raise RayforceWSError(f"the {library} event loop is not supported; use trio or asyncio")
     return await open_transport(
-        host,
-        port,
+        endpoint,
         subprotocols=subprotocols,
         headers=headers,
         max_message_size=max_message_size,
@@ -76,8 +75,7 @@ async def connect(
 class _Connect(Protocol):
     async def __call__(
         self,
-        host: str,
-        port: int,
+        endpoint: Endpoint,
         *,
         subprotocols: Sequence[str],
         headers: Sequence[tuple[str, str]],

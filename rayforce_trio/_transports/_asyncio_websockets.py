@@ -1,6 +1,7 @@
 """WebSocket under asyncio: the `websockets` library, client side."""
 
 import asyncio
+import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from .._addresses import authority_of
+from .._addresses import Endpoint
 from .._protocol import CloseCode, Frame, Sliced, shortened
 from .._tasks import Turn
 from ..errors import (
@@ -33,6 +34,7 @@ from ._base import (
     closed_by_us,
     no_websocket_server,
     text_too_large,
+    tls_failed,
     too_large,
 )
 from ._keepalive import KeepAlive
@@ -45,15 +47,14 @@ _CONTROL_FRAME = 125
 
 
 async def connect(
-    host: str,
-    port: int,
+    endpoint: Endpoint,
     *,
     subprotocols: Sequence[str],
     headers: Sequence[tuple[str, str]] = (),
     max_message_size: int,
     keepalive: KeepAlive,
 ) -> "AsyncioWebSocket":
-    """Open a connection to `ws://host:port/`. If cancelled, nothing is left open.
+    """Open a connection. If cancelled, nothing is left open.
 
     Args:
         headers: what the opening request has beside the headers of its own.
@@ -61,12 +62,13 @@ async def connect(
     Raises:
         ConnectError: nobody answers there.
         ConnectionRejected: the server refused, with an HTTP status.
-        HandshakeError: what answers is no WebSocket server.
+        HandshakeError: what answers is no WebSocket server, or its TLS cannot be trusted.
     """
-    authority = authority_of(host, port)
+    authority = endpoint.authority
     try:
         websocket = await _Connect(
-            f"ws://{authority}/",
+            f"{endpoint.scheme}://{authority}{endpoint.target}",
+            ssl=endpoint.tls,
             subprotocols=[Subprotocol(name) for name in subprotocols],
             additional_headers=headers,
             compression=None,
@@ -77,6 +79,8 @@ async def connect(
             max_size=max_message_size + _CONTROL_FRAME,
             create_connection=_ClientConnection,
         )
+    except ssl.SSLError as error:
+        raise tls_failed(authority, error) from None
     except (OSError, UnicodeError) as error:
         raise ConnectError(f"could not connect to {authority}: {error}") from error
     except InvalidStatus as error:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import anyio
 
 from .._protocol import CloseCode, Frame, Sliced, text_too_long, too_long
+from .._tls import reason_of, speaks_plainly
 from ..errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -132,6 +133,12 @@ def text_too_large() -> MessageTooLarge:
 def no_websocket_server(authority: str, reason: object) -> HandshakeError:
     """Return the error for a peer that did not shake hands as a WebSocket server does."""
     return HandshakeError(f"what answers at {authority} is not a WebSocket server: {reason}")
+
+
+def tls_failed(authority: str, error: BaseException) -> HandshakeError:
+    """Return the error for a server with which TLS could not be agreed on."""
+    hint = "; if that is meant, connect to it without TLS" if speaks_plainly(error) else ""
+    return HandshakeError(f"the TLS handshake with {authority} failed: {reason_of(error)}{hint}")
 
 
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:

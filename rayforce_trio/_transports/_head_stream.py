@@ -18,10 +18,15 @@ HEAD_LIMIT = 16 * 1024
 """The longest HTTP head accepted from a peer, in bytes."""
 
 _END_OF_HEAD = b"\r\n\r\n"
+_TLS_HANDSHAKE = b"\x16\x03"  # how every version of TLS begins: RFC 8446, section 5.1
 
 
 class HeadTooLong(HandshakeError):
     """The peer's HTTP head is longer than HEAD_LIMIT."""
+
+
+class SpeaksTls(HandshakeError):
+    """The peer began with TLS."""
 
 
 class HeadStream(trio.abc.Stream):
@@ -72,6 +77,8 @@ class HeadStream(trio.abc.Stream):
             if not data:
                 raise HandshakeError("the peer closed the connection during the opening handshake")
             received += data
+            if received.startswith(_TLS_HANDSHAKE):
+                raise SpeaksTls("the peer speaks TLS, which this port does not")
         end = received.index(_END_OF_HEAD) + len(_END_OF_HEAD)
         head, self.leftover = bytes(received[:end]), bytes(received[end:])
         if not head.isascii():

@@ -7,25 +7,31 @@ ours, which keeps every byte after the HTTP head; the same socket then goes on i
 
 import base64
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 import h11
 import trio
 import trio_websocket
 import wsproto.utilities
 
-from .._addresses import authority_of, why
+from .._addresses import Endpoint, authority_of, why
 from .._tasks import ungrouped
-from .._tcp import TcpStream
+from .._tcp import LeanStream, TcpStream
+from .._tls import TlsStream, speaks_plainly
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._base import no_websocket_server
-from ._head_stream import HeadStream, HeadTooLong
+from ._base import no_websocket_server, tls_failed
+from ._head_stream import HeadStream, HeadTooLong, SpeaksTls
 from ._keepalive import KeepAlive
 from ._trio_websocket import TrioWebSocket
 
 _LINGER_TIMEOUT = 1.0  # seconds a refused peer has to read why, before the socket is closed
+
+_TLS_WANTED = b"This port speaks TLS; connect to it with wss:// or https://.\n"
+_NO_TLS = b"This port does not speak TLS; connect to it with ws:// or http://.\n"
 
 _DECISIVE_HEADERS = frozenset({"authorization", "host", "origin"})
 
@@ -47,6 +53,7 @@ class OpeningRequest:
         path: of the URL.
         headers: the HTTP headers, names in lower case; one that decides who is let in is there once at most.
         subprotocols: those it proposes, in its order. They are not among the headers.
+        certificate: the client's TLS certificate, as `ssl.SSLSocket.getpeercert` tells it, if it was asked for one.
         peer: the client's IP address.
         own_address: the IP address and port it connected to.
     """
@@ -56,6 +63,7 @@ class OpeningRequest:
     peer: str
     own_address: tuple[str, int]
     subprotocols: tuple[str, ...] = field(default=(), repr=False)
+    certificate: dict[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +86,14 @@ class Refusal:
 
 
 async def connect(
-    host: str,
-    port: int,
+    endpoint: Endpoint,
     *,
     subprotocols: Sequence[str],
     headers: Sequence[tuple[str, str]] = (),
     max_message_size: int,
     keepalive: KeepAlive,
 ) -> TrioWebSocket:
-    """Open a connection to `ws://host:port/`. A checkpoint; if cancelled, nothing is left open.
+    """Open a connection. A checkpoint; if cancelled, nothing is left open.
 
     Args:
         headers: what the opening request has beside the headers of its own.
@@ -94,23 +101,33 @@ async def connect(
     Raises:
         ConnectError: nobody answers there.
         ConnectionRejected: the server refused, with an HTTP status.
-        HandshakeError: what answers is no WebSocket server.
+        HandshakeError: what answers is no WebSocket server, or its TLS cannot be trusted.
     """
-    authority = authority_of(host, port)
     try:
-        stream = TcpStream(await trio.open_tcp_stream(host, port))
+        stream: LeanStream = TcpStream(await trio.open_tcp_stream(*endpoint.address))
     except (OSError, UnicodeError) as error:
-        raise ConnectError(f"could not connect to {authority}: {why(error)}") from error
+        raise ConnectError(f"could not connect to {endpoint.authority}: {why(error)}") from error
     try:
-        return await _upgrade_client(stream, authority, subprotocols, headers, max_message_size, keepalive)
+        if endpoint.tls is not None:
+            stream = await _secure_client(stream, endpoint, endpoint.tls)
+        return await _upgrade_client(stream, endpoint, subprotocols, headers, max_message_size, keepalive)
     except BaseException:
         stream.close()
         raise
 
 
+async def _secure_client(stream: LeanStream, endpoint: Endpoint, tls: ssl.SSLContext) -> TlsStream:
+    try:
+        secure = TlsStream(stream, tls, server_hostname=endpoint.host)
+        await secure.do_handshake()
+    except (HandshakeError, ValueError) as error:
+        raise tls_failed(endpoint.authority, error.__cause__ or error) from None
+    return secure
+
+
 async def _upgrade_client(
-    stream: TcpStream,
-    authority: str,
+    stream: LeanStream,
+    endpoint: Endpoint,
     subprotocols: Sequence[str],
     headers: Sequence[tuple[str, str]],
     max_message_size: int,
@@ -125,8 +142,8 @@ async def _upgrade_client(
         websocket = await trio_websocket.wrap_client_stream(
             nursery,
             head,  # type: ignore[arg-type]
-            authority,
-            "/",
+            endpoint.authority,
+            endpoint.target,
             subprotocols=subprotocols,
             extra_headers=[(name.encode(), value.encode()) for name, value in headers],
         )
@@ -135,17 +152,17 @@ async def _upgrade_client(
     try:
         await _borrow_trio_websocket(shake_hands)
     except trio_websocket.ConnectionRejected as error:
-        raise _refused(authority, error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
+        raise _refused(endpoint.authority, error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
     except ConnectionRejected as error:
-        raise _refused(authority, error.status, error.body) from None
+        raise _refused(endpoint.authority, error.status, error.body) from None
     except (HandshakeError, *_HANDSHAKE_ERRORS) as error:
-        raise no_websocket_server(authority, error) from error
+        raise no_websocket_server(endpoint.authority, error) from error
     return TrioWebSocket(
         stream,
         client=True,
         leftover=head.leftover,
         subprotocol=subprotocol,
-        peer=authority,
+        peer=endpoint.authority,
         max_message_size=max_message_size,
         keepalive=keepalive,
     )
@@ -160,6 +177,7 @@ def _refused(authority: str, status: int, body: str) -> ConnectError:
 async def accept(
     stream: trio.SocketStream,
     *,
+    tls: ssl.SSLContext | None = None,
     decide: Callable[[OpeningRequest], Awaitable[Refusal | None]],
     subprotocols: Sequence[str],
     max_message_size: int,
@@ -169,6 +187,7 @@ async def accept(
 
     Args:
         stream: a connection just accepted; it is of no more use to the caller.
+        tls: how to speak TLS; `None`: not at all.
         decide: called with the request; returns why it is refused, or `None`.
         subprotocols: those this server speaks, the preferred one first.
 
@@ -181,16 +200,29 @@ async def accept(
     except OSError as error:
         stream.socket.close()
         raise HandshakeError("the peer was gone before it was served") from error
-    lean = TcpStream(stream)
+    lean: LeanStream = TcpStream(stream)
     try:
+        if tls is not None:
+            lean = await _secure_server(lean, tls)
         return await _upgrade_server(lean, peer, own, decide, subprotocols, max_message_size, keepalive)
     except BaseException:
         lean.close()
         raise
 
 
+async def _secure_server(stream: LeanStream, tls: ssl.SSLContext) -> TlsStream:
+    secure = TlsStream(stream, tls, server_hostname=None)
+    try:
+        await secure.do_handshake()
+    except HandshakeError as error:
+        if speaks_plainly(error.__cause__):
+            await _refuse_plainly(stream, 400, _TLS_WANTED)
+        raise
+    return secure
+
+
 async def _upgrade_server(
-    stream: TcpStream,
+    stream: LeanStream,
     peer: tuple[str, int],
     own: tuple[str, int],
     decide: Callable[[OpeningRequest], Awaitable[Refusal | None]],
@@ -207,7 +239,8 @@ async def _upgrade_server(
         _check_request(head.head)
         headers = {"host": _host(head.head), **_unambiguous(request.headers)}
         proposed = tuple(request.proposed_subprotocols)
-        refusal = await decide(OpeningRequest(request.path, headers, peer[0], (own[0], own[1]), proposed))
+        certificate = stream.certificate if isinstance(stream, TlsStream) else None
+        refusal = await decide(OpeningRequest(request.path, headers, peer[0], (own[0], own[1]), proposed, certificate))
         if refusal is not None:
             await request.reject(refusal.status, extra_headers=refusal.all_headers, body=refusal.body)
             raise ConnectionRejected(refusal.status, refusal.reason)
@@ -220,13 +253,16 @@ async def _upgrade_server(
         await _linger(stream)
         raise
     except HeadTooLong:
-        await _refuse_plainly(stream, b"431 Request Header Fields Too Large")
+        await _refuse_plainly(stream, 431)
+        raise
+    except SpeaksTls:
+        await _refuse_plainly(stream, 400, _NO_TLS)
         raise
     except HandshakeError:
-        await _refuse_plainly(stream, b"400 Bad Request")
+        await _refuse_plainly(stream, 400)
         raise
     except _HANDSHAKE_ERRORS as error:
-        await _refuse_plainly(stream, b"400 Bad Request")
+        await _refuse_plainly(stream, 400)
         raise HandshakeError(f"the peer's opening handshake makes no sense: {error}") from error
     return TrioWebSocket(
         stream,
@@ -264,23 +300,30 @@ def _unambiguous(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return found
 
 
-async def refuse(stream: trio.SocketStream, refusal: Refusal) -> None:
-    """Refuse a peer before it has asked for anything, within a second. A checkpoint.
+async def refuse(stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLContext | None = None) -> None:
+    """Refuse a peer before it has asked for anything, within a second or two. A checkpoint.
 
     Args:
         stream: a connection just accepted; it is closed afterwards, whatever happens.
+        tls: how to speak TLS; `None`: not at all.
     """
-    head = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
-    head += [name + b": " + value for name, value in refusal.all_headers]
-    head += [b"Content-Length: %d" % len(refusal.body), b"", refusal.body]
-    lean = TcpStream(stream)
+    lean: LeanStream = TcpStream(stream)
     try:
-        await lean.send_all(b"\r\n".join(head))
-        await _linger(lean)
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        with trio.move_on_after(_LINGER_TIMEOUT):
+            if tls is not None:
+                lean = await _secure_server(lean, tls)
+            await lean.send_all(_response(refusal.status, refusal.all_headers, refusal.body))
+            await _linger(lean)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, HandshakeError):
         pass
     finally:
         lean.close()
+
+
+def _response(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:
+    lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
 
 
 async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable[None]]) -> None:
@@ -291,16 +334,16 @@ async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable
             nursery.cancel_scope.cancel()
 
 
-async def _refuse_plainly(stream: TcpStream, status: bytes) -> None:
+async def _refuse_plainly(stream: LeanStream, status: int, body: bytes = b"") -> None:
     """Answer a peer whose request trio-websocket could not read; it may have answered some of them itself by now."""
     try:
-        await stream.send_all(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        await stream.send_all(_response(status, [(b"Connection", b"close")], body))
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         return
     await _linger(stream)
 
 
-async def _linger(stream: TcpStream) -> None:
+async def _linger(stream: LeanStream) -> None:
     """Let a refused peer read why: closing a socket with unread bytes resets the connection, and the answer is lost."""
     with trio.move_on_after(_LINGER_TIMEOUT):
         try:

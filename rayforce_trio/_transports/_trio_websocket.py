@@ -28,7 +28,7 @@ from .._protocol import (
     pack_frame,
 )
 from .._tasks import Turn, race
-from .._tcp import READ_SIZE, TcpStream
+from .._tcp import READ_SIZE, LeanStream
 from ..errors import ConnectionLost, MessageTooLarge, ProtocolError, RayforceWSError
 from ._base import (
     CLOSE_TIMEOUT,
@@ -49,7 +49,7 @@ _DUE_PONGS = 64  # of more pings than that, the latest are answered: RFC 6455, s
 
 
 class TrioWebSocket(Transport):
-    """A WebSocket connection over a TCP stream. See `Transport` for what its methods promise.
+    """A WebSocket connection over a stream. See `Transport` for what its methods promise.
 
     Args:
         stream: what the opening handshake was done on.
@@ -63,7 +63,7 @@ class TrioWebSocket(Transport):
 
     def __init__(
         self,
-        stream: TcpStream,
+        stream: LeanStream,
         *,
         client: bool,
         leftover: bytes,

@@ -4,6 +4,7 @@ from functools import partial
 
 import trio
 
+from rayforce_trio._addresses import Endpoint
 from rayforce_trio._tasks import race
 from rayforce_trio._transports import KeepAlive, OpeningRequest, Transport, accept, connect, end
 from rayforce_trio._transports._trio_websocket import TrioWebSocket
@@ -38,7 +39,7 @@ async def open_client(port: int) -> Transport:
         ConnectError: as for `connect`.
     """
     return _for_echo(
-        await connect("127.0.0.1", port, subprotocols=[], max_message_size=_LIMIT, keepalive=_QUIET),
+        await connect(Endpoint("127.0.0.1", port), subprotocols=[], max_message_size=_LIMIT, keepalive=_QUIET),
     )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rayforce_trio._addresses import Endpoint
 from rayforce_trio._codec import decode, encode
 from rayforce_trio._protocol import HELLO, MessageType, Result
 from rayforce_trio._transports import KeepAlive, Transport, connect
@@ -26,7 +27,7 @@ class NaiveConnection:
 async def connect_naively(port: int) -> NaiveConnection:
     """Open a connection to a server on this machine."""
     transport = await connect(
-        "127.0.0.1", port, subprotocols=[], max_message_size=2**30, keepalive=KeepAlive(None, None)
+        Endpoint("127.0.0.1", port), subprotocols=[], max_message_size=2**30, keepalive=KeepAlive(None, None)
     )
     await transport.send(HELLO)
     await transport.receive()

@@ -16,6 +16,7 @@ from support.transport_contract import (
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from rayforce_trio._addresses import Endpoint
 from rayforce_trio._tasks import Turn
 from rayforce_trio._transports import KeepAlive, Transport
 from rayforce_trio._transports._asyncio_websockets import AsyncioWebSocket, connect
@@ -41,8 +42,7 @@ def anyio_backend() -> str:
 
 async def open_client(port: int, max_message_size: int = 1024) -> AsyncioWebSocket:
     return await connect(
-        "127.0.0.1",
-        port,
+        Endpoint("127.0.0.1", port),
         subprotocols=["rayforce.v1"],
         max_message_size=max_message_size,
         keepalive=KeepAlive(),

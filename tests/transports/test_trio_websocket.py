@@ -11,6 +11,7 @@ from support.frames import whole_frame
 from support.raw import CONTINUATION, PING, PONG, TEXT, RawPeer, accept_raw, frame, open_raw, raw_server
 from support.transport_contract import CHECKS, Check, check_that_pings_pass_between_fragments, check_transport
 
+from rayforce_trio._addresses import Endpoint
 from rayforce_trio._transports import KeepAlive, Transport
 from rayforce_trio._transports._trio_opening import OpeningRequest, accept, connect
 from rayforce_trio._transports._trio_websocket import TrioWebSocket
@@ -20,8 +21,7 @@ pytestmark = pytest.mark.trio
 
 async def open_client(port: int, max_message_size: int = 1024) -> TrioWebSocket:
     return await connect(
-        "127.0.0.1",
-        port,
+        Endpoint("127.0.0.1", port),
         subprotocols=["rayforce.v1"],
         max_message_size=max_message_size,
         keepalive=KeepAlive(),
