@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
+from support.certificates import LOCALHOST
 from support.transport_contract import (
     CHECKS,
     Check,
@@ -40,9 +42,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def open_client(port: int, max_message_size: int = 1024) -> AsyncioWebSocket:
+async def open_client(port: int, max_message_size: int = 1024, *, tls: bool = False) -> AsyncioWebSocket:
     return await connect(
-        Endpoint("127.0.0.1", port),
+        Endpoint("127.0.0.1", port, tls=LOCALHOST.client_context() if tls else None),
         subprotocols=["rayforce.v1"],
         max_message_size=max_message_size,
         keepalive=KeepAlive(),
@@ -50,7 +52,7 @@ async def open_client(port: int, max_message_size: int = 1024) -> AsyncioWebSock
 
 
 @asynccontextmanager
-async def asyncio_pair(max_message_size: int) -> AsyncIterator[tuple[Transport, Transport]]:
+async def asyncio_pair(max_message_size: int, *, tls: bool = False) -> AsyncIterator[tuple[Transport, Transport]]:
     """Connect to the library's server; its end is seen through the same transport, which is never `run` there."""
     connected: asyncio.Future[ServerConnection] = asyncio.get_running_loop().create_future()
 
@@ -67,9 +69,10 @@ async def asyncio_pair(max_message_size: int) -> AsyncIterator[tuple[Transport, 
         ping_interval=None,
         create_connection=ServerEnd,
         max_size=max_message_size,
+        ssl=LOCALHOST.server_context() if tls else None,
     ) as listener:
         [sock] = listener.sockets
-        client = await open_client(sock.getsockname()[1], max_message_size)
+        client = await open_client(sock.getsockname()[1], max_message_size, tls=tls)
         server = AsyncioWebSocket(
             await connected,  # type: ignore[arg-type]
             "the client",
@@ -84,8 +87,9 @@ async def asyncio_pair(max_message_size: int) -> AsyncIterator[tuple[Transport, 
 
 
 @pytest.mark.parametrize("check", KEPT, ids=lambda check: check.__name__)
-async def test_it_keeps_the_contract_of_transports(check: Check) -> None:
-    await check_transport(check, asyncio_pair)
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+async def test_it_keeps_the_contract_of_transports(check: Check, tls: bool) -> None:
+    await check_transport(check, partial(asyncio_pair, tls=tls))
 
 
 async def test_pings_pass_between_the_fragments_of_a_large_message() -> None:

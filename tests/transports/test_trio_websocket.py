@@ -3,10 +3,12 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
+from support.certificates import LOCALHOST
 from support.frames import whole_frame
 from support.raw import CONTINUATION, PING, PONG, TEXT, RawPeer, accept_raw, frame, open_raw, raw_server
 from support.transport_contract import CHECKS, Check, check_that_pings_pass_between_fragments, check_transport
@@ -19,21 +21,22 @@ from rayforce_trio._transports._trio_websocket import TrioWebSocket
 pytestmark = pytest.mark.trio
 
 
-async def open_client(port: int, max_message_size: int = 1024) -> TrioWebSocket:
+async def open_client(port: int, max_message_size: int = 1024, *, tls: bool = False) -> TrioWebSocket:
     return await connect(
-        Endpoint("127.0.0.1", port),
+        Endpoint("127.0.0.1", port, tls=LOCALHOST.client_context() if tls else None),
         subprotocols=["rayforce.v1"],
         max_message_size=max_message_size,
         keepalive=KeepAlive(),
     )
 
 
-async def open_server(listener: trio.SocketListener, max_message_size: int) -> TrioWebSocket:
+async def open_server(listener: trio.SocketListener, max_message_size: int, *, tls: bool = False) -> TrioWebSocket:
     async def welcome(request: OpeningRequest) -> None:
         assert request.peer == "127.0.0.1"
 
     return await accept(
         await listener.accept(),
+        tls=LOCALHOST.server_context() if tls else None,
         decide=welcome,
         subprotocols=["rayforce.v1"],
         max_message_size=max_message_size,
@@ -42,17 +45,17 @@ async def open_server(listener: trio.SocketListener, max_message_size: int) -> T
 
 
 @asynccontextmanager
-async def trio_pair(max_message_size: int) -> AsyncIterator[tuple[Transport, Transport]]:
+async def trio_pair(max_message_size: int, *, tls: bool = False) -> AsyncIterator[tuple[Transport, Transport]]:
     servers: list[TrioWebSocket] = []
 
     async def serve() -> None:
-        servers.append(await open_server(listener, max_message_size))
+        servers.append(await open_server(listener, max_message_size, tls=tls))
 
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve)
-            client = await open_client(listener.socket.getsockname()[1], max_message_size)
+            client = await open_client(listener.socket.getsockname()[1], max_message_size, tls=tls)
         try:
             yield client, servers[0]
         finally:
@@ -61,8 +64,9 @@ async def trio_pair(max_message_size: int) -> AsyncIterator[tuple[Transport, Tra
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-async def test_it_keeps_the_contract_of_transports(check: Check) -> None:
-    await check_transport(check, trio_pair)
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+async def test_it_keeps_the_contract_of_transports(check: Check, tls: bool) -> None:
+    await check_transport(check, partial(trio_pair, tls=tls))
 
 
 async def test_pings_pass_between_the_fragments_of_a_large_message() -> None:
