@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 import trio
 import trio.testing
-from support.certificates import LOCALHOST
+from support.certificates import client_context, local_certificates, server_context
 from support.leaks import no_leaks
 
 from rayforce_trio._tcp import READ_SIZE, LeanStream, TcpStream
@@ -34,8 +34,8 @@ async def tcp_pair() -> tuple[TcpStream, TcpStream]:
 async def tls_pair() -> tuple[TlsStream, TlsStream]:
     """Connect two streams that have shaken hands; whoever calls this closes them."""
     one, other = await tcp_pair()
-    client = TlsStream(one, LOCALHOST.client_context(), server_hostname="localhost")
-    server = TlsStream(other, LOCALHOST.server_context(), server_hostname=None)
+    client = TlsStream(one, client_context(local_certificates()), server_hostname="localhost")
+    server = TlsStream(other, server_context(local_certificates()), server_hostname=None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.do_handshake)
         nursery.start_soon(server.do_handshake)

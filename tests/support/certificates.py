@@ -1,38 +1,46 @@
 """Certificates for servers and clients of this machine, made anew for every run."""
 
 import ssl
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trustme
 
+_AUTHORITY, _SERVER, _CLIENT = "authority.pem", "server.pem", "client.pem"
 
-class Certificates:
-    """An authority, a server's certificate for this machine, and a client's.
-
-    Args:
-        names: what the server's certificate is for.
-    """
-
-    def __init__(self, *names: str) -> None:
-        self._authority = trustme.CA()
-        self._server = self._authority.issue_cert(*names)
-        self._client = self._authority.issue_cert("client@example.org", common_name="client")
-
-    def server_context(self, *, asks_clients: bool = False) -> ssl.SSLContext:
-        """Return what a server needs; it may ask its clients for a certificate of the same authority."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._server.configure_cert(context)
-        if asks_clients:
-            self._authority.configure_trust(context)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-    def client_context(self, *, shows_itself: bool = False) -> ssl.SSLContext:
-        """Return what a client needs that trusts this authority alone; it may show a certificate of its own."""
-        context = ssl.create_default_context()
-        self._authority.configure_trust(context)
-        if shows_itself:
-            self._client.configure_cert(context)
-        return context
+_kept: list[TemporaryDirectory[str]] = []  # until the run ends
 
 
-LOCALHOST = Certificates("localhost", "127.0.0.1", "::1")
+@cache
+def certificates(*names: str) -> Path:
+    """Return a directory with an authority's certificate, a server's for `names`, and a client's, with their keys."""
+    temporary = TemporaryDirectory()
+    _kept.append(temporary)
+    directory = Path(temporary.name)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(directory / _AUTHORITY)
+    authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(directory / _SERVER)
+    authority.issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(directory / _CLIENT)
+    return directory
+
+
+def local_certificates() -> Path:
+    """Return the directory with those of this machine."""
+    return certificates("localhost", "127.0.0.1", "::1")
+
+
+def server_context(directory: str | Path) -> ssl.SSLContext:
+    """Return what a server needs; it asks its clients for a certificate, and takes those that have none."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=Path(directory, _AUTHORITY))
+    context.load_cert_chain(Path(directory, _SERVER))
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def client_context(directory: str | Path, *, shows_itself: bool = False) -> ssl.SSLContext:
+    """Return what a client needs that trusts this authority alone; it may show a certificate of its own."""
+    context = ssl.create_default_context(cafile=Path(directory, _AUTHORITY))
+    if shows_itself:
+        context.load_cert_chain(Path(directory, _CLIENT))
+    return context

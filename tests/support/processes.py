@@ -11,10 +11,10 @@ TESTS = Path(__file__).parents[1]
 
 
 @contextmanager
-def server_process(whose: str) -> Iterator[int]:
-    """Run a server in a child process, ours or rayforce-py's: see `support.serve`; yields its port."""
+def server_process(*whose: str) -> Iterator[int]:
+    """Run a server in a child process, ours or rayforce-py's; yields its port. What it takes: `support.serve`."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "support.serve", whose],
+        [sys.executable, "-m", "support.serve", *whose],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

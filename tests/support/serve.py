@@ -1,21 +1,26 @@
 """Serve in a process of its own, for clients on either event loop: `python -m support.serve ENGINE`.
 
-ENGINE is `in-process`, `native` or `child`, or `theirs` for rayforce-py's server. Prints the port once it listens. Ends
+ENGINE is `in-process`, `native` or `child`, or `theirs` for rayforce-py's server; or `tls`, and
+a directory with certificates. Prints the port once it listens. Ends
 with its standard input, so it cannot outlive the tests.
 """
 
 import asyncio
 import socket
 import sys
+from functools import partial
+from typing import Any
 
 import trio
 
 from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess, WSServer
 from rayforce_trio._engines import Engine
+from rayforce_trio.auth import Request
+from support.certificates import server_context
 from support.native import native_server
 
 
-async def ours(engine: Engine) -> None:
+async def ours(engine: Engine, **options: Any) -> None:
     server = WSServer(
         port=0,
         host="127.0.0.1",
@@ -23,10 +28,16 @@ async def ours(engine: Engine) -> None:
         max_connections=None,
         max_connections_per_address=None,
         max_unauthenticated=None,
+        **options,
     )
     async with server:
         print(server.port, flush=True)
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+
+
+def let_in(request: Request) -> bool:
+    """Let everybody in, but at the path `/members` those who show a certificate."""
+    return request.path != "/members" or request.certificate is not None
 
 
 async def theirs() -> None:
@@ -51,5 +62,7 @@ if __name__ == "__main__":
         case "native":
             with native_server() as native:
                 trio.run(ours, NativeEngine("127.0.0.1", native.port))
+        case "tls":
+            trio.run(partial(ours, InProcessEngine(), ssl_context=server_context(sys.argv[2]), authenticate=let_in))
         case "theirs":
             asyncio.run(theirs())

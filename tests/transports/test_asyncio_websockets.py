@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support.certificates import LOCALHOST
+from support.certificates import client_context, local_certificates, server_context
 from support.transport_contract import (
     CHECKS,
     Check,
@@ -44,7 +44,7 @@ def anyio_backend() -> str:
 
 async def open_client(port: int, max_message_size: int = 1024, *, tls: bool = False) -> AsyncioWebSocket:
     return await connect(
-        Endpoint("127.0.0.1", port, tls=LOCALHOST.client_context() if tls else None),
+        Endpoint("127.0.0.1", port, tls=client_context(local_certificates()) if tls else None),
         subprotocols=["rayforce.v1"],
         max_message_size=max_message_size,
         keepalive=KeepAlive(),
@@ -69,7 +69,7 @@ async def asyncio_pair(max_message_size: int, *, tls: bool = False) -> AsyncIter
         ping_interval=None,
         create_connection=ServerEnd,
         max_size=max_message_size,
-        ssl=LOCALHOST.server_context() if tls else None,
+        ssl=server_context(local_certificates()) if tls else None,
     ) as listener:
         [sock] = listener.sockets
         client = await open_client(sock.getsockname()[1], max_message_size, tls=tls)

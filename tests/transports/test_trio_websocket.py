@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import trio
 import trio.testing
-from support.certificates import LOCALHOST
+from support.certificates import client_context, local_certificates, server_context
 from support.frames import whole_frame
 from support.raw import CONTINUATION, PING, PONG, TEXT, RawPeer, accept_raw, frame, open_raw, raw_server
 from support.transport_contract import CHECKS, Check, check_that_pings_pass_between_fragments, check_transport
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.trio
 
 async def open_client(port: int, max_message_size: int = 1024, *, tls: bool = False) -> TrioWebSocket:
     return await connect(
-        Endpoint("127.0.0.1", port, tls=LOCALHOST.client_context() if tls else None),
+        Endpoint("127.0.0.1", port, tls=client_context(local_certificates()) if tls else None),
         subprotocols=["rayforce.v1"],
         max_message_size=max_message_size,
         keepalive=KeepAlive(),
@@ -36,7 +36,7 @@ async def open_server(listener: trio.SocketListener, max_message_size: int, *, t
 
     return await accept(
         await listener.accept(),
-        tls=LOCALHOST.server_context() if tls else None,
+        tls=server_context(local_certificates()) if tls else None,
         decide=welcome,
         subprotocols=["rayforce.v1"],
         max_message_size=max_message_size,
