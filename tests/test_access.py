@@ -1,16 +1,21 @@
-"""Who may connect: protected mode, and the check of origins."""
+"""Who may connect: protected mode, and the checks of hosts and origins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
-import trio
-from support.raw import connect_raw, open_raw, upgrade
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.opening import answer_to, try_to_connect
+from support.raw import open_raw
 
-from rayforce_trio import WSClient, WSServer
+from rayforce_trio import WSClient, WSServer, auth
 from rayforce_trio._server._access import AccessPolicy, is_loopback, make_policy
 from rayforce_trio._transports import OpeningRequest, Refusal
 from rayforce_trio.errors import ConnectionRejected, RayforceValueError
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 OWN = ("127.0.0.1", 8765)
 LOOPBACK = ["127.0.0.1", "127.0.0.53", "127.255.255.255", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"]
@@ -28,6 +33,15 @@ def decide(
 ) -> Refusal | None:
     policy = make_policy(allow_unauthenticated=open_to_all, allowed_origins=allowed or [])
     return policy.decide(OpeningRequest("/", {"host": "localhost", **(headers or {})}, peer, own))
+
+
+def allows_host(
+    host: str, *, own: tuple[str, int] = OWN, allowed: Sequence[str] = (), own_host: str = "0.0.0.0"
+) -> bool:
+    policy = make_policy(allow_unauthenticated=True, allowed_origins=[], allowed_hosts=allowed, own_host=own_host)
+    refusal = policy.decide(OpeningRequest("/", {"host": host}, "192.0.2.7", own))
+    assert refusal is None or (refusal.status == 421 and "allowed_hosts" in refusal.reason)
+    return refusal is None
 
 
 def allows_origin(origin: str, *, own: tuple[str, int] = OWN, allowed: list[str] | None = None) -> bool:
@@ -145,6 +159,109 @@ def test_one_string_of_allowed_origins_is_an_error() -> None:
         WSServer(8765, allowed_origins="https://example.org")
 
 
+# Under which name
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LocalHost:8765",
+        "localhost.",
+        "localhost.:8765",
+        "127.0.0.1",
+        "127.0.0.1:8765",
+        "127.0.0.1:1",
+        "127.0.0.53:8765",
+        "[::1]",
+        "[::1]:8765",
+        "[0:0::1]:8765",
+        "[::ffff:127.0.0.1]:8765",
+    ],
+)
+@pytest.mark.parametrize("own", [OWN, ("::1", 8765), ("127.0.0.53", 8765), ("::ffff:127.0.0.1", 8765)])
+def test_on_loopback_the_server_is_asked_for_as_what_it_is(host: str, own: tuple[str, int]) -> None:
+    assert allows_host(host, own=own)
+    assert allows_host(host, own=own, allowed=["example.org"])
+
+
+STRANGE_HOSTS = [
+    "",
+    ":",
+    ":8765",
+    "example.org",
+    "example.org:8765",
+    "localhost.example.org",
+    "127.0.0.1.example.org",
+    "127.1",
+    "2130706433",
+    "0177.0.0.1",
+    "localhost@example.org",
+    "example.org localhost",
+    "localhost, example.org",
+    "[localhost",
+    "[::1",
+    "::1]",
+    "[]",
+    "[::1]example.org",
+    "[fe80::1%25eth0]:8765",
+    "192.0.2.1:8765",
+    "0.0.0.1",
+    "xn--localhost-",
+]
+
+
+@pytest.mark.parametrize("host", STRANGE_HOSTS)
+def test_on_loopback_any_other_name_is_refused(host: str) -> None:
+    assert not allows_host(host)
+    assert not allows_host(host, allowed=["prices.example"])
+
+
+@pytest.mark.parametrize("host", [*STRANGE_HOSTS, "localhost", "192.0.2.1"])
+def test_elsewhere_any_name_will_do_unless_some_are_listed(host: str) -> None:
+    assert allows_host(host, own=("192.0.2.1", 8765))
+    assert not allows_host(host, own=("192.0.2.1", 8765), allowed=["prices.example"])
+
+
+@pytest.mark.parametrize("own", [OWN, ("192.0.2.1", 8765)])
+@pytest.mark.parametrize("listed", ["Prices.Example", "prices.example."])
+@pytest.mark.parametrize("host", ["prices.example", "PRICES.example:443", "prices.example.:8765"])
+def test_a_listed_name_is_let_in_whatever_its_case_and_port(host: str, listed: str, own: tuple[str, int]) -> None:
+    assert allows_host(host, own=own, allowed=["other.example", listed])
+
+
+def test_addresses_may_be_listed() -> None:
+    elsewhere = ("192.0.2.1", 8765)
+    assert allows_host("192.0.2.1:8765", own=elsewhere, allowed=["192.0.2.1"])
+    assert allows_host("[2001:db8::1]:8765", own=elsewhere, allowed=["2001:db8::1"])
+
+
+@pytest.mark.parametrize(("own_host", "host"), [("prices", "Prices:8765"), ("0.0.0.0", "0.0.0.0:8765"), ("::", "[::]")])
+def test_the_name_the_server_listens_on_is_its_own(own_host: str, host: str) -> None:
+    assert allows_host(host, own_host=own_host)
+    assert not allows_host(host, own_host="localhost")
+
+
+@unhurried
+@given(st.text(st.characters(codec="ascii")))
+def test_whatever_a_host_is_it_is_decided_about(host: str) -> None:
+    allows_host(host)
+    allows_host(host, own=("192.0.2.1", 8765), allowed=["prices.example"])
+
+
+@pytest.mark.parametrize("host", ["", "prices.example:8765", "http://prices.example", "[::1]", "two words", None, 7])
+def test_an_allowed_host_that_is_none_is_an_error(host: Any) -> None:
+    with pytest.raises(RayforceValueError, match="Invalid host"):
+        WSServer(8765, allowed_hosts=[host])
+
+
+def test_one_string_of_allowed_hosts_is_an_error() -> None:
+    with pytest.raises(
+        RayforceValueError, match=r"allowed_hosts is a list of names, not one string; write \['prices.example'\]"
+    ):
+        WSServer(8765, allowed_hosts="prices.example")
+
+
 # End to end
 
 
@@ -160,20 +277,12 @@ def from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AccessPolicy, "decide", decide_about_foreigner)
 
 
-async def answer_to(port: int, headers: Mapping[str, str]) -> tuple[int, str]:
-    """Return status and body of the answer to an opening request."""
-    with trio.fail_after(5), connect_raw(port) as peer:
-        await peer.send(upgrade(headers))
-        head = await peer.receive_head()
-        status = int(head.split()[1])
-        return status, "" if status == 101 else (await peer.receive_rest()).decode()
-
-
 @pytest.mark.trio
 @pytest.mark.usefixtures("from_elsewhere")
 async def test_a_client_elsewhere_is_told_why_it_is_refused() -> None:
     async with WSServer(0, host="127.0.0.1") as server:
-        status, body = await answer_to(server.port, {})
+        answer = await answer_to(server.port)
+        status, body = answer.status, answer.body
         assert status == 403
         assert body.startswith("This server runs in protected mode")
         assert body.endswith("start it with allow_unauthenticated=True.\n")
@@ -194,6 +303,64 @@ async def test_a_client_elsewhere_is_served_if_the_server_allows_it() -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.usefixtures("from_elsewhere")
+async def test_a_client_elsewhere_is_served_if_the_server_knows_it() -> None:
+    async with WSServer(0, host="127.0.0.1", authenticate=auth.token("t0ken")) as server:
+        async with WSClient("127.0.0.1", server.port, token="t0ken").connect() as connection:
+            assert await connection.execute("(+ 1 2)") == 3
+        rejected = await try_to_connect("trio", server.port)
+        assert rejected is not None
+        assert rejected.status == 401
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("loop", ["trio", "asyncio"])
+async def test_a_client_that_asks_for_another_name_is_refused_until_it_is_listed(loop: str) -> None:
+    another = "127.1"  # which leads to 127.0.0.1, and is no address
+    async with WSServer(0, host="127.0.0.1") as server:
+        rejected = await try_to_connect(loop, server.port, host=another)
+        assert rejected is not None
+        assert rejected.status == 421
+        assert rejected.body == (
+            "This server is not to be asked for by this name. To have it answer, add the name to allowed_hosts.\n"
+        )
+        assert await try_to_connect(loop, server.port, host="localhost") is None
+    async with WSServer(0, host="127.0.0.1", allowed_hosts=[another]) as server:
+        assert await try_to_connect(loop, server.port, host=another) is None
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("loop", ["trio", "asyncio"])
+async def test_a_client_that_names_a_foreign_origin_is_refused_on_either_loop(loop: str) -> None:
+    async with WSServer(0, host="127.0.0.1") as server:
+        rejected = await try_to_connect(loop, server.port, headers={"Origin": "https://example.org"})
+        assert rejected is not None
+        assert rejected.status == 403
+
+
+@pytest.mark.trio
+async def test_pages_cannot_guess() -> None:
+    def authenticate(request: auth.Request) -> None:
+        pytest.fail("a page of another site was asked who it is")
+
+    async with WSServer(0, host="127.0.0.1", authenticate=authenticate) as server:
+        for headers in ({"Origin": "https://example.org"}, {"Host": "example.org"}):
+            for _ in range(7):
+                answer = await answer_to(server.port, headers)
+                assert answer.status in (403, 421)
+
+
+@pytest.mark.trio
+async def test_a_name_that_was_pointed_here_is_refused_in_any_form() -> None:
+    async with WSServer(0, host="127.0.0.1") as server:
+        for host in STRANGE_HOSTS:
+            answer = await answer_to(server.port, {"Host": host})
+            assert answer.status in (400, 421), host
+        with await open_raw(server.port):
+            """It lives."""
+
+
+@pytest.mark.trio
 async def test_a_client_on_this_machine_is_served_on_the_default_address() -> None:
     async with WSServer(0) as server, WSClient("127.0.0.1", server.port).connect() as connection:
         assert await connection.execute("(+ 1 2)") == 3
@@ -203,11 +370,13 @@ async def test_a_client_on_this_machine_is_served_on_the_default_address() -> No
 async def test_pages_are_let_in_by_their_origin() -> None:
     async with WSServer(0, host="127.0.0.1", allowed_origins=["https://example.org"]) as server:
         own = f"127.0.0.1:{server.port}"
-        assert await answer_to(server.port, {"Origin": f"http://{own}"}) == (101, "")
-        assert await answer_to(server.port, {"Origin": f"http://localhost:{server.port}"}) == (101, "")
-        assert await answer_to(server.port, {"Origin": "https://example.org"}) == (101, "")
-        refused = 403, "This server is not open to pages of this origin. To let them in, add it to allowed_origins.\n"
-        assert await answer_to(server.port, {"Origin": "null"}) == refused
-        assert await answer_to(server.port, {"Origin": "https://example.com"}) == refused
+        for origin in (f"http://{own}", f"http://localhost:{server.port}", "https://example.org"):
+            assert (await answer_to(server.port, {"Origin": origin})).status == 101
+        for origin in ("null", "https://example.com"):
+            answer = await answer_to(server.port, {"Origin": origin})
+            assert answer.status == 403
+            assert answer.body == (
+                "This server is not open to pages of this origin. To let them in, add it to allowed_origins.\n"
+            )
         with await open_raw(server.port):
             """Without an Origin, it is no page."""

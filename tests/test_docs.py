@@ -19,7 +19,7 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = Path("docs", "examples")
 QUICKSTART = EXAMPLES / "quickstart.py"
 
-NOT_RUN = {"console", "text", "json", "toml", "ini", "{toctree}", "{eval-rst}"}
+NOT_RUN = {"console", "text", "json", "toml", "ini", "javascript", "{toctree}", "{eval-rst}"}
 BOUND = 60  # seconds
 PORT = "8765"  # what the pages write
 

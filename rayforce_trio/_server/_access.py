@@ -55,10 +55,12 @@ class AccessPolicy:
             return True
         if not is_loopback(own_address):
             return not self.allowed_hosts
+        if name in ("localhost", self.own_host):
+            return True
         try:
             return ip_of(name).is_loopback
         except ValueError:
-            return name in ("localhost", self.own_host)
+            return False
 
     def _is_allowed(self, origin: str, own_address: tuple[str, int]) -> bool:
         return _normalized(origin) in self.allowed_origins or _is_own(origin, own_address)

@@ -94,19 +94,19 @@ class Admission:
             principal = await self._identify(self._authenticate, request, opening, log)
             if isinstance(principal, Refusal):
                 return principal
-        engine = self._engine_of(principal)
+        name = principal.engine if isinstance(principal, Principal) else None
+        engine = self._engine if name is None else self._named.get(name)
         if engine is None:
-            log.error("the principal's engine is not among the engines that WSServer was given: %s", principal)
+            log.error(
+                "the engine %r of this principal is not among those that WSServer was given as engines: %s",
+                name,
+                ", ".join(map(repr, self._named)) or "none",
+            )
             return _NO_ENGINE
         try:
             return Admitted(principal, await engine.open_session())
         except RayforceWSError as error:
             return Refusal(503, f"The engine cannot be reached: {error}")
-
-    def _engine_of(self, principal: object) -> Engine | None:
-        if isinstance(principal, Principal) and principal.engine is not None:
-            return self._named.get(principal.engine)
-        return self._engine
 
     async def _identify(
         self, authenticate: Authenticate, opening_request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog

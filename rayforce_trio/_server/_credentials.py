@@ -1,7 +1,7 @@
 """What a request brings to say who is asking."""
 
 import base64
-import binascii
+import re
 
 from .._credentials import is_sendable, is_token
 from .._transports import OpeningRequest
@@ -33,19 +33,18 @@ def read_request(opening: OpeningRequest) -> Request:
 def _of_basic(credentials: str) -> tuple[str, str] | tuple[None, None]:
     try:
         text = base64.b64decode(credentials, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return None, None
     username, colon, password = text.partition(":")
     return (username, password) if colon and is_sendable(text) else (None, None)
 
 
 def _of_subprotocols(proposed: tuple[str, ...]) -> str | None:
-    tokens = [name.removeprefix(TOKEN_PREFIX) for name in proposed if name.startswith(TOKEN_PREFIX)]
-    if len(tokens) != 1:
+    encoded = [name.removeprefix(TOKEN_PREFIX) for name in proposed if name.startswith(TOKEN_PREFIX)]
+    if len(encoded) != 1 or not re.fullmatch("[A-Za-z0-9_-]+", encoded[0]):
         return None
-    encoded = tokens[0].encode()
     try:
-        token = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+        token = base64.urlsafe_b64decode(encoded[0] + "=" * (-len(encoded[0]) % 4)).decode()
+    except ValueError:
         return None
     return token if is_token(token) else None

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +25,9 @@ from support.raw import SUBPROTOCOL
 
 PROGRAMS = ("chromium", "google-chrome")
 
+POINTED_HERE = "pointed-here.example"
+"""A name of somebody else's that leads to this machine."""
+
 _PAGES = Path(__file__).with_name("pages")
 _LIMIT = 30  # seconds
 _POLL = 0.01  # seconds; nobody tells of what is waited for here
@@ -39,6 +42,7 @@ _OPTIONS = (
     "--disable-sync",
     "--disable-breakpad",
     "--remote-debugging-port=0",
+    f"--host-resolver-rules=MAP {POINTED_HERE} 127.0.0.1",
 )
 
 
@@ -212,9 +216,20 @@ async def window(devtools: str) -> AsyncIterator[Page]:
 
 @asynccontextmanager
 async def dial_from(
-    page: Page, origin: str, port: int, *, subprotocol: str | None = SUBPROTOCOL
+    page: Page,
+    origin: str,
+    port: int,
+    *,
+    subprotocol: str | None = SUBPROTOCOL,
+    others: Sequence[str] = (),
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[ForeignConnection]:
-    """Connect from a page of this origin: a `Dial`, given the first two."""
+    """Connect from a page of this origin: a `Dial`, given the first two.
+
+    Args:
+        others: further subprotocols to offer.
+        host: the name of this machine.
+    """
 
     async def send(command: Event) -> None:
         await page.evaluate(f"command({json.dumps(command)})")
@@ -223,8 +238,8 @@ async def dial_from(
     page.on_report = connection.take
     try:
         await page.visit(f"{origin}/peer.html")
-        subprotocols = [] if subprotocol is None else [subprotocol]
-        await send({"do": "connect", "url": f"ws://127.0.0.1:{port}", "subprotocols": subprotocols})
+        subprotocols = [*([] if subprotocol is None else [subprotocol]), *others]
+        await send({"do": "connect", "url": f"ws://{host}:{port}", "subprotocols": subprotocols})
         await connection.opened()
         yield connection
     finally:
