@@ -31,7 +31,7 @@ LEVELS = {
 OUTSIDE = {
     "errors": {"rayforce.errors"},
     "_protocol": {"numpy"},
-    "_tasks": {"trio", "anyio"},
+    "_tasks": {"trio", "anyio", "asyncio"},
     "_tcp": {"trio"},
     "_addresses": set[str](),
     "_codec": {"rayforce", "numpy"},
