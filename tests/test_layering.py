@@ -34,7 +34,7 @@ LEVELS = {
 OUTSIDE = {
     "errors": {"rayforce.errors"},
     "_protocol": {"numpy"},
-    "_tasks": {"trio", "anyio"},
+    "_tasks": {"trio", "anyio", "asyncio"},
     "_tcp": {"trio"},
     "_addresses": set[str](),
     "_credentials": set[str](),
