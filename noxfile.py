@@ -95,6 +95,13 @@ def fuzz_guided(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Half an hour of a hundred clients, for each engine, some of which cancel, vanish or freeze: `-- --minutes 5`."""
+    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.run("python", "-m", "soak", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmark, beside rayforce-py's own, to docs/benchmark.md; `nox -s bench -- --quick` only prints."""
     session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "bench"))

@@ -17,12 +17,12 @@ import anyio
 import numpy
 import trio
 from rayforce import Expression, Operation, Vector
+from support.children import Cannot, Commander
 
 from rayforce_trio import WSClient, WSClientConnection
 from rayforce_trio._codec import encode
 from rayforce_trio._protocol import HEADER_SIZE, MessageType, parse_header
 
-from ._children import Cannot, Commander
 from ._memory import PeakMemory
 
 HOST = "127.0.0.1"

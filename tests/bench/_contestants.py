@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from ._children import Child
+from support.children import Child
 
 _START_TIMEOUT = 30.0
 

@@ -14,11 +14,11 @@ from time import perf_counter, process_time, sleep
 from typing import Any
 
 from support import raw
+from support.children import Cannot, Commander
 
 from rayforce_trio._codec import encode
 from rayforce_trio._protocol import MessageType
 
-from ._children import Cannot, Commander
 from ._client import HOST, IN_FLIGHT, SMALL, Meter
 
 _CHUNK = 65536

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from ._children import Cannot, Failed
+from support.children import Cannot, Failed
+
 from ._contestants import Arena, Contestant
 from ._results import Results
 from ._workloads import Workload

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from support.children import Cannot
+
 from . import _memory
-from ._children import Cannot
 from ._client import SMALL
 from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, Arena, Contestant
 from ._results import Figure

@@ -1,8 +1,8 @@
 """The benchmark's statistics and its report, on figures made up."""
 
 import pytest
+from support.children import Cannot, Failed
 
-from ._children import Cannot, Failed
 from ._contestants import CONTESTANTS, NATIVE, OURS, PEER, Arena, Contestant
 from ._load import percentile
 from ._report import LINES, cell, formatted, markdown, row

@@ -1,6 +1,6 @@
 """Child processes that are told what to do by lines of JSON on their standard input, and answer likewise.
 
-A child ends with its standard input, so it cannot outlive the benchmark.
+A child ends with its standard input, so it cannot outlive its parent.
 """
 
 import json
@@ -28,7 +28,7 @@ class Cannot(Failed):
 
 
 class Child:
-    """A Python module that runs in a process of its own; Ctrl-C reaches the benchmark alone, which then ends it.
+    """A Python module that runs in a process of its own; Ctrl-C reaches the parent alone, which then ends it.
 
     Args:
         module: the module's name.
