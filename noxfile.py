@@ -102,6 +102,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def slow_clients(session: nox.Session) -> None:
+    """Two hundred clients that send and read slowly; fails if one healthy answer in a hundred takes over 100 ms."""
+    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.run("python", "-m", "soak.slow", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmark, beside rayforce-py's own, to docs/benchmark.md; `nox -s bench -- --quick` only prints."""
     session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "bench"))
