@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from support.certificates import AUTHORITY, SERVER, local_certificates
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -22,6 +23,8 @@ QUICKSTART = EXAMPLES / "quickstart.py"
 NOT_RUN = {"console", "text", "json", "toml", "ini", "javascript", "{toctree}", "{eval-rst}"}
 BOUND = 60  # seconds
 PORT = "8765"  # what the pages write
+
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "ENGINE_USER": "somebody"}
 
 _FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}|:{3,})(?P<language>.*)")
 
@@ -76,11 +79,17 @@ ENDING = [block for block in PYTHON if block not in PROGRAMS + BLOCKING]
 SERVER_OF = {block.page: block for block in PROGRAMS if ".save(" in block.code}  # the page's clients need its data
 
 
+def certificates() -> dict[str, str]:
+    """Return what the examples of TLS need, which is made when it is asked for."""
+    directory = local_certificates()
+    return {"CERTIFICATE": str(directory / SERVER), "AUTHORITY": str(directory / AUTHORITY)}
+
+
 def start(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-W", "error", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "ENGINE_USER": "somebody"},
+        env=os.environ | ENVIRONMENT | certificates(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",

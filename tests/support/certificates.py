@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import trustme
 
-_AUTHORITY, _SERVER, _CLIENT = "authority.pem", "server.pem", "client.pem"
+AUTHORITY, SERVER, CLIENT = "authority.pem", "server.pem", "client.pem"
 
 _kept: list[TemporaryDirectory[str]] = []  # until the run ends
 
@@ -19,9 +19,9 @@ def certificates(*names: str) -> Path:
     _kept.append(temporary)
     directory = Path(temporary.name)
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(directory / _AUTHORITY)
-    authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(directory / _SERVER)
-    authority.issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(directory / _CLIENT)
+    authority.cert_pem.write_to_path(directory / AUTHORITY)
+    authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(directory / SERVER)
+    authority.issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(directory / CLIENT)
     return directory
 
 
@@ -32,15 +32,15 @@ def local_certificates() -> Path:
 
 def server_context(directory: str | Path) -> ssl.SSLContext:
     """Return what a server needs; it asks its clients for a certificate, and takes those that have none."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=Path(directory, _AUTHORITY))
-    context.load_cert_chain(Path(directory, _SERVER))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=Path(directory, AUTHORITY))
+    context.load_cert_chain(Path(directory, SERVER))
     context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 
 def client_context(directory: str | Path, *, shows_itself: bool = False) -> ssl.SSLContext:
     """Return what a client needs that trusts this authority alone; it may show a certificate of its own."""
-    context = ssl.create_default_context(cafile=Path(directory, _AUTHORITY))
+    context = ssl.create_default_context(cafile=Path(directory, AUTHORITY))
     if shows_itself:
-        context.load_cert_chain(Path(directory, _CLIENT))
+        context.load_cert_chain(Path(directory, CLIENT))
     return context
