@@ -28,7 +28,10 @@ Event = trio.Event | asyncio.Event
 
 
 def event_class() -> type[trio.Event] | type[asyncio.Event]:
-    """Return the running loop's own class of events: anyio's takes a detour with every call."""
+    """Return the running loop's own class of events: anyio's takes a detour with every call.
+
+    To wait for one that is set is no checkpoint on asyncio.
+    """
     return trio.Event if trio.lowlevel.in_trio_run() else asyncio.Event
 
 

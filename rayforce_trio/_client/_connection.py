@@ -192,7 +192,10 @@ class WSClientConnection:
 
     async def _wait(self, request: ClientRequest, waiter: "_Waiter") -> Reply | None:
         try:
-            await waiter.done.wait()
+            if waiter.done.is_set():  # asyncio's wait would be no checkpoint
+                await anyio.lowlevel.checkpoint()
+            else:
+                await waiter.done.wait()
         finally:
             if self._waiters.pop(request, None) is not None:
                 self._protocol.cancel(request)
