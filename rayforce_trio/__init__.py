@@ -7,10 +7,12 @@ _tasks, _addresses          what several rooms need: tasks that end together, ho
 _transports                 WebSocket libraries behind one interface, and the choice between event loops
 _engines                    what evaluates
 _client | _server           the two ends
+_cli                        the command line, on the public names alone
 """
 
 from . import errors
 from ._client import VerboseResult, WSClient, WSClientConnection
+from ._codec import draw
 from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
 
@@ -27,5 +29,6 @@ __all__ = [
     "WSServer",
     "WSServerConnection",
     "__version__",
+    "draw",
     "errors",
 ]
