@@ -2,8 +2,12 @@
 
 import math
 import re
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from urllib.parse import urlsplit
+
+from .. import WSClient
+from ..errors import RayforceValueError
+from ._exits import UsageError
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
@@ -15,6 +19,18 @@ def add_url(parser: ArgumentParser) -> None:
     """Add the argument that says which server to connect to."""
     help_ = f"ws://host:port, host:port or :port; by default on this machine, and port {DEFAULT_PORT}"
     parser.add_argument("url", metavar="URL", type=address, help=help_)
+
+
+def client_of(options: Namespace) -> WSClient:
+    """Return a client for the server that the arguments name.
+
+    Raises:
+        UsageError: there can be no such server.
+    """
+    try:
+        return WSClient(*options.url)
+    except RayforceValueError as error:
+        raise UsageError(error) from None
 
 
 def address(text: str) -> tuple[str, int]:

@@ -4,7 +4,7 @@ import re
 
 _TOKEN = re.compile(
     r"""
-    (?P<string> "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])' )  # a string; or one character, which may be a bracket
+    (?P<string> "(?:\\.|[^"\\])*" | '(?:\\.|[^\\)\]}\s])' )  # a string, or a character: '(' is one, ')' is not
     | (?P<unfinished> " )
     | (?P<comment> ;[^\n]* )
     | (?P<open> [(\[{] )

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import RayforceError
@@ -14,6 +14,9 @@ _EPILOG = "Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 no connection, or l
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         complain(f"{message} (see {self.prog} --help)")
         raise SystemExit(USAGE)
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rayforce-trio", description="RayforceDB over WebSocket.", epilog=_EPILOG, allow_abbrev=False)
+    parser = _Parser(prog="rayforce-trio", description="RayforceDB over WebSocket.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"rayforce-trio {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (_serve, _query, _repl):

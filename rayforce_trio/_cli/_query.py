@@ -8,7 +8,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .. import VerboseResult, WSClient
-from ._arguments import add_url, seconds
+from ._arguments import add_url, client_of, seconds
 from ._evaluation import evaluate, write_text
 from ._exits import FAILED, OK, CommandFailed, UsageError
 from ._formats import FORMATS
@@ -31,8 +31,7 @@ def add_parser(commands: Any) -> None:
 
 def query(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    host, port = options.url
-    client = WSClient(host, port)
+    client = client_of(options)
     expression = _standard_input() if options.expression == "-" else options.expression
 
     async def ask(calls: Calls, _: TaskGroup) -> VerboseResult:

@@ -14,7 +14,7 @@ from rayforce import Vector
 
 from .. import WSClient, WSClientConnection
 from ..errors import RayforceError
-from ._arguments import add_url
+from ._arguments import add_url, client_of
 from ._brackets import is_blank
 from ._evaluation import evaluate, write_text
 from ._exits import FAILED, OK, CommandFailed, Interrupted
@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
 def repl(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     use_encoding(None, "backslashreplace")
-    client = WSClient(*options.url)
+    client = client_of(options)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return run(partial(_read_all, client), backend="trio")
     try:

@@ -83,9 +83,6 @@ def add_parser(commands: Any) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
     _check_exposure(options)
     try:
         server = WSServer(
@@ -98,6 +95,9 @@ def serve(options: argparse.Namespace) -> int:
         )
     except RayforceValueError as error:
         raise UsageError(error) from None
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
     trio.run(server.run)
     return OK
 
