@@ -54,6 +54,8 @@ class Calls:
                 return await function()
         finally:
             self._scope = None
+        if sys.stderr.isatty():
+            _show(_ERASE)  # the ^C that it has shown
         raise Interrupted
 
 
@@ -81,19 +83,20 @@ class _Clock:
         with self._scope:
             await anyio.sleep(PATIENCE)
             while True:
-                self._show(f"{_ERASE}{anyio.current_time() - self._began:.1f} s, Ctrl-C cancels")
+                self._shown = True
+                _show(f"{_ERASE}{anyio.current_time() - self._began:.1f} s, Ctrl-C cancels")
                 await anyio.sleep(_REFRESH)
 
     def stop(self) -> None:
         """Erase it at once, since what comes next is going to stand there."""
         self._scope.cancel()
         if self._shown:
-            self._show(_ERASE)
+            _show(_ERASE)
 
-    def _show(self, text: str) -> None:
-        self._shown = True
-        sys.stderr.write(text)
-        sys.stderr.flush()
+
+def _show(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def run(function: Callable[[Calls, TaskGroup], Awaitable[T]], *, backend: str) -> T:
