@@ -43,13 +43,13 @@ def ask(port: int, expression: str) -> object:
 
 
 @pytest.mark.parametrize("url", ["ws://127.0.0.1:{}", "ws://localhost:{}/", "127.0.0.1:{}", ":{}"])
-def test_the_value_is_written_whatever_the_form_of_the_url(our_port: int, url: str) -> None:
-    done = command("query", url.format(our_port), "(+ 1 2)")
+def test_the_value_is_written_whatever_the_form_of_the_url(served: Served, url: str) -> None:
+    done = command("query", url.format(served.port), "(+ 1 2)")
     assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
 
 
-def test_an_expression_can_come_from_standard_input(our_port: int) -> None:
-    done = command("query", f":{our_port}", "-", given='; a comment\n(count\n  "café")\n')
+def test_an_expression_can_come_from_standard_input(served: Served) -> None:
+    done = command("query", f":{served.port}", "-", given='; a comment\n(count\n  "café")\n')
     assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
 
 
@@ -70,8 +70,8 @@ def test_what_the_query_prints_comes_before_its_value(our_port: int) -> None:
 
 
 @pytest.mark.parametrize(("format_", "value"), [("json", "3\n"), ("csv", "value\n3\n")])
-def test_what_the_query_prints_stays_out_of_data(our_port: int, format_: str, value: str) -> None:
-    done = command("query", f":{our_port}", '(do (println "working") (+ 1 2))', "--format", format_)
+def test_what_the_query_prints_stays_out_of_data(served: Served, format_: str, value: str) -> None:
+    done = command("query", f":{served.port}", '(do (println "working") (+ 1 2))', "--format", format_)
     assert (done.returncode, done.stdout, done.stderr) == (0, value, "working\n")
 
 
