@@ -160,6 +160,6 @@ def _load(script: str | None = None) -> None:
         raise UsageError(f"--script: there is no file {script!r}")
     quoted = script.replace("\\", "\\\\").replace('"', '\\"')
     try:
-        rayforce.eval_str(f'(load "{quoted}")')
+        rayforce.eval_str(f'(load "{quoted}")', raw=True)  # whatever it comes to
     except RayforceError as error:
         raise CommandFailed(f"the script {script} failed: {error}") from None

@@ -11,7 +11,7 @@ from support.engine_processes import has_ended
 from support.native import native_server
 from support.terminal import CTRL_C, terminal
 
-SCRIPT = "(set served_by_script 42)"
+SCRIPT = "(set served_by_script 42) (env 0)"  # of its value, rayforce-py cannot make anything
 
 NATIVE = ["--engine", "native"]
 IN_PROCESS = ["--engine", "in-process"]
