@@ -9,10 +9,12 @@ _credentials                the same: user names, passwords and tokens
 _transports                 WebSocket libraries behind one interface, and the choice between event loops
 _engines                    what evaluates
 _client | _server           the two ends
+_cli                        the command line, on the public names alone
 """
 
 from . import auth, errors
 from ._client import VerboseResult, WSClient, WSClientConnection
+from ._codec import draw
 from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
 
@@ -30,5 +32,6 @@ __all__ = [
     "WSServerConnection",
     "__version__",
     "auth",
+    "draw",
     "errors",
 ]

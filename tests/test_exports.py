@@ -29,7 +29,7 @@ MEMBERS = dict(public_members())
 def test_the_public_names() -> None:
     engines = {"InProcessEngine", "NativeEngine", "NativeProcess", "RoundRobinEngine"}
     ends = {"VerboseResult", "WSClient", "WSClientConnection", "WSServer", "WSServerConnection"}
-    public = engines | ends | {"auth", "errors"}
+    public = engines | ends | {"auth", "draw", "errors"}
     assert {name for name in vars(rayforce_trio) if not name.startswith("_")} == public
     assert set(rayforce_trio.__all__) == public | {"__version__"}
 

@@ -1,6 +1,7 @@
 """Rayforce objects to frames, frames to objects, frames to evaluated frames, compressed frames to plain ones."""
 
 from ._compression import SIZE_BYTES, Decompressor
+from ._drawing import draw
 from ._rayforce import check_thread, decode, decode_verbose, encode, engine_error, evaluate, native_server
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "check_thread",
     "decode",
     "decode_verbose",
+    "draw",
     "encode",
     "engine_error",
     "evaluate",

@@ -1,0 +1,64 @@
+"""What a query came to, as text, JSON or CSV."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from rayforce import Dict, List, Table, Vector
+
+from .. import draw
+from ._values import column, contents, plain, records, to_json
+
+
+def as_text(value: Any) -> Iterator[str]:
+    """Yield a value as the engine draws it; nothing for null, as in the engine's shell."""
+    if value is not None:
+        yield f"{draw(value)}\n"
+
+
+def as_json(value: Any) -> Iterator[str]:
+    """Yield a value as JSON; the rows of a table and the elements of a vector or list stand on a line each."""
+    if not isinstance(value, Table | Vector | List):
+        yield f"{to_json(plain(value))}\n"
+        return
+    separator = "[\n"
+    for element in records(value) if isinstance(value, Table) else column(value):
+        yield separator
+        yield to_json(element)
+        separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"
+
+
+def as_csv(value: Any) -> Iterator[str]:
+    """Yield a value as CSV, with a header."""
+    names, rows = _rows(value)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow(map(_cell, row))
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()
+
+
+FORMATS: dict[str, Callable[[Any], Iterable[str]]] = {"text": as_text, "json": as_json, "csv": as_csv}
+
+
+def _rows(value: Any) -> tuple[list[str], Iterable[Iterable[Any]]]:
+    if isinstance(value, Table):
+        names, columns = contents(value)
+        return names, zip(*columns, strict=True)
+    if isinstance(value, Dict):
+        return ["key", "value"], zip(column(value.keys()), column(value.values()), strict=True)
+    if isinstance(value, Vector | List):
+        return ["value"], ([element] for element in column(value))
+    return ["value"], [[plain(value)]]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else to_json(value)

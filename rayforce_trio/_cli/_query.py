@@ -1,0 +1,71 @@
+"""`query`: one expression, its value to standard output."""
+
+import argparse
+import sys
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .. import VerboseResult, WSClient
+from ._arguments import add_url, client_of, seconds
+from ._evaluation import evaluate, write_text
+from ._exits import FAILED, OK, CommandFailed, UsageError
+from ._formats import FORMATS
+from ._output import complain, say, use_encoding, write
+from ._waiting import Calls, run
+
+DESCRIPTION = "Evaluate an expression on a server, and write its value to standard output. Ctrl-C cancels it there."
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("query", help="evaluate an expression on a server", description=DESCRIPTION)
+    add_url(parser)
+    parser.add_argument("expression", metavar="EXPR", help="Rayfall code; - reads it from standard input")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="of the output; default: text, as the engine draws it"
+    )
+    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="give up after so long")
+    parser.set_defaults(run=query)
+
+
+def query(options: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    client = client_of(options)
+    expression = _standard_input() if options.expression == "-" else options.expression
+
+    async def ask(calls: Calls, _: TaskGroup) -> VerboseResult:
+        return await calls.call(lambda: _ask(client, expression, options.timeout))
+
+    result = run(ask, backend="trio")
+    _write(result, options.format)
+    if result.error is None:
+        return OK
+    complain(result.error)
+    return FAILED
+
+
+async def _ask(client: WSClient, expression: str, patience: float | None) -> VerboseResult:
+    with anyio.move_on_after(patience):
+        async with client.connect() as connection:
+            return await evaluate(connection, expression)
+    raise CommandFailed(f"not done within {patience:g} seconds; the query was cancelled")
+
+
+def _write(result: VerboseResult, format_: str) -> None:
+    if format_ == "text":
+        use_encoding(None, "backslashreplace")
+        write_text("".join([result.output, *FORMATS[format_](result.value)]))
+        return
+    use_encoding("utf-8", "strict")
+    if result.output:
+        say(result.output.rstrip("\n"))
+    if result.error is None:
+        write(FORMATS[format_](result.value))
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from None

@@ -1,0 +1,148 @@
+"""`repl`: a shell on a server."""
+
+import argparse
+import os
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+from rayforce import Vector
+
+from .. import WSClient, WSClientConnection
+from ..errors import RayforceError
+from ._arguments import add_url, client_of
+from ._brackets import is_blank
+from ._evaluation import evaluate, write_text
+from ._exits import FAILED, OK, CommandFailed, Interrupted
+from ._formats import as_text
+from ._lines import Lines
+from ._output import complain, say, use_encoding
+from ._values import column
+from ._waiting import Calls, run
+
+DESCRIPTION = """Evaluate expressions on a server: from a terminal, with history and completion of names, or line by
+line from a pipe or file. Ctrl-C cancels the query, Ctrl-D ends."""
+
+COMPLETION_PATIENCE = 2.0
+"""How long a completion waits for the server, which may be busy with somebody else's query; in seconds."""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("repl", help="a shell on a server", description=DESCRIPTION)
+    add_url(parser)
+    parser.add_argument("--no-history", action="store_true", help="keep nothing of what is entered")
+    parser.set_defaults(run=repl)
+
+
+def repl(options: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    use_encoding(None, "backslashreplace")
+    client = client_of(options)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return run(partial(_read_all, client), backend="trio")
+    try:
+        from ._prompt import Prompt
+    except ModuleNotFoundError as error:
+        raise CommandFailed(f"a shell on a terminal needs {error.name}: pip install 'rayforce-trio[cli]'") from None
+
+    async def converse(calls: Calls, tasks: TaskGroup) -> int:
+        shell = _Shell(client, calls, tasks)
+        await shell.connect()
+        try:
+            prompt = Prompt(shell.names, None if options.no_history else _history_file())
+        except OSError as error:
+            complain(f"no history is kept: {error}")
+            prompt = Prompt(shell.names, None)
+        say(f"Connected to {client.uri}. Tab completes names, Ctrl-C cancels, Ctrl-D ends.")
+        while (expression := await prompt.read()) is not None:
+            await shell.attempt(expression)
+        await shell.close()
+        return OK
+
+    return run(converse, backend="asyncio")
+
+
+async def _read_all(client: WSClient, calls: Calls, tasks: TaskGroup) -> int:
+    """Evaluate what comes from a pipe or a file, and tell of any failure in the end."""
+    shell = _Shell(client, calls, tasks)
+    await shell.connect()
+    lines = Lines(sys.stdin.fileno())
+    code = OK
+    while (expression := await calls.call(lines.read, quietly=True)) is not None:
+        if is_blank(expression):
+            continue
+        try:
+            await shell.answer(expression)
+        except RayforceError as error:
+            if shell.closed:
+                raise
+            complain(error)
+            code = FAILED
+    await shell.close()
+    return code
+
+
+class _Shell:
+    """A connection, and another one when it is lost."""
+
+    def __init__(self, client: WSClient, calls: Calls, tasks: TaskGroup) -> None:
+        self._client = client
+        self._calls = calls
+        self._tasks = tasks
+        self._connection: WSClientConnection | None = None
+
+    async def connect(self) -> None:
+        self._connection = await self._calls.call(lambda: self._client.connect(self._tasks))
+
+    @property
+    def closed(self) -> bool:
+        return self._connection is None or bool(self._connection.closed)
+
+    async def attempt(self, expression: str) -> None:
+        """Like `answer`, but whatever goes wrong is said, and the session goes on."""
+        if is_blank(expression):
+            return
+        try:
+            if self.closed:
+                await self.connect()
+                say("connected again")
+            await self.answer(expression)
+        except Interrupted:
+            say("cancelled")
+        except RayforceError as error:
+            complain(error)
+
+    async def answer(self, expression: str) -> None:
+        """Evaluate an expression, and show what it printed and what it came to.
+
+        Raises:
+            RayforceError: it failed.
+            Interrupted: Ctrl-C cancelled it.
+        """
+        assert self._connection is not None
+        result = await self._calls.call(partial(evaluate, self._connection, expression))
+        write_text("".join([result.output, *as_text(result.value)]))
+        if result.error is not None:
+            raise result.error
+
+    async def names(self, prefix: str) -> list[str]:
+        """Return the names known to the server that begin so; none, if it does not tell them in time."""
+        assert self._connection is not None
+        with suppress(RayforceError), anyio.move_on_after(COMPLETION_PATIENCE):
+            names = await self._connection.execute(f'(.repl.complete "{prefix}")')
+            return column(names) if isinstance(names, Vector) else []
+        return []
+
+    async def close(self) -> None:
+        assert self._connection is not None
+        await self._calls.call(self._connection.close, quietly=True)
+
+
+def _history_file() -> Path:
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    return base / "rayforce-trio" / "history"

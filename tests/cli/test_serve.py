@@ -1,0 +1,193 @@
+"""`serve`, run as people run it."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from support.commands import BOUND, FAREWELL, command, serving, started, wrong_usage
+from support.engine_processes import has_ended
+from support.native import native_server
+from support.terminal import CTRL_C, terminal
+
+SCRIPT = "(set served_by_script 42) (env 0)"  # of its value, rayforce-py cannot make anything
+
+NATIVE = ["--engine", "native"]
+IN_PROCESS = ["--engine", "in-process"]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / 'a "quoted" name.rfl'
+    path.write_text(SCRIPT)
+    return path
+
+
+def value(url: str, expression: str) -> str:
+    done = command("query", url, expression)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.removesuffix("\n")
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("engine", [NATIVE, IN_PROCESS], ids=lambda engine: str(engine[1]))
+def test_it_serves_until_a_signal_and_says_so(engine: list[str], signal_: signal.Signals) -> None:
+    with serving(*engine) as server:
+        assert value(server.url, "(+ 1 2)") == "3"
+        out, _ = server.end(signal_)
+        assert out == FAREWELL
+        assert server.process.returncode == 0
+
+
+def test_ctrl_c_on_a_terminal_ends_it_well() -> None:
+    with terminal("serve", "--port", "0", "--log-level", "warning") as shown:
+        shown.until("Rayforce WebSocket served on ws://127.0.0.1:")
+        shown.until("\n")
+        shown.type(CTRL_C)
+        assert shown.rest().removeprefix("^C") == FAREWELL
+        assert shown.process.wait(BOUND) == 0
+
+
+def test_by_default_queries_run_in_a_process_of_their_own_which_ends_with_the_server() -> None:
+    with serving() as server:
+        engine = int(value(server.url, "(at (.sys.info) 'pid)"))
+        assert engine != server.process.pid
+        server.end()
+        assert has_ended(engine, within=BOUND)
+
+
+@pytest.mark.parametrize("engine", [NATIVE, IN_PROCESS], ids=lambda engine: str(engine[1]))
+def test_a_script_runs_first(engine: list[str], script: Path) -> None:
+    with serving(*engine, "--script", str(script)) as server:
+        assert value(server.url, "served_by_script") == "42"
+
+
+@pytest.mark.parametrize("engine", [NATIVE, IN_PROCESS], ids=lambda engine: str(engine[1]))
+def test_a_script_that_fails_ends_it_with_exit_code_1_and_says_why(engine: list[str], script: Path) -> None:
+    script.write_text('(+ 1 "a")')
+    done = command("serve", "--port", "0", *engine, "--script", str(script), "--log-level", "error")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: the ")
+    assert "type: cannot add i64 and str" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_clients_of_a_read_only_server_cannot_write(script: Path) -> None:
+    with serving("--read-only", "--script", str(script)) as server:
+        assert value(server.url, "served_by_script") == "42"
+        refused = command("query", server.url, "(set served_by_script 43)")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith("error: access: ")
+
+
+def test_a_journal_brings_back_what_clients_wrote(tmp_path: Path) -> None:
+    arguments = ["--journal", str(tmp_path / "journal"), "--journal-sync", "--memory", "1G", "--cores", "1"]
+    with serving(*arguments) as server:
+        assert value(server.url, "(set journaled 7)") == "7"
+    with serving(*arguments) as server:
+        assert value(server.url, "journaled") == "7"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_it_can_be_a_gateway_to_a_server_that_runs_already(host: str) -> None:
+    with native_server() as native, serving("--engine", f"{host}:{native.port}") as server:
+        assert value(server.url, "(at (.sys.info) 'pid)") == str(native.pid)
+
+
+def test_the_password_of_the_engine_comes_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("secret\n")
+    with native_server("-u", "secret") as native:
+        remote = ["--engine", f"127.0.0.1:{native.port}", "--engine-user", "me"]
+        with serving(*remote, "--engine-password-file", str(file)) as server:
+            assert value(server.url, "(+ 1 2)") == "3"
+        with serving(*remote) as server:
+            refused = command("query", server.url, "(+ 1 2)")
+    assert refused.returncode == 3
+    assert "HTTP status 503" in refused.stderr
+
+
+def test_a_query_longer_than_the_limit_is_refused() -> None:
+    with serving("--max-message-size", "1K") as server:
+        assert value(server.url, "(+ 1 2)") == "3"
+        refused = command("query", server.url, "-", given=f'"{"x" * 2000}"')
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = command("serve", "--port", str(port), "--log-level", "error")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: cannot listen on ws://127.0.0.1:{port}: Address already in use\n"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_an_address_that_others_can_reach_is_refused_and_the_reason_told(host: str) -> None:
+    said = wrong_usage("serve", "--host", host)
+    assert said.startswith(f"--host {host} is more than this machine, and whoever can connect can run any code ")
+    assert said.endswith("add --allow-unauthenticated")
+
+
+def test_an_address_that_others_can_reach_is_served_on_purpose() -> None:
+    with serving("--host", "0.0.0.0", "--allow-unauthenticated") as server:
+        assert value(server.url, "(+ 1 2)") == "3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--port", "70000"], "Invalid port: 70000. Must be an int between 0 and 65535"),
+        (["--port", "eighty"], "argument --port: invalid int value: 'eighty' (see rayforce-trio serve --help)"),
+        (["--engine", "remote"], "--engine remote: neither native nor in-process nor HOST:PORT"),
+        (["--engine", "host:0"], "Invalid port: 0. Must be an int between 1 and 65535"),
+        (["--engine", "in-process", "--journal", "base"], "--journal is not for --engine in-process"),
+        (["--engine", "host:5000", "--script", "x.rfl"], "--script is not for --engine host:5000"),
+        (["--cores", "0", "--engine", "in-process"], "--cores is not for --engine in-process"),
+        (["--engine-user", "me"], "--engine-user is not for --engine native"),
+        (["--engine", "in-process", "--script", "none.rfl"], "--script: there is no file 'none.rfl'"),
+        (
+            ["--max-message-size", "big"],
+            "argument --max-message-size: 'big' is no size; such look like 65536, 64K, 64M ",
+        ),
+        (["--allowed-origin", "here"], "'here' is not an origin; "),
+        (["--cores", "5000"], "Invalid cores: 5000. "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    assert wrong_usage("serve", *arguments).startswith(says)
+
+
+def test_a_password_file_that_is_not_there_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    done = command("serve", "--engine", "host:5000", "--engine-password-file", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: [Errno 2] No such file or directory: ")
+
+
+def test_the_log_goes_to_standard_error_from_the_level_on() -> None:
+    for level, logged in ("info", True), ("warning", False):
+        with serving("--log-level", level) as server:
+            value(server.url, "(+ 1 2)")
+            _, err = server.end()
+        assert (" INFO rayforce_trio.server: connection 1: open to 127.0.0.1" in err) is logged
+
+
+def test_two_signals_end_it_before_it_serves_and_leave_no_engine_behind(tmp_path: Path) -> None:
+    gate = tmp_path / "started"
+    script = tmp_path / "slow.rfl"
+    script.write_text(f'(write "{gate}" (format "%" (at (.sys.info) \'pid))) (while true 1)')
+    os.mkfifo(gate)
+    with started("serve", "--port", "0", "--script", str(script)) as process:
+        try:
+            engine = int(gate.read_text().strip().strip('"'))
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=BOUND)
+        finally:
+            process.kill()
+    assert has_ended(engine, within=BOUND)

@@ -1,0 +1,103 @@
+"""The command line, run in child processes."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from rayforce_trio._cli import main
+
+COMMAND = [sys.executable, "-W", "error", "-m", "rayforce_trio"]
+BOUND = 60  # seconds
+FAREWELL = "\nRayforce WebSocket Server stopped.\n"
+
+_BANNER = re.compile(r"Rayforce WebSocket served on ws://(?P<host>\S+):(?P<port>\d+)\n")
+_ROOT = Path(__file__).parents[2]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return what the commands are run with: this very package, and whatever else a test wants."""
+    return {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONIOENCODING": "utf-8", **more}
+
+
+def command(*arguments: str, given: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, `given` being its standard input and `more` in its environment."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        input=given,
+        env=environment(**more),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=BOUND,
+        check=False,
+    )
+
+
+def started(*arguments: str) -> "subprocess.Popen[str]":
+    """Start a command; its standard input is empty."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def wrong_usage(*arguments: str) -> str:
+    """Return what is said of arguments that cannot be; it has to be one line, and the exit code 2. In this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code: object = main(arguments)
+        except SystemExit as exit_:
+            code = exit_.code
+    said = err.getvalue()
+    assert (code, out.getvalue(), said.count("\n")) == (2, "", 1), said
+    assert said.startswith("error: ")
+    return said.removeprefix("error: ").removesuffix("\n")
+
+
+class Serving:
+    """The command `serve`, since its banner.
+
+    Attributes:
+        port: where it listens.
+        process: its process.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        self.process = process
+        banner = _BANNER.fullmatch(process.stdout.readline())
+        assert banner is not None, process.communicate(timeout=BOUND)
+        self.port = int(banner["port"])
+
+    @property
+    def url(self) -> str:
+        return f":{self.port}"
+
+    def end(self, signal_: signal.Signals = signal.SIGINT) -> tuple[str, str]:
+        """Send it a signal, and return what it still wrote to standard output, and all it wrote to standard error."""
+        self.process.send_signal(signal_)
+        return self.process.communicate(timeout=BOUND)
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[Serving]:
+    """Run `serve` on a free port for the block; it is killed if the block has not ended it."""
+    with started("serve", "--port", "0", *arguments) as process:
+        try:
+            yield Serving(process)
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=BOUND)
+            except (subprocess.TimeoutExpired, ValueError):
+                process.kill()
