@@ -28,7 +28,8 @@ def queries(tmp_path: Path) -> Iterator[Queries]:
 async def served() -> AsyncIterator[int]:
     """Serve a native engine for the block, which is bounded; yields the port."""
     with trio.fail_after(60):
-        async with WSServer(port=0, host="127.0.0.1", engine=NativeProcess()) as server:
+        server = WSServer(port=0, host="127.0.0.1", engine=NativeProcess(), max_connections_per_address=None)
+        async with server:
             yield server.port
 
 
