@@ -43,6 +43,11 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
+    @property
+    def has_all(self) -> bool:
+        """Whether everything has happened that clients do."""
+        return bool(self.requests and self.cancelled and self.killed and self.frozen)
+
 
 async def run_client(port: int, number: int, tally: Tally) -> None:
     """Have one session after the other, until cancelled."""
