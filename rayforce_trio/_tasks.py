@@ -20,6 +20,8 @@ Measured: of a shorter one much goes into changing tasks, a longer one is felt b
 BATCH = 1e-3
 """How long a task that is busy may keep back what it has to send, so that it goes out together; in seconds.
 
+A single step of it may take longer: an evaluation in this process.
+
 Measured: to send takes as long as to answer a small request, and more if that wakes the peer up.
 """
 

@@ -16,8 +16,9 @@ import trio.testing
 from rayforce import I64
 from support.frames import whole_frame
 from support.processes import server_process
+from support.raw import BINARY, frame, open_raw
 
-from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
+from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._codec import encode, evaluate
 from rayforce_trio._engines import Session
 from rayforce_trio._protocol import Frame, MessageType, Reply, Result
@@ -132,6 +133,27 @@ async def test_posts_and_requests_keep_their_order(our_port: int, name: str) -> 
         for n in range(50):
             await connection.post(f"(set {name} {n})")
             assert await number(connection, name) == n
+
+
+@pytest.mark.trio
+async def test_replies_are_not_kept_back_while_a_slow_query_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._tasks.BATCH", 1000.0)
+    post, quick, slow = (
+        frame(encode(query, message_type))
+        for query, message_type in (
+            ("1", MessageType.ASYNC),
+            ("2", MessageType.SYNC),
+            ("(while true 1)", MessageType.SYNC),
+        )
+    )
+    with trio.fail_after(20):
+        async with WSServer(0, host="127.0.0.1", engine=NativeProcess()) as server:
+            with await open_raw(server.port) as peer:
+                await peer.send(post + 2 * quick + slow)
+                for _ in range(2):
+                    opcode, _ = await peer.receive_frame()
+                    assert opcode == BINARY
+                peer.reset()
 
 
 @pytest.mark.trio

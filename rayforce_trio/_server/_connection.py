@@ -215,6 +215,7 @@ class WSServerConnection:
 
     async def _ask_engine(self, call: Callable[[], Awaitable[T]]) -> T:
         """Wait for the session; raises `EngineError` if the engine is lost meanwhile."""
+        self._flush()  # it may take long
         with trio.CancelScope() as self._asking:
             if self._engine_error is None:
                 return await call()
