@@ -15,6 +15,9 @@ from .errors import HandshakeError, RayforceValueError
 
 _PIECE = 64 * 1024  # bytes; so many are encrypted at once, and then offered to the network
 
+_UNTAKEN = 64 * 1024  # bytes; so many answers of TLS's own may wait for a peer that reads nothing
+_AT_ONCE = 16 * 1024  # bytes; so many are given to TLS, which may have an answer to each 27 of them
+
 _PLAIN = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST"})
 
 
@@ -61,6 +64,9 @@ class TlsStream(LeanStream):
             self._arrived, self._leaving, server_side=server_hostname is None, server_hostname=server_hostname
         )
         self._unsent = memoryview(b"")  # encrypted, and not yet taken by the network
+        self._failure: ssl.SSLError | None = None  # of what arrived; what came before it can be read
+        self._received = memoryview(b"")  # and not yet given to TLS
+        self._decrypted = b""  # and not yet asked for
         self._encrypted = 0  # bytes whose encrypted form is, in part, still here: the caller offers them again
         self._eof_sent = False
 
@@ -92,7 +98,8 @@ class TlsStream(LeanStream):
             except ssl.SSLEOFError as error:
                 raise HandshakeError("the peer hung up during the TLS handshake") from error
             except (ssl.SSLError, ssl.CertificateError) as error:
-                self._push()  # the alert, which tells the peer
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    self._push()  # the alert, which tells the peer
                 raise HandshakeError(f"the TLS handshake failed: {reason_of(error)}") from error
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise HandshakeError("the connection broke during the TLS handshake") from error
@@ -147,21 +154,28 @@ class TlsStream(LeanStream):
 
     def _decrypt(self, buffer: memoryview) -> int | None:
         """Fill a buffer with what has arrived: how many bytes, 0 at the end; `None`: more has to arrive."""
-        filled = 0
-        while filled < len(buffer):
+        filled = min(len(buffer), len(self._decrypted))
+        buffer[:filled], self._decrypted = self._decrypted[:filled], self._decrypted[filled:]
+        while filled < len(buffer) and self._failure is None:
             try:
                 # With a buffer it returns a number, which typeshed does not know.
                 count: int = self._tls.read(len(buffer) - filled, buffer[filled:])  # type: ignore[assignment]
             except ssl.SSLWantReadError:
-                self._push()  # an answer to the peer, of the kind that TLS gives by itself
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # what has arrived can be read
+                    self._push()  # an answer to the peer, of the kind that TLS gives by itself
+                if self._leaving.pending > _UNTAKEN:
+                    raise trio.BrokenResourceError("the peer takes no answers") from None
                 return filled or None
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return filled
             except ssl.SSLError as error:
-                raise trio.BrokenResourceError("the connection broke") from error
+                self._failure = error
+                break
             if not count:
                 break
             filled += count
+        if self._failure is not None and not filled:
+            raise trio.BrokenResourceError("the connection broke") from self._failure
         return filled
 
     async def send_eof(self) -> None:
@@ -186,8 +200,14 @@ class TlsStream(LeanStream):
 
     def _say_goodbye(self) -> None:
         self._eof_sent = True
+        # What has arrived is put aside: where it looks for the peer's goodbye, data would end the whole connection.
+        with suppress(ssl.SSLError):
+            self._decrypted += self._tls.read(self._tls.pending())
+        arrived = self._arrived.read()
         with suppress(ssl.SSLError):  # it asks for the peer's goodbye, which nobody waits for
             self._tls.unwrap()
+        with suppress(ssl.SSLError):  # if its end is in there, too, nothing can follow it
+            self._arrived.write(arrived)
 
     # What is encrypted
 
@@ -206,8 +226,12 @@ class TlsStream(LeanStream):
             await self._stream.wait_send_all_might_not_block()
 
     async def _receive_encrypted(self) -> None:
-        data = await self._stream.receive_some()
-        if data:
-            self._arrived.write(data)
+        if self._received:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._received = memoryview(await self._stream.receive_some())
+        if self._received:
+            self._arrived.write(self._received[:_AT_ONCE])
+            self._received = self._received[_AT_ONCE:]
         else:
             self._arrived.write_eof()

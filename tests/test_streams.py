@@ -14,6 +14,7 @@ from support.leaks import no_leaks
 
 from rayforce_trio._tcp import READ_SIZE, LeanStream, TcpStream
 from rayforce_trio._tls import TlsStream
+from rayforce_trio.errors import HandshakeError
 
 pytestmark = pytest.mark.trio
 
@@ -385,3 +386,52 @@ async def test_the_stream_it_comes_from_is_of_no_more_use_and_leaves_the_socket_
         await one.send_all(b"alive")
         with trio.fail_after(TIMEOUT):
             assert await other.receive_some() == b"alive"
+
+
+# TLS alone
+
+
+async def test_what_has_arrived_can_be_read_after_the_end_was_sent() -> None:
+    one, other = await tls_pair()
+    with trio.fail_after(TIMEOUT):
+        async with one, other:
+            await one.send_all(b"one")
+            await one.send_all(b"two")
+            assert await other.receive_some(3) == b"one"
+            await other.send_eof()
+            await one.send_eof()
+            assert await receive_all(other) == b"two"
+
+
+async def test_what_was_read_in_part_can_be_read_after_the_end_was_sent() -> None:
+    one, other = await tls_pair()
+    with trio.fail_after(TIMEOUT):
+        async with one, other:
+            await one.send_all(b"one two")
+            assert await other.receive_some(3) == b"one"
+            await other.send_eof()
+            assert await other.receive_some() == b" two"
+
+
+async def test_what_comes_before_nonsense_is_received() -> None:
+    one, other = await tls_pair()
+    with trio.fail_after(TIMEOUT):
+        async with one, other:
+            await one.send_all(b"last words")
+            await one._stream.send_all(b"nonsense" * 100)
+            await trio.lowlevel.wait_readable(other)
+            assert await other.receive_some() == b"last words"
+            with pytest.raises(trio.BrokenResourceError):
+                await receive_all(other)
+
+
+async def test_a_reset_during_the_handshake_is_a_failed_handshake() -> None:
+    for nonsense in (b"", b"\x16\x03\x01\x00\x05hello"):
+        one, other = await tcp_pair()
+        server = TlsStream(other, server_context(local_certificates()), server_hostname=None)
+        with trio.fail_after(TIMEOUT):
+            async with one, server:
+                await one.send_all(nonsense)
+                reset(one)
+                with pytest.raises(HandshakeError):
+                    await server.do_handshake()

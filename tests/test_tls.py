@@ -10,7 +10,7 @@ import trio
 from support.certificates import certificates, client_context, local_certificates, server_context
 from support.leaks import no_leaks
 from support.processes import server_process
-from support.raw import connect_raw
+from support.raw import RawPeer, connect_raw, raw_server
 
 from rayforce_trio import NativeProcess, WSClient, WSServer
 from rayforce_trio.errors import ConnectionRejected, HandshakeError, RayforceValueError
@@ -122,6 +122,30 @@ async def test_a_certificate_for_another_name_is_not_trusted() -> None:
         pytest.raises(HandshakeError, match=r"cannot be trusted.*localhost"),
     ):
         await WSClient("localhost", port, ssl=client_context(directory)).connect()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("data", [b"", b"\x16\x03\x03\x00\x05"])
+async def test_a_server_that_hangs_up_in_the_tls_handshake_is_told_from_one_that_is_not_there(data: bytes) -> None:
+    async def hang_up(peer: RawPeer) -> None:
+        await peer.send(data)
+
+    with anyio.fail_after(TIMEOUT):
+        async with raw_server(hang_up) as port:
+            with pytest.raises(HandshakeError, match="the TLS handshake with localhost"):
+                await WSClient("localhost", port, ssl=trusting()).connect()
+
+
+@pytest.mark.trio
+async def test_a_server_that_wants_a_certificate_says_so() -> None:
+    context = server_context(local_certificates())
+    context.verify_mode = ssl.CERT_REQUIRED
+    with trio.fail_after(TIMEOUT):
+        async with WSServer(0, host=LOCAL, ssl_context=context) as server:
+            with pytest.raises(HandshakeError, match=r"the TLS handshake with .*certificate required"):
+                await WSClient("localhost", server.port, ssl=trusting()).connect()
+            async with WSClient("localhost", server.port, ssl=trusting(shows_itself=True)).connect() as connection:
+                assert (await connection.execute("(+ 1 2)")).value == 3
 
 
 # One end alone

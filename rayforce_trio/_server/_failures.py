@@ -46,6 +46,7 @@ class FailureLimit:
         network = self._networks.setdefault(name, _Network())
         while network.attempts and network.attempts + network.recent_failures() >= FAILURES_PER_SECOND:
             await network.ended.wait()
+            network = self._networks.setdefault(name, network)  # it may have been forgotten meanwhile
         if network.recent_failures() >= FAILURES_PER_SECOND:
             yield Attempt(network.failures[0] + 1.0 - trio.current_time())
             return

@@ -22,6 +22,7 @@ from ..errors import (
     ConnectError,
     ConnectionLost,
     ConnectionRejected,
+    HandshakeError,
     ProtocolError,
     RayforceWSError,
 )
@@ -81,6 +82,11 @@ async def connect(
         )
     except ssl.SSLError as error:
         raise tls_failed(authority, error) from None
+    except (ConnectionResetError, ConnectionAbortedError) as error:
+        if endpoint.tls is not None:
+            reason = str(error) or "the peer hung up during the TLS handshake"
+            raise tls_failed(authority, HandshakeError(reason)) from error
+        raise ConnectError(f"could not connect to {authority}: {error}") from error
     except (OSError, UnicodeError) as error:
         raise ConnectError(f"could not connect to {authority}: {error}") from error
     except InvalidStatus as error:

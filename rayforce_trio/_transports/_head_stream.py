@@ -91,8 +91,8 @@ class HeadStream(trio.abc.Stream):
     async def _receive(self) -> bytes:
         try:
             return bytes(await self._stream.receive_some(READ_SIZE))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise HandshakeError("the connection broke during the opening handshake") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise HandshakeError("the connection broke during the opening handshake") from error.__cause__
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:

@@ -156,6 +156,8 @@ async def _upgrade_client(
     except ConnectionRejected as error:
         raise _refused(endpoint.authority, error.status, error.body) from None
     except (HandshakeError, *_HANDSHAKE_ERRORS) as error:
+        if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a server refuses a certificate as late as this
+            raise tls_failed(endpoint.authority, error.__cause__) from None
         raise no_websocket_server(endpoint.authority, error) from error
     return TrioWebSocket(
         stream,

@@ -216,12 +216,16 @@ async def open_raw(
 ) -> RawPeer:
     """Connect and shake hands; `hello` says whether Rayforce's handshake follows that of WebSocket."""
     peer = connect_raw(port, receive_buffer=receive_buffer)
-    await peer.send(upgrade({"Sec-WebSocket-Protocol": subprotocol}))
-    head = await peer.receive_head()
-    assert head.startswith(b"HTTP/1.1 101 "), head
-    if hello:
-        await peer.send_frame(HELLO)
-        assert await peer.receive_frame() == (BINARY, HELLO_REPLY)
+    try:
+        await peer.send(upgrade({"Sec-WebSocket-Protocol": subprotocol}))
+        head = await peer.receive_head()
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        if hello:
+            await peer.send_frame(HELLO)
+            assert await peer.receive_frame() == (BINARY, HELLO_REPLY)
+    except BaseException:
+        peer.close()
+        raise
     return peer
 
 
