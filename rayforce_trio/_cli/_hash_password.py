@@ -8,7 +8,7 @@ from .. import auth
 from ..errors import RayforceValueError
 from ._exits import OK, UsageError
 from ._output import write
-from ._secrets import ask, line_in
+from ._secrets import ask, line_in, refuse
 
 DESCRIPTION = """Read a password, from the terminal without echo or else the first line of standard input, and print the
 hash by which `serve --users-file` knows it."""
@@ -18,6 +18,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "hash-password", help="hash a password, for serve --users-file", description=DESCRIPTION
     )
+    parser.add_argument("password", nargs="*", type=refuse, help=argparse.SUPPRESS)
     parser.set_defaults(run=hash_password)
 
 

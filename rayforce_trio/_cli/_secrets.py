@@ -3,10 +3,10 @@
 import getpass
 import os
 import stat
-from argparse import Namespace
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from ._exits import UsageError
 from ._output import warn
@@ -56,6 +56,16 @@ def add_secrets(group: Any, whose: str) -> None:
         group.add_argument(
             f"--{kind}-file", metavar="FILE", help=f"{whose} {kind}, the first line of a file; or set {variable}"
         )
+        group.add_argument(f"--{kind}", type=refuse, help=SUPPRESS)
+
+
+def refuse(_: str) -> NoReturn:
+    """Take no secret as an argument.
+
+    Raises:
+        ArgumentTypeError: always.
+    """
+    raise ArgumentTypeError("secrets are no arguments: other users could read them in the list of processes")
 
 
 def secrets_of(options: Namespace) -> tuple[str | None, str | None]:

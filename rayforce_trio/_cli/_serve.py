@@ -55,22 +55,22 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="let in only clients that show a certificate of this authority; PEM",
     )
+    network.add_argument(
+        "--max-message-size",
+        metavar="SIZE",
+        type=size,
+        default="64M",
+        help="of what clients send; default: %(default)s",
+    )
     add_authentication(parser)
 
-    limits = parser.add_argument_group("limits; 0 is none")
+    limits = parser.add_argument_group("limits, where 0 is none")
     for name, default, what in (
         ("--max-connections", "128", "connections in all"),
         ("--max-connections-per-address", "32", "connections from one address"),
         ("--max-unauthenticated", "32", "connections that are not open yet"),
     ):
         limits.add_argument(name, metavar="N", type=limit, default=default, help=f"{what}; default: %(default)s")
-    limits.add_argument(
-        "--max-message-size",
-        metavar="SIZE",
-        type=size,
-        default="64M",
-        help="of what clients send; default: %(default)s, not 0",
-    )
 
     add_engine(parser)
     parser.add_argument("--log-level", choices=_LEVELS, default="info", help="of the log; default: %(default)s")

@@ -13,7 +13,7 @@ from ._exits import UsageError
 from ._secrets import PASSWORD_VARIABLE, add_secrets, secrets_of
 from ._tls import client_context
 
-_SHORT = re.compile(r"(?P<user>[^:/?#@]+@)?(?P<host>\[[^\]/?#@]*\]|[^:/?#@\[\]]*)(:(?P<port>\d+))?", re.ASCII)
+_SHORT = re.compile(r"(?P<user>[^/?#@]+@)?(?P<host>\[[^\]/?#@]*\]|[^:/?#@\[\]]*)(:(?P<port>\d+))?", re.ASCII)
 
 
 def add_target(parser: ArgumentParser) -> None:

@@ -61,7 +61,7 @@ def _show(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise UsageError("--tls-certificate: the key is not the one that belongs to the certificate") from None
         raise UsageError(
-            f"--tls-certificate: no certificate in {certificate}, or no key in {key or certificate}; both have to be PEM"
+            f"--tls-certificate: there is no certificate in {certificate}, or no key in {key or certificate}, as PEM"
         ) from None
 
 
