@@ -101,9 +101,13 @@ def ask(question: str) -> str | None:
         return None
 
 
-def warn_if_readable(file: BinaryIO, path: str) -> None:
-    """Warn if every user of the machine can read a file."""
-    mode = os.fstat(file.fileno()).st_mode
+def warn_if_readable(path: str) -> None:
+    """Warn if every user of the machine can read a file.
+
+    Raises:
+        OSError: there is none.
+    """
+    mode = os.stat(path).st_mode  # noqa: PTH116 - as for `open`
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
         warn(f"every user of this machine can read {path}; chmod o-r makes an end of that")
 
@@ -112,7 +116,7 @@ def warn_if_readable(file: BinaryIO, path: str) -> None:
 def _opened(path: str) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - errors name it as it was given
-            warn_if_readable(file, path)
+            warn_if_readable(path)
             yield file
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None

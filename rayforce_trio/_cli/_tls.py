@@ -52,9 +52,9 @@ def _trusting(purpose: ssl.Purpose, authority: str | None, option: str) -> ssl.S
 
 
 def _show(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
-    _check("--tls-certificate", certificate, has_key=key is None)
+    _check("--tls-certificate", certificate)
     if key is not None:
-        _check("--tls-key", key, has_key=True)
+        _check("--tls-key", key)
     try:
         context.load_cert_chain(certificate, key, password=_refuse_to_ask)
     except ssl.SSLError as error:
@@ -63,14 +63,14 @@ def _show(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
         raise UsageError(
             f"--tls-certificate: there is no certificate in {certificate}, or no key in {key or certificate}, as PEM"
         ) from None
+    warn_if_readable(key or certificate)
 
 
-def _check(option: str, path: str, *, has_key: bool = False) -> None:
-    """See whether a file can be read, which the `ssl` module tells without its name."""
+def _check(option: str, path: str) -> None:
+    """See whether a file can be read: the `ssl` module tells it without the file's name."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - the error names it as it was given
-            if has_key:
-                warn_if_readable(file, path)
+        with open(path, "rb"):  # noqa: PTH123 - the error names it as it was given
+            pass
     except OSError as error:
         raise UsageError(f"{option}: {path} cannot be read: {error.strerror}") from None
 
