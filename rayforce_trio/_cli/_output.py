@@ -40,6 +40,11 @@ def complain(problem: object) -> None:
     say("\n  ".join([f"error: {first}", *rest]))
 
 
+def warn(problem: str) -> None:
+    """Say on standard error what should be otherwise, though the command goes on."""
+    say(f"warning: {problem}")
+
+
 def say(text: str) -> None:
     """Write a line to standard error, for people."""
     print(harmless(text), file=sys.stderr, flush=True)  # noqa: T201 - a command talks

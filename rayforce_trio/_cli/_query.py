@@ -8,11 +8,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .. import VerboseResult, WSClient
-from ._arguments import add_url, client_of, seconds
+from ._arguments import seconds
 from ._evaluation import evaluate, write_text
 from ._exits import FAILED, OK, CommandFailed, UsageError
 from ._formats import FORMATS
 from ._output import complain, say, use_encoding, write
+from ._target import add_target, target_of
 from ._waiting import Calls, run
 
 DESCRIPTION = "Evaluate an expression on a server, and write its value to standard output. Ctrl-C cancels it there."
@@ -20,7 +21,7 @@ DESCRIPTION = "Evaluate an expression on a server, and write its value to standa
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("query", help="evaluate an expression on a server", description=DESCRIPTION)
-    add_url(parser)
+    add_target(parser)
     parser.add_argument("expression", metavar="EXPR", help="Rayfall code; - reads it from standard input")
     parser.add_argument(
         "--format", choices=FORMATS, default="text", help="of the output; default: text, as the engine draws it"
@@ -31,7 +32,7 @@ def add_parser(commands: Any) -> None:
 
 def query(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    client = client_of(options)
+    client = target_of(options).client()
     expression = _standard_input() if options.expression == "-" else options.expression
 
     async def ask(calls: Calls, _: TaskGroup) -> VerboseResult:

@@ -4,7 +4,9 @@ import argparse
 import os
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,15 @@ from anyio.abc import TaskGroup
 from rayforce import Vector
 
 from .. import WSClient, WSClientConnection
-from ..errors import RayforceError
-from ._arguments import add_url, client_of
+from ..errors import ConnectionRejected, RayforceError
 from ._brackets import is_blank
 from ._evaluation import evaluate, write_text
 from ._exits import FAILED, OK, CommandFailed, Interrupted
 from ._formats import as_text
 from ._lines import Lines
-from ._output import complain, say, use_encoding
+from ._output import complain, harmless, say, use_encoding
+from ._secrets import ask
+from ._target import add_target, target_of
 from ._values import column
 from ._waiting import Calls, run
 
@@ -33,7 +36,7 @@ COMPLETION_PATIENCE = 2.0
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("repl", help="a shell on a server", description=DESCRIPTION)
-    add_url(parser)
+    add_target(parser)
     parser.add_argument("--no-history", action="store_true", help="keep nothing of what is entered")
     parser.set_defaults(run=repl)
 
@@ -41,15 +44,16 @@ def add_parser(commands: Any) -> None:
 def repl(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     use_encoding(None, "backslashreplace")
-    client = client_of(options)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return run(partial(_read_all, client), backend="trio")
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    target = target_of(options, may_ask=on_terminal)
+    if not on_terminal:
+        return run(partial(_read_all, target.client()), backend="trio")
     try:
         from ._prompt import Prompt
     except ModuleNotFoundError as error:
         raise CommandFailed(f"a shell on a terminal needs {error.name}: pip install 'rayforce-trio[cli]'") from None
 
-    async def converse(calls: Calls, tasks: TaskGroup) -> int:
+    async def converse(client: WSClient, calls: Calls, tasks: TaskGroup) -> int:
         shell = _Shell(client, calls, tasks)
         await shell.connect()
         try:
@@ -63,7 +67,15 @@ def repl(options: argparse.Namespace) -> int:
         await shell.close()
         return OK
 
-    return run(converse, backend="asyncio")
+    try:
+        return run(partial(converse, target.client()), backend="asyncio")
+    except ConnectionRejected as error:
+        if error.status != HTTPStatus.UNAUTHORIZED or target.has_secret:
+            raise
+        password = ask("Password: " if target.user is None else f"Password for {harmless(target.user)}: ")
+        if password is None:
+            raise
+    return run(partial(converse, replace(target, password=password).client()), backend="asyncio")
 
 
 async def _read_all(client: WSClient, calls: Calls, tasks: TaskGroup) -> int:

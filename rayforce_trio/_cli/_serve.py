@@ -4,29 +4,23 @@ import argparse
 import logging
 import socket
 import sys
+from contextlib import suppress
 from ipaddress import ip_address
-from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
-import rayforce
 import trio
 
-from .. import InProcessEngine, NativeEngine, NativeProcess, WSServer
-from ..errors import RayforceError, RayforceValueError
-from ._arguments import DEFAULT_HOST, DEFAULT_PORT, size
-from ._exits import OK, CommandFailed, UsageError
+from .. import WSServer
+from ..errors import RayforceValueError
+from ._arguments import DEFAULT_HOST, DEFAULT_PORT, limit, size
+from ._authentication import Authentication, add_authentication, authentication_of
+from ._engine import add_engine, engine_of
+from ._exits import OK, UsageError
+from ._output import say, warn
+from ._tls import server_context
 
 DESCRIPTION = "Serve RayforceDB over WebSocket, until SIGINT or SIGTERM."
-
-Engine = InProcessEngine | NativeEngine | NativeProcess
-
-_REMOTE = "HOST:PORT"
-_OPTIONS = {
-    "native": ("script", "read_only", "journal", "journal_sync", "memory", "cores"),
-    "in-process": ("script",),
-    _REMOTE: ("engine_user", "engine_password_file"),
-}
-"""What `--engine` may be, and the options that go with it."""
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -41,16 +35,25 @@ def add_parser(commands: Any) -> None:
         "--port", type=int, default=DEFAULT_PORT, help="port to listen on, 0 for a free one; default: %(default)s"
     )
     network.add_argument(
-        "--allow-unauthenticated",
-        action="store_true",
-        help="let in everybody who can reach the port; they can run any code in the engine",
-    )
-    network.add_argument(
         "--allowed-origin",
         metavar="ORIGIN",
         action="append",
         default=[],
         help="let in browser pages of this origin, such as https://example.org; may be repeated",
+    )
+    network.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a name under which clients may ask for the server; may be repeated",
+    )
+    network.add_argument("--tls-certificate", metavar="FILE", help="speak TLS, and show this certificate; PEM")
+    network.add_argument("--tls-key", metavar="FILE", help="its key, as PEM; by default in the same file")
+    network.add_argument(
+        "--tls-client-authority",
+        metavar="FILE",
+        help="let in only clients that show a certificate of this authority; PEM",
     )
     network.add_argument(
         "--max-message-size",
@@ -59,38 +62,39 @@ def add_parser(commands: Any) -> None:
         default="64M",
         help="of what clients send; default: %(default)s",
     )
+    add_authentication(parser)
 
-    engine = parser.add_argument_group("engine")
-    engine.add_argument(
-        "--engine",
-        metavar="ENGINE",
-        default="native",
-        help="what evaluates: native, a child process (default); in-process, this one; or HOST:PORT, a Rayforce server",
-    )
-    engine.add_argument("--script", metavar="FILE", help="Rayfall code to run first; native and in-process")
-    engine.add_argument("--read-only", action="store_true", default=None, help="clients may only read; native")
-    engine.add_argument("--journal", metavar="BASE", help="log requests there, and replay them at start; native")
-    engine.add_argument(
-        "--journal-sync", action="store_true", default=None, help="have each on the disk before it runs; native"
-    )
-    engine.add_argument("--memory", metavar="SIZE", help="what it takes before it uses the disk, such as 4G; native")
-    engine.add_argument("--cores", metavar="N", type=int, help="how many threads it may use, 0 for all; native")
-    engine.add_argument("--engine-user", metavar="NAME", help="user name for the server at HOST:PORT")
-    engine.add_argument("--engine-password-file", metavar="FILE", help="its password, the first line of a file")
+    limits = parser.add_argument_group("limits, where 0 is none")
+    for name, default, what in (
+        ("--max-connections", "128", "connections in all"),
+        ("--max-connections-per-address", "32", "connections from one address"),
+        ("--max-unauthenticated", "32", "connections that are not open yet"),
+    ):
+        limits.add_argument(name, metavar="N", type=limit, default=default, help=f"{what}; default: %(default)s")
 
+    add_engine(parser)
     parser.add_argument("--log-level", choices=_LEVELS, default="info", help="of the log; default: %(default)s")
 
 
 def serve(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    _check_exposure(options)
+    authentication = authentication_of(options)
+    tls = _tls(options)
+    _check_exposure(options, authentication)
     try:
-        server = WSServer(
+        server = _Server(
             options.port,
+            authentication.generated,
             host=options.host,
-            engine=_engine(options),
+            engine=engine_of(options),
+            ssl_context=tls,
+            authenticate=authentication.authenticate,
             allow_unauthenticated=options.allow_unauthenticated,
             allowed_origins=options.allowed_origin,
+            allowed_hosts=options.allowed_host,
+            max_connections=options.max_connections,
+            max_connections_per_address=options.max_connections_per_address,
+            max_unauthenticated=options.max_unauthenticated,
             max_message_size=options.max_message_size,
         )
     except RayforceValueError as error:
@@ -102,14 +106,42 @@ def serve(options: argparse.Namespace) -> int:
     return OK
 
 
-def _check_exposure(options: argparse.Namespace) -> None:
+class _Server(WSServer):
+    """A server that shows the token that was made for it, once it listens."""
+
+    def __init__(self, port: int, generated: str | None, **options: Any) -> None:
+        super().__init__(port, **options)
+        self._generated = generated
+
+    async def __aenter__(self) -> "_Server":
+        await super().__aenter__()
+        if self._generated is not None:
+            with suppress(OSError):  # nobody reads standard error
+                say(f"Clients of {self.url} need this token, which is not shown again:\n{self._generated}")
+        return self
+
+
+def _tls(options: argparse.Namespace) -> SSLContext | None:
+    if options.tls_certificate is not None:
+        return server_context(options.tls_certificate, options.tls_key, options.tls_client_authority)
+    for name in ("key", "client_authority"):
+        if getattr(options, f"tls_{name}") is not None:
+            raise UsageError(f"--tls-{name.replace('_', '-')} needs a --tls-certificate")
+    return None
+
+
+def _check_exposure(options: argparse.Namespace, authentication: Authentication) -> None:
     """Refuse to be open to other machines, but on purpose."""
     if options.allow_unauthenticated or _is_loopback(options.host):
         return
-    raise UsageError(
-        f"--host {options.host} is more than this machine, and whoever can connect can run any code in the engine, "
-        "since nothing authenticates clients; if that is what you want, add --allow-unauthenticated"
-    )
+    if authentication.authenticate is None:
+        raise UsageError(
+            f"--host {options.host} is more than this machine, and whoever can connect can run any code in the engine, "
+            "since nothing authenticates clients; add --generate-token, or another of the options that say who is let "
+            "in (see rayforce-trio serve --help)"
+        )
+    if options.tls_certificate is None:
+        warn(f"--host {options.host} is more than this machine; without --tls-certificate secrets travel unencrypted")
 
 
 def _is_loopback(host: str) -> bool:
@@ -119,47 +151,3 @@ def _is_loopback(host: str) -> bool:
     except (OSError, UnicodeError):
         return True
     return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
-
-
-def _engine(options: argparse.Namespace) -> Engine:
-    kind = options.engine if options.engine in _OPTIONS else _REMOTE
-    given = {
-        name: value for names in _OPTIONS.values() for name in names if (value := getattr(options, name)) is not None
-    }
-    for name in given:
-        if name not in _OPTIONS[kind]:
-            raise UsageError(f"--{name.replace('_', '-')} is not for --engine {options.engine}")
-    if kind == _REMOTE:
-        return _remote(options.engine, **given)
-    if kind == "in-process":
-        _load(**given)
-        return InProcessEngine()
-    return NativeProcess(**given)
-
-
-def _remote(where: str, engine_user: str = "", engine_password_file: str | None = None) -> NativeEngine:
-    host, _, port = where.rpartition(":")
-    if not port.isdecimal():
-        raise UsageError(f"--engine {where}: neither native nor in-process nor HOST:PORT")
-    password = "" if engine_password_file is None else _first_line(engine_password_file)
-    return NativeEngine(host.strip("[]"), int(port), user=engine_user, password=password)
-
-
-def _first_line(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").partition("\n")[0]
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8") from None
-
-
-def _load(script: str | None = None) -> None:
-    """Run a script in this process."""
-    if script is None:
-        return
-    if not Path(script).is_file():
-        raise UsageError(f"--script: there is no file {script!r}")
-    quoted = script.replace("\\", "\\\\").replace('"', '\\"')
-    try:
-        rayforce.eval_str(f'(load "{quoted}")', raw=True)  # whatever it comes to
-    except RayforceError as error:
-        raise CommandFailed(f"the script {script} failed: {error}") from None

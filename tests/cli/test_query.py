@@ -117,11 +117,12 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
     [
         ([], "the following arguments are required: COMMAND (see rayforce-trio --help)"),
         (["query", ":8765"], "the following arguments are required: EXPR (see rayforce-trio query --help)"),
-        (["query", "http://host", "1"], "argument URL: 'http://host' is no URL of a server; "),
-        (["query", "host:port", "1"], "argument URL: 'host:port' is no URL: "),
-        (["query", "host:70000", "1"], "argument URL: 'host:70000' is no URL: "),
-        (["query", "[::1", "1"], "argument URL: '[::1' is no URL: "),
-        (["query", "host/path", "1"], "argument URL: 'host/path' is no URL of a server; "),
+        (["query", "http://host", "1"], "argument URL: this is no URL of a server; such look like "),
+        (["query", "host:port", "1"], "argument URL: this is no URL of a server; "),
+        (["query", "host:70000", "1"], "Invalid URL. "),
+        (["query", "[::1", "1"], "argument URL: this is no URL of a server; "),
+        (["query", "ws://:8765", "1"], "Invalid URL. "),
+        (["query", "host/path", "1"], "argument URL: this is no URL of a server; "),
         (["query", ":0", "1"], "Invalid port: 0. "),
         (["query", ":8765", "1", "--timeout", "0"], "argument --timeout: '0' is no positive number of seconds "),
         (["query", ":8765", "1", "--timeout", "soon"], "argument --timeout: 'soon' is no positive number of seconds "),
@@ -130,12 +131,6 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
     assert wrong_usage(*arguments).startswith(says)
-
-
-def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
-    said = wrong_usage("query", "ws://user:secret@host:8765", "1")
-    assert said.startswith("argument URL: a URL with credentials: ")
-    assert "secret" not in said
 
 
 def test_standard_input_that_is_not_utf_8_is_one_line_and_exit_code_2() -> None:

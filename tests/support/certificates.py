@@ -20,8 +20,9 @@ def certificates(*names: str) -> Path:
     directory = Path(temporary.name)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(directory / AUTHORITY)
-    authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(directory / SERVER)
-    authority.issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(directory / CLIENT)
+    for name, identities in (SERVER, names), (CLIENT, ("client@example.org",)):
+        (directory / name).touch(mode=0o600)
+        authority.issue_cert(*identities).private_key_and_cert_chain_pem.write_to_path(directory / name)
     return directory
 
 

@@ -16,7 +16,7 @@ COMMAND = [sys.executable, "-W", "error", "-m", "rayforce_trio"]
 BOUND = 60  # seconds
 FAREWELL = "\nRayforce WebSocket Server stopped.\n"
 
-_BANNER = re.compile(r"Rayforce WebSocket served on ws://(?P<host>\S+):(?P<port>\d+)\n")
+_BANNER = re.compile(r"Rayforce WebSocket served on wss?://(?P<host>\S+):(?P<port>\d+)\n")
 _ROOT = Path(__file__).parents[2]
 
 
@@ -38,11 +38,11 @@ def command(*arguments: str, given: str = "", **more: str) -> "subprocess.Comple
     )
 
 
-def started(*arguments: str) -> "subprocess.Popen[str]":
-    """Start a command; its standard input is empty."""
+def started(*arguments: str, **more: str) -> "subprocess.Popen[str]":
+    """Start a command, with `more` in its environment; its standard input is empty."""
     return subprocess.Popen(
         [*COMMAND, *arguments],
-        env=environment(),
+        env=environment(**more),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -90,9 +90,9 @@ class Serving:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[Serving]:
-    """Run `serve` on a free port for the block; it is killed if the block has not ended it."""
-    with started("serve", "--port", "0", *arguments) as process:
+def serving(*arguments: str, **more: str) -> Iterator[Serving]:
+    """Run `serve` on a free port for the block, with `more` in its environment; it is killed if it has not ended."""
+    with started("serve", "--port", "0", *arguments, **more) as process:
         try:
             yield Serving(process)
         finally:

@@ -1,0 +1,12 @@
+"""Files with a secret in them."""
+
+from pathlib import Path
+
+
+def secret_file(directory: Path, text: str, *, name: str = "secret", mode: int = 0o600) -> str:
+    """Write a file that, by default, its owner alone can read; returns its name."""
+    path = directory / name
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(mode)
+    return str(path)
