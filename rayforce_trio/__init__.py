@@ -2,6 +2,8 @@
 
 errors                      every exception
 auth                        who is asking, and how a server finds out
+statistics                  what a server tells of itself
+prometheus                  the same for Prometheus; needs its library, so import it yourself
 _protocol                   the conversation, without I/O
 _codec                      queries and values to frames and back; the engine's FFI
 _tasks, _addresses          what several rooms need: tasks that end together, hosts and ports
@@ -11,7 +13,7 @@ _engines                    what evaluates
 _client | _server           the two ends
 """
 
-from . import auth, errors
+from . import auth, errors, statistics
 from ._client import VerboseResult, WSClient, WSClientConnection
 from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
@@ -31,4 +33,5 @@ __all__ = [
     "__version__",
     "auth",
     "errors",
+    "statistics",
 ]
