@@ -42,6 +42,10 @@ class Collector(_Collector):
     def __init__(self, server: Server) -> None:
         self._server = server
 
+    def describe(self) -> Iterator[Metric]:
+        """Yield the metrics, so that a registry can tell that it has them already."""
+        return self.collect()
+
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, as `prometheus_client` wants them."""
         now = self._server.statistics()

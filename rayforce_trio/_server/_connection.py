@@ -226,7 +226,7 @@ class WSServerConnection:
             self._wake.set()
 
     def _message_for(self, request: ServerRequest, reply: Reply) -> Message:
-        if isinstance(reply, Failure):
+        if isinstance(reply, Failure) and self._peer_waits:
             self._counters.error(reply.code)
         return self._protocol.answer(request, reply)
 

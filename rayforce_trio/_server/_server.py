@@ -131,7 +131,6 @@ class WSServer:
         self._reuse_port = reuse_port
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
         self._log_queries = log_queries
-        self._plain = PlainAnswers(self, self._is_well, self._admission, metrics=metrics)
         self._counters = Counters()
         self._since: float | None = None
         self._ids = itertools.count(1)
@@ -140,6 +139,7 @@ class WSServer:
         self._stopping: trio.Event | None = None
         self._stopped = trio.Event()
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._plain = PlainAnswers(self, self._is_well, self._admission, metrics=metrics)
 
     @property
     def port(self) -> int:
