@@ -37,7 +37,7 @@ def pytest(session: nox.Session, *arguments: str) -> None:
 @nox.session(python=INSTALLED)
 def tests(session: nox.Session) -> None:
     """The test suite, on every supported Python that is installed."""
-    session.install(".[asyncio,cli]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.install(".[asyncio,cli,prometheus]", *nox.project.dependency_groups(PYPROJECT, "test"))
     pytest(session)
 
 
@@ -46,8 +46,8 @@ def tests_min(session: nox.Session) -> None:
     """The test suite with the oldest dependencies that are supported."""
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    pins = lowest(project["dependencies"] + extras["asyncio"] + extras["cli"])
-    session.install(".[asyncio,cli]", *pins, *nox.project.dependency_groups(PYPROJECT, "test"))
+    pins = lowest(project["dependencies"] + extras["asyncio"] + extras["cli"] + extras["prometheus"])
+    session.install(".[asyncio,cli,prometheus]", *pins, *nox.project.dependency_groups(PYPROJECT, "test"))
     pytest(session)
 
 
@@ -128,13 +128,13 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """mypy, strictly, on package and tests."""
     groups = nox.project.dependency_groups(PYPROJECT, "types", "test")
-    session.install(".[asyncio,cli]", "nox", *groups)
+    session.install(".[asyncio,cli,prometheus]", "nox", *groups)
     session.run("mypy")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, warnings being errors, to docs/_build/html; its examples are run by a test."""
-    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "docs", "test"))
+    session.install(".[asyncio,prometheus]", *nox.project.dependency_groups(PYPROJECT, "docs", "test"))
     session.run("sphinx-build", "-W", "--keep-going", "-E", "-b", "html", "docs", str(Path("docs", "_build", "html")))
     pytest(session, "tests/test_docs.py")

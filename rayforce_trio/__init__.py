@@ -2,6 +2,8 @@
 
 errors                      every exception
 auth                        who is asking, and how a server finds out
+statistics                  what a server tells of itself
+prometheus                  the same for Prometheus; needs its library, so import it yourself
 _protocol                   the conversation, without I/O
 _codec                      queries and values to frames and back; the engine's FFI
 _tasks, _addresses          what several rooms need: tasks that end together, hosts and ports
@@ -12,7 +14,7 @@ _client | _server           the two ends
 _cli                        the command line, on the public names alone
 """
 
-from . import auth, errors
+from . import auth, errors, statistics
 from ._client import VerboseResult, WSClient, WSClientConnection
 from ._codec import draw
 from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
@@ -34,4 +36,5 @@ __all__ = [
     "auth",
     "draw",
     "errors",
+    "statistics",
 ]

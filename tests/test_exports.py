@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 import rayforce_trio
-from rayforce_trio import auth, errors
+from rayforce_trio import auth, errors, prometheus, statistics
 
 
 def public_members() -> Iterator[tuple[str, Any]]:
     """Yield the public classes and functions of the package, and the public methods and properties of the classes."""
-    for module in (rayforce_trio, auth, errors):
+    for module in (rayforce_trio, auth, errors, prometheus, statistics):
         for name in module.__all__:
             value = getattr(module, name)
             if not callable(value) or not value.__module__.startswith(rayforce_trio.__name__):
@@ -29,8 +29,8 @@ MEMBERS = dict(public_members())
 def test_the_public_names() -> None:
     engines = {"InProcessEngine", "NativeEngine", "NativeProcess", "RoundRobinEngine"}
     ends = {"VerboseResult", "WSClient", "WSClientConnection", "WSServer", "WSServerConnection"}
-    public = engines | ends | {"auth", "draw", "errors"}
-    assert {name for name in vars(rayforce_trio) if not name.startswith("_")} == public
+    public = engines | ends | {"auth", "draw", "errors", "statistics"}
+    assert {name for name in vars(rayforce_trio) if not name.startswith("_")} == public | {"prometheus"}
     assert set(rayforce_trio.__all__) == public | {"__version__"}
 
 
@@ -39,7 +39,9 @@ def test_every_exception_is_a_public_name_of_errors() -> None:
     assert exceptions == set(errors.__all__)
 
 
-@pytest.mark.parametrize("module", [rayforce_trio, auth, errors], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [rayforce_trio, auth, errors, prometheus, statistics], ids=lambda module: module.__name__
+)
 def test_every_name_listed_is_there_and_listed_once(module: Any) -> None:
     assert len(set(module.__all__)) == len(module.__all__)
     assert all(hasattr(module, name) for name in module.__all__)

@@ -20,7 +20,9 @@ LEVELS = {
     "_tcp": 1,
     "_addresses": 1,
     "_credentials": 1,
+    "statistics": 1,
     "auth": 2,
+    "prometheus": 2,
     "_tls": 2,
     "_codec": 2,
     "_transports": 3,
@@ -40,7 +42,9 @@ OUTSIDE = {
     "_tcp": {"trio"},
     "_addresses": set[str](),
     "_credentials": set[str](),
+    "statistics": set[str](),
     "auth": {"trio"},
+    "prometheus": set[str](),
     "_tls": {"trio"},
     "_codec": {"rayforce", "numpy"},
     "_transports": {"trio", "anyio", "sniffio", "asyncio", "h11"},
@@ -58,6 +62,7 @@ LIBRARIES = {
     "trio_websocket": {"_transports._trio_opening"},
     "wsproto": {"_transports._trio_opening"},
     "prompt_toolkit": {"_cli._prompt"},
+    "prometheus_client": {"prometheus"},
 }
 
 PUBLIC = {"__init__", *rayforce_trio.__all__}
@@ -145,6 +150,10 @@ def test_a_module_imports_only_what_its_room_allows(path: Path) -> None:
         ("_tasks", "from ._transports import connect", "rayforce_trio._transports"),
         ("auth", "from ._transports import OpeningRequest", "rayforce_trio._transports"),
         ("auth", "import anyio", "anyio"),
+        ("prometheus", "from ._server import WSServer", "rayforce_trio._server"),
+        ("statistics", "import prometheus_client", "prometheus_client"),
+        ("_server._plain", "import prometheus_client", "prometheus_client"),
+        ("__init__", "from prometheus_client import REGISTRY", "prometheus_client"),
         ("_transports._base", "from .. import auth, _server", "rayforce_trio._server"),
         ("_engines._base", "import anyio", "anyio"),
         ("_engines._in_process", "import rayforce", "rayforce"),
@@ -189,6 +198,7 @@ def test_a_planted_violation_is_found(module: str, source: str, violation: str) 
         ("_cli._query", "from ._waiting import run"),
         ("_cli._prompt", "from prompt_toolkit.history import FileHistory"),
         ("__main__", "from ._cli import main"),
+        ("_server._plain", "def f():\n    from .. import prometheus"),
     ],
 )
 def test_what_is_allowed_is_not_found(module: str, source: str) -> None:

@@ -121,7 +121,7 @@ async def test_one_too_many_is_told_so_and_let_in_once_another_has_left(
             rejected = await try_to_connect(loop, server.port)
             assert rejected is not None
             assert (rejected.status, rejected.body) == (503, f"{reason}\n")
-        assert said_of_limits(caplog) == [f"refused: {reason}"]
+        assert said_of_limits(caplog) == [f"refused with 503: {reason}"]
         while await try_to_connect(loop, server.port) is not None:
             pass  # the server may be about to hear that the second has left
         assert await first.execute("(+ 1 2)") == 3
@@ -185,7 +185,7 @@ async def test_openings_that_do_not_end_keep_out_others_who_are_told_so(
             assert rejected is not None
             assert (rejected.status, rejected.body) == (503, f"{OPENING}\n")
             assert (await answer_to(server.port)).headers["retry-after"] == "5"
-    assert said_of_limits(caplog) == [f"refused: {OPENING}"] * 2
+    assert said_of_limits(caplog) == [f"refused with 503: {OPENING}"] * 2
 
 
 @pytest.mark.trio

@@ -22,6 +22,11 @@ class Engine(ABC):
         task_status.started()
         await trio.sleep_forever()
 
+    @property
+    def is_down(self) -> bool:
+        """Whether it is known, without asking it, that no session can be opened at present; by itself it never is."""
+        return False
+
     @abstractmethod
     async def open_session(self) -> "Session":
         """Open a session for one connection. A checkpoint; if cancelled, nothing is left open.

@@ -97,6 +97,10 @@ class NativeProcess(Engine):
         """The process's id; `None` while it is not ready."""
         return self._pid
 
+    @property
+    def is_down(self) -> bool:
+        return self._native is None
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a process running, until cancelled. A checkpoint; when it has ended, so has the process.
 

@@ -42,6 +42,10 @@ class RoundRobinEngine(Engine):
     def __repr__(self) -> str:
         return f"RoundRobinEngine({self._engines!r})"
 
+    @property
+    def is_down(self) -> bool:
+        return all(engine in self._down or engine.is_down for engine in self._engines)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all of the engines, until cancelled. A checkpoint.
 

@@ -12,7 +12,7 @@ from .._engines import Engine, Session
 from .._transports import OpeningRequest, Refusal
 from ..auth import Principal, Request
 from ..errors import RayforceValueError, RayforceWSError
-from ._access import AccessPolicy
+from ._access import AccessPolicy, is_loopback
 from ._credentials import read_request
 from ._failures import FailureLimit
 from ._log import ConnectionLog
@@ -30,6 +30,11 @@ _UNKNOWN = Refusal(
 )
 _TOO_LATE = Refusal(503, "This server did not find out in time who you are. Try again later.", (("Retry-After", "1"),))
 _FAILED = Refusal(500, "This server failed when it was to find out who you are. Its log says why.")
+_FROM_ELSEWHERE = Refusal(
+    403,
+    "This server shows this to its own machine alone, since nothing authenticates its clients. To show it to those who "
+    "authenticate themselves, start the server with authenticate.",
+)
 _NO_ENGINE = Refusal(503, "This server has no engine for you. Its log says why.")
 
 
@@ -86,14 +91,9 @@ class Admission:
                 the deadline is put off by `ANSWER_TIME`.
             log: is told who was let in.
         """
-        refusal = self._policy.decide(request)
-        if refusal is not None:
-            return refusal
-        principal: object = None
-        if self._authenticate is not None:
-            principal = await self._identify(self._authenticate, request, opening, log)
-            if isinstance(principal, Refusal):
-                return principal
+        principal = await self._principal_of(request, opening, log)
+        if isinstance(principal, Refusal):
+            return principal
         name = principal.engine if isinstance(principal, Principal) else None
         engine = self._engine if name is None else self._named.get(name)
         if engine is None:
@@ -107,6 +107,25 @@ class Admission:
             return Admitted(principal, await engine.open_session())
         except RayforceWSError as error:
             return Refusal(503, f"The engine cannot be reached: {error}")
+
+    async def decide_about_reader(
+        self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
+    ) -> Refusal | None:
+        """Let a request see what the server tells of itself, or not: one that could connect, and is either of somebody
+        whom `authenticate` knows or, without that, from this machine. A checkpoint, with arguments as for `decide`.
+        """
+        principal = await self._principal_of(request, opening, log)
+        if isinstance(principal, Refusal):
+            return principal
+        return None if self._authenticate is not None or is_loopback(request.peer) else _FROM_ELSEWHERE
+
+    async def _principal_of(
+        self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
+    ) -> object | Refusal:
+        refusal = self._policy.decide(request)
+        if refusal is not None or self._authenticate is None:
+            return refusal
+        return await self._identify(self._authenticate, request, opening, log)
 
     async def _identify(
         self, authenticate: Authenticate, opening_request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog

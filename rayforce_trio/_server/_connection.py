@@ -1,7 +1,9 @@
 """One connection of the server: one task reads, another evaluates and answers."""
 
 import copy
+from collections import deque
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import TypeVar
 
 import trio
@@ -12,6 +14,7 @@ from .._protocol import (
     SUBPROTOCOL,
     CancelRequested,
     CloseCode,
+    Failure,
     Frame,
     ProtocolViolation,
     Reply,
@@ -23,6 +26,7 @@ from .._protocol import (
 from .._tasks import Turn, race
 from .._transports import CLOSE_TIMEOUT, Transport, end, say_goodbye
 from ..errors import EngineError, ProtocolError, RayforceWSError
+from ._counters import MAX_LATENCIES, Counters
 from ._log import ConnectionLog
 from ._queue import BoundedQueue
 
@@ -69,8 +73,18 @@ class WSServerConnection:
         principal: what the server's `authenticate` returned; `None` if it has none.
     """
 
-    def __init__(self, log: ConnectionLog, transport: Transport, session: Session, principal: object = None) -> None:
+    def __init__(
+        self,
+        log: ConnectionLog,
+        transport: Transport,
+        session: Session,
+        principal: object = None,
+        *,
+        counters: Counters | None = None,
+    ) -> None:
         self._log = log
+        self._counters = counters or Counters()
+        self._arrivals = deque[float]()  # of the requests that are to be answered, in their order
         self.id = log.connection_id
         self.peer = log.peer
         self.principal = principal
@@ -88,10 +102,16 @@ class WSServerConnection:
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
         self._failed = trio.Event()
+        self._end: RayforceWSError | None = None  # what the conversation ended with; `None`: the server ended it
         self._failure: RayforceWSError | None = None  # what the task that answers found, of the engine or the network
 
     def __repr__(self) -> str:
         return f"WSServerConnection({self.peer})"
+
+    @property
+    def queued(self) -> int:
+        """How many requests and posts wait for those before them."""
+        return len(self._requests)
 
     def stop(self) -> None:
         """Have the connection closed with code 1001. No checkpoint; `run` ends within 10 seconds."""
@@ -107,7 +127,7 @@ class WSServerConnection:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
-                    error = await self._talk()
+                    self._end = await self._talk()
                     # Posts that have arrived are still carried out, for a while: their sender may leave once they are
                     # sent.
                     self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
@@ -116,15 +136,18 @@ class WSServerConnection:
                     self._wake.set()
                     if self._running is not None and (self._running.number is not None or self._stopping.is_set()):
                         self._session.cancel()
-                    if error is not None:
-                        self._log.info("%s", error)
-                        await end(self._transport, error)
-            if self._scope.cancelled_caught:
+                    if self._end is not None:
+                        await end(self._transport, self._end)
+            if self._scope.cancelled_caught and (self._running is not None or len(self._requests)):
                 self._log.warning("posts were left undone")
         except Exception:
-            await self._transport.aclose(CloseCode.INTERNAL_ERROR, "internal error")
+            self._end = RayforceWSError("internal error")
+            await end(self._transport, self._end)
             raise
         finally:
+            self._counters.abandoned += len(self._arrivals)
+            self._arrivals.clear()
+            self._log.closed(self._end)
             if self._running is not None:
                 self._session.cancel()  # the engine is free at once, however long the peer takes to say goodbye
             await say_goodbye(self._transport)
@@ -138,8 +161,10 @@ class WSServerConnection:
         return None
 
     async def _read(self) -> None:
+        counters, arrivals, log_queries = self._counters, self._arrivals, self._log.queries
         while True:
             received = await self._transport.receive()
+            counters.bytes_in += len(received)
             try:
                 events = self._protocol.receive(received)
             except ProtocolViolation as error:
@@ -147,14 +172,30 @@ class WSServerConnection:
             del received
             for event in events:
                 if isinstance(event, CancelRequested):
+                    counters.cancelled += 1
                     if event.request is self._running:
                         self._session.cancel()
-                elif len(self._requests) or not self._start(event):
-                    await self._requests.put(event, len(event.frame))
-                    if self._running is None:
-                        self._wake.set()
+                else:
+                    if event.number is None:
+                        counters.posts += 1
+                    else:
+                        counters.requests += 1
+                        arrivals.append(perf_counter())
+                    if log_queries:
+                        self._log.query(event)
+                    if len(self._requests) or not self._start(event):
+                        await self._requests.put(event, len(event.frame))
+                        if self._running is None:
+                            self._wake.set()
                 del event
             del events  # a request may be large, and the next message may be long in coming
+
+    def _count_answer(self, size: int) -> None:
+        counters = self._counters
+        counters.bytes_out += size
+        counters.latencies.append(perf_counter() - self._arrivals.popleft())
+        if len(counters.latencies) == MAX_LATENCIES:
+            counters.sort_latencies()
 
     # The way of a small request: without a change of tasks, which takes longer than evaluating it.
 
@@ -165,7 +206,7 @@ class WSServerConnection:
         if request.number is None or request.failure is not None or self._stopping.is_set() or not self._peer_waits:
             return False
         if self._session.evaluate is not None:
-            self._send_later(self._protocol.answer(request, self._session.evaluate(request.frame)))
+            self._send_later(self._message_for(request, self._session.evaluate(request.frame)))
             return True
         self._running = request
         if self._session.start(request.frame, self._take_reply):
@@ -177,12 +218,17 @@ class WSServerConnection:
         """Pass on the reply to what `_start` has started, and start what comes next."""
         request, self._running = self._running, None
         assert request is not None
-        self._send_later(self._protocol.answer(request, reply))
+        self._send_later(self._message_for(request, reply))
         self._flush()
         if len(self._requests) and self._start(self._requests.first):
             self._requests.get_nowait()
         elif len(self._requests) or self._requests.closed:
             self._wake.set()
+
+    def _message_for(self, request: ServerRequest, reply: Reply) -> Message:
+        if isinstance(reply, Failure) and self._peer_waits:
+            self._counters.error(reply.code)
+        return self._protocol.answer(request, reply)
 
     def _send_later(self, message: Message) -> None:
         """Send a short message with the next flush; a long one is for the task that works."""
@@ -252,6 +298,7 @@ class WSServerConnection:
         if request.number is None:
             failure = request.failure or await self._ask_engine(lambda: self._session.post(request.frame))
             if failure is not None:
+                self._counters.failed_posts += 1
                 self._log.warning("a post failed: %s", failure)
             return
         if not self._peer_waits:
@@ -261,7 +308,7 @@ class WSServerConnection:
             reply = self._session.evaluate(request.frame)
         elif reply is None:
             reply = await self._ask_engine(lambda: self._session.request(request.frame))
-        await self._send(self._protocol.answer(request, reply))
+        await self._send(self._message_for(request, reply))
 
     async def _send(self, message: Message) -> None:
         if self._session.unread:
@@ -269,16 +316,20 @@ class WSServerConnection:
         elif not self._try_to_send(message):
             try:
                 await self._transport.send(message)
+                self._count_answer(len(message))
             except RayforceWSError as error:
                 self._fail(error)
 
     def _try_to_send(self, message: Message) -> bool:
         """Send a short message with the next `_flush`; returns whether that is done with it."""
         try:
-            return not self._peer_waits or self._transport.send_nowait(message)
+            if self._peer_waits:
+                if not self._transport.send_nowait(message):
+                    return False
+                self._count_answer(len(message))
         except RayforceWSError as error:
             self._fail(error)
-            return True
+        return True
 
     async def _send_in_parts(self, beginning: Message) -> None:
         """Send a reply piece by piece, as the engine gives it. All of it has to be taken, even if the peer is gone."""
@@ -289,6 +340,10 @@ class WSServerConnection:
                 assert isinstance(data, bytes)
                 try:
                     await self._transport.send_part(data, last=last)
+                    if last:
+                        self._count_answer(len(data))
+                    else:
+                        self._counters.bytes_out += len(data)
                 except RayforceWSError as error:
                     self._fail(error)
             if last:

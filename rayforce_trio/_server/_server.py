@@ -4,6 +4,7 @@ import itertools
 import signal
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -17,6 +18,9 @@ from .._protocol import SUBPROTOCOL
 from .._tasks import ungrouped
 from .._tls import check_context
 from .._transports import (
+    Answer,
+    Answered,
+    BadRequest,
     KeepAlive,
     OpeningRequest,
     Refusal,
@@ -24,12 +28,15 @@ from .._transports import (
     accept,
     check_size,
 )
-from ..errors import ListenError, RayforceValueError, RayforceWSError
+from ..errors import ConnectionRejected, ListenError, RayforceValueError, RayforceWSError
+from ..statistics import Statistics
 from ._access import make_policy
 from ._admission import Admission, Admitted, Authenticate
 from ._connection import WSServerConnection, greet
+from ._counters import CountedConnection, Counters
 from ._limits import ConnectionLimits
 from ._log import ConnectionLog
+from ._plain import PlainAnswers
 from ._shared_port import open_shared_listeners
 
 OPEN_TIMEOUT = 5.0
@@ -66,9 +73,13 @@ class WSServer:
             system spreads the connections over them.
         ping_interval: seconds of silence after which a client is pinged; `None`: never. Default: 60.
         ping_timeout: seconds it then has to show life before it is dropped; `None`: for ever. Default: 30.
+        log_queries: log what clients ask, the beginning of it, on one line.
+        metrics: answer `GET /metrics` with the statistics, for Prometheus: to those whom `authenticate` knows or,
+            without it, to clients on this machine. It needs the prometheus_client library.
 
     Raises:
         RayforceValueError: an argument is out of range.
+        RayforceWSError: `metrics` is asked for, and the library is missing.
     """
 
     def __init__(
@@ -90,6 +101,8 @@ class WSServer:
         reuse_port: bool = False,
         ping_interval: float | None = 60.0,
         ping_timeout: float | None = 30.0,
+        log_queries: bool = False,
+        metrics: bool = False,
     ) -> None:
         check_port(port, lowest=0)
         check_host(host)
@@ -98,6 +111,8 @@ class WSServer:
         if ssl_context is not None:
             check_context(ssl_context, server_side=True)
         check_size(max_message_size)
+        if not isinstance(log_queries, bool):
+            raise RayforceValueError(f"Invalid log_queries: {log_queries!r}. Must be True or False")
         self.host = host
         """The name or address to listen on, as it was given."""
         self._asked_port = port
@@ -115,12 +130,16 @@ class WSServer:
         self._max_message_size = max_message_size
         self._reuse_port = reuse_port
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
+        self._log_queries = log_queries
+        self._counters = Counters()
+        self._since: float | None = None
         self._ids = itertools.count(1)
         self._connections: set[WSServerConnection] = set()
         self._openings: set[trio.CancelScope] = set()
         self._stopping: trio.Event | None = None
         self._stopped = trio.Event()
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._plain = PlainAnswers(self, self._is_well, self._admission, metrics=metrics)
 
     @property
     def port(self) -> int:
@@ -134,6 +153,14 @@ class WSServer:
 
     def __repr__(self) -> str:
         return f"WSServer(port={self.port})"
+
+    def statistics(self) -> Statistics:
+        """Return the numbers of this moment: of connections, requests, posts, errors, bytes and latencies.
+
+        It takes microseconds, is no checkpoint, and can be called whether the server serves or not, from other threads
+        than the server's, too. Then, what belongs together may have come apart by what happened meanwhile.
+        """
+        return self._counters.take(since=self._since, queued=sum(each.queued for each in self._connections.copy()))
 
     async def run(self) -> None:
         """Serve as a program of its own: until SIGINT or SIGTERM, with a line printed at either end.
@@ -192,7 +219,7 @@ class WSServer:
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
-            self._stopping = self._bound_port = None
+            self._stopping = self._bound_port = self._since = None
             self._stopped.set()
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -253,6 +280,7 @@ class WSServer:
                 await accepting.start(
                     partial(trio.serve_listeners, self._handle, listeners, handler_nursery=connections)
                 )
+                self._since = time.time()
                 task_status.started(self)
                 await stopping.wait()
                 accepting.cancel_scope.cancel()
@@ -288,22 +316,29 @@ class WSServer:
             address, port, *_ = stream.socket.getpeername()
         except OSError:
             address, port = "", 0
-        log = ConnectionLog(connection_id, authority_of(address, port))
-        try:
-            if not address:
-                log.info("gone before it was served")
-            elif (refusal := self._limits.refusal(address)) is not None:
-                log.warning("refused: %s", refusal.reason)
-                await self._limits.turn_away(stream, refusal, self._tls)
-            else:
-                with self._limits.connection(address):
-                    await self._serve_peer(stream, log)
-        except Exception:
-            log.exception("internal error")
-        finally:
-            stream.socket.close()
+        log = ConnectionLog(connection_id, authority_of(address, port), queries=self._log_queries)
+        with CountedConnection(self._counters) as counted:
+            try:
+                if not address:
+                    log.not_opened("the peer was gone before it was served")
+                elif (refusal := self._limits.refusal(address)) is not None:
+                    await self._turn_away(stream, refusal, counted, log)
+                else:
+                    with self._limits.connection(address):
+                        await self._serve_peer(stream, counted, log)
+            except Exception:
+                log.exception("internal error")
+            finally:
+                stream.socket.close()
 
-    async def _serve_peer(self, stream: trio.SocketStream, log: ConnectionLog) -> None:
+    async def _turn_away(
+        self, stream: trio.SocketStream, refusal: Refusal, counted: CountedConnection, log: ConnectionLog
+    ) -> None:
+        counted.refused(refusal.status)
+        log.refused(refusal.status, refusal.reason)
+        await self._limits.turn_away(stream, refusal, self._tls)
+
+    async def _serve_peer(self, stream: trio.SocketStream, counted: CountedConnection, log: ConnectionLog) -> None:
         opened = _Opened()
         try:
             with trio.move_on_after(OPEN_TIMEOUT) as opening:
@@ -311,21 +346,34 @@ class WSServer:
                 try:
                     async with self._limits.opening() as refusal:
                         if refusal is None:
-                            await self._open(stream, opening, opened, log)
+                            await self._open(stream, opening, opened, counted, log)
                 finally:
                     self._openings.discard(opening)
                 if refusal is not None:
-                    log.warning("refused: %s", refusal.reason)
-                    await self._limits.turn_away(stream, refusal, self._tls)
+                    await self._turn_away(stream, refusal, counted, log)
                     return
             if opened.admitted is None or opened.transport is None or opening.cancelled_caught:
-                log.info("given up before it was open")
+                if not counted.settled:
+                    log.not_opened("it took too long" if self._is_serving else "the server is shutting down")
                 return
+            counted.opened()
             await self._converse(
-                WSServerConnection(log, opened.transport, opened.admitted.session, opened.admitted.principal), log
+                WSServerConnection(
+                    log,
+                    opened.transport,
+                    opened.admitted.session,
+                    opened.admitted.principal,
+                    counters=self._counters,
+                ),
+                log,
             )
+        except (Answered, ConnectionRejected):
+            pass  # it was counted and logged when that was decided
+        except BadRequest as error:
+            counted.refused(error.status)
+            log.refused(error.status, str(error))
         except RayforceWSError as error:
-            log.info("refused or failed to open: %s", error)
+            log.not_opened(str(error))
         finally:
             if opened.transport is not None:
                 opened.transport.abort()  # nothing, if it was closed
@@ -333,19 +381,37 @@ class WSServer:
                 await opened.admitted.session.aclose()
 
     async def _open(
-        self, stream: trio.SocketStream, opening: trio.CancelScope, opened: "_Opened", log: ConnectionLog
+        self,
+        stream: trio.SocketStream,
+        opening: trio.CancelScope,
+        opened: "_Opened",
+        counted: CountedConnection,
+        log: ConnectionLog,
     ) -> None:
         async def decide(request: OpeningRequest) -> Refusal | None:
             decision = await self._admission.decide(request, opening, log)
             if isinstance(decision, Refusal):
+                counted.refused(decision.status)
+                log.refused(decision.status, decision.reason)
                 return decision
             opened.admitted = decision
             return None
+
+        async def answer(request: OpeningRequest) -> Answer | Refusal | None:
+            answer = await self._plain.answer(request, opening, log)
+            if isinstance(answer, Refusal):
+                counted.refused(answer.status)
+                log.refused(answer.status, answer.reason)
+            elif answer is not None:
+                counted.answered()
+                log.debug("asked for %s: %d", request.path, answer.status)
+            return answer
 
         opened.transport = await accept(
             stream,
             tls=self._tls,
             decide=decide,
+            answer=answer,
             subprotocols=[SUBPROTOCOL],
             max_message_size=self._max_message_size,
             keepalive=self._keepalive,
@@ -361,6 +427,14 @@ class WSServer:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    @property
+    def _is_serving(self) -> bool:
+        return self._stopping is not None and not self._stopping.is_set()
+
+    def _is_well(self) -> bool:
+        """Whether clients can be sent here, as far as is known without asking an engine."""
+        return self._is_serving and not all(engine.is_down for engine in self._admission.engines)
 
 
 class _Opened:

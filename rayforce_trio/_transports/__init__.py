@@ -12,22 +12,27 @@ from ._base import (
     CLOSE_TIMEOUT,
     Transport,
     check_size,
+    close_code,
     closed_by_us,
     end,
     say_goodbye,
 )
 from ._detached import start_detached
 from ._keepalive import KeepAlive
-from ._trio_opening import OpeningRequest, Refusal, accept, refuse
+from ._trio_opening import Answer, Answered, BadRequest, OpeningRequest, Refusal, accept, refuse
 
 __all__ = [
     "CLOSE_TIMEOUT",
+    "Answer",
+    "Answered",
+    "BadRequest",
     "KeepAlive",
     "OpeningRequest",
     "Refusal",
     "Transport",
     "accept",
     "check_size",
+    "close_code",
     "closed_by_us",
     "connect",
     "end",

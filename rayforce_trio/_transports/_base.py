@@ -161,17 +161,23 @@ async def say_goodbye(transport: Transport) -> None:
 
 async def end(transport: Transport, error: RayforceWSError) -> None:
     """End a connection that failed with `error`: in good order if the peer can still be told, else at once."""
+    code = close_code(error)
+    if code is None:
+        transport.abort()
+    else:
+        await transport.aclose(code, "" if isinstance(error, ConnectionClosed) else str(error))
+
+
+def close_code(error: RayforceWSError) -> int | None:
+    """Return the code that a connection which failed with `error` is closed with; `None` if nobody can be told."""
     match error:
         case MessageTooLarge():
-            await transport.aclose(CloseCode.MESSAGE_TOO_BIG, str(error))
-        case ProtocolError():
-            await transport.aclose(error.code, error.message)
-        case ConnectionClosed(code=code):
-            await transport.aclose(code)
+            return CloseCode.MESSAGE_TOO_BIG
+        case ProtocolError(code=code) | ConnectionClosed(code=code):
+            return code
         case ConnectionLost():
-            transport.abort()
-        case _:
-            await transport.aclose(CloseCode.INTERNAL_ERROR, str(error))
+            return None
+    return CloseCode.INTERNAL_ERROR
 
 
 def check_size(max_message_size: int) -> None:

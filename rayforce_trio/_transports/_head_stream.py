@@ -29,6 +29,10 @@ class SpeaksTls(HandshakeError):
     """The peer began with TLS."""
 
 
+class PeerGone(HandshakeError):
+    """The peer left during the handshake."""
+
+
 class HeadStream(trio.abc.Stream):
     """One HTTP head of a stream; `aclose` closes nothing.
 
@@ -39,19 +43,24 @@ class HeadStream(trio.abc.Stream):
     Attributes:
         head: the head, once it was read.
         leftover: what was read beyond it.
+        answered: the HTTP status of what was sent; 0: nothing was.
     """
 
     def __init__(self, stream: trio.abc.Stream, *, with_body: bool = False) -> None:
         self._stream = stream
         self._with_body = with_body
         self._body: bytearray | None = None
+        self._handed_on = False
         self.head = b""
         self.leftover = b""
+        self.answered = 0
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - the head comes whole
         """Return the whole head at the first call; then parts of the body, if any; then wait for ever."""
-        if not self.head:
-            return await self._receive_head()
+        if not self._handed_on:
+            await self.receive_head()
+            self._handed_on = True
+            return self.head
         if self._body is None:
             await trio.sleep_forever()
             return b""
@@ -65,17 +74,19 @@ class HeadStream(trio.abc.Stream):
     @property
     def status(self) -> int:
         """The HTTP status in the head; 0 if there is none."""
-        words = self.head.split(maxsplit=2)
-        return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+        return _status_in(self.head)
 
-    async def _receive_head(self) -> bytes:
+    async def receive_head(self) -> None:
+        """Receive the head, unless that was done; `receive_some` returns it all the same. A checkpoint if it waits."""
+        if self.head:
+            return
         received = bytearray()
         while _END_OF_HEAD not in received[:HEAD_LIMIT]:
             if len(received) >= HEAD_LIMIT:
                 raise HeadTooLong(f"the peer's HTTP head is longer than {HEAD_LIMIT} bytes")
             data = await self._receive()
             if not data:
-                raise HandshakeError("the peer closed the connection during the opening handshake")
+                raise PeerGone("the peer closed the connection during the opening handshake")
             received += data
             if received.startswith(_TLS_HANDSHAKE):
                 raise SpeaksTls("the peer speaks TLS, which this port does not")
@@ -86,19 +97,19 @@ class HeadStream(trio.abc.Stream):
         self.head = head
         if self._with_body and self.status != 101:
             self._body = bytearray()
-        return head
 
     async def _receive(self) -> bytes:
         try:
             return bytes(await self._stream.receive_some(READ_SIZE))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise HandshakeError("the connection broke during the opening handshake") from error.__cause__
+            raise PeerGone("the connection broke during the opening handshake") from error.__cause__
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise HandshakeError("the connection broke during the opening handshake") from None
+            raise PeerGone("the connection broke during the opening handshake") from None
+        self.answered = self.answered or _status_in(bytes(data))
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
@@ -106,3 +117,8 @@ class HeadStream(trio.abc.Stream):
     async def aclose(self) -> None:
         """Called by trio-websocket when it has refused the peer by itself, and then nobody would be told."""
         raise HandshakeError("the peer's opening handshake makes no sense")
+
+
+def _status_in(head: bytes) -> int:
+    words = head.split(maxsplit=2)
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0

@@ -24,7 +24,7 @@ from .._tcp import LeanStream, TcpStream
 from .._tls import TlsStream, speaks_plainly
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
 from ._base import no_websocket_server, tls_failed
-from ._head_stream import HeadStream, HeadTooLong, SpeaksTls
+from ._head_stream import HeadStream, HeadTooLong, PeerGone, SpeaksTls
 from ._keepalive import KeepAlive
 from ._trio_websocket import TrioWebSocket
 
@@ -32,6 +32,9 @@ _LINGER_TIMEOUT = 1.0  # seconds a refused peer has to read why, before the sock
 
 _TLS_WANTED = b"This port speaks TLS; connect to it with wss:// or https://.\n"
 _NO_TLS = b"This port does not speak TLS; connect to it with ws:// or http://.\n"
+
+_PLAIN_REQUEST = re.compile(rb"(?:GET|HEAD) /\S* HTTP/1\.1\r\n")
+_UPGRADE = re.compile(rb"^upgrade[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 _DECISIVE_HEADERS = frozenset({"authorization", "host", "origin"})
 
@@ -83,6 +86,40 @@ class Refusal:
     @property
     def body(self) -> bytes:
         return self.reason.encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a plain HTTP request is answered: an HTTP status, the body and its type."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+    @property
+    def all_headers(self) -> list[tuple[bytes, bytes]]:
+        all_ = (("Content-Type", self.content_type), ("Cache-Control", "no-store"), ("Connection", "close"))
+        return [(name.encode(), value.encode()) for name, value in all_]
+
+
+Decide = Callable[[OpeningRequest], Awaitable[Refusal | None]]
+AnswerPlainly = Callable[[OpeningRequest], Awaitable[Answer | Refusal | None]]
+
+
+class Answered(Exception):
+    """The peer wanted no connection: it asked plainly, and was answered."""
+
+
+class BadRequest(HandshakeError):
+    """The peer's opening request makes no sense, and the peer was told so.
+
+    Attributes:
+        status: the HTTP status it got.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 async def connect(
@@ -180,7 +217,8 @@ async def accept(
     stream: trio.SocketStream,
     *,
     tls: ssl.SSLContext | None = None,
-    decide: Callable[[OpeningRequest], Awaitable[Refusal | None]],
+    decide: Decide,
+    answer: AnswerPlainly | None = None,
     subprotocols: Sequence[str],
     max_message_size: int,
     keepalive: KeepAlive,
@@ -191,11 +229,15 @@ async def accept(
         stream: a connection just accepted; it is of no more use to the caller.
         tls: how to speak TLS; `None`: not at all.
         decide: called with the request; returns why it is refused, or `None`.
+        answer: called with a plain request instead, a GET or HEAD of HTTP/1.1 that wants no upgrade; returns what it is
+            answered, why it is refused, or `None`: such a request makes no sense.
         subprotocols: those this server speaks, the preferred one first.
 
     Raises:
+        Answered: it was a plain request, and `answer` had an answer.
         ConnectionRejected: the request was refused.
-        HandshakeError: the peer sent no proper request, and was told so, or went away meanwhile.
+        BadRequest: the peer sent no proper request, and was told so.
+        HandshakeError: TLS could not be agreed on, or the peer went away meanwhile.
     """
     try:
         peer, own = stream.socket.getpeername(), stream.socket.getsockname()
@@ -206,7 +248,7 @@ async def accept(
     try:
         if tls is not None:
             lean = await _secure_server(lean, tls)
-        return await _upgrade_server(lean, peer, own, decide, subprotocols, max_message_size, keepalive)
+        return await _upgrade_server(lean, peer, own, decide, answer, subprotocols, max_message_size, keepalive)
     except BaseException:
         lean.close()
         raise
@@ -219,6 +261,7 @@ async def _secure_server(stream: LeanStream, tls: ssl.SSLContext) -> TlsStream:
     except HandshakeError as error:
         if speaks_plainly(error.__cause__):
             await _refuse_plainly(stream, 400, _TLS_WANTED)
+            raise BadRequest(400, str(error)) from error.__cause__
         raise
     return secure
 
@@ -227,12 +270,14 @@ async def _upgrade_server(
     stream: LeanStream,
     peer: tuple[str, int],
     own: tuple[str, int],
-    decide: Callable[[OpeningRequest], Awaitable[Refusal | None]],
+    decide: Decide,
+    answer: AnswerPlainly | None,
     subprotocols: Sequence[str],
     max_message_size: int,
     keepalive: KeepAlive,
 ) -> TrioWebSocket:
     head = HeadStream(stream)
+    certificate = stream.certificate if isinstance(stream, TlsStream) else None
     chosen: str | None = None
 
     async def shake_hands(nursery: trio.Nursery) -> None:
@@ -241,7 +286,6 @@ async def _upgrade_server(
         _check_request(head.head)
         headers = {"host": _host(head.head), **_unambiguous(request.headers)}
         proposed = tuple(request.proposed_subprotocols)
-        certificate = stream.certificate if isinstance(stream, TlsStream) else None
         refusal = await decide(OpeningRequest(request.path, headers, peer[0], (own[0], own[1]), proposed, certificate))
         if refusal is not None:
             await request.reject(refusal.status, extra_headers=refusal.all_headers, body=refusal.body)
@@ -250,22 +294,31 @@ async def _upgrade_server(
         await request.accept(subprotocol=chosen)
 
     try:
+        await head.receive_head()
+        plain = None if answer is None else _plain_request(head.head)
+        if answer is not None and plain is not None:
+            headers = _unambiguous(list(plain.headers))
+            asked = OpeningRequest(plain.target.decode(), headers, peer[0], (own[0], own[1]), (), certificate)
+            await _answer_plainly(head, await answer(asked), with_body=plain.method == b"GET")
         await _borrow_trio_websocket(shake_hands)
-    except ConnectionRejected:
+    except (ConnectionRejected, Answered):
         await _linger(stream)
         raise
-    except HeadTooLong:
+    except HeadTooLong as error:
         await _refuse_plainly(stream, 431)
-        raise
-    except SpeaksTls:
+        raise BadRequest(431, str(error)) from None
+    except SpeaksTls as error:
         await _refuse_plainly(stream, 400, _NO_TLS)
+        raise BadRequest(400, str(error)) from None
+    except PeerGone:
+        await _refuse_plainly(stream, 400)  # it may have sent its last word, and listen yet
         raise
-    except HandshakeError:
+    except HandshakeError as error:
         await _refuse_plainly(stream, 400)
-        raise
+        raise BadRequest(head.answered or 400, str(error)) from None
     except _HANDSHAKE_ERRORS as error:
         await _refuse_plainly(stream, 400)
-        raise HandshakeError(f"the peer's opening handshake makes no sense: {error}") from error
+        raise BadRequest(head.answered or 400, f"the peer's opening handshake makes no sense: {error}") from error
     return TrioWebSocket(
         stream,
         client=False,
@@ -275,6 +328,29 @@ async def _upgrade_server(
         max_message_size=max_message_size,
         keepalive=keepalive,
     )
+
+
+def _plain_request(head: bytes) -> h11.Request | None:
+    """Return the request in a head if it is proper, and wants no upgrade; else `None`."""
+    if not _PLAIN_REQUEST.match(head) or _UPGRADE.search(head):
+        return None
+    parser = h11.Connection(h11.SERVER)
+    parser.receive_data(head)
+    try:
+        request = parser.next_event()
+    except h11.RemoteProtocolError:
+        return None
+    return request if isinstance(request, h11.Request) else None
+
+
+async def _answer_plainly(head: HeadStream, answer: Answer | Refusal | None, *, with_body: bool) -> None:
+    """Send the answer, if there is one, and raise what it amounts to."""
+    if answer is None:
+        return
+    await head.send_all(_response(answer.status, answer.all_headers, answer.body, with_body=with_body))
+    if isinstance(answer, Refusal):
+        raise ConnectionRejected(answer.status, answer.reason)
+    raise Answered
 
 
 def _check_request(head: bytes) -> None:
@@ -322,10 +398,10 @@ async def refuse(stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLCon
         lean.close()
 
 
-def _response(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:
+def _response(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, with_body: bool = True) -> bytes:
     lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
     lines += [name + b": " + value for name, value in headers]
-    return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
+    return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body if with_body else b""])
 
 
 async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable[None]]) -> None:

@@ -1,0 +1,78 @@
+"""What is answered to those who want no connection: `GET /healthz`, and `GET /metrics` if that was asked for."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from .._transports import Answer, OpeningRequest, Refusal
+from ..errors import RayforceValueError, RayforceWSError
+from ..statistics import Statistics
+from ._admission import Admission
+from ._log import ConnectionLog
+
+HEALTH = "/healthz"
+METRICS = "/metrics"
+
+_WELL = Answer(200, b"ok\n")
+_UNWELL = Answer(503, b"unavailable\n")
+
+
+class Reporting(Protocol):
+    """What can be asked for its numbers."""
+
+    def statistics(self) -> Statistics: ...
+
+
+class PlainAnswers:
+    """Answers plain requests.
+
+    Args:
+        server: whose metrics are meant.
+        is_well: whether clients can be sent to the server.
+        admission: says who may see the metrics.
+        metrics: whether anybody may.
+
+    Raises:
+        RayforceValueError: `metrics` is no bool.
+        RayforceWSError: the library is missing that metrics need.
+    """
+
+    def __init__(self, server: Reporting, is_well: Callable[[], bool], admission: Admission, *, metrics: bool) -> None:
+        if not isinstance(metrics, bool):
+            raise RayforceValueError(f"Invalid metrics: {metrics!r}. Must be True or False")
+        self._is_well = is_well
+        self._admission = admission
+        self._page = _metrics_of(server) if metrics else None
+
+    async def answer(
+        self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
+    ) -> Answer | Refusal | None:
+        """Return the answer to a request, or why it is refused; `None`: there is nothing at its path. A checkpoint if
+        somebody has to be asked who they are, with arguments as for `Admission.decide`.
+
+        Whoever asks for the health is told: it is one word, and who asks is often known by an IP address alone.
+        """
+        path = request.path.partition("?")[0]
+        if path == HEALTH:
+            return _WELL if self._is_well() else _UNWELL
+        if path == METRICS and self._page is not None:
+            refusal = await self._admission.decide_about_reader(request, opening, log)
+            return refusal or Answer(200, *self._page.written(request.headers.get("accept", "")))
+        return None
+
+
+class _Page(Protocol):
+    def written(self, accept: str) -> tuple[bytes, str]: ...
+
+
+def _metrics_of(server: Reporting) -> _Page:
+    try:
+        from .. import prometheus  # only here: it needs an optional dependency
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] != "prometheus_client":
+            raise
+        raise RayforceWSError(
+            "metrics=True needs the prometheus_client library; install it with: pip install 'prometheus_client>=0.20'"
+        ) from error
+    return prometheus.Page(server)
