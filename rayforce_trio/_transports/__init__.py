@@ -10,6 +10,8 @@ from ..errors import RayforceWSError
 from . import _trio_opening
 from ._base import (
     CLOSE_TIMEOUT,
+    GOODBYE_TIMEOUT,
+    WRITE_STALL_TIMEOUT,
     Transport,
     check_size,
     closed_by_us,
@@ -22,6 +24,8 @@ from ._trio_opening import OpeningRequest, Refusal, accept, refuse
 
 __all__ = [
     "CLOSE_TIMEOUT",
+    "GOODBYE_TIMEOUT",
+    "WRITE_STALL_TIMEOUT",
     "KeepAlive",
     "OpeningRequest",
     "Refusal",

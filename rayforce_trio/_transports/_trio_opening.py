@@ -23,7 +23,7 @@ from .._tasks import ungrouped
 from .._tcp import LeanStream, TcpStream
 from .._tls import TlsStream, speaks_plainly
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._base import no_websocket_server, tls_failed
+from ._base import WRITE_STALL_TIMEOUT, no_websocket_server, tls_failed
 from ._head_stream import HeadStream, HeadTooLong, SpeaksTls
 from ._keepalive import KeepAlive
 from ._trio_websocket import TrioWebSocket
@@ -182,6 +182,7 @@ async def accept(
     subprotocols: Sequence[str],
     max_message_size: int,
     keepalive: KeepAlive,
+    write_timeout: float = WRITE_STALL_TIMEOUT,
 ) -> TrioWebSocket:
     """Do the server's part of the opening handshake. A checkpoint; if it raises or is cancelled, nothing is left open.
 
@@ -190,6 +191,7 @@ async def accept(
         tls: how to speak TLS; `None`: not at all.
         decide: called with the request; returns why it is refused, or `None`.
         subprotocols: those this server speaks, the preferred one first.
+        write_timeout: a peer that takes nothing for so many seconds is given up.
 
     Raises:
         ConnectionRejected: the request was refused.
@@ -204,7 +206,7 @@ async def accept(
     try:
         if tls is not None:
             lean = await _secure_server(lean, tls)
-        return await _upgrade_server(lean, peer, own, decide, subprotocols, max_message_size, keepalive)
+        return await _upgrade_server(lean, peer, own, decide, subprotocols, max_message_size, keepalive, write_timeout)
     except BaseException:
         lean.close()
         raise
@@ -229,6 +231,7 @@ async def _upgrade_server(
     subprotocols: Sequence[str],
     max_message_size: int,
     keepalive: KeepAlive,
+    write_timeout: float,
 ) -> TrioWebSocket:
     head = HeadStream(stream)
     chosen: str | None = None
@@ -272,6 +275,7 @@ async def _upgrade_server(
         peer=authority_of(peer[0], peer[1]),
         max_message_size=max_message_size,
         keepalive=keepalive,
+        write_timeout=write_timeout,
     )
 
 
