@@ -49,11 +49,11 @@ class Asked:
     """Calls of one connection, each in a task of its own.
 
     Attributes:
-        answers: what each came to, in the order in which they did: a value, or the error's text.
+        answers: what each query came to: a value, or the error's text.
     """
 
     def __init__(self, connection: WSClientConnection, nursery: Starts) -> None:
-        self.answers: list[Any] = []
+        self.answers: dict[str, Any] = {}
         self._connection = connection
         self._nursery = nursery
 
@@ -63,9 +63,9 @@ class Asked:
 
     async def _ask(self, query: str) -> None:
         try:
-            self.answers.append((await self._connection.execute(query)).to_python())
+            self.answers[query] = (await self._connection.execute(query)).to_python()
         except errors.RayforceError as error:
-            self.answers.append(str(error))
+            self.answers[query] = str(error)
 
 
 @asynccontextmanager
@@ -107,9 +107,9 @@ async def test_what_runs_and_what_waits_is_finished_in_a_native_engine_and_answe
             await trio.testing.wait_all_tasks_blocked(0.05)
             with pytest.raises(errors.ConnectError):
                 await WSClient(LOCAL, port).connect()
-            assert calls.answers == []
+            assert calls.answers == {}
             query.release()
-        assert calls.answers == [query.value, 3, 4]
+        assert calls.answers == {query.text: query.value, "(+ 1 2)": 3, "(+ 2 2)": 4}
         assert query.has_ended
 
 
@@ -123,7 +123,7 @@ async def test_the_end_of_the_block_waits_for_what_runs() -> None:
                 calls.ask("running", "waiting")
                 await engine.until(begun=1)
                 nursery.start_soon(release_when_stopping, server, engine)
-            assert calls.answers == ["released", "released"]
+            assert calls.answers == {"running": "released", "waiting": "released"}
             nursery.cancel_scope.cancel()
 
 
@@ -199,9 +199,9 @@ async def test_a_request_that_comes_later_is_refused_in_its_turn() -> None:
             await trio.testing.wait_all_tasks_blocked()
             calls.ask("late", "later")
             await trio.testing.wait_all_tasks_blocked()
-            assert calls.answers == []
+            assert calls.answers == {}
             engine.release()
-        assert calls.answers == ["released", TOO_LATE, TOO_LATE]
+        assert calls.answers == {"running": "released", "late": TOO_LATE, "later": TOO_LATE}
         assert len(engine.begun) == 1
 
 
@@ -283,7 +283,7 @@ async def test_what_has_not_finished_then_is_stopped_in_the_engine(
             await trio.testing.wait_all_tasks_blocked(0.05)
             with trio.fail_after(5.2):
                 await server.stop(grace=0.2)
-        assert calls.answers == [GOING_AWAY, GOING_AWAY]
+        assert calls.answers == {query.text: GOING_AWAY, "(+ 1 2)": GOING_AWAY}
         with trio.fail_after(5):
             assert (await ask_natively(native_port, "(+ 1 2)")).value == 3
     assert not query.has_ended
@@ -301,7 +301,7 @@ async def test_it_comes_when_it_should(autojump_clock: trio.testing.MockClock, o
         await server.stop()
         assert trio.current_time() - since == pytest.approx(options.get("drain_timeout", 10.0), abs=0.5)
     assert engine.cancels
-    assert calls.answers == [GOING_AWAY]
+    assert calls.answers == {"running": GOING_AWAY}
 
 
 @pytest.mark.trio
@@ -350,7 +350,7 @@ async def test_a_second_stop_can_shorten_it(autojump_clock: trio.testing.MockClo
         nursery.start_soon(server.stop, 2000)  # which it cannot make longer
         await server.stop(grace=1)
         assert trio.current_time() - since <= 6
-    assert calls.answers == [GOING_AWAY]
+    assert calls.answers == {"running": GOING_AWAY}
 
 
 @pytest.mark.trio
@@ -384,7 +384,9 @@ async def test_an_engine_that_is_lost_meanwhile_is_told_as_ever(queries: Queries
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert engine.pid is not None
             os.kill(engine.pid, signal.SIGKILL)
-        assert re.fullmatch("the peer closed the connection with code 1011: the engine process is gone", *calls.answers)
+        assert calls.answers == {
+            query.text: "the peer closed the connection with code 1011: the engine process is gone"
+        }
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), "10", True, None])
@@ -454,7 +456,8 @@ async def test_a_signal_lets_a_query_finish(number: signal.Signals, queries: Que
                 calls.ask("(+ 1 2)")
                 await anyio.wait_all_tasks_blocked()
                 query.release()
-            assert calls.answers in ([query.value, TOO_LATE], [query.value, GOING_AWAY])
+            assert calls.answers.pop(query.text) == query.value
+            assert calls.answers.pop("(+ 1 2)") in (TOO_LATE, GOING_AWAY)
             with pytest.raises(errors.ConnectionClosed, match=GOING_AWAY) as caught:
                 await connection.execute("1")
             assert caught.value.going_away
@@ -473,7 +476,7 @@ async def test_a_second_signal_ends_it_at_once(number: signal.Signals, queries: 
             child.send_signal(number)
             await until_nobody_listens(port)
             child.send_signal(number)
-        assert calls.answers == ["the peer closed the connection with code 1001"]
+        assert calls.answers == {query.text: "the peer closed the connection with code 1001"}
         out, err = await trio.to_thread.run_sync(child.communicate)
         assert (child.returncode, out, err) == (0, "\nRayforce WebSocket Server stopped.\n", "")
     assert not query.has_ended

@@ -213,7 +213,7 @@ class WSServerConnection:
                     "more than %d requests are unanswered (max_in_flight); those beyond are refused",
                     self._max_in_flight,
                 )
-                why = f"{self._max_in_flight} requests are unanswered, and this server takes no more (max_in_flight)"
+                why = f"more than {self._max_in_flight} requests of this connection were unanswered (max_in_flight)"
                 self._one_too_many = Failure(BUSY, why)
             request.failure = self._one_too_many
         else:
