@@ -9,6 +9,8 @@ import trio
 
 from ._log import logger
 
+Listener = trio.abc.Listener[trio.SocketStream]
+
 PAUSE = 0.1
 """How long to wait until another try; in seconds. Nobody tells when there is room again."""
 
@@ -18,16 +20,16 @@ COMPLAINTS_APART = 1.0
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def patient(listeners: Iterable[trio.SocketListener]) -> list["PatientListener"]:
+def patient(listeners: Iterable[Listener]) -> list["PatientListener"]:
     """Return listeners that survive a lack of file descriptors and memory; they log it together."""
     complaints = _Complaints()
     return [PatientListener(listener, complaints) for listener in listeners]
 
 
-class PatientListener(trio.abc.Listener[trio.SocketStream]):
+class PatientListener(Listener):
     """A listener whose `accept` waits as long as the system has no room: those who connect wait with it."""
 
-    def __init__(self, listener: trio.SocketListener, complaints: "_Complaints") -> None:
+    def __init__(self, listener: Listener, complaints: "_Complaints") -> None:
         self._listener = listener
         self._complaints = complaints
 
