@@ -14,6 +14,9 @@
         +-- ConnectionLost           the connection broke, or the peer fell silent
         +-- MessageTooLarge          a message exceeded a limit, ours or the peer's
         +-- ProtocolError            the peer broke the protocol
+        +-- QueryTimeout             the server stopped the query, which took too long
+        +-- ServerBusy               the server did not begin with the query: too many were unanswered
+        +-- ServerClosing            the server did not begin with the query: it is shutting down
         +-- UnsupportedQuery         what was given is no query; also a `TypeError`
 
 The engine's classes are rayforce-py's own (`rayforce.errors`), so that `except RayforceError` keeps working.
@@ -54,6 +57,7 @@ __all__ = [
     "ListenError",
     "MessageTooLarge",
     "ProtocolError",
+    "QueryTimeout",
     "RayforceArityError",
     "RayforceConversionError",
     "RayforceDomainError",
@@ -76,6 +80,8 @@ __all__ = [
     "RayforceUserError",
     "RayforceValueError",
     "RayforceWSError",
+    "ServerBusy",
+    "ServerClosing",
     "UnsupportedQuery",
 ]
 
@@ -138,6 +144,11 @@ class ConnectionClosed(RayforceWSError):
         self.reason = reason
         self.by_peer = by_peer
 
+    @property
+    def going_away(self) -> bool:
+        """Whether the peer said that it goes away, code 1001, as a server does that is shut down in good order."""
+        return self.by_peer and self.code == 1001
+
     def __str__(self) -> str:
         if not self.by_peer:
             return "the connection is closed"
@@ -167,6 +178,27 @@ class ProtocolError(RayforceWSError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class QueryTimeout(RayforceWSError):
+    """The query ran for longer than the server's `query_timeout`, and was stopped; the connection is usable.
+
+    What it has done before stays done.
+    """
+
+
+class ServerBusy(RayforceWSError):
+    """More requests of the connection were unanswered than the server's `max_in_flight`; the connection is usable.
+
+    This one was not begun with, and can be sent again.
+    """
+
+
+class ServerClosing(RayforceWSError):
+    """The server is shutting down, and did not begin with a request that came so late.
+
+    It can be sent again, to a server that is not. The connection will be closed with code 1001.
+    """
 
 
 class UnsupportedQuery(RayforceWSError, TypeError):

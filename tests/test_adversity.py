@@ -65,6 +65,8 @@ COMPRESSED = 1
 BIG = 104_000_000  # bytes of the reply to BIG_QUERY
 BIG_QUERY = encode("(til 13000000)", MessageType.SYNC)
 EIGHT_GB = 8 * 1024**3
+SHORT = 0.5
+"""How long a peer may take to open its connection, or to read on, where it does not; in seconds."""
 
 CLIENT_PROGRAM = """
 import sys
@@ -91,12 +93,6 @@ def _no_internal_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def short_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait but shortly for a peer that does not close."""
     monkeypatch.setattr("rayforce_trio._transports._trio_websocket.CLOSE_TIMEOUT", 0.3)
-
-
-@pytest.fixture
-def short_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait but shortly for a peer to open its connection."""
-    monkeypatch.setattr("rayforce_trio._server._server.OPEN_TIMEOUT", 0.5)
 
 
 # The server
@@ -333,9 +329,8 @@ NEVER_A_REQUEST = {
 
 @pytest.mark.trio
 @pytest.mark.parametrize("data", NEVER_A_REQUEST.values(), ids=NEVER_A_REQUEST.keys())
-@pytest.mark.usefixtures("short_open")
 async def test_a_peer_that_never_asks_is_cut(data: bytes) -> None:
-    async with besieged() as siege:
+    async with besieged(open_timeout=SHORT) as siege:
         peer = siege.connect()
         await peer.send(data)
         await siege.bystander_is_served()
@@ -344,9 +339,8 @@ async def test_a_peer_that_never_asks_is_cut(data: bytes) -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.usefixtures("short_open")
 async def test_a_request_sent_byte_by_byte_is_cut_all_the_same() -> None:
-    async with besieged() as siege:
+    async with besieged(open_timeout=SHORT) as siege:
         peer = siege.connect()
 
         async def drip() -> None:
@@ -360,9 +354,8 @@ async def test_a_request_sent_byte_by_byte_is_cut_all_the_same() -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.usefixtures("short_open")
 async def test_a_peer_that_does_not_greet_is_cut() -> None:
-    async with besieged() as siege:
+    async with besieged(open_timeout=SHORT) as siege:
         peer = await siege.open(hello=False)
         await peer.send_frame(opcode=PING)
         await siege.bystander_is_served()
@@ -382,11 +375,10 @@ async def test_everything_in_one_packet_is_served() -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.usefixtures("short_open")
 async def test_nothing_is_read_before_the_session_is_open() -> None:
     """However much a peer sends ahead, it waits in the system's buffers, not in this process."""
     engine = SlowToOpen()
-    async with besieged(engine=engine) as siege:
+    async with besieged(engine=engine, open_timeout=SHORT) as siege:
         peer = siege.connect()
         assert await peer.send(upgrade() + frame(bytes(100_000)) * 1000) < 30_000_000
         engine.release.set()
@@ -635,7 +627,7 @@ async def test_a_flood_of_pings_disturbs_nobody(reads: bool) -> None:
 
 @pytest.mark.trio
 async def test_a_flood_of_requests_disturbs_nobody() -> None:
-    async with besieged() as siege:
+    async with besieged(max_in_flight=None) as siege:
         peer = await siege.open()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.send, frame(QUERY) * 5000)
@@ -662,7 +654,8 @@ async def test_the_leaving_of_a_peer_that_filled_its_queue_is_noticed(monkeypatc
     """Nothing of it is read any more then, but a ping finds the connection broken."""
     monkeypatch.setattr("rayforce_trio._server._connection.MAX_QUEUED_REQUESTS", 1)
     engine = GateEngine()
-    async with WSServer(port=0, host="127.0.0.1", engine=engine, ping_interval=0.05, ping_timeout=0.05) as server:
+    options: dict[str, Any] = {"max_in_flight": None, "ping_interval": 0.05, "ping_timeout": 0.05}
+    async with WSServer(port=0, host="127.0.0.1", engine=engine, **options) as server:
         peer = await open_raw(server.port)
         await peer.send(frame(OTHER_QUERY) * 5)
         await engine.until(begun=1)
@@ -679,7 +672,7 @@ async def test_a_full_queue_behind_a_busy_engine_does_not_cost_a_healthy_peer_it
     monkeypatch.setattr("rayforce_trio._server._connection.MAX_QUEUED_REQUESTS", 1)
     monkeypatch.setattr("rayforce_trio._transports._keepalive._CATCH_UP", 0.05)
     engine = HeldEngine()
-    async with besieged(engine=engine, ping_interval=0.05, ping_timeout=0.05) as siege:
+    async with besieged(engine=engine, max_in_flight=None, ping_interval=0.05, ping_timeout=0.05) as siege:
         peer = await siege.open()
         await peer.send(frame(POST) * 5)
         await engine.busy.wait()
@@ -703,9 +696,8 @@ async def test_a_half_close_after_a_request_ends_the_connection() -> None:
 
 
 @pytest.mark.trio
-async def test_a_peer_that_stops_reading_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._transports._trio_websocket.WRITE_STALL_TIMEOUT", 0.3)
-    async with besieged() as siege:
+async def test_a_peer_that_stops_reading_is_cut() -> None:
+    async with besieged(write_timeout=SHORT) as siege:
         peer = await siege.open(receive_buffer=4096)
         await peer.send_frame(BIG_QUERY)
         assert (await peer.receive_frame())[0] == BINARY

@@ -363,9 +363,8 @@ async def test_what_has_no_truth_counts_as_a_failure_of_the_authenticator(caplog
 @pytest.mark.trio
 @both_loops
 async def test_an_authenticator_that_takes_too_long_is_given_up_and_the_peer_is_told(
-    loop: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("rayforce_trio._server._server.OPEN_TIMEOUT", 1.0)
     cancelled = 0
 
     async def authenticate(request: Request) -> None:
@@ -375,7 +374,7 @@ async def test_an_authenticator_that_takes_too_long_is_given_up_and_the_peer_is_
         finally:
             cancelled += 1
 
-    async with guarded(authenticate) as server:
+    async with guarded(authenticate, open_timeout=1.0) as server:
         rejected = await try_to_connect(loop, server.port)
         assert rejected is not None
         assert rejected.status == 503

@@ -17,9 +17,12 @@ from rayforce_trio.errors import (
     ListenError,
     MessageTooLarge,
     ProtocolError,
+    QueryTimeout,
     RayforceError,
     RayforceUserError,
     RayforceWSError,
+    ServerBusy,
+    ServerClosing,
     UnsupportedQuery,
 )
 
@@ -37,6 +40,9 @@ from rayforce_trio.errors import (
         (ConnectionLost, (RayforceWSError,)),
         (MessageTooLarge, (RayforceWSError,)),
         (ProtocolError, (RayforceWSError,)),
+        (QueryTimeout, (RayforceWSError,)),
+        (ServerBusy, (RayforceWSError,)),
+        (ServerClosing, (RayforceWSError,)),
         (UnsupportedQuery, (RayforceWSError, TypeError)),
     ],
 )
@@ -67,6 +73,9 @@ EXAMPLES = [
     (MessageTooLarge("too large"), "too large"),
     (ProtocolError("text that is no JSON"), "text that is no JSON"),
     (ProtocolError("no UTF-8", 1007), "no UTF-8"),
+    (QueryTimeout("timeout: too long"), "timeout: too long"),
+    (ServerBusy("busy: too many"), "busy: too many"),
+    (ServerClosing("closing: too late"), "closing: too late"),
     (UnsupportedQuery("cannot send int"), "cannot send int"),
     (RayforceWSError("anything else"), "anything else"),
 ]
@@ -96,6 +105,8 @@ def test_the_attributes_of_an_exception() -> None:
     closed = ConnectionClosed(1001, "bye", by_peer=False)
     assert (closed.code, closed.reason, closed.by_peer) == (1001, "bye", False)
     assert ConnectionClosed(1000).by_peer
+    assert [ConnectionClosed(code).going_away for code in (1000, 1001, 1011)] == [False, True, False]
+    assert not closed.going_away
     assert ProtocolError("text").code == 1002
     assert ProtocolError("text", 1007).code == 1007
 
@@ -111,6 +122,13 @@ def test_an_engine_error_is_of_rayforce_pys_class_for_its_code(code: str, cls: t
     error = raised_for(Failure(code, "why"))
     assert type(error) is cls
     assert str(error) == f"{code}: why"
+
+
+def test_an_error_of_the_servers_own_has_a_class_of_its_own() -> None:
+    for code, cls in ("timeout", QueryTimeout), ("busy", ServerBusy), ("closing", ServerClosing):
+        error = raised_for(Failure(code, "why"))
+        assert type(error) is cls
+        assert str(error) == f"{code}: why"
 
 
 @pytest.mark.parametrize("code", ["cancel", "access", "name", "io", "", "unheard", "Type"])

@@ -166,11 +166,10 @@ async def test_tls_with_a_server_without_it_says_so(our_port: int) -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("data", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"])
-async def test_a_tls_handshake_that_stops_is_cut(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    monkeypatch.setattr("rayforce_trio._server._server.OPEN_TIMEOUT", 0.5)
+async def test_a_tls_handshake_that_stops_is_cut(data: bytes) -> None:
     context = server_context(local_certificates())
     with trio.fail_after(TIMEOUT):
-        async with no_leaks(), WSServer(0, host=LOCAL, ssl_context=context) as server:
+        async with no_leaks(), WSServer(0, host=LOCAL, ssl_context=context, open_timeout=0.5) as server:
             with connect_raw(server.port) as peer:
                 await peer.send(data)
                 assert await peer.receive_rest() == b""

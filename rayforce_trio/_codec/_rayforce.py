@@ -19,11 +19,14 @@ from rayforce.plugins.sql import SQLIPCCompiler, SQLQuery
 from rayforce.types.table import SelectQuery
 
 from .._protocol import (
+    BUSY,
+    CLOSING,
     COMPRESSED_FLAG,
     FLAGS_OFFSET,
     HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,
     SIZED,
+    TIMEOUT,
     VERBOSE_FLAG,
     Failure,
     Frame,
@@ -39,11 +42,14 @@ from .._protocol import (
     split_verbose,
 )
 from ..errors import (
+    QueryTimeout,
     RayforceConversionError,
     RayforceError,
     RayforceTCPError,
     RayforceThreadError,
     RayforceUserError,
+    ServerBusy,
+    ServerClosing,
     UnsupportedQuery,
 )
 from ._capture import capture_stdout
@@ -62,6 +68,12 @@ _WIDTHS = {
     ffi.TYPE_I64: 8,
     ffi.TYPE_F64: 8,
     ffi.TYPE_TIMESTAMP: 8,
+}
+_CLASSES: dict[str, type[RayforceError]] = {
+    **CORE_EXC_CODE_MAPPING,
+    BUSY: ServerBusy,
+    CLOSING: ServerClosing,
+    TIMEOUT: QueryTimeout,
 }
 _QUOTED = 80  # characters of a query, in the error it caused
 _QUERIES = "a str, String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query"
@@ -244,13 +256,14 @@ _byte = cache(ffi.init_u8)
 
 
 def engine_error(failure: Failure, query: Any = None) -> RayforceError:
-    """Return the exception for an engine error: rayforce-py's class for the code, with the engine's message.
+    """Return the exception for an error in place of a value: the engine's, rayforce-py's class for the code, with the
+    engine's message; or one of ours.
 
     A native server sends the code alone; the query then has to tell what failed.
     """
     if not failure.message and query is not None:
         failure = Failure(failure.code, f"in the query {_beginning(query)}")
-    return CORE_EXC_CODE_MAPPING.get(failure.code, RayforceUserError)(str(failure))
+    return _CLASSES.get(failure.code, RayforceUserError)(str(failure))
 
 
 def _beginning(query: Any) -> str:

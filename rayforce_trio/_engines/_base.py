@@ -49,10 +49,12 @@ class Session(ABC):
         evaluate: does the same as `request`, but at once, if the engine is this process; else `None`. Whoever calls it
             sees to it that no connection starves another.
         settled: whether the engine has answered yet; one that has not is busy with somebody else's query, or hangs.
+        timed: whether `running_since` will be asked; set by whoever opens the session.
     """
 
     unread = 0
     settled = True
+    timed = False
     evaluate: Callable[[Frame], Reply] | None = None
 
     async def run(self) -> None:
@@ -101,6 +103,13 @@ class Session(ABC):
     @abstractmethod
     async def post(self, frame: Frame) -> Failure | None:
         """Evaluate a post; otherwise like `request`. Returns the error of the evaluation, if the engine tells it."""
+
+    def running_since(self) -> float | None:
+        """Return since when, at the earliest, the engine has been at work on the request or post under way.
+
+        On trio's clock. `None` if there is none, or its reply has begun, or the engine could not be stopped anyway.
+        """
+        return None
 
     @abstractmethod
     def cancel(self) -> None:

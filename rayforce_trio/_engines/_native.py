@@ -1,7 +1,6 @@
 """A native Rayforce server, reached over TCP: one connection of its protocol for each session."""
 
 import socket
-import weakref
 
 import trio
 
@@ -10,7 +9,7 @@ from .._protocol import dump_credentials
 from .._tcp import TcpStream
 from ..errors import EngineError, RayforceValueError
 from ._base import Engine
-from ._native_session import NativeSession
+from ._native_session import Line, NativeSession
 
 CONNECT_TIMEOUT = 3.0
 """Bound on connecting, the name look-up included; in seconds."""
@@ -48,7 +47,7 @@ class NativeEngine(Engine):
         self.host = host
         self.port = port
         self.user = user
-        self._sessions = weakref.WeakSet[NativeSession]()
+        self._line = Line()
 
     def __repr__(self) -> str:
         return f"NativeEngine({self.host!r}, {self.port})"
@@ -62,15 +61,15 @@ class NativeEngine(Engine):
         Raises:
             EngineError: nothing listens there, or what does is no Rayforce server, or it refuses the credentials.
         """
-        busy = any(session.asked for session in self._sessions)
-        session = NativeSession(await self._connect(), self._credentials, self._name)
+        busy = any(session.asked for session in self._line.sessions)
+        session = NativeSession(await self._connect(), self._credentials, self._name, self._line)
         try:
             with trio.move_on_after(PATIENCE_IF_BUSY if busy else PATIENCE):
                 await session.settle()
         except BaseException:
             await session.aclose()
             raise
-        self._sessions.add(session)
+        self._line.sessions.add(session)
         return session
 
     async def _connect(self) -> TcpStream:

@@ -1,5 +1,7 @@
 """A session with a native server: one connection of its protocol."""
 
+import math
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -39,10 +41,26 @@ STALL_TIMEOUT = 30.0
 MAX_REPLY_SIZE = 16 * 1024**3
 """The longest reply accepted, in bytes: what is not read yet may have to lie in a file."""
 
+_TURNOVER = 0.1
+"""How soon a query that is stopped shows that it was the one that ran, in seconds."""
+
 _READ_SIZE = 512 * 1024  # measured: with half of it, a long reply takes a third longer
 _SENT_AT_ONCE = 64 * 1024  # bytes; the header of a longer frame is sent before it, to spare a copy
 _STOP = b"!"  # as TCP urgent data: stops the query of the connection it is sent on
 _NOTHING = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")  # a request for the value 0
+
+
+class Line:
+    """The sessions with one native server, which evaluates one request at a time and does not tell whose.
+
+    Attributes:
+        sessions: those that there are.
+        answered: when it last began to answer one of those that are timed, on trio's clock.
+    """
+
+    def __init__(self) -> None:
+        self.sessions = weakref.WeakSet[NativeSession]()
+        self.answered = -math.inf
 
 
 class NativeSession(Session):
@@ -52,14 +70,18 @@ class NativeSession(Session):
         stream: the connection, before the handshake.
         credentials: what the server is told if it asks who is there.
         name: the engine's, for errors: "the engine at ...".
+        line: it stands in this one.
 
     Attributes:
         asked: whether a request is under way whose reply has not begun.
     """
 
-    def __init__(self, stream: TcpStream, credentials: bytes, name: str) -> None:
+    def __init__(self, stream: TcpStream, credentials: bytes, name: str, line: Line) -> None:
         self.settled = False
         self.asked = False
+        self._line = line
+        self._now = trio.lowlevel.current_clock().current_time
+        self._asked_at = 0.0  # if it is timed
         self._stream = stream
         self._name = name
         self._handshake = NativeHandshake(credentials)
@@ -137,6 +159,14 @@ class NativeSession(Session):
         self.unread -= len(data)
         return data
 
+    def running_since(self) -> float | None:
+        # What the server has answered since, it has evaluated since. Of those that have waited ever since, it most
+        # likely evaluates the one that asked first; if that is stopped, and another's was running, that shows soon.
+        if not self.asked:
+            return None
+        before = sum(other.asked and other._asked_at < self._asked_at for other in self._line.sessions)
+        return max(self._asked_at, self._line.answered) + before * _TURNOVER
+
     def cancel(self) -> None:
         if not self._cancelled:
             self._cancelled = True
@@ -186,6 +216,8 @@ class NativeSession(Session):
         self._backlog.close()
         self._backlog, self._decompressor, self._answered = Backlog(), None, trio.Event()
         self.asked = True
+        if self.timed:
+            self._asked_at = self._now()
 
     def _begin(self, first: bytes) -> Reply:
         header = parse_header(first)
@@ -284,6 +316,8 @@ class NativeSession(Session):
             if piece.header.size > MAX_REPLY_SIZE:
                 raise ProtocolViolation(f"a reply of {piece.header.size} bytes; {MAX_REPLY_SIZE} are allowed")
             self.asked = self._sent = False
+            if self.timed:
+                self._line.answered = self._now()
             self._answered.set()
             if self._answer is not None:
                 answer, self._answer = self._answer, None

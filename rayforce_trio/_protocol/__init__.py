@@ -33,7 +33,7 @@ from ._native import (
     Piece,
     dump_credentials,
 )
-from ._replies import CANCELLED, Failure, Reply, Result, Sliced
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, Reply, Result, Sliced
 from ._server import CancelRequested, ServerProtocol, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
@@ -57,7 +57,9 @@ from ._websocket import (
 )
 
 __all__ = [
+    "BUSY",
     "CANCELLED",
+    "CLOSING",
     "COMPRESSED_FLAG",
     "CONTROL_LIMIT",
     "FLAGS_OFFSET",
@@ -70,6 +72,7 @@ __all__ = [
     "REASON_LIMIT",
     "SIZED",
     "SUBPROTOCOL",
+    "TIMEOUT",
     "VERBOSE_FLAG",
     "CancelNotice",
     "CancelRequested",

@@ -9,6 +9,16 @@ CANCELLED = "cancel"
 """The error code of a request that was stopped because its client asked for it."""
 
 
+BUSY = "busy"
+"""The error code of a request that was one too many of its connection, and was not begun with."""
+
+CLOSING = "closing"
+"""The error code of a request that came while the server was shutting down, and was not begun with."""
+
+TIMEOUT = "timeout"
+"""The error code of a request that the server stopped because it took too long. No engine has it."""
+
+
 class Sliced:
     """A frame that is too long to be copied whole: its length, and slices of it as bytes.
 

@@ -47,6 +47,11 @@ class ServerProtocol:
         self._last_number = 0
         self._unanswered: dict[int, ServerRequest] = {}
 
+    @property
+    def unanswered(self) -> int:
+        """How many requests have no answer yet."""
+        return len(self._unanswered)
+
     def receive(self, message: Frame | str) -> list[ServerRequest | CancelRequested]:
         """Take a message from the client.
 

@@ -1,8 +1,10 @@
 """One connection of the server: one task reads, another evaluates and answers."""
 
 import copy
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import perf_counter
 from typing import TypeVar
 
@@ -10,8 +12,12 @@ import trio
 
 from .._engines import Session
 from .._protocol import (
+    BUSY,
+    CANCELLED,
+    CLOSING,
     HELLO_REPLY,
     SUBPROTOCOL,
+    TIMEOUT,
     CancelRequested,
     CloseCode,
     Failure,
@@ -24,20 +30,24 @@ from .._protocol import (
     check_hello,
 )
 from .._tasks import Turn, race
-from .._transports import CLOSE_TIMEOUT, Transport, end, say_goodbye
+from .._transports import CLOSE_TIMEOUT, GOODBYE_TIMEOUT, Transport, end, say_goodbye
 from ..errors import EngineError, ProtocolError, RayforceWSError
 from ._counters import MAX_LATENCIES, Counters
 from ._log import ConnectionLog
 from ._queue import BoundedQueue
 
 MAX_QUEUED_REQUESTS = 1024
-"""How many requests of one connection wait for their turn; further ones wait in the network."""
+"""How many requests of one connection wait for their turn beyond its `max_in_flight`; further ones, in the network.
+
+Those are posts, which cannot be refused, and requests that are refused in their turn.
+"""
 
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 """How many bytes they may have together; one request may always wait."""
 
 _HELLO_LIMIT = 4096  # bytes
 
+_REFUSED = Failure(CLOSING, "the server is shutting down, and did not begin with the query")
 
 T = TypeVar("T")
 
@@ -81,6 +91,8 @@ class WSServerConnection:
         principal: object = None,
         *,
         counters: Counters | None = None,
+        max_in_flight: int | None = None,
+        query_timeout: float | None = None,
     ) -> None:
         self._log = log
         self._counters = counters or Counters()
@@ -91,7 +103,13 @@ class WSServerConnection:
         self._transport = transport
         self._session = session
         self._protocol = ServerProtocol(extended=transport.subprotocol == SUBPROTOCOL)
-        self._requests = BoundedQueue[ServerRequest](MAX_QUEUED_REQUESTS, MAX_QUEUED_BYTES)
+        self._requests = BoundedQueue[ServerRequest](MAX_QUEUED_REQUESTS + (max_in_flight or 0), MAX_QUEUED_BYTES)
+        self._max_in_flight = max_in_flight
+        self._refuse_from = sys.maxsize if max_in_flight is None else max_in_flight - 1  # if so many wait, or more
+        self._one_too_many: Failure | None = None  # once there was one
+        self._query_timeout = query_timeout
+        self._too_slow: Failure | None = None  # once a query was
+        session.timed = query_timeout is not None
         self._running: ServerRequest | None = None
         self._unsent: Message | None = None  # an answer, or its beginning, that the task that works is to send
         self._working = True  # that task has not yet found that there is nothing for it to do
@@ -100,6 +118,11 @@ class WSServerConnection:
         self._engine_error: EngineError | None = None
         self._peer_waits = True
         self._stopping = trio.Event()
+        self._draining = False
+        self._late_posts = 0
+        self._drained = trio.Event()
+        self._grace = trio.CancelScope()
+        self._over = False  # nothing is begun with any more
         self._scope = trio.CancelScope()
         self._failed = trio.Event()
         self._end: RayforceWSError | None = None  # what the conversation ended with; `None`: the server ended it
@@ -113,10 +136,19 @@ class WSServerConnection:
         """How many requests and posts wait for those before them."""
         return len(self._requests)
 
-    def stop(self) -> None:
-        """Have the connection closed with code 1001. No checkpoint; `run` ends within 10 seconds."""
+    def stop(self, at: float) -> None:
+        """Have the connection closed with code 1001, once what has arrived is done. No checkpoint.
+
+        Args:
+            at: when what is not done is given up, on trio's clock. `run` ends within 2 seconds after that. If called
+                again, the earlier time counts.
+        """
+        self._grace.deadline = min(self._grace.deadline, at)
+        self._scope.deadline = min(self._scope.deadline, at + GOODBYE_TIMEOUT)
+        self._draining = True
+        self._refuse_from = 0
         self._stopping.set()
-        self._scope.deadline = trio.current_time() + CLOSE_TIMEOUT
+        self._wake.set()
 
     async def run(self) -> None:
         """Serve the peer until the connection ends. A checkpoint.
@@ -134,11 +166,11 @@ class WSServerConnection:
                     self._peer_waits = False
                     self._requests.close()
                     self._wake.set()
-                    if self._running is not None and (self._running.number is not None or self._stopping.is_set()):
+                    if self._running is not None and (self._running.number is not None or self._over):
                         self._session.cancel()
                     if self._end is not None:
                         await end(self._transport, self._end)
-            if self._scope.cancelled_caught and (self._running is not None or len(self._requests)):
+            if self._scope.cancelled_caught and not self._over and (self._running is not None or len(self._requests)):
                 self._log.warning("posts were left undone")
         except Exception:
             self._end = RayforceWSError("internal error")
@@ -183,7 +215,10 @@ class WSServerConnection:
                         arrivals.append(perf_counter())
                     if log_queries:
                         self._log.query(event)
-                    if len(self._requests) or not self._start(event):
+                    waiting = len(self._requests)
+                    if waiting >= self._refuse_from:
+                        self._refuse_if_too_many(event)
+                    if waiting or not self._start(event):
                         await self._requests.put(event, len(event.frame))
                         if self._running is None:
                             self._wake.set()
@@ -197,13 +232,33 @@ class WSServerConnection:
         if len(counters.latencies) == MAX_LATENCIES:
             counters.sort_latencies()
 
+    def _refuse_if_too_many(self, request: ServerRequest) -> None:
+        """Have a request answered with an error in its turn, if there are as many as may be, or it comes too late."""
+        if self._draining:
+            request.failure = _REFUSED
+            self._late_posts += request.number is None
+        elif request.number is not None and self._max_in_flight is not None:
+            if self._protocol.unanswered <= self._max_in_flight:
+                return
+            if self._one_too_many is None:
+                self._log.warning(
+                    "more than %d requests are unanswered (max_in_flight); those beyond are refused",
+                    self._max_in_flight,
+                )
+                why = f"more than {self._max_in_flight} requests of this connection were unanswered (max_in_flight)"
+                self._one_too_many = Failure(BUSY, why)
+            request.failure = self._one_too_many
+        else:
+            return
+        request.frame = b""
+
     # The way of a small request: without a change of tasks, which takes longer than evaluating it.
 
     def _start(self, request: ServerRequest) -> bool:
         """Begin with a request if nothing is to be done before and it needs no waiting; returns whether it did."""
         if self._working or self._running is not None or self._unsent is not None:
             return False
-        if request.number is None or request.failure is not None or self._stopping.is_set() or not self._peer_waits:
+        if request.number is None or request.failure is not None or self._over or not self._peer_waits:
             return False
         if self._session.evaluate is not None:
             self._send_later(self._message_for(request, self._session.evaluate(request.frame)))
@@ -218,11 +273,13 @@ class WSServerConnection:
         """Pass on the reply to what `_start` has started, and start what comes next."""
         request, self._running = self._running, None
         assert request is not None
+        if request.failure is not None:
+            reply = self._explained(request.failure, reply)
         self._send_later(self._message_for(request, reply))
         self._flush()
         if len(self._requests) and self._start(self._requests.first):
             self._requests.get_nowait()
-        elif len(self._requests) or self._requests.closed:
+        elif len(self._requests) or self._requests.closed or self._draining:
             self._wake.set()
 
     def _message_for(self, request: ServerRequest, reply: Reply) -> Message:
@@ -240,7 +297,11 @@ class WSServerConnection:
 
     async def _work(self) -> None:
         """Evaluate until there are no more requests, or the engine is lost."""
-        await race(self._work_until_lost, self._run_session)
+        tasks = [self._work_until_lost, self._run_session]
+        if self._query_timeout is not None and self._session.evaluate is None:
+            tasks.append(partial(self._limit_time, self._query_timeout))
+        await race(*tasks)
+        self._drained.set()
 
     async def _run_session(self) -> None:
         try:
@@ -279,12 +340,15 @@ class WSServerConnection:
                 return
             elif self._running is None and len(self._requests):
                 await turn.pass_on()
-                if self._stopping.is_set():
+                if self._over:
                     return
                 self._running = self._requests.get_nowait()
+                if self._running.failure is _REFUSED:
+                    self._requests.close()  # nothing else is owed: whoever goes on asking must not hold up the end
                 await self._answer(self._running)
                 self._running = None
-            elif self._running is None and self._requests.closed:
+            elif self._running is None and (self._requests.closed or self._draining):
+                self._requests.close()
                 return
             else:
                 self._flush()
@@ -296,6 +360,8 @@ class WSServerConnection:
 
     async def _answer(self, request: ServerRequest) -> None:
         if request.number is None:
+            if request.failure is _REFUSED:
+                return
             failure = request.failure or await self._ask_engine(lambda: self._session.post(request.frame))
             if failure is not None:
                 self._counters.failed_posts += 1
@@ -308,7 +374,32 @@ class WSServerConnection:
             reply = self._session.evaluate(request.frame)
         elif reply is None:
             reply = await self._ask_engine(lambda: self._session.request(request.frame))
+            if request.failure is not None:
+                reply = self._explained(request.failure, reply)
         await self._send(self._message_for(request, reply))
+
+    async def _limit_time(self, limit: float) -> None:
+        """Stop what the engine is at work on for more than so many seconds."""
+        while True:
+            request, since, now = self._running, self._session.running_since(), trio.current_time()
+            if request is None or since is None or request.failure is not None:
+                await trio.sleep(limit)  # what begins from now on is not too slow before
+            elif since + limit > now:
+                await trio.sleep_until(since + limit)
+            else:
+                what = "query" if request.number is not None else "post"
+                self._log.warning("a %s ran for more than %g seconds (query_timeout), and is stopped", what, limit)
+                if self._too_slow is None:
+                    why = f"the query ran for more than {limit:g} seconds, and was stopped (query_timeout)"
+                    self._too_slow = Failure(TIMEOUT, why)
+                request.failure = self._too_slow
+                self._session.cancel()
+
+    def _explained(self, failure: Failure, reply: Reply) -> Reply:
+        """Return the reply to a request that has a failure since it began: why it was stopped, if it was."""
+        if failure is self._too_slow and isinstance(reply, Failure) and reply.code == CANCELLED:
+            return failure
+        return reply
 
     async def _send(self, message: Message) -> None:
         if self._session.unread:
@@ -370,4 +461,15 @@ class WSServerConnection:
 
     async def _close_when_asked(self) -> None:
         await self._stopping.wait()
+        with self._grace:
+            await self._drained.wait()
+        if self._late_posts:
+            self._log.warning("%d posts came too late, and were not carried out", self._late_posts)
+        if not self._drained.is_set():
+            left = len(self._requests) + (self._running is not None)
+            self._log.warning("the server stops, and leaves %d requests and posts undone", left)
+            self._peer_waits = False
+            self._over = True
+            if self._running is not None:
+                self._session.cancel()
         await self._transport.aclose(CloseCode.GOING_AWAY, "the server is shutting down")

@@ -1,6 +1,7 @@
 """`WSServer`: listens, lets peers in, and keeps each of them apart from everything else."""
 
 import itertools
+import math
 import signal
 import ssl
 import threading
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
+from typing import Literal
 
 import trio
 
@@ -32,15 +34,14 @@ from ..errors import ConnectionRejected, ListenError, RayforceValueError, Rayfor
 from ..statistics import Statistics
 from ._access import make_policy
 from ._admission import Admission, Admitted, Authenticate
+from ._bounds import Bounds, check_grace
 from ._connection import WSServerConnection, greet
 from ._counters import CountedConnection, Counters
 from ._limits import ConnectionLimits
-from ._log import ConnectionLog
+from ._listener import patient
+from ._log import ConnectionLog, logger
 from ._plain import PlainAnswers
 from ._shared_port import open_shared_listeners
-
-OPEN_TIMEOUT = 5.0
-"""Bound on a client's opening, from the TCP connection to its greeting; in seconds."""
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 
@@ -68,11 +69,20 @@ class WSServer:
         max_connections: how many connections there may be, in all; `None`: no limit. Default: 128.
         max_connections_per_address: how many of them from one IPv4 address or /64 of IPv6. Default: 32.
         max_unauthenticated: how many of them may be opening. Default: 32.
+        max_in_flight: how many requests of one connection may be unanswered; those beyond are answered with an error of
+            code `busy`, in their turn. `None`: any number, but of some the server reads no more for a while. Default:
+            1024, twice of what `WSClient` has.
         max_message_size: the longest message accepted from a client, in bytes. Default: 64 MiB.
         reuse_port: let other processes of the same user, that ask for it too, listen on the port (`SO_REUSEPORT`); the
             system spreads the connections over them.
         ping_interval: seconds of silence after which a client is pinged; `None`: never. Default: 60.
         ping_timeout: seconds it then has to show life before it is dropped; `None`: for ever. Default: 30.
+        open_timeout: seconds for a client's opening, from the TCP connection to its greeting. Default: 5.
+        write_timeout: seconds after which a client is dropped that takes nothing of what it is sent. Default: 30.
+        query_timeout: seconds that a query may run in the engine, its waiting aside; then it is stopped, and answered
+            with an error of code `timeout`. `None`: as long as it likes. Default, `"auto"`: 300, but `None` if all
+            addresses that are listened on are of the loopback interface. An `InProcessEngine` cannot be interrupted.
+        drain_timeout: seconds that queries have to finish when the server stops. Default: 10.
         log_queries: log what clients ask, the beginning of it, on one line.
         metrics: answer `GET /metrics` with the statistics, for Prometheus: to those whom `authenticate` knows or,
             without it, to clients on this machine. It needs the prometheus_client library.
@@ -101,6 +111,11 @@ class WSServer:
         reuse_port: bool = False,
         ping_interval: float | None = 60.0,
         ping_timeout: float | None = 30.0,
+        max_in_flight: int | None = 1024,
+        open_timeout: float = 5.0,
+        write_timeout: float = 30.0,
+        query_timeout: float | Literal["auto"] | None = "auto",
+        drain_timeout: float = 10.0,
         log_queries: bool = False,
         metrics: bool = False,
     ) -> None:
@@ -133,10 +148,13 @@ class WSServer:
         self._log_queries = log_queries
         self._counters = Counters()
         self._since: float | None = None
+        self._bounds = Bounds(open_timeout, write_timeout, query_timeout, max_in_flight, drain_timeout)
+        self._query_timeout: float | None = None
         self._ids = itertools.count(1)
         self._connections: set[WSServerConnection] = set()
         self._openings: set[trio.CancelScope] = set()
         self._stopping: trio.Event | None = None
+        self._grace_end = math.inf
         self._stopped = trio.Event()
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._plain = PlainAnswers(self, self._is_well, self._admission, metrics=metrics)
@@ -165,7 +183,7 @@ class WSServer:
     async def run(self) -> None:
         """Serve as a program of its own: until SIGINT or SIGTERM, with a line printed at either end.
 
-        A second signal shortens the closing of connections from 10 seconds to 2. A checkpoint. If cancelled, the server
+        The first signal does what `stop` does, the second what cancelling does. A checkpoint. If cancelled, the server
         ends like with `serve`.
 
         Raises:
@@ -199,8 +217,9 @@ class WSServer:
     async def serve(self, *, task_status: trio.TaskStatus["WSServer"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` or cancellation. Meant for `server = await nursery.start(WSServer(port=0).serve)`.
 
-        A checkpoint. If cancelled, connections are closed within 2 seconds, with code 1001 unless a message to them was
-        cut. When it has ended, every socket is closed and every task is done. A server can serve again afterwards.
+        A checkpoint. If cancelled, queries are stopped, and connections are closed within 2 seconds, with code 1001
+        unless a message to them was cut. When it has ended, every socket is closed and every task is done. A server can
+        serve again afterwards.
 
         Raises:
             ListenError: the server cannot listen on its address.
@@ -210,7 +229,7 @@ class WSServer:
         _require_trio()
         if self._stopping is not None:
             raise RayforceWSError("the server is serving already")
-        self._stopping, self._stopped = trio.Event(), trio.Event()
+        self._stopping, self._stopped, self._grace_end = trio.Event(), trio.Event(), math.inf
         try:
             with ungrouped():
                 async with trio.open_nursery() as nursery:
@@ -231,17 +250,27 @@ class WSServer:
         _require_trio()
         await nursery.start(self.serve)
 
-    async def stop(self) -> None:
-        """Stop serving: no new connections, the others closed with code 1001, within 10 seconds. A checkpoint.
+    async def stop(self, grace: float | None = None) -> None:
+        """Stop serving: no new connections, and each of the others is closed with code 1001 when its queries are done.
 
-        If cancelled, the server stops all the same.
+        What has not finished when the grace is over is stopped in the engine, and not answered. Requests that come
+        after the stop are answered with an error of code `closing`, as long as there is something to wait for.
+
+        A checkpoint; all is over within the grace and 5 seconds. If cancelled, the server stops all the same. It may be
+        called again with a shorter grace.
+
+        Args:
+            grace: how long queries may take to finish, in seconds; default: `drain_timeout`.
 
         Raises:
             RayforceWSError: the server is not started.
+            RayforceValueError: the grace is no number of seconds.
         """
+        if grace is not None:
+            check_grace("grace", grace)
         if self._stopping is None:
             raise RayforceWSError("Server not started")
-        self._stopping.set()
+        self._stop(self._stopping, grace)
         await self._stopped.wait()
 
     async def __aenter__(self) -> "WSServer":
@@ -266,19 +295,27 @@ class WSServer:
         manager, self._nursery_manager = self._nursery_manager, None
         assert manager is not None
         if self._stopping is not None:
-            self._stopping.set()
+            self._stop(self._stopping)
         with ungrouped():
             # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
             await manager.__aexit__(None, None, None)
 
     # Inside
 
+    def _stop(self, stopping: trio.Event, grace: float | None = None) -> None:
+        seconds = self._bounds.drain_timeout if grace is None else grace
+        self._grace_end = min(self._grace_end, trio.current_time() + seconds)
+        logger.info("stopping: %d connections have %g seconds to finish", len(self._connections), seconds)
+        for connection in self._connections:
+            connection.stop(self._grace_end)
+        stopping.set()
+
     async def _serve(self, stopping: trio.Event, task_status: trio.TaskStatus["WSServer"]) -> None:
         listeners = await self._listen()
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 await accepting.start(
-                    partial(trio.serve_listeners, self._handle, listeners, handler_nursery=connections)
+                    partial(trio.serve_listeners, self._handle, patient(listeners), handler_nursery=connections)
                 )
                 self._since = time.time()
                 task_status.started(self)
@@ -286,8 +323,6 @@ class WSServer:
                 accepting.cancel_scope.cancel()
             for opening in self._openings:
                 opening.cancel()
-            for connection in self._connections:
-                connection.stop()
 
     async def _listen(self) -> list[trio.SocketListener]:
         try:
@@ -302,6 +337,8 @@ class WSServer:
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
             raise ListenError(f"cannot listen on {self.url}: {reason}") from error
         self._bound_port = _port(listeners[0])
+        addresses = (listener.socket.getsockname()[0] for listener in listeners)
+        self._query_timeout = self._bounds.query_timeout_on(addresses)
         return listeners
 
     async def _open_listeners(self, port: int) -> list[trio.SocketListener]:
@@ -341,7 +378,7 @@ class WSServer:
     async def _serve_peer(self, stream: trio.SocketStream, counted: CountedConnection, log: ConnectionLog) -> None:
         opened = _Opened()
         try:
-            with trio.move_on_after(OPEN_TIMEOUT) as opening:
+            with trio.move_on_after(self._bounds.open_timeout) as opening:
                 self._openings.add(opening)
                 try:
                     async with self._limits.opening() as refusal:
@@ -357,16 +394,16 @@ class WSServer:
                     log.not_opened("it took too long" if self._is_serving else "the server is shutting down")
                 return
             counted.opened()
-            await self._converse(
-                WSServerConnection(
-                    log,
-                    opened.transport,
-                    opened.admitted.session,
-                    opened.admitted.principal,
-                    counters=self._counters,
-                ),
+            connection = WSServerConnection(
                 log,
+                opened.transport,
+                opened.admitted.session,
+                opened.admitted.principal,
+                counters=self._counters,
+                max_in_flight=self._bounds.max_in_flight,
+                query_timeout=self._query_timeout,
             )
+            await self._converse(connection, log)
         except (Answered, ConnectionRejected):
             pass  # it was counted and logged when that was decided
         except BadRequest as error:
@@ -415,6 +452,7 @@ class WSServer:
             subprotocols=[SUBPROTOCOL],
             max_message_size=self._max_message_size,
             keepalive=self._keepalive,
+            write_timeout=self._bounds.write_timeout,
         )
         await greet(opened.transport)
 
@@ -423,7 +461,7 @@ class WSServer:
         try:
             log.info("open")
             if self._stopping is None or self._stopping.is_set():
-                connection.stop()
+                connection.stop(self._grace_end)
             await connection.run()
         finally:
             self._connections.discard(connection)

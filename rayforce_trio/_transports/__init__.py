@@ -10,6 +10,8 @@ from ..errors import RayforceWSError
 from . import _trio_opening
 from ._base import (
     CLOSE_TIMEOUT,
+    GOODBYE_TIMEOUT,
+    WRITE_STALL_TIMEOUT,
     Transport,
     check_size,
     close_code,
@@ -23,6 +25,8 @@ from ._trio_opening import Answer, Answered, BadRequest, OpeningRequest, Refusal
 
 __all__ = [
     "CLOSE_TIMEOUT",
+    "GOODBYE_TIMEOUT",
+    "WRITE_STALL_TIMEOUT",
     "Answer",
     "Answered",
     "BadRequest",

@@ -23,7 +23,7 @@ from .._tasks import ungrouped
 from .._tcp import LeanStream, TcpStream
 from .._tls import TlsStream, speaks_plainly
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._base import no_websocket_server, tls_failed
+from ._base import WRITE_STALL_TIMEOUT, no_websocket_server, tls_failed
 from ._head_stream import HeadStream, HeadTooLong, PeerGone, SpeaksTls
 from ._keepalive import KeepAlive
 from ._trio_websocket import TrioWebSocket
@@ -222,6 +222,7 @@ async def accept(
     subprotocols: Sequence[str],
     max_message_size: int,
     keepalive: KeepAlive,
+    write_timeout: float = WRITE_STALL_TIMEOUT,
 ) -> TrioWebSocket:
     """Do the server's part of the opening handshake. A checkpoint; if it raises or is cancelled, nothing is left open.
 
@@ -232,6 +233,7 @@ async def accept(
         answer: called with a plain request instead, a GET or HEAD of HTTP/1.1 that wants no upgrade; returns what it is
             answered, why it is refused, or `None`: such a request makes no sense.
         subprotocols: those this server speaks, the preferred one first.
+        write_timeout: a peer that takes nothing for so many seconds is given up.
 
     Raises:
         Answered: it was a plain request, and `answer` had an answer.
@@ -248,7 +250,9 @@ async def accept(
     try:
         if tls is not None:
             lean = await _secure_server(lean, tls)
-        return await _upgrade_server(lean, peer, own, decide, answer, subprotocols, max_message_size, keepalive)
+        return await _upgrade_server(
+            lean, peer, own, decide, answer, subprotocols, max_message_size, keepalive, write_timeout
+        )
     except BaseException:
         lean.close()
         raise
@@ -275,6 +279,7 @@ async def _upgrade_server(
     subprotocols: Sequence[str],
     max_message_size: int,
     keepalive: KeepAlive,
+    write_timeout: float,
 ) -> TrioWebSocket:
     head = HeadStream(stream)
     certificate = stream.certificate if isinstance(stream, TlsStream) else None
@@ -327,6 +332,7 @@ async def _upgrade_server(
         peer=authority_of(peer[0], peer[1]),
         max_message_size=max_message_size,
         keepalive=keepalive,
+        write_timeout=write_timeout,
     )
 
 

@@ -33,7 +33,6 @@ from ..errors import ConnectionLost, MessageTooLarge, ProtocolError, RayforceWSE
 from ._base import (
     CLOSE_TIMEOUT,
     TEXT_LIMIT,
-    WRITE_STALL_TIMEOUT,
     Transport,
     closed_by_peer,
     closed_by_us,
@@ -59,6 +58,7 @@ class TrioWebSocket(Transport):
         peer: the peer's address, for people to read.
         max_message_size: the longest message accepted, in bytes.
         keepalive: when to ping.
+        write_timeout: a peer that takes nothing for so many seconds is given up.
     """
 
     def __init__(
@@ -71,12 +71,14 @@ class TrioWebSocket(Transport):
         peer: str,
         max_message_size: int,
         keepalive: KeepAlive,
+        write_timeout: float = math.inf,
     ) -> None:
         self.subprotocol = subprotocol
         self.peer = peer
         self._stream = stream
         self._client = client
         self._keepalive = keepalive
+        self._write_timeout = write_timeout
         self._last_sign_of_life = trio.current_time()
         self._turn = Turn(self.flush)
         # Incoming
@@ -322,13 +324,13 @@ class TrioWebSocket(Transport):
 
     async def _wait_until_it_takes_more(self) -> None:
         # A server need not wait for a peer that reads nothing; a client does, since the server may be evaluating.
-        with trio.move_on_after(math.inf if self._client else WRITE_STALL_TIMEOUT) as patience:
+        with trio.move_on_after(self._write_timeout) as patience:
             try:
                 await self._stream.wait_send_all_might_not_block()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise self._broken(error) from None
         if patience.cancelled_caught:
-            raise self._lost(f"the peer took nothing for {WRITE_STALL_TIMEOUT:g} seconds")
+            raise self._lost(f"the peer took nothing for {self._write_timeout:g} seconds")
         self._last_sign_of_life = trio.current_time()
 
     # Ending

@@ -836,7 +836,7 @@ async def test_a_server_that_is_stopped_stops_the_query_in_an_engine_that_is_not
                 calls.start_soon(expect_end_with, errors.ConnectionClosed, connection.execute(query.text))
                 await query.begun()
                 with trio.fail_after(SOON):
-                    await server.stop()
+                    await server.stop(grace=0.2)
         with trio.fail_after(SOON):
             assert (await ask_natively(native.port, "(+ 1 2)")).value == 3
     assert not query.has_ended

@@ -382,7 +382,7 @@ async def test_a_server_that_stops_during_a_query_says_so_to_the_client() -> Non
 
             calls.start_soon(ask)
             await engine.until(begun=1)
-            await server.stop()
+            await server.stop(grace=0)
         assert engine.sessions == 0
 
 

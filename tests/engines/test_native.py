@@ -88,10 +88,10 @@ def short_stall(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def served(engine: Engine) -> AsyncIterator[int]:
+async def served(engine: Engine, **options: Any) -> AsyncIterator[int]:
     """Serve an engine; yields the port."""
     with trio.fail_after(30):
-        async with WSServer(port=0, host=LOCAL, engine=engine) as server:
+        async with WSServer(port=0, host=LOCAL, engine=engine, **options) as server:
             yield server.port
 
 
@@ -352,10 +352,9 @@ async def test_what_answers_but_is_no_rayforce_server(script: Script, why: str) 
 
 
 @pytest.mark.trio
-async def test_our_own_server_is_no_engine(native_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_our_own_server_is_no_engine(native_port: int) -> None:
     """It waits for a client that speaks HTTP, and gives up."""
-    monkeypatch.setattr("rayforce_trio._server._server.OPEN_TIMEOUT", 0.2)
-    async with served(at(native_port)) as port:
+    async with served(at(native_port), open_timeout=0.2) as port:
         with pytest.raises(EngineError, match=r"cannot be used: it .* no Rayforce server|broke off the handshake"):
             async with open_session(at(port)):
                 await trio.sleep_forever()

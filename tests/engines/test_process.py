@@ -870,7 +870,7 @@ RUN = f"""
 import sys
 import trio
 from rayforce_trio import NativeProcess, WSServer
-trio.run(WSServer(0, host={LOCAL!r}, engine=NativeProcess(*sys.argv[1:])).run)
+trio.run(WSServer(0, host={LOCAL!r}, engine=NativeProcess(*sys.argv[1:]), drain_timeout=0.2).run)
 """
 
 SLEEP = f"""
@@ -935,7 +935,9 @@ async def test_a_signal_ends_the_server_and_then_the_process(
                 child.send_signal(number)
             await expect_code(idle, "1", 1001)
         out, err = await trio.to_thread.run_sync(child.communicate)
-        assert (child.returncode, out, err) == (0, "\nRayforce WebSocket Server stopped.\n", "")
+        assert (child.returncode, out) == (0, "\nRayforce WebSocket Server stopped.\n")
+        assert err.endswith("the server stops, and leaves 1 requests and posts undone\n")
+        assert err.count("\n") == 1
         await family.gone()
 
 

@@ -59,20 +59,25 @@ class _GateSession(Session):
     def __init__(self, engine: GateEngine) -> None:
         self._engine = engine
         self._scope: trio.CancelScope | None = None
+        self._begun_at: float | None = None
 
     async def request(self, frame: Frame) -> Reply:
         with trio.CancelScope() as self._scope:
             await trio.lowlevel.checkpoint()
+            self._begun_at = trio.current_time()
             self._engine.begun.append(frame)
             self._engine.change()
             await self._engine.passed_gate()
         cancelled = self._scope.cancelled_caught
-        self._scope = None
+        self._scope = self._begun_at = None
         return Failure(CANCELLED, "stopped") if cancelled else Result(string_frame("released"))
 
     async def post(self, frame: Frame) -> Failure | None:
         await self.request(frame)
         return None
+
+    def running_since(self) -> float | None:
+        return self._begun_at
 
     def cancel(self) -> None:
         self._engine.cancels += 1

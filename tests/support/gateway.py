@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import trio
@@ -61,15 +61,17 @@ def descriptors_of(pid: int) -> int:
 
 
 @contextmanager
-def gateway(native_port: int) -> Iterator[Gateway]:
-    """Run one in front of a native server; it ends with the block."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "support.gateway", str(native_port)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(_TESTS)},
-    )
+def gateway(native_port: int, log: Path | None = None) -> Iterator[Gateway]:
+    """Run one in front of a native server; it ends with the block. Its warnings go to `log`."""
+    with nullcontext() if log is None else log.open("w") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "support.gateway", str(native_port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(_TESTS)},
+        )
     assert child.stdin is not None
     assert child.stdout is not None
     try:

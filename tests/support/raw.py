@@ -207,6 +207,7 @@ def connect_raw(port: int, *, receive_buffer: int | None = None) -> RawPeer:
     sock = socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent arrives, whatever was sent before
     sock.connect(("127.0.0.1", port))
     return RawPeer(sock, is_client=True)
 

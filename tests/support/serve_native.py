@@ -20,7 +20,7 @@ from rayforce_trio import NativeEngine, NativeProcess, WSServer
 
 
 async def serve(engine: NativeEngine | NativeProcess) -> None:
-    server = WSServer(port=0, host="127.0.0.1", engine=engine)
+    server = WSServer(port=0, host="127.0.0.1", engine=engine, drain_timeout=0.2)
 
     async def tell() -> None:
         while server.port == 0:  # noqa: ASYNC110 - `run` tells people alone
