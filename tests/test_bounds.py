@@ -373,7 +373,7 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
                 await peer.receive_close()  # the beginning of the reply, and then the end
         assert (await other.execute("(+ 1 2)")).value == 3
     assert len(dropped()) == 5
-    assert all(line.endswith("): the peer took nothing for 1 seconds") for line in dropped())
+    assert all(line.endswith("): lost: the peer took nothing for 1 seconds") for line in dropped())
 
 
 def resident_memory() -> int:
