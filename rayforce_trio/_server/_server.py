@@ -305,7 +305,8 @@ class WSServer:
     def _stop(self, stopping: trio.Event, grace: float | None = None) -> None:
         seconds = self._bounds.drain_timeout if grace is None else grace
         self._grace_end = min(self._grace_end, trio.current_time() + seconds)
-        logger.info("stopping: %d connections have %g seconds to finish", len(self._connections), seconds)
+        if self._connections:
+            logger.info("stopping: %d connections have %g seconds to finish", len(self._connections), seconds)
         for connection in self._connections:
             connection.stop(self._grace_end)
         stopping.set()
