@@ -3,6 +3,7 @@
 import math
 import re
 from argparse import ArgumentTypeError
+from typing import Literal
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
@@ -20,6 +21,17 @@ def size(text: str) -> int:
     if found is None:
         raise ArgumentTypeError(f"{text!r} is no size; such look like 65536, 64K, 64M or 1G")
     return int(found[1]) * _UNITS[found[2].upper()]
+
+
+def query_timeout(text: str) -> float | Literal["auto"] | None:
+    """Return a number of seconds, `None` for 0, or `auto`.
+
+    Raises:
+        ArgumentTypeError: it is none of these.
+    """
+    if text == "auto":
+        return "auto"
+    return None if text == "0" else seconds(text)
 
 
 def seconds(text: str) -> float:

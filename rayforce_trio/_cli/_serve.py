@@ -13,7 +13,7 @@ import trio
 
 from .. import WSServer
 from ..errors import RayforceValueError
-from ._arguments import DEFAULT_HOST, DEFAULT_PORT, limit, size
+from ._arguments import DEFAULT_HOST, DEFAULT_PORT, limit, query_timeout, seconds, size
 from ._authentication import Authentication, add_authentication, authentication_of
 from ._engine import add_engine, engine_of
 from ._exits import OK, UsageError
@@ -69,10 +69,28 @@ def add_parser(commands: Any) -> None:
         ("--max-connections", "128", "connections in all"),
         ("--max-connections-per-address", "32", "connections from one address"),
         ("--max-unauthenticated", "32", "connections that are not open yet"),
+        ("--max-in-flight", "1024", "requests of one connection without an answer"),
     ):
         limits.add_argument(name, metavar="N", type=limit, default=default, help=f"{what}; default: %(default)s")
 
+    limits.add_argument(
+        "--query-timeout",
+        metavar="SECONDS",
+        type=query_timeout,
+        default="auto",
+        help="that a query may run in the engine, 0 for any time; default: 300, or 0 if only this machine can connect",
+    )
+    limits.add_argument(
+        "--drain-timeout",
+        metavar="SECONDS",
+        type=seconds,
+        default=10.0,
+        help="that queries have to finish when the server stops; default: 10",
+    )
+
     add_engine(parser)
+    parser.add_argument("--metrics", action="store_true", help="answer GET /metrics, for Prometheus")
+    parser.add_argument("--log-queries", action="store_true", help="log the beginning of every query")
     parser.add_argument("--log-level", choices=_LEVELS, default="info", help="of the log; default: %(default)s")
 
 
@@ -95,7 +113,12 @@ def serve(options: argparse.Namespace) -> int:
             max_connections=options.max_connections,
             max_connections_per_address=options.max_connections_per_address,
             max_unauthenticated=options.max_unauthenticated,
+            max_in_flight=options.max_in_flight,
             max_message_size=options.max_message_size,
+            query_timeout=options.query_timeout,
+            drain_timeout=options.drain_timeout,
+            metrics=options.metrics,
+            log_queries=options.log_queries,
         )
     except RayforceValueError as error:
         raise UsageError(error) from None

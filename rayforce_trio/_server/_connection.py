@@ -4,6 +4,7 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
@@ -22,12 +23,16 @@ from .._protocol import (
     CloseCode,
     Failure,
     Frame,
+    FrameError,
     ProtocolViolation,
     Reply,
     ServerProtocol,
     ServerRequest,
     Sliced,
     check_hello,
+    join_verbose,
+    parse_frame,
+    split_verbose,
 )
 from .._tasks import Turn, race
 from .._transports import CLOSE_TIMEOUT, GOODBYE_TIMEOUT, Transport, end, say_goodbye
@@ -274,7 +279,7 @@ class WSServerConnection:
         request, self._running = self._running, None
         assert request is not None
         if request.failure is not None:
-            reply = self._explained(request.failure, reply)
+            reply = self._explained(request, reply)
         self._send_later(self._message_for(request, reply))
         self._flush()
         if len(self._requests) and self._start(self._requests.first):
@@ -375,7 +380,7 @@ class WSServerConnection:
         elif reply is None:
             reply = await self._ask_engine(lambda: self._session.request(request.frame))
             if request.failure is not None:
-                reply = self._explained(request.failure, reply)
+                reply = self._explained(request, reply)
         await self._send(self._message_for(request, reply))
 
     async def _limit_time(self, limit: float) -> None:
@@ -395,10 +400,18 @@ class WSServerConnection:
                 request.failure = self._too_slow
                 self._session.cancel()
 
-    def _explained(self, failure: Failure, reply: Reply) -> Reply:
+    def _explained(self, request: ServerRequest, reply: Reply) -> Reply:
         """Return the reply to a request that has a failure since it began: why it was stopped, if it was."""
-        if failure is self._too_slow and isinstance(reply, Failure) and reply.code == CANCELLED:
-            return failure
+        failure = request.failure
+        if failure is None or failure is not self._too_slow:
+            return reply
+        if isinstance(reply, Failure):
+            return failure if reply.code == CANCELLED else reply
+        if parse_frame(request.frame).verbose and not self._session.unread:
+            with suppress(FrameError):
+                output, stopped = split_verbose(reply.frame[:])
+                if isinstance(stopped, Failure) and stopped.code == CANCELLED:
+                    return join_verbose(output.encode(), failure)
         return reply
 
     async def _send(self, message: Message) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from support.commands import BOUND, FAREWELL, command, serving, started, wrong_usage
@@ -47,6 +48,33 @@ def test_ctrl_c_on_a_terminal_ends_it_well() -> None:
         shown.type(CTRL_C)
         assert shown.rest().removeprefix("^C") == FAREWELL
         assert shown.process.wait(BOUND) == 0
+
+
+def test_a_query_that_takes_too_long_is_stopped() -> None:
+    with serving(*NATIVE, "--query-timeout", "0.3") as server:
+        done = command("query", server.url, "(while true 1)")
+        assert done.returncode == 1
+        assert "query_timeout" in done.stderr
+        assert value(server.url, "(+ 1 2)") == "3"
+
+
+def test_metrics_are_served_if_that_is_asked_for() -> None:
+    with serving(*IN_PROCESS, "--metrics") as server:
+        assert value(server.url, "(+ 1 2)") == "3"
+        with urlopen(f"http://127.0.0.1{server.url}/metrics", timeout=BOUND) as answer:
+            assert b"\nrayforce_requests_total" in answer.read()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--query-timeout", "soon"], "argument --query-timeout: 'soon' is no positive number of seconds"),
+        (["--drain-timeout", "0"], "argument --drain-timeout: '0' is no positive number of seconds"),
+        (["--max-in-flight", "-1"], "argument --max-in-flight: '-1' is no limit"),
+    ],
+)
+def test_limits_that_make_no_sense_are_wrong_usage(arguments: list[str], says: str) -> None:
+    assert wrong_usage("serve", *IN_PROCESS, *arguments).startswith(says)
 
 
 def test_by_default_queries_run_in_a_process_of_their_own_which_ends_with_the_server() -> None:
