@@ -206,7 +206,10 @@ class WSServerConnection:
         if request.number is None or request.failure is not None or self._stopping.is_set() or not self._peer_waits:
             return False
         if self._session.evaluate is not None:
-            self._send_later(self._message_for(request, self._session.evaluate(request.frame)))
+            reply = self._session.evaluate(request.frame)
+            if isinstance(reply, Failure):
+                self._counters.error(reply.code)
+            self._send_later(self._protocol.answer(request, reply))
             return True
         self._running = request
         if self._session.start(request.frame, self._take_reply):
@@ -218,17 +221,14 @@ class WSServerConnection:
         """Pass on the reply to what `_start` has started, and start what comes next."""
         request, self._running = self._running, None
         assert request is not None
-        self._send_later(self._message_for(request, reply))
+        if isinstance(reply, Failure) and self._peer_waits:
+            self._counters.error(reply.code)
+        self._send_later(self._protocol.answer(request, reply))
         self._flush()
         if len(self._requests) and self._start(self._requests.first):
             self._requests.get_nowait()
         elif len(self._requests) or self._requests.closed:
             self._wake.set()
-
-    def _message_for(self, request: ServerRequest, reply: Reply) -> Message:
-        if isinstance(reply, Failure) and self._peer_waits:
-            self._counters.error(reply.code)
-        return self._protocol.answer(request, reply)
 
     def _send_later(self, message: Message) -> None:
         """Send a short message with the next flush; a long one is for the task that works."""
@@ -307,7 +307,9 @@ class WSServerConnection:
             reply = self._session.evaluate(request.frame)
         elif reply is None:
             reply = await self._ask_engine(lambda: self._session.request(request.frame))
-        await self._send(self._message_for(request, reply))
+        if isinstance(reply, Failure) and self._peer_waits:
+            self._counters.error(reply.code)
+        await self._send(self._protocol.answer(request, reply))
 
     async def _send(self, message: Message) -> None:
         if self._session.unread:
