@@ -135,6 +135,20 @@ async def test_posts_and_requests_keep_their_order(our_port: int, name: str) -> 
             assert await number(connection, name) == n
 
 
+@pytest.mark.anyio
+async def test_in_a_cancelled_scope_nothing_is_sent_although_others_wait(our_port: int, name: str) -> None:
+    async with connected(our_port) as connection:
+        await connection.execute(f"(set {name} 0)")
+        for _ in range(50):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(connection.execute, "1")
+                await anyio.lowlevel.checkpoint()
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await connection.post(f"(set {name} 1)")
+        assert await number(connection, name) == 0
+
+
 @pytest.mark.trio
 async def test_replies_are_not_kept_back_while_a_slow_query_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayforce_trio._tasks.BATCH", 1000.0)

@@ -178,8 +178,7 @@ class WSClientConnection:
         if self._reason is not None:
             raise self._why_closed()
         frame = encode(query, message_type, verbose=verbose)
-        if not self._protocol.pending:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # or it would be sent before the cancellation is noticed
+        await anyio.lowlevel.checkpoint_if_cancelled()  # or it could be sent before the cancellation is noticed
         submit = self._protocol.submit if message_type is MessageType.SYNC else self._protocol.post
         request = submit(frame)
         del frame

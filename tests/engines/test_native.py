@@ -647,7 +647,7 @@ async def _cancel_while_stopped(connection: WSClientConnection, query: WatchedQu
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait for what the system tells nobody of."""
     with trio.fail_after(30):
-        while not condition():  # noqa: ASYNC110
+        while not condition():  # noqa: ASYNC110 - there is no event
             await trio.sleep(0.01)
 
 

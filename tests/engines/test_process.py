@@ -979,7 +979,7 @@ async def test_a_server_killed_while_the_script_runs_takes_it_along(family: Fami
     begun = tmp_path / "begun"
     script = write(tmp_path / "script.rfl", f'(write "{begun}" "")\n{ENDLESS}')
     with trio.fail_after(60), program(RUN, str(script)) as child:
-        while not begun.exists():  # noqa: ASYNC110
+        while not begun.exists():  # noqa: ASYNC110 - the system tells nobody of a file
             await trio.sleep(0.002)
         child.kill()
         await family.gone()
