@@ -27,7 +27,7 @@ class Request:
 
     Attributes:
         path: of the URL, with its query.
-        headers: the HTTP headers, names in lower case.
+        headers: the HTTP headers, names in lower case; of one that came several times, all values, joined by ", ".
         peer: the client's IP address.
         username: of HTTP Basic; `None` if there is none.
         password: of HTTP Basic; `None` if there is none.

@@ -288,6 +288,14 @@ async def test_two_authorizations_are_none() -> None:
 
 
 @pytest.mark.trio
+async def test_a_header_that_came_twice_does_not_pass_for_either() -> None:
+    seen: list[Request] = []
+    async with guarded(seen.append) as server:
+        await answer_to(server.port, {"X-Forwarded-User": "admin\r\nx-forwarded-user: bob"})
+    assert seen[0].headers["x-forwarded-user"] == "admin, bob"
+
+
+@pytest.mark.trio
 async def test_an_authenticator_may_be_async() -> None:
     async def authenticate(request: Request) -> str | None:
         await trio.lowlevel.checkpoint()

@@ -32,11 +32,18 @@ async def tcp_pair() -> tuple[TcpStream, TcpStream]:
     return TcpStream(one), TcpStream(other)
 
 
-async def tls_pair() -> tuple[TlsStream, TlsStream]:
-    """Connect two streams that have shaken hands; whoever calls this closes them."""
+async def tls_pair(*, asked_later: bool = False) -> tuple[TlsStream, TlsStream]:
+    """Connect two streams that have shaken hands; whoever calls this closes them.
+
+    Args:
+        asked_later: the client shows its certificate when it is asked for that, after the handshake.
+    """
     one, other = await tcp_pair()
-    client = TlsStream(one, client_context(local_certificates()), server_hostname="localhost")
-    server = TlsStream(other, server_context(local_certificates()), server_hostname=None)
+    clients = client_context(local_certificates(), shows_itself=asked_later)
+    servers = server_context(local_certificates())
+    clients.post_handshake_auth = servers.post_handshake_auth = asked_later
+    client = TlsStream(one, clients, server_hostname="localhost")
+    server = TlsStream(other, servers, server_hostname=None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.do_handshake)
         nursery.start_soon(server.do_handshake)
@@ -423,6 +430,36 @@ async def test_what_comes_before_nonsense_is_received() -> None:
             assert await other.receive_some() == b"last words"
             with pytest.raises(trio.BrokenResourceError):
                 await receive_all(other)
+
+
+def ask_for_certificate(server: TlsStream) -> None:
+    server._tls.verify_client_post_handshake()  # the question waits for something to go with
+    assert server.send_nowait(b"?") == 1
+
+
+async def test_what_tls_asks_is_answered_by_whoever_only_receives() -> None:
+    client, server = await tls_pair(asked_later=True)
+    with trio.fail_after(TIMEOUT):
+        async with client, server, trio.open_nursery() as nursery:
+            assert server.certificate is None
+            ask_for_certificate(server)
+            assert await client.receive_some() == b"?"
+            await trio.lowlevel.wait_readable(server.fileno())
+            nursery.start_soon(server.receive_some)
+            await trio.testing.wait_all_tasks_blocked()
+            assert server.certificate is not None
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_asks_and_takes_no_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, server = await tls_pair(asked_later=True)
+    with trio.fail_after(TIMEOUT):
+        async with client, server:
+            fill(client)
+            ask_for_certificate(server)
+            monkeypatch.setattr("rayforce_trio._tls._UNTAKEN", 1000)  # the answer, with a certificate, is longer
+            with pytest.raises(trio.BrokenResourceError, match="the peer takes no answers"):
+                await client.receive_some()
 
 
 async def test_a_reset_during_the_handshake_is_a_failed_handshake() -> None:

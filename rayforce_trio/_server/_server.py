@@ -183,8 +183,8 @@ class WSServer:
     async def run(self) -> None:
         """Serve as a program of its own: until SIGINT or SIGTERM, with a line printed at either end.
 
-        The first signal does what `stop` does, the second what cancelling does. A checkpoint. If cancelled, the server
-        ends like with `serve`.
+        The first signal does what `stop` does, the second, or one before it listens, what cancelling does. A
+        checkpoint. If cancelled, the server ends like with `serve`.
 
         Raises:
             ListenError: the server cannot listen on its address.
@@ -200,7 +200,7 @@ class WSServer:
 
         async def heed(signals: AsyncIterator[int]) -> None:
             async for _ in signals:
-                if stop_asked.is_set():
+                if stop_asked.is_set() or not self._is_listening:
                     patience.cancel()
                 stop_asked.set()
 
@@ -466,6 +466,10 @@ class WSServer:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    @property
+    def _is_listening(self) -> bool:
+        return self._bound_port is not None
 
     @property
     def _is_serving(self) -> bool:

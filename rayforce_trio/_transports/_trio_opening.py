@@ -54,7 +54,8 @@ class OpeningRequest:
 
     Attributes:
         path: of the URL.
-        headers: the HTTP headers, names in lower case; one that decides who is let in is there once at most.
+        headers: the HTTP headers, names in lower case. Those that decide who is let in are there once at most; of
+            others that came several times, the values are joined by ", ".
         subprotocols: those it proposes, in its order. They are not among the headers.
         certificate: the client's TLS certificate, as `ssl.SSLSocket.getpeercert` tells it, if it was asked for one.
         peer: the client's IP address.
@@ -377,10 +378,10 @@ def _host(head: bytes) -> str:
 def _unambiguous(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for raw_name, value in headers:
-        name = raw_name.decode("ascii").lower()
+        name, text = raw_name.decode("ascii").lower(), value.decode("ascii")
         if name in found and name in _DECISIVE_HEADERS:
             raise HandshakeError(f"the peer's request has more than one header {name}")
-        found[name] = value.decode("ascii")
+        found[name] = f"{found[name]}, {text}" if name in found else text  # RFC 9110, section 5.3
     return found
 
 
