@@ -3,11 +3,14 @@
 import itertools
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rayforce import core_version
 from support.native import native_server
 from support.processes import server_process
+from support.serve_native import Served, natively_served
+from support.watched import Queries
 
 from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess
 
@@ -58,11 +61,26 @@ def each_engine(engine: str, native_port: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("rayforce_trio._server._server.InProcessEngine", engines[engine])
 
 
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """A server with an engine process of its own, in a child process."""
+    with natively_served() as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def their_port() -> Iterator[int]:
     """The port of rayforce-py's server, in a process of its own."""
     with server_process("theirs") as port:
         yield port
+
+
+@pytest.fixture
+def queries(tmp_path: Path) -> Iterator[Queries]:
+    """Queries that tell when they begin, and end when they are told to; in the end all do."""
+    made = Queries(tmp_path)
+    yield made
+    made.release_all()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import logging
 import re
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -175,13 +175,6 @@ async def test_a_query_that_waits_for_an_endless_one_of_another_is_not_stopped_f
             await trio.testing.wait_all_tasks_blocked(0.05)
             first.release()  # now both others have waited equally long
     assert warnings(caplog) == ["a query ran for more than 1 seconds (query_timeout), and is stopped"]
-
-
-@pytest.fixture
-def queries(tmp_path: Path) -> Iterator[Queries]:
-    made = Queries(tmp_path)
-    yield made
-    made.release_all()
 
 
 @pytest.mark.trio

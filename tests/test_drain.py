@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -30,13 +29,6 @@ GOING_AWAY = "the peer closed the connection with code 1001: the server is shutt
 REQUEST = encode("1", MessageType.SYNC)
 POST = encode("1", MessageType.ASYNC)
 TOO_LATE = "closing: the server is shutting down, and did not begin with the query"
-
-
-@pytest.fixture
-def queries(tmp_path: Path) -> Iterator[Queries]:
-    made = Queries(tmp_path)
-    yield made
-    made.release_all()
 
 
 class Starts(Protocol):

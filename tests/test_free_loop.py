@@ -1,8 +1,7 @@
 """While a native engine is busy with a query, the server does everything else, and nothing holds up its event loop."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
@@ -15,13 +14,6 @@ from rayforce_trio._codec import encode
 from rayforce_trio._protocol import MessageType
 
 TEN_SECONDS = "(sum (map (fn [x] (sum (til x))) (til 260000)))"
-
-
-@pytest.fixture
-def queries(tmp_path: Path) -> Iterator[Queries]:
-    made = Queries(tmp_path)
-    yield made
-    made.release_all()
 
 
 @asynccontextmanager

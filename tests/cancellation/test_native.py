@@ -11,11 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from math import comb
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -68,20 +67,6 @@ SOON = 4.0
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 _numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    """A server with an engine process of its own, in a child process."""
-    with natively_served() as made:
-        yield made
-
-
-@pytest.fixture
-def queries(tmp_path: Path) -> Iterator[Queries]:
-    made = Queries(tmp_path)
-    yield made
-    made.release_all()
 
 
 @asynccontextmanager

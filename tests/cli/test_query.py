@@ -3,8 +3,6 @@
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import anyio
 import pytest
@@ -15,20 +13,6 @@ from support.terminal import CTRL_C, terminal
 from support.watched import Queries
 
 from rayforce_trio import WSClient, __version__
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    """A server with an engine process of its own, in a child process."""
-    with natively_served() as made:
-        yield made
-
-
-@pytest.fixture
-def queries(tmp_path: Path) -> Iterator[Queries]:
-    made = Queries(tmp_path)
-    yield made
-    made.release_all()
 
 
 def ask(port: int, expression: str) -> object:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
-import pytest
 from support.commands import BOUND, COMMAND, command, environment
 from support.native import free_port
 from support.serve_native import Served, natively_served
@@ -15,20 +14,6 @@ from support.terminal import CTRL_C, CTRL_D, ENTER, ENTERED, PROMPTED, TAB, UP, 
 from support.watched import Queries
 
 from rayforce_trio import WSClient
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    """A server with an engine process of its own, in a child process."""
-    with natively_served() as made:
-        yield made
-
-
-@pytest.fixture
-def queries(tmp_path: Path) -> Iterator[Queries]:
-    made = Queries(tmp_path)
-    yield made
-    made.release_all()
 
 
 @contextmanager

@@ -59,13 +59,6 @@ def log() -> Iterator[Log]:
         yield log
 
 
-@pytest.fixture
-def queries(tmp_path: Path) -> Iterator[Queries]:
-    queries = Queries(tmp_path)
-    yield queries
-    queries.release_all()
-
-
 @asynccontextmanager
 async def connected(server: WSServer) -> AsyncIterator[WSClientConnection]:
     async with WSClient(LOCAL, server.port).connect() as connection:

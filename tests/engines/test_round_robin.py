@@ -21,14 +21,6 @@ from rayforce_trio import NativeEngine, NativeProcess, RoundRobinEngine, WSClien
 from rayforce_trio._engines import Engine, Session
 from rayforce_trio._protocol import Failure, Frame, Reply, Result, string_frame
 
-
-@pytest.fixture
-def queries(tmp_path: Path) -> Iterator[Queries]:
-    queries = Queries(tmp_path)
-    yield queries
-    queries.release_all()
-
-
 # Engines of the test's own
 
 
