@@ -7,8 +7,9 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from support.machine import facts
+
 from ._contestants import Arena
-from ._machine import facts
 from ._plot import plot
 from ._report import heading, markdown, row
 from ._results import Results

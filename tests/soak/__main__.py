@@ -1,13 +1,18 @@
-"""Keep a server under a mixed load, and look whether it stays what it was. Fails if it does not."""
+"""Keep a server under a mixed load, and then beside slow clients; fail if it does not stay what it was."""
 
 import argparse
 import sys
 from functools import partial
+from pathlib import Path
 
 import trio
 
+from ._report import page
 from ._run import Soak, soak
 from ._server import ENGINES
+from ._slow import HEALTHY, measure
+
+_LONGEST = 0.1  # seconds, of healthy clients' times beside slow ones, at the 99th percentile
 
 
 def show(result: Soak) -> None:
@@ -20,23 +25,48 @@ def show(result: Soak) -> None:
     )
 
 
+def run(engine: str, clients: int, minutes: float) -> Soak:
+    print(f"{engine}: {clients} clients, {minutes:g} minutes")
+    print(f"{'requests':>10} {'cancelled':>10} {'sessions':>9} {'killed':>7} {'frozen':>7} {'memory':>11} ", end="")
+    print(f"{'descriptors':>12} {'tasks':>6}", flush=True)
+    result = trio.run(partial(soak, engine, clients, minutes * 60, max(minutes, 1), show))
+    print(f"before: {result.before}\nafter: {result.after}\nmemory grew by {result.growth / 1e6:.1f} MB")
+    return result
+
+
+def run_slow(engine: str, clients: int, seconds: float) -> float:
+    time = trio.run(partial(measure, engine, clients, seconds))
+    print(f"{engine}: p99 of {HEALTHY} healthy clients beside {clients} slow ones: {time * 1000:.1f} ms", flush=True)
+    return time
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="for each engine (%(default)g)")
     parser.add_argument("--clients", type=int, default=100, help="at the same time (%(default)s)")
+    parser.add_argument("--slow-clients", type=int, default=200, help="at the same time, afterwards (%(default)s)")
+    parser.add_argument("--slow-seconds", type=float, default=60, help="for each engine (%(default)g)")
     parser.add_argument("--engine", choices=ENGINES, help="one of them only")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page of the documentation")
     options = parser.parse_args()
-    complaints = []
-    for engine in [options.engine] if options.engine else ENGINES:
-        seconds = options.minutes * 60
-        print(f"{engine}: {options.clients} clients, {options.minutes:g} minutes")
-        print(f"{'requests':>10} {'cancelled':>10} {'sessions':>9} {'killed':>7} {'frozen':>7} {'memory':>11} ", end="")
-        print(f"{'descriptors':>12} {'tasks':>6}", flush=True)
-        result = trio.run(partial(soak, engine, options.clients, seconds, max(seconds / 60, 1), show))
-        print(f"before: {result.before}\nafter: {result.after}\nmemory grew by {result.growth / 1e6:.1f} MB")
-        complaints += [f"{engine}: {complaint}" for complaint in result.complaints]
+    engines = [options.engine] if options.engine else list(ENGINES)
+    soaks = {engine: run(engine, options.clients, options.minutes) for engine in engines}
+    times = {engine: run_slow(engine, options.slow_clients, options.slow_seconds) for engine in engines}
+
+    complaints = [f"{engine}: {complaint}" for engine, result in soaks.items() for complaint in result.complaints]
+    complaints += [f"{engine}: healthy clients wait" for engine, time in times.items() if time > _LONGEST]
     if complaints:
         sys.exit("\n".join(complaints[:20]))
+    if options.write is not None:
+        text = page(
+            soaks,
+            times,
+            clients=options.clients,
+            minutes=options.minutes,
+            slow_clients=options.slow_clients,
+            seconds=options.slow_seconds,
+        )
+        options.write.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

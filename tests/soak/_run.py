@@ -33,13 +33,17 @@ class Soak:
     after: Held | None = None
 
     @property
+    def memory(self) -> tuple[float, float]:
+        """The server's memory, in bytes: the median of the second quarter of the run, and of the last."""
+        quarter = max(len(self.samples) // 4, 1)
+        second, last = self.samples[quarter : 2 * quarter] or self.samples, self.samples[-quarter:]
+        return median(held.memory for held in second), median(held.memory for held in last)
+
+    @property
     def growth(self) -> float:
-        """How much memory the server has got more from the second quarter of the run to the last, in bytes."""
-        quarter = len(self.samples) // 4
-        if not quarter:
-            return 0.0
-        second, last = self.samples[quarter : 2 * quarter], self.samples[-quarter:]
-        return median(held.memory for held in last) - median(held.memory for held in second)
+        """By how much memory has grown from one to the other, in bytes."""
+        second, last = self.memory
+        return last - second
 
     @property
     def complaints(self) -> list[str]:
