@@ -7,7 +7,6 @@ from typing import Protocol
 from .statistics import Histogram, Statistics
 
 try:
-    from prometheus_client import CollectorRegistry
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.registry import Collector as _Collector
@@ -80,8 +79,7 @@ class Page:
     """
 
     def __init__(self, server: Server) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(Collector(server))
+        self._collector = Collector(server)
 
     def written(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type.
@@ -90,7 +88,7 @@ class Page:
             accept: the request's header of that name.
         """
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return encode(self._collector), content_type
 
 
 def _gauge(name: str, text: str, value: float | None) -> Metric:

@@ -272,13 +272,13 @@ async def test_replicas_are_down_once_none_of_them_could_be_reached(native_port:
 async def test_a_server_that_stops_is_not_well() -> None:
     async with served() as server:
         with await open_raw(server.port) as peer:
-            assert server._plain._is_well()
+            assert server._is_well()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.stop)
                 assert await peer.receive_close() == 1001
-                assert not server._plain._is_well()
+                assert not server._is_well()
                 await peer.send_close(1001)
-    assert not server._plain._is_well()
+    assert not server._is_well()
 
 
 # Metrics

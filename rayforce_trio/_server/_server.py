@@ -1,7 +1,5 @@
-"""`WSServer`: listens, lets peers in, and keeps each of them apart from everything else."""
+"""`WSServer`: listens, and begins and ends whatever serves."""
 
-import itertools
-import math
 import signal
 import ssl
 import threading
@@ -16,31 +14,19 @@ import trio
 
 from .._addresses import authority_of, check_host, check_port
 from .._engines import Engine, InProcessEngine
-from .._protocol import SUBPROTOCOL
 from .._tasks import ungrouped
 from .._tls import check_context
-from .._transports import (
-    Answer,
-    Answered,
-    BadRequest,
-    KeepAlive,
-    OpeningRequest,
-    Refusal,
-    Transport,
-    accept,
-    check_size,
-)
-from ..errors import ConnectionRejected, ListenError, RayforceValueError, RayforceWSError
+from .._transports import KeepAlive, check_size
+from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
-from ._admission import Admission, Admitted, Authenticate
+from ._admission import Admission, Authenticate
 from ._bounds import Bounds, check_grace
-from ._connection import WSServerConnection, greet
-from ._counters import CountedConnection, Counters
+from ._counters import Counters
 from ._limits import ConnectionLimits
 from ._listener import patient
-from ._log import ConnectionLog, logger
 from ._plain import PlainAnswers
+from ._reception import Reception
 from ._shared_port import open_shared_listeners
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
@@ -141,23 +127,24 @@ class WSServer:
         )
         self._admission = Admission(policy, authenticate, engine if engine is not None else InProcessEngine(), engines)
         self._tls = ssl_context
-        self._limits = ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated)
-        self._max_message_size = max_message_size
         self._reuse_port = reuse_port
-        self._keepalive = KeepAlive(ping_interval, ping_timeout)
-        self._log_queries = log_queries
+        self._bounds = Bounds(open_timeout, write_timeout, query_timeout, max_in_flight, drain_timeout)
         self._counters = Counters()
         self._since: float | None = None
-        self._bounds = Bounds(open_timeout, write_timeout, query_timeout, max_in_flight, drain_timeout)
-        self._query_timeout: float | None = None
-        self._ids = itertools.count(1)
-        self._connections: set[WSServerConnection] = set()
-        self._openings: set[trio.CancelScope] = set()
+        self._reception = Reception(
+            admission=self._admission,
+            limits=ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated),
+            bounds=self._bounds,
+            counters=self._counters,
+            plain=PlainAnswers(self, self._is_well, self._admission, metrics=metrics),
+            tls=ssl_context,
+            max_message_size=max_message_size,
+            keepalive=KeepAlive(ping_interval, ping_timeout),
+            log_queries=log_queries,
+        )
         self._stopping: trio.Event | None = None
-        self._grace_end = math.inf
         self._stopped = trio.Event()
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
-        self._plain = PlainAnswers(self, self._is_well, self._admission, metrics=metrics)
 
     @property
     def port(self) -> int:
@@ -178,7 +165,7 @@ class WSServer:
         It takes microseconds, is no checkpoint, and can be called whether the server serves or not, from other threads
         than the server's, too. Then, what belongs together may have come apart by what happened meanwhile.
         """
-        return self._counters.take(since=self._since, queued=sum(each.queued for each in self._connections.copy()))
+        return self._counters.take(since=self._since, queued=self._reception.queued)
 
     async def run(self) -> None:
         """Serve as a program of its own: until SIGINT or SIGTERM, with a line printed at either end.
@@ -229,7 +216,8 @@ class WSServer:
         _require_trio()
         if self._stopping is not None:
             raise RayforceWSError("the server is serving already")
-        self._stopping, self._stopped, self._grace_end = trio.Event(), trio.Event(), math.inf
+        self._stopping, self._stopped = trio.Event(), trio.Event()
+        self._reception.begin()
         try:
             with ungrouped():
                 async with trio.open_nursery() as nursery:
@@ -303,27 +291,22 @@ class WSServer:
     # Inside
 
     def _stop(self, stopping: trio.Event, grace: float | None = None) -> None:
-        seconds = self._bounds.drain_timeout if grace is None else grace
-        self._grace_end = min(self._grace_end, trio.current_time() + seconds)
-        if self._connections:
-            logger.info("stopping: %d connections have %g seconds to finish", len(self._connections), seconds)
-        for connection in self._connections:
-            connection.stop(self._grace_end)
+        self._reception.stop(self._bounds.drain_timeout if grace is None else grace)
         stopping.set()
 
     async def _serve(self, stopping: trio.Event, task_status: trio.TaskStatus["WSServer"]) -> None:
         listeners = await self._listen()
+        receive = self._reception.receive
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 await accepting.start(
-                    partial(trio.serve_listeners, self._handle, patient(listeners), handler_nursery=connections)
+                    partial(trio.serve_listeners, receive, patient(listeners), handler_nursery=connections)
                 )
                 self._since = time.time()
                 task_status.started(self)
                 await stopping.wait()
                 accepting.cancel_scope.cancel()
-            for opening in self._openings:
-                opening.cancel()
+            self._reception.give_up_openings()
 
     async def _listen(self) -> list[trio.SocketListener]:
         try:
@@ -339,133 +322,13 @@ class WSServer:
             raise ListenError(f"cannot listen on {self.url}: {reason}") from error
         self._bound_port = _port(listeners[0])
         addresses = (listener.socket.getsockname()[0] for listener in listeners)
-        self._query_timeout = self._bounds.query_timeout_on(addresses)
+        self._reception.query_timeout = self._bounds.query_timeout_on(addresses)
         return listeners
 
     async def _open_listeners(self, port: int) -> list[trio.SocketListener]:
         if self._reuse_port:
             return await open_shared_listeners(self.host, port)
         return await trio.open_tcp_listeners(port, host=self.host)
-
-    async def _handle(self, stream: trio.SocketStream) -> None:
-        """Serve one peer. Whatever it does, and whatever goes wrong, ends here."""
-        connection_id = next(self._ids)
-        try:
-            address, port, *_ = stream.socket.getpeername()
-        except OSError:
-            address, port = "", 0
-        log = ConnectionLog(connection_id, authority_of(address, port), queries=self._log_queries)
-        with CountedConnection(self._counters) as counted:
-            try:
-                if not address:
-                    log.not_opened("the peer was gone before it was served")
-                elif (refusal := self._limits.refusal(address)) is not None:
-                    await self._turn_away(stream, refusal, counted, log)
-                else:
-                    with self._limits.connection(address):
-                        await self._serve_peer(stream, counted, log)
-            except Exception:
-                log.exception("internal error")
-            finally:
-                stream.socket.close()
-
-    async def _turn_away(
-        self, stream: trio.SocketStream, refusal: Refusal, counted: CountedConnection, log: ConnectionLog
-    ) -> None:
-        counted.refused(refusal.status)
-        log.refused(refusal.status, refusal.reason)
-        await self._limits.turn_away(stream, refusal, self._tls)
-
-    async def _serve_peer(self, stream: trio.SocketStream, counted: CountedConnection, log: ConnectionLog) -> None:
-        opened = _Opened()
-        try:
-            with trio.move_on_after(self._bounds.open_timeout) as opening:
-                self._openings.add(opening)
-                try:
-                    async with self._limits.opening() as refusal:
-                        if refusal is None:
-                            await self._open(stream, opening, opened, counted, log)
-                finally:
-                    self._openings.discard(opening)
-                if refusal is not None:
-                    await self._turn_away(stream, refusal, counted, log)
-                    return
-            if opened.admitted is None or opened.transport is None or opening.cancelled_caught:
-                if not counted.settled:
-                    log.not_opened("it took too long" if self._is_serving else "the server is shutting down")
-                return
-            counted.opened()
-            connection = WSServerConnection(
-                log,
-                opened.transport,
-                opened.admitted.session,
-                opened.admitted.principal,
-                counters=self._counters,
-                max_in_flight=self._bounds.max_in_flight,
-                query_timeout=self._query_timeout,
-            )
-            await self._converse(connection, log)
-        except (Answered, ConnectionRejected):
-            pass  # it was counted and logged when that was decided
-        except BadRequest as error:
-            counted.refused(error.status)
-            log.refused(error.status, str(error))
-        except RayforceWSError as error:
-            log.not_opened(str(error))
-        finally:
-            if opened.transport is not None:
-                opened.transport.abort()  # nothing, if it was closed
-            if opened.admitted is not None:
-                await opened.admitted.session.aclose()
-
-    async def _open(
-        self,
-        stream: trio.SocketStream,
-        opening: trio.CancelScope,
-        opened: "_Opened",
-        counted: CountedConnection,
-        log: ConnectionLog,
-    ) -> None:
-        async def decide(request: OpeningRequest) -> Refusal | None:
-            decision = await self._admission.decide(request, opening, log)
-            if isinstance(decision, Refusal):
-                counted.refused(decision.status)
-                log.refused(decision.status, decision.reason)
-                return decision
-            opened.admitted = decision
-            return None
-
-        async def answer(request: OpeningRequest) -> Answer | Refusal | None:
-            answer = await self._plain.answer(request, opening, log)
-            if isinstance(answer, Refusal):
-                counted.refused(answer.status)
-                log.refused(answer.status, answer.reason)
-            elif answer is not None:
-                counted.answered()
-                log.debug("asked for %s: %d", request.path, answer.status)
-            return answer
-
-        opened.transport = await accept(
-            stream,
-            tls=self._tls,
-            decide=decide,
-            answer=answer,
-            subprotocols=[SUBPROTOCOL],
-            max_message_size=self._max_message_size,
-            keepalive=self._keepalive,
-            write_timeout=self._bounds.write_timeout,
-        )
-        await greet(opened.transport)
-
-    async def _converse(self, connection: WSServerConnection, log: ConnectionLog) -> None:
-        self._connections.add(connection)
-        try:
-            log.info("open")
-            if self._stopping is None or self._stopping.is_set():
-                connection.stop(self._grace_end)
-            await connection.run()
-        finally:
-            self._connections.discard(connection)
 
     @property
     def _is_listening(self) -> bool:
@@ -478,14 +341,6 @@ class WSServer:
     def _is_well(self) -> bool:
         """Whether clients can be sent here, as far as is known without asking an engine."""
         return self._is_serving and not all(engine.is_down for engine in self._admission.engines)
-
-
-class _Opened:
-    """What a peer's opening has come to so far, for whoever ends it."""
-
-    def __init__(self) -> None:
-        self.admitted: Admitted | None = None
-        self.transport: Transport | None = None
 
 
 def _require_trio() -> None:

@@ -124,4 +124,4 @@ async def test_a_page_that_is_left_says_so(page: Page, origins: tuple[str, str])
     async with served(allowed_origins=[origins[0]]) as server, dial_from(page, origins[0], server.port) as client:
         await greet(client)
         await page.visit(f"{origins[0]}/peer.html")
-    assert "the peer closed the connection with code 1001" in server.logged_of(1)
+    assert "closed by the client with code 1001" in server.logged_of(1)

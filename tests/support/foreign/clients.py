@@ -206,7 +206,7 @@ async def its_close_is_understood_and_answered(dial: Dial) -> None:
             await client.close(code, reason)
             assert (await client.receive_close())[0] == code
         said = f": {reason}" if reason else ""
-        assert f"the peer closed the connection with code {code}{said}" in server.logged_of(1)
+        assert f"closed by the client with code {code}{said}" in server.logged_of(1)
 
 
 async def it_hears_that_the_server_stops(dial: Dial) -> None:
