@@ -4,6 +4,7 @@ After each run the next query on the connection must give its own value, and no 
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -205,7 +206,14 @@ async def test_close_closes_although_cancelled_on_trio(again: bool) -> None:
 
 
 # On asyncio: the server in a process of its own, every suspension of the caller's task; twice as well, since a second
-# cancel pierces what shields against the first.
+# cancel pierces what shields against the first. On uvloop's loop, too, which does in C what asyncio's does.
+
+UVLOOP = pytest.param(
+    ("asyncio", {"use_uvloop": True}),
+    id="uvloop",
+    marks=pytest.mark.skipif(sys.platform == "win32", reason="there is no uvloop for Windows"),
+)
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio", UVLOOP])
 
 
 def pairs(step: int) -> list[tuple[int, ...]]:
@@ -248,7 +256,7 @@ async def sweep_execute_on_asyncio(
     return tally
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 @pytest.mark.parametrize("make_query", [a_sum, a_large_sum])
 @pytest.mark.anyio
 async def test_execute_stays_in_step_on_asyncio(our_port: int, make_query: Callable[[], tuple[str, int]]) -> None:
@@ -258,7 +266,7 @@ async def test_execute_stays_in_step_on_asyncio(our_port: int, make_query: Calla
     assert tally.cancelled >= 4
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 @pytest.mark.anyio
 async def test_execute_stays_in_step_with_a_baseline_server_on_asyncio(their_port: int) -> None:
     async with no_leaks():
@@ -266,14 +274,14 @@ async def test_execute_stays_in_step_with_a_baseline_server_on_asyncio(their_por
     assert (tally.wrong, tally.closed) == (0, 0)
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 @pytest.mark.anyio
 async def test_a_naive_client_fails_the_sweep_on_asyncio(our_port: int) -> None:
     tally = await sweep_execute_on_asyncio(partial(connect_naively, our_port), a_sum)
     assert tally.wrong > 0
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 @pytest.mark.anyio
 async def test_connect_leaves_nothing_behind_on_asyncio(our_port: int) -> None:
     client = WSClient("127.0.0.1", our_port)
@@ -303,7 +311,7 @@ async def test_connect_leaves_nothing_behind_on_asyncio(our_port: int) -> None:
     await scoped()
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 @pytest.mark.anyio
 async def test_close_closes_although_cancelled_on_asyncio(our_port: int) -> None:
     async def run(step: int) -> bool:
@@ -319,7 +327,7 @@ async def test_close_closes_although_cancelled_on_asyncio(our_port: int) -> None
     assert await swept(run) >= 1
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 @pytest.mark.anyio
 async def test_post_is_sent_whole_or_not_at_all_on_asyncio(our_port: int, name: str) -> None:
     async def run(step: int) -> bool:

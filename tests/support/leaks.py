@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -39,6 +40,16 @@ def _with_descendants(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task]:
     return [task] + [one for child in children for one in _with_descendants(child)]
 
 
+async def _settle_loop() -> None:
+    """Have uvloop open what it keeps: a descriptor in reserve, from its first stream on."""
+    if sniffio.current_async_library() == "asyncio" and "uvloop" in type(asyncio.get_running_loop()).__module__:
+        one, other = socket.socketpair()
+        with other:
+            _, writer = await asyncio.open_connection(sock=one)
+            writer.close()
+            await writer.wait_closed()
+
+
 @asynccontextmanager
 async def no_leaks(*, within: float = 0.0) -> AsyncIterator[None]:
     """Fail if the block, however it ends, leaves a task or a file descriptor behind.
@@ -47,6 +58,7 @@ async def no_leaks(*, within: float = 0.0) -> AsyncIterator[None]:
         within: how many seconds after its end they may take to go: where the other end of a connection is in this
             process, too. On asyncio, which closes sockets in later rounds of the loop, at least five.
     """
+    await _settle_loop()
     tasks_before, descriptors_before = tasks(), descriptors()
     try:
         yield
