@@ -8,9 +8,7 @@ import trio
 from ._run import soak
 from ._server import ENGINES
 
-REPLIES = (
-    100e6  # bytes; the long replies of a few seconds come to more, and what a server needs until it is warm to less
-)
+REPLIES = 100e6  # bytes; the long replies of a few seconds are more, what a server needs until it is warm is less
 
 
 @pytest.mark.trio
