@@ -45,7 +45,7 @@ class NativeProcess(Engine):
     Args:
         script: a Rayfall file to run first. If it fails, so does starting the server; later restarts are tried again.
         read_only: have the engine refuse clients what writes, runs programs or reads files (`-U`). Tables on the disk
-            can still be read, and directories listed.
+            can still be read, and directories listed. Not with a journal.
         journal: where to log requests before they run (`-l`, `.log` and the like are appended), and to replay them from
             at start, before the script runs. Posts are not in it.
         journal_sync: have every entry on the disk before the request runs (`-L`).
@@ -68,6 +68,11 @@ class NativeProcess(Engine):
         cores: int | None = None,
         executable: str | PathLike[str] | None = None,
     ) -> None:
+        if read_only and journal is not None:
+            raise RayforceValueError(
+                "read_only and journal do not go together: clients that only read leave nothing to bring back, and "
+                "what a journal replays is not restricted as they are. Load what they read with a script"
+            )
         self._script = None if script is None else _file(script, "script")
         self._executable = _file(native_server() if executable is None else executable, "executable")
         self._options = ["-U" if read_only else "-u", _PASSWORD]
@@ -179,7 +184,12 @@ class NativeProcess(Engine):
         native = _OwnServer(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD)
         output = Output(f"{_HOST}:{port}")
         command = [self._executable, *self._arguments(port)]
-        environment = {**os.environ, "RAYFORCE_TRIO_USER": native.user, "RAYFORCE_TRIO_SCRIPT": self._script or ""}
+        environment = {
+            **os.environ,
+            "RAYFORCE_TRIO_USER": native.user,
+            "RAYFORCE_TRIO_SCRIPT": self._script or "",
+            "RAYFORCE_TRIO_READ_ONLY": "yes" if self._read_only else "",
+        }
         async with child_process(command, environment, output) as process:
             answered = await self._attend(process, native, output, on_ready)
         end = f"the engine process {process.pid} {_how(process)}"

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from rayforce import Column, Table
 from support.engine_contract import ENDLESS, check_engine, open_session, request, running, value
 from support.engine_processes import (
     LOCAL,
@@ -255,10 +256,14 @@ async def test_its_options_reach_the_program(tmp_path: Path) -> None:
         assert command_line(pid_of(engine))[:1] == [program]
         options = command_line(pid_of(engine))[3:-1]
     assert options == ["-u", PUBLIC_PASSWORD, "-l", str(tmp_path / "one"), "-m", "1G", "-c", "1"]
-    engine = NativeProcess(memory=2**30, journal=tmp_path / "two", journal_sync=True, read_only=True)
+    engine = NativeProcess(memory=2**30, journal=tmp_path / "two", journal_sync=True)
     async with serving(engine):
         options = command_line(pid_of(engine))[3:-1]
-    assert options == ["-U", PUBLIC_PASSWORD, "-L", str(tmp_path / "two"), "-m", str(2**30)]
+    assert options == ["-u", PUBLIC_PASSWORD, "-L", str(tmp_path / "two"), "-m", str(2**30)]
+    engine = NativeProcess(read_only=True)
+    async with serving(engine):
+        options = command_line(pid_of(engine))[3:-1]
+    assert options == ["-U", PUBLIC_PASSWORD]
 
 
 def test_its_repr_is_how_it_is_made(tmp_path: Path) -> None:
@@ -335,6 +340,68 @@ async def test_read_only_refuses_what_is_more_than_reading(query: str, tmp_path:
         with pytest.raises(errors.RayforceError, match=r"^access"):
             await connection.execute(query)
         assert await ask_on(connection, "(+ 1 x)") == 18
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "query",
+    [
+        "(let {name} {value})",
+        "(let x 1) (let {name} {value})",
+        "(do (let {name} {value}))",
+        "(if true (let {name} {value}) 0)",
+        "((fn [y] (let {name} y)) {value})",
+        "(map (fn [y] (let {name} y)) (list {value}))",
+        "(pmap (fn [y] (let {name} y)) (list {value}))",
+        "(eval '(let {name} {value}))",
+        '(eval (parse "(let {name} {value})"))',
+        "(eval (list let (quote {name}) {value}))",
+        "(apply let (quote {name}) {value})",
+        "(map let (list (quote {name})) (list {value}))",
+        "(try (raise 1) (fn [e] (let {name} {value})))",
+        "(select {{a: (let {name} {value}) from: (table [a] (list [1 2]))}})",
+    ],
+)
+async def test_read_only_lets_nobody_change_what_others_see(query: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    hook = f'(fn [a] (.sys.exec "touch {trace}"))'
+    script = write(tmp_path / "script.rfl", "(set x 17)")
+    async with serving(NativeProcess(script, read_only=True)) as server, connected(server) as connection:
+        for name, value in ("x", "5"), (".ipc.on.open", hook), (".ipc.on.close", hook), (".ipc.on.sync", hook):
+            attempt = query.format(name=name, value=value)
+            await connection.post(attempt)
+            with suppress(errors.RayforceError):
+                await connection.execute(attempt)
+            with suppress(errors.RayforceError):
+                await connection.execute_verbose(attempt)
+        for again in connection, None:
+            async with connected(server) as other:
+                assert await ask_on(again or other, "x") == 17
+    assert not trace.exists()
+
+
+@pytest.mark.trio
+async def test_read_only_evaluates_as_ever(tmp_path: Path) -> None:
+    script = write(tmp_path / "script.rfl", "(set prices (table [price] (list [1.0 2.0 3.0])))")
+    async with serving(NativeProcess(script, read_only=True)) as server, connected(server) as connection:
+        assert await ask_on(connection, "(let y 2) (do (let z 3) (+ y z))") == 5
+        assert await ask_on(connection, '"text"') == "text"
+        assert await ask_on(connection, "(+ 1 2)") == 3
+        high = Table("prices").where(Column("price") > 1)  # type: ignore[operator, arg-type]  # it has it
+        assert (await connection.execute(high)).to_dict() == {"price": [2.0, 3.0]}
+        verbose = await connection.execute_verbose("(do (println 7) 8)")
+        assert (verbose.output, verbose.value) == ("7\n", 8)
+        with pytest.raises(errors.RayforceError, match="name: in the query nobody_set_this"):
+            await connection.execute("nobody_set_this")
+        with trio.move_on_after(0.2) as patience:
+            await connection.execute("(while true 1)")
+        assert patience.cancelled_caught
+        assert await ask_on(connection, "(count prices)") == 3
+
+
+def test_read_only_and_a_journal_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(errors.RayforceValueError, match=r"^read_only and journal do not go together"):
+        NativeProcess(read_only=True, journal=tmp_path / "journal")
 
 
 @pytest.mark.trio
