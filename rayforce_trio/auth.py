@@ -12,9 +12,11 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
 
 import trio
 
+from ._addresses import network_of
 from ._credentials import check_password, check_token, check_user
 from .errors import RayforceValueError
 
@@ -111,7 +113,7 @@ def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request
     """Return an async `authenticate` that lets in the users of a table, each with a password.
 
     To check one takes a good part of a second of a processor, on purpose; it happens in a thread, and takes half of the
-    machine's processors at most.
+    machine's processors at most, half of those for one network.
 
     Args:
         table: for each user name, what `hash_password` made of the password; or that and a `Principal`, which by
@@ -125,14 +127,17 @@ def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request
         raise RayforceValueError("Invalid users. Must be a dict of user names and what hash_password made, not empty")
     known = {name: _user(name, entry) for name, entry in table.items()}
     unknown = replace(next(iter(known.values()))[0], digest=secrets.token_bytes(_DIGEST_SIZE))
-    threads = trio.CapacityLimiter(max(1, (os.cpu_count() or 1) // 2))
+    half = max(1, (os.cpu_count() or 1) // 2)
+    threads = trio.CapacityLimiter(half)
+    of_network: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()  # or one could fill the queue for them
 
     async def authenticate(request: Request) -> Principal | None:
         if request.username is None or request.password is None:
             await trio.lowlevel.checkpoint()
             return None
         kept, principal = known.get(request.username, (unknown, None))
-        fits = await trio.to_thread.run_sync(kept.fits, request.password, limiter=threads)
+        async with of_network.setdefault(network_of(request.peer), trio.Semaphore(max(1, half // 2))):
+            fits = await trio.to_thread.run_sync(kept.fits, request.password, limiter=threads)
         return principal if fits else None
 
     return authenticate

@@ -31,8 +31,10 @@ def cheap_hash(secret: str) -> str:
     return CHEAP.format(salt=auth._encoded(b"salt"), digest=auth._encoded(digest))
 
 
-def asking(username: str | None = None, password: str | None = None, token: str | None = None) -> Request:
-    return Request("/", {}, "192.0.2.7", username, password, token)
+def asking(
+    username: str | None = None, password: str | None = None, token: str | None = None, *, peer: str = "192.0.2.7"
+) -> Request:
+    return Request("/", {}, peer, username, password, token)
 
 
 # A password, a token
@@ -150,7 +152,7 @@ async def test_passwords_are_checked_in_few_threads_while_the_loop_goes_on(monke
         under_way.append(threading.active_count())
         return goes_on.wait(10)
 
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setattr(auth._Hash, "fits", fits)
     authenticate = users({"ann": cheap_hash(SECRET)})
     found: list[Principal | None] = []
@@ -168,6 +170,30 @@ async def test_passwords_are_checked_in_few_threads_while_the_loop_goes_on(monke
             assert len(under_way) == 2
             goes_on.set()
     assert found == [Principal("ann")] * 5
+
+
+@pytest.mark.trio
+async def test_who_guesses_does_not_keep_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    checked: list[str] = []
+
+    def fits(self: object, password: str) -> bool:
+        checked.append(password)
+        return goes_on.wait(10)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # one thread
+    monkeypatch.setattr(auth._Hash, "fits", fits)
+    authenticate = users({"ann": cheap_hash(SECRET)})
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(authenticate, asking("ann", f"guess {number}"))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(authenticate, asking("ann", SECRET, peer="192.0.2.8"))
+            await trio.testing.wait_all_tasks_blocked()
+            goes_on.set()
+    assert len(checked) == 6
+    assert checked[1] == SECRET
 
 
 def test_a_hash_says_how_it_was_made_and_is_never_the_same() -> None:

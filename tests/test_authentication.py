@@ -18,6 +18,7 @@ from support.opening import LOCAL, answer_to, try_to_connect
 
 from rayforce_trio import InProcessEngine, NativeProcess, WSClient, WSServer, auth
 from rayforce_trio._client._credentials import request_headers
+from rayforce_trio._server._admission import ANSWER_TIME
 from rayforce_trio._server._credentials import TOKEN_PREFIX, read_request
 from rayforce_trio._transports import OpeningRequest
 from rayforce_trio.auth import Principal, Request
@@ -390,6 +391,20 @@ async def test_an_authenticator_that_takes_too_long_is_given_up_and_the_peer_is_
         assert (await answer_to(server.port)).headers["retry-after"] == "1"
     assert cancelled == 2
     assert caplog.text.count("): authenticate took too long") == 2
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("right", [False, True])
+async def test_so_is_one_that_does_not_heed_that(right: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async def authenticate(request: Request) -> bool:
+        deadline = trio.current_effective_deadline()
+        with trio.CancelScope(shield=True):
+            await trio.sleep_until(deadline + ANSWER_TIME + 0.1)
+        return right
+
+    async with guarded(authenticate, open_timeout=0.2) as server:
+        assert (await answer_to(server.port)).status == 503
+    assert caplog.text.count("): authenticate took too long") == 1
 
 
 @pytest.mark.trio

@@ -179,13 +179,31 @@ async def test_openings_that_do_not_end_keep_out_others_who_are_told_so(
     loop: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rayforce_trio._server._limits.OPENING_PATIENCE", 0.1)
-    async with served(max_unauthenticated=2) as server:
+    async with served(max_unauthenticated=3) as server:  # one address has two of them
         with connect_raw(server.port), await open_raw(server.port, hello=False):
             rejected = await try_to_connect(loop, server.port)
             assert rejected is not None
             assert (rejected.status, rejected.body) == (503, f"{OPENING}\n")
             assert (await answer_to(server.port)).headers["retry-after"] == "5"
     assert said_of_limits(caplog) == [f"refused with 503: {OPENING}"] * 2
+
+
+@pytest.mark.trio
+async def test_one_address_cannot_keep_out_the_others_by_openings(autojump_clock: trio.testing.MockClock) -> None:
+    counted = limits(opening=4)
+    async with AsyncExitStack() as held:
+        for address in ("192.0.2.7", "192.0.2.7", "192.0.2.8"):
+            assert await held.enter_async_context(counted.opening(address)) is None
+        async with counted.opening("192.0.2.7") as refusal:
+            assert refusal is not None
+            assert (refusal.status, refusal.reason) == (503, OPENING)
+        assert await held.enter_async_context(counted.opening("192.0.2.8")) is None
+        async with counted.opening("192.0.2.9") as refusal:
+            assert refusal is not None
+    for _ in range(2):
+        async with counted.opening("192.0.2.7") as refusal:
+            assert refusal is None
+    assert not counted._openings_of_network
 
 
 @pytest.mark.trio

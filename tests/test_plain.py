@@ -21,7 +21,7 @@ from support.engines import GateEngine
 from support.leaks import no_leaks
 from support.namespaces import two_hosts
 from support.opening import LOCAL, Answer, parse_answer, try_to_connect
-from support.raw import connect_raw, open_raw, response
+from support.raw import connect_raw, open_raw, response, upgrade
 
 from rayforce_trio import (
     InProcessEngine,
@@ -169,10 +169,6 @@ async def test_a_request_with_a_body_or_another_behind_it_is_answered_once() -> 
         plain("/healthz", method="POST"),
         plain("/healthz", method="get"),
         plain("/healthz", method="OPTIONS"),
-        plain("/health"),
-        plain("/healthz/"),
-        plain("/metrics"),
-        plain("/"),
         plain("http://127.0.0.1/healthz"),
         response("GET /healthz HTTP/1.0", {"Host": "127.0.0.1"}),
         response("GET /healthz HTTP/1.1", {}),
@@ -189,6 +185,32 @@ async def test_everything_else_is_refused_as_ever(request_: bytes) -> None:
             await trio.lowlevel.checkpoint()
         assert await health(server.port) == WELL
         assert server.statistics().connections.probes == 1
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("path", ["/", "/health", "/healthz/", "/index.html?healthz"])
+async def test_who_wants_no_websocket_is_told_what_this_is(path: str) -> None:
+    async with served() as server:
+        answer = await ask(server.port, plain(path))
+        assert (answer.status, answer.headers["upgrade"]) == (426, "websocket")
+        assert answer.body == "This is a Rayforce server over WebSocket, and the request asks for no WebSocket.\n"
+
+
+@pytest.mark.trio
+async def test_metrics_that_nobody_turned_on_are_said_to_be_off() -> None:
+    async with served() as server:
+        answer = await ask(server.port, plain("/metrics"))
+        assert answer.status == 404
+        assert answer.body == "This server shows no metrics. To have them, start it with metrics.\n"
+
+
+@pytest.mark.trio
+async def test_what_makes_no_sense_is_answered_once() -> None:
+    async with served() as server:
+        for line in ("POST / HTTP/1.1", "GET / HTTP/1.0", "garbage"):
+            with connect_raw(server.port) as peer:
+                await peer.send(upgrade(start=line))
+                assert (await peer.receive_head() + await peer.receive_rest()).count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.trio

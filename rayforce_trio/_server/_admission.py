@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 import trio
 
@@ -21,7 +21,7 @@ Authenticate = Callable[[Request], object | Awaitable[object]]
 """Says who is asking, at once or asynchronously; something falsy: nobody who may get in."""
 
 ANSWER_TIME = 1.0
-"""How much longer than it has a peer's opening may take, to be told that `authenticate` took too long; in seconds."""
+"""How much longer than it has a peer's opening may take, to be told that it is refused; in seconds."""
 
 _UNKNOWN = Refusal(
     401,
@@ -87,8 +87,8 @@ class Admission:
         """Let a request in, or not. A checkpoint.
 
         Args:
-            opening: the scope of the peer's opening, cancelled by its deadline. If that finds `authenticate` at work,
-                the deadline is put off by `ANSWER_TIME`.
+            opening: the scope of the peer's opening, cancelled by its deadline. If `authenticate` refuses, or has not
+                come to an end by then, the deadline is put off by `ANSWER_TIME`.
             log: is told who was let in.
         """
         principal = await self._principal_of(request, opening, log)
@@ -132,28 +132,33 @@ class Admission:
     ) -> object:
         """Return the principal, or a `Refusal`."""
         request = read_request(opening_request)
-        deadline = opening.deadline
-        opening.deadline += ANSWER_TIME
+        deadline, opening.deadline = opening.deadline, inf
+        found: object = None
         with trio.move_on_at(deadline):
-            async with self._failures.attempt(network_of(request.peer)) as attempt:
-                if attempt.retry_after:
-                    opening.deadline = deadline
-                    return _slow_down(attempt.retry_after)
-                try:
-                    principal = authenticate(request)
-                    if inspect.isawaitable(principal):
-                        principal = await principal
-                    attempt.failed = not principal
-                except Exception:
-                    log.exception("authenticate failed")
-                    return _FAILED
-            opening.deadline = deadline
-            if attempt.failed:
-                return _UNKNOWN
-            log.principal = _name_of(principal, request)
-            return principal
-        log.warning("authenticate took too long")
-        return _TOO_LATE
+            found = await self._ask(authenticate, request, log)
+        if trio.current_time() >= deadline:  # it may not have heeded that
+            log.warning("authenticate took too long")
+            found = _TOO_LATE
+        if isinstance(found, Refusal):
+            opening.deadline = max(deadline, trio.current_time()) + ANSWER_TIME
+            return found
+        opening.deadline = deadline
+        log.principal = _name_of(found, request)
+        return found
+
+    async def _ask(self, authenticate: Authenticate, request: Request, log: ConnectionLog) -> object:
+        async with self._failures.attempt(network_of(request.peer)) as attempt:
+            if attempt.retry_after:
+                return _slow_down(attempt.retry_after)
+            try:
+                principal = authenticate(request)
+                if inspect.isawaitable(principal):
+                    principal = await principal
+                attempt.failed = not principal
+            except Exception:
+                log.exception("authenticate failed")
+                return _FAILED
+        return _UNKNOWN if attempt.failed else principal
 
 
 def _checked(engines: Mapping[str, Engine] | None) -> dict[str, Engine]:

@@ -3,7 +3,8 @@
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -26,7 +27,7 @@ class ConnectionLimits:
     Args:
         max_connections: connections in all, those that are opening included; `None`: no limit.
         max_per_address: of these, from one IPv4 address or one /64 of IPv6.
-        max_unauthenticated: of these, such as are opening.
+        max_unauthenticated: of these, such as are opening; one network has half of them at most.
 
     Raises:
         RayforceValueError: a limit is no number above 0.
@@ -42,7 +43,9 @@ class ConnectionLimits:
         self._max_per_address = max_per_address
         self._connections = 0
         self._of_network: Counter[str] = Counter()
+        self._max_unauthenticated = max_unauthenticated
         self._openings = None if max_unauthenticated is None else trio.Semaphore(max_unauthenticated)
+        self._openings_of_network: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()
         self._turned_away = 0
 
     def refusal(self, address: str) -> Refusal | None:
@@ -70,23 +73,26 @@ class ConnectionLimits:
                 del self._of_network[network]
 
     @asynccontextmanager
-    async def opening(self) -> AsyncIterator[Refusal | None]:
+    async def opening(self, address: str) -> AsyncIterator[Refusal | None]:
         """Count a connection as opening as long as the block lasts; yields why it is refused, or `None`.
 
         A checkpoint. If too many are opening, it waits for a second: others come all at once, and are open in no time.
         """
-        if self._openings is None:
-            yield None
-            return
-        with trio.move_on_after(OPENING_PATIENCE) as patience:
-            await self._openings.acquire()
-        if patience.cancelled_caught:
-            yield _refusal("This server has as many connections opening as it takes (max_unauthenticated).")
-            return
-        try:
-            yield None
-        finally:
-            self._openings.release()
+        async with AsyncExitStack() as held:
+            with trio.move_on_after(OPENING_PATIENCE) as patience:
+                for openings in self._openings_for(address):
+                    await held.enter_async_context(openings)
+            if patience.cancelled_caught:
+                yield _refusal("This server has as many connections opening as it takes (max_unauthenticated).")
+            else:
+                yield None
+
+    def _openings_for(self, address: str) -> list[trio.Semaphore]:
+        """Return what a connection that opens takes: first of its network's, so that others get the rest."""
+        if self._openings is None or self._max_unauthenticated is None:
+            return []
+        half = trio.Semaphore((self._max_unauthenticated + 1) // 2)
+        return [self._openings_of_network.setdefault(network_of(address), half), self._openings]
 
     async def turn_away(self, stream: trio.SocketStream, refusal: Refusal, tls: ssl.SSLContext | None) -> None:
         """Tell a peer that it is one too many, within a second, and close its connection. A checkpoint."""

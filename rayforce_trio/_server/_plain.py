@@ -16,6 +16,10 @@ METRICS = "/metrics"
 
 _WELL = Answer(200, b"ok\n")
 _UNWELL = Answer(503, b"unavailable\n")
+_NO_METRICS = Refusal(404, "This server shows no metrics. To have them, start it with metrics.")
+_NOTHING = Refusal(
+    426, "This is a Rayforce server over WebSocket, and the request asks for no WebSocket.", (("Upgrade", "websocket"),)
+)
 
 
 class Reporting(Protocol):
@@ -45,21 +49,21 @@ class PlainAnswers:
         self._admission = admission
         self._page = _metrics_of(server) if metrics else None
 
-    async def answer(
-        self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
-    ) -> Answer | Refusal | None:
-        """Return the answer to a request, or why it is refused; `None`: there is nothing at its path. A checkpoint if
-        somebody has to be asked who they are, with arguments as for `Admission.decide`.
+    async def answer(self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog) -> Answer | Refusal:
+        """Return the answer to a request, or why it is refused. A checkpoint if somebody has to be asked who they are,
+        with arguments as for `Admission.decide`.
 
         Whoever asks for the health is told: it is one word, and who asks is often known by an IP address alone.
         """
         path = request.path.partition("?")[0]
         if path == HEALTH:
             return _WELL if self._is_well() else _UNWELL
-        if path == METRICS and self._page is not None:
+        if path == METRICS:
+            if self._page is None:
+                return _NO_METRICS
             refusal = await self._admission.decide_about_reader(request, opening, log)
             return refusal or Answer(200, *self._page.written(request.headers.get("accept", "")))
-        return None
+        return _NOTHING
 
 
 class _Page(Protocol):

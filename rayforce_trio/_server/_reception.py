@@ -101,7 +101,7 @@ class Reception:
                     await self._turn_away(stream, refusal, counted, log)
                 else:
                     with self._limits.connection(address):
-                        await self._serve_peer(stream, counted, log)
+                        await self._serve_peer(stream, address, counted, log)
             except Exception:
                 log.exception("internal error")
             finally:
@@ -114,13 +114,15 @@ class Reception:
         log.refused(refusal.status, refusal.reason)
         await self._limits.turn_away(stream, refusal, self._tls)
 
-    async def _serve_peer(self, stream: trio.SocketStream, counted: CountedConnection, log: ConnectionLog) -> None:
+    async def _serve_peer(
+        self, stream: trio.SocketStream, address: str, counted: CountedConnection, log: ConnectionLog
+    ) -> None:
         opened = _Opened()
         try:
             with trio.move_on_after(self._bounds.open_timeout) as opening:
                 self._openings.add(opening)
                 try:
-                    async with self._limits.opening() as refusal:
+                    async with self._limits.opening(address) as refusal:
                         if refusal is None:
                             await self._open(stream, opening, opened, counted, log)
                 finally:
@@ -173,14 +175,14 @@ class Reception:
             opened.admitted = decision
             return None
 
-        async def answer(request: OpeningRequest) -> Answer | Refusal | None:
+        async def answer(request: OpeningRequest) -> Answer | Refusal:
             answer = await self._plain.answer(request, opening, log)
             if isinstance(answer, Refusal):
                 counted.refused(answer.status)
                 log.refused(answer.status, answer.reason)
-            elif answer is not None:
+            else:
                 counted.answered()
-                log.debug("asked for %s: %d", request.path, answer.status)
+                log.debug("asked for %s: %d", request.path.partition("?")[0], answer.status)
             return answer
 
         opened.transport = await accept(

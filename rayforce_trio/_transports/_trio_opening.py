@@ -104,7 +104,7 @@ class Answer:
 
 
 Decide = Callable[[OpeningRequest], Awaitable[Refusal | None]]
-AnswerPlainly = Callable[[OpeningRequest], Awaitable[Answer | Refusal | None]]
+AnswerPlainly = Callable[[OpeningRequest], Awaitable[Answer | Refusal]]
 
 
 class Answered(Exception):
@@ -317,13 +317,13 @@ async def _upgrade_server(
         await _refuse_plainly(stream, 400, _NO_TLS)
         raise BadRequest(400, str(error)) from None
     except PeerGone:
-        await _refuse_plainly(stream, 400)  # it may have sent its last word, and listen yet
+        await _refuse_bad_request(head, stream)  # it may have sent its last word, and listen yet
         raise
     except HandshakeError as error:
-        await _refuse_plainly(stream, 400)
+        await _refuse_bad_request(head, stream)
         raise BadRequest(head.answered or 400, str(error)) from None
     except _HANDSHAKE_ERRORS as error:
-        await _refuse_plainly(stream, 400)
+        await _refuse_bad_request(head, stream)
         raise BadRequest(head.answered or 400, f"the peer's opening handshake makes no sense: {error}") from error
     return TrioWebSocket(
         stream,
@@ -350,10 +350,8 @@ def _plain_request(head: bytes) -> h11.Request | None:
     return request if isinstance(request, h11.Request) else None
 
 
-async def _answer_plainly(head: HeadStream, answer: Answer | Refusal | None, *, with_body: bool) -> None:
-    """Send the answer, if there is one, and raise what it amounts to."""
-    if answer is None:
-        return
+async def _answer_plainly(head: HeadStream, answer: Answer | Refusal, *, with_body: bool) -> None:
+    """Send the answer, and raise what it amounts to."""
     await head.send_all(_response(answer.status, answer.all_headers, answer.body, with_body=with_body))
     if isinstance(answer, Refusal):
         raise ConnectionRejected(answer.status, answer.reason)
@@ -419,8 +417,15 @@ async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable
             nursery.cancel_scope.cancel()
 
 
+async def _refuse_bad_request(head: HeadStream, stream: LeanStream) -> None:
+    if head.answered:  # by trio-websocket
+        await _linger(stream)
+    else:
+        await _refuse_plainly(stream, 400)
+
+
 async def _refuse_plainly(stream: LeanStream, status: int, body: bytes = b"") -> None:
-    """Answer a peer whose request trio-websocket could not read; it may have answered some of them itself by now."""
+    """Answer a peer whose request trio-websocket could not read."""
     try:
         await stream.send_all(_response(status, [(b"Connection", b"close")], body))
     except (trio.BrokenResourceError, trio.ClosedResourceError):
