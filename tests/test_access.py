@@ -255,6 +255,12 @@ def test_an_allowed_host_that_is_none_is_an_error(host: Any) -> None:
         WSServer(8765, allowed_hosts=[host])
 
 
+@pytest.mark.parametrize("host", ["*", "*.example"])
+def test_a_pattern_of_allowed_hosts_is_an_error(host: str) -> None:
+    with pytest.raises(RayforceValueError, match=r"Invalid allowed_hosts: .* without patterns"):
+        WSServer(8765, allowed_hosts=[host])
+
+
 def test_one_string_of_allowed_hosts_is_an_error() -> None:
     with pytest.raises(
         RayforceValueError, match=r"allowed_hosts is a list of names, not one string; write \['prices.example'\]"

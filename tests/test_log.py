@@ -149,10 +149,16 @@ async def test_a_connection_has_a_line_when_it_opens_and_one_when_it_ends(
 
 @pytest.mark.trio
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_so_has_one_that_the_server_ends(cancelled: bool, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("code", [1001, 1000, None])
+async def test_so_has_one_that_the_server_ends(
+    code: int | None, cancelled: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async def part(peer: RawPeer) -> None:
         assert await peer.receive_close() == 1001
-        await peer.send_close(1001)
+        if code is None:
+            peer.close()
+        else:
+            await peer.send_close(code)
 
     caplog.set_level(logging.INFO, "rayforce_trio.server")
     server = WSServer(0, host=LOCAL)

@@ -465,6 +465,7 @@ def test_a_server_on_asyncio_says_that_it_needs_trio() -> None:
         ({"host": None}, "Must be a host name or an IP address"),
         ({"engine": InProcessEngine}, "Must be an instance"),
         ({"allow_unauthenticated": "no"}, "Must be True or False"),
+        ({"reuse_port": "no"}, "Must be True or False"),
         ({"allowed_origins": [5]}, "Must be a list of strings"),
         ({"ping_timeout": "30"}, "Must be a number of seconds"),
         ({"ping_interval": True}, "Must be a number of seconds"),

@@ -272,6 +272,21 @@ def test_an_option_that_contradicts_the_url_is_refused(url: str, option: bool) -
         WSClient.from_url(url, ssl=option)
 
 
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"user": "bob"}, "contradicts the URL"),
+        ({"port": 5}, "port is part of the URL"),
+        ({"path": "/"}, "path is part"),
+    ],
+    ids=str,
+)
+def test_what_the_url_says_is_no_option(option: dict[str, Any], why: str) -> None:
+    with pytest.raises(RayforceValueError, match=why):
+        WSClient.from_url("ws://ann@localhost", password="x", **option)
+    assert "ann" not in repr(WSClient.from_url("ws://ann@localhost", user="ann", password="x"))
+
+
 @pytest.mark.anyio
 async def test_a_url_connects(tls_port: int) -> None:
     with anyio.fail_after(TIMEOUT):

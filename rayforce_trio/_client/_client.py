@@ -91,8 +91,10 @@ class WSClient:
             RayforceValueError: it is no such URL, or contradicts the options.
         """
         host, port, target, secure, user = parse_url(url)
-        if user is not None:
-            options.setdefault("user", user)
+        if twice := {"host", "port", "path"} & options.keys():
+            raise RayforceValueError(f"{twice.pop()} is part of the URL; leave it out of the options")
+        if user is not None and options.setdefault("user", user) != user:
+            raise RayforceValueError("The user of the options contradicts the URL, which names another")
         if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
             raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
         return cls(host, port, path=target, **options)

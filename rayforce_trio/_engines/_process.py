@@ -73,6 +73,8 @@ class NativeProcess(Engine):
                 "read_only and journal do not go together: clients that only read leave nothing to bring back, and "
                 "what a journal replays is not restricted as they are. Load what they read with a script"
             )
+        if journal_sync and journal is None:
+            raise RayforceValueError("journal_sync needs journal, which says where the journal is")
         self._script = None if script is None else _file(script, "script")
         self._executable = _file(native_server() if executable is None else executable, "executable")
         self._options = ["-U" if read_only else "-u", _PASSWORD]
@@ -192,12 +194,14 @@ class NativeProcess(Engine):
         }
         async with child_process(command, environment, output) as process:
             answered = await self._attend(process, native, output, on_ready)
-        end = f"the engine process {process.pid} {_how(process)}"
         if answered:
-            return end
+            return f"the engine process {process.pid} {_how(process)}"
         if _PORT_TAKEN in str(output):
             return None
-        raise EngineError(f"{end} before it could be used; it printed:\n{output}")
+        what = "" if self._script is None else f", with the script {self._script},"
+        raise EngineError(
+            f"the engine process {process.pid}{what} {_how(process)} before it could be used; it printed:\n{output}"
+        )
 
     async def _attend(
         self, process: trio.Process, native: NativeEngine, output: Output, on_ready: Callable[[], None]

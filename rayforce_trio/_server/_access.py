@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from .._addresses import authority_of, check_host, ip_of
 from .._transports import OpeningRequest, Refusal
 from ..errors import RayforceValueError
+from ._checks import check_flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,7 @@ def make_policy(
         RayforceValueError: an origin is not of the form `scheme://host[:port]`, a host is none, or who authenticates
             its clients lets in others.
     """
-    if not isinstance(allow_unauthenticated, bool):
-        raise RayforceValueError(f"Invalid allow_unauthenticated: {allow_unauthenticated!r}. Must be True or False")
+    check_flag("allow_unauthenticated", allow_unauthenticated)
     if authenticated and allow_unauthenticated:
         raise RayforceValueError("authenticate and allow_unauthenticated=True contradict each other; leave out one")
     if isinstance(allowed_origins, str):
@@ -111,6 +111,8 @@ def _checked_hosts(hosts: Iterable[str]) -> frozenset[str]:
     hosts = list(hosts)
     for host in hosts:
         check_host(host)
+        if "*" in host:
+            raise RayforceValueError(f"Invalid allowed_hosts: {host!r}. Must be names as they are, without patterns")
     return frozenset(_name_in(authority_of(host, None)) for host in hosts)
 
 

@@ -128,6 +128,7 @@ class WSServerConnection:
         self._drained = trio.Event()
         self._grace = trio.CancelScope()
         self._over = False  # nothing is begun with any more
+        self._closing = False  # the peer is told that the server is shutting down
         self._scope = trio.CancelScope()
         self._failed = trio.Event()
         self._end: RayforceWSError | None = None  # what the conversation ended with; `None`: the server ended it
@@ -194,7 +195,8 @@ class WSServerConnection:
         try:
             await race(self._read, self._transport.run, self._close_when_asked, self._raise_failure)
         except RayforceWSError as error:
-            return copy.copy(error)  # without its traceback, whose frames would hold it, and the message they were at
+            if not self._closing:  # else whatever the peer does now, and be it to hang up, is an answer to that
+                return copy.copy(error)  # without its traceback, whose frames hold it, and the message they were at
         return None
 
     async def _read(self) -> None:
@@ -485,4 +487,5 @@ class WSServerConnection:
             self._over = True
             if self._running is not None:
                 self._session.cancel()
+        self._closing = True
         await self._transport.aclose(CloseCode.GOING_AWAY, "the server is shutting down")

@@ -10,7 +10,7 @@ import trio
 
 from .._addresses import network_of
 from .._transports import Refusal, refuse
-from ..errors import RayforceValueError
+from ._checks import check_limit
 
 OPENING_PATIENCE = 1.0
 """How long a peer waits until one of those before it is open or gone, if too many are opening; in seconds."""
@@ -36,9 +36,9 @@ class ConnectionLimits:
     def __init__(
         self, max_connections: int | None, max_per_address: int | None, max_unauthenticated: int | None
     ) -> None:
-        _check("max_connections", max_connections)
-        _check("max_connections_per_address", max_per_address)
-        _check("max_unauthenticated", max_unauthenticated)
+        check_limit("max_connections", max_connections)
+        check_limit("max_connections_per_address", max_per_address)
+        check_limit("max_unauthenticated", max_unauthenticated)
         self._max_connections = max_connections
         self._max_per_address = max_per_address
         self._connections = 0
@@ -109,8 +109,3 @@ class ConnectionLimits:
 
 def _refusal(why: str) -> Refusal:
     return Refusal(503, f"{why} Try again later.", (("Retry-After", _RETRY_AFTER),))
-
-
-def _check(name: str, limit: int | None) -> None:
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise RayforceValueError(f"Invalid {name}: {limit!r}. Must be a number above 0, or None for no limit")

@@ -6,9 +6,10 @@ from typing import Protocol
 import trio
 
 from .._transports import Answer, OpeningRequest, Refusal
-from ..errors import RayforceValueError, RayforceWSError
+from ..errors import RayforceWSError
 from ..statistics import Statistics
 from ._admission import Admission
+from ._checks import check_flag
 from ._log import ConnectionLog
 
 HEALTH = "/healthz"
@@ -43,8 +44,7 @@ class PlainAnswers:
     """
 
     def __init__(self, server: Reporting, is_well: Callable[[], bool], admission: Admission, *, metrics: bool) -> None:
-        if not isinstance(metrics, bool):
-            raise RayforceValueError(f"Invalid metrics: {metrics!r}. Must be True or False")
+        check_flag("metrics", metrics)
         self._is_well = is_well
         self._admission = admission
         self._page = _metrics_of(server) if metrics else None

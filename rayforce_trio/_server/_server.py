@@ -21,7 +21,8 @@ from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
 from ._admission import Admission, Authenticate
-from ._bounds import Bounds, check_grace
+from ._bounds import Bounds
+from ._checks import check_flag, check_grace
 from ._counters import Counters
 from ._limits import ConnectionLimits
 from ._listener import patient
@@ -112,8 +113,8 @@ class WSServer:
         if ssl_context is not None:
             check_context(ssl_context, server_side=True)
         check_size(max_message_size)
-        if not isinstance(log_queries, bool):
-            raise RayforceValueError(f"Invalid log_queries: {log_queries!r}. Must be True or False")
+        check_flag("reuse_port", reuse_port)
+        check_flag("log_queries", log_queries)
         self.host = host
         """The name or address to listen on, as it was given."""
         self._asked_port = port

@@ -189,8 +189,8 @@ async def check_fails(start: Start, engine: NativeProcess, match: str) -> None:
 async def test_a_script_that_fails_is_an_error_that_carries_what_was_printed(
     start: Start, script: str, said: str, tmp_path: Path, family: Family, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine = NativeProcess(write(tmp_path / "bad.rfl", script))
-    await check_fails(start, engine, f"(?s)^the engine process [0-9]+ {said}")
+    path = write(tmp_path / "bad.rfl", script)
+    await check_fails(start, NativeProcess(path), f"(?s)^the engine process [0-9]+, with the script {path}, {said}")
     assert capsys.readouterr().out == ""
 
 
@@ -399,6 +399,11 @@ async def test_read_only_evaluates_as_ever(tmp_path: Path) -> None:
         assert await ask_on(connection, "(count prices)") == 3
 
 
+def test_a_journal_that_is_nowhere_cannot_be_in_step_with_the_disk() -> None:
+    with pytest.raises(errors.RayforceValueError, match=r"^journal_sync needs journal"):
+        NativeProcess(journal_sync=True)
+
+
 def test_read_only_and_a_journal_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(errors.RayforceValueError, match=r"^read_only and journal do not go together"):
         NativeProcess(read_only=True, journal=tmp_path / "journal")
@@ -479,6 +484,19 @@ async def test_what_it_prints_goes_to_the_log(log: Log) -> None:
         for line in ("one", "two"):
             record = await log.told(f"engine process {engine.pid}: {line}")
             assert (record.name, record.levelno) == ("rayforce_trio.engine", logging.INFO)
+
+
+@pytest.mark.trio
+async def test_by_itself_it_prints_only_where_it_listens(log: Log) -> None:
+    engine = NativeProcess()
+    async with serving(engine) as server, connected(server) as connection:
+        await ask_on(connection, "(println 'asked)")
+        await log.told("asked")
+        said = [record.getMessage() for record in log.records]
+    assert [re.sub(r"\d+", "N", line) for line in said] == [
+        "engine process N: listening on N.N.N.N:N",
+        "engine process N: 'asked",
+    ]
 
 
 @pytest.mark.trio
