@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after `--help` and `--version`, and where the arguments are wrong.
     """
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return int(options.run(options))
     except (Interrupted, KeyboardInterrupt):
         return INTERRUPTED

@@ -13,6 +13,7 @@ from support.terminal import CTRL_C, terminal
 from support.watched import Queries
 
 from rayforce_trio import WSClient, __version__
+from rayforce_trio._cli import _query, main
 
 
 def ask(port: int, expression: str) -> object:
@@ -115,6 +116,17 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
     assert wrong_usage(*arguments).startswith(says)
+
+
+def test_ctrl_c_while_the_arguments_are_read_is_silent_and_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_query, "add_parser", interrupted)
+    assert main(["query", ":8765", "1"]) == 130
+    assert capfd.readouterr() == ("", "")
 
 
 def test_standard_input_that_is_not_utf_8_is_one_line_and_exit_code_2() -> None:
