@@ -1,10 +1,8 @@
 """Asking a server, and showing what it answered."""
 
-import sys
-
 from .. import VerboseResult, WSClientConnection
 from ..errors import RayforceWSError
-from ._output import harmless, write
+from ._output import harmless, shows_people, write
 
 
 async def evaluate(connection: WSClientConnection, expression: str) -> VerboseResult:
@@ -25,4 +23,4 @@ async def evaluate(connection: WSClientConnection, expression: str) -> VerboseRe
 
 def write_text(text: str) -> None:
     """Write text of the server's to standard output; to a terminal, without what could give it orders."""
-    write([harmless(text) if sys.stdout.isatty() else text])
+    write([harmless(text) if shows_people() else text])

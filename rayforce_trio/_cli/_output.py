@@ -5,7 +5,25 @@ import os
 import sys
 from collections.abc import Iterable
 
-from ._exits import OutputClosed
+from ._exits import CommandFailed, OutputClosed
+
+
+def open_standard_streams() -> None:
+    """Put something in the place of standard input, output and error that are closed, which files opened later take.
+
+    Standard input is empty then, standard error goes nowhere, and standard output cannot be written; it stays `None`.
+    """
+    for name, flags in ("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)
+            if name != "stdout":
+                mode = "r" if name == "stdin" else "w"
+                setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it lasts
+
+
+def shows_people() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def use_encoding(encoding: str | None, errors: str) -> None:
@@ -19,8 +37,10 @@ def write(parts: Iterable[str]) -> None:
 
     Raises:
         OutputClosed: nobody reads it any more.
-        OSError: it cannot be written, since a disk is full, say.
+        CommandFailed: it cannot be written, since a disk is full, say.
     """
+    if sys.stdout is None:
+        raise CommandFailed("the output cannot be written: it is closed")
     try:
         for part in parts:
             sys.stdout.write(part)
@@ -31,7 +51,7 @@ def write(parts: Iterable[str]) -> None:
         os.close(null)
         if isinstance(error, BrokenPipeError):
             raise OutputClosed from None
-        raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None
+        raise CommandFailed(f"the output cannot be written: {error.strerror}") from None
 
 
 def complain(problem: object) -> None:

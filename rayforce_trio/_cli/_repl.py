@@ -21,7 +21,7 @@ from ._evaluation import evaluate, write_text
 from ._exits import FAILED, OK, CommandFailed, Interrupted
 from ._formats import as_text
 from ._lines import Lines
-from ._output import complain, harmless, say, use_encoding
+from ._output import complain, harmless, say, shows_people, use_encoding
 from ._secrets import ask
 from ._target import add_target, target_of
 from ._values import column
@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
 def repl(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     use_encoding(None, "backslashreplace")
-    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    on_terminal = sys.stdin.isatty() and shows_people()
     target = target_of(options, may_ask=on_terminal)
     if not on_terminal:
         return run(partial(_read_all, target.client()), backend="trio")

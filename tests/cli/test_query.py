@@ -209,7 +209,26 @@ def test_a_full_disk_is_one_line_and_exit_code_1(served: Served) -> None:
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr == "error: [Errno 28] the output cannot be written: No space left on device\n"
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "expression", "out", "err"),
+    [
+        (">&-", "(+ 1 2)", "", "error: the output cannot be written: it is closed\n"),
+        ("<&- 2>&-", '(do (println "working") (+ 1 "a"))', "working\n", ""),
+    ],
+)
+def test_standard_streams_may_be_closed(served: Served, closed: str, expression: str, out: str, err: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, "query", f":{served.port}", expression],
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=BOUND,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, out, err)
 
 
 def test_text_that_the_locale_cannot_write_is_escaped_and_json_is_always_utf_8(served: Served) -> None:
