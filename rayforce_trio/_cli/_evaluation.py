@@ -1,8 +1,7 @@
-"""Asking a server, and showing what it answered."""
+"""Asking a server."""
 
 from .. import VerboseResult, WSClientConnection
 from ..errors import RayforceWSError
-from ._output import harmless, shows_people, write
 
 
 async def evaluate(connection: WSClientConnection, expression: str) -> VerboseResult:
@@ -19,8 +18,3 @@ async def evaluate(connection: WSClientConnection, expression: str) -> VerboseRe
         if type(error) is not RayforceWSError or connection.closed:
             raise
     return VerboseResult("", await connection.execute(expression), None)  # it speaks the baseline only
-
-
-def write_text(text: str) -> None:
-    """Write text of the server's to standard output; to a terminal, without what could give it orders."""
-    write([harmless(text) if shows_people() else text])

@@ -21,11 +21,6 @@ def open_standard_streams() -> None:
                 setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it lasts
 
 
-def shows_people() -> bool:
-    """Whether standard output is a terminal."""
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
 def use_encoding(encoding: str | None, errors: str) -> None:
     """Have standard output encode so; `None`: as the locale says."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -33,7 +28,7 @@ def use_encoding(encoding: str | None, errors: str) -> None:
 
 
 def write(parts: Iterable[str]) -> None:
-    """Write to standard output, all the way.
+    """Write to standard output, all the way; to a terminal, without what could give it orders.
 
     Raises:
         OutputClosed: nobody reads it any more.
@@ -41,9 +36,10 @@ def write(parts: Iterable[str]) -> None:
     """
     if sys.stdout is None:
         raise CommandFailed("the output cannot be written: it is closed")
+    shown = harmless if sys.stdout.isatty() else str
     try:
         for part in parts:
-            sys.stdout.write(part)
+            sys.stdout.write(shown(part))
         sys.stdout.flush()
     except OSError as error:
         null = os.open(os.devnull, os.O_WRONLY)  # or Python tries once more when it ends, and complains

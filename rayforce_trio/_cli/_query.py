@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 
 from .. import VerboseResult, WSClient
 from ._arguments import seconds
-from ._evaluation import evaluate, write_text
+from ._evaluation import evaluate
 from ._exits import FAILED, OK, CommandFailed, UsageError
 from ._formats import FORMATS
 from ._output import complain, say, use_encoding, write
@@ -56,7 +56,7 @@ async def _ask(client: WSClient, expression: str, patience: float | None) -> Ver
 def _write(result: VerboseResult, format_: str) -> None:
     if format_ == "text":
         use_encoding(None, "backslashreplace")
-        write_text("".join([result.output, *FORMATS[format_](result.value)]))
+        write([result.output, *FORMATS[format_](result.value)])
         return
     use_encoding("utf-8", "strict")
     if result.output:

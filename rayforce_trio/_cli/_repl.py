@@ -17,11 +17,11 @@ from rayforce import Vector
 from .. import WSClient, WSClientConnection
 from ..errors import ConnectionRejected, RayforceError
 from ._brackets import is_blank
-from ._evaluation import evaluate, write_text
+from ._evaluation import evaluate
 from ._exits import FAILED, OK, CommandFailed, Interrupted
 from ._formats import as_text
 from ._lines import Lines
-from ._output import complain, harmless, say, shows_people, use_encoding
+from ._output import complain, harmless, say, use_encoding, write
 from ._secrets import ask
 from ._target import add_target, target_of
 from ._values import column
@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
 def repl(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     use_encoding(None, "backslashreplace")
-    on_terminal = sys.stdin.isatty() and shows_people()
+    on_terminal = sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
     target = target_of(options, may_ask=on_terminal)
     if not on_terminal:
         return run(partial(_read_all, target.client()), backend="trio")
@@ -137,7 +137,7 @@ class _Shell:
         """
         assert self._connection is not None
         result = await self._calls.call(partial(evaluate, self._connection, expression))
-        write_text("".join([result.output, *as_text(result.value)]))
+        write([result.output, *as_text(result.value)])
         if result.error is not None:
             raise result.error
 

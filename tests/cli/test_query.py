@@ -1,11 +1,14 @@
 """`query`, run as people run it."""
 
+import io
 import json
 import signal
 import subprocess
+import sys
 
 import anyio
 import pytest
+from rayforce import Symbol, Table, Vector
 from support.commands import BOUND, COMMAND, command, environment, started, wrong_usage
 from support.native import free_port
 from support.serve_native import Served, natively_served
@@ -14,6 +17,8 @@ from support.watched import Queries
 
 from rayforce_trio import WSClient, __version__
 from rayforce_trio._cli import _query, main
+from rayforce_trio._cli._formats import FORMATS
+from rayforce_trio._cli._output import write
 
 
 def ask(port: int, expression: str) -> object:
@@ -241,3 +246,23 @@ def test_text_that_the_locale_cannot_write_is_escaped_and_json_is_always_utf_8(s
 def test_what_would_give_orders_to_a_terminal_does_not_reach_it(served: Served) -> None:
     with terminal("query", f":{served.port}", '(do (println (char 27)) (format "%" "\x1b[2Jgone"))') as shown:
         assert "\\x1b[2Jgone" in shown.rest()
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_control_characters_of_data_are_escaped_on_a_terminal_and_nowhere_else(
+    format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", written)
+    value = Table({"a": Vector(["x\x1b[31m\x9b", "y"], ray_type=Symbol)})
+    data = "".join(FORMATS[format_](value))
+    assert "\x9b" in data
+    write([data])
+    assert written.getvalue() == data
+    monkeypatch.setattr(written, "isatty", lambda: True)
+    written.seek(0)
+    written.truncate()
+    write([data])
+    assert not set(written.getvalue()) & {"\x1b", "\x9b"}
+    assert "\\x9b" in written.getvalue()
+    assert written.getvalue().count("\n") == data.count("\n")
