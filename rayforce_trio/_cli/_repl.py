@@ -22,7 +22,7 @@ from ._exits import FAILED, OK, CommandFailed, Interrupted
 from ._formats import as_text
 from ._lines import Lines
 from ._output import complain, harmless, say, use_encoding, write
-from ._secrets import ask
+from ._secrets import ask, keep_secrets_out_of_standard_input
 from ._target import add_target, target_of
 from ._values import column
 from ._waiting import Calls, run
@@ -45,6 +45,8 @@ def repl(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     use_encoding(None, "backslashreplace")
     on_terminal = sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
+    if not sys.stdin.isatty():
+        keep_secrets_out_of_standard_input(options)
     target = target_of(options, may_ask=on_terminal)
     if not on_terminal:
         return run(partial(_read_all, target.client()), backend="trio")

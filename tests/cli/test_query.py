@@ -116,6 +116,10 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
         (["query", ":0", "1"], "Invalid port: 0. "),
         (["query", ":8765", "1", "--timeout", "0"], "argument --timeout: '0' is no positive number of seconds "),
         (["query", ":8765", "1", "--timeout", "soon"], "argument --timeout: 'soon' is no positive number of seconds "),
+        (["query", ":8765", '"\udcff"'], "the expression is not UTF-8"),
+        (["query", ":8765", ""], "there is no expression"),
+        (["query", ":8765", " ; nothing\n"], "there is no expression"),
+        (["query", ":8765", "-", "--token-file", "/dev/stdin"], "standard input is read for expressions, so no secret"),
         (["query", ":8765", "1", "--form", "json"], "unrecognized arguments: --form json "),
     ],
 )
@@ -145,6 +149,11 @@ def test_standard_input_that_is_not_utf_8_is_one_line_and_exit_code_2() -> None:
     )
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == b"error: standard input is not UTF-8: invalid start byte at byte 1\n"
+
+
+def test_empty_standard_input_is_one_line_and_exit_code_2() -> None:
+    done = command("query", ":8765", "-")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no expression\n")
 
 
 def test_the_version_is_told() -> None:
