@@ -219,7 +219,7 @@ def test_the_secret_is_the_first_line_whatever_it_ends_with(by_password: Serving
     [
         (f"ws://ann:{SECRET}@host", [], {}, "argument URL: other users could read a password in a URL, "),
         (f"ann:{SECRET}@host:1", [], {}, "argument URL: other users could read a password in a URL, "),
-        (f"ws://ann:{SECRET[:4]}/{SECRET}@host", [], {}, "Invalid URL. "),
+        (f"ws://ann:{SECRET[:4]}/{SECRET}@host", [], {}, "argument URL: the port of a server is a number "),
         (f"http://host/{SECRET}", [], {}, "argument URL: this is no URL of a server; "),
         (":1", ["--password", SECRET], {}, "argument --password: secrets are no arguments: "),
         (":1", ["--password-file", "a", "--token-file", "b"], {}, "argument --token-file: not allowed with "),
