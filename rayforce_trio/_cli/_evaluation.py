@@ -1,7 +1,24 @@
-"""Asking a server."""
+"""Connecting to a server, and asking it."""
 
-from .. import VerboseResult, WSClientConnection
-from ..errors import RayforceWSError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .. import VerboseResult, WSClient, WSClientConnection
+from ..errors import ConnectionRejected, RayforceWSError
+from ._exits import Refused
+
+
+@contextmanager
+def naming(client: WSClient) -> Iterator[None]:
+    """Have a refusal say which server it comes from, which may be another one than was meant.
+
+    Raises:
+        Refused: the server refused the connection.
+    """
+    try:
+        yield
+    except ConnectionRejected as error:
+        raise Refused(client.uri, error) from None
 
 
 async def evaluate(connection: WSClientConnection, expression: str) -> VerboseResult:

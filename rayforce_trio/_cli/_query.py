@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 from .. import VerboseResult, WSClient
 from ._arguments import seconds
 from ._brackets import is_blank
-from ._evaluation import evaluate
+from ._evaluation import evaluate, naming
 from ._exits import FAILED, OK, CommandFailed, UsageError
 from ._formats import FORMATS
 from ._output import complain, say, use_encoding, write
@@ -53,7 +53,7 @@ def query(options: argparse.Namespace) -> int:
 
 
 async def _ask(client: WSClient, expression: str, patience: float | None) -> VerboseResult:
-    with anyio.move_on_after(patience):
+    with anyio.move_on_after(patience), naming(client):
         async with client.connect() as connection:
             return await evaluate(connection, expression)
     raise CommandFailed(f"not done within {patience:g} seconds; the query was cancelled")

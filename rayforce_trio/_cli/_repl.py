@@ -17,7 +17,7 @@ from rayforce import Vector
 from .. import WSClient, WSClientConnection
 from ..errors import ConnectionRejected, RayforceError
 from ._brackets import is_blank
-from ._evaluation import evaluate
+from ._evaluation import evaluate, naming
 from ._exits import FAILED, OK, CommandFailed, Interrupted
 from ._formats import as_text
 from ._lines import Lines
@@ -110,7 +110,8 @@ class _Shell:
         self._connection: WSClientConnection | None = None
 
     async def connect(self) -> None:
-        self._connection = await self._calls.call(lambda: self._client.connect(self._tasks))
+        with naming(self._client):
+            self._connection = await self._calls.call(lambda: self._client.connect(self._tasks))
 
     @property
     def closed(self) -> bool:
