@@ -2,10 +2,15 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable
 
+from ..errors import RayforceWSError
 from ._exits import CommandFailed, OutputClosed
+
+_NUMBER = re.compile(r"\[Errno -?\d+\] ")
+"""What precedes the words of an `OSError`, which say the same."""
 
 
 def open_standard_streams() -> None:
@@ -52,7 +57,10 @@ def write(parts: Iterable[str]) -> None:
 
 def complain(problem: object) -> None:
     """Say on standard error what is wrong, on a line of its own."""
-    first, *rest = str(problem).splitlines() or [type(problem).__name__]
+    said = str(problem)
+    if isinstance(problem, OSError | RayforceWSError):  # in an error of the engine it is data
+        said = _NUMBER.sub("", said)
+    first, *rest = said.splitlines() or [type(problem).__name__]
     say("\n  ".join([f"error: {first}", *rest]))
 
 

@@ -61,7 +61,7 @@ def repl(options: argparse.Namespace) -> int:
         try:
             prompt = Prompt(shell.names, None if options.no_history else _history_file())
         except OSError as error:
-            complain(f"no history is kept: {error}")
+            complain(f"no history is kept: {error.filename}: {error.strerror}")
             prompt = Prompt(shell.names, None)
         say(f"Connected to {client.uri}. Tab completes names, Ctrl-C cancels, Ctrl-D ends.")
         while (expression := await prompt.read()) is not None:

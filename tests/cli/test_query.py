@@ -18,7 +18,8 @@ from support.watched import Queries
 from rayforce_trio import WSClient, __version__
 from rayforce_trio._cli import _query, main
 from rayforce_trio._cli._formats import FORMATS
-from rayforce_trio._cli._output import write
+from rayforce_trio._cli._output import complain, write
+from rayforce_trio.errors import RayforceUserError
 
 
 def ask(port: int, expression: str) -> object:
@@ -92,7 +93,15 @@ def test_where_nobody_listens_is_one_line_and_exit_code_3() -> None:
     done = command("query", f":{free_port()}", "(+ 1 2)")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("error: could not connect to 127.0.0.1:")
+    assert done.stderr.endswith(": Connection refused\n")
+    assert "Errno" not in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_numbers_of_errors_are_left_out_where_the_words_follow(capsys: pytest.CaptureFixture[str]) -> None:
+    complain(FileNotFoundError(2, "No such file or directory", "file"))
+    complain(RayforceUserError("[Errno 2] of a query"))
+    assert capsys.readouterr().err == "error: No such file or directory: 'file'\nerror: [Errno 2] of a query\n"
 
 
 def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:

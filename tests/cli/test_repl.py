@@ -190,7 +190,7 @@ def test_where_no_history_can_be_kept_the_session_goes_on(served: Served, tmp_pa
     file = tmp_path / "no directory"
     file.touch()
     with terminal("repl", f":{served.port}", XDG_STATE_HOME=str(file)) as shown:
-        shown.until("error: no history is kept: ")
+        shown.until(f"error: no history is kept: {file}/rayforce-trio: Not a directory")
         shown.enter("(+ 40 2)")
         shown.until("42\n")
 
