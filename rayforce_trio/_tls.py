@@ -20,6 +20,13 @@ _AT_ONCE = 16 * 1024  # bytes; so many are given to TLS, which may have an answe
 
 _PLAIN = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST"})
 
+_WORDS = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate of the client",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the certificate that it was shown",
+    "NO_SHARED_CIPHER": "no shared cipher (has the server's context a certificate, by load_cert_chain?)",
+}
+"""What some of OpenSSL's reasons mean; `it` is the peer."""
+
 
 def check_context(context: object, *, server_side: bool) -> None:
     """Raise `RayforceValueError` if this is no `ssl.SSLContext` for a server, or a client."""
@@ -44,7 +51,7 @@ def reason_of(error: BaseException) -> str:
     if speaks_plainly(error):
         return "it does not speak TLS"
     if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
+        return _WORDS.get(error.reason) or error.reason.lower().replace("_", " ")
     return str(error)
 
 

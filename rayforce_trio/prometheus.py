@@ -14,7 +14,7 @@ try:
 except ImportError as _error:
     raise ImportError(
         "rayforce_trio.prometheus needs the prometheus_client library; "
-        "install it with: pip install 'prometheus_client>=0.20'",
+        "install it with: pip install 'rayforce-trio[prometheus]'",
         name=_error.name,
     ) from _error
 

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
-from support.certificates import certificates, client_context, local_certificates, server_context
+from support.certificates import CLIENT, certificates, client_context, local_certificates, server_context
 from support.leaks import no_leaks
 from support.processes import server_process
 from support.raw import RawPeer, connect_raw, raw_server
@@ -137,15 +137,30 @@ async def test_a_server_that_hangs_up_in_the_tls_handshake_is_told_from_one_that
 
 
 @pytest.mark.trio
-async def test_a_server_that_wants_a_certificate_says_so() -> None:
+async def test_a_server_that_wants_a_certificate_that_it_trusts_says_so() -> None:
     context = server_context(local_certificates())
     context.verify_mode = ssl.CERT_REQUIRED
     with trio.fail_after(TIMEOUT):
         async with WSServer(0, host=LOCAL, ssl_context=context) as server:
-            with pytest.raises(HandshakeError, match=r"the TLS handshake with .*certificate required"):
+            with pytest.raises(HandshakeError, match=r"the TLS handshake with .* it wants a certificate of"):
                 await WSClient("localhost", server.port, ssl=trusting()).connect()
+            stranger = trusting()
+            stranger.load_cert_chain(certificates("elsewhere.example.org") / CLIENT)
+            with pytest.raises(HandshakeError, match="it does not trust the certificate that it was shown"):
+                await WSClient("localhost", server.port, ssl=stranger).connect()
             async with WSClient("localhost", server.port, ssl=trusting(shows_itself=True)).connect() as connection:
                 assert (await connection.execute("(+ 1 2)")).value == 3
+
+
+@pytest.mark.trio
+async def test_a_server_without_a_certificate_asks_for_it_in_its_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with trio.fail_after(TIMEOUT):
+        async with WSServer(0, host=LOCAL, ssl_context=context) as server:
+            with pytest.raises(HandshakeError):
+                await WSClient("localhost", server.port, ssl=trusting()).connect()
+    assert "no shared cipher (has the server's context a certificate, by load_cert_chain?)" in caplog.text
 
 
 # One end alone

@@ -50,7 +50,7 @@ async def main():
 
 ADVICE = (
     "RayforceWSError: on asyncio the client needs the websockets library; "
-    "install it with: pip install 'websockets>=17.4'\n"
+    "install it with: pip install 'rayforce-trio[asyncio]'\n"
 )
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from argparse import ArgumentTypeError
-from typing import Literal
+from typing import Literal, NoReturn
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
@@ -31,7 +31,16 @@ def query_timeout(text: str) -> float | Literal["auto"] | None:
     """
     if text == "auto":
         return "auto"
-    return None if text == "0" else seconds(text)
+    return _number(text, "neither a number of seconds, nor 0, nor auto") or None
+
+
+def grace(text: str) -> float:
+    """Return a number of seconds, which may be 0.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    return _number(text, "no number of seconds, 0 or above")
 
 
 def seconds(text: str) -> float:
@@ -40,13 +49,21 @@ def seconds(text: str) -> float:
     Raises:
         ArgumentTypeError: it is none.
     """
+    wrong = "no positive number of seconds"
+    return _number(text, wrong) or _refuse(text, wrong)
+
+
+def _number(text: str, wrong: str) -> float:
+    """Return a number that is 0 or above."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise ArgumentTypeError(f"{text!r} is no positive number of seconds")
-    return value
+    return value if 0 <= value < math.inf else _refuse(text, wrong)
+
+
+def _refuse(text: str, wrong: str) -> NoReturn:
+    raise ArgumentTypeError(f"{text!r} is {wrong}")
 
 
 def limit(text: str) -> int | None:

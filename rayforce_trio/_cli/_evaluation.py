@@ -1,10 +1,24 @@
-"""Asking a server, and showing what it answered."""
+"""Connecting to a server, and asking it."""
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from .. import VerboseResult, WSClientConnection
-from ..errors import RayforceWSError
-from ._output import harmless, write
+from .. import VerboseResult, WSClient, WSClientConnection
+from ..errors import ConnectionRejected, RayforceWSError
+from ._exits import Refused
+
+
+@contextmanager
+def naming(client: WSClient) -> Iterator[None]:
+    """Have a refusal say which server it comes from, which may be another one than was meant.
+
+    Raises:
+        Refused: the server refused the connection.
+    """
+    try:
+        yield
+    except ConnectionRejected as error:
+        raise Refused(client.uri, error) from None
 
 
 async def evaluate(connection: WSClientConnection, expression: str) -> VerboseResult:
@@ -21,8 +35,3 @@ async def evaluate(connection: WSClientConnection, expression: str) -> VerboseRe
         if type(error) is not RayforceWSError or connection.closed:
             raise
     return VerboseResult("", await connection.execute(expression), None)  # it speaks the baseline only
-
-
-def write_text(text: str) -> None:
-    """Write text of the server's to standard output; to a terminal, without what could give it orders."""
-    write([harmless(text) if sys.stdout.isatty() else text])

@@ -1,6 +1,6 @@
 """How a command ends: its exit codes, and the exceptions that stand for them."""
 
-from ..errors import ConnectError, ConnectionClosed, ConnectionLost, ProtocolError, RayforceError
+from ..errors import ConnectError, ConnectionClosed, ConnectionLost, ConnectionRejected, ProtocolError, RayforceError
 
 OK = 0
 FAILED = 1
@@ -22,6 +22,17 @@ class CommandFailed(Exception):
 
 class Interrupted(Exception):
     """Ctrl-C."""
+
+
+class Refused(ConnectionRejected):
+    """A server refused the connection; the text says which one."""
+
+    def __init__(self, uri: str, error: ConnectionRejected) -> None:
+        super().__init__(error.status, error.body)
+        self._uri = uri
+
+    def __str__(self) -> str:
+        return f"{self._uri}: {super().__str__()}"
 
 
 class OutputClosed(Exception):

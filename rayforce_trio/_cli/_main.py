@@ -8,7 +8,7 @@ from .. import __version__
 from ..errors import RayforceError
 from . import _hash_password, _query, _repl, _serve
 from ._exits import FAILED, INTERRUPTED, OK, USAGE, CommandFailed, Interrupted, OutputClosed, UsageError, code_of
-from ._output import complain
+from ._output import complain, open_standard_streams
 
 _EPILOG = "Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 no connection, or lost; 130 Ctrl-C."
 
@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after `--help` and `--version`, and where the arguments are wrong.
     """
-    options = _parser().parse_args(arguments)
     try:
+        open_standard_streams()
+        options = _parser().parse_args(arguments)
         return int(options.run(options))
     except (Interrupted, KeyboardInterrupt):
         return INTERRUPTED

@@ -2,10 +2,28 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable
 
-from ._exits import OutputClosed
+from ..errors import RayforceWSError
+from ._exits import CommandFailed, OutputClosed
+
+_NUMBER = re.compile(r"\[Errno -?\d+\] ")
+"""What precedes the words of an `OSError`, which say the same."""
+
+
+def open_standard_streams() -> None:
+    """Put something in the place of standard input, output and error that are closed, which files opened later take.
+
+    Standard input is empty then, standard error goes nowhere, and standard output cannot be written; it stays `None`.
+    """
+    for name, flags in ("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)
+            if name != "stdout":
+                mode = "r" if name == "stdin" else "w"
+                setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it lasts
 
 
 def use_encoding(encoding: str | None, errors: str) -> None:
@@ -15,15 +33,18 @@ def use_encoding(encoding: str | None, errors: str) -> None:
 
 
 def write(parts: Iterable[str]) -> None:
-    """Write to standard output, all the way.
+    """Write to standard output, all the way; to a terminal, without what could give it orders.
 
     Raises:
         OutputClosed: nobody reads it any more.
-        OSError: it cannot be written, since a disk is full, say.
+        CommandFailed: it cannot be written, since a disk is full, say.
     """
+    if sys.stdout is None:
+        raise CommandFailed("the output cannot be written: it is closed")
+    shown = harmless if sys.stdout.isatty() else str
     try:
         for part in parts:
-            sys.stdout.write(part)
+            sys.stdout.write(shown(part))
         sys.stdout.flush()
     except OSError as error:
         null = os.open(os.devnull, os.O_WRONLY)  # or Python tries once more when it ends, and complains
@@ -31,12 +52,15 @@ def write(parts: Iterable[str]) -> None:
         os.close(null)
         if isinstance(error, BrokenPipeError):
             raise OutputClosed from None
-        raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None
+        raise CommandFailed(f"the output cannot be written: {error.strerror}") from None
 
 
 def complain(problem: object) -> None:
     """Say on standard error what is wrong, on a line of its own."""
-    first, *rest = str(problem).splitlines() or [type(problem).__name__]
+    said = str(problem)
+    if isinstance(problem, OSError | RayforceWSError):  # in an error of the engine it is data
+        said = _NUMBER.sub("", said)
+    first, *rest = said.splitlines() or [type(problem).__name__]
     say("\n  ".join([f"error: {first}", *rest]))
 
 

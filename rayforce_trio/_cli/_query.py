@@ -9,10 +9,12 @@ from anyio.abc import TaskGroup
 
 from .. import VerboseResult, WSClient
 from ._arguments import seconds
-from ._evaluation import evaluate, write_text
+from ._brackets import is_blank
+from ._evaluation import evaluate, naming
 from ._exits import FAILED, OK, CommandFailed, UsageError
 from ._formats import FORMATS
 from ._output import complain, say, use_encoding, write
+from ._secrets import keep_secrets_out_of_standard_input
 from ._target import add_target, target_of
 from ._waiting import Calls, run
 
@@ -32,8 +34,12 @@ def add_parser(commands: Any) -> None:
 
 def query(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
+    if options.expression == "-":
+        keep_secrets_out_of_standard_input(options)
     client = target_of(options).client()
-    expression = _standard_input() if options.expression == "-" else options.expression
+    expression = _standard_input() if options.expression == "-" else _checked(options.expression)
+    if is_blank(expression):
+        raise UsageError("there is no expression")
 
     async def ask(calls: Calls, _: TaskGroup) -> VerboseResult:
         return await calls.call(lambda: _ask(client, expression, options.timeout))
@@ -47,7 +53,7 @@ def query(options: argparse.Namespace) -> int:
 
 
 async def _ask(client: WSClient, expression: str, patience: float | None) -> VerboseResult:
-    with anyio.move_on_after(patience):
+    with anyio.move_on_after(patience), naming(client):
         async with client.connect() as connection:
             return await evaluate(connection, expression)
     raise CommandFailed(f"not done within {patience:g} seconds; the query was cancelled")
@@ -56,13 +62,21 @@ async def _ask(client: WSClient, expression: str, patience: float | None) -> Ver
 def _write(result: VerboseResult, format_: str) -> None:
     if format_ == "text":
         use_encoding(None, "backslashreplace")
-        write_text("".join([result.output, *FORMATS[format_](result.value)]))
+        write([result.output, *FORMATS[format_](result.value)])
         return
     use_encoding("utf-8", "strict")
     if result.output:
         say(result.output.rstrip("\n"))
     if result.error is None:
         write(FORMATS[format_](result.value))
+
+
+def _checked(expression: str) -> str:
+    try:
+        expression.encode()
+    except UnicodeEncodeError:  # how Python passes on other bytes
+        raise UsageError("the expression is not UTF-8") from None
+    return expression
 
 
 def _standard_input() -> str:

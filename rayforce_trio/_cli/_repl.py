@@ -17,12 +17,12 @@ from rayforce import Vector
 from .. import WSClient, WSClientConnection
 from ..errors import ConnectionRejected, RayforceError
 from ._brackets import is_blank
-from ._evaluation import evaluate, write_text
+from ._evaluation import evaluate, naming
 from ._exits import FAILED, OK, CommandFailed, Interrupted
 from ._formats import as_text
 from ._lines import Lines
-from ._output import complain, harmless, say, use_encoding
-from ._secrets import ask
+from ._output import complain, harmless, say, use_encoding, write
+from ._secrets import ask, keep_secrets_out_of_standard_input
 from ._target import add_target, target_of
 from ._values import column
 from ._waiting import Calls, run
@@ -44,7 +44,9 @@ def add_parser(commands: Any) -> None:
 def repl(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     use_encoding(None, "backslashreplace")
-    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    on_terminal = sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
+    if not sys.stdin.isatty():
+        keep_secrets_out_of_standard_input(options)
     target = target_of(options, may_ask=on_terminal)
     if not on_terminal:
         return run(partial(_read_all, target.client()), backend="trio")
@@ -59,7 +61,7 @@ def repl(options: argparse.Namespace) -> int:
         try:
             prompt = Prompt(shell.names, None if options.no_history else _history_file())
         except OSError as error:
-            complain(f"no history is kept: {error}")
+            complain(f"no history is kept: {error.filename}: {error.strerror}")
             prompt = Prompt(shell.names, None)
         say(f"Connected to {client.uri}. Tab completes names, Ctrl-C cancels, Ctrl-D ends.")
         while (expression := await prompt.read()) is not None:
@@ -108,7 +110,8 @@ class _Shell:
         self._connection: WSClientConnection | None = None
 
     async def connect(self) -> None:
-        self._connection = await self._calls.call(lambda: self._client.connect(self._tasks))
+        with naming(self._client):
+            self._connection = await self._calls.call(lambda: self._client.connect(self._tasks))
 
     @property
     def closed(self) -> bool:
@@ -137,7 +140,7 @@ class _Shell:
         """
         assert self._connection is not None
         result = await self._calls.call(partial(evaluate, self._connection, expression))
-        write_text("".join([result.output, *as_text(result.value)]))
+        write([result.output, *as_text(result.value)])
         if result.error is not None:
             raise result.error
 

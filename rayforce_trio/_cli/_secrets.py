@@ -89,6 +89,16 @@ def secrets_of(options: Namespace) -> tuple[str | None, str | None]:
     return password, token
 
 
+def keep_secrets_out_of_standard_input(options: Namespace) -> None:
+    """Refuse to read a secret from where the expressions come from: the one would swallow the other.
+
+    Raises:
+        UsageError: a file with a secret is standard input.
+    """
+    if "/dev/stdin" in (options.password_file, options.token_file):
+        raise UsageError("standard input is read for expressions, so no secret can come from /dev/stdin")
+
+
 def ask(question: str) -> str | None:
     """Ask for a secret on the terminal, without echo; `None` if there is none, since Ctrl-D came.
 

@@ -13,7 +13,7 @@ import trio
 
 from .. import WSServer
 from ..errors import RayforceValueError
-from ._arguments import DEFAULT_HOST, DEFAULT_PORT, limit, query_timeout, seconds, size
+from ._arguments import DEFAULT_HOST, DEFAULT_PORT, grace, limit, query_timeout, seconds, size
 from ._authentication import Authentication, add_authentication, authentication_of
 from ._engine import add_engine, engine_of
 from ._exits import OK, UsageError
@@ -34,6 +34,7 @@ def add_parser(commands: Any) -> None:
     network.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help="port to listen on, 0 for a free one; default: %(default)s"
     )
+    network.add_argument("--reuse-port", action="store_true", help="share the port with other servers of the same user")
     network.add_argument(
         "--allowed-origin",
         metavar="ORIGIN",
@@ -64,29 +65,39 @@ def add_parser(commands: Any) -> None:
     )
     add_authentication(parser)
 
-    limits = parser.add_argument_group("limits, where 0 is none")
+    limits = parser.add_argument_group("limits")
     for name, default, what in (
         ("--max-connections", "128", "connections in all"),
         ("--max-connections-per-address", "32", "connections from one address"),
         ("--max-unauthenticated", "32", "connections that are not open yet"),
         ("--max-in-flight", "1024", "requests of one connection without an answer"),
     ):
-        limits.add_argument(name, metavar="N", type=limit, default=default, help=f"{what}; default: %(default)s")
+        limits.add_argument(
+            name, metavar="N", type=limit, default=default, help=f"{what}, 0 for any number; default: %(default)s"
+        )
 
     limits.add_argument(
         "--query-timeout",
         metavar="SECONDS",
         type=query_timeout,
         default="auto",
-        help="that a query may run in the engine, 0 for any time; default: 300, or 0 if only this machine can connect",
+        help="that a query may run in the engine, 0 for any time; auto, which is the default, is 300, or 0 if only "
+        "this machine can connect",
     )
     limits.add_argument(
         "--drain-timeout",
         metavar="SECONDS",
-        type=seconds,
-        default=10.0,
-        help="that queries have to finish when the server stops; default: 10",
+        type=grace,
+        default="10",
+        help="that queries have to finish when the server stops, 0 for none; default: %(default)s",
     )
+    for name, default, what in (
+        ("--open-timeout", "5", "that a client has to open a connection"),
+        ("--write-timeout", "30", "after which a client is dropped that takes nothing of what it is sent"),
+    ):
+        limits.add_argument(
+            name, metavar="SECONDS", type=seconds, default=default, help=f"{what}; default: %(default)s"
+        )
 
     add_engine(parser)
     parser.add_argument("--metrics", action="store_true", help="answer GET /metrics, for Prometheus")
@@ -115,6 +126,9 @@ def serve(options: argparse.Namespace) -> int:
             max_unauthenticated=options.max_unauthenticated,
             max_in_flight=options.max_in_flight,
             max_message_size=options.max_message_size,
+            reuse_port=options.reuse_port,
+            open_timeout=options.open_timeout,
+            write_timeout=options.write_timeout,
             query_timeout=options.query_timeout,
             drain_timeout=options.drain_timeout,
             metrics=options.metrics,

@@ -3,6 +3,7 @@
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from ssl import SSLContext
 from urllib.parse import unquote, urlsplit
 
@@ -14,6 +15,11 @@ from ._secrets import PASSWORD_VARIABLE, add_secrets, secrets_of
 from ._tls import client_context
 
 _SHORT = re.compile(r"(?P<user>[^/?#@]+@)?(?P<host>\[[^\]/?#@]*\]|[^:/?#@\[\]]*)(:(?P<port>\d+))?", re.ASCII)
+
+_NO_URL = (
+    "this is no URL of a server; such look like ws://host:port, wss://user@host:port/path or, in short and without a "
+    "path, host:port or :port"
+)
 
 
 def add_target(parser: ArgumentParser) -> None:
@@ -103,24 +109,38 @@ def address(text: str) -> tuple[str, str | None]:
     Raises:
         ArgumentTypeError: it is none of these. It is not shown: there may be a password in it.
     """
+    if _is_ipv6(text.removeprefix("ws://").removeprefix("wss://")):
+        raise ArgumentTypeError("an IPv6 address stands in brackets, as in [::1]:8765")
     short = _SHORT.fullmatch(text)
     if short is not None:
         text = f"ws://{short['user'] or ''}{short['host'] or DEFAULT_HOST}:{short['port'] or DEFAULT_PORT}"
     try:
         parts = urlsplit(text)
-        if parts.scheme not in ("ws", "wss"):
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise ValueError
     except ValueError:
-        raise ArgumentTypeError(
-            "this is no URL of a server; such look like ws://host:port, wss://user@host:port/path, host:port or :port"
-        ) from None
+        raise ArgumentTypeError(_NO_URL) from None
     if parts.password is not None:
         raise ArgumentTypeError(
             f"other users could read a password in a URL, in the list of processes; use --password-file or "
             f"{PASSWORD_VARIABLE}"
         )
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ArgumentTypeError("the port of a server is a number between 1 and 65535")
     user = unquote(parts.username) if parts.username else None
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), user
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _tls(options: Namespace, url: str) -> SSLContext | None:

@@ -100,6 +100,6 @@ def _asyncio_connect() -> _Connect:
         if error.name is None or error.name.partition(".")[0] != "websockets":
             raise
         raise RayforceWSError(
-            "on asyncio the client needs the websockets library; install it with: pip install 'websockets>=17.4'"
+            "on asyncio the client needs the websockets library; install it with: pip install 'rayforce-trio[asyncio]'"
         ) from error
     return _asyncio_websockets.connect

@@ -1,11 +1,14 @@
 """`query`, run as people run it."""
 
+import io
 import json
 import signal
 import subprocess
+import sys
 
 import anyio
 import pytest
+from rayforce import Symbol, Table, Vector
 from support.commands import BOUND, COMMAND, command, environment, started, wrong_usage
 from support.native import free_port
 from support.serve_native import Served, natively_served
@@ -13,6 +16,10 @@ from support.terminal import CTRL_C, terminal
 from support.watched import Queries
 
 from rayforce_trio import WSClient, __version__
+from rayforce_trio._cli import _query, main
+from rayforce_trio._cli._formats import FORMATS
+from rayforce_trio._cli._output import complain, write
+from rayforce_trio.errors import RayforceUserError
 
 
 def ask(port: int, expression: str) -> object:
@@ -86,7 +93,15 @@ def test_where_nobody_listens_is_one_line_and_exit_code_3() -> None:
     done = command("query", f":{free_port()}", "(+ 1 2)")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("error: could not connect to 127.0.0.1:")
+    assert done.stderr.endswith(": Connection refused\n")
+    assert "Errno" not in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_numbers_of_errors_are_left_out_where_the_words_follow(capsys: pytest.CaptureFixture[str]) -> None:
+    complain(FileNotFoundError(2, "No such file or directory", "file"))
+    complain(RayforceUserError("[Errno 2] of a query"))
+    assert capsys.readouterr().err == "error: No such file or directory: 'file'\nerror: [Errno 2] of a query\n"
 
 
 def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
@@ -101,20 +116,43 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
     [
         ([], "the following arguments are required: COMMAND (see rayforce-trio --help)"),
         (["query", ":8765"], "the following arguments are required: EXPR (see rayforce-trio query --help)"),
-        (["query", "http://host", "1"], "argument URL: this is no URL of a server; such look like "),
+        (
+            ["query", "http://host", "1"],
+            "argument URL: this is no URL of a server; such look like ws://host:port, wss://",
+        ),
         (["query", "host:port", "1"], "argument URL: this is no URL of a server; "),
-        (["query", "host:70000", "1"], "Invalid URL. "),
         (["query", "[::1", "1"], "argument URL: this is no URL of a server; "),
-        (["query", "ws://:8765", "1"], "Invalid URL. "),
+        (["query", "ws://", "1"], "argument URL: this is no URL of a server; "),
+        (["query", "ws://:8765", "1"], "argument URL: this is no URL of a server; "),
         (["query", "host/path", "1"], "argument URL: this is no URL of a server; "),
-        (["query", ":0", "1"], "Invalid port: 0. "),
+        (["query", ":8765/path", "1"], "argument URL: this is no URL of a server; "),
+        (["query", ":99999", "1"], "argument URL: the port of a server is a number between 1 and 65535 (see "),
+        (["query", "ws://host:port", "1"], "argument URL: the port of a server is a number between 1 and 65535 (see "),
+        (["query", ":0", "1"], "argument URL: the port of a server is a number between 1 and 65535 (see "),
+        (["query", "::1", "1"], "argument URL: an IPv6 address stands in brackets, as in [::1]:8765 (see "),
+        (["query", "ws://::1", "1"], "argument URL: an IPv6 address stands in brackets, as in [::1]:8765 (see "),
         (["query", ":8765", "1", "--timeout", "0"], "argument --timeout: '0' is no positive number of seconds "),
         (["query", ":8765", "1", "--timeout", "soon"], "argument --timeout: 'soon' is no positive number of seconds "),
+        (["query", ":8765", '"\udcff"'], "the expression is not UTF-8"),
+        (["query", ":8765", ""], "there is no expression"),
+        (["query", ":8765", " ; nothing\n"], "there is no expression"),
+        (["query", ":8765", "-", "--token-file", "/dev/stdin"], "standard input is read for expressions, so no secret"),
         (["query", ":8765", "1", "--form", "json"], "unrecognized arguments: --form json "),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
     assert wrong_usage(*arguments).startswith(says)
+
+
+def test_ctrl_c_while_the_arguments_are_read_is_silent_and_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_query, "add_parser", interrupted)
+    assert main(["query", ":8765", "1"]) == 130
+    assert capfd.readouterr() == ("", "")
 
 
 def test_standard_input_that_is_not_utf_8_is_one_line_and_exit_code_2() -> None:
@@ -128,6 +166,11 @@ def test_standard_input_that_is_not_utf_8_is_one_line_and_exit_code_2() -> None:
     )
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == b"error: standard input is not UTF-8: invalid start byte at byte 1\n"
+
+
+def test_empty_standard_input_is_one_line_and_exit_code_2() -> None:
+    done = command("query", ":8765", "-")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no expression\n")
 
 
 def test_the_version_is_told() -> None:
@@ -197,7 +240,26 @@ def test_a_full_disk_is_one_line_and_exit_code_1(served: Served) -> None:
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr == "error: [Errno 28] the output cannot be written: No space left on device\n"
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "expression", "out", "err"),
+    [
+        (">&-", "(+ 1 2)", "", "error: the output cannot be written: it is closed\n"),
+        ("<&- 2>&-", '(do (println "working") (+ 1 "a"))', "working\n", ""),
+    ],
+)
+def test_standard_streams_may_be_closed(served: Served, closed: str, expression: str, out: str, err: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, "query", f":{served.port}", expression],
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=BOUND,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, out, err)
 
 
 def test_text_that_the_locale_cannot_write_is_escaped_and_json_is_always_utf_8(served: Served) -> None:
@@ -210,3 +272,23 @@ def test_text_that_the_locale_cannot_write_is_escaped_and_json_is_always_utf_8(s
 def test_what_would_give_orders_to_a_terminal_does_not_reach_it(served: Served) -> None:
     with terminal("query", f":{served.port}", '(do (println (char 27)) (format "%" "\x1b[2Jgone"))') as shown:
         assert "\\x1b[2Jgone" in shown.rest()
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_control_characters_of_data_are_escaped_on_a_terminal_and_nowhere_else(
+    format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", written)
+    value = Table({"a": Vector(["x\x1b[31m\x9b", "y"], ray_type=Symbol)})
+    data = "".join(FORMATS[format_](value))
+    assert "\x9b" in data
+    write([data])
+    assert written.getvalue() == data
+    monkeypatch.setattr(written, "isatty", lambda: True)
+    written.seek(0)
+    written.truncate()
+    write([data])
+    assert not set(written.getvalue()) & {"\x1b", "\x9b"}
+    assert "\\x9b" in written.getvalue()
+    assert written.getvalue().count("\n") == data.count("\n")

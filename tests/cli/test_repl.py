@@ -190,7 +190,7 @@ def test_where_no_history_can_be_kept_the_session_goes_on(served: Served, tmp_pa
     file = tmp_path / "no directory"
     file.touch()
     with terminal("repl", f":{served.port}", XDG_STATE_HOME=str(file)) as shown:
-        shown.until("error: no history is kept: ")
+        shown.until(f"error: no history is kept: {file}/rayforce-trio: Not a directory")
         shown.enter("(+ 40 2)")
         shown.until("42\n")
 
@@ -279,6 +279,12 @@ def test_an_interrupt_cancels_the_query_in_the_engine_and_ends_it_with_130(serve
         assert shell.returncode == 130
     assert ask(served.port, "(+ 1 2)") == 3
     assert not query.has_ended
+
+
+def test_a_secret_cannot_come_from_where_the_expressions_do() -> None:
+    done = command("repl", ":8765", "--password-file", "/dev/stdin", given="secret\n(+ 1 2)\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: standard input is read for expressions, so no secret can come from /dev/stdin\n"
 
 
 def test_a_connection_that_is_lost_ends_it_with_exit_code_3() -> None:

@@ -12,6 +12,9 @@ from support.engine_processes import has_ended
 from support.native import native_server
 from support.terminal import CTRL_C, terminal
 
+from rayforce_trio._cli import _serve, main
+from rayforce_trio.errors import RayforceValueError
+
 SCRIPT = "(set served_by_script 42) (env 0)"  # of its value, rayforce-py cannot make anything
 
 NATIVE = ["--engine", "native"]
@@ -68,13 +71,46 @@ def test_metrics_are_served_if_that_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--query-timeout", "soon"], "argument --query-timeout: 'soon' is no positive number of seconds"),
-        (["--drain-timeout", "0"], "argument --drain-timeout: '0' is no positive number of seconds"),
+        (["--query-timeout", "-1"], "argument --query-timeout: '-1' is neither a number of seconds, nor 0, nor auto ("),
+        (["--drain-timeout", "-1"], "argument --drain-timeout: '-1' is no number of seconds, 0 or above ("),
+        (["--open-timeout", "0"], "argument --open-timeout: '0' is no positive number of seconds ("),
+        (["--write-timeout", "inf"], "argument --write-timeout: 'inf' is no positive number of seconds ("),
         (["--max-in-flight", "-1"], "argument --max-in-flight: '-1' is no limit"),
     ],
 )
 def test_limits_that_make_no_sense_are_wrong_usage(arguments: list[str], says: str) -> None:
     assert wrong_usage("serve", *IN_PROCESS, *arguments).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ([], {"query_timeout": "auto", "drain_timeout": 10, "open_timeout": 5, "write_timeout": 30}),
+        (["--query-timeout", "auto"], {"query_timeout": "auto"}),
+        (["--query-timeout", "0", "--drain-timeout", "0"], {"query_timeout": None, "drain_timeout": 0}),
+        (["--open-timeout", "1.5", "--write-timeout", "7"], {"open_timeout": 1.5, "write_timeout": 7}),
+        (["--reuse-port"], {"reuse_port": True}),
+        ([], {"reuse_port": False}),
+    ],
+)
+def test_the_server_gets_the_options(
+    arguments: list[str], options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def server(*_: object, **given: object) -> None:
+        assert given.items() >= options.items()
+        raise RayforceValueError("seen")
+
+    monkeypatch.setattr(_serve, "_Server", server)
+    assert wrong_usage("serve", *IN_PROCESS, *arguments) == "seen"
+
+
+def test_help_tells_what_the_limits_may_be(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0 for any time; auto, which is the default, is 300, or 0 if only this machine can connect" in said
+    assert "without an answer, 0 for any number; default: 1024" in said
+    assert "when the server stops, 0 for none; default: 10" in said
 
 
 def test_by_default_queries_run_in_a_process_of_their_own_which_ends_with_the_server() -> None:

@@ -44,7 +44,7 @@ def test_a_client_that_does_not_is_told_why_it_cannot_be(served: Serving) -> Non
 def test_a_client_that_speaks_plainly_is_told_so(served: Serving) -> None:
     code, out, err = ask(served.url)
     assert (code, out) == (3, "")
-    assert err.startswith("error: the server refused the connection with HTTP status 400: ")
+    assert err.startswith(f"error: ws://127.0.0.1{served.url}: the server refused the connection with HTTP ")
 
 
 def test_a_shell_speaks_tls_too(served: Serving, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_certificate_and_a_password_may_both_be_asked_for() -> None:
         assert ask(url, *known, RAYFORCE_PASSWORD="one of two") == (0, "3\n", "")
         code, _, err = ask(url, *known)
         assert code == 3
-        assert err.startswith("error: the server refused the connection with HTTP status 401: ")
+        assert err.startswith(f"error: {url}: the server refused the connection with HTTP status 401: ")
 
 
 def test_a_key_that_every_user_can_read_is_warned_of(tmp_path: Path) -> None:
