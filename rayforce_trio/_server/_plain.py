@@ -77,6 +77,6 @@ def _metrics_of(server: Reporting) -> _Page:
         if error.name is None or error.name.partition(".")[0] != "prometheus_client":
             raise
         raise RayforceWSError(
-            "metrics=True needs the prometheus_client library; install it with: pip install 'prometheus_client>=0.20'"
+            "metrics=True needs the prometheus_client library; install it with: pip install 'rayforce-trio[prometheus]'"
         ) from error
     return prometheus.Page(server)
