@@ -394,6 +394,25 @@ async def test_an_authenticator_that_takes_too_long_is_given_up_and_the_peer_is_
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("error", [ValueError("no such row"), KeyError("row"), OSError("the database is gone")])
+async def test_one_that_fails_as_it_is_given_up_has_failed(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    async def fail_in_the_end() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise error
+
+    async def authenticate(request: Request) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_in_the_end)
+            nursery.start_soon(trio.sleep_forever)
+
+    async with guarded(authenticate, open_timeout=0.2) as server:
+        assert (await answer_to(server.port)).status == 500
+    assert caplog.text.count("): authenticate failed") == 1
+
+
+@pytest.mark.trio
 @pytest.mark.parametrize("right", [False, True])
 async def test_so_is_one_that_does_not_heed_that(right: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def authenticate(request: Request) -> bool:

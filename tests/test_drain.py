@@ -146,6 +146,29 @@ async def test_posts_that_have_arrived_are_carried_out() -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("is_post", [False, True])
+async def test_what_has_arrived_and_waits_for_room_is_carried_out(
+    is_post: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayforce_trio._server._connection.MAX_QUEUED_BYTES", 1000)
+    last = encode(f"(set {name} 7)" + " " * 800, MessageType.ASYNC if is_post else MessageType.SYNC)
+    messages = [encode("(til 3000000)", MessageType.SYNC), encode("1" + " " * 800, MessageType.SYNC), last]
+    with trio.fail_after(30):
+        async with WSServer(0, host=LOCAL) as server, trio.open_nursery() as nursery:
+            with await open_raw(server.port, receive_buffer=4096) as peer:
+                await peer.send(b"".join(map(frame, messages)))
+                while server.statistics().requests.total + server.statistics().posts.total < 3:
+                    await trio.lowlevel.checkpoint()
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(server.stop)
+                await trio.testing.wait_all_tasks_blocked()
+                assert await peer.receive_close() == 1001
+                assert server.statistics().requests.abandoned == 0
+        async with WSServer(0, host=LOCAL) as server, WSClient(LOCAL, server.port).connect() as connection:
+            assert await connection.execute(name) == 7
+
+
+@pytest.mark.trio
 async def test_a_long_reply_is_sent_to_its_end_although_its_reader_is_slow() -> None:
     async with serving(InProcessEngine()) as server, trio.open_nursery() as nursery:
         with await open_raw(server.port, receive_buffer=4096) as peer:

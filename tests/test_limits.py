@@ -288,6 +288,27 @@ async def test_a_network_has_five_failures_in_any_second(autojump_clock: trio.ab
 
 
 @pytest.mark.trio
+async def test_one_that_hangs_keeps_others_of_the_network_waiting_no_longer_than_failures_count(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    limit = FailureLimit()
+
+    async def hang() -> None:
+        async with limit.attempt("192.0.2.7"):
+            await trio.sleep(60)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hang)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(FAILURES_PER_SECOND - 1):
+            assert await fail(limit) == 0
+        begun = trio.current_time()
+        assert await succeed(limit) == 0
+        assert trio.current_time() == pytest.approx(begun + 1.0)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
 async def test_after_five_failures_nobody_of_the_network_may_try_for_a_while(autojump_clock: trio.abc.Clock) -> None:
     limit = FailureLimit()
     for _ in range(5):

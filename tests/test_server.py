@@ -347,6 +347,28 @@ async def test_it_ends_although_a_session_is_still_opening() -> None:
         await server.stop()
 
 
+class Slow(GateEngine):
+    """Never starts."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ARG002
+        await trio.sleep_forever()
+
+
+@every_way_to_start
+@pytest.mark.trio
+async def test_it_can_be_stopped_while_its_engine_starts(start: Start) -> None:
+    async with in_time(), trio.open_nursery() as nursery:
+        server = local_server(engine=Slow())
+
+        async def be_stopped() -> None:
+            with pytest.raises(errors.RayforceWSError, match=r"^the server was stopped before it listened$"):
+                await start(server)
+
+        nursery.start_soon(be_stopped)
+        await wait_all_tasks_blocked()
+        await server.stop()
+
+
 @pytest.mark.trio
 async def test_run_needs_the_main_thread() -> None:
     with pytest.raises(errors.RayforceWSError, match=r"run\(\) needs the main thread"):

@@ -2,12 +2,12 @@
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 
 from ._exits import Interrupted
 
@@ -31,13 +31,11 @@ class Calls:
         self._tasks = tasks
         self._scope: anyio.CancelScope | None = None
 
-    async def heed(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def heed(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Wait for Ctrl-C, until cancelled."""
-        with anyio.open_signal_receiver(signal.SIGINT) as signals:
-            task_status.started()
-            async for _ in signals:
-                if self._scope is not None:
-                    self._scope.cancel()
+        async for _ in signals:
+            if self._scope is not None:
+                self._scope.cancel()
 
     async def call(self, function: Callable[[], Awaitable[T]], *, quietly: bool = False) -> T:
         """Return what a function returns. A checkpoint.
@@ -83,6 +81,8 @@ class _Clock:
         with self._scope:
             await anyio.sleep(PATIENCE)
             while True:
+                if self._scope.cancel_called:  # as it woke
+                    return
                 self._shown = True
                 _show(f"{_ERASE}{anyio.current_time() - self._began:.1f} s, Ctrl-C cancels")
                 await anyio.sleep(_REFRESH)
@@ -102,20 +102,21 @@ def _show(text: str) -> None:
 def run(function: Callable[[Calls, TaskGroup], Awaitable[T]], *, backend: str) -> T:
     """Run an event loop for a function, to which Ctrl-C comes only as `Interrupted`.
 
-    Raises what the function raises, and never a group.
+    Raises what the function raises, and never a group; `KeyboardInterrupt`, if Ctrl-C comes before it or after it.
     """
 
     async def main() -> T:
         results: list[T] = []
         errors: list[Exception] = []
-        async with anyio.create_task_group() as tasks:
-            calls = Calls(tasks)
-            await tasks.start(calls.heed)
-            try:
-                results.append(await function(calls, tasks))
-            except Exception as error:  # noqa: BLE001 - raised below, outside the group
-                errors.append(error)
-            tasks.cancel_scope.cancel()
+        with anyio.open_signal_receiver(signal.SIGINT) as signals:  # what it still holds in the end is raised by it
+            async with anyio.create_task_group() as tasks:
+                calls = Calls(tasks)
+                tasks.start_soon(calls.heed, signals)
+                try:
+                    results.append(await function(calls, tasks))
+                except Exception as error:  # noqa: BLE001 - raised below, outside the group
+                    errors.append(error)
+                tasks.cancel_scope.cancel()
         if errors:
             raise errors[0]
         return results[0]

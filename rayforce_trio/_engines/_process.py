@@ -158,10 +158,11 @@ class NativeProcess(Engine):
         with trio.move_on_after(_SESSION_PATIENCE):
             while True:
                 await self._ready.wait()
-                assert self._native is not None
-                gone = self._gone
+                native, gone = self._native, self._gone
+                if native is None:
+                    continue  # it ended just now
                 try:
-                    return await self._native.open_session()
+                    return await native.open_session()
                 except EngineError as error:
                     reason = str(error)
                 await gone.wait()  # it may have ended, though that was not noticed yet

@@ -134,11 +134,16 @@ class Admission:
         request = read_request(opening_request)
         deadline, opening.deadline = opening.deadline, inf
         found: object = None
-        with trio.move_on_at(deadline):
-            found = await self._ask(authenticate, request, log)
-        if trio.current_time() >= deadline:  # it may not have heeded that
-            log.warning("authenticate took too long")
-            found = _TOO_LATE
+        try:
+            with trio.move_on_at(deadline):
+                found = await self._ask(authenticate, request)
+        except Exception:
+            log.exception("authenticate failed")
+            found = _FAILED
+        else:
+            if trio.current_time() >= deadline:  # it may not have heeded that
+                log.warning("authenticate took too long")
+                found = _TOO_LATE
         if isinstance(found, Refusal):
             opening.deadline = max(deadline, trio.current_time()) + ANSWER_TIME
             return found
@@ -146,18 +151,14 @@ class Admission:
         log.principal = _name_of(found, request)
         return found
 
-    async def _ask(self, authenticate: Authenticate, request: Request, log: ConnectionLog) -> object:
+    async def _ask(self, authenticate: Authenticate, request: Request) -> object:
         async with self._failures.attempt(network_of(request.peer)) as attempt:
             if attempt.retry_after:
                 return _slow_down(attempt.retry_after)
-            try:
-                principal = authenticate(request)
-                if inspect.isawaitable(principal):
-                    principal = await principal
-                attempt.failed = not principal
-            except Exception:
-                log.exception("authenticate failed")
-                return _FAILED
+            principal = authenticate(request)
+            if inspect.isawaitable(principal):
+                principal = await principal
+            attempt.failed = not principal
         return _UNKNOWN if attempt.failed else principal
 
 

@@ -3,6 +3,7 @@
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import inf
 
 import trio
 
@@ -45,10 +46,11 @@ class FailureLimit:
         """
         network = self._networks.setdefault(name, _Network())
         while network.attempts and network.attempts + network.recent_failures() >= FAILURES_PER_SECOND:
-            await network.ended.wait()
+            with trio.move_on_at(network.forgets_at):
+                await network.ended.wait()
             network = self._networks.setdefault(name, network)  # it may have been forgotten meanwhile
         if network.recent_failures() >= FAILURES_PER_SECOND:
-            yield Attempt(network.failures[0] + 1.0 - trio.current_time())
+            yield Attempt(network.forgets_at - trio.current_time())
             return
         attempt = Attempt(0.0)
         network.begin()
@@ -74,8 +76,13 @@ class _Network:
         self.failures: deque[float] = deque(maxlen=FAILURES_PER_SECOND)  # when
         self.ended = trio.Event()
 
+    @property
+    def forgets_at(self) -> float:
+        """When the first of its failures counts no more."""
+        return self.failures[0] + 1.0 if self.failures else inf
+
     def recent_failures(self) -> int:
-        while self.failures and self.failures[0] <= trio.current_time() - 1.0:
+        while self.forgets_at <= trio.current_time():
             self.failures.popleft()
         return len(self.failures)
 

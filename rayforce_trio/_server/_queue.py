@@ -24,6 +24,7 @@ class BoundedQueue(Generic[T]):
         self._max_bytes = max_bytes
         self._items: deque[tuple[T, int]] = deque()
         self._bytes = 0
+        self._putting = 0
         self.closed = False
         self._room = trio.Event()
 
@@ -32,13 +33,22 @@ class BoundedQueue(Generic[T]):
 
         If cancelled, the item is not in the queue. A closed queue takes nothing more; the item is dropped.
         """
-        while not self.closed and self._is_full_for(size):
-            if self._room.is_set():
-                self._room = trio.Event()
-            await self._room.wait()
+        self._putting += 1
+        try:
+            while not self.closed and self._is_full_for(size):
+                if self._room.is_set():
+                    self._room = trio.Event()
+                await self._room.wait()
+        finally:
+            self._putting -= 1
         if not self.closed:
             self._items.append((item, size))
             self._bytes += size
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for room to put an item, or has not gone on since there is some."""
+        return self._putting > 0
 
     @property
     def first(self) -> T:

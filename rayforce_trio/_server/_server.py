@@ -143,6 +143,7 @@ class WSServer:
             keepalive=KeepAlive(ping_interval, ping_timeout),
             log_queries=log_queries,
         )
+        self._starting = trio.CancelScope()
         self._stopping: trio.Event | None = None
         self._stopped = trio.Event()
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -211,19 +212,22 @@ class WSServer:
 
         Raises:
             ListenError: the server cannot listen on its address.
-            RayforceWSError: it serves already.
+            RayforceWSError: it serves already, or was stopped before it listened.
             RayforceError: the engine cannot start, or ended.
         """
         _require_trio()
         if self._stopping is not None:
             raise RayforceWSError("the server is serving already")
-        self._stopping, self._stopped = trio.Event(), trio.Event()
+        self._starting, self._stopping, self._stopped = trio.CancelScope(), trio.Event(), trio.Event()
         self._reception.begin()
         try:
             with ungrouped():
                 async with trio.open_nursery() as nursery:
-                    for engine in self._admission.engines:
-                        await nursery.start(engine.run)
+                    with self._starting:
+                        for engine in self._admission.engines:
+                            await nursery.start(engine.run)
+                    if self._starting.cancelled_caught:
+                        raise RayforceWSError("the server was stopped before it listened")
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
@@ -292,6 +296,7 @@ class WSServer:
     # Inside
 
     def _stop(self, stopping: trio.Event, grace: float | None = None) -> None:
+        self._starting.cancel()  # nothing, if it has started
         self._reception.stop(self._bounds.drain_timeout if grace is None else grace)
         stopping.set()
 

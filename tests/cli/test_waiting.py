@@ -3,7 +3,7 @@
 import io
 import os
 import signal
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from functools import partial
 
 import anyio
@@ -43,6 +43,17 @@ async def test_what_takes_longer_is_counted_and_erased_in_the_end(autojump_clock
 @pytest.mark.trio
 async def test_nothing_is_said_where_people_are_waited_for(autojump_clock: MockClock) -> None:
     assert await shown_during(60, quietly=True) == ""
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_ctrl_c_in_the_last_moment_makes_no_group(backend: str) -> None:
+    async def main(calls: Calls, tasks: TaskGroup) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "done"
+
+    for _ in range(20):
+        with suppress(KeyboardInterrupt):
+            assert run(main, backend=backend) == "done"
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])

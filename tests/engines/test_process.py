@@ -399,6 +399,25 @@ async def test_read_only_evaluates_as_ever(tmp_path: Path) -> None:
         assert await ask_on(connection, "(count prices)") == 3
 
 
+@pytest.mark.trio
+async def test_a_session_asked_for_as_the_process_ends_waits_for_the_next(autojump_clock: trio.abc.Clock) -> None:
+    async def ask(engine: NativeProcess) -> None:
+        with pytest.raises(errors.EngineError, match="is not running; it is being started again"):
+            await engine.open_session()
+
+    async def end(engine: NativeProcess) -> None:
+        engine._native, engine._ready = None, trio.Event()
+        engine._gone.set()
+
+    for _ in range(20):  # one of the two comes first, by chance
+        engine = NativeProcess()
+        engine._native = NativeEngine(LOCAL, 1)
+        engine._ready.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, engine)
+            nursery.start_soon(end, engine)
+
+
 def test_a_journal_that_is_nowhere_cannot_be_in_step_with_the_disk() -> None:
     with pytest.raises(errors.RayforceValueError, match=r"^journal_sync needs journal"):
         NativeProcess(journal_sync=True)
