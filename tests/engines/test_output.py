@@ -1,23 +1,17 @@
 """What an engine process prints, on its way to the log."""
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
-from support.engine_processes import Log, logged
+from support.engine_processes import Log
 
 from rayforce_trio._engines._output import LINE_LIMIT, Output
 
 NAME = "engine process 17"
-
-
-@pytest.fixture
-def log() -> Iterator[Log]:
-    with logged("rayforce_trio.engine") as log:
-        yield log
 
 
 @asynccontextmanager

@@ -9,27 +9,28 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from rayforce import Column, Table
 from support.engine_contract import ENDLESS, check_engine, open_session, request, running, value
 from support.engine_processes import (
     LOCAL,
     Family,
     Log,
+    ask_on,
     command_line,
+    connected,
     ended,
     environment,
     has_ended,
     lives,
-    logged,
     pid_of,
     serving,
+    write,
 )
 from support.leaks import no_leaks
 from support.sweep import cancelled_at, swept
@@ -54,32 +55,10 @@ def family(monkeypatch: pytest.MonkeyPatch) -> Iterator[Family]:
     assert not left
 
 
-@pytest.fixture
-def log() -> Iterator[Log]:
-    with logged("rayforce_trio.engine") as log:
-        yield log
-
-
-@asynccontextmanager
-async def connected(server: WSServer) -> AsyncIterator[WSClientConnection]:
-    async with WSClient(LOCAL, server.port).connect() as connection:
-        yield connection
-
-
 async def ask(server: WSServer, query: str) -> Any:
     """Return the plain value of a query, asked on a connection of its own."""
     async with connected(server) as connection:
         return await ask_on(connection, query)
-
-
-async def ask_on(connection: WSClientConnection, query: str) -> Any:
-    value = await connection.execute(query)
-    return None if value is None else value.to_python()
-
-
-def write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -248,6 +227,11 @@ def test_bad_arguments_are_refused_at_once(arguments: dict[str, Any], said: str)
         NativeProcess(**arguments)
 
 
+def test_a_journal_that_is_nowhere_cannot_be_in_step_with_the_disk() -> None:
+    with pytest.raises(errors.RayforceValueError, match=r"^journal_sync needs journal"):
+        NativeProcess(journal_sync=True)
+
+
 @pytest.mark.trio
 async def test_its_options_reach_the_program(tmp_path: Path) -> None:
     program = str(native_server())
@@ -314,130 +298,7 @@ async def test_a_program_that_cannot_be_started_is_an_error(monkeypatch: pytest.
     await check_fails(by_serve, NativeProcess(), "cannot be started: no more processes")
 
 
-# What clients may do
-
-
-@pytest.mark.trio
-@pytest.mark.parametrize(
-    "query",
-    [
-        "(set x 5)",
-        "((fn [y] (set x y)) 5)",
-        '(eval (parse "(set x 5)"))',
-        "(map (fn [y] (set x y)) (list 1 2))",
-        "(set .ipc.on.auth (fn [user password] true))",
-        '(.sys.exec "true")',
-        '(read "/etc/passwd")',
-        '(write "/tmp/none/such" "")',
-        '(load "/etc/passwd")',
-        '(.os.getenv "RAYFORCE_TRIO_USER")',
-        "(exit 3)",
-    ],
-)
-async def test_read_only_refuses_what_is_more_than_reading(query: str, tmp_path: Path) -> None:
-    script = write(tmp_path / "script.rfl", "(set x 17)")
-    async with serving(NativeProcess(script, read_only=True)) as server, connected(server) as connection:
-        with pytest.raises(errors.RayforceError, match=r"^access"):
-            await connection.execute(query)
-        assert await ask_on(connection, "(+ 1 x)") == 18
-
-
-@pytest.mark.trio
-@pytest.mark.parametrize(
-    "query",
-    [
-        "(let {name} {value})",
-        "(let x 1) (let {name} {value})",
-        "(do (let {name} {value}))",
-        "(if true (let {name} {value}) 0)",
-        "((fn [y] (let {name} y)) {value})",
-        "(map (fn [y] (let {name} y)) (list {value}))",
-        "(pmap (fn [y] (let {name} y)) (list {value}))",
-        "(eval '(let {name} {value}))",
-        '(eval (parse "(let {name} {value})"))',
-        "(eval (list let (quote {name}) {value}))",
-        "(apply let (quote {name}) {value})",
-        "(map let (list (quote {name})) (list {value}))",
-        "(try (raise 1) (fn [e] (let {name} {value})))",
-        "(select {{a: (let {name} {value}) from: (table [a] (list [1 2]))}})",
-    ],
-)
-async def test_read_only_lets_nobody_change_what_others_see(query: str, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    hook = f'(fn [a] (.sys.exec "touch {trace}"))'
-    script = write(tmp_path / "script.rfl", "(set x 17)")
-    async with serving(NativeProcess(script, read_only=True)) as server, connected(server) as connection:
-        for name, value in ("x", "5"), (".ipc.on.open", hook), (".ipc.on.close", hook), (".ipc.on.sync", hook):
-            attempt = query.format(name=name, value=value)
-            await connection.post(attempt)
-            with suppress(errors.RayforceError):
-                await connection.execute(attempt)
-            with suppress(errors.RayforceError):
-                await connection.execute_verbose(attempt)
-        for again in connection, None:
-            async with connected(server) as other:
-                assert await ask_on(again or other, "x") == 17
-    assert not trace.exists()
-
-
-@pytest.mark.trio
-async def test_read_only_evaluates_as_ever(tmp_path: Path) -> None:
-    script = write(tmp_path / "script.rfl", "(set prices (table [price] (list [1.0 2.0 3.0])))")
-    async with serving(NativeProcess(script, read_only=True)) as server, connected(server) as connection:
-        assert await ask_on(connection, "(let y 2) (do (let z 3) (+ y z))") == 5
-        assert await ask_on(connection, '"text"') == "text"
-        assert await ask_on(connection, "(+ 1 2)") == 3
-        high = Table("prices").where(Column("price") > 1)  # type: ignore[operator, arg-type]  # it has it
-        assert (await connection.execute(high)).to_dict() == {"price": [2.0, 3.0]}
-        verbose = await connection.execute_verbose("(do (println 7) 8)")
-        assert (verbose.output, verbose.value) == ("7\n", 8)
-        with pytest.raises(errors.RayforceError, match="name: in the query nobody_set_this"):
-            await connection.execute("nobody_set_this")
-        with trio.move_on_after(0.2) as patience:
-            await connection.execute("(while true 1)")
-        assert patience.cancelled_caught
-        assert await ask_on(connection, "(count prices)") == 3
-
-
-@pytest.mark.trio
-async def test_a_session_asked_for_as_the_process_ends_waits_for_the_next(autojump_clock: trio.abc.Clock) -> None:
-    async def ask(engine: NativeProcess) -> None:
-        with pytest.raises(errors.EngineError, match="is not running; it is being started again"):
-            await engine.open_session()
-
-    async def end(engine: NativeProcess) -> None:
-        engine._native, engine._ready = None, trio.Event()
-        engine._gone.set()
-
-    for _ in range(20):  # one of the two comes first, by chance
-        engine = NativeProcess()
-        engine._native = NativeEngine(LOCAL, 1)
-        engine._ready.set()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, engine)
-            nursery.start_soon(end, engine)
-
-
-def test_a_journal_that_is_nowhere_cannot_be_in_step_with_the_disk() -> None:
-    with pytest.raises(errors.RayforceValueError, match=r"^journal_sync needs journal"):
-        NativeProcess(journal_sync=True)
-
-
-def test_read_only_and_a_journal_contradict_each_other(tmp_path: Path) -> None:
-    with pytest.raises(errors.RayforceValueError, match=r"^read_only and journal do not go together"):
-        NativeProcess(read_only=True, journal=tmp_path / "journal")
-
-
-@pytest.mark.trio
-async def test_read_only_holds_for_posts(tmp_path: Path, log: Log) -> None:
-    script, trace = write(tmp_path / "script.rfl", "(set x 17)"), tmp_path / "trace"
-    async with serving(NativeProcess(script, read_only=True)) as server, connected(server) as connection:
-        posts = ["(set x 5)", f'(.sys.exec "touch {trace}")', f'(write "{trace}" "")', "(exit 3)"]
-        for query in posts:
-            await connection.post(query)
-        assert await ask_on(connection, "x") == 17
-        await log.told("ipc: .ipc.on.async hook raised an error", times=len(posts))
-    assert not trace.exists()
+# Who gets in
 
 
 @pytest.mark.trio
@@ -690,6 +551,25 @@ async def test_who_comes_before_its_end_was_noticed_is_let_in_too(monkeypatch: p
                 assert has_ended(pid, within=20)
                 async with open_session(engine) as session:
                     assert value(await session.request(request("(+ 1 2)"))) == 3
+
+
+@pytest.mark.trio
+async def test_a_session_asked_for_as_the_process_ends_waits_for_the_next(autojump_clock: trio.abc.Clock) -> None:
+    async def ask(engine: NativeProcess) -> None:
+        with pytest.raises(errors.EngineError, match="is not running; it is being started again"):
+            await engine.open_session()
+
+    async def end(engine: NativeProcess) -> None:
+        engine._native, engine._ready = None, trio.Event()
+        engine._gone.set()
+
+    for _ in range(20):  # one of the two comes first, by chance
+        engine = NativeProcess()
+        engine._native = NativeEngine(LOCAL, 1)
+        engine._ready.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, engine)
+            nursery.start_soon(end, engine)
 
 
 @pytest.mark.trio
@@ -1072,12 +952,13 @@ async def test_a_server_that_is_killed_takes_along_what_it_started(family: Famil
 
 
 @pytest.mark.trio
-async def test_a_server_killed_while_the_script_runs_takes_it_along(family: Family, tmp_path: Path) -> None:
-    begun = tmp_path / "begun"
-    script = write(tmp_path / "script.rfl", f'(write "{begun}" "")\n{ENDLESS}')
+async def test_a_server_killed_while_the_script_runs_takes_it_along(
+    family: Family, queries: Queries, tmp_path: Path
+) -> None:
+    query = queries()
+    script = write(tmp_path / "script.rfl", query.text)
     with trio.fail_after(60), program(RUN, str(script)) as child:
-        while not begun.exists():  # noqa: ASYNC110 - the system tells nobody of a file
-            await trio.sleep(0.002)
+        await query.begun()
         child.kill()
         await family.gone()
 

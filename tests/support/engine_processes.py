@@ -7,10 +7,11 @@ import select
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import trio
 
-from rayforce_trio import NativeProcess, WSServer
+from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer
 from rayforce_trio._engines import Engine
 from support.leaks import no_leaks
 
@@ -153,3 +154,21 @@ def pid_of(engine: NativeProcess) -> int:
     """Return the id of an engine's process, which must be ready."""
     assert engine.pid is not None
     return engine.pid
+
+
+@asynccontextmanager
+async def connected(server: WSServer) -> AsyncIterator[WSClientConnection]:
+    async with WSClient(LOCAL, server.port).connect() as connection:
+        yield connection
+
+
+async def ask_on(connection: WSClientConnection, query: str) -> Any:
+    """Return the plain value of a query."""
+    value = await connection.execute(query)
+    return None if value is None else value.to_python()
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file, a script say; returns its path."""
+    path.write_text(text, encoding="utf-8")
+    return path
