@@ -354,7 +354,7 @@ class WSServerConnection:
                     self._requests.close()  # nothing else is owed: whoever goes on asking must not hold up the end
                 await self._answer(self._running)
                 self._running = None
-            elif self._running is None and self._requests.wanted and not self._requests.closed:
+            elif self._running is None and self._requests.has_waiting_put and not self._requests.closed:
                 await trio.lowlevel.checkpoint()  # it has arrived, and comes now
             elif self._running is None and (self._requests.closed or self._draining):
                 self._requests.close()

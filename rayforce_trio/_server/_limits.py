@@ -43,8 +43,8 @@ class ConnectionLimits:
         self._max_per_address = max_per_address
         self._connections = 0
         self._of_network: Counter[str] = Counter()
-        self._max_unauthenticated = max_unauthenticated
         self._openings = None if max_unauthenticated is None else trio.Semaphore(max_unauthenticated)
+        self._share = ((max_unauthenticated or 0) + 1) // 2
         self._openings_of_network: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()
         self._turned_away = 0
 
@@ -89,10 +89,10 @@ class ConnectionLimits:
 
     def _openings_for(self, address: str) -> list[trio.Semaphore]:
         """Return what a connection that opens takes: first of its network's, so that others get the rest."""
-        if self._openings is None or self._max_unauthenticated is None:
+        if self._openings is None:
             return []
-        half = trio.Semaphore((self._max_unauthenticated + 1) // 2)
-        return [self._openings_of_network.setdefault(network_of(address), half), self._openings]
+        share = trio.Semaphore(self._share)
+        return [self._openings_of_network.setdefault(network_of(address), share), self._openings]
 
     async def turn_away(self, stream: trio.SocketStream, refusal: Refusal, tls: ssl.SSLContext | None) -> None:
         """Tell a peer that it is one too many, within a second, and close its connection. A checkpoint."""

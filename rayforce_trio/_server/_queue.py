@@ -46,8 +46,8 @@ class BoundedQueue(Generic[T]):
             self._bytes += size
 
     @property
-    def wanted(self) -> bool:
-        """Whether somebody waits for room to put an item, or has not gone on since there is some."""
+    def has_waiting_put(self) -> bool:
+        """Whether a `put` has not come to its end, though there may be room for it by now."""
         return self._putting > 0
 
     @property

@@ -7,16 +7,7 @@ import trio
 
 from .._addresses import authority_of
 from .._protocol import SUBPROTOCOL
-from .._transports import (
-    Answer,
-    Answered,
-    BadRequest,
-    KeepAlive,
-    OpeningRequest,
-    Refusal,
-    Transport,
-    accept,
-)
+from .._transports import Answer, Answered, BadRequest, KeepAlive, OpeningRequest, Refusal, Transport, accept
 from ..errors import ConnectionRejected, RayforceWSError
 from ._admission import Admission, Admitted
 from ._bounds import Bounds
@@ -110,8 +101,7 @@ class Reception:
     async def _turn_away(
         self, stream: trio.SocketStream, refusal: Refusal, counted: CountedConnection, log: ConnectionLog
     ) -> None:
-        counted.refused(refusal.status)
-        log.refused(refusal.status, refusal.reason)
+        _note_refusal(refusal.status, refusal.reason, counted, log)
         await self._limits.turn_away(stream, refusal, self._tls)
 
     async def _serve_peer(
@@ -148,8 +138,7 @@ class Reception:
         except (Answered, ConnectionRejected):
             pass  # it was counted and logged when that was decided
         except BadRequest as error:
-            counted.refused(error.status)
-            log.refused(error.status, str(error))
+            _note_refusal(error.status, str(error), counted, log)
         except RayforceWSError as error:
             log.not_opened(str(error))
         finally:
@@ -169,8 +158,7 @@ class Reception:
         async def decide(request: OpeningRequest) -> Refusal | None:
             decision = await self._admission.decide(request, opening, log)
             if isinstance(decision, Refusal):
-                counted.refused(decision.status)
-                log.refused(decision.status, decision.reason)
+                _note_refusal(decision.status, decision.reason, counted, log)
                 return decision
             opened.admitted = decision
             return None
@@ -178,8 +166,7 @@ class Reception:
         async def answer(request: OpeningRequest) -> Answer | Refusal:
             answer = await self._plain.answer(request, opening, log)
             if isinstance(answer, Refusal):
-                counted.refused(answer.status)
-                log.refused(answer.status, answer.reason)
+                _note_refusal(answer.status, answer.reason, counted, log)
             else:
                 counted.answered()
                 log.debug("asked for %s: %d", request.path.partition("?")[0], answer.status)
@@ -206,6 +193,11 @@ class Reception:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+
+def _note_refusal(status: int, reason: str, counted: CountedConnection, log: ConnectionLog) -> None:
+    counted.refused(status)
+    log.refused(status, reason)
 
 
 class _Opened:
