@@ -45,7 +45,7 @@ class NativeProcess(Engine):
     Args:
         script: a Rayfall file to run first. If it fails, so does starting the server; later restarts are tried again.
         read_only: have the engine refuse clients what writes, runs programs or reads files (`-U`). Tables on the disk
-            can still be read, and directories listed. Not with a journal.
+            can still be read, and directories listed, and the process ended (`.sys.exit`). Not with a journal.
         journal: where to log requests before they run (`-l`, `.log` and the like are appended), and to replay them from
             at start, before the script runs. Posts are not in it.
         journal_sync: have every entry on the disk before the request runs (`-L`).

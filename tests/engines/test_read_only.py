@@ -93,6 +93,17 @@ async def test_what_only_reads_is_evaluated_as_ever(tmp_path: Path) -> None:
         assert await ask_on(connection, "(count prices)") == 3
 
 
+@pytest.mark.trio
+async def test_who_ends_the_engine_changes_nothing_for_those_who_come_then(tmp_path: Path) -> None:
+    script = write(tmp_path / "script.rfl", "(set x 17)")
+    async with serving(NativeProcess(script, read_only=True)) as server:
+        async with connected(server) as connection:
+            with pytest.raises(errors.ConnectionClosed, match="the engine process is gone"):
+                await connection.execute("(do (let x 5) .sys.exit)")
+        async with connected(server) as connection:
+            assert await ask_on(connection, "x") == 17
+
+
 def test_a_journal_contradicts_it(tmp_path: Path) -> None:
     with pytest.raises(errors.RayforceValueError, match=r"^read_only and journal do not go together"):
         NativeProcess(read_only=True, journal=tmp_path / "journal")
