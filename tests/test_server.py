@@ -14,7 +14,7 @@ from support.engines import GateEngine
 from support.leaks import no_leaks
 from trio.testing import wait_all_tasks_blocked
 
-from rayforce_trio import InProcessEngine, WSClient, WSServer, errors
+from rayforce_trio import InProcessEngine, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._protocol import ServerRequest
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -431,9 +431,14 @@ async def test_a_post_that_never_ends_is_given_up_after_its_sender_left(monkeypa
 @pytest.mark.trio
 async def test_every_client_of_a_busy_server_hears_that_it_stops() -> None:
     heard: list[str] = []
+    connected: list[WSClientConnection] = []
+    all_are = trio.Event()
 
     async def ask(port: int) -> None:
         async with WSClient(LOCAL, port).connect() as connection:
+            connected.append(connection)
+            if len(connected) == 20:
+                all_are.set()
             try:
                 while True:
                     with suppress(errors.ServerClosing):  # of a request that came too late
@@ -444,6 +449,7 @@ async def test_every_client_of_a_busy_server_hears_that_it_stops() -> None:
     async with in_time(), trio.open_nursery() as clients, local_server() as server:
         for _ in range(20):
             clients.start_soon(ask, server.port)
+        await all_are.wait()
         await check_answers(server.port)
     assert heard == ["the peer closed the connection with code 1001: the server is shutting down"] * 20
 
