@@ -115,16 +115,16 @@ async def test_execute_stays_in_step_on_trio(
             then_again_after=then_again_after,
         )
     assert (tally.wrong, tally.closed) == (0, 0)
-    assert tally.cancelled >= (10 if of_all_tasks else 1)
+    assert tally.cancelled >= (5 if of_all_tasks else 1)
 
 
 @pytest.mark.trio
 async def test_a_naive_client_fails_the_sweep_on_trio() -> None:
     async with WSServer(port=0, host="127.0.0.1") as server:
         tally = await sweep_execute_on_trio(
-            partial(connect_naively, server.port), a_sum, of_all_tasks=True, then_again_after=None
+            partial(connect_naively, server.port), a_sum, of_all_tasks=False, then_again_after=None
         )
-    assert tally.wrong
+    assert tally.wrong  # Always: one of its own steps is to wait. Steps of all tasks, in any order, can miss that one.
 
 
 @pytest.mark.trio
