@@ -832,8 +832,8 @@ def test_any_conversation_byte_by_byte_is_what_was_said(
 def damaged(draw: st.DrawFn, masked: bool) -> bytes:
     """Proper frames, changed here and there."""
     data = bytearray(packed_by_us(draw(conversations()).fragments, masked))
-    for _ in range(draw(st.integers(1, 4)) if data else 0):
-        at = draw(st.integers(0, min(len(data) - 1, 300)))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, min(len(data), 300)))
         data[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
     return bytes(data)
 
