@@ -90,6 +90,15 @@ class TcpStream(LeanStream):
         except OSError as error:
             raise self._error() from error
 
+    def peer_is_gone(self) -> bool:
+        """Whether the connection has ended or broken, if the peer has sent nothing. No checkpoint."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._check_open()
         if self._eof_sent:

@@ -47,7 +47,7 @@ class NativeEngine(Engine):
         self.host = host
         self.port = port
         self.user = user
-        self._line = Line()
+        self._line = Line(self._connect)
 
     def __repr__(self) -> str:
         return f"NativeEngine({self.host!r}, {self.port})"
@@ -64,12 +64,12 @@ class NativeEngine(Engine):
         busy = any(session.asked for session in self._line.sessions)
         session = NativeSession(await self._connect(), self._credentials, self._name, self._line)
         try:
+            await self._line.enter(session)
             with trio.move_on_after(PATIENCE_IF_BUSY if busy else PATIENCE):
                 await session.settle()
         except BaseException:
             await session.aclose()
             raise
-        self._line.sessions.add(session)
         return session
 
     async def _connect(self) -> TcpStream:

@@ -30,6 +30,7 @@ from .._tasks import race
 from .._tcp import TcpStream
 from ..errors import EngineError
 from ._backlog import Backlog
+from ._backoff import growing_pauses
 from ._base import Session
 
 STOP_TIMEOUT = 2.0
@@ -44,6 +45,11 @@ MAX_REPLY_SIZE = 16 * 1024**3
 _TURNOVER = 0.1
 """How soon a query that is stopped shows that it was the one that ran, in seconds."""
 
+_FIRST_REMINDER = 0.05
+"""How long a stop may go unheeded until the engine is reminded of it, in seconds; and then twice as long, and so on."""
+
+_LONGEST_PAUSE = 1.0  # seconds between reminders
+
 _READ_SIZE = 384 * 1024  # measured: smaller pieces take longer, larger ones more memory than they gain
 _SENT_AT_ONCE = 64 * 1024  # bytes; the header of a longer frame is sent before it, to spare a copy
 _STOP = b"!"  # as TCP urgent data: stops the query of the connection it is sent on
@@ -53,14 +59,54 @@ _NOTHING = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 00000000000000
 class Line:
     """The sessions with one native server, which evaluates one request at a time and does not tell whose.
 
+    They share a connection on which nothing is asked: the bell. A stop that arrives in the very moment in which the
+    engine begins with a request goes unheeded (measured: one in 600 to 160,000, if it is sent at once after it). It is
+    not lost: with urgent data on any connection the engine looks for a stop on the one whose request it evaluates. So
+    to ring never stops anything that was not to be stopped.
+
+    Args:
+        connect: opens a connection to the server, without a handshake.
+
     Attributes:
         sessions: those that there are.
         answered: when it last began to answer one of those that are timed, on trio's clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[TcpStream]]) -> None:
         self.sessions = weakref.WeakSet[NativeSession]()
         self.answered = -math.inf
+        self._connect = connect
+        self._bell: TcpStream | None = None
+        self._hanging = trio.Lock()
+
+    async def enter(self, session: "NativeSession") -> None:
+        """Add a session, and see to it that there is a bell. A checkpoint. `leave` undoes it, even if it failed.
+
+        Raises:
+            EngineError: the server cannot be reached.
+        """
+        self.sessions.add(session)
+        async with self._hanging:
+            if self._bell is None or self._bell.peer_is_gone():
+                self._remove_bell()
+                self._bell = await self._connect()
+
+    def leave(self, session: "NativeSession") -> None:
+        """Take a session out; the bell goes with the last one. No checkpoint. Idempotent."""
+        self.sessions.discard(session)
+        if not self.sessions:
+            self._remove_bell()
+
+    def ring(self) -> None:
+        """Have the engine look whether what it evaluates is to be stopped. No checkpoint."""
+        if self._bell is not None:
+            with suppress(trio.BrokenResourceError):  # the engine is gone, as the sessions will find out
+                self._bell.send_urgent_nowait(_STOP)
+
+    def _remove_bell(self) -> None:
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
 
 
 class NativeSession(Session):
@@ -92,6 +138,7 @@ class NativeSession(Session):
         self._sent = False  # what was asked was sent, the whole of it
         self._answered = trio.Event()
         self._cancelled = False
+        self._stopped = trio.Event()  # set if the engine was told to stop
         self._answer: Callable[[Reply], None] | None = None  # what is called with the reply to `start`
         self._unsent = b""
         self._late = trio.Event()  # set if something is to be sent when the network takes more
@@ -118,7 +165,7 @@ class NativeSession(Session):
     async def run(self) -> None:
         if not self.settled:
             await self.settle()
-        await race(self._receive_all, self._send_late)
+        await race(self._receive_all, self._send_late, self._remind)
 
     async def request(self, frame: Frame) -> Reply:
         return await self._ask(lambda: self._send(frame, MessageType.SYNC), len(frame))
@@ -180,12 +227,14 @@ class NativeSession(Session):
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_TIMEOUT):
                 if self._sent:
                     self.cancel()
+                    self._stopped.set()  # whoever reminded the engine until now may be gone
                     with suppress(EngineError):
                         # Closing must wait for the stop to be heeded: a connection that is reset takes it with it.
                         await race(self.run, self._answered.wait)
         finally:
             self._sent = False
             self._backlog.close()
+            self._line.leave(self)
             await self._stream.aclose()
 
     # Asking
@@ -259,6 +308,20 @@ class NativeSession(Session):
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # then it is gone, which `run` finds out
             if not self._stream.send_urgent_nowait(_STOP):
                 self._late.set()  # the engine has not read the whole request yet, and the network is full of it
+            else:
+                self._stopped.set()
+
+    async def _remind(self) -> None:
+        """Remind the engine of stops that it does not heed."""
+        while True:
+            await self._stopped.wait()
+            self._stopped = trio.Event()
+            answered = self._answered
+            for pause in growing_pauses(_FIRST_REMINDER, _LONGEST_PAUSE):
+                with trio.move_on_after(pause):
+                    await answered.wait()
+                    break
+                self._line.ring()
 
     async def _send_late(self) -> None:
         """Send what the network would not take at once."""

@@ -113,10 +113,10 @@ async def fake_engine(script: Script, *, hello: bytes | None = HELLO_ANSWER) -> 
 
     async def handle(stream: trio.SocketStream) -> None:
         session = FakeSession(stream)
-        engine.sessions.append(session)
         with suppress(EOFError):
             if hello is not None:
-                await session.shake_hands(hello)
+                await session.shake_hands(hello)  # which never comes on the connection on which nothing is asked
+            engine.sessions.append(session)
             await engine.script(session)
 
     async with trio.open_nursery() as nursery:
