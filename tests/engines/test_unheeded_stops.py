@@ -67,8 +67,9 @@ async def deaf_engine(bell: Bell, *, heeds_after: int) -> AsyncIterator[FakeEngi
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _soon_reminded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native_session, "_FIRST_REMINDER", 0.001)
+    monkeypatch.setattr(_native_session, "STOP_TIMEOUT", 20.0)  # the machine may be busy
 
 
 async def stopped_reply(session: Session) -> Reply:
