@@ -125,8 +125,7 @@ def test_ctrl_c_many_times_over_does_not_end_the_session(served: Served, queries
     with shell(served.port, tmp_path) as shown:
         shown.enter(query.text)
         anyio.run(query.begun)
-        shown.type(CTRL_C)
-        for _ in range(20):
+        for _ in range(20):  # not typed: a terminal that takes ^C drops what is shown but not read, "cancelled", too
             shown.process.send_signal(signal.SIGINT)
         shown.until("cancelled\n")
         shown.until(PROMPTED)
