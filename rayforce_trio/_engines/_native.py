@@ -9,6 +9,7 @@ from .._protocol import dump_credentials
 from .._tcp import TcpStream
 from ..errors import EngineError, RayforceValueError
 from ._base import Engine
+from ._bell import Bell
 from ._native_session import Line, NativeSession
 
 CONNECT_TIMEOUT = 3.0
@@ -47,7 +48,7 @@ class NativeEngine(Engine):
         self.host = host
         self.port = port
         self.user = user
-        self._line = Line(self._connect)
+        self._line = Line(Bell(self._connect))
 
     def __repr__(self) -> str:
         return f"NativeEngine({self.host!r}, {self.port})"

@@ -32,6 +32,7 @@ from ..errors import EngineError
 from ._backlog import Backlog
 from ._backoff import growing_pauses
 from ._base import Session
+from ._bell import Bell
 
 STOP_TIMEOUT = 2.0
 """How long a session that is closed waits for its query to have stopped, in seconds."""
@@ -59,54 +60,34 @@ _NOTHING = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 00000000000000
 class Line:
     """The sessions with one native server, which evaluates one request at a time and does not tell whose.
 
-    They share a connection on which nothing is asked: the bell. A stop that arrives in the very moment in which the
-    engine begins with a request goes unheeded (measured: one in 600 to 160,000, if it is sent at once after it). It is
-    not lost: with urgent data on any connection the engine looks for a stop on the one whose request it evaluates. So
-    to ring never stops anything that was not to be stopped.
-
     Args:
-        connect: opens a connection to the server, without a handshake.
+        bell: what reminds the server of their stops.
 
     Attributes:
         sessions: those that there are.
         answered: when it last began to answer one of those that are timed, on trio's clock.
+        bell: as given. It hangs for as long as there are sessions.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[TcpStream]]) -> None:
+    def __init__(self, bell: Bell) -> None:
         self.sessions = weakref.WeakSet[NativeSession]()
         self.answered = -math.inf
-        self._connect = connect
-        self._bell: TcpStream | None = None
-        self._hanging = trio.Lock()
+        self.bell = bell
 
     async def enter(self, session: "NativeSession") -> None:
-        """Add a session, and see to it that there is a bell. A checkpoint. `leave` undoes it, even if it failed.
+        """Add a session. A checkpoint. `leave` undoes it, even if it was cancelled or failed.
 
         Raises:
             EngineError: the server cannot be reached.
         """
         self.sessions.add(session)
-        async with self._hanging:
-            if self._bell is None or self._bell.peer_is_gone():
-                self._remove_bell()
-                self._bell = await self._connect()
+        await self.bell.hang()
 
     def leave(self, session: "NativeSession") -> None:
-        """Take a session out; the bell goes with the last one. No checkpoint. Idempotent."""
+        """Take a session out. No checkpoint. Idempotent."""
         self.sessions.discard(session)
         if not self.sessions:
-            self._remove_bell()
-
-    def ring(self) -> None:
-        """Have the engine look whether what it evaluates is to be stopped. No checkpoint."""
-        if self._bell is not None:
-            with suppress(trio.BrokenResourceError):  # the engine is gone, as the sessions will find out
-                self._bell.send_urgent_nowait(_STOP)
-
-    def _remove_bell(self) -> None:
-        if self._bell is not None:
-            self._bell.close()
-            self._bell = None
+            self.bell.take_down()
 
 
 class NativeSession(Session):
@@ -138,7 +119,7 @@ class NativeSession(Session):
         self._sent = False  # what was asked was sent, the whole of it
         self._answered = trio.Event()
         self._cancelled = False
-        self._stopped = trio.Event()  # set if the engine was told to stop
+        self._stop_sent = trio.Event()
         self._answer: Callable[[Reply], None] | None = None  # what is called with the reply to `start`
         self._unsent = b""
         self._late = trio.Event()  # set if something is to be sent when the network takes more
@@ -227,7 +208,7 @@ class NativeSession(Session):
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_TIMEOUT):
                 if self._sent:
                     self.cancel()
-                    self._stopped.set()  # whoever reminded the engine until now may be gone
+                    self._stop_sent.set()  # whoever reminded the engine until now may be gone
                     with suppress(EngineError):
                         # Closing must wait for the stop to be heeded: a connection that is reset takes it with it.
                         await race(self.run, self._answered.wait)
@@ -309,19 +290,19 @@ class NativeSession(Session):
             if not self._stream.send_urgent_nowait(_STOP):
                 self._late.set()  # the engine has not read the whole request yet, and the network is full of it
             else:
-                self._stopped.set()
+                self._stop_sent.set()
 
     async def _remind(self) -> None:
         """Remind the engine of stops that it does not heed."""
         while True:
-            await self._stopped.wait()
-            self._stopped = trio.Event()
+            await self._stop_sent.wait()
+            self._stop_sent = trio.Event()
             answered = self._answered
             for pause in growing_pauses(_FIRST_REMINDER, _LONGEST_PAUSE):
                 with trio.move_on_after(pause):
                     await answered.wait()
                     break
-                self._line.ring()
+                self._line.bell.ring()
 
     async def _send_late(self) -> None:
         """Send what the network would not take at once."""

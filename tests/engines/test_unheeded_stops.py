@@ -9,6 +9,7 @@ from support.engine_contract import ENDLESS, ask, open_session, request
 from support.fake_engine import HELLO, HELLO_ANSWER, FakeEngine, FakeSession, error_frame, fake_engine
 from support.leaks import no_leaks
 from support.native import native_server
+from support.sweep import cancelled_at, swept
 
 from rayforce_trio import NativeEngine
 from rayforce_trio._engines import Session, _native_session
@@ -172,8 +173,34 @@ async def test_to_ring_stops_nothing(native_port: int) -> None:
             await trio.lowlevel.checkpoint()
 
     async with open_session(engine) as one, open_session(engine) as other, trio.open_nursery() as nursery:
-        nursery.start_soon(ring_all_the_time, engine._line.ring)
+        nursery.start_soon(ring_all_the_time, engine._line.bell.ring)
         for number in range(300):
             assert await ask(one, f"(+ {number} (sum (til 10000)))") == number + sum(range(10000))
             assert await ask(other, f"{number}") == number
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_cancelled_at_any_point_opening_leaves_no_bell_and_takes_none_away(native_port: int) -> None:
+    """Beside another session that is opened, and waits for the same bell."""
+
+    async def run(step: int) -> bool:
+        engine = NativeEngine(LOCAL, native_port)
+        others: list[Session] = []
+
+        async def open_another() -> None:
+            others.append(await engine.open_session())
+
+        async with no_leaks():
+            async with trio.open_nursery() as nursery:
+                with cancelled_at(step, of_all_tasks=True) as (scope,):
+                    nursery.start_soon(open_another)
+                    await (await engine.open_session()).aclose()
+            assert engine._line.bell._stream is not None
+            assert set(engine._line.sessions) == set(others)
+            await others[0].aclose()
+            assert engine._line.bell._stream is None
+        return scope.cancelled_caught
+
+    with trio.fail_after(110):
+        assert await swept(run) > 10
