@@ -1,7 +1,7 @@
 """Payloads: values, and the expressions made of them, as bytes in the engine's wire format.
 
-A payload is one value without a frame's header. Nothing here decides whether a list is data or code: `quoted` marks data,
-`call` makes code.
+A payload is one value without a frame's header. Nothing here decides whether a list is data or code: `quoted` marks
+data, `call` makes code.
 """
 
 import struct
