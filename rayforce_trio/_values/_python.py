@@ -38,8 +38,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import RayforceConversionError
+from ._arrow_import import ArrowColumn, import_arrow, is_arrow
+from ._columns import Columns
 from ._numpy import array_vector, is_objects
-from ._payloads import NULL, Buffer, dict_of, list_of, symbols, vector
+from ._payloads import NULL, Buffer, dict_of, list_of, symbols, table_of, vector
 from ._scalars import SYMBOL, Unrepresentable, is_null_class, kind_of, type_name
 from ._sequences import combine, find_unrepresentable, reader_for
 from ._types import QUOTED, Type
@@ -101,6 +103,8 @@ class _Encoder:
             return self._dict(value)
         if (payload := self._other(value)) is not None:
             return payload
+        if is_arrow(value):
+            return self._arrow(value)
         raise Unrepresentable(advice(value))
 
     def _sequence(self, values: Sequence[Any]) -> Buffer:
@@ -135,6 +139,17 @@ class _Encoder:
         if array.ndim == 1 and is_objects(array):
             return self._sequence(array.tolist())
         return vector_payload(array_vector(array), self.place())
+
+    def _arrow(self, value: Any) -> Buffer:
+        if isinstance(value, Columns):
+            vectors = value.vectors()
+        else:
+            imported = import_arrow(value, self.place())
+            if isinstance(imported, ArrowColumn):
+                return vector_payload(imported.read(), self.place())
+            vectors = {column.name: column.read() for column in imported}
+        columns = [vector_payload(column, f"{self.place()}, column {name!r}") for name, column in vectors.items()]
+        return table_of(vectors, columns)
 
     def _atom(self, array: np.ndarray[Any, Any]) -> Buffer:
         try:
