@@ -42,7 +42,7 @@ async def test_a_frame_that_breaks_websocket_is_told_and_closed(data: bytes, cod
     async with probed_server() as server:
         peer = await server.open(baseline=baseline)
         await peer.send(data)
-        with trio.fail_after(3):
+        with trio.fail_after(5):
             assert await peer.receive_close() == code
         await server.closes_every_peer()
 

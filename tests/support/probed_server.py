@@ -85,7 +85,7 @@ async def probed_server(**options: Any) -> AsyncIterator[ProbedServer]:
                     yield probed
                     await probed.serves_others()
                 await probed.closes_every_peer()
-                with trio.fail_after(1):
+                with trio.fail_after(5):
                     await questions.send(answered := trio.Event())
                     await answered.wait()
             nursery.cancel_scope.cancel()
