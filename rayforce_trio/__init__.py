@@ -5,6 +5,7 @@ auth                        who is asking, and how a server finds out
 statistics                  what a server tells of itself
 prometheus                  the same for Prometheus; needs its library, so import it yourself
 _protocol                   the conversation, without I/O
+_values                     the wire layout of values, without Rayforce objects
 _codec                      queries and values to frames and back; the engine's FFI
 _tasks, _addresses          what several rooms need: tasks that end together, hosts and ports
 _credentials                the same: user names, passwords and tokens

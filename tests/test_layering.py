@@ -16,6 +16,7 @@ ROOT = Path(rayforce_trio.__file__).parent
 LEVELS = {
     "errors": 0,
     "_protocol": 1,
+    "_values": 1,
     "_tasks": 1,
     "_tcp": 1,
     "_addresses": 1,
@@ -38,6 +39,7 @@ LEVELS = {
 OUTSIDE = {
     "errors": {"rayforce.errors"},
     "_protocol": {"numpy"},
+    "_values": {"numpy"},
     "_tasks": {"trio", "anyio", "asyncio"},
     "_tcp": {"trio"},
     "_addresses": set[str](),
@@ -63,6 +65,11 @@ LIBRARIES = {
     "wsproto": {"_transports._trio_opening"},
     "prompt_toolkit": {"_cli._prompt"},
     "prometheus_client": {"prometheus"},
+    "pyarrow": {"_values._arrow"},
+    "nanoarrow": {"_values._arrow"},
+    "pandas": {"_values._pandas"},
+    "polars": {"_values._polars"},
+    "sqlglot": {"_codec._sql"},
 }
 
 PUBLIC = {"__init__", *rayforce_trio.__all__}

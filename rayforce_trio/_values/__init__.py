@@ -1,0 +1,1 @@
+"""The wire layout of values: payloads to columns, Python values and columns to payloads, without Rayforce objects."""
