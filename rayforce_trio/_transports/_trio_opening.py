@@ -18,12 +18,12 @@ import trio
 import trio_websocket
 import wsproto.utilities
 
-from .._addresses import Endpoint, authority_of, why
+from .._addresses import Endpoint, authority_of
 from .._tasks import ungrouped
 from .._tcp import LeanStream, TcpStream
 from .._tls import TlsStream, speaks_plainly
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._base import WRITE_STALL_TIMEOUT, no_websocket_server, tls_failed
+from ._base import WRITE_STALL_TIMEOUT, connect_failed, no_websocket_server, tls_failed
 from ._head_stream import HeadStream, HeadTooLong, PeerGone, SpeaksTls
 from ._keepalive import KeepAlive
 from ._trio_websocket import TrioWebSocket
@@ -144,7 +144,7 @@ async def connect(
     try:
         stream: LeanStream = TcpStream(await trio.open_tcp_stream(*endpoint.address))
     except (OSError, UnicodeError) as error:
-        raise ConnectError(f"could not connect to {endpoint.authority}: {why(error)}") from error
+        raise connect_failed(endpoint, error) from error
     try:
         if endpoint.tls is not None:
             stream = await _secure_client(stream, endpoint, endpoint.tls)
@@ -159,7 +159,7 @@ async def _secure_client(stream: LeanStream, endpoint: Endpoint, tls: ssl.SSLCon
         secure = TlsStream(stream, tls, server_hostname=endpoint.host)
         await secure.do_handshake()
     except (HandshakeError, ValueError) as error:
-        raise tls_failed(endpoint.authority, error.__cause__ or error) from None
+        raise tls_failed(endpoint, error.__cause__ or error) from None
     return secure
 
 
@@ -190,13 +190,13 @@ async def _upgrade_client(
     try:
         await _borrow_trio_websocket(shake_hands)
     except trio_websocket.ConnectionRejected as error:
-        raise _refused(endpoint.authority, error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
+        raise _refused(endpoint, error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
     except ConnectionRejected as error:
-        raise _refused(endpoint.authority, error.status, error.body) from None
+        raise _refused(endpoint, error.status, error.body) from None
     except (HandshakeError, *_HANDSHAKE_ERRORS) as error:
         if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a server refuses a certificate as late as this
-            raise tls_failed(endpoint.authority, error.__cause__) from None
-        raise no_websocket_server(endpoint.authority, error) from error
+            raise tls_failed(endpoint, error.__cause__) from None
+        raise no_websocket_server(endpoint, error) from error
     return TrioWebSocket(
         stream,
         client=True,
@@ -208,10 +208,8 @@ async def _upgrade_client(
     )
 
 
-def _refused(authority: str, status: int, body: str) -> ConnectError:
-    return (
-        ConnectionRejected(status, body) if status >= 300 else no_websocket_server(authority, f"HTTP status {status}")
-    )
+def _refused(endpoint: Endpoint, status: int, body: str) -> ConnectError:
+    return ConnectionRejected(status, body) if status >= 300 else no_websocket_server(endpoint, f"HTTP status {status}")
 
 
 async def accept(

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import trio
 
-from .._addresses import why
+from .._addresses import os_error_text
 from .._protocol import (
     Close,
     CloseCode,
@@ -339,7 +339,7 @@ class TrioWebSocket(Transport):
         return self._finish(ConnectionLost(why))
 
     def _broken(self, error: Exception) -> RayforceWSError:
-        reason = why(error)
+        reason = os_error_text(error)
         if error.__cause__ is not None:
             # On Python 3.12 its frames hold it, and those of this module with the message they were at, in a cycle.
             error.__cause__.__traceback__ = None
