@@ -16,7 +16,7 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from .._addresses import Endpoint, os_error_text
-from .._protocol import CloseCode, Frame, Sliced, shortened
+from .._protocol import MESSAGE_LIMIT_HEADER, CloseCode, Frame, Sliced, parse_message_limit, shortened
 from .._tasks import Turn
 from ..errors import (
     ConnectionLost,
@@ -150,6 +150,7 @@ class AsyncioWebSocket(Transport):
         self.subprotocol = websocket.subprotocol
         self.peer = peer
         self.max_message_size = max_message_size
+        self.peer_max_message_size = _message_limit(websocket)
         self._websocket = websocket
         self._keepalive = keepalive
         self._closed_by_us = False
@@ -226,6 +227,12 @@ class AsyncioWebSocket(Transport):
         if error.__cause__ is None or isinstance(error.__cause__, EOFError):
             return ConnectionLost("the peer went away without closing the connection")
         return ConnectionLost(f"the connection broke: {os_error_text(error)}")
+
+
+def _message_limit(websocket: ClientConnection) -> int | None:
+    assert websocket.response is not None
+    values = websocket.response.headers.get_all(MESSAGE_LIMIT_HEADER)
+    return parse_message_limit(", ".join(values))
 
 
 def _fragments(message: Frame) -> Iterator[memoryview]:

@@ -47,11 +47,14 @@ class Transport(ABC):
         subprotocol: the one agreed on, or `None`.
         peer: the peer's address, for people to read.
         max_message_size: the longest message accepted from the peer, in bytes; on trio it may be changed meanwhile.
+        peer_max_message_size: the longest message that the server accepts, in bytes; `None` if it did not say so, and
+            at the server's end.
     """
 
     subprotocol: str | None
     peer: str
     max_message_size: int
+    peer_max_message_size: int | None = None
 
     @abstractmethod
     async def receive(self) -> Frame | str:

@@ -19,6 +19,7 @@ import trio_websocket
 import wsproto.utilities
 
 from .._addresses import Endpoint, authority_of
+from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
 from .._tasks import ungrouped
 from .._tcp import LeanStream, TcpStream
 from .._tls import TlsStream, speaks_plainly
@@ -173,9 +174,10 @@ async def _upgrade_client(
 ) -> TrioWebSocket:
     head = HeadStream(stream, with_body=True)
     subprotocol: str | None = None
+    message_limit: int | None = None
 
     async def shake_hands(nursery: trio.Nursery) -> None:
-        nonlocal subprotocol
+        nonlocal subprotocol, message_limit
         # The annotation asks for a socket; trio-websocket calls nothing of it that trio.abc.Stream lacks.
         websocket = await trio_websocket.wrap_client_stream(
             nursery,
@@ -186,6 +188,9 @@ async def _upgrade_client(
             extra_headers=[(name.encode(), value.encode()) for name, value in headers],
         )
         subprotocol = websocket.subprotocol
+        name = MESSAGE_LIMIT_HEADER.lower().encode()
+        limits = [value for header, value in websocket.handshake_headers if header == name]
+        message_limit = parse_message_limit(b", ".join(limits).decode("latin-1"))
 
     try:
         await _borrow_trio_websocket(shake_hands)
@@ -205,6 +210,7 @@ async def _upgrade_client(
         peer=endpoint.authority,
         max_message_size=max_message_size,
         keepalive=keepalive,
+        peer_max_message_size=message_limit,
     )
 
 
@@ -232,6 +238,7 @@ async def accept(
         answer: called with a plain request instead, a GET or HEAD of HTTP/1.1 that wants no upgrade; returns what it is
             answered, why it is refused, or `None`: such a request makes no sense.
         subprotocols: those this server speaks, the preferred one first.
+        max_message_size: the longest message accepted, in bytes; a client that speaks one of them is told.
         write_timeout: a peer that takes nothing for so many seconds is given up.
 
     Raises:
@@ -295,7 +302,8 @@ async def _upgrade_server(
             await request.reject(refusal.status, extra_headers=refusal.all_headers, body=refusal.body)
             raise ConnectionRejected(refusal.status, refusal.reason)
         chosen = next((name for name in subprotocols if name in proposed), None)
-        await request.accept(subprotocol=chosen)
+        limit = (MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size)
+        await request.accept(subprotocol=chosen, extra_headers=None if chosen is None else [limit])
 
     try:
         await head.receive_head()

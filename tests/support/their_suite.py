@@ -16,7 +16,7 @@ _pytest_asyncio = ModuleType("pytest_asyncio")
 _pytest_asyncio.fixture = pytest.fixture  # type: ignore[attr-defined]  # made here
 sys.modules[_pytest_asyncio.__name__] = _pytest_asyncio
 
-rayforce.network.websocket.WSClient = WSClient
+setattr(rayforce.network.websocket, "WSClient", WSClient)  # noqa: B010 - a type checker would not let it be replaced
 # Their tests read this private attribute of theirs; ours is public, and says why.
 WSClientConnection._closed = property(lambda self: bool(self.closed))  # type: ignore[attr-defined]  # added here
 
