@@ -177,9 +177,9 @@ async def test_a_client_without_tls_is_told_to_use_it(tls_port: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_tls_with_a_server_without_it_says_so(our_port: int) -> None:
+async def test_tls_with_a_server_without_it_says_so(in_process_port: int) -> None:
     with anyio.fail_after(TIMEOUT), pytest.raises(HandshakeError, match="does not speak TLS"):
-        await WSClient("localhost", our_port, ssl=trusting()).connect()
+        await WSClient("localhost", in_process_port, ssl=trusting()).connect()
 
 
 @pytest.mark.trio
