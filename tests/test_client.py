@@ -1,7 +1,9 @@
 """`WSClient` and `WSClientConnection`: every way to connect, every way to end, and that nothing is left of it."""
 
 import asyncio
+import re
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,7 +15,7 @@ import pytest
 import trio
 from support.leaks import no_leaks
 from support.proxy import proxy
-from support.raw import RawPeer, accept_raw, raw_server
+from support.raw import CLOSE, RawPeer, accept_raw, frame, raw_server
 
 from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._protocol import string_frame
@@ -115,13 +117,15 @@ async def test_where_nobody_listens_connecting_is_a_plain_error() -> None:
         port = unused.getsockname()[1]
         client = WSClient(LOCAL, port)
         async with in_time():
-            with pytest.raises(errors.ConnectError, match=rf"could not connect to 127\.0\.0\.1:{port}: "):
+            with pytest.raises(
+                errors.ConnectError, match=rf"^Failed to connect to ws://127\.0\.0\.1:{port}: connection refused$"
+            ):
                 await client.connect()
-            with pytest.raises(errors.ConnectError, match="could not connect"):
+            with pytest.raises(errors.ConnectError, match="Failed to connect"):
                 async with client.connect():
                     pass
             async with anyio.create_task_group() as task_group:
-                with pytest.raises(errors.ConnectError, match="could not connect"):
+                with pytest.raises(errors.ConnectError, match="Failed to connect"):
                     await client.connect(task_group)
 
 
@@ -207,8 +211,39 @@ async def test_a_closed_connection_takes_no_calls(in_process_port: int) -> None:
         connection = await WSClient(LOCAL, in_process_port).connect()
         await connection.close()
         for call in (connection.execute, connection.post):
-            with pytest.raises(errors.ConnectionClosed, match=r"^the connection is closed$"):
+            with pytest.raises(errors.ConnectionClosed, match=r"^Cannot execute on closed connection$"):
                 await call("(+ 1 2)")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("ending", "cls", "reason"),
+    [
+        (
+            frame(struct.pack("!H", 1011) + b"engine lost", CLOSE, masked=False),
+            errors.ConnectionClosed,
+            "the peer closed the connection with code 1011: engine lost",
+        ),
+        (frame(b"no reply to anything", masked=False), errors.ProtocolError, "not a Rayforce .*"),
+        (b"", errors.ConnectionLost, "the (peer went away without closing the connection|connection broke: .*)"),
+    ],
+    ids=["closed", "protocol error", "lost"],
+)
+async def test_a_call_on_a_lost_connection_says_why_it_was_lost(
+    ending: bytes, cls: type[errors.RayforceWSError], reason: str
+) -> None:
+    async def end(peer: RawPeer) -> None:
+        await accept_raw(peer)
+        await peer.send(ending)
+
+    async with in_time(), raw_server(end) as port, WSClient(LOCAL, port).connect() as connection:
+        with pytest.raises(errors.RayforceWSError):
+            await connection.execute("1")
+        assert re.fullmatch(reason, str(connection.closed))
+        for call in (connection.execute, connection.post):
+            with pytest.raises(cls, match=f"^Cannot execute on closed connection: {reason}$") as raised:
+                await call("(+ 1 2)")
+            assert type(raised.value) is cls
 
 
 @pytest.mark.anyio
@@ -359,14 +394,17 @@ async def test_an_address_of_ipv6() -> None:
     async with in_time(), raw_server(hang_up, "::1") as port:
         client = WSClient("::1", port)
         assert repr(client) == f"WSClient(ws://[::1]:{port})"
-        with pytest.raises(errors.HandshakeError, match=rf"what answers at \[::1\]:{port} "):
+        with pytest.raises(
+            errors.HandshakeError,
+            match=rf"Failed to connect to ws://\[::1\]:{port}: the peer is not a WebSocket server",
+        ):
             await client.connect()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "\ud800"], ids=["empty", "long", "surrogate"])
 async def test_a_name_that_cannot_be_looked_up(host: str) -> None:
-    with pytest.raises(errors.ConnectError, match="could not connect") as failed:
+    with pytest.raises(errors.ConnectError, match=r"^Failed to connect to .*: the host name is not valid$") as failed:
         await WSClient(host, 1).connect()
     assert type(failed.value) is errors.ConnectError
 

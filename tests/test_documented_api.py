@@ -180,7 +180,9 @@ def test_the_error_where_nobody_listens(how: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # taken, but nobody listens
         port = unused.getsockname()[1]
-        assert run_client(ERRORS, how, port).startswith(f"WebSocket Error: could not connect to localhost:{port}: ")
+        assert run_client(ERRORS, how, port).startswith(
+            f"WebSocket Error: Failed to connect to ws://localhost:{port}: connection refused"
+        )
 
 
 @pytest.mark.trio

@@ -22,7 +22,7 @@ from .._protocol import (
 )
 from .._tasks import Event, Turn, event_class, race
 from .._transports import Transport, closed_by_us, end, say_goodbye
-from ..errors import ProtocolError, RayforceError, RayforceWSError
+from ..errors import ConnectionClosed, ProtocolError, RayforceError, RayforceWSError
 
 logger = logging.getLogger("rayforce_trio.client")
 
@@ -176,7 +176,7 @@ class WSClientConnection:
     async def _ask(self, query: Any, message_type: MessageType, *, verbose: bool = False) -> Reply | None:
         """Send a request and wait for its reply, or send a post."""
         if self._reason is not None:
-            raise self._why_closed()
+            raise _refusal(self._reason)
         frame = encode(query, message_type, verbose=verbose)
         await anyio.lowlevel.checkpoint_if_cancelled()  # or it could be sent before the cancellation is noticed
         submit = self._protocol.submit if message_type is MessageType.SYNC else self._protocol.post
@@ -286,6 +286,18 @@ class WSClientConnection:
         self._close(closed_by_us())
         self._transport.abort()
         self._ended.set()
+
+
+def _refusal(reason: RayforceWSError) -> RayforceWSError:
+    """Return the error of a call on a connection that has ended for `reason`."""
+    refusal = copy.copy(reason)
+    closed_here = isinstance(reason, ConnectionClosed) and not reason.by_peer
+    message = "Cannot execute on closed connection" + ("" if closed_here else f": {reason}")
+    if isinstance(refusal, ConnectionClosed | ProtocolError):
+        refusal.message = message
+    else:
+        refusal.args = (message,)
+    return refusal
 
 
 class _Waiter:

@@ -297,7 +297,7 @@ def test_expressions_from_a_pipe_need_the_password_from_elsewhere(by_password: S
 
 def test_nobody_who_is_not_there_is_asked_for_a_password() -> None:
     with terminal("repl", f"ann@127.0.0.1:{free_port()}") as shown:
-        assert shown.rest().startswith("error: could not connect to ")
+        assert shown.rest().startswith("error: Failed to connect to ")
         assert shown.process.wait(BOUND) == 3
 
 
