@@ -66,6 +66,15 @@ class WSClientConnection:
         """`False` while the connection can be used, afterwards the error that says why it cannot."""
         return self._reason or False
 
+    @property
+    def stopped_queries(self) -> int:
+        """Count the cancelled calls whose queries were stopped by the server, or never sent.
+
+        The server answers a cancelled call later than the call ends, and before it answers any later call. A query that
+        came to its end after all does not count.
+        """
+        return self._protocol.stopped
+
     async def execute(self, query: Any) -> Any:
         """Evaluate a query on the server and return its value.
 
@@ -135,6 +144,13 @@ class WSClientConnection:
         """
         self._close(closed_by_us())
         await self._ended.wait()
+
+    def abort(self) -> None:
+        """Close the connection at once, without waiting for the server. Idempotent, and no checkpoint.
+
+        Calls that still wait raise `ConnectionClosed`. The server stops their queries when it notices the loss.
+        """
+        self._abandon()
 
     async def __aenter__(self) -> "WSClientConnection":
         return self
