@@ -137,8 +137,8 @@ class Expressions:
         self._program.check(negation(one_of(type_, _WITHOUT_NULL)))
         return self._program.let(call("as", type_, i64(-(2**63))))
 
-    def unified(self, values: Sequence[Value]) -> tuple[list[Buffer], Kind]:
-        """Return expressions converted to their common type, as branches of `if` need it, and what is known of that.
+    def unified(self, values: Sequence[Value]) -> list[Buffer]:
+        """Return expressions converted to their common type, as branches of `if` need it.
 
         Whole numbers become I64 and others F64 where types differ; symbols and strings become symbols.
         """
@@ -147,21 +147,19 @@ class Expressions:
             return _unified_constants(values)
         types = dict.fromkeys(self.type_of(value) for value in values if not value.constant)
         added = [symbol(type_name) for one, type_name in _TYPE_OF_KIND.items() if one in kinds]
-        if len(types) == 1 and not added:
-            common = next(iter(types))
-        else:
-            common = self.common_type([*types, *added])
+        same = len(types) == 1 and not added
+        common = next(iter(types)) if same else self.common_type([*types, *added])
         result: list[Buffer] = []
         for value in values:
             if value.kind is Kind.NULL:
                 result.append(self.null_of(common))
             elif value.kind is Kind.TEXT:
                 result.append(self.text_for(value.text, common))
-            elif len(types) == 1 and not added:
+            elif same:
                 result.append(value.payload)
             else:
                 result.append(call("as", common, value.payload))
-        return result, Kind.UNKNOWN
+        return result
 
     def common_type(self, types: Sequence[Buffer]) -> bytes:
         """Return the step that holds the type to which values of several types are converted.
@@ -356,6 +354,12 @@ class Expressions:
             unsupported("a column outside of an aggregate must be in GROUP BY", node)
         return Value(name(column), column=column)
 
+    def _inner(self, node: Node) -> Value:
+        return self.value(node.this)
+
+    def _null(self, _: Node) -> Value:
+        return NULL_VALUE
+
     def _literal(self, node: Node) -> Value:
         return text_value(str(node.this)) if node.is_string else number(str(node.this))
 
@@ -446,15 +450,14 @@ class Expressions:
         certain = [place for place, condition in enumerate(conditions) if condition == TRUE]
         if certain:
             conditions, values = conditions[: certain[0]], values[: certain[0] + 1]
-        payloads, known = self.unified(values)
+        if len(values) == 1:
+            return values[0]
+        payloads = self.unified(values)
         payload = payloads[-1]
         for condition, one in zip(reversed(conditions), reversed(payloads[:-1]), strict=True):
             payload = (
                 one if condition == TRUE else payload if condition == FALSE else call("if", condition, one, payload)
             )
-        if len(values) == 1:
-            return values[0]
-        del known
         return Value(payload, nullable=any(value.nullable for value in values))
 
     def _cast(self, node: Node) -> Value:
@@ -535,22 +538,21 @@ class Expressions:
         return unsupported("the base of LOG differs among databases: write LN(x)", node)
 
 
-def _unified_constants(values: Sequence[Value]) -> tuple[list[Buffer], Kind]:
+def _unified_constants(values: Sequence[Value]) -> list[Buffer]:
     kinds = {value.kind for value in values} - {Kind.NULL}
     if kinds == {Kind.TEXT}:
-        return [string(value.text) for value in values], Kind.TEXT  # a null string is an empty one
+        return [string(value.text) for value in values]  # a null string is an empty one
     if kinds == {Kind.INT, Kind.FLOAT}:
         listed = [f64(float(int_of(value) or 0)) if value.kind is Kind.INT else value.payload for value in values]
-        null, found = f64(float("nan")), Kind.FLOAT
+        null = f64(float("nan"))
     elif len(kinds) <= 1 and kinds <= {Kind.INT, Kind.FLOAT, Kind.BOOL, Kind.OTHER}:
         listed = [value.payload for value in values]
-        found = next(iter(kinds), Kind.INT)
-        null = f64(float("nan")) if found is Kind.FLOAT else i64(-(2**63))
+        null = f64(float("nan")) if Kind.FLOAT in kinds else i64(-(2**63))
         if len(kinds & {Kind.BOOL, Kind.OTHER}) and any(value.kind is Kind.NULL for value in values):
             unsupported("a choice between this constant and NULL has no type; add CAST to the NULL")
     else:
         unsupported("a choice between constants of different types is not supported")
-    return [null if value.kind is Kind.NULL else one for value, one in zip(values, listed, strict=True)], found
+    return [null if value.kind is Kind.NULL else one for value, one in zip(values, listed, strict=True)]
 
 
 def _pattern(text: str, escape: str | None, node: Node) -> str:
@@ -623,8 +625,8 @@ _TEXTS = ("SYM", "STR")
 _TYPE_OF_KIND = {Kind.INT: "I64", Kind.FLOAT: "F64", Kind.BOOL: "B8"}
 _MOMENTS = {"DATE": date, "TIMESTAMP": timestamp, "TIME": time}
 _COMPILERS: dict[str, Callable[[Expressions, Node], Value]] = {
-    "Paren": lambda self, node: self.value(node.this),
-    "Null": lambda self, node: NULL_VALUE,
+    "Paren": Expressions._inner,
+    "Null": Expressions._null,
     "Column": Expressions._column,
     "Literal": Expressions._literal,
     "Placeholder": Expressions._placeholder,

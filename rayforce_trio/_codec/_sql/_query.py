@@ -29,9 +29,9 @@ from ._syntax import (
     integer_of,
     is_query,
     kind,
+    one_literal,
     only,
     part,
-    one_literal,
     qualifier_of,
     unsupported,
 )
@@ -473,7 +473,7 @@ def _add_key(
     sorting.keys.append((column, descending))
 
 
-def __limits(node: Node, parameters: Parameters) -> tuple[int, int] | None:
+def _limits(node: Node, parameters: Parameters) -> tuple[int, int] | None:
     """Return the first row and the number of rows that LIMIT and OFFSET ask for, or None."""
     limit, offset = node.args.get("limit"), node.args.get("offset")
     if limit is None and offset is None:

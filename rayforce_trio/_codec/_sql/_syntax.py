@@ -1,7 +1,7 @@
 """SQL text to a syntax tree, and what the compiler asks of a tree. Names in it stay as they are written."""
 
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import sqlglot
 from sqlglot import exp
@@ -26,7 +26,7 @@ def parse(text: str) -> Node:
     if len(statements) != 1:
         found = f"{len(statements)} statements" if statements else "no statement"
         raise RayforceParseError(f"the SQL text must be one statement; it holds {found}")
-    return statements[0]
+    return cast(Node, statements[0])
 
 
 def _message(error: Exception) -> str:

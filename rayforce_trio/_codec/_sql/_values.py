@@ -313,7 +313,7 @@ class Parameters:
 
 
 def _texts(payload: Buffer) -> tuple[str | None, ...] | None:
-    """Return the texts of a vector of symbols, with None for the empty one, or None if the payload is no such vector."""
+    """Return the texts of a vector of symbols, with None for the empty one, or None if the payload is another."""
     if payload[0] != Type.SYMBOL:
         return None
     return tuple(text.decode() or None for text in bytes(payload[10:]).split(b"\0")[:-1])
