@@ -108,7 +108,7 @@ def _check(
 
 
 def _symbols(pa: Any, where: str, column: TextColumn) -> Any:
-    """Return symbols with a dictionary, which is made of symbols that still end with a NUL: so they need not be moved."""
+    """Return symbols with a dictionary, which is made before their NULs are removed, so that they need not be moved."""
     encoded = _items(pa, column).dictionary_encode()
     symbols = encoded.dictionary
     _, ends, data = symbols.buffers()

@@ -299,6 +299,8 @@ class _Payload:
             begin = self._at
             walked = self._walk_strings(starts[row : min(row + _WALKED, count)])
             row += walked
+            if row == count:
+                break
             mean, rest = divmod(self._at - begin, walked)
             if mean > _LONG:
                 row += self._walk_strings(starts[row : min(row + _ITEMS_PER_STEP, count)])
@@ -473,7 +475,7 @@ def _guess(chunk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def _short_strings(chunk: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return where the length of a string of 1 to 255 bytes may be: a byte, seven zeros, and a byte that is not zero."""
+    """Return where the length of a string of 1 to 255 bytes may be: a byte, seven zeros, and no zero."""
     count = max(len(chunk) - LENGTH_SIZE, 0)
     zero = chunk == 0
     two = zero[:-1] & zero[1:]
