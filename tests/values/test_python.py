@@ -40,9 +40,11 @@ def refusal(value: Any) -> str:
     return problem
 
 
-def utc(year: int, month: int, day: int, *time: int) -> dt.datetime:
+def utc(
+    year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0, microsecond: int = 0
+) -> dt.datetime:
     """Return a time in UTC, without a time zone."""
-    return dt.datetime.combine(dt.date(year, month, day), dt.time(*time))
+    return dt.datetime.combine(dt.date(year, month, day), dt.time(hour, minute, second, microsecond))
 
 
 class Level(enum.IntEnum):
@@ -325,8 +327,17 @@ def test_a_table_arrives_as_a_table(value: Any) -> None:
         ),
         (
             np.array([-HIGHEST - 1]),
-            f", row 0: the engine takes {-HIGHEST - 1} for null in a vector of type I64; write None for null",
+            f"[0]: the engine takes the int64 {-HIGHEST - 1} for null; write None for null",
         ),
+        (np.int16(-(2**15)), ": the engine takes the int16 -32768 for null; write None for null"),
+        (np.zeros(1, "V16"), "[0]: the engine takes the nil UUID for null; write None for null"),
+        (
+            pa.array([1, -HIGHEST - 1]),
+            f": the array, row 1: the engine takes {-HIGHEST - 1} for null in a vector of type I64; "
+            "write None for null",
+        ),
+        (pa.table([[1], [2]], names=["a", "a"]), ": the data has more than one column 'a'"),
+        (object(), ": the engine has no type for an object; write a number, a str, a list or a dict"),
         (
             np.array([(1,)], [("field", "i4")]),
             ": the engine has no type for numpy's [('field', '<i4')]; convert the array with astype()",
