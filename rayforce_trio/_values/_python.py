@@ -41,7 +41,7 @@ from ._atoms import array_atom, atom
 from ._numpy import array_vector, is_objects
 from ._payloads import Buffer, dict_of, list_of, symbols, vector
 from ._scalars import SYMBOL, Unrepresentable
-from ._sequences import combine, find_unrepresentable, reader_for
+from ._sequences import combine, reader_for, refuse_first
 from ._table_data import arrow_payload
 from ._types import Type
 from ._vectors import Texts, vector_payload
@@ -104,7 +104,7 @@ class _Encoder:
         if (reader := reader_for(values)) is not None and not (reader.nullable and reader.type is Type.B8):
             read = reader.read(values)
             if isinstance(read, Texts) and not read.data.all():
-                find_unrepresentable(SYMBOL, values)
+                refuse_first(SYMBOL, values)
             return vector_payload(read, self.place())
         payloads = self._each(enumerate(values))
         combined = combine(payloads)

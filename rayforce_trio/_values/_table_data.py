@@ -351,9 +351,6 @@ def _arrow(column: ArrowColumn, where: str) -> _Column:
 
 
 def _cast(column: _Column, target: Type) -> _Column:
-    if column.type is target:
-        return column
-
     def read(start: int, stop: int) -> Vector:
         return cast_vector(column.read(start, stop), target, column.where, start)
 
