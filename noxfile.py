@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,12 @@ nox.options.sessions = ["tests", "lint", "types", "docs"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = nox.project.python_versions(PYPROJECT)
 INSTALLED = [version for version in SUPPORTED if shutil.which(f"python{version}")] or [sys.executable]
+
+WORKERS = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal"]
+"""Tests also wait, so there is one process more than cores. An idle process takes tests over from the others."""
+
+NOT_TIMING = ["-m", "not timing"]
+"""All tests but those that measure time, the slow ones included."""
 
 WS = "ws@8.23.0"
 """The package of npm that the session `interop` runs against."""
@@ -36,19 +43,39 @@ def pytest(session: nox.Session, *arguments: str) -> None:
 
 @nox.session(python=INSTALLED)
 def tests(session: nox.Session) -> None:
-    """The test suite, on every supported Python that is installed."""
+    """The test suite, on every supported Python that is installed: slow tests on the newest, coverage on the oldest.
+
+    The session `timing` follows, unless only some of the tests were asked for.
+    """
     session.install(".[asyncio,cli,prometheus]", *nox.project.dependency_groups(PYPROJECT, "test"))
-    pytest(session)
+    slow = NOT_TIMING if session.python == INSTALLED[-1] else []
+    if session.python != INSTALLED[0] or session.posargs:
+        pytest(session, *WORKERS, *slow)
+    else:
+        session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage").absolute())
+        session.run("coverage", "erase")
+        session.run("coverage", "run", "-m", "pytest", *WORKERS, *slow)
+        session.run("coverage", "combine", "--quiet")
+        session.run("coverage", "report")
+    if not session.posargs:
+        session.notify("timing")
+
+
+@nox.session
+def timing(session: nox.Session) -> None:
+    """The tests that measure time, one after the other; nothing else should run on the machine meanwhile."""
+    session.install(".[asyncio,cli,prometheus]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    pytest(session, "-m", "timing")
 
 
 @nox.session
 def tests_min(session: nox.Session) -> None:
-    """The test suite with the oldest dependencies that are supported."""
+    """The test suite with the oldest dependencies that are supported, without the slow tests."""
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
     pins = lowest(project["dependencies"] + extras["asyncio"] + extras["cli"] + extras["prometheus"])
     session.install(".[asyncio,cli,prometheus]", *pins, *nox.project.dependency_groups(PYPROJECT, "test"))
-    pytest(session)
+    pytest(session, *WORKERS)
 
 
 @nox.session
@@ -127,7 +154,6 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation, warnings being errors, to docs/_build/html; its examples are run by a test."""
-    session.install(".[asyncio,prometheus]", *nox.project.dependency_groups(PYPROJECT, "docs", "test"))
+    """The documentation, warnings being errors, to docs/_build/html; `tests` runs its examples."""
+    session.install(".[asyncio,prometheus]", *nox.project.dependency_groups(PYPROJECT, "docs"))
     session.run("sphinx-build", "-W", "--keep-going", "-E", "-b", "html", "docs", str(Path("docs", "_build", "html")))
-    pytest(session, "tests/test_docs.py")

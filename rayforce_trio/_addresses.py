@@ -1,6 +1,8 @@
 """Hosts and ports: what is one, how it is written, and why it could not be reached."""
 
+import os
 import re
+import socket
 import ssl
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -8,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from .errors import RayforceValueError
 
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 _TARGET = re.compile(r"/[!-\"$-~]*")
 
 
@@ -120,9 +123,24 @@ def parse_url(url: object) -> tuple[str, int | None, str, bool, str | None]:
     return parts.hostname, port, target, parts.scheme == "wss", unquote(parts.username) if parts.username else None
 
 
-def why(error: Exception) -> str:
-    """Return what the system said; trio wraps it, or sums it up, and keeps it as the cause."""
-    cause = error.__cause__
+def os_error_text(error: BaseException) -> str:
+    """Return the system's own words for an error, without the numbers and addresses that event loops add to them.
+
+    The words are the same on every event loop: "connection refused", say. Of several attempts that failed, the last
+    one's error is described.
+    """
+    cause: BaseException = error.__cause__ or error
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[-1]
-    return str(cause or error)
+    if isinstance(cause, UnicodeError):
+        return "the host name is not valid"
+    if isinstance(cause, socket.gaierror):  # its numbers are not those of other errors
+        return _uncapitalized(cause.strerror or str(cause))
+    # asyncio gives several errors as text only.
+    number = cause.errno if isinstance(cause, OSError) else None
+    numbers = [str(number)] if number else _ERRNO.findall(str(cause))
+    return _uncapitalized(os.strerror(int(numbers[-1])) if numbers else str(cause))
+
+
+def _uncapitalized(text: str) -> str:
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text

@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from ._addresses import os_error_text
 from ._tcp import READ_SIZE, LeanStream
 from .errors import HandshakeError, RayforceValueError
 
@@ -52,7 +53,7 @@ def reason_of(error: BaseException) -> str:
         return "it does not speak TLS"
     if isinstance(error, ssl.SSLError) and error.reason:
         return _WORDS.get(error.reason) or error.reason.lower().replace("_", " ")
-    return str(error)
+    return os_error_text(error)
 
 
 class TlsStream(LeanStream):

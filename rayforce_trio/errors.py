@@ -136,6 +136,7 @@ class ConnectionClosed(RayforceWSError):
         code: the WebSocket close code (RFC 6455, section 7.4): 1000 normal, 1001 going away, 1005 none given.
         reason: the text that came with it.
         by_peer: whether the peer closed it, and not this side.
+        message: the error in one sentence, which `str` returns.
     """
 
     def __init__(self, code: int, reason: str = "", *, by_peer: bool = True) -> None:
@@ -143,6 +144,10 @@ class ConnectionClosed(RayforceWSError):
         self.code = code
         self.reason = reason
         self.by_peer = by_peer
+        said = f": {reason}" if reason else ""
+        self.message = (
+            f"the peer closed the connection with code {code}{said}" if by_peer else "the connection is closed"
+        )
 
     @property
     def going_away(self) -> bool:
@@ -150,10 +155,7 @@ class ConnectionClosed(RayforceWSError):
         return self.by_peer and self.code == 1001
 
     def __str__(self) -> str:
-        if not self.by_peer:
-            return "the connection is closed"
-        said = f": {self.reason}" if self.reason else ""
-        return f"the peer closed the connection with code {self.code}{said}"
+        return self.message
 
 
 class ConnectionLost(RayforceWSError):
@@ -168,6 +170,7 @@ class ProtocolError(RayforceWSError):
     """The peer sent something the protocol does not allow; the connection is closed by it.
 
     Attributes:
+        message: the error in one sentence, which `str` returns.
         code: the close code it is closed with.
     """
 

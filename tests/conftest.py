@@ -44,6 +44,13 @@ def our_port(engine: str) -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
+def in_process_port() -> Iterator[int]:
+    """The port of our server, in a process of its own, for tests that do not depend on the engine."""
+    with server_process("in-process") as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
 def native_port() -> Iterator[int]:
     """The port of a native server."""
     with native_server() as server:

@@ -2,10 +2,8 @@
 
 import logging
 import re
-import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ import trio
 import trio.testing
 from support.engines import GateEngine
 from support.leaks import no_leaks
+from support.memory import resident_memory
 from support.raw import BINARY, TEXT, connect_raw, frame, open_raw
 from support.watched import Queries, ask_natively, cpu_seconds
 
@@ -367,11 +366,6 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
         assert (await other.execute("(+ 1 2)")).value == 3
     assert len(dropped()) == 5
     assert all(line.endswith("): lost: the peer took nothing for 1 seconds") for line in dropped())
-
-
-def resident_memory() -> int:
-    """Return how many bytes of memory this process occupies."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 # Time to open

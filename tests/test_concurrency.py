@@ -298,7 +298,7 @@ async def test_more_requests_than_the_server_queues_are_all_answered(our_port: i
     """And more bytes of replies than it and the network hold."""
 
     async def ask(connection: WSClientConnection, n: int) -> None:
-        assert len(await connection.execute(f"(til {10_000 + n})")) == 10_000 + n
+        assert len(await connection.execute(f"(til {3000 + n})")) == 3000 + n
 
     async with connected(our_port) as connection, trio.open_nursery() as nursery:
         for n in range(2 * MAX_QUEUED_REQUESTS):

@@ -203,6 +203,7 @@ def test_quickstart_with_an_engine_process_outlives_what_is_done_to_it() -> None
     assert printed.endswith("\n3\n")
 
 
+@pytest.mark.timing
 def test_stall_shows_that_an_engine_process_leaves_the_loop_free() -> None:
     header, *rows = output_of(start(str(EXAMPLES / "stall.py"))).splitlines()
     assert header == "engine             query   loop stood still   ping answered after"

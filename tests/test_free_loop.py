@@ -13,6 +13,8 @@ from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer
 from rayforce_trio._codec import encode
 from rayforce_trio._protocol import MessageType
 
+pytestmark = pytest.mark.timing
+
 TEN_SECONDS = "(sum (map (fn [x] (sum (til x))) (til 260000)))"
 
 

@@ -83,6 +83,7 @@ async def test_other_errors_come_out() -> None:
             await listener.accept()
 
 
+@pytest.mark.timing
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of another process can be changed on Linux alone")
 async def test_a_server_that_runs_out_of_descriptors_goes_on_when_it_has_some_again(
     native_port: int, tmp_path: Path

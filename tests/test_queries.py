@@ -125,6 +125,7 @@ async def test_a_table_of_a_million_rows_arrives_whole(our_port: int) -> None:
             assert [values[i].to_python() for i in (0, 1, 499_999, 999_999)] == [0, 1, 499_999, 999_999]
 
 
+@pytest.mark.slow
 @pytest.mark.trio
 async def test_a_message_of_300_mb_arrives_whole(our_port: int) -> None:
     """Less where memory is short: there are some eight copies of it on the way through both processes."""

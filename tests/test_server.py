@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from rayforce_trio import InProcessEngine, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._protocol import ServerRequest
 
-pytestmark = pytest.mark.usefixtures("each_engine")
+on_each_engine = pytest.mark.usefixtures("each_engine")
 
 LOCAL = "127.0.0.1"
 
@@ -79,6 +79,7 @@ every_way_to_start = pytest.mark.parametrize("start", [by_serve, by_starting_ser
 Start = Callable[[WSServer], Awaitable[None]]
 
 
+@on_each_engine
 @pytest.mark.trio
 async def test_started_in_a_nursery_it_serves_until_the_nursery_is_cancelled() -> None:
     async with in_time(), trio.open_nursery() as nursery:
@@ -88,6 +89,7 @@ async def test_started_in_a_nursery_it_serves_until_the_nursery_is_cancelled() -
         nursery.cancel_scope.cancel()
 
 
+@on_each_engine
 @pytest.mark.trio
 async def test_entered_it_serves_for_the_block() -> None:
     async with in_time():
@@ -97,6 +99,7 @@ async def test_entered_it_serves_for_the_block() -> None:
             await WSClient(LOCAL, server.port or 1).connect()
 
 
+@on_each_engine
 @pytest.mark.trio
 async def test_it_serves_between_start_and_stop() -> None:
     async with in_time(), trio.open_nursery() as nursery:
@@ -106,6 +109,7 @@ async def test_it_serves_between_start_and_stop() -> None:
         await server.stop()
 
 
+@on_each_engine
 @pytest.mark.trio
 async def test_it_can_serve_again() -> None:
     async with in_time():
@@ -263,6 +267,7 @@ async def test_an_engine_that_ends_ends_the_server_with_its_error() -> None:
                 await trio.sleep_forever()
 
 
+@on_each_engine
 @pytest.mark.trio
 async def test_the_bodys_exceptions_come_out_as_they_are() -> None:
     async with in_time():
@@ -272,6 +277,7 @@ async def test_the_bodys_exceptions_come_out_as_they_are() -> None:
                 raise KeyError("mine")
 
 
+@on_each_engine
 @pytest.mark.trio
 async def test_cancelling_the_block_cancels_nothing_else() -> None:
     async with in_time():
@@ -293,6 +299,7 @@ async def by_stopping(server: WSServer, nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("finish", [by_cancelling, by_stopping])
+@on_each_engine
 @pytest.mark.trio
 async def test_when_it_ends_its_clients_see_close_code_1001(
     finish: Callable[[WSServer, trio.Nursery], Awaitable[None]],
@@ -375,6 +382,7 @@ async def test_run_needs_the_main_thread() -> None:
         await trio.to_thread.run_sync(trio.run, local_server().run)
 
 
+@on_each_engine
 @pytest.mark.trio
 async def test_run_cancelled_ends_like_serve(capsys: pytest.CaptureFixture[str]) -> None:
     async with in_time():
@@ -465,6 +473,7 @@ async def test_an_engine_that_cannot_be_reached_refuses_the_client_and_says_why(
             await WSClient(LOCAL, server.port).connect()
 
 
+@on_each_engine
 @pytest.mark.trio
 async def test_an_idle_connection_keeps_nothing_of_its_last_request(name: str) -> None:
     async with in_time(), local_server() as server, WSClient(LOCAL, server.port).connect() as connection:

@@ -111,6 +111,7 @@ async def test_it_is_a_stream_that_can_be_half_closed(pair: Pair) -> None:
             await trio.testing.check_half_closeable_stream(pair, None)
 
 
+@pytest.mark.slow
 async def test_it_is_a_stream_when_it_is_clogged_too(pair: Pair) -> None:
     async def clogged() -> tuple[LeanStream, LeanStream]:
         one, other = await pair()

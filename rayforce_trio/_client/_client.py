@@ -137,15 +137,17 @@ class WSClient:
                 check_hello_reply(await transport.receive())
             except ProtocolViolation as error:
                 transport.abort()
-                raise HandshakeError(f"what answers at {self.uri} is not a Rayforce server: {error}") from None
+                raise HandshakeError(
+                    f"Failed to connect to {self.uri}: the peer is not a Rayforce server: {error}"
+                ) from None
             except RayforceWSError as error:
                 transport.abort()
-                raise HandshakeError(f"the handshake with {self.uri} failed: {error}") from error
+                raise HandshakeError(f"Failed to connect to {self.uri}: the handshake failed: {error}") from error
             except BaseException:
                 transport.abort()
                 raise
             return WSClientConnection(transport)
-        raise HandshakeError(f"connecting to {self.uri} took longer than {OPEN_TIMEOUT:g} seconds")
+        raise HandshakeError(f"Failed to connect to {self.uri}: it took longer than {OPEN_TIMEOUT:g} seconds")
 
     def __repr__(self) -> str:
         return f"WSClient({self.uri})"

@@ -22,7 +22,7 @@ from .._protocol import (
 )
 from .._tasks import Event, Turn, event_class, race
 from .._transports import Transport, closed_by_us, end, say_goodbye
-from ..errors import ProtocolError, RayforceError, RayforceWSError
+from ..errors import ConnectionClosed, ProtocolError, RayforceError, RayforceWSError
 
 logger = logging.getLogger("rayforce_trio.client")
 
@@ -65,6 +65,15 @@ class WSClientConnection:
     def closed(self) -> Literal[False] | RayforceWSError:
         """`False` while the connection can be used, afterwards the error that says why it cannot."""
         return self._reason or False
+
+    @property
+    def stopped_queries(self) -> int:
+        """Count the cancelled calls whose queries were stopped by the server, or never sent.
+
+        The server answers a cancelled call later than the call ends, and before it answers any later call. A query that
+        came to its end after all does not count.
+        """
+        return self._protocol.stopped
 
     async def execute(self, query: Any) -> Any:
         """Evaluate a query on the server and return its value.
@@ -136,6 +145,13 @@ class WSClientConnection:
         self._close(closed_by_us())
         await self._ended.wait()
 
+    def abort(self) -> None:
+        """Close the connection at once, without waiting for the server. Idempotent, and no checkpoint.
+
+        Calls that still wait raise `ConnectionClosed`. The server stops their queries when it notices the loss.
+        """
+        self._abandon()
+
     async def __aenter__(self) -> "WSClientConnection":
         return self
 
@@ -176,7 +192,7 @@ class WSClientConnection:
     async def _ask(self, query: Any, message_type: MessageType, *, verbose: bool = False) -> Reply | None:
         """Send a request and wait for its reply, or send a post."""
         if self._reason is not None:
-            raise self._why_closed()
+            raise _refusal(self._reason)
         frame = encode(query, message_type, verbose=verbose)
         await anyio.lowlevel.checkpoint_if_cancelled()  # or it could be sent before the cancellation is noticed
         submit = self._protocol.submit if message_type is MessageType.SYNC else self._protocol.post
@@ -286,6 +302,18 @@ class WSClientConnection:
         self._close(closed_by_us())
         self._transport.abort()
         self._ended.set()
+
+
+def _refusal(reason: RayforceWSError) -> RayforceWSError:
+    """Return the error of a call on a connection that has ended for `reason`."""
+    refusal = copy.copy(reason)
+    closed_here = isinstance(reason, ConnectionClosed) and not reason.by_peer
+    message = "Cannot execute on closed connection" + ("" if closed_here else f": {reason}")
+    if isinstance(refusal, ConnectionClosed | ProtocolError):
+        refusal.message = message
+    else:
+        refusal.args = (message,)
+    return refusal
 
 
 class _Waiter:

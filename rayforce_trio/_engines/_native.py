@@ -4,7 +4,7 @@ import socket
 
 import trio
 
-from .._addresses import authority_of, check_host, check_port, why
+from .._addresses import authority_of, check_host, check_port, os_error_text
 from .._protocol import dump_credentials
 from .._tcp import TcpStream
 from ..errors import EngineError, RayforceValueError
@@ -78,7 +78,7 @@ class NativeEngine(Engine):
             try:
                 stream = await trio.open_tcp_stream(self.host, self.port)
             except (OSError, UnicodeError) as error:
-                raise EngineError(f"{self._name} cannot be reached: {why(error)}") from None
+                raise EngineError(f"{self._name} cannot be reached: {os_error_text(error)}") from None
             _watch_for_silence(stream)
             return TcpStream(stream)
         raise EngineError(f"{self._name} cannot be reached within {CONNECT_TIMEOUT:g} seconds")

@@ -24,7 +24,15 @@ from ._frames import (
     query_frame,
     string_frame,
 )
-from ._handshake import HELLO, HELLO_REPLY, SUBPROTOCOL, check_hello, check_hello_reply
+from ._handshake import (
+    HELLO,
+    HELLO_REPLY,
+    MESSAGE_LIMIT_HEADER,
+    SUBPROTOCOL,
+    check_hello,
+    check_hello_reply,
+    parse_message_limit,
+)
 from ._masking import Masker
 from ._native import (
     NATIVE_MAX_REQUEST,
@@ -66,6 +74,7 @@ __all__ = [
     "HEADER_SIZE",
     "HELLO",
     "HELLO_REPLY",
+    "MESSAGE_LIMIT_HEADER",
     "MESSAGE_TYPE_OFFSET",
     "NATIVE_MAX_REQUEST",
     "NO_STATUS",
@@ -118,6 +127,7 @@ __all__ = [
     "parse_control",
     "parse_frame",
     "parse_header",
+    "parse_message_limit",
     "query_frame",
     "shortened",
     "split_verbose",

@@ -13,6 +13,19 @@ HELLO_REPLY = bytes([VERSION])
 SUBPROTOCOL = "rayforce.v1"
 """The WebSocket subprotocol that announces the extended protocol; without it the baseline is spoken."""
 
+MESSAGE_LIMIT_HEADER = "Rayforce-Max-Message-Size"
+"""The HTTP header in which a server of the extended protocol says how long a message it accepts, in bytes."""
+
+_LARGEST_LIMIT = 2**63 - 1
+
+
+def parse_message_limit(value: str | None) -> int | None:
+    """Return the limit in a server's `MESSAGE_LIMIT_HEADER`, in bytes; `None` if there is no limit in it."""
+    if value is None or not (value.isascii() and value.isdigit()) or len(value) > 19:
+        return None
+    limit = int(value)
+    return limit if 0 < limit <= _LARGEST_LIMIT else None
+
 
 def check_hello(message: Frame | str) -> None:
     """Check a client's greeting.

@@ -15,11 +15,10 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from .._addresses import Endpoint
-from .._protocol import CloseCode, Frame, Sliced, shortened
+from .._addresses import Endpoint, os_error_text
+from .._protocol import MESSAGE_LIMIT_HEADER, CloseCode, Frame, Sliced, parse_message_limit, shortened
 from .._tasks import Turn
 from ..errors import (
-    ConnectError,
     ConnectionLost,
     ConnectionRejected,
     HandshakeError,
@@ -33,6 +32,7 @@ from ._base import (
     Transport,
     closed_by_peer,
     closed_by_us,
+    connect_failed,
     no_websocket_server,
     text_too_large,
     tls_failed,
@@ -81,21 +81,21 @@ async def connect(
             create_connection=_ClientConnection,
         )
     except ssl.SSLError as error:
-        raise tls_failed(authority, error) from None
+        raise tls_failed(endpoint, error) from None
     except (ConnectionResetError, ConnectionAbortedError) as error:
         if endpoint.tls is not None:
-            reason = str(error) or "the peer hung up during the TLS handshake"
-            raise tls_failed(authority, HandshakeError(reason)) from error
-        raise ConnectError(f"could not connect to {authority}: {error}") from error
+            reason = os_error_text(error) or "the peer hung up during the TLS handshake"
+            raise tls_failed(endpoint, HandshakeError(reason)) from error
+        raise connect_failed(endpoint, error) from error
     except (OSError, UnicodeError) as error:
-        raise ConnectError(f"could not connect to {authority}: {error}") from error
+        raise connect_failed(endpoint, error) from error
     except InvalidStatus as error:
         if error.response.status_code < 300:
-            raise no_websocket_server(authority, f"HTTP status {error.response.status_code}") from None
+            raise no_websocket_server(endpoint, f"HTTP status {error.response.status_code}") from None
         body = bytes(error.response.body or b"")[:BODY_LIMIT].decode("utf-8", "replace")
         raise ConnectionRejected(error.response.status_code, body) from None
     except (InvalidHandshake, InvalidURI, EOFError, ValueError) as error:
-        raise no_websocket_server(authority, error) from error
+        raise no_websocket_server(endpoint, error) from error
     assert isinstance(websocket, _ClientConnection)
     return AsyncioWebSocket(websocket, authority, max_message_size, keepalive)
 
@@ -150,6 +150,7 @@ class AsyncioWebSocket(Transport):
         self.subprotocol = websocket.subprotocol
         self.peer = peer
         self.max_message_size = max_message_size
+        self.peer_max_message_size = _message_limit(websocket)
         self._websocket = websocket
         self._keepalive = keepalive
         self._closed_by_us = False
@@ -225,7 +226,13 @@ class AsyncioWebSocket(Transport):
             return closed_by_peer(error.rcvd.code, error.rcvd.reason)
         if error.__cause__ is None or isinstance(error.__cause__, EOFError):
             return ConnectionLost("the peer went away without closing the connection")
-        return ConnectionLost(f"the connection broke: {error.__cause__}")
+        return ConnectionLost(f"the connection broke: {os_error_text(error)}")
+
+
+def _message_limit(websocket: ClientConnection) -> int | None:
+    assert websocket.response is not None
+    values = websocket.response.headers.get_all(MESSAGE_LIMIT_HEADER)
+    return parse_message_limit(", ".join(values))
 
 
 def _fragments(message: Frame) -> Iterator[memoryview]:

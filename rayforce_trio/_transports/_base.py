@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 
 import anyio
 
+from .._addresses import Endpoint, os_error_text
 from .._protocol import CloseCode, Frame, Sliced, text_too_long, too_long
 from .._tls import reason_of, speaks_plainly
 from ..errors import (
+    ConnectError,
     ConnectionClosed,
     ConnectionLost,
     HandshakeError,
@@ -45,11 +47,14 @@ class Transport(ABC):
         subprotocol: the one agreed on, or `None`.
         peer: the peer's address, for people to read.
         max_message_size: the longest message accepted from the peer, in bytes; on trio it may be changed meanwhile.
+        peer_max_message_size: the longest message that the server accepts, in bytes; `None` if it did not say so, and
+            at the server's end.
     """
 
     subprotocol: str | None
     peer: str
     max_message_size: int
+    peer_max_message_size: int | None = None
 
     @abstractmethod
     async def receive(self) -> Frame | str:
@@ -130,15 +135,20 @@ def text_too_large() -> MessageTooLarge:
     return MessageTooLarge(text_too_long(TEXT_LIMIT))
 
 
-def no_websocket_server(authority: str, reason: object) -> HandshakeError:
-    """Return the error for a peer that did not shake hands as a WebSocket server does."""
-    return HandshakeError(f"what answers at {authority} is not a WebSocket server: {reason}")
+def connect_failed(endpoint: Endpoint, error: OSError | UnicodeError) -> ConnectError:
+    """Return the error for a server to which no TCP connection could be made."""
+    return ConnectError(f"Failed to connect to {endpoint}: {os_error_text(error)}")
 
 
-def tls_failed(authority: str, error: BaseException) -> HandshakeError:
+def no_websocket_server(endpoint: Endpoint, reason: object) -> HandshakeError:
+    """Return the error for a peer whose opening handshake is not a WebSocket server's."""
+    return HandshakeError(f"Failed to connect to {endpoint}: the peer is not a WebSocket server: {reason}")
+
+
+def tls_failed(endpoint: Endpoint, error: BaseException) -> HandshakeError:
     """Return the error for a server with which TLS could not be agreed on."""
     hint = "; if that is meant, connect to it without TLS" if speaks_plainly(error) else ""
-    return HandshakeError(f"the TLS handshake with {authority} failed: {reason_of(error)}{hint}")
+    return HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {reason_of(error)}{hint}")
 
 
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:

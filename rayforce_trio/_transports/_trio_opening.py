@@ -18,12 +18,13 @@ import trio
 import trio_websocket
 import wsproto.utilities
 
-from .._addresses import Endpoint, authority_of, why
+from .._addresses import Endpoint, authority_of
+from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
 from .._tasks import ungrouped
 from .._tcp import LeanStream, TcpStream
 from .._tls import TlsStream, speaks_plainly
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._base import WRITE_STALL_TIMEOUT, no_websocket_server, tls_failed
+from ._base import WRITE_STALL_TIMEOUT, connect_failed, no_websocket_server, tls_failed
 from ._head_stream import HeadStream, HeadTooLong, PeerGone, SpeaksTls
 from ._keepalive import KeepAlive
 from ._trio_websocket import TrioWebSocket
@@ -144,7 +145,7 @@ async def connect(
     try:
         stream: LeanStream = TcpStream(await trio.open_tcp_stream(*endpoint.address))
     except (OSError, UnicodeError) as error:
-        raise ConnectError(f"could not connect to {endpoint.authority}: {why(error)}") from error
+        raise connect_failed(endpoint, error) from error
     try:
         if endpoint.tls is not None:
             stream = await _secure_client(stream, endpoint, endpoint.tls)
@@ -159,7 +160,7 @@ async def _secure_client(stream: LeanStream, endpoint: Endpoint, tls: ssl.SSLCon
         secure = TlsStream(stream, tls, server_hostname=endpoint.host)
         await secure.do_handshake()
     except (HandshakeError, ValueError) as error:
-        raise tls_failed(endpoint.authority, error.__cause__ or error) from None
+        raise tls_failed(endpoint, error.__cause__ or error) from None
     return secure
 
 
@@ -173,9 +174,10 @@ async def _upgrade_client(
 ) -> TrioWebSocket:
     head = HeadStream(stream, with_body=True)
     subprotocol: str | None = None
+    message_limit: int | None = None
 
     async def shake_hands(nursery: trio.Nursery) -> None:
-        nonlocal subprotocol
+        nonlocal subprotocol, message_limit
         # The annotation asks for a socket; trio-websocket calls nothing of it that trio.abc.Stream lacks.
         websocket = await trio_websocket.wrap_client_stream(
             nursery,
@@ -186,17 +188,20 @@ async def _upgrade_client(
             extra_headers=[(name.encode(), value.encode()) for name, value in headers],
         )
         subprotocol = websocket.subprotocol
+        name = MESSAGE_LIMIT_HEADER.lower().encode()
+        limits = [value for header, value in websocket.handshake_headers if header == name]
+        message_limit = parse_message_limit(b", ".join(limits).decode("latin-1"))
 
     try:
         await _borrow_trio_websocket(shake_hands)
     except trio_websocket.ConnectionRejected as error:
-        raise _refused(endpoint.authority, error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
+        raise _refused(endpoint, error.status_code, (error.body or b"").decode("utf-8", "replace")) from None
     except ConnectionRejected as error:
-        raise _refused(endpoint.authority, error.status, error.body) from None
+        raise _refused(endpoint, error.status, error.body) from None
     except (HandshakeError, *_HANDSHAKE_ERRORS) as error:
         if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a server refuses a certificate as late as this
-            raise tls_failed(endpoint.authority, error.__cause__) from None
-        raise no_websocket_server(endpoint.authority, error) from error
+            raise tls_failed(endpoint, error.__cause__) from None
+        raise no_websocket_server(endpoint, error) from error
     return TrioWebSocket(
         stream,
         client=True,
@@ -205,13 +210,12 @@ async def _upgrade_client(
         peer=endpoint.authority,
         max_message_size=max_message_size,
         keepalive=keepalive,
+        peer_max_message_size=message_limit,
     )
 
 
-def _refused(authority: str, status: int, body: str) -> ConnectError:
-    return (
-        ConnectionRejected(status, body) if status >= 300 else no_websocket_server(authority, f"HTTP status {status}")
-    )
+def _refused(endpoint: Endpoint, status: int, body: str) -> ConnectError:
+    return ConnectionRejected(status, body) if status >= 300 else no_websocket_server(endpoint, f"HTTP status {status}")
 
 
 async def accept(
@@ -234,6 +238,7 @@ async def accept(
         answer: called with a plain request instead, a GET or HEAD of HTTP/1.1 that wants no upgrade; returns what it is
             answered, why it is refused, or `None`: such a request makes no sense.
         subprotocols: those this server speaks, the preferred one first.
+        max_message_size: the longest message accepted, in bytes; a client that speaks one of them is told.
         write_timeout: a peer that takes nothing for so many seconds is given up.
 
     Raises:
@@ -297,7 +302,8 @@ async def _upgrade_server(
             await request.reject(refusal.status, extra_headers=refusal.all_headers, body=refusal.body)
             raise ConnectionRejected(refusal.status, refusal.reason)
         chosen = next((name for name in subprotocols if name in proposed), None)
-        await request.accept(subprotocol=chosen)
+        limit = (MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size)
+        await request.accept(subprotocol=chosen, extra_headers=None if chosen is None else [limit])
 
     try:
         await head.receive_head()

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import trio
 
-from .._addresses import why
+from .._addresses import os_error_text
 from .._protocol import (
     Close,
     CloseCode,
@@ -58,6 +58,7 @@ class TrioWebSocket(Transport):
         peer: the peer's address, for people to read.
         max_message_size: the longest message accepted, in bytes.
         keepalive: when to ping.
+        peer_max_message_size: the longest message that the server accepts, in bytes; `None` if that is not known.
         write_timeout: a peer that takes nothing for so many seconds is given up.
     """
 
@@ -71,10 +72,12 @@ class TrioWebSocket(Transport):
         peer: str,
         max_message_size: int,
         keepalive: KeepAlive,
+        peer_max_message_size: int | None = None,
         write_timeout: float = math.inf,
     ) -> None:
         self.subprotocol = subprotocol
         self.peer = peer
+        self.peer_max_message_size = peer_max_message_size
         self._stream = stream
         self._client = client
         self._keepalive = keepalive
@@ -339,7 +342,7 @@ class TrioWebSocket(Transport):
         return self._finish(ConnectionLost(why))
 
     def _broken(self, error: Exception) -> RayforceWSError:
-        reason = why(error)
+        reason = os_error_text(error)
         if error.__cause__ is not None:
             # On Python 3.12 its frames hold it, and those of this module with the message they were at, in a cycle.
             error.__cause__.__traceback__ = None

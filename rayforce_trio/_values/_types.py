@@ -26,6 +26,7 @@ class Type(enum.IntEnum):
     GUID = 11
     SYMBOL = 12
     STRING = 13
+    TIMESPAN = 16
     TABLE = 98
     DICT = 99
     FUNCTION = 100
@@ -46,6 +47,7 @@ DTYPES = MappingProxyType(
         Type.TIME: np.dtype("<i4"),
         Type.TIMESTAMP: np.dtype("<i8"),
         Type.GUID: np.dtype("V16"),
+        Type.TIMESPAN: np.dtype("<i8"),
     }
 )
 """The items of each vector of fixed width, as numpy reads them from the wire."""

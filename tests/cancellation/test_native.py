@@ -101,6 +101,7 @@ async def expect_end_with(error: type[errors.RayforceWSError], call: Awaitable[o
 # What runs is stopped.
 
 
+@pytest.mark.timing
 @pytest.mark.anyio
 async def test_a_call_that_times_out_ends_on_time_and_leaves_the_engine_free_and_idle(served: Served) -> None:
     async with connected(served.port) as connection, connected(served.port) as other:
@@ -690,6 +691,7 @@ async def test_a_cancelled_request_leaves_the_running_one_of_another_connection_
     assert values == [running.value]
 
 
+@pytest.mark.slow
 @pytest.mark.trio
 async def test_two_thousand_races_between_finishing_and_being_cancelled_touch_no_other_request() -> None:
     """Half of them while it waits for queries of another connection, too."""
@@ -862,6 +864,7 @@ async def test_a_server_program_that_is_terminated_stops_the_query_in_an_engine_
 # An engine that is frozen, or gone.
 
 
+@pytest.mark.timing
 @pytest.mark.anyio
 @pytest.mark.parametrize("has_begun", [True, False])
 async def test_a_frozen_engine_delays_no_cancelled_call_and_drops_its_query_when_it_goes_on(
@@ -889,6 +892,7 @@ async def test_a_frozen_engine_delays_no_cancelled_call_and_drops_its_query_when
     assert not query.has_ended
 
 
+@pytest.mark.timing
 @pytest.mark.anyio
 @pytest.mark.parametrize("has_begun", [True, False])
 async def test_a_frozen_engine_delays_no_end_of_a_connection_and_drops_its_query_when_it_goes_on(

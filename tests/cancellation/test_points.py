@@ -164,12 +164,13 @@ async def test_a_large_reply_cancelled_half_way_leaves_the_connection_in_step(ou
             assert (await connection.execute("(+ 2 2)")).value == 4
 
 
+@pytest.mark.timing
 @pytest.mark.anyio
 async def test_a_frozen_server_delays_neither_cancellation_nor_the_end_of_the_scope(
-    our_port: int, monkeypatch: pytest.MonkeyPatch
+    in_process_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rayforce_trio._transports._base.GOODBYE_TIMEOUT", 0.2)
-    async with proxy(our_port) as between:
+    async with proxy(in_process_port) as between:
         with anyio.fail_after(2.5):
             with anyio.CancelScope() as scope:
                 async with WSClient("127.0.0.1", between.port).connect() as connection:
@@ -220,7 +221,7 @@ async def test_cancelling_as_the_answer_comes_never_touches_another_call(our_por
 
 
 @pytest.mark.anyio
-async def test_cancellation_wins_over_the_loss_of_the_connection(our_port: int) -> None:
+async def test_cancellation_wins_over_the_loss_of_the_connection(in_process_port: int) -> None:
     outcomes: list[object] = []
 
     async def ask() -> None:
@@ -232,7 +233,7 @@ async def test_cancellation_wins_over_the_loss_of_the_connection(our_port: int) 
             outcomes.append("cancelled")
             raise
 
-    async with proxy(our_port) as between, WSClient("127.0.0.1", between.port).connect() as connection:
+    async with proxy(in_process_port) as between, WSClient("127.0.0.1", between.port).connect() as connection:
         between.freeze()
         async with anyio.create_task_group() as tasks:
             with anyio.CancelScope() as scope:
@@ -246,8 +247,8 @@ async def test_cancellation_wins_over_the_loss_of_the_connection(our_port: int) 
 
 
 @pytest.mark.anyio
-async def test_a_connection_cut_at_any_byte_ends_every_call_with_a_clear_error(our_port: int) -> None:
-    async with proxy(our_port) as between:
+async def test_a_connection_cut_at_any_byte_ends_every_call_with_a_clear_error(in_process_port: int) -> None:
+    async with proxy(in_process_port) as between:
         for offset in range(1, 420, 12):
             for lane in (between.to_client, between.to_server):
 

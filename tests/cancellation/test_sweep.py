@@ -152,7 +152,13 @@ async def test_post_is_sent_whole_or_not_at_all_on_trio(size: int, steps_at_leas
 
 @pytest.mark.trio
 @pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("form", ["scoped", "in a nursery", "bare", "awaited and entered"])
+@pytest.mark.parametrize(
+    ("engine", "form"),
+    [
+        *product(["in-process"], ["scoped", "in a nursery", "bare", "awaited and entered"]),
+        *product(["native", "child"], ["scoped"]),
+    ],
+)
 @pytest.mark.usefixtures("each_engine")
 async def test_connect_leaves_nothing_behind_on_trio(form: str, again: bool) -> None:
     async with WSServer(port=0, host="127.0.0.1") as server:
@@ -259,9 +265,13 @@ async def sweep_execute_on_asyncio(
 @on_asyncio
 @pytest.mark.parametrize("make_query", [a_sum, a_large_sum])
 @pytest.mark.anyio
-async def test_execute_stays_in_step_on_asyncio(our_port: int, make_query: Callable[[], tuple[str, int]]) -> None:
+async def test_execute_stays_in_step_on_asyncio(
+    in_process_port: int, make_query: Callable[[], tuple[str, int]]
+) -> None:
     async with no_leaks():
-        tally = await sweep_execute_on_asyncio(lambda: WSClient("127.0.0.1", our_port).connect()._start(), make_query)
+        tally = await sweep_execute_on_asyncio(
+            lambda: WSClient("127.0.0.1", in_process_port).connect()._start(), make_query
+        )
     assert (tally.wrong, tally.closed) == (0, 0)
     assert tally.cancelled >= 4
 
@@ -276,15 +286,15 @@ async def test_execute_stays_in_step_with_a_baseline_server_on_asyncio(their_por
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_a_naive_client_fails_the_sweep_on_asyncio(our_port: int) -> None:
-    tally = await sweep_execute_on_asyncio(partial(connect_naively, our_port), a_sum)
+async def test_a_naive_client_fails_the_sweep_on_asyncio(in_process_port: int) -> None:
+    tally = await sweep_execute_on_asyncio(partial(connect_naively, in_process_port), a_sum)
     assert tally.wrong > 0
 
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_connect_leaves_nothing_behind_on_asyncio(our_port: int) -> None:
-    client = WSClient("127.0.0.1", our_port)
+async def test_connect_leaves_nothing_behind_on_asyncio(in_process_port: int) -> None:
+    client = WSClient("127.0.0.1", in_process_port)
 
     async def scoped() -> None:
         async with client.connect() as connection:
@@ -313,12 +323,12 @@ async def test_connect_leaves_nothing_behind_on_asyncio(our_port: int) -> None:
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_close_closes_although_cancelled_on_asyncio(our_port: int) -> None:
+async def test_close_closes_although_cancelled_on_asyncio(in_process_port: int) -> None:
     async def run(step: int) -> bool:
         cancelled = False
         for suspensions in pairs(step):
             async with no_leaks():
-                connection = await WSClient("127.0.0.1", our_port).connect()
+                connection = await WSClient("127.0.0.1", in_process_port).connect()
                 cancelled |= await cancelled_on_asyncio(connection.close(), suspensions)
             with pytest.raises(errors.ConnectionClosed):
                 await connection.execute("1")
@@ -329,11 +339,11 @@ async def test_close_closes_although_cancelled_on_asyncio(our_port: int) -> None
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_post_is_sent_whole_or_not_at_all_on_asyncio(our_port: int, name: str) -> None:
+async def test_post_is_sent_whole_or_not_at_all_on_asyncio(in_process_port: int, name: str) -> None:
     async def run(step: int) -> bool:
         reached = False
         for suspensions in pairs(step):
-            async with WSClient("127.0.0.1", our_port).connect() as connection:
+            async with WSClient("127.0.0.1", in_process_port).connect() as connection:
                 await connection.execute(f"(set {name} 0)")
                 cancelled = await cancelled_on_asyncio(connection.post(f"(set {name} (+ {name} 1))"), suspensions)
                 assert (await connection.execute(name)).value in ({0, 1} if cancelled else {1})

@@ -1,20 +1,21 @@
 """Who a server lets in, and how a client says who it is: run as people run it. No secret is ever shown."""
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from support.commands import BOUND, FAREWELL, Serving, command, serving, wrong_usage
 from support.native import free_port
+from support.raw import upgrade
 from support.secret_files import secret_file
 from support.terminal import CTRL_C, CTRL_D, ENTER, PROMPTED, terminal
 
-from rayforce_trio import WSClient, auth
+from rayforce_trio import auth
 from rayforce_trio._cli._arguments import limit
 
 SECRET = "correct-horse-battery"
@@ -296,7 +297,7 @@ def test_expressions_from_a_pipe_need_the_password_from_elsewhere(by_password: S
 
 def test_nobody_who_is_not_there_is_asked_for_a_password() -> None:
     with terminal("repl", f"ann@127.0.0.1:{free_port()}") as shown:
-        assert shown.rest().startswith("error: could not connect to ")
+        assert shown.rest().startswith("error: Failed to connect to ")
         assert shown.process.wait(BOUND) == 3
 
 
@@ -317,12 +318,13 @@ def test_an_allowed_host_may_be_asked_for_and_others_not() -> None:
 
 @pytest.mark.parametrize("option", ["--max-connections", "--max-connections-per-address"])
 def test_one_connection_too_many_is_refused(option: str) -> None:
-    async def ask_beside_another() -> tuple[int, str]:
-        async with WSClient("127.0.0.1", server.port).connect():
-            return await anyio.to_thread.run_sync(ask, server.url)
-
-    with serving(*IN_PROCESS, option, "1") as server:
-        code, said = anyio.run(ask_beside_another)
+    with (
+        serving(*IN_PROCESS, option, "1") as server,
+        socket.create_connection(("127.0.0.1", server.port), BOUND) as other,
+    ):
+        other.sendall(upgrade())
+        assert other.recv(4096).startswith(b"HTTP/1.1 101 ")
+        code, said = ask(server.url)
         assert code == 3
         assert f"({option.removeprefix('--').replace('-', '_')})" in said
 

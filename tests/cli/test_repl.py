@@ -160,7 +160,7 @@ def test_a_server_that_is_gone_is_told_and_the_session_goes_on(tmp_path: Path) -
         shown.type("(+ 1 2)" + ENTER)
         shown.until("error: ")
         shown.enter("(+ 1 2)")
-        shown.until("error: could not connect to ")
+        shown.until("error: Failed to connect to ws://")
 
 
 def test_what_was_entered_is_there_in_the_next_session(served: Served, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_without_prompt_toolkit_one_is_told_what_to_install(served: Served, tmp_
 
 def test_a_server_that_is_not_there_ends_it_with_exit_code_3(tmp_path: Path) -> None:
     with terminal("repl", f":{free_port()}", XDG_STATE_HOME=str(tmp_path)) as shown:
-        assert shown.rest().startswith("error: could not connect to 127.0.0.1:")
+        assert shown.rest().startswith("error: Failed to connect to ws://127.0.0.1:")
         assert shown.process.wait(BOUND) == 3
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from support.commands import BOUND, FAREWELL, command, serving, started, wrong_usage
+from support.commands import BOUND, FAREWELL, command, command_in_child, serving, started, wrong_usage
 from support.engine_processes import has_ended
 from support.native import native_server
 from support.terminal import CTRL_C, terminal
@@ -130,7 +130,7 @@ def test_a_script_runs_first(engine: list[str], script: Path) -> None:
 @pytest.mark.parametrize("engine", [NATIVE, IN_PROCESS], ids=lambda engine: str(engine[1]))
 def test_a_script_that_fails_ends_it_with_exit_code_1_and_says_why(engine: list[str], script: Path) -> None:
     script.write_text('(+ 1 "a")')
-    done = command("serve", "--port", "0", *engine, "--script", str(script), "--log-level", "error")
+    done = command_in_child("serve", "--port", "0", *engine, "--script", str(script), "--log-level", "error")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: the ")
     assert "type: cannot add i64 and str" in done.stderr
@@ -186,7 +186,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = command("serve", "--port", str(port), "--log-level", "error")
+        done = command_in_child("serve", "--port", str(port), "--log-level", "error")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: cannot listen on ws://127.0.0.1:{port}: Address already in use\n"
 

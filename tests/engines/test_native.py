@@ -953,6 +953,7 @@ async def test_of_a_reply_that_cannot_be_kept_is_told_why(native_port: int, monk
         await ask_and_read_nothing()
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.trio
 @pytest.mark.parametrize("is_slow", [False, True], ids=["a fast client", "one that does not read for long"])

@@ -804,6 +804,7 @@ async def test_starting_can_be_cancelled_while_the_script_runs(endless_script: P
         assert not family.pids()
 
 
+@pytest.mark.slow
 @pytest.mark.trio
 async def test_however_early_it_is_cancelled_the_process_is_gone(family: Family) -> None:
     """Cancelled at every step of every task, from before its start to when it answers."""
@@ -821,6 +822,7 @@ async def test_however_early_it_is_cancelled_the_process_is_gone(family: Family)
         assert await swept(run) > 30
 
 
+@pytest.mark.slow
 @pytest.mark.trio
 async def test_cancelled_at_any_point_of_a_restart_the_process_is_gone(
     family: Family, log: Log, monkeypatch: pytest.MonkeyPatch

@@ -103,8 +103,8 @@ async def test_their_client_gets_results_up_to_its_limit(our_port: int) -> None:
 
 
 @their_loop
-async def test_a_result_beyond_their_clients_limit_costs_that_connection_only(our_port: int) -> None:
-    async with their_client(our_port) as connection, their_client(our_port) as other:
+async def test_a_result_beyond_their_clients_limit_costs_that_connection_only(in_process_port: int) -> None:
+    async with their_client(in_process_port) as connection, their_client(in_process_port) as other:
         with pytest.raises(rayforce_errors.RayforceWSError, match=r"Connection closed: .*1009"):
             await connection.execute("(til 200000)")
         assert (await other.execute("(+ 1 2)")).to_python() == 3
@@ -118,16 +118,16 @@ async def test_their_clients_uploads_arrive_up_to_our_limit(our_port: int) -> No
 
 
 @their_loop
-async def test_their_clients_pings_are_answered(our_port: int) -> None:
-    async with their_client(our_port) as connection:
+async def test_their_clients_pings_are_answered(in_process_port: int) -> None:
+    async with their_client(in_process_port) as connection:
         for _ in range(3):
             await (await connection.ws.ping())
         assert (await connection.execute("(+ 1 2)")).to_python() == 3
 
 
 @their_loop
-async def test_their_client_negotiates_neither_the_extended_protocol_nor_compression(our_port: int) -> None:
-    async with their_client(our_port) as connection:
+async def test_their_client_negotiates_neither_the_extended_protocol_nor_compression(in_process_port: int) -> None:
+    async with their_client(in_process_port) as connection:
         assert connection.ws.subprotocol is None
         assert connection.ws.protocol.extensions == []
 
@@ -209,8 +209,8 @@ def text_of(reply: bytes | str) -> str:
 
 
 @their_loop
-async def test_compression_is_not_negotiated_although_it_is_offered(our_port: int) -> None:
-    async with by_hand(our_port) as websocket:
+async def test_compression_is_not_negotiated_although_it_is_offered(in_process_port: int) -> None:
+    async with by_hand(in_process_port) as websocket:
         assert websocket.request is not None
         assert "permessage-deflate" in websocket.request.headers["Sec-WebSocket-Extensions"]
         assert websocket.response is not None
@@ -219,8 +219,8 @@ async def test_compression_is_not_negotiated_although_it_is_offered(our_port: in
 
 @their_loop
 @pytest.mark.parametrize("version", [0, 1, 2, 255])
-async def test_a_greeting_of_any_version_is_accepted(our_port: int, version: int) -> None:
-    async with by_hand(our_port, bytes([version, 0])) as websocket:
+async def test_a_greeting_of_any_version_is_accepted(in_process_port: int, version: int) -> None:
+    async with by_hand(in_process_port, bytes([version, 0])) as websocket:
         await websocket.send(encode("(+ 1 2)", MessageType.ASYNC))
         assert isinstance(await websocket.recv(), bytes)
 
@@ -234,8 +234,8 @@ async def test_the_message_type_of_a_request_does_not_matter(our_port: int, mess
 
 
 @their_loop
-async def test_a_text_message_is_answered_with_a_string(our_port: int) -> None:
-    async with by_hand(our_port) as websocket:
+async def test_a_text_message_is_answered_with_a_string(in_process_port: int) -> None:
+    async with by_hand(in_process_port) as websocket:
         await websocket.send("(+ 1 2)")
         assert text_of(await websocket.recv()) == "type: expected a binary message, got text"
         await websocket.send(encode('"still here"', MessageType.SYNC))
@@ -243,8 +243,8 @@ async def test_a_text_message_is_answered_with_a_string(our_port: int) -> None:
 
 
 @their_loop
-async def test_a_message_that_is_no_frame_is_answered_with_a_string(our_port: int) -> None:
-    async with by_hand(our_port) as websocket:
+async def test_a_message_that_is_no_frame_is_answered_with_a_string(in_process_port: int) -> None:
+    async with by_hand(in_process_port) as websocket:
         await websocket.send(b"nonsense")
         assert text_of(await websocket.recv()).startswith("domain: a frame has a header of 16 bytes")
         await websocket.send(encode('"still here"', MessageType.SYNC))

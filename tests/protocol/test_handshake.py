@@ -9,6 +9,7 @@ from rayforce_trio._protocol import (
     ProtocolViolation,
     check_hello,
     check_hello_reply,
+    parse_message_limit,
 )
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
@@ -78,3 +79,25 @@ def test_exactly_one_byte_is_an_answer_to_it(message: bytes | str) -> None:
     else:
         accepted = True
     assert accepted == (isinstance(message, bytes) and len(message) == 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [
+        ("1", 1),
+        ("67108864", 64 * 1024**2),
+        (str(2**63 - 1), 2**63 - 1),
+        (str(2**63), None),
+        ("9" * 5000, None),
+        ("0", None),
+        ("-1", None),
+        ("1.5", None),
+        ("1, 2", None),
+        ("\u0663", None),
+        ("many", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_limit_in_a_header(value: str | None, limit: int | None) -> None:
+    assert parse_message_limit(value) == limit

@@ -5,13 +5,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, pairwise, product
-from pathlib import Path
-from resource import getpagesize
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.cutting import cut
+from support.memory import resident_memory
 from support.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 from wsproto.frame_protocol import FrameProtocol
 
@@ -544,11 +543,6 @@ def test_a_message_in_very_many_fragments_that_hold_something_arrives(opcode: in
 def test_messages_of_few_fragments_are_counted_each_for_itself(masked: bool) -> None:
     data = frame(b"", fin=False, masked=masked) + frame(b"", CONTINUATION, masked=masked)
     assert told(events_of(reader(masked), data * 2000)) == [b""] * 2000
-
-
-def resident_memory() -> int:
-    """Return how many bytes of memory this process occupies."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * getpagesize()
 
 
 @on_linux

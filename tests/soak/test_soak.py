@@ -11,6 +11,7 @@ from ._server import ENGINES
 REPLIES = 100e6  # bytes; the long replies of a few seconds are more, what a server needs until it is warm is less
 
 
+@pytest.mark.slow
 @pytest.mark.trio
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is told by Linux")
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,4 +1,4 @@
-"""The command line, run in child processes."""
+"""The command line, run in this process or in child processes."""
 
 import io
 import os
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 from rayforce_trio._cli import main
 
@@ -26,10 +27,38 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(*arguments: str, given: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end, `given` being its standard input and `more` in its environment."""
+    """Run a command to its end in this process, which spares the start of an interpreter.
+
+    Args:
+        given: its standard input, a pipe; at most 64 KiB.
+        more: variables added to its environment. PYTHONIOENCODING is the encoding of its standard output.
+    """
+    out = io.TextIOWrapper(io.BytesIO(), encoding=more.get("PYTHONIOENCODING", "utf-8"))
+    err = io.StringIO()
+    with _standard_input(given), redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ, more):
+        try:
+            code = main(arguments)
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+    out.flush()
+    return subprocess.CompletedProcess(arguments, code, out.buffer.getvalue().decode("utf-8"), err.getvalue())
+
+
+@contextmanager
+def _standard_input(given: str) -> Iterator[None]:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)  # more than a pipe holds is an error, not a deadlock
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+        pipe.write(given)
+    with os.fdopen(reading, encoding="utf-8") as pipe, patch.object(sys, "stdin", pipe):
+        yield
+
+
+def command_in_child(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end in a child process, as people run it, `more` being added to its environment."""
     return subprocess.run(
         [*COMMAND, *arguments],
-        input=given,
+        stdin=subprocess.DEVNULL,
         env=environment(**more),
         capture_output=True,
         encoding="utf-8",
@@ -51,17 +80,11 @@ def started(*arguments: str, **more: str) -> "subprocess.Popen[str]":
 
 
 def wrong_usage(*arguments: str) -> str:
-    """Return what is said of arguments that cannot be; it has to be one line, and the exit code 2. In this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            code: object = main(arguments)
-        except SystemExit as exit_:
-            code = exit_.code
-    said = err.getvalue()
-    assert (code, out.getvalue(), said.count("\n")) == (2, "", 1), said
-    assert said.startswith("error: ")
-    return said.removeprefix("error: ").removesuffix("\n")
+    """Return the error for wrong arguments; it must be one line on standard error, and the exit code 2."""
+    done = command(*arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("error: ")
+    return done.stderr.removeprefix("error: ").removesuffix("\n")
 
 
 class Serving:

@@ -1,7 +1,10 @@
-"""An engine under the test's control."""
+"""Engines under the test's control."""
+
+from collections.abc import Awaitable, Callable
 
 import trio
 
+from rayforce_trio import InProcessEngine
 from rayforce_trio._engines import Engine, Session
 from rayforce_trio._protocol import CANCELLED, Failure, Frame, Reply, Result, string_frame
 
@@ -89,3 +92,55 @@ class _GateSession(Session):
         self._engine.sessions -= 1
         self._engine.change()
         await trio.lowlevel.checkpoint()
+
+
+class TamperedEngine(InProcessEngine):
+    """The real engine, but `before` is awaited ahead of every evaluation with its frame."""
+
+    def __init__(self, before: Callable[[Frame], Awaitable[None]]) -> None:
+        self._before = before
+
+    async def open_session(self) -> Session:
+        return _TamperedSession(await super().open_session(), self._before)
+
+
+class _TamperedSession(Session):
+    def __init__(self, session: Session, before: Callable[[Frame], Awaitable[None]]) -> None:
+        self._session = session
+        self._before = before
+
+    async def request(self, frame: Frame) -> Reply:
+        await self._before(frame)
+        return await self._session.request(frame)
+
+    async def post(self, frame: Frame) -> Failure | None:
+        await self._before(frame)
+        return await self._session.post(frame)
+
+    def cancel(self) -> None:
+        self._session.cancel()
+
+    async def aclose(self) -> None:
+        await self._session.aclose()
+
+
+class HeldEngine(TamperedEngine):
+    """The real engine, busy with any frame but one until `release` is set.
+
+    Args:
+        let_through: the frame that is evaluated at once.
+
+    Attributes:
+        busy: set when another frame has arrived.
+    """
+
+    def __init__(self, let_through: Frame) -> None:
+        self._let_through = let_through
+        self.busy = trio.Event()
+        self.release = trio.Event()
+        super().__init__(self._hold)
+
+    async def _hold(self, frame: Frame) -> None:
+        if frame != self._let_through:
+            self.busy.set()
+            await self.release.wait()

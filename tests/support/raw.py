@@ -230,9 +230,18 @@ async def open_raw(
     return peer
 
 
-async def accept_raw(peer: RawPeer, *, hello: bytes | None = frame(HELLO_REPLY, masked=False)) -> None:
-    """As a server: answer the opening request, take the greeting, and answer it with `hello`; `None`: no more."""
-    await peer.send(upgraded(await peer.receive_head()))
+async def accept_raw(
+    peer: RawPeer,
+    *,
+    hello: bytes | None = frame(HELLO_REPLY, masked=False),
+    headers: Mapping[str, str | None] | None = None,
+) -> None:
+    """As a server: answer the opening request, take the greeting, and answer it with `hello`; `None`: no more.
+
+    Args:
+        headers: as for `upgraded`.
+    """
+    await peer.send(upgraded(await peer.receive_head(), headers))
     if hello is not None:
         assert await peer.receive_frame() == (BINARY, HELLO)
         await peer.send(hello)

@@ -202,6 +202,7 @@ async def test_the_server_drops_a_frozen_client() -> None:
                 await peer.receive_rest()
 
 
+@pytest.mark.timing
 @pytest.mark.trio
 async def test_the_server_keeps_a_client_that_answers() -> None:
     with trio.fail_after(20):
@@ -213,6 +214,7 @@ async def test_the_server_keeps_a_client_that_answers() -> None:
                     await peer.send_frame(payload, PONG)
 
 
+@pytest.mark.timing
 @pytest.mark.trio
 async def test_the_server_keeps_a_client_that_sends_a_large_message_slowly() -> None:
     with trio.fail_after(30):
@@ -224,6 +226,7 @@ async def test_the_server_keeps_a_client_that_sends_a_large_message_slowly() -> 
                 assert message[0] == BINARY
 
 
+@pytest.mark.timing
 @pytest.mark.trio
 async def test_the_server_keeps_a_client_that_takes_a_large_message_slowly() -> None:
     with trio.fail_after(30):
@@ -246,6 +249,7 @@ async def test_the_client_drops_a_frozen_server() -> None:
             assert type(connection.closed) is ConnectionLost
 
 
+@pytest.mark.timing
 @pytest.mark.anyio
 async def test_the_client_keeps_a_server_that_answers() -> None:
     async def answer(peer: RawPeer) -> None:
@@ -265,6 +269,7 @@ async def test_the_client_keeps_a_server_that_answers() -> None:
             assert connection.closed is False
 
 
+@pytest.mark.timing
 @pytest.mark.anyio
 async def test_the_client_keeps_a_server_that_sends_a_large_reply_slowly() -> None:
     async def reply_slowly(peer: RawPeer) -> None:
@@ -278,6 +283,7 @@ async def test_the_client_keeps_a_server_that_sends_a_large_reply_slowly() -> No
             assert len((await connection.execute("(+ 1 2)")).to_python()) == 20_000_000
 
 
+@pytest.mark.timing
 @pytest.mark.anyio
 async def test_the_client_keeps_a_server_that_takes_a_large_query_slowly() -> None:
     async def take_slowly(peer: RawPeer) -> None:

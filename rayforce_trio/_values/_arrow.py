@@ -1,0 +1,184 @@
+"""Columns of a payload as a pyarrow.Table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RayforceConversionError, RayforceError
+from ._decoding import nulls_of, timestamps_of, to_list, to_texts, values_of
+from ._reader import FixedColumn, ListColumn, Positions, RawColumn, TextColumn, read_values
+from ._types import EPOCH_DAYS, Type
+from ._vectors import Texts
+
+_DAY = 86_400_000  # milliseconds
+_INT32_LIMIT = 1 << 31
+_LATEST_DATE = np.iinfo(np.int32).max - EPOCH_DAYS
+
+
+def pyarrow() -> Any:
+    """Import pyarrow.
+
+    Raises:
+        RayforceError: it is not installed.
+    """
+    try:
+        import pyarrow as pa
+    except ImportError as error:
+        raise RayforceError("Arrow data needs pyarrow; install it with: pip install 'rayforce-trio[arrow]'") from error
+    return pa
+
+
+def to_table(columns: Mapping[str, RawColumn]) -> Any:
+    """Return columns as a pyarrow.Table.
+
+    Raises:
+        RayforceError: pyarrow is not installed.
+        RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
+    """
+    pa = pyarrow()
+    arrays = [_array(pa, f"column {name!r}", column) for name, column in columns.items()]
+    return pa.Table.from_arrays(arrays, names=list(columns))
+
+
+def _array(pa: Any, where: str, column: RawColumn) -> Any:
+    if isinstance(column, ListColumn):
+        return _list(pa, where, column)
+    if isinstance(column, TextColumn):
+        return _symbols(pa, where, column) if column.type is Type.SYMBOL else _strings(pa, where, column)
+    return _fixed(pa, where, column.type, values_of(column), nulls_of(column))
+
+
+def _fixed(pa: Any, where: str, type_code: Type, values: NDArray[Any], nulls: NDArray[np.bool_] | None) -> Any:
+    count = len(values)
+    match type_code:
+        case Type.B8:
+            values = np.packbits(values, bitorder="little")
+        case Type.DATE:
+            _check(where, values, nulls, values > _LATEST_DATE, "days after 2000-01-01 is later than Arrow's last date")
+            values = values + np.int32(EPOCH_DAYS)
+        case Type.TIME:
+            outside = (values < 0) | (values >= _DAY)
+            _check(
+                where,
+                values,
+                nulls,
+                outside,
+                "milliseconds is no time of the day, as Arrow's times are; subtract "
+                "timestamps instead, or cast the column to 'I64 in the query",
+            )
+        case Type.TIMESTAMP:
+            values = timestamps_of(where, values)
+    items = np.require(values, requirements=["A", "C"])  # copied only if it is not aligned, as Arrow wants it
+    array = pa.Array.from_buffers(_type(pa, type_code), count, [_validity(pa, nulls), _buffer(pa, items)])
+    return pa.ExtensionArray.from_storage(pa.uuid(), array) if type_code is Type.GUID else array
+
+
+def _type(pa: Any, type_code: Type) -> Any:
+    """Return the type of a column; of GUIDs, the type that stores them."""
+    types = {
+        Type.B8: pa.bool_,
+        Type.U8: pa.uint8,
+        Type.I16: pa.int16,
+        Type.I32: pa.int32,
+        Type.I64: pa.int64,
+        Type.F32: pa.float32,
+        Type.F64: pa.float64,
+        Type.DATE: pa.date32,
+        Type.TIME: lambda: pa.time32("ms"),
+        Type.TIMESTAMP: lambda: pa.timestamp("ns"),
+        Type.TIMESPAN: lambda: pa.duration("ns"),
+        Type.GUID: lambda: pa.binary(16),
+        Type.SYMBOL: lambda: pa.dictionary(pa.int32(), pa.string()),
+        Type.STRING: pa.string,
+    }
+    return types[type_code]()
+
+
+def _check(
+    where: str, values: NDArray[Any], nulls: NDArray[np.bool_] | None, wrong: NDArray[np.bool_], problem: str
+) -> None:
+    if nulls is not None:
+        wrong &= ~nulls
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise RayforceConversionError(f"{where}, row {row}: {values[row]} {problem}")
+
+
+def _symbols(pa: Any, where: str, column: TextColumn) -> Any:
+    """Return symbols with a dictionary: found while each still ends with its NUL, so that they need not be moved."""
+    type_code = pa.binary() if column.starts.dtype == np.int32 else pa.large_binary()
+    buffers = [_validity(pa, nulls_of(column)), _buffer(pa, column.starts), _buffer(pa, column.data)]
+    encoded = pa.Array.from_buffers(type_code, len(column), buffers).dictionary_encode()
+    _, ends, data = encoded.dictionary.buffers()
+    offsets: Positions = np.frombuffer(ends, column.starts.dtype)[: len(encoded.dictionary) + 1]
+    different = TextColumn(Type.SYMBOL, False, np.frombuffer(data or b"", np.uint8), offsets)
+    return pa.DictionaryArray.from_arrays(encoded.indices, _texts(pa, where, to_texts(different), column))
+
+
+def _strings(pa: Any, where: str, column: TextColumn) -> Any:
+    return _texts(pa, where, to_texts(column), column)
+
+
+def _texts(pa: Any, where: str, texts: Texts, source: TextColumn) -> Any:
+    """Return texts as strings, with offsets of 64 bits only where they do not fit into 32."""
+    large = len(texts.data) >= _INT32_LIMIT
+    offsets = texts.offsets if large else texts.offsets.astype(np.int32)
+    buffers = [_validity(pa, texts.nulls), _buffer(pa, offsets), _buffer(pa, texts.data)]
+    array = pa.Array.from_buffers(pa.large_binary() if large else pa.binary(), len(texts), buffers)
+    try:
+        return array.cast(pa.large_string() if large else pa.string())
+    except pa.ArrowInvalid:  # not UTF-8; decoding tells the row
+        to_list(where, source)
+        raise
+
+
+def _list(pa: Any, where: str, column: ListColumn) -> Any:
+    """Return a list of values: of Arrow's list type if they are vectors of one type, as groups are."""
+    values = list(read_values(column))
+    kinds = {(type_code, isinstance(value, bytes)) for type_code, value in values if value is not None}
+    if not kinds:
+        return pa.nulls(len(column), pa.list_(pa.null()))
+    if len(kinds) > 1:
+        names = ", ".join(sorted(type_code.name for type_code, _ in kinds))
+        raise RayforceConversionError(
+            f"{where} contains different kinds of values ({names}), which an Arrow column cannot; rows() and numpy can"
+        )
+    ((type_code, single),) = kinds
+    if single:
+        return pa.array(to_list(where, column), pa.uuid() if type_code is Type.GUID else _type(pa, type_code))
+    nulls = np.array([value is None for _, value in values], np.bool_)
+    parts = [value for _, value in values if value is not None]
+    lengths = np.array([0 if value is None else len(value) for _, value in values], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    large = offsets[-1] >= _INT32_LIMIT
+    cls, dtype = (pa.LargeListArray, np.int64) if large else (pa.ListArray, np.int32)
+    items = _joined(pa, f"{where} (the lists one after the other)", type_code, parts)
+    mask = pa.array(nulls) if nulls.any() else None
+    return cls.from_arrays(pa.array(offsets.astype(dtype)), items, mask=mask)
+
+
+def _joined(pa: Any, where: str, type_code: Type, parts: list[RawColumn]) -> Any:
+    """Return vectors of one type as one array."""
+    if type_code is Type.LIST:
+        lists = [part for part in parts if isinstance(part, ListColumn)]
+        return _list(pa, where, ListColumn(lists[0].data, np.concatenate([part.starts for part in lists])))
+    if type_code in (Type.SYMBOL, Type.STRING):
+        return pa.array([text for part in parts for text in to_list(where, part)], _type(pa, type_code))
+    fixed = [part for part in parts if isinstance(part, FixedColumn)]
+    nulls = [nulls_of(part) for part in fixed]
+    every = None
+    if any(some is not None for some in nulls):
+        every = np.concatenate(
+            [np.zeros(len(part), np.bool_) if some is None else some for part, some in zip(fixed, nulls, strict=True)]
+        )
+    return _fixed(pa, where, type_code, np.concatenate([values_of(part) for part in fixed]), every)
+
+
+def _validity(pa: Any, nulls: NDArray[np.bool_] | None) -> Any:
+    return None if nulls is None else _buffer(pa, np.packbits(~nulls, bitorder="little"))
+
+
+def _buffer(pa: Any, array: NDArray[Any]) -> Any:
+    return pa.py_buffer(array.view(np.uint8))

@@ -1,0 +1,211 @@
+"""The public class `Columns`: the result of a query as data."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..errors import RayforceIndexError
+from . import _arrow, _pandas, _polars
+from ._decoding import to_list, to_numpy, to_vector
+from ._payloads import Buffer
+from ._reader import FixedColumn, PayloadReader, RawColumn, TextColumn
+from ._vectors import Vector
+
+_ROWS_PER_BLOCK = 10_000  # that `rows` decodes at a time
+
+
+class Columns:
+    """The columns of a query's result, in the form in which they arrived; each method converts them when it is called.
+
+    A table has its own columns, a dict of vectors of equal length one for each key, and a vector is one column with the
+    name `value`. The engine's types become:
+
+    | schema | `columns[name]`, numpy | null | `rows`, `to_dict` | Arrow |
+    | --- | --- | --- | --- | --- |
+    | B8 | bool | | bool | bool |
+    | U8 | uint8 | | int | uint8 |
+    | I16, I32, I64 | the same; with nulls a `numpy.ma.MaskedArray` | masked | int | int16, int32, int64 |
+    | F32, F64 | float32, float64 | NaN | float | float32, float64 |
+    | DATE | datetime64[D] | NaT | `date` | date32 |
+    | TIME | timedelta64[ms] since midnight | NaT | `time`, outside of the day `timedelta` | time32[ms] |
+    | TIMESTAMP | datetime64[ns], in UTC | NaT | `datetime`, naive and in UTC | timestamp[ns], no time zone |
+    | TIMESPAN | timedelta64[ns] | NaT | `timedelta` | duration[ns] |
+    | GUID | objects: `UUID` | None | `UUID` | arrow.uuid |
+    | SYMBOL | objects: str | None | str | dictionary of utf8 |
+    | STRING | objects: str | None | str | utf8; large_utf8 from 2 GiB on |
+    | LIST | objects: arrays, or values | None | list, or values | list, if the vectors have one type |
+
+    Null is `None` in plain Python values and null in Arrow. A `datetime` or `timedelta` has microseconds: where
+    nanoseconds would be lost, the value is a `pandas.Timestamp` or `pandas.Timedelta` if pandas is installed, and
+    truncated to microseconds if not.
+
+    Arrays of numbers, dates aside, are read-only views of the reply, which may be unaligned; `numpy.require(array,
+    requirements="A")` copies an unaligned one. As long as such an array exists, so does the whole reply.
+
+    The engine cannot tell some values from null. It marks each vector that it receives if there is one of them in it;
+    a vector that its own arithmetic makes is not marked unless it contains nulls.
+
+    | value | in a marked vector | in another vector |
+    | --- | --- | --- |
+    | NaN | null | NaN |
+    | the smallest integer, date, time, timestamp or timespan | null | a value |
+    | the nil GUID | null | a value |
+    | the empty string | null | the empty string |
+    | the empty symbol | null | null |
+
+    `polars.DataFrame(columns)`, `pandas.DataFrame.from_arrow(columns)`, `pyarrow.table(columns)` and DuckDB accept
+    columns directly.
+    """
+
+    def __init__(self, columns: Mapping[str, RawColumn]) -> None:
+        self._columns = dict(columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns, in their order."""
+        return tuple(self._columns)
+
+    @property
+    def schema(self) -> Mapping[str, str]:
+        """The engine's type of each column by its name: `{"sym": "SYMBOL", "px": "F64"}`."""
+        return MappingProxyType(
+            {
+                name: column.type.name if isinstance(column, FixedColumn | TextColumn) else "LIST"
+                for name, column in self._columns.items()
+            }
+        )
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(next(iter(self._columns.values()), ()))
+
+    def __repr__(self) -> str:
+        described = ", ".join(f"{name}: {kind}" for name, kind in self.schema.items())
+        return f"<Columns {described}; rows: {len(self)}>"
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return a column as a numpy array, of a type in the table above.
+
+        Raises:
+            RayforceIndexError: there is no such column; the error names those that exist.
+            RayforceConversionError: a value cannot be represented; the error names its row.
+        """
+        try:
+            column = self._columns[name]
+        except (KeyError, TypeError):
+            raise RayforceIndexError(f"no column has the name {name!r}; the columns are: {', '.join(self)}") from None
+        return to_numpy(f"column {name!r}", column)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the columns. See `rows` for the rows."""
+        return iter(self._columns)
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield each row as a tuple of plain Python values. Some thousand rows are converted at a time.
+
+        Raises:
+            RayforceConversionError: a value cannot be represented; the error names its column and row.
+        """
+        for start in range(0, len(self), _ROWS_PER_BLOCK):
+            yield from zip(*self._lists(start, start + _ROWS_PER_BLOCK).values(), strict=True)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Return the columns as lists of plain Python values.
+
+        Raises:
+            RayforceConversionError: a value cannot be represented; the error names its column and row.
+        """
+        return self._lists(0, None)
+
+    def to_numpy(self) -> dict[str, NDArray[Any]]:
+        """Return the columns as arrays, each as `columns[name]` is.
+
+        Raises:
+            RayforceConversionError: a value cannot be represented; the error names its column and row.
+        """
+        return {name: self[name] for name in self._columns}
+
+    def to_arrow(self) -> Any:
+        """Return a pyarrow.Table.
+
+        Raises:
+            RayforceError: pyarrow is not installed.
+            RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
+        """
+        return _arrow.to_table(self._columns)
+
+    def to_pandas(self) -> Any:
+        """Return a pandas.DataFrame. Integers with nulls have pandas' nullable types; symbols are categories.
+
+        Raises:
+            RayforceError: pandas or pyarrow is not installed.
+            RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
+        """
+        return _pandas.to_frame(self.to_arrow())
+
+    def to_polars(self) -> Any:
+        """Return a polars.DataFrame; symbols are categories.
+
+        Raises:
+            RayforceError: polars or pyarrow is not installed.
+            RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
+        """
+        return _polars.to_frame(self.to_arrow())
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Export the columns through the Arrow PyCapsule interface.
+
+        Raises:
+            RayforceError: pyarrow is not installed.
+            RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
+        """
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def vectors(self) -> dict[str, Vector]:
+        """Return the columns as vectors that can be sent, for the functions of this package that insert them.
+
+        Raises:
+            RayforceConversionError: a column is a list of values; the error names it.
+        """
+        return {name: to_vector(f"column {name!r}", column) for name, column in self._columns.items()}
+
+    def _lists(self, start: int, stop: int | None) -> dict[str, list[Any]]:
+        return {name: to_list(f"column {name!r}", column, start, stop) for name, column in self._columns.items()}
+
+
+class ColumnsReader:
+    """Reads a payload as columns in short steps, so that an event loop can do other work in between.
+
+    Args:
+        payload: of a reply, without the frame's header; it must not change as long as the columns are in use.
+    """
+
+    def __init__(self, payload: Buffer) -> None:
+        self._reader = PayloadReader(payload)
+
+    def step(self) -> bool:
+        """Read for a few milliseconds at most. Returns whether everything has been read.
+
+        Raises:
+            RayforceConversionError: the payload is damaged, or two columns have the same name.
+            NotColumns: it is a value of another kind.
+            UnknownType: it contains a type that is not decoded here.
+        """
+        return self._reader.step()
+
+    def result(self) -> Columns:
+        """Return the columns, once `step` has returned True."""
+        return Columns(self._reader.result())
+
+
+def read_columns(payload: Buffer) -> Columns:
+    """Read a payload as columns at once. Raises what `ColumnsReader.step` raises."""
+    reader = ColumnsReader(payload)
+    while not reader.step():
+        pass
+    return reader.result()

@@ -1,0 +1,443 @@
+"""Payloads to columns: the structure of a reply, found in short steps, with every count checked against the bytes.
+
+Nothing is copied. A vector of fixed width is a view of the payload. For symbols, strings and lists, the reader finds
+where each item begins, and the items are decoded when they are used.
+"""
+
+import struct
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RayforceConversionError
+from ._payloads import Buffer
+from ._types import DTYPES, HAS_NULLS, Type
+from ._vectors import LENGTH_SIZE
+
+Positions = NDArray[np.integer[Any]]
+
+_HEADER = struct.Struct("<Bq")  # attributes and number of items, after the type code
+_LENGTH = struct.Struct("<q")
+_CHUNK = 1 << 18  # bytes that are searched at a time, in about half a millisecond
+_ITEMS_PER_STEP = 1000  # items of a list, each a step in Python
+_WALKED = 16  # strings that are followed one by one before a guess
+_LONG = 256  # bytes; for longer strings, following one by one costs less than searching
+_MAX_DEPTH = 16
+_NULL_ATOM = 0x01  # the attribute of an atom that is null
+_FUNCTIONS = range(Type.FUNCTION, Type.FUNCTION + 4)  # a lambda, and builtins by the number of their arguments
+
+_Steps = Generator[None, None, Any]
+
+
+class NotColumns(Exception):
+    """The payload is a value of another kind.
+
+    Attributes:
+        kind: what it is, as part of a sentence: "a list".
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class UnknownType(Exception):
+    """The payload contains a type that is not decoded here.
+
+    Attributes:
+        code: the type code, as it is on the wire.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"type code {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class FixedColumn:
+    """Items of one width, as they are in the payload.
+
+    Attributes:
+        type: B8 to GUID, or TIMESPAN.
+        marked: whether the engine marked the vector as one that contains nulls.
+        values: a read-only view of the payload, which may be unaligned.
+    """
+
+    type: Type
+    marked: bool
+    values: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class TextColumn:
+    """Symbols or strings, as they are in the payload.
+
+    Attributes:
+        type: SYMBOL or STRING.
+        marked: whether the engine marked the vector as one that contains nulls.
+        data: the whole payload.
+        starts: where each item begins, and where the last one ends. A symbol is text and a NUL, a string is a length
+            and text.
+    """
+
+    type: Type
+    marked: bool
+    data: NDArray[np.uint8]
+    starts: Positions
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ListColumn:
+    """Values of any type, as they are in the payload.
+
+    Attributes:
+        data: the whole payload.
+        starts: where each value begins.
+    """
+
+    data: NDArray[np.uint8]
+    starts: Positions
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+RawColumn = FixedColumn | TextColumn | ListColumn
+
+
+class PayloadReader:
+    """Reads a payload step by step, so that an event loop can do other work in between.
+
+    Args:
+        payload: of a reply, without the frame's header; it must not change as long as the columns are in use.
+    """
+
+    def __init__(self, payload: Buffer) -> None:
+        self._steps = _Payload(payload).read_columns()
+        self._columns: dict[str, RawColumn] | None = None
+
+    def step(self) -> bool:
+        """Read for a few milliseconds at most. Returns whether everything has been read.
+
+        Raises:
+            RayforceConversionError: the payload is damaged, or two columns have the same name.
+            NotColumns: it is a value of another kind.
+            UnknownType: it contains a type that is not decoded here.
+        """
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self._columns = end.value
+            return True
+        return False
+
+    def result(self) -> dict[str, RawColumn]:
+        """Return the columns by their names, once `step` has returned True."""
+        assert self._columns is not None, "step() has not returned True"
+        return self._columns
+
+
+def read_values(column: ListColumn) -> Iterator[tuple[Type, Any]]:
+    """Yield the values of a list: the type, and the bytes of an atom, a column, or `None` for null."""
+    payload = _Payload(column.data)
+    for start in column.starts.tolist():
+        yield payload.value_at(start)
+
+
+def _run(steps: _Steps) -> Any:
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return end.value
+
+
+class _Payload:
+    """The bytes, and how far they have been read."""
+
+    def __init__(self, payload: Buffer | NDArray[np.uint8]) -> None:
+        self._data = np.frombuffer(payload, np.uint8)
+        self._data.flags.writeable = False
+        self._view = self._data.data
+        self._at = 0
+        self._end = len(self._data)
+        self._positions = np.dtype(np.int32 if self._end < 1 << 31 else np.int64)
+
+    def read_columns(self) -> _Steps:
+        """Read a whole payload as columns; returns them by their names."""
+        code = self._type_code()
+        if code in (Type.TABLE, Type.DICT):
+            columns = yield from self._named_columns(code)
+        elif code in DTYPES or code in (Type.SYMBOL, Type.STRING):
+            columns = {"value": (yield from self._vector_items(code, depth=0))}
+        else:
+            raise self._no_columns(code)
+        if self._at != self._end:
+            self._damaged(f"{self._end - self._at} bytes follow the value")
+        return columns
+
+    def value_at(self, start: int) -> tuple[Type, Any]:
+        """Return a value that has been read before: its type, and the bytes of an atom, a column, or `None`."""
+        self._at = start
+        code = self._type_code()
+        if code == Type.NULL:
+            return Type.NULL, None
+        if code < 0:
+            return self._atom(code)
+        return Type(code), _run(self._vector_items(code, depth=0))
+
+    def _no_columns(self, code: int) -> Exception:
+        if code < 0:
+            known = -code in DTYPES or -code in (Type.SYMBOL, Type.STRING)
+            return NotColumns(f"a single {Type(-code).name}") if known else UnknownType(code)
+        kinds = {Type.LIST: "a list", Type.NULL: "null", Type.ERROR: "an error"}
+        if code in _FUNCTIONS:
+            return NotColumns("a function")
+        return NotColumns(kinds[Type(code)]) if code in kinds else UnknownType(code)
+
+    def _named_columns(self, code: int) -> _Steps:
+        self._take(1)  # attributes
+        key_type = self._type_code()
+        if key_type != Type.SYMBOL:
+            if code == Type.DICT:
+                raise NotColumns("a dict whose keys are not all symbols")
+            self._damaged("a table's column names are not symbols")
+        names = yield from self._vector_items(key_type, depth=0)
+        value_type = self._type_code()
+        if value_type != Type.LIST:
+            if code == Type.DICT:
+                raise NotColumns("a dict of single values")
+            self._damaged("a table's columns are not a list")
+        _, count = self._header(1)
+        if count != len(names):
+            self._damaged(f"it has {len(names)} names for {count} columns")
+        columns: dict[str, RawColumn] = {}
+        for number in range(count):
+            name = self._name(names, number)
+            column_type = self._type_code()
+            if code == Type.DICT and not _is_vector(column_type):
+                raise NotColumns("a dict that contains something else than vectors")
+            if column_type < 0:
+                self._damaged(f"column {name!r} is a single value")
+            column = yield from self._vector_items(column_type, depth=0)
+            if name in columns:
+                raise RayforceConversionError(
+                    f"the result has two columns with the name {name!r}; give them different names in the query"
+                )
+            columns[name] = column
+            yield
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) > 1 or not columns:
+            if code == Type.DICT:
+                raise NotColumns("a dict whose values differ in length" if columns else "an empty dict")
+            if columns:
+                self._damaged(f"its columns have different lengths: {', '.join(map(str, sorted(lengths)))}")
+        return columns
+
+    def _name(self, names: TextColumn, number: int) -> str:
+        text = bytes(self._view[names.starts[number] : names.starts[number + 1] - 1])
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            raise RayforceConversionError(f"the name of column {number} is not UTF-8: {text!r}") from None
+
+    def _vector_items(self, code: int, depth: int) -> _Steps:
+        """Read a vector or a list after its type code."""
+        if code in DTYPES:
+            return self._fixed_items(Type(code))
+        if code == Type.SYMBOL:
+            return self._symbol_items()
+        if code == Type.STRING:
+            return self._string_items()
+        if code == Type.LIST:
+            return self._list_items(depth)
+        raise UnknownType(code)
+
+    def _fixed_items(self, type_code: Type) -> _Steps:
+        dtype = DTYPES[type_code]
+        marked, count = self._header(dtype.itemsize)
+        start = self._take(count * dtype.itemsize)
+        values = self._data[start : self._at].view(dtype)
+        return FixedColumn(type_code, marked, values)
+        yield  # a generator like the others, which has no need to pause
+
+    def _symbol_items(self) -> _Steps:
+        marked, count = self._header(1)
+        starts = np.empty(count + 1, self._positions)
+        starts[0] = self._at
+        found = 0
+        while found < count:
+            if self._at == self._end:
+                self._damaged("it ends within a symbol")
+            chunk = self._data[self._at : self._at + _CHUNK]
+            after = (np.flatnonzero(chunk == 0) + 1)[: count - found]
+            starts[found + 1 : found + 1 + len(after)] = after + self._at
+            found += len(after)
+            self._at += len(chunk) if found < count else int(after[-1])
+            yield
+        return TextColumn(Type.SYMBOL, marked, self._data, starts)
+
+    def _string_items(self) -> _Steps:
+        marked, count = self._header(LENGTH_SIZE)
+        starts = np.empty(count + 1, self._positions)
+        row = 0
+        while row < count:
+            begin = self._at
+            walked = self._walk_strings(starts[row : min(row + _WALKED, count)])
+            row += walked
+            if self._at - begin > walked * _LONG:
+                row += self._walk_strings(starts[row : min(row + _ITEMS_PER_STEP, count)])
+            elif row < count:
+                row = yield from self._guess_strings(starts, row, count)
+            yield
+        starts[count] = self._at
+        return TextColumn(Type.STRING, marked, self._data, starts)
+
+    def _walk_strings(self, starts: NDArray[Any]) -> int:
+        """Follow strings one by one, from the present place; returns their number."""
+        at, end, read, view = self._at, self._end - LENGTH_SIZE, _LENGTH.unpack_from, self._view
+        found = []
+        for _ in range(len(starts)):
+            if at > end:
+                self._damaged("it ends within a string")
+            (length,) = read(view, at)
+            if not 0 <= length <= end - at:
+                self._damaged(f"a string's length is {length}, which is not there")
+            found.append(at)
+            at += LENGTH_SIZE + length
+        starts[:] = found
+        self._at = at
+        return len(found)
+
+    def _guess_strings(self, starts: NDArray[Any], row: int, count: int) -> _Steps:
+        """Find the strings of a chunk together; returns the number of the row after the last one.
+
+        A length below 256 is a byte followed by seven zeros, which are rare in text. So places that look like it are
+        taken for beginnings where each one's length leads to the next one. Where it does not, the strings are
+        followed one by one, up to a place that looks like a beginning again.
+        """
+        begin = self._at
+        chunk = self._data[begin : begin + _CHUNK]
+        places = _places_of_lengths(chunk)
+        after = places + LENGTH_SIZE + chunk[places]
+        breaks = np.flatnonzero(
+            after[:-1] != places[1:]
+        )  # after the last place of a run that leads from one to another
+        pauses = 0
+        while row < count:
+            first = int(np.searchsorted(places, self._at - begin))
+            if first == len(places):
+                break
+            if places[first] != self._at - begin:
+                row += self._walk_strings(starts[row : min(row + _WALKED, count)])
+                pauses += 1
+                if pauses % 64 == 0:
+                    yield
+                continue
+            cut = int(np.searchsorted(breaks, first))
+            last = int(breaks[cut]) if cut < len(breaks) else len(places) - 1
+            last = min(last, first + count - row - 1)
+            if after[last] > self._end - begin:
+                self._damaged("it ends within a string")
+            starts[row : row + last + 1 - first] = places[first : last + 1] + begin
+            row += last + 1 - first
+            self._at = begin + int(after[last])
+        return row
+
+    def _list_items(self, depth: int) -> _Steps:
+        if depth == _MAX_DEPTH:
+            raise RayforceConversionError(f"the result contains lists that are nested more than {_MAX_DEPTH} deep")
+        _, count = self._header(1)
+        starts = np.empty(count, self._positions)
+        for number in range(count):
+            starts[number] = self._at
+            code = self._type_code()
+            if code < 0:
+                self._atom(code)
+            elif code != Type.NULL:
+                yield from self._vector_items(code, depth + 1)
+            if number % _ITEMS_PER_STEP == _ITEMS_PER_STEP - 1:
+                yield
+        return ListColumn(self._data, starts)
+
+    def _atom(self, code: int) -> tuple[Type, bytes | None]:
+        """Read an atom after its type code; returns its type, and its bytes or `None` for null."""
+        attributes = self._data[self._take(1)]
+        type_code = -code
+        if type_code in DTYPES:
+            size = DTYPES[Type(type_code)].itemsize
+        elif type_code == Type.STRING:
+            (size,) = _LENGTH.unpack_from(self._view, self._take(LENGTH_SIZE))
+        elif type_code == Type.SYMBOL:
+            size = self._symbol_size()
+        else:
+            raise UnknownType(code)
+        start = self._take(size)
+        value = bytes(self._view[start : self._at])
+        if type_code == Type.SYMBOL:
+            self._take(1)
+        null = attributes & _NULL_ATOM or (type_code == Type.SYMBOL and not value)
+        return Type(type_code), None if null else value
+
+    def _symbol_size(self) -> int:
+        start = self._at
+        while True:
+            if start >= self._end:
+                self._damaged("it ends within a symbol")
+            zeros = np.flatnonzero(self._data[start : start + _CHUNK] == 0)
+            if len(zeros):
+                return start + int(zeros[0]) - self._at
+            start += _CHUNK
+
+    def _type_code(self) -> int:
+        code = int(self._data[self._take(1)])
+        return code - 256 if code > 127 else code
+
+    def _header(self, item_size: int) -> tuple[bool, int]:
+        """Read the attributes of a vector and the number of its items, which have a least size in bytes."""
+        attributes, count = _HEADER.unpack_from(self._view, self._take(_HEADER.size))
+        if not 0 <= count <= (self._end - self._at) // item_size:
+            self._damaged(f"it announces {count} items of {item_size} bytes, and {self._end - self._at} bytes follow")
+        return bool(attributes & HAS_NULLS), count
+
+    def _take(self, size: int) -> int:
+        """Move on by some bytes; returns where they begin."""
+        start = self._at
+        if not 0 <= size <= self._end - start:
+            self._damaged(f"it ends at byte {self._end}, before byte {start + size}")
+        self._at = start + size
+        return start
+
+    def _damaged(self, reason: str) -> NoReturn:
+        raise RayforceConversionError(f"the reply is damaged: {reason}")
+
+
+def _is_vector(code: int) -> bool:
+    return code in DTYPES or code in (Type.SYMBOL, Type.STRING, Type.LIST)
+
+
+def _places_of_lengths(chunk: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Return where a byte is followed by seven zeros, as the length of a string below 256 is."""
+    zero = chunk == 0
+    two = zero[1:-1] & zero[2:]
+    four = two[:-2] & two[2:]
+    places = np.flatnonzero(four[:-3] & four[3:])
+    # An empty string is eight zeros, so places around it look like lengths as well, from the byte before the first of
+    # several empty strings to the last one. Those whose distance to the last one is a multiple of eight are right.
+    ends = np.flatnonzero(np.diff(places, append=places[-1:] + 2) != 1)
+    if len(ends) < len(places):
+        distances = np.repeat(places[ends], np.diff(ends, prepend=-1)) - places
+        places = places[distances % LENGTH_SIZE == 0]
+    return places

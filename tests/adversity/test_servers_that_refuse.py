@@ -1,0 +1,145 @@
+"""Servers that refuse or break the opening of a connection: `connect` raises the error that says so."""
+
+from functools import partial
+
+import anyio
+import pytest
+from support.raw import HELLO_REPLY, TEXT, RawPeer, accept_raw, close_frame, frame, raw_server, response, upgraded
+from support.scripted_server import Script, fail_to_connect, failure_of, take_request_and_say
+
+from rayforce_trio import WSClient
+from rayforce_trio._transports._base import BODY_LIMIT
+from rayforce_trio.errors import ConnectError, ConnectionRejected, HandshakeError
+
+
+@pytest.mark.anyio
+async def test_a_server_that_says_nothing_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
+    error = await fail_to_connect(RawPeer.receive_rest)  # type: ignore[arg-type]
+    assert type(error) is HandshakeError
+    assert "took longer than 0.2 seconds" in str(error)
+
+
+@pytest.mark.anyio
+async def test_a_server_that_does_not_greet_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
+
+    async def upgrade_only(peer: RawPeer) -> None:
+        await accept_raw(peer, hello=None)
+        await peer.receive_rest()
+
+    error = await fail_to_connect(upgrade_only)
+    assert type(error) is HandshakeError
+    assert "took longer than 0.2 seconds" in str(error)
+
+
+async def hang_up(peer: RawPeer) -> None:
+    peer.close()
+
+
+async def reset(peer: RawPeer) -> None:
+    await peer.receive_head()
+    peer.reset()
+
+
+ANSWERS_THAT_ARE_NONE: dict[str, Script] = {
+    "closes at once": hang_up,
+    "resets": reset,
+    "garbage": partial(take_request_and_say, b"\x00garbage\r\n\r\n"),
+    "garbage without an end": partial(take_request_and_say, b"SSH-2.0-server\r\n"),
+    "a head without an end": partial(
+        take_request_and_say, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+    ),
+    "a head over the limit": partial(take_request_and_say, b"HTTP/1.1 101 X\r\nX-Long: " + b"x" * 2_000_000),
+    "a head that is not ASCII": partial(take_request_and_say, b"HTTP/1.1 101 X\r\nUpgrade: w\xe9bsocket\r\n\r\n"),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("script", ANSWERS_THAT_ARE_NONE.values(), ids=ANSWERS_THAT_ARE_NONE.keys())
+async def test_an_answer_that_is_no_http_fails_the_handshake(script: Script) -> None:
+    assert type(await fail_to_connect(script)) is HandshakeError
+
+
+WRONG_UPGRADES: dict[str, dict[str, str | None]] = {
+    "wrong accept key": {"Sec-WebSocket-Accept": "d3Jvbmc="},
+    "no accept key": {"Sec-WebSocket-Accept": None},
+    "wrong subprotocol": {"Sec-WebSocket-Protocol": "rayforce.v9"},
+    "wrong Upgrade": {"Upgrade": "h2c"},
+    "an extension nobody asked for": {"Sec-WebSocket-Extensions": "permessage-deflate"},
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("headers", WRONG_UPGRADES.values(), ids=WRONG_UPGRADES.keys())
+async def test_a_wrong_upgrade_fails_the_handshake(headers: dict[str, str | None]) -> None:
+    async def script(peer: RawPeer) -> None:
+        await peer.send(upgraded(await peer.receive_head(), headers))
+        await peer.receive_rest()
+
+    assert type(await fail_to_connect(script)) is HandshakeError
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [301, 307, 401, 403, 404, 503])
+async def test_an_http_status_is_reported_with_its_body(status: int) -> None:
+    """A redirect is not followed, either."""
+    answer = response(f"HTTP/1.1 {status} X", {"Content-Length": "5", "Location": "ws://127.0.0.1:1/"}, b"said\n")
+    error = await fail_to_connect(partial(take_request_and_say, answer))
+    assert type(error) is ConnectionRejected
+    assert (error.status, error.body) == (status, "said\n")
+    assert str(error) == f"the server refused the connection with HTTP status {status}: said"
+
+
+@pytest.mark.anyio
+async def test_a_long_refusal_is_cut() -> None:
+    body = b"no" * 150_000
+
+    async def refuse(peer: RawPeer) -> None:
+        await peer.receive_head()
+        await peer.send(response("HTTP/1.1 403 Forbidden", {"Content-Length": str(len(body))}, body))
+        await peer.receive_rest()
+
+    with anyio.fail_after(5):
+        async with raw_server(refuse) as port:
+            with pytest.raises(ConnectionRejected) as rejected:
+                await WSClient("127.0.0.1", port).connect()
+    assert rejected.value.body == "no" * (BODY_LIMIT // 2)
+    assert len(str(rejected.value)) < 300
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("headers", [{"Content-Length": "6"}, {"Connection": "close"}], ids=["sized", "until the end"])
+async def test_a_server_of_another_kind_is_no_refusal(headers: dict[str, str | None]) -> None:
+    answer = response("HTTP/1.1 200 OK", headers, b"a page")
+    error = await fail_to_connect(partial(take_request_and_say, answer))
+    assert type(error) is HandshakeError
+    assert str(error).endswith(" is not a WebSocket server: HTTP status 200")
+
+
+HELLO_ANSWERS = {
+    "text": (frame(b"\x01", TEXT, masked=False), "not a Rayforce server: expected a binary handshake answer, got text"),
+    "empty": (frame(b"", masked=False), "not a Rayforce server: expected a handshake answer of 1 byte, got 0"),
+    "2 bytes": (frame(b"\x01\x00", masked=False), "not a Rayforce server: .*got 2"),
+    "garbage": (b"\xff" * 100, "failed"),
+    "a masked frame": (frame(HELLO_REPLY), "failed"),
+    "close": (close_frame(1013, masked=False), "failed: the peer closed the connection with code 1013"),
+    "end": (b"", "failed: the peer went away"),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("answer", "said"), HELLO_ANSWERS.values(), ids=HELLO_ANSWERS.keys())
+async def test_a_wrong_answer_to_the_greeting_fails_the_handshake(answer: bytes, said: str) -> None:
+    error = await fail_to_connect(partial(accept_raw, hello=answer))
+    assert type(error) is HandshakeError
+    with pytest.raises(HandshakeError, match=said):
+        raise error
+
+
+@pytest.mark.anyio
+async def test_nobody_there_is_a_connect_error() -> None:
+    async with raw_server(hang_up) as port:
+        pass
+    error = await failure_of(WSClient("127.0.0.1", port).connect())
+    assert type(error) is ConnectError
