@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,8 +18,8 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 SUPPORTED = nox.project.python_versions(PYPROJECT)
 INSTALLED = [version for version in SUPPORTED if shutil.which(f"python{version}")] or [sys.executable]
 
-WORKERS = ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
-"""One test process for each core; a test that ends early takes work from the others."""
+WORKERS = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal"]
+"""Tests also wait, so there is one process more than cores. An idle process takes tests over from the others."""
 
 NOT_TIMING = ["-m", "not timing"]
 """All tests but those that measure time, the slow ones included."""

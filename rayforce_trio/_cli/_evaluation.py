@@ -1,16 +1,39 @@
-"""Connecting to a server, and asking it."""
+"""Evaluate an expression on a server, and find out how a cancelled query ended."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import enum
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
 
 from .. import VerboseResult, WSClient, WSClientConnection
-from ..errors import ConnectionRejected, RayforceWSError
-from ._exits import Refused
+from ..errors import ConnectionRejected, RayforceError, RayforceWSError
+from ._exits import CommandFailed, Interrupted, Refused
+from ._waiting import Calls
+
+T = TypeVar("T")
+
+STOP_TIMEOUT = 0.5
+"""Seconds that the server has to confirm that it stopped a query."""
+
+CLOSE_TIMEOUT = 0.5
+"""Seconds that the server has for the closing handshake: a busy one does not answer."""
+
+
+class Stop(enum.Enum):
+    """How a cancelled query ended; the values are texts for people."""
+
+    STOPPED = "the query was stopped"
+    ENDED = "the query ended before the server could stop it"
+    UNKNOWN = "the server has not confirmed that it stopped the query, which may still be running"
 
 
 @contextmanager
-def naming(client: WSClient) -> Iterator[None]:
-    """Have a refusal say which server it comes from, which may be another one than was meant.
+def with_server_name(client: WSClient) -> Iterator[None]:
+    """Name the server in the error of a refused connection: it may not be the server that the user meant.
 
     Raises:
         Refused: the server refused the connection.
@@ -35,3 +58,75 @@ async def evaluate(connection: WSClientConnection, expression: str) -> VerboseRe
         if type(error) is not RayforceWSError or connection.closed:
             raise
     return VerboseResult("", await connection.execute(expression), None)  # it speaks the baseline only
+
+
+class Session:
+    """A connection whose calls end by Ctrl-C, or at a deadline, and then say whether the server stopped the query.
+
+    Attributes:
+        connection: the connection. Its tasks must not be in the scope that Ctrl-C or the deadline cancels: they are
+            needed to find out how the query ended.
+    """
+
+    def __init__(
+        self, connection: WSClientConnection, calls: Calls, *, deadline: float = math.inf, time_limit: float = math.inf
+    ) -> None:
+        self.connection = connection
+        self._calls = calls
+        self._deadline = deadline
+        self._time_limit = time_limit
+
+    @classmethod
+    async def connect(
+        cls, client: WSClient, calls: Calls, tasks: TaskGroup, *, time_limit: float | None = None
+    ) -> "Session":
+        """Connect to a server. A checkpoint; if cancelled, no connection is left open.
+
+        Args:
+            client: connects to the server.
+            calls: where Ctrl-C arrives.
+            tasks: where the connection's tasks live.
+            time_limit: seconds until all calls have to be done, connecting included; `None`: no limit.
+
+        Raises:
+            Interrupted: Ctrl-C.
+            CommandFailed: the time is over.
+            Refused: the server refused the connection.
+            RayforceError: as `WSClient.connect`.
+        """
+        time_limit = math.inf if time_limit is None else time_limit
+        deadline = anyio.current_time() + time_limit
+        with anyio.move_on_at(deadline), with_server_name(client):
+            connection = await calls.call(lambda: client.connect(tasks))
+            return cls(connection, calls, deadline=deadline, time_limit=time_limit)
+        raise CommandFailed(f"no connection within {time_limit:g} s")
+
+    async def call(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of a function that makes one call of the connection. A checkpoint.
+
+        Raises:
+            Interrupted: Ctrl-C; there is a text if the server did not stop the query.
+            CommandFailed: the deadline has passed; the text says how the query ended.
+        """
+        stopped_before = self.connection.stopped_queries
+        try:
+            with anyio.move_on_at(self._deadline):
+                return await self._calls.call(function)
+        except Interrupted:
+            stop = await self._wait_until_stopped(stopped_before)
+            raise (Interrupted() if stop is Stop.STOPPED else Interrupted(stop.value)) from None
+        stop = await self._wait_until_stopped(stopped_before)
+        raise CommandFailed(f"no answer within {self._time_limit:g} s; {stop.value}")
+
+    async def _wait_until_stopped(self, stopped_before: int) -> Stop:
+        """Wait until the server has answered the cancelled call, for at most `STOP_TIMEOUT` seconds."""
+        with anyio.move_on_after(STOP_TIMEOUT), suppress(RayforceError):
+            await self.connection.execute("null")  # answered after the cancelled call
+            return Stop.STOPPED if self.connection.stopped_queries > stopped_before else Stop.ENDED
+        return Stop.UNKNOWN
+
+    async def close(self) -> None:
+        """Close the connection, without waiting long for a server that is busy. A checkpoint."""
+        with anyio.move_on_after(CLOSE_TIMEOUT):
+            await self.connection.close()
+        self.connection.abort()

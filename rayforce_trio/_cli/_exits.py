@@ -21,7 +21,7 @@ class CommandFailed(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl-C."""
+    """Ctrl-C; the text, if there is any, says what the user has to know."""
 
 
 class Refused(ConnectionRejected):

@@ -8,7 +8,7 @@ from .. import __version__
 from ..errors import RayforceError
 from . import _hash_password, _query, _repl, _serve
 from ._exits import FAILED, INTERRUPTED, OK, USAGE, CommandFailed, Interrupted, OutputClosed, UsageError, code_of
-from ._output import complain, open_standard_streams
+from ._output import complain, open_standard_streams, say
 
 _EPILOG = "Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 no connection, or lost; 130 Ctrl-C."
 
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         open_standard_streams()
         options = _parser().parse_args(arguments)
         return int(options.run(options))
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as interrupted:
+        if str(interrupted):
+            say(str(interrupted))
         return INTERRUPTED
     except OutputClosed:
         return OK

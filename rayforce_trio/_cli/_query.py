@@ -2,16 +2,16 @@
 
 import argparse
 import sys
+from functools import partial
 from typing import Any
 
-import anyio
 from anyio.abc import TaskGroup
 
-from .. import VerboseResult, WSClient
+from .. import VerboseResult
 from ._arguments import seconds
 from ._brackets import is_blank
-from ._evaluation import evaluate, naming
-from ._exits import FAILED, OK, CommandFailed, UsageError
+from ._evaluation import Session, evaluate
+from ._exits import FAILED, OK, UsageError
 from ._formats import FORMATS
 from ._output import complain, say, use_encoding, write
 from ._secrets import keep_secrets_out_of_standard_input
@@ -41,8 +41,12 @@ def query(options: argparse.Namespace) -> int:
     if is_blank(expression):
         raise UsageError("there is no expression")
 
-    async def ask(calls: Calls, _: TaskGroup) -> VerboseResult:
-        return await calls.call(lambda: _ask(client, expression, options.timeout))
+    async def ask(calls: Calls, tasks: TaskGroup) -> VerboseResult:
+        session = await Session.connect(client, calls, tasks, time_limit=options.timeout)
+        try:
+            return await session.call(partial(evaluate, session.connection, expression))
+        finally:
+            await session.close()
 
     result = run(ask, backend="trio")
     _write(result, options.format)
@@ -50,13 +54,6 @@ def query(options: argparse.Namespace) -> int:
         return OK
     complain(result.error)
     return FAILED
-
-
-async def _ask(client: WSClient, expression: str, patience: float | None) -> VerboseResult:
-    with anyio.move_on_after(patience), naming(client):
-        async with client.connect() as connection:
-            return await evaluate(connection, expression)
-    raise CommandFailed(f"not done within {patience:g} seconds; the query was cancelled")
 
 
 def _write(result: VerboseResult, format_: str) -> None:

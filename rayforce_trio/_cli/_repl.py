@@ -14,10 +14,10 @@ import anyio
 from anyio.abc import TaskGroup
 from rayforce import Vector
 
-from .. import WSClient, WSClientConnection
+from .. import WSClient
 from ..errors import ConnectionRejected, RayforceError
 from ._brackets import is_blank
-from ._evaluation import evaluate, naming
+from ._evaluation import Session, evaluate
 from ._exits import FAILED, OK, CommandFailed, Interrupted
 from ._formats import as_text
 from ._lines import Lines
@@ -84,6 +84,13 @@ async def _read_all(client: WSClient, calls: Calls, tasks: TaskGroup) -> int:
     """Evaluate what comes from a pipe or a file, and tell of any failure in the end."""
     shell = _Shell(client, calls, tasks)
     await shell.connect()
+    try:
+        return await _answer_lines(shell, calls)
+    finally:
+        await shell.close()
+
+
+async def _answer_lines(shell: "_Shell", calls: Calls) -> int:
     lines = Lines(sys.stdin.fileno())
     code = OK
     while (expression := await calls.call(lines.read, quietly=True)) is not None:
@@ -96,7 +103,6 @@ async def _read_all(client: WSClient, calls: Calls, tasks: TaskGroup) -> int:
                 raise
             complain(error)
             code = FAILED
-    await shell.close()
     return code
 
 
@@ -107,15 +113,14 @@ class _Shell:
         self._client = client
         self._calls = calls
         self._tasks = tasks
-        self._connection: WSClientConnection | None = None
+        self._session: Session | None = None
 
     async def connect(self) -> None:
-        with naming(self._client):
-            self._connection = await self._calls.call(lambda: self._client.connect(self._tasks))
+        self._session = await Session.connect(self._client, self._calls, self._tasks)
 
     @property
     def closed(self) -> bool:
-        return self._connection is None or bool(self._connection.closed)
+        return self._session is None or bool(self._session.connection.closed)
 
     async def attempt(self, expression: str) -> None:
         """Like `answer`, but whatever goes wrong is said, and the session goes on."""
@@ -126,8 +131,8 @@ class _Shell:
                 await self.connect()
                 say("connected again")
             await self.answer(expression)
-        except Interrupted:
-            say("cancelled")
+        except Interrupted as interrupted:
+            say(f"cancelled: {interrupted}" if str(interrupted) else "cancelled")
         except RayforceError as error:
             complain(error)
 
@@ -138,23 +143,23 @@ class _Shell:
             RayforceError: it failed.
             Interrupted: Ctrl-C cancelled it.
         """
-        assert self._connection is not None
-        result = await self._calls.call(partial(evaluate, self._connection, expression))
+        assert self._session is not None
+        result = await self._session.call(partial(evaluate, self._session.connection, expression))
         write([result.output, *as_text(result.value)])
         if result.error is not None:
             raise result.error
 
     async def names(self, prefix: str) -> list[str]:
         """Return the names known to the server that begin so; none, if it does not tell them in time."""
-        assert self._connection is not None
+        assert self._session is not None
         with suppress(RayforceError), anyio.move_on_after(COMPLETION_PATIENCE):
-            names = await self._connection.execute(f'(.repl.complete "{prefix}")')
+            names = await self._session.connection.execute(f'(.repl.complete "{prefix}")')
             return column(names) if isinstance(names, Vector) else []
         return []
 
     async def close(self) -> None:
-        assert self._connection is not None
-        await self._calls.call(self._connection.close, quietly=True)
+        if self._session is not None:
+            await self._session.close()
 
 
 def _history_file() -> Path:

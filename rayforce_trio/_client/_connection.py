@@ -43,6 +43,15 @@ class WSClientConnection:
         """`False` while the connection can be used, afterwards the error that says why it cannot."""
         return self._exchange.reason or False
 
+    @property
+    def stopped_queries(self) -> int:
+        """Count the cancelled calls whose queries were stopped by the server, or never sent.
+
+        The server answers a cancelled call later than the call ends, and before it answers any later call. A query that
+        came to its end after all does not count.
+        """
+        return self._exchange.stopped
+
     async def execute(self, query: Query, params: Parameters | None = None) -> Value:
         """Evaluate a query on the server and return its value.
 
@@ -180,6 +189,13 @@ class WSClientConnection:
         """
         self._exchange.close_with(closed_by_us())
         await self._exchange.ended.wait()
+
+    def abort(self) -> None:
+        """Close the connection at once, without waiting for the server. Idempotent, and no checkpoint.
+
+        Calls that still wait raise `ConnectionClosed`. The server stops their queries when it notices the loss.
+        """
+        self._exchange.abandon()
 
     async def __aenter__(self) -> "WSClientConnection":
         return self

@@ -46,6 +46,11 @@ class Exchange:
         self._send_error: RayforceWSError | None = None
         self._closing = anyio.Event()
 
+    @property
+    def stopped(self) -> int:
+        """Count the cancelled requests that the server stopped, or that were never sent."""
+        return self._protocol.stopped
+
     def check_open(self) -> None:
         """Raise the error of a call on a connection that has ended, if it has."""
         if self.reason is not None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ._control import ErrorNotice, dump_cancel, parse_control
 from ._frames import Frame, MessageType, parse_frame
-from ._replies import Failure, Reply, Result
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, Reply, Result, Sliced
+from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
 
 MAX_IN_FLIGHT = 512
@@ -21,6 +22,9 @@ Below what a server takes without reading on, so that it sees a cancel at any ti
 
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
 """How many bytes they may have together; a single request may have any size."""
+
+_STOPPED = frozenset({BUSY, CANCELLED, CLOSING, TIMEOUT})
+"""The error codes of requests that the server has stopped or never started."""
 
 
 @dataclass(eq=False, slots=True)
@@ -64,6 +68,9 @@ class ClientProtocol:
 
     Args:
         extended: whether the server agreed to the extended protocol.
+
+    Attributes:
+        stopped: how many cancelled requests were never sent, or were answered by an error that says they were stopped.
     """
 
     def __init__(self, *, extended: bool) -> None:
@@ -73,6 +80,7 @@ class ClientProtocol:
         self._unanswered: deque[ClientRequest] = deque()
         self._unanswered_bytes = 0
         self._last_number = 0
+        self.stopped = 0
 
     @property
     def pending(self) -> int:
@@ -100,6 +108,7 @@ class ClientProtocol:
         """Forget a request. What was sent of it is still answered by the server; the answer is discarded here."""
         if request in self._unsent:
             del self._unsent[request]
+            self.stopped += 1
         elif request.wanted:
             request.wanted = False
             if self._extended and request.number is not None:
@@ -170,6 +179,14 @@ class ClientProtocol:
         request = self._unanswered.popleft()
         self._unanswered_bytes -= request.size
         if not request.wanted:
+            self.stopped += _was_stopped(reply)
             return None
         request.wanted = False  # answered: cancelling it now means nothing
         return ReplyReceived(request, reply)
+
+
+def _was_stopped(reply: Reply) -> bool:
+    """Return whether the reply to a cancelled request says that it was stopped, or that it was never started."""
+    if isinstance(reply, Failure):
+        return reply.code in _STOPPED
+    return not isinstance(reply.frame, Sliced) and verbose_error_code(reply.frame) in _STOPPED

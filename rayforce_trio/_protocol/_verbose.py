@@ -54,6 +54,17 @@ def split_verbose(frame: Frame) -> tuple[str, Reply]:
         raise FrameError("the reply to a verbose request is cut short") from None
 
 
+def verbose_error_code(frame: Frame) -> str | None:
+    """Return the code of the error in the response to a verbose request, or `None` if there is no error in it."""
+    try:
+        kind, _, size = SIZED.unpack_from(frame, HEADER_SIZE + SIZED.size)
+    except struct.error:
+        return None
+    if frame[HEADER_SIZE] != _LIST or kind != STRING_ATOM or size < 0:
+        return None
+    return error_code(frame, HEADER_SIZE + 2 * SIZED.size + size)
+
+
 def _read_string(frame: Frame, start: int) -> tuple[str, int]:
     """Return the text of the String at `start`, and where it ends."""
     kind, _, size = SIZED.unpack_from(frame, start)

@@ -16,6 +16,7 @@ from rayforce_trio._protocol import (
     Result,
     dump_cancel,
     dump_error,
+    join_verbose,
     string_frame,
 )
 from rayforce_trio._protocol._client import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
@@ -195,6 +196,40 @@ def test_a_push_is_no_reply() -> None:
     (request,) = sent(client)
     assert client.receive(frame(MessageType.ASYNC)) is None
     assert client.receive(string_frame("")) == ReplyReceived(request, Result(string_frame("")))
+
+
+@pytest.mark.parametrize(
+    ("reply", "stopped"),
+    [
+        *((dump_error(1, code, ""), 1) for code in ("cancel", "timeout", "busy", "closing")),
+        (join_verbose(b"printed", Failure("cancel", "")).frame, 1),
+        (dump_error(1, "type", ""), 0),
+        (join_verbose(b"printed", Failure("type", "")).frame, 0),
+        (join_verbose(b"printed", Result(string_frame("value"))).frame, 0),
+        (string_frame("value"), 0),
+        (frame(MessageType.RESPONSE), 0),
+    ],
+)
+def test_a_cancelled_request_counts_as_stopped_if_its_reply_says_so(reply: Any, stopped: int) -> None:
+    client = ClientProtocol(extended=True)
+    (request,) = sent(client)
+    client.cancel(request)
+    assert client.stopped == 0
+    assert client.receive(reply) is None
+    assert client.stopped == stopped
+
+
+def test_an_error_of_a_request_that_is_wanted_is_no_stop() -> None:
+    client = ClientProtocol(extended=True)
+    sent(client)
+    assert client.receive(dump_error(1, "cancel", "")) is not None
+    assert client.stopped == 0
+
+
+def test_a_cancelled_request_that_was_not_sent_counts_as_stopped() -> None:
+    client = ClientProtocol(extended=True)
+    client.cancel(client.submit(REQUEST))
+    assert client.stopped == 1
 
 
 def test_a_control_message_of_a_later_version_is_no_reply() -> None:
