@@ -17,7 +17,7 @@ _cli                        the command line, on the public names alone
 
 from . import auth, errors, statistics
 from ._client import VerboseResult, WSClient, WSClientConnection
-from ._codec import draw
+from ._codec import SQL, draw, sql
 from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
 
@@ -28,6 +28,7 @@ __all__ = [
     "NativeEngine",
     "NativeProcess",
     "RoundRobinEngine",
+    "SQL",
     "VerboseResult",
     "WSClient",
     "WSClientConnection",
@@ -37,5 +38,6 @@ __all__ = [
     "auth",
     "draw",
     "errors",
+    "sql",
     "statistics",
 ]

@@ -502,7 +502,7 @@ class Expressions:
         )
         if start is None or start < 1 or length is None or length < 0:
             unsupported("SUBSTRING takes a start of 1 or more and a length, as constants", node)
-        return Value(call("substr", self.value(node.this).payload, i64(start - 1), i64(length)))
+        return Value(call("substr", self.value(node.this).payload, i64(start), i64(length)))
 
     def _extract(self, node: Node) -> Value:
         only(node, "this", "expression")
