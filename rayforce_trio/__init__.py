@@ -24,11 +24,11 @@ from ._server import WSServer, WSServerConnection
 __version__ = "0.1.0"
 
 __all__ = [
+    "SQL",
     "InProcessEngine",
     "NativeEngine",
     "NativeProcess",
     "RoundRobinEngine",
-    "SQL",
     "VerboseResult",
     "WSClient",
     "WSClientConnection",

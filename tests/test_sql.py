@@ -19,7 +19,6 @@ from rayforce_trio._values._arrow_import import import_arrow
 from rayforce_trio._values._columns import Columns, read_columns
 from rayforce_trio._values._payloads import call, name, quoted, table_of
 from rayforce_trio._values._vectors import vector_payload
-from rayforce_trio.errors import RayforceError, RayforceParseError, RayforceValueError, UnsupportedQuery
 
 Engine = InProcess | Native
 
@@ -218,7 +217,13 @@ SELECT CASE WHEN flag THEN sym ELSE note END AS a, CASE WHEN flag THEN 1.5 ELSE 
 SELECT if(px > 10, 1, 0) AS a, coalesce(px, 0) AS b, coalesce(qty, id, 7) AS c, nullif(px, 10.5) AS d FROM trades
 SELECT coalesce(sym, 'none') AS a, coalesce(note, 'none') AS b, coalesce(day, DATE '2000-01-01') AS c FROM trades
 SELECT id FROM trades WHERE CASE WHEN flag THEN px > 5 ELSE px < 5 END
+SELECT id FROM trades WHERE NOT CASE WHEN flag THEN px > 5 WHEN px < 3 THEN id > 1 END
 SELECT id FROM trades WHERE coalesce(px, 0) < 1
+SELECT id FROM trades WHERE CASE WHEN sym IN ('AAPL', 'GOOG') THEN qty ELSE id END > 40
+SELECT id FROM trades WHERE if(note LIKE 'f%', sym, note) <> 'AAPL'
+SELECT coalesce(px, 0) < 1 AS a, coalesce(sym, 'x') = 'x' AS b, coalesce(qty, 0) + 1 AS c FROM trades WHERE flag
+SELECT coalesce(sym, 'none') AS s, sum(coalesce(px, 0)) AS a FROM trades WHERE coalesce(id, 0) < 8 GROUP BY coalesce(sym, 'none')
+SELECT sym, coalesce(sum(px), 0) AS a FROM trades GROUP BY sym HAVING coalesce(sum(px), 0) < 20 AND count(*) > 0
 SELECT count(*) AS n FROM trades
 SELECT count(*) AS n FROM trades WHERE px > 10
 SELECT count(*) AS n FROM trades WHERE TRUE AND flag
@@ -256,7 +261,7 @@ SELECT px > 10 AS expensive, count(*) AS n FROM trades WHERE px IS NOT NULL GROU
 SELECT sum(qty) AS total FROM trades WHERE sym IN ('AAPL') AND px > 1 AND flag
 SELECT DISTINCT sym FROM trades
 SELECT DISTINCT sym, flag FROM trades
-SELECT DISTINCT px > 10 AND flag AS a FROM trades
+SELECT DISTINCT px > 10 AND flag AS a FROM trades WHERE px IS NOT NULL
 SELECT DISTINCT count FROM trades WHERE count > 1
 SELECT sum(count) AS a, max("from") AS b FROM trades GROUP BY count
 SELECT "from" AS "where", count AS "by" FROM trades WHERE "from" > 2

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from support.native import HOST, native_server
-
 from rayforce_trio._codec import evaluate
 from rayforce_trio._protocol import HEADER_SIZE, Header, MessageType, Reply, Result
 from rayforce_trio._values._payloads import Buffer
+from support.native import HOST, native_server
 
 
 def request_frame(payload: Buffer) -> bytes:

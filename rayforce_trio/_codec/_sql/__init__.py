@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ...errors import RayforceParseError, RayforceQueryCompilationError, RayforceValueError, UnsupportedQuery
+from ...errors import (
+    RayforceError,
+    RayforceParseError,
+    RayforceQueryCompilationError,
+    RayforceValueError,
+    UnsupportedQuery,
+)
 from ._values import Encode, Parameters
 
 __all__ = ["SQL", "sql"]
@@ -28,7 +34,7 @@ class SQL:
     Raises:
         RayforceParseError: the text is not SQL, or not one statement.
         UnsupportedQuery: it asks for something that is not supported; the error quotes that part.
-        ImportError: sqlglot is not installed.
+        RayforceError: sqlglot is not installed.
     """
 
     def __init__(self, text: str) -> None:
@@ -43,7 +49,7 @@ class SQL:
         except ModuleNotFoundError as error:
             if error.name != "sqlglot":
                 raise
-            raise ImportError('SQL needs sqlglot: pip install "rayforce-trio[sql]"', name="sqlglot") from None
+            raise RayforceError("SQL needs sqlglot; install it with: pip install 'rayforce-trio[sql]'") from None
         self.text = text
         parameters = Parameters()
         with _limited():
