@@ -93,7 +93,7 @@ def test_where_nobody_listens_is_one_line_and_exit_code_3() -> None:
     done = command("query", f":{free_port()}", "(+ 1 2)")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("error: Failed to connect to ws://127.0.0.1:")
-    assert done.stderr.endswith(": Connection refused\n")
+    assert done.stderr.endswith(": connection refused\n")
     assert "Errno" not in done.stderr
     assert done.stderr.count("\n") == 1
 
