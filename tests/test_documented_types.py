@@ -86,6 +86,7 @@ async def connected() -> AsyncIterator[WSClientConnection]:
             yield connection
 
 
+@pytest.mark.trio
 async def test_python_values_arrive_as_documented() -> None:
     rows = table(DATA, "From Python to the engine")
     arrived = []
@@ -113,6 +114,7 @@ async def test_python_values_arrive_as_documented() -> None:
     ],
     ids=repr,
 )
+@pytest.mark.trio
 async def test_other_values_are_refused(value: object) -> None:
     async with connected() as connection:
         with pytest.raises(errors.RayforceConversionError, match=r"^params\['x'\]"):
@@ -143,12 +145,14 @@ def described(columns: Columns) -> list[str]:
     return [f"`{columns.schema[name]}`", f"`{array.dtype}`", null_of(array), f"`{python}`", f"`{arrow}`"]
 
 
+@pytest.mark.trio
 async def test_results_have_the_documented_types() -> None:
     async with connected() as connection:
         fetched = [described(await connection.fetch("x", {"x": VALUES[name]})) for name in VALUES]
     assert fetched == table(DATA, "From the engine to Python")
 
 
+@pytest.mark.trio
 async def test_null_is_null_in_python_arrow_pandas_and_polars() -> None:
     async with connected() as connection:
         for name in VALUES.keys() - {"B8", "U8"}:
@@ -164,6 +168,7 @@ def arrow_type(name: str) -> pyarrow.DataType:
     return ARROW_TYPES.get(name) or pyarrow.type_for_alias(ARROW_UNITS.get(name, name))
 
 
+@pytest.mark.trio
 async def test_arrow_columns_become_the_documented_types() -> None:
     documented = {
         name: code(engine)
