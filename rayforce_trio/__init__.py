@@ -17,14 +17,17 @@ _cli                        the command line, on the public names alone
 
 from . import auth, errors, statistics
 from ._client import ClientOptions, Nursery, PendingConnection, VerboseResult, WSClient, WSClientConnection
-from ._codec import Parameters, Query, Value, draw
+from ._codec import ArrowStream, Parameters, Query, TabularData, Value, draw
 from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
+from ._values._columns import Columns
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArrowStream",
     "ClientOptions",
+    "Columns",
     "Engine",
     "InProcessEngine",
     "NativeEngine",
@@ -34,6 +37,7 @@ __all__ = [
     "PendingConnection",
     "Query",
     "RoundRobinEngine",
+    "TabularData",
     "Value",
     "VerboseResult",
     "WSClient",

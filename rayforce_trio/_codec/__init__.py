@@ -1,6 +1,6 @@
 """Rayforce objects to frames, frames to objects, frames to evaluated frames, compressed frames to plain ones."""
 
-from ._aliases import Parameters, Query, Value
+from ._aliases import ArrowStream, Parameters, Query, TabularData, Value
 from ._compression import SIZE_BYTES, Decompressor
 from ._decoding import decode, decode_verbose, reply_payload
 from ._drawing import draw
@@ -12,10 +12,12 @@ from ._objects import payload_of_object
 
 __all__ = [
     "SIZE_BYTES",
+    "ArrowStream",
     "Call",
     "Decompressor",
     "Parameters",
     "Query",
+    "TabularData",
     "Value",
     "check_thread",
     "decode",
