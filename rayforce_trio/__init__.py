@@ -25,7 +25,7 @@ from ._values._columns import Columns
 __version__ = "0.1.0"
 
 __all__ = [
-"SQL",
+    "SQL",
     "ArrowStream",
     "ClientOptions",
     "Columns",
