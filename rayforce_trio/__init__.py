@@ -17,13 +17,15 @@ _cli                        the command line, on the public names alone
 
 from . import auth, errors, statistics
 from ._client import VerboseResult, WSClient, WSClientConnection
-from ._codec import draw
+from ._codec import columns_of, draw
 from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
+from ._values._columns import Columns
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Columns",
     "InProcessEngine",
     "NativeEngine",
     "NativeProcess",
@@ -35,6 +37,7 @@ __all__ = [
     "WSServerConnection",
     "__version__",
     "auth",
+    "columns_of",
     "draw",
     "errors",
     "statistics",
