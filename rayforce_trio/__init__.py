@@ -16,20 +16,27 @@ _cli                        the command line, on the public names alone
 """
 
 from . import auth, errors, statistics
-from ._client import VerboseResult, WSClient, WSClientConnection
-from ._codec import columns_of, draw
-from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
+from ._client import ClientOptions, Nursery, PendingConnection, VerboseResult, WSClient, WSClientConnection
+from ._codec import Parameters, Query, Value, columns_of, draw
+from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
 from ._values._columns import Columns
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClientOptions",
     "Columns",
+    "Engine",
     "InProcessEngine",
     "NativeEngine",
     "NativeProcess",
+    "Nursery",
+    "Parameters",
+    "PendingConnection",
+    "Query",
     "RoundRobinEngine",
+    "Value",
     "VerboseResult",
     "WSClient",
     "WSClientConnection",

@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -78,6 +79,8 @@ from rayforce_trio.errors import (
     RayforceWSError,
     UnsupportedQuery,
 )
+
+TYPE_WORDS = "the function does not accept a value of this type"
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
@@ -392,8 +395,6 @@ class Foreign:
         (Fn("(fn [x] x)"), r"rayforce\.\S+\.Fn"),
         (Column("a"), r"rayforce\.\S+\.Column"),
         (trades(), r"rayforce\.\S+\.Table"),
-        (Table("trades"), r"rayforce\.\S+\.Table"),
-        (PivotQuery(trades(), "id", "sym", "price"), r"rayforce\.\S+\.PivotQuery"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -411,12 +412,36 @@ def test_a_query_that_rayforce_cannot_compile() -> None:
 
 
 @pytest.mark.parametrize(
-    "query",
-    ["\ud800", Expression(Operation.ADD, 1, object()), Expression(Operation.ADD, 1, 10**30)],
+    ("query", "place"),
+    [
+        ("\ud800", "^the query cannot be sent, because UTF-8 cannot express it$"),
+        (Expression(Operation.ADD, 1, object()), r"^the query, operand 2 of \+"),
+        (Expression(Operation.ADD, 1, 10**30), r"^the query, operand 2 of \+"),
+    ],
     ids=["lone surrogate", "object", "huge integer"],
 )
-def test_a_query_that_rayforce_cannot_represent(query: Any) -> None:
-    with pytest.raises(RayforceError, match=r"^init: failed to create "):
+def test_a_query_that_cannot_be_sent_is_refused_with_the_place_of_the_value(query: Any, place: str) -> None:
+    with pytest.raises(RayforceConversionError, match=place):
+        encode(query, MessageType.SYNC)
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        (
+            Table("trades"),
+            r"a table is no query: send 'trades', or Table('trades').select('*'), to get all of its rows",
+        ),
+        (
+            PivotQuery(trades(), "id", "sym", "price"),
+            "cannot send rayforce.types.table.PivotQuery as a query: "
+            "a pivot takes several; fetch the rows and pivot them",
+        ),
+    ],
+    ids=["table", "pivot"],
+)
+def test_what_is_nearly_a_query_is_refused_with_what_to_send_instead(query: Any, text: str) -> None:
+    with pytest.raises(UnsupportedQuery, match=f"^{re.escape(text)}$"):
         encode(query, MessageType.SYNC)
 
 
@@ -483,8 +508,8 @@ def test_an_error_message_that_is_no_utf_8_is_a_failure_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("payload", "error", "text"),
     [
-        (b"\x7ftype\0\0\0", RayforceTypeError, "^type$"),
-        (b"\x7fcancel\0", RayforceUserError, "^cancel$"),
+        (b"\x7ftype\0\0\0", RayforceTypeError, f"^type: {TYPE_WORDS}$"),
+        (b"\x7fcancel\0", RayforceUserError, "^cancel: the query was stopped$"),
         (b"\x7f", RayforceUserError, "^$"),
         (b"\x55", RayforceConversionError, "^the reply cannot be read: "),
         (b"\xfb\0\1", RayforceConversionError, "^the reply cannot be read: "),
@@ -554,16 +579,20 @@ def test_whatever_is_decoded_raises_nothing_but_rayforce_errors(data: bytes) -> 
 @pytest.mark.parametrize(
     ("query", "text"),
     [
-        ("(+ 1 'a)", "type: in the query (+ 1 'a)"),
-        (String("(+ 1 'a)"), "type: in the query (+ 1 'a)"),
-        ("(+ 1\n\t  'a)\n", "type: in the query (+ 1 'a)"),
-        ("", "type: in the query "),
-        ("x" * 80, f"type: in the query {'x' * 80}"),
-        ("x" * 81, f"type: in the query {'x' * 80}..."),
-        (String("(+ é " * 100), f"type: in the query {'(+ é ' * 16}..."),
-        (List([Operation.ADD, 1]), "type: in the query (rayforce.types.containers.list.List)"),
-        (trades().select("id"), "type: in the query (rayforce.types.table.SelectQuery)"),
-        (None, "type"),
+        ("(+ 1 'a)", f"type: {TYPE_WORDS}, in the query (+ 1 'a)"),
+        (String("(+ 1 'a)"), f"type: {TYPE_WORDS}, in the query (+ 1 'a)"),
+        ("(+ 1\n\t  'a)\n", f"type: {TYPE_WORDS}, in the query (+ 1 'a)"),
+        ("", f"type: {TYPE_WORDS}, in the query "),
+        ("x" * 80, f"type: {TYPE_WORDS}, in the query {'x' * 80}"),
+        ("x" * 81, f"type: {TYPE_WORDS}, in the query {'x' * 80}..."),
+        (String("(+ é " * 100), f"type: {TYPE_WORDS}, in the query {'(+ é ' * 16}..."),
+        (List([Operation.ADD, 1]), f"type: {TYPE_WORDS}, in the query (+ 1)"),
+        (
+            trades().select("id"),
+            f"type: {TYPE_WORDS}, in the query "
+            "(select {id: id from: (table [id sym time price] ([1 2 3] [a b a] [100 200 300] ...",
+        ),
+        (None, f"type: {TYPE_WORDS}"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -14,7 +13,6 @@ from .. import Columns
 _ROWS_PER_BLOCK = 20_000  # that are texts at one time
 _EPOCH_DAYS = 10_957  # from 1970-01-01 to the engine's epoch
 _DAY = 86_400  # seconds
-_MAX_DAYS_IN_TABLE = 200_000  # dates are looked up in a table unless they are far apart
 
 _NEEDS_QUOTES = re.compile('[,"\r\n]')
 _TWO_DIGITS = np.array([f"{number:02}" for number in range(100)], "S2").view(np.uint8).reshape(-1, 2)
@@ -39,6 +37,21 @@ def json_lines(columns: Columns, *, is_table: bool) -> Iterator[str]:
     names = (encode_basestring(name).replace("%", "%%") for name in columns.names)
     row = "{" + ", ".join(f"{name}: %s" for name in names) + "}" if is_table else "%s"
     return _json_lines(row, list(columns.vectors().values()))
+
+
+def json_items(columns: Columns) -> list[str]:
+    """Return the items of a vector as JSON."""
+    return _json_fields(columns.vectors()["value"])
+
+
+def json_item(columns: Columns) -> str:
+    """Return the only item of a vector, made of an atom, as JSON. A vector marks nulls, an atom does not."""
+    vector: Any = columns.vectors()["value"]
+    if vector.type.name == "GUID":
+        is_null = vector.values.tobytes() == bytes(16)
+    else:
+        is_null = vector.values.dtype.kind == "i" and vector.values[0] == np.iinfo(vector.values.dtype).min
+    return "null" if is_null else _json_fields(vector)[0]
 
 
 def _csv_lines(names: tuple[str, ...], vectors: list[Any]) -> Iterator[str]:
@@ -177,22 +190,18 @@ def _guids(values: NDArray[Any]) -> list[str]:
 
 def _date_characters(days: NDArray[Any]) -> NDArray[np.uint8]:
     """Return days since the engine's epoch as characters, one row for each."""
-    first, last = (int(days.min()), int(days.max())) if len(days) else (0, 0)
-    if last - first < _MAX_DAYS_IN_TABLE:
-        return _calendar(first, last)[days - first]
-    return _calendar_of(days)
+    first, last = int(days.min()), int(days.max())
+    if last - first >= len(days):
+        return _calendar(days)
+    rows: NDArray[np.uint8] = _calendar(np.arange(first, last + 1))[days - first]  # each day is made once
+    return rows
 
 
-@lru_cache(maxsize=32)
-def _calendar(first: int, last: int) -> NDArray[np.uint8]:
-    """Return all days from the first to the last as characters."""
-    return _calendar_of(np.arange(first, last + 1))
-
-
-def _calendar_of(days: NDArray[Any]) -> NDArray[np.uint8]:
+def _calendar(days: NDArray[Any]) -> NDArray[np.uint8]:
     text = np.datetime_as_string((days + _EPOCH_DAYS).astype("M8[D]"))
-    width = int(np.char.str_len(text).max(initial=1))
-    return text.astype(f"S{width}").view(np.uint8).reshape(len(days), width)
+    width = int(np.char.str_len(text).max())
+    characters: NDArray[np.uint8] = text.astype(f"S{width}").view(np.uint8)
+    return characters.reshape(len(days), width)
 
 
 def _characters(text: NDArray[np.uint8]) -> list[str]:

@@ -1,20 +1,34 @@
 """Rayforce objects to frames, frames to objects, frames to evaluated frames, compressed frames to plain ones."""
 
+from ._aliases import Parameters, Query, Value
 from ._columns import columns_of
 from ._compression import SIZE_BYTES, Decompressor
+from ._decoding import decode, decode_verbose, reply_payload
 from ._drawing import draw
-from ._rayforce import check_thread, decode, decode_verbose, encode, engine_error, evaluate, native_server
+from ._encoding import Call, describe, encode, encode_call
+from ._errors import engine_error
+from ._evaluation import evaluate
+from ._ffi import check_thread, native_server
+from ._objects import payload_of_object
 
 __all__ = [
     "SIZE_BYTES",
+    "Call",
     "Decompressor",
+    "Parameters",
+    "Query",
+    "Value",
     "check_thread",
     "columns_of",
     "decode",
     "decode_verbose",
+    "describe",
     "draw",
     "encode",
+    "encode_call",
     "engine_error",
     "evaluate",
     "native_server",
+    "payload_of_object",
+    "reply_payload",
 ]

@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from rayforce import Table, python_to_ray
-from rayforce import _rayforce_c as ffi
-
-from .._protocol import HEADER_SIZE
 from .._values._columns import Columns, read_columns
 from .._values._reader import NotColumns, UnknownType
 from ..errors import RayforceConversionError
+from ._objects import payload_of_object
 
 
 def columns_of(value: Any) -> Columns:
@@ -18,14 +15,14 @@ def columns_of(value: Any) -> Columns:
         value: what `execute` returned, or `VerboseResult.value`.
 
     Raises:
-        RayforceConversionError: it has no columns, or two columns with one name.
+        RayforceConversionError: it has no columns, two columns have the same name, or a symbol contains NUL.
     """
+    payload = payload_of_object(value)
     try:
-        serialized = ffi.ser_obj(value.ptr if isinstance(value, Table) else python_to_ray(value))
-        return read_columns(memoryview(ffi.read_u8_vector(serialized))[HEADER_SIZE:])
+        if payload is not None:
+            return read_columns(payload)
     except NotColumns as error:
         raise RayforceConversionError(f"{error.kind} has no columns") from None
     except UnknownType as error:
         raise RayforceConversionError(f"a column has an unknown type: {error}") from None
-    except RuntimeError as error:
-        raise RayforceConversionError(f"the value cannot be read as columns: {error}") from None
+    raise RayforceConversionError(f"a value of type {type(value).__name__} has no columns")

@@ -1,0 +1,45 @@
+"""Names for the types in the client's signatures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rayforce import Expression, List, String
+from rayforce.plugins.sql import SQLQuery
+from rayforce.types.table import (
+    AsofJoin,
+    InnerJoin,
+    InsertQuery,
+    LeftJoin,
+    SelectQuery,
+    UpdateQuery,
+    UpsertQuery,
+    WindowJoin,
+    WindowJoin1,
+)
+
+Query = (
+    str
+    | String
+    | List
+    | Expression
+    | SQLQuery
+    | SelectQuery
+    | UpdateQuery
+    | InsertQuery
+    | UpsertQuery
+    | AsofJoin
+    | InnerJoin
+    | LeftJoin
+    | WindowJoin
+    | WindowJoin1
+)
+"""What a connection evaluates: Rayfall text, or a query object of rayforce-py."""
+
+Parameters = Mapping[str, Any]
+"""The values of a query's parameters by their names."""
+
+Value = Any
+"""What a query evaluates to: a Rayforce object (`I64`, `Table`, `Vector`, ...), or `None` for null.
+
+A type checker takes it as `Any`, since the class depends on the query and the data.
+"""

@@ -1,0 +1,105 @@
+"""Replies to values: Rayforce objects, or the payload for a reader that makes none."""
+
+from typing import Any
+
+from rayforce import _rayforce_c as ffi
+from rayforce import ray_to_python
+
+from .._protocol import (
+    COMPRESSED_FLAG,
+    FLAGS_OFFSET,
+    HEADER_SIZE,
+    SIZED,
+    Failure,
+    Frame,
+    FrameError,
+    Reply,
+    Sliced,
+    error_code,
+    is_null,
+    split_verbose,
+)
+from ..errors import RayforceConversionError
+from ._errors import engine_error
+from ._ffi import byte_vector, check_foreign_thread
+
+_LONG_VECTOR = 64 * 1024  # bytes; shorter vectors gain nothing from the direct way
+_WIDTHS = {
+    ffi.TYPE_B8: 1,
+    ffi.TYPE_U8: 1,
+    ffi.TYPE_I16: 2,
+    ffi.TYPE_I32: 4,
+    ffi.TYPE_F32: 4,
+    ffi.TYPE_DATE: 4,
+    ffi.TYPE_TIME: 4,
+    ffi.TYPE_I64: 8,
+    ffi.TYPE_F64: 8,
+    ffi.TYPE_TIMESTAMP: 8,
+}
+
+
+def reply_frame(reply: Reply, query: Any = None) -> Frame:
+    """Return the frame of a reply that is a value. Raises as `decode`, damage in the payload excepted."""
+    if isinstance(reply, Failure):
+        raise engine_error(reply, query)
+    frame = reply.frame[:] if isinstance(reply.frame, Sliced) else reply.frame
+    if (code := error_code(frame)) is not None:
+        raise engine_error(Failure(code, ""), query)
+    if frame[FLAGS_OFFSET] & COMPRESSED_FLAG:
+        raise RayforceConversionError("the reply is compressed, which no server of this protocol does")
+    return frame
+
+
+def reply_payload(reply: Reply, query: Any = None) -> memoryview:
+    """Return the payload of a reply that is a value, without decoding it. Raises as `reply_frame`."""
+    return memoryview(reply_frame(reply, query))[HEADER_SIZE:]
+
+
+def decode(reply: Reply, query: Any = None) -> Any:
+    """Return the value in a reply: a Rayforce object, or `None` for null.
+
+    Args:
+        reply: a whole frame, its header checked, or the error in its place.
+        query: the query; an engine error without a message of its own quotes the beginning of it.
+
+    Raises:
+        RayforceError: the reply is an engine error; rayforce-py's class for its code.
+        RayforceConversionError: the payload is damaged, or of a type rayforce-py cannot represent.
+    """
+    frame = reply_frame(reply, query)
+    if is_null(frame):
+        return None
+    try:
+        value = _plain_vector(frame)
+        if value is None:
+            vector = byte_vector(frame)
+            del reply, frame  # the frame may be large, and there is a copy now
+            value = ffi.de_obj(vector)
+    except RuntimeError as error:
+        check_foreign_thread(error)
+        raise RayforceConversionError(f"the reply cannot be read: {error}") from None
+    return ray_to_python(value)
+
+
+def _plain_vector(frame: Frame) -> ffi.RayObject | None:
+    """Return the vector in a frame without deserializing it, if it is long and laid out there as in memory."""
+    kind, attributes, count = SIZED.unpack_from(frame, HEADER_SIZE) if len(frame) > _LONG_VECTOR else (None, 0, 0)
+    if kind not in _WIDTHS or attributes or len(frame) != HEADER_SIZE + SIZED.size + _WIDTHS[kind] * count:
+        return None
+    return ffi.init_vector_from_raw_buffer(kind, count, memoryview(frame)[HEADER_SIZE + SIZED.size :])
+
+
+def decode_verbose(reply: Reply) -> tuple[str, Reply]:
+    """Return the text that a verbose request printed, and the reply to `decode`.
+
+    A failure is returned as it is: the request was cancelled, or could not be evaluated at all.
+
+    Raises:
+        RayforceConversionError: the reply is not one to a verbose request.
+    """
+    if isinstance(reply, Failure):
+        return "", reply
+    try:
+        return split_verbose(reply.frame[:] if isinstance(reply.frame, Sliced) else reply.frame)
+    except FrameError as error:
+        raise RayforceConversionError(f"the reply cannot be read: {error}") from None

@@ -1,0 +1,144 @@
+"""Queries, parameters and calls to frames, and queries to text for error messages."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from rayforce import String
+
+from .._protocol import VERBOSE_FLAG, Header, MessageType, query_frame
+from .._values._payloads import Buffer, call, list_of, name, string
+from .._values._render import ABBREVIATED_AT, abbreviated, render
+from ..errors import RayforceConversionError, RayforceError, RayforceValueError
+from ._ffi import check_thread, reraise, type_name
+from ._queries import MAX_ARGUMENTS, compile_query, data_payload
+
+_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_RESERVED = frozenset({"do", "let", "eval", "parse", "quote"})
+"""The names that the expression around a query with parameters uses itself."""
+
+_LITERALS = frozenset({"true", "false", "null"})
+"""Identifiers that Rayfall reads as values, not as names."""
+
+_FUNCTION_NAME = re.compile(r"[^\s()\[\]{}\"'`;,\0]+\Z")
+
+
+class Call:
+    """A query that calls a function of the server.
+
+    Args:
+        function: its name, such as `"upd"` or `".my.upd"`, or the text of a lambda, `"(fn [x y] …)"`.
+        arguments: Python values or Rayforce objects, at most 64; they are data.
+
+    Raises:
+        RayforceValueError: the function is neither, or there are too many arguments.
+        RayforceConversionError: an argument cannot be sent; the error says which.
+    """
+
+    def __init__(self, function: str, arguments: Sequence[Any]) -> None:
+        if not isinstance(function, str):
+            raise RayforceValueError(f"a function is given by its name or text, not by {type_name(function)}")
+        if len(arguments) > MAX_ARGUMENTS:
+            raise RayforceValueError(
+                f"{function}: {len(arguments)} arguments; the engine accepts at most {MAX_ARGUMENTS}, give it a list"
+            )
+        if function.lstrip().startswith("("):
+            head = _parsed(function)
+        elif _FUNCTION_NAME.match(function):
+            head = name(function)
+        else:
+            raise RayforceValueError(f"{function!r} is neither the name of a function nor a lambda '(fn [x] …)'")
+        values = [data_payload(value, f"argument {place} of {function}") for place, value in enumerate(arguments, 1)]
+        self.payload = list_of([head, *values])
+
+
+def encode_call(function: str, arguments: Sequence[Any]) -> Call:
+    """Return the query that calls a function of the server. Arguments and errors are those of `Call`."""
+    return Call(function, arguments)
+
+
+def encode(
+    query: Any, message_type: MessageType, *, params: Mapping[str, Any] | None = None, verbose: bool = False
+) -> bytes:
+    """Return the frame that carries a query.
+
+    Args:
+        query: a str, a `Call`, or a String, List, Expression, SQLQuery or query object of rayforce-py.
+        message_type: `SYNC` for a request, `ASYNC` for a post.
+        params: values by the names that the query uses for them.
+        verbose: ask for the printed text, too; `decode_verbose` reads the reply.
+
+    Raises:
+        UnsupportedQuery: `query` is no query; the error names its type.
+        RayforceValueError: `params` is no mapping, or a name in it cannot be used.
+        RayforceConversionError: a value cannot be sent; the error says where it is.
+        RayforceError: the query cannot be compiled.
+    """
+    flags = VERBOSE_FLAG if verbose else 0
+    if type(query) is str and not params and (params is None or isinstance(params, Mapping)):
+        check_thread()
+        with suppress(UnicodeEncodeError):
+            return query_frame(query, message_type, flags)
+    try:
+        bindings = _bindings(params) if params is not None else []
+        payload = _with_bindings(_body(query), bindings) if bindings else _payload(query)
+    except RuntimeError as error:
+        reraise(error)
+    return b"".join([Header(flags, message_type, len(payload)).pack(), payload])
+
+
+def _payload(query: Any) -> Buffer:
+    """Return the payload of a query without parameters. The server parses and evaluates a String."""
+    if isinstance(query, str):
+        return _text(query)
+    return query.payload if isinstance(query, Call) else compile_query(query)
+
+
+def _body(query: Any) -> Buffer:
+    """Return the expression that evaluates a query, with names as they are where it stands."""
+    if isinstance(query, str | String):
+        return _parsed(str(query))
+    return _payload(query)
+
+
+def _parsed(text: str) -> bytes:
+    return call("eval", call("parse", _text(text)))
+
+
+def _text(text: str) -> bytes:
+    try:
+        return string(str(text))
+    except UnicodeEncodeError:
+        raise RayforceConversionError("the query cannot be sent, because UTF-8 cannot express it") from None
+
+
+def _with_bindings(body: Buffer, bindings: Sequence[tuple[str, Buffer]]) -> bytes:
+    """Return the expression that evaluates a query with names bound to values. The bindings end with it."""
+    return call("do", *(call("let", name(text), value) for text, value in bindings), body)
+
+
+def _bindings(params: Any) -> list[tuple[str, Buffer]]:
+    if not isinstance(params, Mapping):
+        raise RayforceValueError(f"params is a mapping of names to values, not {type_name(params)}")
+    return [(_parameter(text), data_payload(value, f"params[{text!r}]")) for text, value in params.items()]
+
+
+def _parameter(text: Any) -> str:
+    if not isinstance(text, str) or not _PARAMETER.match(text):
+        raise RayforceValueError(
+            f"params: {text!r} cannot be the name of a parameter; use letters, digits and underscores"
+        )
+    if text in _RESERVED or text in _LITERALS:
+        raise RayforceValueError(f"params: {text!r} cannot be the name of a parameter, because Rayfall uses it itself")
+    return text
+
+
+def describe(query: Any) -> str:
+    """Return the beginning of a query on one line: its text, or the text of the expression it compiles to."""
+    if isinstance(query, str | String):
+        return abbreviated(" ".join(str(query)[: 10 * ABBREVIATED_AT].split()))
+    try:
+        return render(_payload(query))
+    except (RayforceError, RuntimeError):  # it was compiled before, unless its values have changed since
+        return f"({type_name(query)})"

@@ -1,0 +1,57 @@
+"""The exceptions for errors of the engine and of the server."""
+
+from types import MappingProxyType
+from typing import Any
+
+from rayforce.errors import CORE_EXC_CODE_MAPPING
+
+from .._protocol import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure
+from ..errors import QueryTimeout, RayforceError, RayforceUserError, ServerBusy, ServerClosing
+from ._encoding import describe
+
+_CLASSES: dict[str, type[RayforceError]] = {
+    **CORE_EXC_CODE_MAPPING,
+    BUSY: ServerBusy,
+    CLOSING: ServerClosing,
+    TIMEOUT: QueryTimeout,
+}
+
+WORDS = MappingProxyType(
+    {
+        "access": "the server refuses this to clients that may only read",
+        "arity": "a function was called with a wrong number of arguments",
+        CANCELLED: "the query was stopped",
+        "corrupt": "stored data is damaged",
+        "domain": "a value is outside the range that the function accepts",
+        "index": "an index is out of range",
+        "internal": "internal error of the engine",
+        "io": "a file or a connection cannot be read or written",
+        "ipc": "communication with another server failed",
+        "length": "lengths do not match",
+        "limit": "a limit of the engine is exceeded",
+        "name": "undefined name",
+        "nyi": "the engine does not implement this yet",
+        "oom": "the engine is out of memory",
+        "os": "an operation of the operating system failed",
+        "parse": "the text cannot be parsed",
+        "range": "a value is out of range",
+        "state": "the engine is not in a state that allows this",
+        "type": "the function does not accept a value of this type",
+        "user": "the query raised an error",
+        "value": "a name or a value does not fit the table",
+    }
+)
+"""What the engine's error codes mean. A native server sends the code alone."""
+
+
+def engine_error(failure: Failure, query: Any = None) -> RayforceError:
+    """Return the exception for an error in place of a value.
+
+    An error of the engine has rayforce-py's class for its code and the engine's message. A native server sends the code
+    alone; the message then explains the code and quotes the beginning of the query.
+    """
+    message = failure.message
+    if not message:
+        parts = [WORDS.get(failure.code, ""), "" if query is None else f"in the query {describe(query)}"]
+        message = ", ".join(filter(None, parts))
+    return _CLASSES.get(failure.code, RayforceUserError)(str(Failure(failure.code, message)))

@@ -1,0 +1,57 @@
+"""The evaluation of queries in this process."""
+
+from rayforce import _rayforce_c as ffi
+
+from .._protocol import FLAGS_OFFSET, VERBOSE_FLAG, Failure, Frame, MessageType, Reply, Result, Sliced, join_verbose
+from ._capture import capture_stdout
+from ._ffi import byte_vector, check_foreign_thread, serialize
+from ._objects import symbol_with_nul
+
+_KEPT_WHOLE = 1024 * 1024  # bytes; a longer reply is not copied, it is sent in slices
+
+
+def evaluate(frame: Frame) -> Reply:
+    """Evaluate the query in a frame, in this process; a string is parsed first. Blocks until the engine is done.
+
+    Args:
+        frame: a whole frame, its header checked, not compressed; its message type does not matter.
+
+    Returns:
+        The value as a response frame, or the error: whatever the frame holds, an error is returned, not raised.
+        A value with a symbol that contains NUL is such an error, because its frame would hold another value.
+        To a verbose request, a list of the printed text and of the value or error.
+    """
+    if not frame[FLAGS_OFFSET] & VERBOSE_FLAG:
+        return _evaluate(frame)
+    try:
+        return join_verbose(*capture_stdout(lambda: _evaluate(frame)))
+    except OSError as error:
+        return Failure("io", f"what it prints cannot be captured: {error.strerror}")
+
+
+def _evaluate(frame: Frame) -> Reply:
+    try:
+        query = ffi.de_obj(byte_vector(frame))
+        kind = ffi.get_obj_type(query)
+        if kind == ffi.TYPE_ERR:
+            value = query
+        elif abs(kind) == ffi.TYPE_STR:
+            value = ffi.eval_str(query)
+        else:
+            value = ffi.eval_obj(query)
+        if (symbol := symbol_with_nul(value)) is not None:
+            return Failure("domain", f"the symbol {symbol!r} in the result contains NUL and cannot be sent")
+        response = serialize(value, MessageType.RESPONSE)
+    except RuntimeError as error:
+        check_foreign_thread(error)
+        return Failure("domain", str(error))
+    if isinstance(response, Failure):
+        return response
+    size = ffi.get_obj_length(response)
+    if size <= _KEPT_WHOLE:
+        return Result(bytes(ffi.read_u8_vector(response)))
+    return Result(Sliced(size, lambda start, end: _cut(response, start, end)))
+
+
+def _cut(vector: ffi.RayObject, start: int, end: int) -> bytes:
+    return bytes(ffi.read_u8_vector(ffi.vec_slice(vector, start, end - start)))

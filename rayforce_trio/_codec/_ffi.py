@@ -1,0 +1,89 @@
+"""What the modules of the codec share: the thread check, values as bytes, the names of types."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import rayforce
+from rayforce import Dict
+from rayforce import _rayforce_c as ffi
+
+from .._protocol import MESSAGE_TYPE_OFFSET, Failure, Frame, MessageType
+from ..errors import RayforceConversionError, RayforceThreadError
+
+_FOREIGN_THREAD = "threads other than the initialization thread"  # from rayforce-py 2.4.0's RuntimeError
+
+
+def native_server() -> Path:
+    """Return the path of the native server's program, which rayforce-py contains."""
+    return Path(rayforce.__file__).parent / "bin" / "rayforce"
+
+
+def check_thread() -> None:
+    """Raise `RayforceThreadError` if Rayforce cannot be used in this thread."""
+    try:
+        ffi.init_b8(True)
+    except RuntimeError as error:
+        reraise(error)
+
+
+def check_foreign_thread(error: RuntimeError) -> None:
+    """Raise `RayforceThreadError` if that is what rayforce-py's error means."""
+    if _FOREIGN_THREAD in str(error):
+        raise RayforceThreadError(
+            "Rayforce can only be used in the thread that imported it first; run your event loop in that thread, "
+            "or import rayforce in the thread that runs the loop"
+        ) from error
+
+
+def reraise(error: RuntimeError) -> None:
+    """Raise a `RayforceError` in place of rayforce-py's bare `RuntimeError`."""
+    check_foreign_thread(error)
+    raise RayforceConversionError(str(error)) from None
+
+
+def serialize(value: ffi.RayObject, message_type: MessageType) -> ffi.RayObject | Failure:
+    """Return the frame with a value as a vector of bytes."""
+    if ffi.get_obj_type(value) == ffi.TYPE_ERR:
+        return failure_of(value)
+    serialized = ffi.ser_obj(value)
+    if ffi.get_obj_type(serialized) == ffi.TYPE_ERR:
+        return failure_of(serialized)
+    if message_type:  # ser_obj always writes message type 0 and no flags.
+        ffi.set_obj(serialized, _offset(MESSAGE_TYPE_OFFSET), _byte(message_type))
+    return serialized
+
+
+# Kept, because making them for every message takes as long as evaluating a small query.
+_offset = cache(ffi.init_i64)
+_byte = cache(ffi.init_u8)
+
+
+def failure_of(error: ffi.RayObject) -> Failure:
+    """Return the code and the message of an error object."""
+    described = Dict(ptr=ffi.get_error_obj(error))
+    return Failure(_text(described, "code"), _text(described, "message"))
+
+
+def _text(described: Dict, field: str) -> str:
+    try:
+        return str(described[field].to_python() or "")
+    except UnicodeDecodeError:  # a message quotes the query, which need not be UTF-8
+        return ""
+
+
+def byte_vector(data: Frame) -> ffi.RayObject:
+    """Return a vector with these bytes."""
+    return ffi.init_vector_from_raw_buffer(ffi.TYPE_U8, len(data), data)
+
+
+def type_name(value: object) -> str:
+    """Return the name of a value's type, with its module unless that is `builtins`."""
+    cls = type(value)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def pointer_of(value: Any) -> ffi.RayObject | None:
+    """Return the Rayforce object that a wrapper of rayforce-py holds; `None` if the value is no wrapper."""
+    pointer = getattr(value, "ptr", None)
+    return pointer if isinstance(pointer, ffi.RayObject) else None

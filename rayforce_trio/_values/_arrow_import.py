@@ -1,0 +1,305 @@
+"""Arrow data as vectors for the engine: data frames, tables, arrays and series, converted some rows at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RayforceConversionError
+from ._arrow import pyarrow
+from ._types import DTYPES, EPOCH_DAYS, EPOCH_NANOSECONDS, Type
+from ._vectors import FixedWidth, Texts, Vector
+
+_Nulls = NDArray[np.bool_] | None
+_Convert = Callable[[str, Any, int], Vector]
+
+_NUMBERS = {
+    "int8": (Type.I16, "int16"),
+    "int16": (Type.I16, "int16"),
+    "uint8": (Type.U8, "uint8"),
+    "uint16": (Type.I32, "int32"),
+    "int32": (Type.I32, "int32"),
+    "uint32": (Type.I64, "int64"),
+    "int64": (Type.I64, "int64"),
+    "halffloat": (Type.F32, "float32"),
+    "float": (Type.F32, "float32"),
+    "double": (Type.F64, "float64"),
+}
+"""The engine's type for each numeric type of Arrow all of whose values it can hold, and the type with that layout."""
+
+_NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}
+_PANDAS_INDEX = "__index_level_"
+"""The beginning of the name that pandas gives to an index without a name. It counts rows, and is no column."""
+
+
+class ArrowColumn:
+    """A column of Arrow data, or an array.
+
+    | Arrow | becomes |
+    | --- | --- |
+    | bool | B8 |
+    | uint8 | U8 |
+    | int8, int16 | I16 |
+    | uint16, int32 | I32 |
+    | uint32, int64 | I64 |
+    | uint64 | I64; an error for a value of 2⁶³ or more |
+    | float16, float32 | F32 |
+    | float64 | F64 |
+    | date32, date64 | DATE |
+    | time32, time64 | TIME; an error for a value with less than a millisecond |
+    | timestamp | TIMESTAMP; with a time zone, the same moment in UTC |
+    | duration | TIMESPAN |
+    | utf8, large_utf8, utf8_view | STRING |
+    | dictionary of texts | SYMBOL |
+    | dictionary of other values | as the values |
+    | arrow.uuid, fixed-size binary of 16 bytes | GUID |
+    | another extension type | as its storage |
+    | null | I64, all null |
+
+    Attributes:
+        name: of the column; empty for an array.
+        type: of the vectors that `read` returns.
+
+    Raises:
+        RayforceConversionError: the engine has no such type; the error says what to cast to.
+    """
+
+    def __init__(self, name: str, where: str, data: Any) -> None:
+        self.name = name
+        self._where = where
+        self.type, self._convert = _conversion(where, data.type)
+        self._data = _with_large_texts(data) if self.type is Type.SYMBOL else data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def read(self, start: int = 0, stop: int | None = None) -> Vector:
+        """Return some rows.
+
+        Raises:
+            RayforceConversionError: a value cannot be represented; the error names its row.
+        """
+        stop = len(self) if stop is None else min(stop, len(self))
+        part = self._data.slice(start, max(stop - start, 0))
+        pa = pyarrow()
+        try:
+            return self._convert(self._where, part, start)
+        except pa.ArrowException as error:
+            raise _unreadable(self._where, error) from None
+
+
+def is_arrow(data: Any) -> bool:
+    """Return whether an object offers Arrow data, a table or an array."""
+    return hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
+
+
+def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
+    """Return the columns of a table, or the one of an array. A stream that can be read once is read.
+
+    Args:
+        data: an object for which `is_arrow` returns True.
+        where: what errors call an array. Columns of a table are called by their names.
+
+    Raises:
+        RayforceError: pyarrow is not installed.
+        RayforceConversionError: the data cannot be read, or the engine has no such type.
+    """
+    pa = pyarrow()
+    try:
+        chunks = pa.chunked_array(data if hasattr(data, "__arrow_c_stream__") else [pa.array(data)])
+    except pa.ArrowException as error:
+        raise _unreadable(where, error) from None
+    if not pa.types.is_struct(chunks.type):
+        return ArrowColumn("", where, chunks)
+    if chunks.null_count:
+        raise RayforceConversionError(f"{where}: a row is null as a whole, which the engine has no value for")
+    fields = [field.name for field in chunks.type]
+    columns = zip(fields, chunks.flatten(), strict=True)
+    return [
+        ArrowColumn(name, f"column {name!r}", column) for name, column in columns if not name.startswith(_PANDAS_INDEX)
+    ]
+
+
+def _unreadable(where: str, error: Exception) -> RayforceConversionError:
+    return RayforceConversionError(f"{where}: the Arrow data cannot be read: {error}")
+
+
+def _with_large_texts(chunks: Any) -> Any:
+    """Return dictionaries of any kind of text as dictionaries of large_utf8: pyarrow cannot decode those of polars."""
+    pa = pyarrow()
+    return pa.chunked_array(
+        [pa.DictionaryArray.from_arrays(part.indices, part.dictionary.cast("large_string")) for part in chunks.chunks],
+        pa.dictionary(chunks.type.index_type, pa.large_string()),
+    )
+
+
+def _conversion(where: str, kind: Any) -> tuple[Type, _Convert]:
+    """Return the engine's type for one of Arrow, and the function that converts chunks of it."""
+    pa = pyarrow()
+    types = pa.types
+    if str(kind) in _NUMBERS:
+        number, target = _NUMBERS[str(kind)]
+        return number, lambda _where, chunks, _row: _numbers(number, _joined(chunks, target))
+    if types.is_boolean(kind):
+        return Type.B8, _bools
+    if types.is_uint64(kind):
+        return Type.I64, _unsigned
+    if types.is_date(kind):
+        return Type.DATE, _dates
+    if types.is_time(kind):
+        return Type.TIME, _times
+    if types.is_timestamp(kind):
+        return Type.TIMESTAMP, _timestamps
+    if types.is_duration(kind):
+        return Type.TIMESPAN, _timespans
+    if _is_text(types, kind):
+        return Type.STRING, lambda _where, chunks, _row: _texts(Type.STRING, chunks)
+    if types.is_null(kind):
+        return Type.I64, _all_null
+    if types.is_dictionary(kind):
+        if _is_text(types, kind.value_type):
+            return Type.SYMBOL, lambda _where, chunks, _row: _texts(Type.SYMBOL, chunks)
+        type_code, convert = _conversion(where, kind.value_type)
+        return type_code, lambda place, chunks, row: convert(place, chunks.cast(kind.value_type), row)
+    if types.is_fixed_size_binary(kind) and kind.byte_width == DTYPES[Type.GUID].itemsize:
+        return Type.GUID, _guids
+    if isinstance(kind, pa.BaseExtensionType):
+        type_code, convert = _conversion(where, kind.storage_type)
+        return type_code, lambda place, chunks, row: convert(place, _storage(chunks, kind.storage_type), row)
+    raise RayforceConversionError(f"{where}: {_advice(types, kind)}")
+
+
+def _advice(types: Any, kind: Any) -> str:
+    if types.is_decimal(kind):
+        return f"the engine has no decimal numbers, as {kind}; cast them to float64, int64 or text"
+    if types.is_nested(kind):
+        return f"the engine's columns cannot hold nested values, as {kind}; split them into columns of single values"
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return f"the engine has no columns of bytes, as {kind}; cast them to text, or to 16 bytes each for GUIDs"
+    return f"the engine has no type for {kind}; cast it to a number, text, date or time"
+
+
+def _is_text(types: Any, kind: Any) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _storage(chunks: Any, kind: Any) -> Any:
+    return pyarrow().chunked_array([chunk.storage for chunk in chunks.chunks], kind)
+
+
+def _joined(chunks: Any, target: Any) -> Any:
+    """Return chunks as one array of a type to which any of their values can be cast."""
+    array = chunks.cast(target).combine_chunks()
+    return array if hasattr(array, "buffers") else pyarrow().concat_arrays(array.chunks)
+
+
+def _items(array: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the values of an array of fixed width, without its nulls."""
+    buffer = array.buffers()[1]
+    if buffer is None:
+        return np.zeros(len(array), dtype)
+    return np.frombuffer(buffer, dtype, len(array), array.offset * dtype.itemsize)
+
+
+def _nulls(array: Any) -> _Nulls:
+    return array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
+
+
+def _numbers(type_code: Type, array: Any) -> FixedWidth:
+    return FixedWidth(type_code, _items(array, DTYPES[type_code]), _nulls(array))
+
+
+def _bools(_where: str, chunks: Any, _row: int) -> Vector:
+    array = _joined(chunks, pyarrow().bool_())
+    values = array.fill_null(False).to_numpy(zero_copy_only=False)
+    return FixedWidth(Type.B8, values, _nulls(array))
+
+
+def _unsigned(where: str, chunks: Any, row: int) -> Vector:
+    array = _joined(chunks, pyarrow().uint64())
+    values, nulls = _items(array, np.dtype("<u8")), _nulls(array)
+    _check(where, row, values, nulls, values > np.iinfo(np.int64).max, "is too large for the engine's type I64")
+    return FixedWidth(Type.I64, values.view("<i8"), nulls)
+
+
+def _dates(where: str, chunks: Any, row: int) -> Vector:
+    array = _joined(chunks, pyarrow().date32())
+    days, nulls = _items(array, np.dtype("<i4")), _nulls(array)
+    wrong = days < np.iinfo(np.int32).min + EPOCH_DAYS
+    _check(where, row, days, nulls, wrong, "days after 1970-01-01 is too early for the engine's type DATE")
+    return FixedWidth(Type.DATE, days - np.int32(EPOCH_DAYS), nulls)
+
+
+def _times(where: str, chunks: Any, row: int) -> Vector:
+    unit = chunks.type.unit
+    array = _joined(chunks, chunks.type)
+    values, nulls = _items(array, np.dtype("<i4" if unit in ("s", "ms") else "<i8")), _nulls(array)
+    values = values.astype(np.int64)
+    fraction = max(_NANOSECONDS["ms"] // _NANOSECONDS[unit], 1)
+    milliseconds = values * 1000 if unit == "s" else values // fraction
+    wrong = (values % fraction != 0) | (milliseconds != milliseconds.astype(np.int32))
+    _check(where, row, values, nulls, wrong, f"{unit} is no number of milliseconds, as the engine's type TIME needs")
+    return FixedWidth(Type.TIME, milliseconds.astype(np.int32), nulls)
+
+
+def _timestamps(where: str, chunks: Any, row: int) -> Vector:
+    unit = chunks.type.unit
+    values, nulls = _nanoseconds(where, chunks, row, EPOCH_NANOSECONDS // _NANOSECONDS[unit], "TIMESTAMP")
+    return FixedWidth(Type.TIMESTAMP, values, nulls)
+
+
+def _timespans(where: str, chunks: Any, row: int) -> Vector:
+    values, nulls = _nanoseconds(where, chunks, row, 0, "TIMESPAN")
+    return FixedWidth(Type.TIMESPAN, values, nulls)
+
+
+def _nanoseconds(where: str, chunks: Any, row: int, origin: int, type_name: str) -> tuple[NDArray[np.int64], _Nulls]:
+    """Return moments or durations of any unit in nanoseconds from an origin."""
+    unit = chunks.type.unit
+    factor = _NANOSECONDS[unit]
+    array = _joined(chunks, chunks.type)
+    values, nulls = _items(array, np.dtype("<i8")), _nulls(array)
+    limit = np.iinfo(np.int64).max // factor
+    wrong = values < max(origin - limit, np.iinfo(np.int64).min)
+    if origin + limit < np.iinfo(np.int64).max:
+        wrong |= values > origin + limit
+    from_when = f" {unit} after 1970-01-01" if origin else f" {unit}"
+    _check(where, row, values, nulls, wrong, f"is outside of the engine's type {type_name}", from_when)
+    return (values - origin) * factor if factor > 1 or origin else values, nulls
+
+
+def _guids(_where: str, chunks: Any, _row: int) -> Vector:
+    return _numbers(Type.GUID, _joined(chunks, chunks.type))
+
+
+def _all_null(_where: str, chunks: Any, _row: int) -> Vector:
+    return FixedWidth(Type.I64, np.zeros(len(chunks), np.int64), np.ones(len(chunks), np.bool_))
+
+
+def _texts(type_code: Type, chunks: Any) -> Texts:
+    array = _joined(chunks, pyarrow().large_string())
+    if array.null_count:
+        nulls = _nulls(array)
+        array = array.fill_null("")  # a null may have bytes
+    else:
+        nulls = None
+    _, ends, data = array.buffers()
+    offsets = np.frombuffer(ends, np.int64, len(array) + 1, array.offset * 8) if ends else np.zeros(1, np.int64)
+    return Texts(type_code, np.frombuffer(data or b"", np.uint8), offsets, nulls)
+
+
+def _check(
+    where: str,
+    first_row: int,
+    values: NDArray[Any],
+    nulls: _Nulls,
+    wrong: NDArray[np.bool_],
+    problem: str,
+    unit: str = "",
+) -> None:
+    if nulls is not None:
+        wrong &= ~nulls
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise RayforceConversionError(f"{where}, row {first_row + row}: {values[row]}{unit} {problem}")
