@@ -1,0 +1,80 @@
+"""SQL as a query: compiled from its syntax tree to a Rayfall expression, never to text.
+
+This package alone imports sqlglot, and only when a query is made.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import RayforceValueError, UnsupportedQuery
+from ._values import Encode, Parameters
+
+__all__ = ["SQL", "sql"]
+
+_SHOWN = 60  # characters of a query, in its repr
+
+
+class SQL:
+    """One SQL statement as a query. `str` is its text.
+
+    Args:
+        text: the statement; `:name` stands for a parameter.
+
+    Attributes:
+        text: the statement as it was given.
+        parameters: the names of its parameters.
+
+    Raises:
+        RayforceParseError: the text is not SQL, or not one statement.
+        UnsupportedQuery: it asks for something that is not supported; the error quotes that part.
+        ImportError: sqlglot is not installed.
+    """
+
+    def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise UnsupportedQuery(f"sql() takes a str, not {type(text).__name__}")
+        try:
+            from ._statements import Statement
+        except ModuleNotFoundError as error:
+            if error.name != "sqlglot":
+                raise
+            raise ImportError('SQL needs sqlglot: pip install "rayforce-trio[sql]"', name="sqlglot") from None
+        self.text = text
+        self._statement = Statement(text)
+        parameters = Parameters()
+        self._statement.compile(parameters)
+        self.parameters = frozenset(parameters.used)
+
+    def payload(self, values: Mapping[str, Any], encode: Encode) -> bytes:
+        """Return the Rayfall expression, in the wire format, that computes the statement.
+
+        Args:
+            values: the parameters' values by name.
+            encode: what makes a payload of a value; the str says where the value is, for errors.
+
+        Raises:
+            RayforceValueError: a parameter has no value, or a value has no parameter.
+            RayforceConversionError: a value cannot be represented.
+            UnsupportedQuery: a value cannot be used in its place.
+        """
+        for surplus in sorted(set(values) - self.parameters):
+            has = ", ".join(f":{name}" for name in sorted(self.parameters)) or "none"
+            raise RayforceValueError(f"the query has no parameter :{surplus}; its parameters: {has}")
+        for missing in sorted(self.parameters - set(values)):
+            raise RayforceValueError(f"the query uses the parameter :{missing}, which has no value")
+        return self._statement.compile(Parameters(values, encode))
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        line = " ".join(self.text.split())
+        return f"sql({line if len(line) <= _SHOWN else line[: _SHOWN - 1] + '…'!r})"
+
+
+def sql(text: str) -> SQL:
+    """Return an SQL statement as a query for `execute`, `fetch` and `post`.
+
+    See `SQL` for the errors that it raises; nothing is sent.
+    """
+    return SQL(text)

@@ -1,0 +1,164 @@
+"""SQL text to a syntax tree, and what the compiler asks of a tree. Names in it stay as they are written."""
+
+from collections.abc import Iterator
+from typing import Any, NoReturn, cast
+
+import sqlglot
+from sqlglot import exp
+
+from ...errors import RayforceParseError, UnsupportedQuery
+
+Node = exp.Expression
+
+_FRAGMENT = 80  # characters of SQL that an error quotes
+
+
+def parse(text: str) -> Node:
+    """Return the syntax tree of one statement.
+
+    Raises:
+        RayforceParseError: it is not SQL, or not one statement.
+    """
+    try:
+        statements = [tree for tree in sqlglot.parse(text) if tree is not None and not isinstance(tree, exp.Semicolon)]
+    except sqlglot.errors.SqlglotError as error:
+        raise RayforceParseError(f"the text is not SQL: {_message(error)}") from None
+    if len(statements) != 1:
+        found = f"{len(statements)} statements" if statements else "no statement"
+        raise RayforceParseError(f"the SQL text must be one statement; it holds {found}")
+    return cast(Node, statements[0])
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, sqlglot.errors.ParseError) and error.errors:
+        first = error.errors[0]
+        before = str(first.get("start_context") or "")[-20:]
+        near = f"{before}{first.get('highlight') or ''}"
+        where = f"line {first.get('line')}, column {first.get('col')}"
+        return f"{str(first.get('description')).rstrip('.')} ({where}, near {near!r})"
+    return str(error).partition("\n")[0]
+
+
+def kind(node: Node) -> str:
+    """Return the name of a node's class, such as `Select`."""
+    return type(node).__name__
+
+
+def part(node: Node, key: str) -> Any:
+    """Return a part of a node, or None. sqlglot has given some parts an underscore since they were named."""
+    value = node.args.get(key)
+    return node.args.get(f"{key}_") if value is None else value
+
+
+def fragment(node: Node) -> str:
+    """Return the SQL of a node, abbreviated."""
+    text = str(node.sql(comments=False))
+    return text if len(text) <= _FRAGMENT else f"{text[: _FRAGMENT - 1]}…"
+
+
+def unsupported(what: str, node: Node | None = None) -> NoReturn:
+    """Raise `UnsupportedQuery`: what cannot be done, and the SQL that asks for it."""
+    where = "" if node is None else f": {fragment(node)}"
+    raise UnsupportedQuery(f"{what}{where}")
+
+
+def only(node: Node, *keys: str) -> None:
+    """Raise `UnsupportedQuery` if a node has parts other than these, which the compiler would ignore."""
+    for key, value in node.args.items():
+        if value and key.rstrip("_") not in keys:
+            unsupported(f"SQL's {key.rstrip('_').replace('_', ' ').upper()} is not supported here", node)
+
+
+def identifier(node: Node) -> str:
+    """Return a name as it is written, without quotes.
+
+    Raises:
+        UnsupportedQuery: the engine cannot have such a name.
+    """
+    text = str(node.name)
+    if not text or "\0" in text or text.startswith("#"):
+        unsupported("a name must not be empty, begin with #, or contain NUL", node)
+    return text
+
+
+def children(node: Node) -> Iterator[Node]:
+    """Yield the nodes directly below a node."""
+    for value in node.args.values():
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, exp.Expression):
+                yield child
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """Yield a node and all below it that belong to the same query: nothing inside a subquery."""
+    yield node
+    for child in children(node):
+        if not is_query(child):
+            yield from walk(child)
+
+
+def is_query(node: Node) -> bool:
+    """Whether a node is a query of its own."""
+    return isinstance(node, exp.Query) and not isinstance(node, exp.Table)
+
+
+def case(condition: Node, value: Node) -> Node:
+    """Return `CASE WHEN condition THEN value END`."""
+    return exp.Case(ifs=[exp.If(this=condition.copy(), true=value.copy())])
+
+
+def one_literal() -> Node:
+    """Return the literal 1."""
+    return exp.Literal.number(1)
+
+
+def plain_column(name: str) -> Node:
+    """Return a column without a qualifier; equal columns are equal nodes, quoted or not."""
+    return exp.column(exp.to_identifier(name, quoted=True))
+
+
+def alias_of(node: Node) -> tuple[Node, str | None]:
+    """Return an expression of a SELECT without its alias, and the alias."""
+    if isinstance(node, exp.Alias):
+        return node.this, identifier(node.args["alias"])
+    return node, None
+
+
+def text_of(node: Node | None) -> str | None:
+    """Return the text of a text literal, or None if the node is another."""
+    if node is not None and isinstance(node, exp.Literal) and node.is_string:
+        return str(node.this)
+    return None
+
+
+def integer_of(node: Node | None) -> int | None:
+    """Return the number of an integer literal, or None if the node is another."""
+    if node is not None and isinstance(node, exp.Literal) and not node.is_string and str(node.this).isdigit():
+        return int(node.this)
+    return None
+
+
+def replaced(node: Node, function: Any) -> Node:
+    """Return a copy of a tree in which `function` has replaced nodes: it returns the node itself where it keeps it."""
+    result: Node = node.copy().transform(function, copy=False)
+    return result
+
+
+def conjuncts(node: Node) -> list[Node]:
+    """Return the conditions that AND connects."""
+    if isinstance(node, exp.Paren):
+        return conjuncts(node.this)
+    if isinstance(node, exp.And):
+        return [*conjuncts(node.this), *conjuncts(node.expression)]
+    return [node]
+
+
+def columns_of(node: Node) -> list[Node]:
+    """Return the columns in an expression or a query, not those in subqueries."""
+    return [one for one in walk(node) if kind(one) == "Column" and kind(one.this) != "Star"]
+
+
+def qualifier_of(column: Node) -> str:
+    """Return the table that a column is qualified with, or the empty string."""
+    table = column.args.get("table")
+    return "" if table is None else str(table.name)
