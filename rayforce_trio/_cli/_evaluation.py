@@ -44,9 +44,7 @@ def with_server_name(client: WSClient) -> Iterator[None]:
         raise Refused(client.uri, error) from None
 
 
-async def evaluate(
-    connection: WSClientConnection, query: Query, parameters: Parameters | None = None
-) -> VerboseResult:
+async def evaluate(connection: WSClientConnection, query: Query, parameters: Parameters | None = None) -> VerboseResult:
     """Evaluate a query on the server; the result has the printed output if the server sends it.
 
     A checkpoint; if cancelled, as `WSClientConnection.execute`.

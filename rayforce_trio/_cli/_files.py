@@ -1,4 +1,4 @@
-"""Files with tables, read in batches: the one module of the command line that knows pyarrow."""
+"""Files with tables, read in batches, and Arrow streams: the one module of the command line that knows pyarrow."""
 
 import io
 import os
@@ -38,8 +38,10 @@ TYPES: Mapping[str, Any] = {
 _ROWS_PER_BATCH = 100_000
 _BYTES_PER_BATCH = 4 * 1024**2  # of CSV
 _MAGIC_SIZE = 8
-_NULLS = pa.array(pyarrow.csv.ConvertOptions().null_values)
-_CSV_ERROR = re.compile(r"(?:In CSV column #(?P<column>\d+): )?(?:CSV parse error: )?(?:Row #(?P<row>\d+): )?(?P<what>.*)", re.S)
+_NULLS = pa.array(pyarrow.csv.ConvertOptions().null_values)  # the texts that are null in CSV
+_CSV_ERROR = re.compile(
+    r"(?:In CSV column #(?P<column>\d+): )?(?:CSV parse error: )?(?:Row #(?P<row>\d+): )?(?P<what>.*)", re.DOTALL
+)
 
 
 class Source:
@@ -90,7 +92,7 @@ class Source:
         """
         try:
             batch = next(self._batches, None)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise CommandFailed(self._explain(error)) from None
         if batch is None:
             return None
@@ -106,22 +108,21 @@ class Source:
             return _cast(column, kind)
         except (pa.ArrowException, ValueError):
             row = _first_that_fails(column, kind)
-            value = column[row].as_py()
             raise CommandFailed(
-                f"{self._file.name}, row {self._rows + row + 1}, column {name!r}: {value!r} is not of the type {kind}"
+                f"{self._file.name}, row {self._rows + row + 1}, column {name!r}: "
+                f"{column[row].as_py()!r} is not of the type {kind}"
             ) from None
 
     def _explain(self, error: Exception) -> str:
         found = _CSV_ERROR.match(str(error))
         assert found is not None  # it matches everything
-        where = self._file.name
+        where, hint = self._file.name, ""
         if found["row"] is not None:
             where += f", row {int(found['row']) - 1}"  # the header is not a row
-        hint = ""
         if found["column"] is not None:
             column = self.schema.names[int(found["column"])]
             where += f", column {column!r}"
-            hint = f"; the first rows have another type: set it by --type {column}=TYPE"
+            hint = f"; the first rows have another type: set it with --type {column}=TYPE"
         return f"{where}: {found['what'].strip()}{hint}"
 
 
@@ -249,191 +250,32 @@ def _open_arrow_file(file: _File, types: Mapping[str, str]) -> Source:
     return Source(file, arrow.schema, map(arrow.get_batch, range(arrow.num_record_batches)), types)
 
 
-def _cast(self, name: str, column: Any, kind: str) -> Any:
-        try:
-            return _cast(column, kind)
-        except (pa.ArrowException, ValueError):
-            row = _first_that_fails(column, kind)
-            value = column[row].as_py()
-            raise CommandFailed(
-                f"{self._file.name}, row {self._rows + row + 1}, column {name!r}: {value!r} is not of the type {kind}"
-            ) from None
-
-    def _explain(self, error: Exception) -> str:
-        found = _CSV_ERROR.match(str(error))
-        assert found is not None  # it matches everything
-        where = self._file.name
-        if found["row"] is not None:
-            where += f", row {int(found['row']) - 1}"  # the header is not a row
-        hint = ""
-        if found["column"] is not None:
-            column = self.schema.names[int(found["column"])]
-            where += f", column {column!r}"
-            hint = f"; the first rows have another type: set it by --type {column}=TYPE"
-        return f"{where}: {found['what'].strip()}{hint}"
-
-
-def open_source(path: str, types: Mapping[str, str], *, delimiter: str = ",") -> Source:
-    """Open a CSV, Parquet or Arrow file, or an Arrow stream; its first bytes tell which of these it is.
-
-    Args:
-        path: the file, `-` for standard input. CSV may be compressed with gzip.
-        types: the engine's types of some of the columns, by name.
-        delimiter: between the fields of CSV.
-
-    Raises:
-        UsageError: the file cannot be read as any of these, or lacks a column in `types`.
-    """
-    name = "standard input" if path == "-" else path
-    try:
-        file = _File(name, path)
-        if file.beginning.startswith(b"PAR1"):
-            return _open_parquet(file, types)
-        if file.beginning.startswith(b"ARROW1"):
-            return _open_arrow_file(file, types)
-        if file.beginning.startswith(b"\xff\xff\xff\xff"):
-            stream = pa.ipc.open_stream(file.stream())
-            return Source(file, stream.schema, iter(stream), types)
-        return _open_csv(file, types, delimiter)
-    except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror or error}") from None
-    except pa.ArrowException as error:
-        raise UsageError(f"{name} cannot be read: {error}") from None
-
-
-def arrow_stream(columns: Columns, sink: BinaryIO) -> None:
-    """Write columns as an Arrow IPC stream.
-
-    Raises:
-        RayforceConversionError: Arrow cannot represent a value.
-        OSError: the sink cannot be written.
-    """
-    table = columns.to_arrow()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=_ROWS_PER_BATCH)
-
-
-class _Rewound:
-    """A file whose beginning was looked at, for pyarrow."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.beginning = b""
-        while len(self.beginning) < _MAGIC_SIZE and (more := file.read(_MAGIC_SIZE - len(self.beginning))):
-            self.beginning += more
-        self._unread = self.beginning
-        self.is_seekable = bool(file.seekable())
-        self.size = os.fstat(file.fileno()).st_size if self.is_seekable else None
-        self.position = 0
-        self.closed = False
-
-    def read(self, size: int = -1) -> bytes:
-        if self._unread:
-            data, self._unread = (self._unread, b"") if size < 0 else (self._unread[:size], self._unread[size:])
-        else:
-            data = self._file.read(size)
-        self.position += len(data)
-        return bytes(data)
-
-    def seek_to_start(self) -> Any:
-        self._file.seek(0)
-        return self._file
-
-    def fraction(self) -> float | None:
-        return min(self.position / self.size, 1.0) if self.size else None
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
-        self._file.close()
-
-
-def _open_csv(name: str, reader: _Rewound, types: Mapping[str, str], delimiter: str) -> Source:
-    stream: Any = pa.PythonFile(reader, mode="r")
-    if reader.beginning.startswith(b"\x1f\x8b"):
-        stream = pa.CompressedInputStream(stream, "gzip")
-    batches = pyarrow.csv.open_csv(
-        stream,
-        read_options=pyarrow.csv.ReadOptions(block_size=_BYTES_PER_BATCH, use_threads=False),  # errors name rows
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(types, pa.string())),
-    )
-    return Source(name, batches.schema, iter(batches), reader.fraction, types)
-
-
-def _open_parquet(name: str, reader: _Rewound, types: Mapping[str, str]) -> Source:
-    if not reader.is_seekable:
-        raise UsageError(f"{name} is Parquet, which cannot be read from a pipe; name the file")
-    file = pyarrow.parquet.ParquetFile(reader.seek_to_start())
-    return _counted(name, file.schema_arrow, file.iter_batches(_ROWS_PER_BATCH), file.metadata.num_rows, types)
-
-
-def _open_arrow_file(name: str, reader: _Rewound, types: Mapping[str, str]) -> Source:
-    if not reader.is_seekable:
-        raise UsageError(f"{name} is an Arrow file, which cannot be read from a pipe; name the file, or use a stream")
-    file = pa.ipc.open_file(pa.PythonFile(reader.seek_to_start(), mode="r"))
-    read = 0
-
-    def batches() -> Iterator[Any]:
-        nonlocal read
-        for read in range(file.num_record_batches):  # noqa: B020 - the number that has been read is the progress
-            yield file.get_batch(read)
-
-    def fraction() -> float | None:
-        return (read + 1) / file.num_record_batches if file.num_record_batches else None
-
-    return Source(name, file.schema, batches(), fraction, types)
-
-
-def _open_arrow_stream(name: str, reader: _Rewound, types: Mapping[str, str]) -> Source:
-    stream = pa.ipc.open_stream(pa.PythonFile(reader, mode="r"))
-    return Source(name, stream.schema, iter(stream), reader.fraction, types)
-
-
-def _counted(name: str, schema: Any, batches: Iterator[Any], total: int, types: Mapping[str, str]) -> Source:
-    source: Source
-
-    def fraction() -> float | None:
-        return source._rows / total if total else None
-
-    source = Source(name, schema, batches, fraction, types)
-    return source
-
-
 def _cast(column: Any, kind: str) -> Any:
     """Return a column with the type that stands for one of the engine's."""
     target = TYPES[kind]
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    if is_text and kind not in ("SYMBOL", "STRING"):
+    if pa.types.is_dictionary(column.type):
+        if kind == "SYMBOL":
+            return column
+        column = column.dictionary_decode()
+    if kind == "SYMBOL":
+        return column.cast(pa.string()).dictionary_encode()
+    if kind == "STRING":
+        return column.cast(target)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = pc.if_else(pc.is_in(column, _NULLS), pa.scalar(None, column.type), column)
         if kind == "GUID":
-            values = (None if text is None else uuid.UUID(text).bytes for text in column.to_pylist())
-            return pa.array(values, target)
+            return pa.array([None if text is None else uuid.UUID(text).bytes for text in column.to_pylist()], target)
         if kind == "TIMESPAN":
             column = column.cast(pa.int64())
         if kind == "TIMESTAMP":
             return _timestamps(column)
-    if kind == "SYMBOL":
-        text = column if is_text or pa.types.is_dictionary(column.type) else column.cast(pa.string())
-        return text if pa.types.is_dictionary(text.type) else text.dictionary_encode()
     return column.cast(target)
 
 
-def _timestamps(column: Any) -> Any:
+def _timestamps(texts: Any) -> Any:
     """Return timestamps in UTC from texts, of which all or none have a time zone."""
-    has_zone = pc.any(pc.match_substring_regex(column, r"(Z|[+-]\d\d:?\d\d)$")).as_py()
-    zone = "UTC" if has_zone else None
-    return column.cast(pa.timestamp("ns", zone)).cast(pa.timestamp("ns"))
+    has_zone = pc.any(pc.match_substring_regex(texts, r"(Z|[+-]\d\d:?\d\d)$")).as_py()
+    return texts.cast(pa.timestamp("ns", "UTC" if has_zone else None)).cast(pa.timestamp("ns"))
 
 
 def _first_that_fails(column: Any, kind: str) -> int:

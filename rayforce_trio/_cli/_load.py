@@ -20,8 +20,8 @@ from ._waiting import Calls, run
 if TYPE_CHECKING:
     from ._files import Source
 
-DESCRIPTION = """Load a CSV, Parquet or Arrow file into a table of a server, in batches. By default the table is new. Types
-are inferred from the file, or from the table with --append; --type sets them."""
+DESCRIPTION = """Load a CSV, Parquet or Arrow file into a table of a server, in batches. By default the table must not exist.
+Types are inferred from the file; --type sets them."""
 
 _BAR_WIDTH = 30  # characters
 
