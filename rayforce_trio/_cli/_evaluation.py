@@ -9,7 +9,7 @@ from typing import TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from .. import Parameters, Query, VerboseResult, WSClient, WSClientConnection
+from .. import SQL, Parameters, Query, VerboseResult, WSClient, WSClientConnection
 from ..errors import ConnectionRejected, RayforceError, RayforceWSError
 from ._exits import CommandFailed, Interrupted, Refused
 from ._waiting import Calls
@@ -44,7 +44,9 @@ def with_server_name(client: WSClient) -> Iterator[None]:
         raise Refused(client.uri, error) from None
 
 
-async def evaluate(connection: WSClientConnection, query: Query, parameters: Parameters | None = None) -> VerboseResult:
+async def evaluate(
+    connection: WSClientConnection, query: Query | SQL, params: Parameters | None = None
+) -> VerboseResult:
     """Evaluate a query on the server; the result has the printed output if the server sends it.
 
     A checkpoint; if cancelled, as `WSClientConnection.execute`.
@@ -53,11 +55,11 @@ async def evaluate(connection: WSClientConnection, query: Query, parameters: Par
         RayforceError: as `WSClientConnection.execute_verbose`.
     """
     try:
-        return await connection.execute_verbose(query, parameters)
+        return await connection.execute_verbose(query, params)
     except RayforceWSError as error:
         if type(error) is not RayforceWSError or connection.closed:
             raise
-    return VerboseResult("", await connection.execute(query, parameters), None)  # it speaks the baseline only
+    return VerboseResult("", await connection.execute(query, params), None)  # it speaks the baseline only
 
 
 class Session:
@@ -129,7 +131,7 @@ class Session:
             return Stop.STOPPED if self.connection.stopped_queries > stopped_before else Stop.ENDED
         return Stop.UNKNOWN
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connection, without waiting long for a server that is busy. A checkpoint."""
         with anyio.move_on_after(CLOSE_TIMEOUT):
             await self.connection.close()

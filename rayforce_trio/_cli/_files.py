@@ -4,8 +4,8 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -35,6 +35,7 @@ TYPES: Mapping[str, Any] = {
 }
 """The engine's types that `--type` takes, and the types that stand for them in Arrow."""
 
+_NO_TYPES: Mapping[str, str] = MappingProxyType({})
 _ROWS_PER_BATCH = 100_000
 _BYTES_PER_BATCH = 4 * 1024**2  # of CSV
 _MAGIC_SIZE = 8
@@ -83,6 +84,10 @@ class Source:
         """The part of the file that has been read, between 0 and 1; `None` if its length is not known."""
         return self._rows / self._total_rows if self._total_rows else self._file.fraction
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def next_batch(self) -> Any:
         """Read some rows; returns a pyarrow.Table, or `None` at the end. It may wait for a pipe.
 
@@ -93,7 +98,7 @@ class Source:
         try:
             batch = next(self._batches, None)
         except (pa.ArrowException, OSError) as error:
-            raise CommandFailed(self._explain(error)) from None
+            raise CommandFailed(_explain(self._file.name, error, self.schema.names)) from None
         if batch is None:
             return None
         columns = [
@@ -113,26 +118,17 @@ class Source:
                 f"{column[row].as_py()!r} is not of the type {kind}"
             ) from None
 
-    def _explain(self, error: Exception) -> str:
-        found = _CSV_ERROR.match(str(error))
-        assert found is not None  # it matches everything
-        where, hint = self._file.name, ""
-        if found["row"] is not None:
-            where += f", row {int(found['row']) - 1}"  # the header is not a row
-        if found["column"] is not None:
-            column = self.schema.names[int(found["column"])]
-            where += f", column {column!r}"
-            hint = f"; the first rows have another type: set it with --type {column}=TYPE"
-        return f"{where}: {found['what'].strip()}{hint}"
 
-
-def open_source(path: str, types: Mapping[str, str], *, delimiter: str = ",") -> Source:
+def open_source(
+    path: str, types: Mapping[str, str], *, delimiter: str = ",", defaults: Mapping[str, str] = _NO_TYPES
+) -> Source:
     """Open a CSV, Parquet or Arrow file, or an Arrow stream; its first bytes tell which of these it is.
 
     Args:
         path: the file, `-` for standard input. CSV may be compressed with gzip.
         types: the engine's types of some of the columns, by name.
         delimiter: between the fields of CSV.
+        defaults: types that are used instead of inferred ones for columns of CSV.
 
     Raises:
         UsageError: the file cannot be read as any of these, or lacks a column in `types`.
@@ -140,18 +136,41 @@ def open_source(path: str, types: Mapping[str, str], *, delimiter: str = ",") ->
     name = "standard input" if path == "-" else path
     try:
         file = _File(name, path)
-        if file.beginning.startswith(b"PAR1"):
-            return _open_parquet(file, types)
-        if file.beginning.startswith(b"ARROW1"):
-            return _open_arrow_file(file, types)
-        if file.beginning.startswith(b"\xff\xff\xff\xff"):
-            stream = pa.ipc.open_stream(file.stream())
-            return Source(file, stream.schema, iter(stream), types)
-        return _open_csv(file, types, delimiter)
     except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror or error}") from None
-    except pa.ArrowException as error:
-        raise UsageError(f"{name} cannot be read: {error}") from None
+        raise UsageError(f"{name} cannot be read: {error.strerror}") from None
+    try:
+        return _source(file, types, delimiter, defaults)
+    except (pa.ArrowException, OSError) as error:
+        file.close()
+        raise UsageError(_explain(name, error)) from None
+    except UsageError:
+        file.close()
+        raise
+
+
+def _explain(name: str, error: Exception, columns: Sequence[str] = ()) -> str:
+    """Return an error of pyarrow in words that name the file and, if it is CSV, the row and the column."""
+    found = _CSV_ERROR.match(str(error))
+    assert found is not None  # it matches everything
+    where, hint = name, ""
+    if found["row"] is not None:
+        where += f", row {int(found['row']) - 1}"  # the header is not a row
+    if found["column"] is not None and columns:
+        column = columns[int(found["column"])]
+        where += f", column {column!r}"
+        hint = f"; the first rows have another type: set it with --type {column}=TYPE"
+    return f"{where}: {found['what'].strip()}{hint}"
+
+
+def _source(file: "_File", types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
+    if file.beginning.startswith(b"PAR1"):
+        return _open_parquet(file, types)
+    if file.beginning.startswith(b"ARROW1"):
+        return _open_arrow_file(file, types)
+    if file.beginning.startswith(b"\xff\xff\xff\xff"):
+        stream = pa.ipc.open_stream(file.stream())
+        return Source(file, stream.schema, iter(stream), types)
+    return _open_csv(file, types, delimiter, defaults)
 
 
 def arrow_stream(columns: Columns) -> Iterator[bytes]:
@@ -180,8 +199,9 @@ class _File:
     """
 
     def __init__(self, name: str, path: str) -> None:
-        # A buffer has a lock, which a thread that waits for a pipe would hold at the end of the process.
-        self._raw: Any = os.fdopen(os.dup(0), "rb", buffering=0) if path == "-" else Path(path).open("rb")
+        # Without a buffer: a thread that waits for a pipe would hold the buffer's lock at the end of the process.
+        descriptor = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY)
+        self._raw: Any = os.fdopen(descriptor, "rb", buffering=0)
         self.name = name
         self.beginning = b""
         while len(self.beginning) < _MAGIC_SIZE and (more := self._raw.read(_MAGIC_SIZE - len(self.beginning))):
@@ -205,6 +225,9 @@ class _File:
         self._raw.seek(0)
         return pa.PythonFile(self._raw, mode="r")
 
+    def close(self) -> None:
+        self._raw.close()
+
     @property
     def fraction(self) -> float | None:
         """The part of the file that has been read; `None` for a pipe."""
@@ -225,17 +248,19 @@ class _Pipe:
         return data or self._pipe.read(size)
 
 
-def _open_csv(file: _File, types: Mapping[str, str], delimiter: str) -> Source:
+def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
     stream = file.stream()
     if file.beginning.startswith(b"\x1f\x8b"):
         stream = pa.CompressedInputStream(stream, "gzip")
+    wanted = {**{column: kind for column, kind in defaults.items() if kind in TYPES}, **types}
     batches = pyarrow.csv.open_csv(
         stream,
         read_options=pyarrow.csv.ReadOptions(block_size=_BYTES_PER_BATCH, use_threads=False),  # errors name rows
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(types, pa.string())),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string())),
     )
-    return Source(file, batches.schema, iter(batches), types)
+    there = {column: kind for column, kind in wanted.items() if column in types or column in batches.schema.names}
+    return Source(file, batches.schema, iter(batches), there)
 
 
 def _open_parquet(file: _File, types: Mapping[str, str]) -> Source:
@@ -267,6 +292,8 @@ def _cast(column: Any, kind: str) -> Any:
             return pa.array([None if text is None else uuid.UUID(text).bytes for text in column.to_pylist()], target)
         if kind == "TIMESPAN":
             column = column.cast(pa.int64())
+        if kind == "TIME":
+            column = column.cast(pa.time64("ns"))
         if kind == "TIMESTAMP":
             return _timestamps(column)
     return column.cast(target)

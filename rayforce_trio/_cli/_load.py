@@ -1,13 +1,14 @@
 """`load`: a file into a table of a server."""
 
 import argparse
+from contextlib import aclosing, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
 
-from .. import WSClient, WSClientConnection
+from .. import WSClientConnection
 from ..errors import RayforceError
 from ._arguments import seconds
 from ._evaluation import Session
@@ -20,8 +21,8 @@ from ._waiting import Calls, run
 if TYPE_CHECKING:
     from ._files import Source
 
-DESCRIPTION = """Load a CSV, Parquet or Arrow file into a table of a server, in batches. By default the table must not exist.
-Types are inferred from the file; --type sets them."""
+DESCRIPTION = """Load a CSV, Parquet or Arrow file into a table of a server, in batches. By default the table must not
+exist. Types come from the file, or are inferred; with --append they come from the table; --type sets them."""
 
 _BAR_WIDTH = 30  # characters
 
@@ -62,9 +63,22 @@ def load(options: argparse.Namespace) -> int:
         if kind not in TYPES:
             raise UsageError(f"--type {column}={kind}: the types are {', '.join(TYPES)}")
     client = target_of(options).client()
-    source = open_source(options.file, given, delimiter=options.delimiter)
-    loading = _Loading(source, options.table, append=options.append, replace=options.replace)
-    return run(partial(loading.run, client, options.timeout), backend="trio")
+    open_file = partial(open_source, options.file, given, delimiter=options.delimiter)
+
+    async def load_into_table(calls: Calls, tasks: TaskGroup) -> int:
+        async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
+            schema = await session.call(partial(session.connection.schema, options.table))
+            with closing(open_file(defaults=schema)) as source:
+                await _Loading(source, options.table, append=True, replace=False).run(session)
+        return OK
+
+    async def load_new_table(calls: Calls, tasks: TaskGroup) -> int:
+        with closing(open_file()) as source:  # before the connection is made: a mistake is found at once
+            async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
+                await _Loading(source, options.table, append=False, replace=options.replace).run(session)
+        return OK
+
+    return run(load_into_table if options.append else load_new_table, backend="trio")
 
 
 def _column_type(text: str) -> tuple[str, str]:
@@ -75,7 +89,7 @@ def _column_type(text: str) -> tuple[str, str]:
 
 
 class _Loading:
-    """The way of a file's rows into a table."""
+    """Sends the rows of a file to a table."""
 
     def __init__(self, source: "Source", table: str, *, append: bool, replace: bool) -> None:
         self._source = source
@@ -83,11 +97,17 @@ class _Loading:
         self._append = append
         self._replace = replace
         self._rows = 0  # that the server has confirmed
-        self._rows_before = 0  # the current batch
+        self._rows_before = 0  # the batch under way
 
-    async def run(self, client: WSClient, time_limit: float | None, calls: Calls, tasks: TaskGroup) -> int:
+    async def run(self, session: Session) -> None:
+        """Load all rows, and say how many. A checkpoint.
+
+        Raises:
+            Interrupted: Ctrl-C; the text says how many rows were loaded.
+            CommandFailed: the file is damaged, or the time is over.
+            RayforceError: the server refused the rows, or the connection was lost.
+        """
         began = anyio.current_time()
-        session = await Session.connect(client, calls, tasks, time_limit=time_limit)
         try:
             await session.call(partial(self._load, session.connection), status=self._status)
         except Interrupted as interrupted:
@@ -95,13 +115,10 @@ class _Loading:
         except (CommandFailed, RayforceError):
             say(self._loaded)
             raise
-        finally:
-            await session.close()
         say(f"{self._loaded} in {anyio.current_time() - began:.1f} s")
-        return OK
 
     async def _load(self, connection: WSClientConnection) -> None:
-        """Send the batches one after the other. Each is inserted whole or not at all."""
+        """Send the batches one after the other."""
         while (batch := await self._next_batch()) is not None:
             await self._send(connection, batch)
         if self._rows == 0 and not self._append:

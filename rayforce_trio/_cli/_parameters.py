@@ -4,7 +4,7 @@ import json
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import numpy as np
@@ -69,8 +69,8 @@ def _timestamp(found: re.Match[str]) -> datetime | np.datetime64:
     nanoseconds = found["nanoseconds"]
     if nanoseconds is None:
         return moment
-    if moment.utcoffset() is not None:
-        moment = (moment - moment.utcoffset()).replace(tzinfo=None)
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
     if not 1678 <= moment.year <= 2261:  # the years of numpy's nanoseconds
         raise ValueError("a timestamp with nanoseconds is between the years 1678 and 2261")
     return np.datetime64(moment, "ns") + np.timedelta64(int(nanoseconds.ljust(3, "0")), "ns")

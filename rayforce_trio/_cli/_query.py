@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 from anyio.abc import TaskGroup
 
-from .. import Columns, Query, Value, VerboseResult, columns_of, sql
+from .. import SQL, Columns, Query, Value, VerboseResult, columns_of, sql
 from ..errors import RayforceConversionError
 from ._arguments import seconds
 from ._brackets import is_blank
@@ -56,16 +57,13 @@ def query(options: argparse.Namespace) -> int:
     if is_blank(expression):
         raise UsageError("there is no expression")
     values = parameters(options.parameter)
-    asked: Query = sql(expression) if options.sql else expression
+    asked: Query | SQL = sql(expression) if options.sql else expression
     if options.format == "arrow":
         _check_arrow_output()
 
     async def ask(calls: Calls, tasks: TaskGroup) -> VerboseResult:
-        session = await Session.connect(client, calls, tasks, time_limit=options.timeout)
-        try:
+        async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
             return await session.call(partial(evaluate, session.connection, asked, values))
-        finally:
-            await session.close()
 
     result = run(ask, backend="trio")
     _write(result, options.format)
