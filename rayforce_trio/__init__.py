@@ -17,7 +17,7 @@ _cli                        the command line, on the public names alone
 
 from . import auth, errors, statistics
 from ._client import ClientOptions, Nursery, PendingConnection, VerboseResult, WSClient, WSClientConnection
-from ._codec import SQL, Parameters, Query, Value, columns_of, draw, sql
+from ._codec import SQL, ArrowStream, Parameters, Query, TabularData, Value, columns_of, draw, sql
 from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
 from ._values._columns import Columns
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SQL",
+    "ArrowStream",
     "ClientOptions",
     "Columns",
     "Engine",
@@ -37,6 +38,7 @@ __all__ = [
     "PendingConnection",
     "Query",
     "RoundRobinEngine",
+    "TabularData",
     "Value",
     "VerboseResult",
     "WSClient",

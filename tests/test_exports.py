@@ -29,8 +29,17 @@ MEMBERS = dict(public_members())
 def test_the_public_names() -> None:
     engines = {"Engine", "InProcessEngine", "NativeEngine", "NativeProcess", "RoundRobinEngine"}
     ends = {"VerboseResult", "WSClient", "WSClientConnection", "WSServer", "WSServerConnection"}
-    types = {"ClientOptions", "Nursery", "Parameters", "PendingConnection", "Query", "Value"}
-    public = engines | ends | types | {"Columns", "auth", "columns_of", "draw", "errors", "statistics"}
+    types = {
+        "ArrowStream",
+        "ClientOptions",
+        "Nursery",
+        "Parameters",
+        "PendingConnection",
+        "Query",
+        "TabularData",
+        "Value",
+    }
+    public = engines | ends | types | {"SQL", "Columns", "auth", "columns_of", "draw", "errors", "sql", "statistics"}
     assert {name for name in vars(rayforce_trio) if not name.startswith("_")} == public | {"prometheus"}
     assert set(rayforce_trio.__all__) == public | {"__version__"}
 

@@ -293,7 +293,7 @@ def _cast(column: Any, kind: str) -> Any:
         if kind == "TIMESPAN":
             column = column.cast(pa.int64())
         if kind == "TIME":
-            column = column.cast(pa.time64("ns"))
+            column = pc.binary_join_element_wise("1970-01-01", column, "T").cast(pa.timestamp("ms"))
         if kind == "TIMESTAMP":
             return _timestamps(column)
     return column.cast(target)

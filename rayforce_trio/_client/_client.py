@@ -195,11 +195,11 @@ class PendingConnection:
         connection = await self._open()
         try:
             if self._nursery is None:
-                start_detached(connection._run, connection._abandon)
+                start_detached(connection._exchange.run, connection._exchange.abandon)
             else:
-                self._nursery.start_soon(connection._run)
+                self._nursery.start_soon(connection._exchange.run)
         except BaseException:
-            connection._abandon()
+            connection._exchange.abandon()
             raise
         return connection
 
@@ -211,9 +211,9 @@ class PendingConnection:
         try:
             self._task_group = await anyio.create_task_group().__aenter__()
         except BaseException:
-            connection._abandon()
+            connection._exchange.abandon()
             raise
-        self._task_group.start_soon(connection._run)
+        self._task_group.start_soon(connection._exchange.run)
         return connection
 
     async def __aexit__(
@@ -226,7 +226,7 @@ class PendingConnection:
         if self._task_group is None:
             await self._connection.close()
         else:
-            self._connection._close(closed_by_us())
+            self._connection._exchange.close_with(closed_by_us())
             # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
             with ungrouped():
                 await self._task_group.__aexit__(None, None, None)

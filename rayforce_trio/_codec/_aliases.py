@@ -1,9 +1,9 @@
 """Names for the types in the client's signatures."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from rayforce import Expression, List, String
+from rayforce import Expression, List, String, Table
 from rayforce.plugins.sql import SQLQuery
 from rayforce.types.table import (
     AsofJoin,
@@ -43,3 +43,14 @@ Value = Any
 
 A type checker takes it as `Any`, since the class depends on the query and the data.
 """
+
+
+class ArrowStream(Protocol):
+    """Tabular data with the Arrow PyCapsule interface: a polars or pandas DataFrame, a pyarrow Table, `Columns`, ..."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the data as an `arrow_array_stream` capsule."""
+
+
+TabularData = Mapping[str, Any] | ArrowStream | Table
+"""Rows to insert: columns by their names, an object with the Arrow PyCapsule interface, or a `Table` of rayforce-py."""

@@ -242,7 +242,8 @@ class _Join:
             common = of_left.common_type([of_left.type_of(left_value), of_right.type_of(right_value)])
             left_keys[key] = call("as", common, left_value.payload)
             right_keys[key] = call("as", common, right_value.payload)
-        assert of_left.table is not None and of_right.table is not None
+        assert of_left.table is not None
+        assert of_right.table is not None
         right = self._let(update(of_right.table, right_keys))
         for key in keys:
             kept = select(right, {"where": negation(call("nil?", name(key)))}, {})
