@@ -85,7 +85,7 @@ def test_a_pipe_can_be_read_if_its_kind_needs_no_jumps(
     read, sent = os.pipe()
     os.write(sent, (tmp_path / "rows").read_bytes())
     os.close(sent)
-    monkeypatch.setattr(_files.os, "dup", lambda _: read)
+    monkeypatch.setattr(os, "dup", lambda _: read)
     if write in (as_parquet, as_arrow_file):
         with pytest.raises(UsageError, match=r"^standard input: a file of this kind cannot be read from a pipe; name"):
             opened("-", {})
