@@ -69,7 +69,7 @@ LIBRARIES = {
     "nanoarrow": {"_values._arrow"},
     "pandas": {"_values._pandas"},
     "polars": {"_values._polars"},
-    "sqlglot": {"_codec._sql"},
+    "sqlglot": {"_codec._sql._syntax"},
 }
 
 PUBLIC = {"__init__", *rayforce_trio.__all__}

@@ -9,9 +9,11 @@ from ._errors import engine_error
 from ._evaluation import evaluate
 from ._ffi import check_thread, native_server
 from ._objects import payload_of_object
+from ._sql import SQL, sql
 
 __all__ = [
     "SIZE_BYTES",
+    "SQL",
     "ArrowStream",
     "Call",
     "Decompressor",
@@ -31,4 +33,5 @@ __all__ = [
     "native_server",
     "payload_of_object",
     "reply_payload",
+    "sql",
 ]
