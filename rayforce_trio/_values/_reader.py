@@ -458,6 +458,8 @@ def _guess(chunk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int6
     gap_starts = np.concatenate([[0], after])
     gap_ends = np.append(places, stop)
     some = np.flatnonzero(gap_starts < gap_ends)
+    if not len(some) or stop < 1:
+        return places, after
     words = words_at_every_byte(chunk)
     at, end = gap_starts[some], gap_ends[some]
     empty = words[at] == 0
@@ -466,6 +468,8 @@ def _guess(chunk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int6
     found = [places, np.repeat(at[empty], counts) + LENGTH_SIZE * ordinals]
     at, end = at[~empty], end[~empty]
     for _ in range(_LONG_IN_A_ROW):
+        if not len(at):
+            break
         found.append(at)
         following = at + LENGTH_SIZE + words[at]
         inside = (following > at) & (following < end)
