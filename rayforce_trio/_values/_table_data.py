@@ -29,7 +29,7 @@ from ._payloads import NULL, Buffer, table_of
 from ._scalars import Unrepresentable, is_null_class, type_name
 from ._sequences import combine, reader_for
 from ._types import DTYPES, Type
-from ._vectors import LENGTH_SIZE, FixedWidth, Vector, vector_items, vector_payload
+from ._vectors import FixedWidth, Vector, vector_items, vector_payload
 
 ROWS_AT_ONCE = 1 << 16
 """Rows of a column that are converted in one step, which takes some milliseconds."""
@@ -366,8 +366,7 @@ def _size(vector: Vector) -> int:
     """Return the size of the items of a vector on the wire, in bytes."""
     if isinstance(vector, FixedWidth):
         return len(vector) * DTYPES[vector.type].itemsize
-    extra = LENGTH_SIZE if vector.type is Type.STRING else 1
-    return int(vector.offsets[-1] - vector.offsets[0]) + len(vector) * extra
+    return int(vector.offsets[-1] - vector.offsets[0]) + len(vector) * vector.extra_size
 
 
 def _listed(names: Sequence[str]) -> str:
