@@ -65,11 +65,11 @@ LIBRARIES = {
     "wsproto": {"_transports._trio_opening"},
     "prompt_toolkit": {"_cli._prompt"},
     "prometheus_client": {"prometheus"},
-    "pyarrow": {"_values._arrow", "_values._arrow_import"},
+    "pyarrow": {"_values._arrow", "_values._arrow_import", "_cli._files"},
     "nanoarrow": {"_values._arrow"},
     "pandas": {"_values._pandas"},
     "polars": {"_values._polars"},
-    "sqlglot": {"_codec._sql"},
+    "sqlglot": {"_codec._sql._syntax"},
 }
 
 PUBLIC = {"__init__", *rayforce_trio.__all__}

@@ -12,7 +12,8 @@ from .._values._payloads import Buffer, call, list_of, name, string
 from .._values._render import ABBREVIATED_AT, abbreviated, render
 from ..errors import RayforceConversionError, RayforceError, RayforceValueError
 from ._ffi import check_thread, reraise, type_name
-from ._queries import MAX_ARGUMENTS, compile_query, data_payload
+from ._queries import MAX_ARGUMENTS, compile_query, data_payload, value_payload
+from ._sql import SQL
 
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _RESERVED = frozenset({"do", "let", "eval", "parse", "quote"})
@@ -64,7 +65,7 @@ def encode(
     """Return the frame that carries a query.
 
     Args:
-        query: a str, a `Call`, or a String, List, Expression, SQLQuery or query object of rayforce-py.
+        query: a str, a `Call`, an `SQL`, or a String, List, Expression, SQLQuery or query object of rayforce-py.
         message_type: `SYNC` for a request, `ASYNC` for a post.
         params: values by the names that the query uses for them.
         verbose: ask for the printed text, too; `decode_verbose` reads the reply.
@@ -81,8 +82,11 @@ def encode(
         with suppress(UnicodeEncodeError):
             return query_frame(query, message_type, flags)
     try:
-        bindings = _bindings(params) if params is not None else []
-        payload = _with_bindings(_body(query), bindings) if bindings else _payload(query)
+        if isinstance(query, SQL):
+            payload = query.payload({} if params is None else _mapping(params), value_payload)
+        else:
+            bindings = _bindings(params) if params is not None else []
+            payload = _with_bindings(_body(query), bindings) if bindings else _payload(query)
     except RuntimeError as error:
         reraise(error)
     return b"".join([Header(flags, message_type, len(payload)).pack(), payload])
@@ -119,9 +123,14 @@ def _with_bindings(body: Buffer, bindings: Sequence[tuple[str, Buffer]]) -> byte
 
 
 def _bindings(params: Any) -> list[tuple[str, Buffer]]:
+    pairs = _mapping(params).items()
+    return [(_parameter(text), data_payload(value, f"params[{text!r}]")) for text, value in pairs]
+
+
+def _mapping(params: Any) -> Mapping[Any, Any]:
     if not isinstance(params, Mapping):
         raise RayforceValueError(f"params is a mapping of names to values, not {type_name(params)}")
-    return [(_parameter(text), data_payload(value, f"params[{text!r}]")) for text, value in params.items()]
+    return params
 
 
 def _parameter(text: Any) -> str:
@@ -136,7 +145,7 @@ def _parameter(text: Any) -> str:
 
 def describe(query: Any) -> str:
     """Return the beginning of a query on one line: its text, or the text of the expression it compiles to."""
-    if isinstance(query, str | String):
+    if isinstance(query, str | String | SQL):
         return abbreviated(" ".join(str(query)[: 10 * ABBREVIATED_AT].split()))
     try:
         return render(_payload(query))

@@ -40,7 +40,7 @@ from ..errors import RayforceConversionError, RayforceQueryCompilationError, Uns
 from ._ffi import type_name
 from ._objects import payload_of_object, payload_of_pointer
 
-QUERIES = "a str, String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query"
+QUERIES = "a str, sql(…), a String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query"
 
 MAX_ARGUMENTS = 64
 """How many arguments the engine accepts in one call."""

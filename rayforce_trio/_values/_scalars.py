@@ -162,15 +162,17 @@ BOOL = Kind(Type.B8, bool)
 INT = Kind(Type.I64, _int)
 FLOAT = Kind(Type.F64, float)
 SYMBOL = Kind(Type.SYMBOL, _symbol)
+DATETIME = Kind(Type.TIMESTAMP, _timestamp)
+TIMEDELTA = Kind(Type.TIMESPAN, _timespan)
 
 _KINDS = {
     bool: BOOL,
     int: INT,
     float: FLOAT,
     str: SYMBOL,
-    dt.datetime: Kind(Type.TIMESTAMP, _timestamp),
+    dt.datetime: DATETIME,
     dt.date: Kind(Type.DATE, _date),
     dt.time: Kind(Type.TIME, _time),
-    dt.timedelta: Kind(Type.TIMESPAN, _timespan),
+    dt.timedelta: TIMEDELTA,
     uuid.UUID: Kind(Type.GUID, _guid),
 }

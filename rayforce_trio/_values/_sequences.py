@@ -1,19 +1,37 @@
 """Lists and tuples of Python values of one kind, as vectors."""
 
-from collections.abc import Callable, Sequence
+import datetime as dt
+from collections.abc import Callable, Sequence, Set
+from itertools import compress
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._payloads import Buffer
-from ._scalars import BOOL, FLOAT, INT, INT_MAX, SYMBOL, Kind, Unrepresentable, is_null_class, kind_of
+from ._scalars import (
+    BOOL,
+    DATETIME,
+    FLOAT,
+    INT,
+    INT_MAX,
+    SYMBOL,
+    TIMEDELTA,
+    Kind,
+    Unrepresentable,
+    is_null_class,
+    kind_of,
+)
 from ._types import DTYPES, Type
 from ._vectors import FixedWidth, Texts, Vector
 
 EXACT_FLOAT = 2**53
 """Every int up to this one is exactly a float."""
 
+_EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
+_EXACT_DAYS = 106_750  # days of nanoseconds that fit into 64 bits for certain
 _ATOM_HEADER = 2  # bytes: type code and attributes
 _NULL_ATOM = 1  # the attribute of an atom that is null
 
@@ -39,7 +57,7 @@ def reader_for(values: Sequence[Any]) -> SequenceReader | None:
     """
     classes = {*map(type, values)}
     present = {cls for cls in classes if not is_null_class(cls)}
-    nullable = len(present) < len(classes)
+    null_classes = classes - present
     kinds = {kind_of(cls) for cls in present}
     if kinds == {INT, FLOAT} and not any(kind_of(type(v)) is INT and abs(v) > EXACT_FLOAT for v in values):
         kinds = {FLOAT}
@@ -47,7 +65,7 @@ def reader_for(values: Sequence[Any]) -> SequenceReader | None:
     if kind is None:
         return None
     read = _texts if kind is SYMBOL else _fixed
-    return SequenceReader(kind.type, nullable, lambda some: read(kind, some, nullable))
+    return SequenceReader(kind.type, bool(null_classes), lambda some: read(kind, some, null_classes))
 
 
 def find_unrepresentable(kind: Kind, values: Sequence[Any]) -> None:
@@ -98,25 +116,25 @@ def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
 
 
-def _null_mask(values: Sequence[Any]) -> NDArray[np.bool_] | None:
-    nulls = np.fromiter((is_null_class(type(value)) for value in values), np.bool_, len(values))
+def _null_mask(values: Sequence[Any], null_classes: Set[type]) -> NDArray[np.bool_] | None:
+    nulls = np.fromiter(map(null_classes.__contains__, map(type, values)), np.bool_, len(values))
     return nulls if nulls.any() else None
 
 
-def _texts(kind: Kind, values: Sequence[Any], nullable: bool) -> Vector:
-    nulls = _null_mask(values) if nullable else None
+def _texts(kind: Kind, values: Sequence[Any], null_classes: Set[type]) -> Vector:
+    nulls = _null_mask(values, null_classes) if null_classes else None
     try:
         if nulls is None:
             return texts_of(values, kind.type)
-        return texts_of(["" if is_null_class(type(value)) else value for value in values], kind.type, nulls)
+        return texts_of(["" if null else text for text, null in zip(values, nulls, strict=True)], kind.type, nulls)
     except UnicodeEncodeError:
         find_unrepresentable(kind, values)
         raise
 
 
-def _fixed(kind: Kind, values: Sequence[Any], nullable: bool) -> Vector:
-    nulls = _null_mask(values) if nullable else None
-    present = values if nulls is None else [value for value in values if not is_null_class(type(value))]
+def _fixed(kind: Kind, values: Sequence[Any], null_classes: Set[type]) -> Vector:
+    nulls = _null_mask(values, null_classes) if null_classes else None
+    present = values if nulls is None else [*compress(values, ~nulls)]
     try:
         items = _items(kind, present)
     except (Unrepresentable, OverflowError):
@@ -137,4 +155,25 @@ def _items(kind: Kind, values: Sequence[Any]) -> NDArray[Any]:
         return np.array(values, dtype)
     if kind.type is Type.GUID:
         return np.frombuffer(b"".join(map(kind.item, values)), dtype)
+    if kind in (DATETIME, TIMEDELTA) and (spans := _time_spans(values)) is not None:
+        return spans
     return np.fromiter(map(kind.item, values), dtype, len(values))
+
+
+def _time_spans(values: Sequence[Any]) -> NDArray[np.int64] | None:
+    """Return datetimes or timedeltas as nanoseconds, faster than one by one; `None` if that is not exact."""
+    if {*map(type, values)} == {dt.datetime}:
+        if {value.tzinfo for value in values} == {None}:
+            values = [value - _NAIVE_EPOCH for value in values]
+        else:
+            values = [value - (_EPOCH if value.utcoffset() is not None else _NAIVE_EPOCH) for value in values]
+    elif {*map(type, values)} != {dt.timedelta}:
+        return None
+    days, seconds, microseconds = (
+        np.fromiter(map(attrgetter(part), values), np.int64, len(values))
+        for part in ("days", "seconds", "microseconds")
+    )
+    if np.abs(days).max(initial=0) > _EXACT_DAYS:
+        return None
+    spans: NDArray[np.int64] = ((days * 86_400 + seconds) * 1_000_000 + microseconds) * 1000
+    return spans

@@ -3,10 +3,17 @@
 This package alone imports sqlglot, and only when a query is made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from ...errors import RayforceValueError, UnsupportedQuery
+from ...errors import (
+    RayforceError,
+    RayforceParseError,
+    RayforceQueryCompilationError,
+    RayforceValueError,
+    UnsupportedQuery,
+)
 from ._values import Encode, Parameters
 
 __all__ = ["SQL", "sql"]
@@ -27,22 +34,27 @@ class SQL:
     Raises:
         RayforceParseError: the text is not SQL, or not one statement.
         UnsupportedQuery: it asks for something that is not supported; the error quotes that part.
-        ImportError: sqlglot is not installed.
+        RayforceError: sqlglot is not installed.
     """
 
     def __init__(self, text: str) -> None:
         if not isinstance(text, str):
             raise UnsupportedQuery(f"sql() takes a str, not {type(text).__name__}")
         try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RayforceParseError("the SQL cannot be sent, because UTF-8 cannot express it") from None
+        try:
             from ._statements import Statement
         except ModuleNotFoundError as error:
             if error.name != "sqlglot":
                 raise
-            raise ImportError('SQL needs sqlglot: pip install "rayforce-trio[sql]"', name="sqlglot") from None
+            raise RayforceError("SQL needs sqlglot; install it with: pip install 'rayforce-trio[sql]'") from None
         self.text = text
-        self._statement = Statement(text)
         parameters = Parameters()
-        self._statement.compile(parameters)
+        with _limited():
+            self._statement = Statement(text)
+            self._statement.compile(parameters)
         self.parameters = frozenset(parameters.used)
 
     def payload(self, values: Mapping[str, Any], encode: Encode) -> bytes:
@@ -62,7 +74,8 @@ class SQL:
             raise RayforceValueError(f"the query has no parameter :{surplus}; its parameters: {has}")
         for missing in sorted(self.parameters - set(values)):
             raise RayforceValueError(f"the query uses the parameter :{missing}, which has no value")
-        return self._statement.compile(Parameters(values, encode))
+        with _limited():
+            return self._statement.compile(Parameters(values, encode))
 
     def __str__(self) -> str:
         return self.text
@@ -70,6 +83,15 @@ class SQL:
     def __repr__(self) -> str:
         line = " ".join(self.text.split())
         return f"sql({line if len(line) <= _SHOWN else line[: _SHOWN - 1] + '…'!r})"
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Turn what Python says of a statement that is nested too deeply into the error of a query."""
+    try:
+        yield
+    except RecursionError:
+        raise RayforceQueryCompilationError("the SQL is nested too deeply") from None
 
 
 def sql(text: str) -> SQL:

@@ -19,6 +19,7 @@ from ._program import (
     negation,
     one_of,
     select,
+    update,
 )
 from ._syntax import Node, fragment, identifier, is_query, kind, only, part, text_of, unsupported
 from ._values import (
@@ -58,6 +59,9 @@ class Expressions:
         query: compiles a subquery to an expression that is cheap to repeat.
         known: what some nodes compile to: aggregates, and what a query is grouped by.
         grouped: whether other columns than those are an error.
+
+    Attributes:
+        table: the table, with the columns that expressions compiled so far need in addition.
     """
 
     def __init__(
@@ -72,10 +76,11 @@ class Expressions:
     ) -> None:
         self._program = program
         self._parameters = parameters
-        self._table = table
+        self.table = table
         self._query = query
         self._known = known or {}
         self._grouped = grouped
+        self._columns: dict[bytes, Value] = {}
 
     def value(self, node: Node) -> Value:
         """Compile an expression. A condition that is null becomes false."""
@@ -109,12 +114,12 @@ class Expressions:
 
     def type_of(self, value: Value) -> bytes:
         """Return the step that holds the type of an expression: a symbol such as 'F64."""
-        if self._table is None:
+        if self.table is None:
             return self._program.let(call("type", call("enlist", value.payload)))
         if value.column is not None:
-            column = call("at", self._table, symbol(value.column))
+            column = call("at", self.table, symbol(value.column))
         else:  # one row tells
-            column = select(call("take", self._table, i64(1)), {}, {"#": value.payload})
+            column = select(call("take", self.table, i64(1)), {}, {"#": value.payload})
             column = call("at", column, symbol("#"))
         return self._program.let(call("type", column))
 
@@ -131,6 +136,20 @@ class Expressions:
             if payload is not None:
                 choice = call("if", equal(type_, symbol(type_name)), payload, choice)
         return self._program.let(choice)
+
+    def column_of(self, value: Value) -> Value:
+        """Return an expression as a column of the table, to which it is added.
+
+        The engine computes `if` row by row only in expressions that it can compile as a whole; among columns it can.
+        """
+        if self.table is None or value.constant or value.column is not None:
+            return value
+        key = bytes(value.payload)
+        if key not in self._columns:
+            own = self._program.fresh()
+            self.table = self._program.let(update(self.table, {own: key}))
+            self._columns[key] = Value(name(own), nullable=value.nullable, column=own)
+        return self._columns[key]
 
     def null_of(self, type_: Buffer) -> bytes:
         """Return the step that holds the null of a type; there is none among bools and bytes."""
@@ -155,10 +174,10 @@ class Expressions:
                 result.append(self.null_of(common))
             elif value.kind is Kind.TEXT:
                 result.append(self.text_for(value.text, common))
-            elif same:
-                result.append(value.payload)
+            elif same or value.constant:
+                result.append(value.payload if same else self._program.let(call("as", common, value.payload)))
             else:
-                result.append(call("as", common, value.payload))
+                result.append(self.column_of(Value(call("as", common, value.payload))).payload)
         return result
 
     def common_type(self, types: Sequence[Buffer]) -> bytes:
@@ -198,10 +217,21 @@ class Expressions:
                 return self._between(node, wanted)
             case "Like" | "ILike" | "Escape":
                 return self._like(node, wanted)
+            case "Case" | "If":
+                return self._chosen_condition(node, wanted)
             case name_of_kind if name_of_kind in _COMPARISONS:
                 operator = _COMPARISONS[name_of_kind]
                 return self._compare(operator if wanted else _OPPOSITES[operator], node.this, node.expression)
         return self._bool(self.value(node), wanted)
+
+    def _chosen_condition(self, node: Node, wanted: bool) -> bytes:
+        """Compile CASE or IF where a condition is expected."""
+        conditions, branches, default = self._branches(node)
+        result = FALSE if default is None else self._condition(default, wanted)
+        for condition, branch in zip(reversed(conditions), reversed(branches), strict=True):
+            chosen = conjunction(condition, self._condition(branch, wanted))
+            result = disjunction(chosen, conjunction(negation(condition), result))
+        return result
 
     def _bool(self, value: Value, wanted: bool) -> bytes:
         if value.kind is Kind.NULL:
@@ -348,7 +378,7 @@ class Expressions:
     def _column(self, node: Node) -> Value:
         only(node, "this")
         column = str(node.name)
-        if self._table is None:
+        if self.table is None:
             unsupported("there are no columns here", node)
         if self._grouped:
             unsupported("a column outside of an aggregate must be in GROUP BY", node)
@@ -415,22 +445,22 @@ class Expressions:
         return Value(payload)
 
     def _case(self, node: Node) -> Value:
-        only(node, "this", "ifs", "default")
-        conditions, branches = [], []
-        for branch in node.args["ifs"]:
-            if node.this is None:
-                conditions.append(self.true(branch.this))
-            else:
-                conditions.append(self._compare("==", node.this, branch.this))
-            branches.append(self.value(branch.args["true"]))
-        default = node.args.get("default")
-        return self._choose(conditions, [*branches, NULL_VALUE if default is None else self.value(default)])
+        conditions, branches, default = self._branches(node)
+        values = [self.value(branch) for branch in branches]
+        return self._choose(conditions, [*values, NULL_VALUE if default is None else self.value(default)])
 
-    def _if(self, node: Node) -> Value:
-        only(node, "this", "true", "false")
-        other = node.args.get("false")
-        values = [self.value(node.args["true"]), NULL_VALUE if other is None else self.value(other)]
-        return self._choose([self.true(node.this)], values)
+    def _branches(self, node: Node) -> tuple[list[bytes], list[Node], Node | None]:
+        """Return what CASE or IF chooses by, what it chooses among, and what it gives if no condition holds."""
+        if kind(node) == "If":
+            only(node, "this", "true", "false")
+            return [self.true(node.this)], [node.args["true"]], node.args.get("false")
+        only(node, "this", "ifs", "default")
+        ifs = node.args["ifs"]
+        if node.this is None:
+            conditions = [self.true(branch.this) for branch in ifs]
+        else:
+            conditions = [self._compare("==", node.this, branch.this) for branch in ifs]
+        return conditions, [branch.args["true"] for branch in ifs], node.args.get("default")
 
     def _coalesce(self, node: Node) -> Value:
         only(node, "this", "expressions")
@@ -458,7 +488,7 @@ class Expressions:
             payload = (
                 one if condition == TRUE else payload if condition == FALSE else call("if", condition, one, payload)
             )
-        return Value(payload, nullable=any(value.nullable for value in values))
+        return self.column_of(Value(payload, nullable=any(value.nullable for value in values)))
 
     def _cast(self, node: Node) -> Value:
         only(node, "this", "to")
@@ -502,7 +532,7 @@ class Expressions:
         )
         if start is None or start < 1 or length is None or length < 0:
             unsupported("SUBSTRING takes a start of 1 or more and a length, as constants", node)
-        return Value(call("substr", self.value(node.this).payload, i64(start - 1), i64(length)))
+        return Value(call("substr", self.value(node.this).payload, i64(start), i64(length)))
 
     def _extract(self, node: Node) -> Value:
         only(node, "this", "expression")
@@ -635,7 +665,7 @@ _COMPILERS: dict[str, Callable[[Expressions, Node], Value]] = {
     "DPipe": Expressions._concat,
     "Concat": Expressions._concat,
     "Case": Expressions._case,
-    "If": Expressions._if,
+    "If": Expressions._case,
     "Coalesce": Expressions._coalesce,
     "Nullif": Expressions._nullif,
     "Cast": Expressions._cast,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..._values._payloads import Buffer, call, dict_of, i64, list_of, name, quoted, symbols, vector
+from ..._values._payloads import Buffer, call, dict_of, i64, list_of, name, quoted, symbol, symbols, vector
 from ..._values._types import Type
 from ._expressions import Expressions, output_name
 from ._functions import AGGREGATES
@@ -153,9 +153,8 @@ class _Select:
         """Return the table that the query gives."""
         source = self._source
         filter_ = self._node.args.get("where")
-        condition = TRUE
-        if filter_ is not None:
-            condition = self._over(source.table).true(source.resolve(filter_.this))
+        over = self._over(source.table)
+        condition = TRUE if filter_ is None else over.true(source.resolve(filter_.this))
         group, having = self._node.args.get("group"), self._node.args.get("having")
         keys = self._group_keys(group) if group is not None else []
         ordered = [(one, self._meant(one.this)) for one in _ordered(self._node)]
@@ -165,14 +164,14 @@ class _Select:
         trees += [] if condition_on_groups is None else [condition_on_groups]
         aggregates = list(dict.fromkeys(found for tree in trees for found in _aggregates(tree)))
         if not keys and not aggregates and group is None and having is None:
-            return self._projected(self._over(source.table), source.table, condition, ordered)
+            return self._projected(over, condition, ordered)
         if any(output.star is not None for output in self._outputs):
             unsupported("* cannot be combined with aggregates or GROUP BY", self._node)
         filtered = [] if filter_ is None else columns_of(source.resolve(filter_.this))
-        groups = _Groups(self._program, self._over, source.table, (condition, filtered), keys, aggregates)
+        groups = _Groups(self._program, over, (condition, filtered), keys, aggregates)
         over = Expressions(self._program, self._parameters, groups.table, self._query, groups.known, grouped=True)
         kept = TRUE if condition_on_groups is None else over.true(condition_on_groups)
-        return self._projected(over, groups.table, kept, ordered)
+        return self._projected(over, kept, ordered)
 
     def _over(self, table: Buffer) -> Expressions:
         return Expressions(self._program, self._parameters, table, self._query)
@@ -220,16 +219,11 @@ class _Select:
                 unsupported("GROUP BY cannot contain an aggregate", group)
         return list(dict.fromkeys(keys))
 
-    def _projected(
-        self, over: Expressions, table: Buffer, condition: Buffer, ordered: Sequence[tuple[Node, Node]]
-    ) -> Buffer:
+    def _projected(self, over: Expressions, condition: Buffer, ordered: Sequence[tuple[Node, Node]]) -> Buffer:
         """Compute the columns of the result, and the keys of ORDER BY; sort, cut, and name the columns."""
         let = self._program.let
         limit = _limits(self._node, self._parameters)
         stars = any(output.star is not None for output in self._outputs)
-        if stars:
-            table = let(where(table, condition))
-            condition = TRUE
         columns: dict[str, Buffer] = {}
         names: dict[int, str] = {}
         for place, output in enumerate(self._outputs):
@@ -249,7 +243,10 @@ class _Select:
         if sorting.computed and self._distinct:
             unsupported("ORDER BY of SELECT DISTINCT takes columns of the result", self._node)
         computed = {**columns, **sorting.computed}
+        table = over.table
+        assert table is not None, "it is that of FROM"
         if stars:
+            table = let(where(table, condition))
             result = let(update(table, computed)) if computed else table
         else:
             clauses: dict[str, Buffer] = {} if condition == TRUE else {"where": condition}
@@ -257,15 +254,15 @@ class _Select:
                 clauses["take"] = rows(*limit)
                 limit = None
             result = let(select(table, clauses, computed))
-        picked, final = self._names(table, names)
+        picked, final = self._names(names)
         if self._distinct:
             result = let(call("distinct", pick(result, picked)))
         result = _sorted_and_cut(result, sorting, limit)
-        if stars and len(self._outputs) == 1 and not computed and len(self._source.stars) == 1:
-            return result if not self._outputs[0].excluded else pick(result, picked)
+        if picked == final:
+            return pick(result, picked)
         return rename(pick(result, picked), final)
 
-    def _names(self, table: Buffer, names: Mapping[int, str]) -> tuple[Buffer, Buffer]:
+    def _names(self, names: Mapping[int, str]) -> tuple[Buffer, Buffer]:
         """Return the names that the result's columns have while it is computed, and those that it gives them."""
         aliases = [self._outputs[place].name for place in names]
         if len(names) == len(self._outputs):
@@ -278,10 +275,7 @@ class _Select:
                 final.append(names_of([output.name]))
                 continue
             chosen = [output.star] if output.star else list(self._source.stars)
-            stars: list[Buffer] = [self._source.stars[one] for one in chosen]
-            if len(self._source.stars) == 1:
-                stars = [call("key", table)]
-            for star in stars:
+            for star in (self._source.stars[one] for one in chosen):
                 left_out = [*output.excluded, *aliases]
                 star = self._program.let(call("except", star, names_of(left_out)) if left_out else star)
                 picked.append(star)
@@ -303,8 +297,7 @@ class _Groups:
     def __init__(
         self,
         program: Program,
-        over: Callable[[Buffer], Expressions],
-        table: Buffer,
+        over: Expressions,
         filter_: tuple[Buffer, Sequence[Node]],
         keys: Sequence[Node],
         aggregates: Sequence[Node],
@@ -312,11 +305,12 @@ class _Groups:
         self._program = program
         self._calls: dict[bytes, str] = {}
         condition, filtered = filter_
-        source = over(table)
-        values = {key: source.value(key) for key in keys}
+        values = {key: over.value(key) for key in keys}
         parts = {aggregate: _Aggregate(aggregate) for aggregate in aggregates}
-        arguments = {one.argument: source.value(one.argument) for one in parts.values() if one.argument is not None}
-        inputs = [*values.values(), *arguments.values()] or [source.value(column) for column in filtered[:1]]
+        arguments = {one.argument: over.value(one.argument) for one in parts.values() if one.argument is not None}
+        inputs = [*values.values(), *arguments.values()] or [over.value(column) for column in filtered[:1]]
+        table = over.table
+        assert table is not None, "it is that of FROM"
         clauses: dict[str, Buffer] = {} if condition == TRUE else {"where": condition}
         if not all(value.column is not None for value in inputs):
             columns = {bytes(value.payload): program.fresh() for value in inputs}
@@ -344,8 +338,7 @@ class _Groups:
             result = program.let(call("if", call("count", result), result, _nulls(result)))
         self.table = result
         self.known = {key: Value(name(own), column=own) for key, own in names.items()}
-        grouped = over(result)
-        self.known |= {node: self._result(parts[node], own, grouped, bool(keys)) for node, own in calls.items()}
+        self.known |= {node: self._result(parts[node], own, bool(keys)) for node, own in calls.items()}
 
     def _call(self, payload: bytes) -> str:
         """Return the name of the column that holds what the engine aggregates."""
@@ -363,7 +356,7 @@ class _Groups:
             own.append(self._call(call("count", argument)))
         return own
 
-    def _result(self, aggregate: "_Aggregate", own: Sequence[str], over: Expressions, grouped: bool) -> Value:
+    def _result(self, aggregate: "_Aggregate", own: Sequence[str], grouped: bool) -> Value:
         """Return an aggregate as SQL defines it: COUNT without nulls, and the SUM of nothing but nulls is null."""
         first = name(own[0])
         if aggregate.function == "count":
@@ -377,7 +370,8 @@ class _Groups:
                 count = call("if", call("nil?", first), i64(0), count)
             return Value(count, nullable=False)
         if aggregate.function == "sum":
-            null = over.null_of(over.type_of(Value(first, column=own[0])))
+            type_ = call("type", call("at", self.table, symbol(own[0])))
+            null = self._program.let(call("as", type_, i64(-(2**63))))
             return Value(call("if", call("==", name(own[1]), name(own[2])), null, first))
         return Value(first, column=own[0])
 

@@ -16,6 +16,7 @@ from ._program import (
     one_of,
     pick,
     rename,
+    select,
     update,
 )
 from ._query import Queries
@@ -125,7 +126,7 @@ class _Change:
             if column in columns or column in ("from", "where"):
                 unsupported(f"SET cannot assign to a column with the name {column} here", node)
             value = over.value(_unqualified(assignment.expression, table))
-            columns[column] = self._assigned(over, column, value)
+            columns[column] = self._stored(over, table, self._assigned(over, column, value))
         return update(symbol(table), columns, self._condition(node, table))
 
     def delete(self, node: Node) -> bytes:
@@ -168,7 +169,17 @@ class _Change:
 
     def _condition(self, node: Node, table: str) -> Buffer:
         where = node.args.get("where")
-        return TRUE if where is None else self._over(name(table)).true(_unqualified(where.this, table))
+        if where is None:
+            return TRUE
+        over = self._over(name(table))
+        return self._stored(over, table, over.true(_unqualified(where.this, table)))
+
+    def _stored(self, over: Expressions, table: str, payload: Buffer) -> Buffer:
+        """Return an expression over the stored table, which has no columns in addition."""
+        if over.table is None or over.table == name(table):
+            return payload
+        computed = select(over.table, {}, {"#": payload})
+        return self._program.let(call("at", computed, symbol("#")))
 
     def _assigned(self, over: Expressions, column: str, value: Value) -> Buffer:
         """Return what is stored in a column: of the column's type, or what the engine refuses."""

@@ -176,7 +176,8 @@ class _Join:
 
         columns = let(call("key", self._right.table))
         taken = let(call("sect", columns, call("key", left)))
-        numbered = let(_numbered(columns, taken))
+        suffix = f"_{len(self._left.stars)}"
+        numbered = let(_numbered(columns, taken, suffix))
         self._check_names(taken, numbered, left)
         qualified = {
             identifier(column): self._tables._program.fresh()
@@ -188,7 +189,7 @@ class _Join:
         right = let(rename(right, call("concat", numbered, names_of(private))))
         star = numbered
         if self._using:  # their columns are those of the left table
-            surplus = names_of([f"{column}_1" for column in self._using])
+            surplus = names_of([f"{column}{suffix}" for column in self._using])
             star = let(call("except", numbered, surplus))
             right = pick(right, call("except", call("key", right), surplus))
         table = let(call("left-join" if self._outer else "inner-join", names_of(keys), left, right))
@@ -223,14 +224,16 @@ class _Join:
         return Expressions(self._tables._program, self._tables._parameters, table, self._tables._query)
 
     def _filtered(self, source: Source, conditions: Sequence[Node]) -> Buffer:
+        over = self._expressions(source.table)
         condition = TRUE
         for one in conditions:
-            condition = conjunction(condition, self._expressions(source.table).true(source.resolve(one)))
-        return where(source.table, condition)
+            condition = conjunction(condition, over.true(source.resolve(one)))
+        assert over.table is not None, "the source has a table"
+        return where(over.table, condition)
 
     def _with_keys(self, right: Buffer, keys: Sequence[str]) -> tuple[bytes, bytes]:
         """Return both tables with key columns of common names and types. Null equals nothing: such rows go."""
-        of_left, of_right = self._expressions(self._left.table), self._expressions(self._right.table)
+        of_left, of_right = self._expressions(self._left.table), self._expressions(right)
         left_keys: dict[str, Buffer] = {}
         right_keys: dict[str, Buffer] = {}
         for key, (first, second) in zip(keys, self._pairs, strict=True):
@@ -239,12 +242,14 @@ class _Join:
             common = of_left.common_type([of_left.type_of(left_value), of_right.type_of(right_value)])
             left_keys[key] = call("as", common, left_value.payload)
             right_keys[key] = call("as", common, right_value.payload)
-        right = self._let(update(right, right_keys))
+        assert of_left.table is not None
+        assert of_right.table is not None
+        right = self._let(update(of_right.table, right_keys))
         for key in keys:
             kept = select(right, {"where": negation(call("nil?", name(key)))}, {})
             has_nulls = call("any", call("nil?", call("at", right, symbol(key))))
             right = self._let(call("if", has_nulls, kept, right))
-        return self._let(update(self._left.table, left_keys)), right
+        return self._let(update(of_left.table, left_keys)), right
 
     def _check_names(self, taken: Buffer, numbered: Buffer, left: Buffer) -> None:
         """Let the program fail if a column without a qualifier is in both tables and does not join them."""
@@ -257,10 +262,10 @@ class _Join:
             self._tables._program.check(equal(call("count", ambiguous), i64(0)))
 
 
-def _numbered(columns: Buffer, taken: Buffer) -> bytes:
-    """Return names of columns, where those that are taken end with `_1`."""
+def _numbered(columns: Buffer, taken: Buffer, suffix: str) -> bytes:
+    """Return names of columns, where those that are taken get a suffix."""
     texts = call("table", names_of(["#"]), call("list", call("as", symbol("STR"), columns)))
     is_taken = call("in", name("#"), call("as", symbol("STR"), taken))
-    column = call("if", is_taken, call("concat", name("#"), string("_1")), name("#"))
+    column = call("if", is_taken, call("concat", name("#"), string(suffix)), name("#"))
     renamed = call("as", symbol("SYM"), call("at", select(texts, {}, {"#1": column}), symbol("#1")))
     return call("if", call("count", taken), renamed, columns)

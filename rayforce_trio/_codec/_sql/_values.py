@@ -189,7 +189,7 @@ def atom_value(payload: Buffer) -> Value | None:
     if type_code is Type.SYMBOL:
         return text_value(bytes(payload[2:-1]).decode())
     if type_code is Type.STRING:
-        return text_value(bytes(payload[10:]).decode("utf-8", "surrogateescape"))
+        return text_value(bytes(payload[10:]).decode())
     return Value(payload, _KINDS.get(type_code, Kind.OTHER), nullable=type_code not in (Type.B8, Type.U8))
 
 
@@ -297,19 +297,29 @@ class Parameters:
     def _constant(self, name: str, value: Any) -> Value:
         if value is None:
             return NULL_VALUE
+        where = f"params[{name!r}]"
         if type(value) is str:
-            return text_value(value)
+            return text_value(_checked(value, where))
         if isinstance(value, list | tuple) and all(item is None or type(item) is str for item in value):
-            return Value(NULL, Kind.LIST, items=tuple(value))
+            texts = (None if item is None else _checked(item, f"{where}[{at}]") for at, item in enumerate(value))
+            return Value(NULL, Kind.LIST, items=tuple(texts))
         assert self._encode is not None, "who gives values gives an encoder"
-        payload = self._encode(value, f"the parameter :{name}")
+        payload = self._encode(value, where)
         try:
             constant = atom_value(payload)
         except UnicodeDecodeError:
-            raise RayforceConversionError(f"the parameter :{name} is no UTF-8 text") from None
+            raise RayforceConversionError(f"{where}: text in SQL must be UTF-8") from None
         if constant is not None:
             return constant
         return Value(payload, Kind.LIST, items=_texts(payload))
+
+
+def _checked(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RayforceConversionError(f"{where}: UTF-8 cannot express the str {text!r}") from None
+    return text
 
 
 def _texts(payload: Buffer) -> tuple[str | None, ...] | None:
