@@ -21,7 +21,9 @@ from support.sweep import cancellation_of, swept
 from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._client import _bulk
 from rayforce_trio._client._bulk import BASELINE_MESSAGE_SIZE, MESSAGE_SIZE
+from rayforce_trio._client._tables import table_schema
 from rayforce_trio._protocol import Header, MessageType
+from rayforce_trio._values._payloads import call, i64, symbol
 
 ROWS = {"sym": ["a", "b", "c"], "px": [1.5, None, 3.5], "n": [1, 2, 3]}
 DONE = Header(0, MessageType.RESPONSE, len(_bulk._DONE)).pack() + _bulk._DONE
@@ -167,9 +169,9 @@ async def test_data_that_does_not_fit_is_refused_and_nothing_is_inserted(
 ) -> None:
     async with connected_to(our_port) as connection:
         await connection.execute(CREATE.format(name))
-        for call in (connection.insert(name, data), connection.upsert(name, data, ["sym"])):
+        for attempt in (connection.insert(name, data), connection.upsert(name, data, ["sym"])):
             with pytest.raises(error, match=message) as raised:
-                await call
+                await attempt
             assert raised.value.rows_inserted == 0  # type: ignore[attr-defined]  # what is tested
         assert await count(connection, name) == 1
 
@@ -209,13 +211,13 @@ async def test_a_read_only_server_refuses(tmp_path: Any) -> None:
             WSServer(0, host="127.0.0.1", engine=NativeProcess(script, read_only=True)) as server,
             WSClient("127.0.0.1", server.port).connect() as connection,
         ):
-            for call in (
+            for attempt in (
                 connection.insert("stocks", ROWS),
                 connection.upsert("stocks", ROWS, ["sym"]),
                 connection.create_table("new", ROWS),
             ):
                 with pytest.raises(errors.RayforceUserError, match=r"access: .* only read"):
-                    await call
+                    await attempt
             assert await count(connection, "stocks") == 1
             assert await connection.tables() == ["stocks"]
 
@@ -226,11 +228,11 @@ async def test_a_baseline_server_reports_errors_as_strings_which_are_raised(
 ) -> None:
     async with connected_to(their_port) as connection:
         await connection.create_table(name, ROWS)
-        failing = _bulk.call("+", _bulk.symbol("a"), _bulk.i64(1))
-        monkeypatch.setattr(_bulk, "_insertion", lambda *_: lambda rows: _bulk.call("list", failing, rows))
+        failing = call("+", symbol("a"), i64(1))
+        monkeypatch.setattr(_bulk, "_insertion", lambda *_: lambda rows: call("list", failing, rows))
         with pytest.raises(errors.RayforceTypeError, match=r"^type: ") as raised:
             await connection.insert(name, ROWS)
-        assert raised.value.rows_inserted == 0
+        assert raised.value.rows_inserted == 0  # type: ignore[attr-defined]  # what is tested
 
 
 # Upsert
@@ -241,7 +243,7 @@ async def test_rows_with_the_same_keys_are_replaced_and_others_appended(our_port
     async with connected_to(our_port) as connection:
         await connection.create_table(name, ROWS)
         assert await connection.upsert(name, {"n": [20, 40], "px": [2.5, 4.5], "sym": ["b", "d"]}, ["sym"]) == 2
-        expected = {"sym": ["a", "b", "c", "d"], "px": [1.5, 2.5, 3.5, 4.5], "n": [1, 20, 3, 40]}
+        expected: dict[str, list[Any]] = {"sym": ["a", "b", "c", "d"], "px": [1.5, 2.5, 3.5, 4.5], "n": [1, 20, 3, 40]}
         assert await contents(connection, name) == expected
         assert await connection.upsert(name, {"sym": ["a", "a"], "px": [1.5, 9.5], "n": [7, 8]}, ("sym", "px")) == 2
         assert await contents(connection, name) == {
@@ -269,10 +271,8 @@ async def test_columns_that_change_during_an_upsert_stop_it(our_port: int, name:
         async def change() -> None:
             await connection.execute(f"(set {name} (table [px sym n] (list [1.5] [a] [1])))")
 
-        schema = _bulk.table_schema
-
         async def then_change(exchange: Any, table: str) -> dict[str, str]:
-            found = await schema(exchange, table)
+            found = await table_schema(exchange, table)
             await change()
             return found
 
