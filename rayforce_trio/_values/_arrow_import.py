@@ -91,7 +91,12 @@ class ArrowColumn:
 
 def is_arrow(data: Any) -> bool:
     """Return whether an object offers Arrow data, a table or an array."""
-    return hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
+    return hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__") or _is_old_series(data)
+
+
+def _is_old_series(data: Any) -> bool:
+    """Return whether an object is a Series of pandas before 3.0, which offers its frame alone as Arrow data."""
+    return hasattr(data, "to_frame") and not hasattr(data, "__arrow_c_stream__")
 
 
 def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
@@ -106,6 +111,9 @@ def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
         RayforceConversionError: the data cannot be read, or the engine has no such type.
     """
     pa = pyarrow()
+    series = _is_old_series(data)
+    if series:
+        data = data.to_frame("values")
     try:
         chunks = pa.chunked_array(data if hasattr(data, "__arrow_c_stream__") else [pa.array(data)])
     except pa.ArrowException as error:
@@ -114,6 +122,8 @@ def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
         return ArrowColumn("", where, chunks)
     if chunks.null_count:
         raise RayforceConversionError(f"{where}: a row is null as a whole, which the engine has no value for")
+    if series:
+        return ArrowColumn("", where, chunks.flatten()[0])
     fields = [field.name for field in chunks.type]
     columns = zip(fields, chunks.flatten(), strict=True)
     return [

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Callable, Sequence, Set
 from itertools import compress
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,14 +68,15 @@ def reader_for(values: Sequence[Any]) -> SequenceReader | None:
     return SequenceReader(kind.type, bool(null_classes), lambda some: read(kind, some, null_classes))
 
 
-def find_unrepresentable(kind: Kind, values: Sequence[Any]) -> None:
-    """Raise `Unrepresentable` with the index of the first value that cannot be represented, if there is one."""
+def refuse_first(kind: Kind, values: Sequence[Any]) -> NoReturn:
+    """Raise `Unrepresentable` with the index of the first value that cannot be represented. There has to be one."""
     for index, value in enumerate(values):
         if not is_null_class(type(value)):
             try:
                 kind.item(value)
             except Unrepresentable as found:
                 raise Unrepresentable(found.problem, index) from None
+    raise AssertionError("every value can be represented")
 
 
 def combine(atoms: Sequence[Buffer]) -> Vector | None:
@@ -128,8 +129,7 @@ def _texts(kind: Kind, values: Sequence[Any], null_classes: Set[type]) -> Vector
             return texts_of(values, kind.type)
         return texts_of(["" if null else text for text, null in zip(values, nulls, strict=True)], kind.type, nulls)
     except UnicodeEncodeError:
-        find_unrepresentable(kind, values)
-        raise
+        refuse_first(kind, values)
 
 
 def _fixed(kind: Kind, values: Sequence[Any], null_classes: Set[type]) -> Vector:
@@ -138,10 +138,9 @@ def _fixed(kind: Kind, values: Sequence[Any], null_classes: Set[type]) -> Vector
     try:
         items = _items(kind, present)
     except (Unrepresentable, OverflowError):
-        find_unrepresentable(kind, values)
-        raise
+        refuse_first(kind, values)
     if kind is INT and len(items) and items.min() < -INT_MAX:
-        find_unrepresentable(kind, values)
+        refuse_first(kind, values)
     if nulls is not None:
         spread = np.zeros(len(nulls), items.dtype)
         spread[~nulls] = items

@@ -21,20 +21,21 @@ import numpy as np
 
 from ..errors import RayforceConversionError, RayforceValueError
 from ._arrow_import import ArrowColumn, import_arrow, is_arrow
+from ._atoms import atom
 from ._casts import cast_vector
 from ._columns import Columns, read_columns
 from ._numpy import array_vector, is_objects
 from ._payloads import NULL, Buffer, table_of
-from ._python import encode_value
 from ._scalars import Unrepresentable, is_null_class, type_name
 from ._sequences import combine, reader_for
 from ._types import DTYPES, Type
-from ._vectors import LENGTH_SIZE, FixedWidth, Vector, vector_items
+from ._vectors import LENGTH_SIZE, FixedWidth, Vector, vector_items, vector_payload
 
 ROWS_AT_ONCE = 1 << 16
 """Rows of a column that are converted in one step, which takes some milliseconds."""
 
 _SIZED = struct.Struct("<BBq")  # of vectors and lists: type code, attributes, count
+_NO_LIMIT = 2**63 - 1  # bytes
 _SHOWN_NAMES = 20
 
 _Other = Callable[[Any], Buffer | None]
@@ -116,6 +117,7 @@ class TableData:
             RayforceConversionError: a value cannot be represented in its column; the error names column and row.
         """
         for step in self._read():
+            yield
             if step is not None:
                 first_row, vectors = step
                 for name, vector in vectors.items():
@@ -222,22 +224,43 @@ def table_data(data: Any, other: _Other) -> TableData:
     """
     if isinstance(data, Mapping):
         return TableData({name: _column(name, column, other) for name, column in data.items()})
-    if isinstance(data, Columns):
-        return _decoded(data)
     if is_arrow(data):
-        imported = import_arrow(data, "the data")
-        if isinstance(imported, ArrowColumn):
+        if isinstance(columns := _imported(data), ArrowColumn):
             raise RayforceConversionError("the data is one array without a name; write a mapping: {name: array}")
-        names = [column.name for column in imported]
-        if doubled := {name for name in names if names.count(name) > 1}:
-            raise RayforceValueError(f"the data has more than one {_listed(sorted(doubled))}")
-        return TableData({column.name: _arrow(column, f"column {column.name!r}") for column in imported})
+        return columns
     payload = other(data)
     if payload is not None and payload[0] in (Type.TABLE, Type.DICT):
         return _decoded(read_columns(payload))
     raise RayforceConversionError(
         f"{type_name(data)} is no table; write a mapping of columns, a DataFrame, an Arrow table, Columns or a Table"
     )
+
+
+def arrow_payload(data: Any) -> bytes:
+    """Return the payload of Arrow data, or of Columns: of a table, or of the vector that an array is.
+
+    Raises:
+        RayforceValueError: a table has no columns, or a name is empty or occurs twice.
+        RayforceConversionError: the data, or a value in it, is of a kind that the engine cannot represent.
+    """
+    columns = _imported(data)
+    if isinstance(columns, ArrowColumn):
+        return vector_payload(columns.read(), "the array")
+    (payload,) = (item[0] for item in columns.payloads(_NO_LIMIT) if item is not None)
+    return payload
+
+
+def _imported(data: Any) -> TableData | ArrowColumn:
+    """Return the columns of Arrow data or Columns; of an array, its one column without a name."""
+    if isinstance(data, Columns):
+        return _decoded(data)
+    imported = import_arrow(data, "the data")
+    if isinstance(imported, ArrowColumn):
+        return imported
+    names = [column.name for column in imported]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise RayforceValueError(f"the data has more than one {_listed(sorted(doubled))}")
+    return TableData({column.name: _arrow(column, f"column {column.name!r}") for column in imported})
 
 
 def _check_name(name: object) -> None:
@@ -290,7 +313,7 @@ def _mixed(values: Sequence[Any], where: str, other: _Other) -> Vector:
     """Return the vector of numpy scalars, Rayforce objects, or nulls alone."""
     if all(is_null_class(type(value)) for value in values):
         return FixedWidth(Type.I64, np.zeros(len(values), DTYPES[Type.I64]), np.ones(len(values), np.bool_))
-    atoms = [encode_value(value, f"{where}, row {row}", other) for row, value in enumerate(values)]
+    atoms = [_atom(value, f"{where}, row {row}", other) for row, value in enumerate(values)]
     if (vector := combine(atoms)) is not None:
         return vector
     first = next(row for row, atom in enumerate(atoms) if atom != NULL)
@@ -306,6 +329,15 @@ def _mixed(values: Sequence[Any], where: str, other: _Other) -> Vector:
     raise RayforceConversionError(f"{where}, row {first}: {type_name(values[first])} is no value of a column")
 
 
+def _atom(value: Any, where: str, other: _Other) -> Buffer:
+    if isinstance(value, list | tuple | Mapping | np.ndarray | bytes):
+        raise RayforceConversionError(f"{where}: {type_name(value)} is no value of a column")
+    try:
+        return atom(value, other)
+    except Unrepresentable as found:
+        raise RayforceConversionError(f"{where}: {found.problem}") from None
+
+
 def _decoded(columns: Columns) -> TableData:
     return TableData({name: _vector(vector, f"column {name!r}") for name, vector in columns.vectors().items()})
 
@@ -319,9 +351,6 @@ def _arrow(column: ArrowColumn, where: str) -> _Column:
 
 
 def _cast(column: _Column, target: Type) -> _Column:
-    if column.type is target:
-        return column
-
     def read(start: int, stop: int) -> Vector:
         return cast_vector(column.read(start, stop), target, column.where, start)
 
