@@ -25,7 +25,7 @@ from rayforce_trio._client._tables import table_schema
 from rayforce_trio._protocol import Header, MessageType
 from rayforce_trio._values._payloads import call, i64, symbol
 
-ROWS = {"sym": ["a", "b", "c"], "px": [1.5, None, 3.5], "n": [1, 2, 3]}
+ROWS: dict[str, list[Any]] = {"sym": ["a", "b", "c"], "px": [1.5, None, 3.5], "n": [1, 2, 3]}
 DONE = Header(0, MessageType.RESPONSE, len(_bulk._DONE)).pack() + _bulk._DONE
 CREATE = "(set {} (table [sym px n] (list [x] [9.5] [9])))"
 

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import cast
 
 from .._codec import TabularData, payload_of_object
 from .._protocol import Header, MessageType
 from .._tasks import Turn
 from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols
-from .._values._table_data import TableData, table_data
+from .._values._table_data import TableData, table_data_steps
 from .._values._types import Type
 from ..errors import RayforceValueError
 from ._exchange import Exchange
@@ -67,7 +68,7 @@ class RowCount:
 
 async def insert(exchange: Exchange, table: str, data: TabularData, inserted: RowCount) -> None:
     """Append rows to a table. A checkpoint."""
-    rows = _fitted(data, table, await table_schema(exchange, table))
+    rows = await _fitted(data, table, await table_schema(exchange, table))
     await _send(exchange, table, rows, _insertion(table, rows.names), inserted)
 
 
@@ -75,7 +76,7 @@ async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequen
     """Replace the rows of a table that have the same keys, and append the others. A checkpoint."""
     schema = await table_schema(exchange, table)
     _check_keys(keys, table, list(schema))
-    rows = _fitted(data, table, schema)
+    rows = await _fitted(data, table, schema)
 
     def change(payload: Buffer) -> bytes:
         return _if_unchanged(table, rows.names, call("upsert", symbol(table), i64(len(keys)), quoted(payload)))
@@ -95,7 +96,7 @@ async def create(exchange: Exchange, table: str, data: TabularData, inserted: Ro
     def change(payload: Buffer) -> bytes:
         return call("if", free, _done_after(call("set", name(table), quoted(payload))), call("type", value))
 
-    rows = table_data(data, payload_of_object)
+    rows = await _converted(data)
     await _send(exchange, table, rows, change, inserted, then=_insertion(table, rows.names))
 
 
@@ -118,10 +119,23 @@ def _done_after(change: bytes) -> bytes:
     return call("do", change, _DONE)
 
 
-def _fitted(data: TabularData, table: str, schema: dict[str, str]) -> TableData:
-    """Return data with the columns of a table, in its order."""
+async def _fitted(data: TabularData, table: str, schema: dict[str, str]) -> TableData:
+    """Return data with the columns of a table, in its order. Other tasks run now and then."""
     types = {column: Type[kind] for column, kind in schema.items()}
-    return table_data(data, payload_of_object).cast(types, table=table)
+    return (await _converted(data)).cast(types, table=table)
+
+
+async def _converted(data: TabularData) -> TableData:
+    """Return data of any kind as columns that can be sent. Other tasks run now and then."""
+    turn = Turn()
+    turn.begin()
+    steps = table_data_steps(data, payload_of_object)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(TableData, end.value)
+        await turn.pass_on()
 
 
 async def _send(
