@@ -166,6 +166,11 @@ class Columns:
         """
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
+    @property
+    def raw(self) -> Mapping[str, RawColumn]:
+        """The columns as they are in the reply, for the functions of this package that insert them."""
+        return MappingProxyType(self._columns)
+
     def vectors(self) -> dict[str, Vector]:
         """Return the columns as vectors that can be sent, for the functions of this package that insert them.
 
