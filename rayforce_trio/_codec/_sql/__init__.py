@@ -54,7 +54,7 @@ class SQL:
         parameters = Parameters()
         with _limited():
             self._statement = Statement(text)
-            self._statement.compile(parameters)
+            self._compiled = self._statement.compile(parameters)
         self.parameters = frozenset(parameters.used)
 
     def payload(self, values: Mapping[str, Any], encode: Encode) -> bytes:
@@ -74,6 +74,8 @@ class SQL:
             raise RayforceValueError(f"the query has no parameter :{surplus}; its parameters: {has}")
         for missing in sorted(self.parameters - set(values)):
             raise RayforceValueError(f"the query uses the parameter :{missing}, which has no value")
+        if not self.parameters:
+            return self._compiled
         with _limited():
             return self._statement.compile(Parameters(values, encode))
 
