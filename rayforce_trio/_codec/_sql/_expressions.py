@@ -129,12 +129,15 @@ class Expressions:
         Text that denotes a date or time becomes one, if the type is theirs. Of other types it stays text, which the
         engine refuses to compare or to store. A symbol cannot hold NUL: the program fails if it should.
         """
-        symbol_ = call("raise", symbol("domain")) if "\0" in text else call("as", symbol("SYM"), string(text))
+        symbol_ = self._no_symbol() if "\0" in text else call("as", symbol("SYM"), string(text))
         choice: Buffer = call("if", equal(type_, symbol("SYM")), symbol_, string(text))
         for type_name, payload in (("DATE", date(text)), ("TIMESTAMP", timestamp(text)), ("TIME", time(text))):
             if payload is not None:
                 choice = call("if", equal(type_, symbol(type_name)), payload, choice)
         return self._program.let(choice)
+
+    def _no_symbol(self) -> bytes:
+        return self._program.failure("text with NUL cannot be a symbol")
 
     def column_of(self, value: Value) -> Value:
         """Return an expression as a column of the table, to which it is added.
@@ -152,7 +155,7 @@ class Expressions:
 
     def null_of(self, type_: Buffer) -> bytes:
         """Return the step that holds the null of a type; there is none among bools and bytes."""
-        self._program.check(negation(one_of(type_, _WITHOUT_NULL)))
+        self._program.check(negation(one_of(type_, _WITHOUT_NULL)), "there is no NULL among bools and bytes")
         return self._program.let(call("as", type_, i64(-(2**63))))
 
     def unified(self, values: Sequence[Value]) -> list[Buffer]:
@@ -188,7 +191,8 @@ class Expressions:
         apart_from = {names: call("count", call("except", found, _symbols(names))) for names in (_NUMERIC, _TEXTS)}
         is_float = call("count", call("sect", found, _symbols(("F32", "F64"))))
         of_numbers = call("if", is_float, symbol("F64"), symbol("I64"))
-        of_others = call("if", apart_from[_TEXTS], call("raise", symbol("domain")), symbol("SYM"))
+        apart = self._program.failure("columns that are joined, or values of which one is chosen, differ in type")
+        of_others = call("if", apart_from[_TEXTS], apart, symbol("SYM"))
         several = call("if", apart_from[_NUMERIC], of_others, of_numbers)
         return self._program.let(call("if", equal(call("count", found), i64(1)), call("first", found), several))
 
@@ -336,7 +340,7 @@ class Expressions:
         possible = [text for text in known if "\0" not in text]
         symbols_: Buffer = quoted(symbols(possible))
         if len(possible) < len(known) and not to_find:
-            symbols_ = call("raise", symbol("domain"))
+            symbols_ = self._no_symbol()
         choice: Buffer = call("if", equal(type_, symbol("SYM")), symbols_, quoted(strings(known)))
         for type_name, convert in (("DATE", date), ("TIMESTAMP", timestamp), ("TIME", time)):
             moments = [NULL if text is None else convert(text) for text in texts]
@@ -428,7 +432,8 @@ class Expressions:
         choice: Buffer = i64(nanoseconds)
         type_ = self.type_of(moment)
         for type_name, unit in (("DATE", UNITS["day"]), ("TIME", UNITS["millisecond"])):
-            whole = call("raise", symbol("domain")) if nanoseconds % unit else i64(nanoseconds // unit)
+            refused = f"an interval is added to a {type_name.lower()} that cannot hold it"
+            whole = self._program.failure(refused) if nanoseconds % unit else i64(nanoseconds // unit)
             choice = call("if", equal(type_, symbol(type_name)), whole, choice)
         return Value(self._program.let(choice), Kind.OTHER, nullable=False)
 

@@ -64,8 +64,8 @@ class Statement:
     def __init__(self, text: str) -> None:
         self._tree = parse(text)
 
-    def compile(self, parameters: Parameters) -> bytes:
-        """Return the Rayfall expression of the statement.
+    def compile(self, parameters: Parameters) -> tuple[bytes, list[str]]:
+        """Return the Rayfall expression of the statement, and why it may fail with the error `domain`.
 
         Raises:
             UnsupportedQuery: it asks for something that is not supported.
@@ -73,11 +73,13 @@ class Statement:
         """
         program = Program()
         if is_query(self._tree):
-            return program.finish(Queries(program, parameters).table(self._tree))
+            result: Buffer = Queries(program, parameters).table(self._tree)
+            return program.finish(result), program.reasons
         change = _CHANGES.get(kind(self._tree))
         if change is None:
             unsupported(f"statements are SELECT, INSERT, UPDATE, DELETE, CREATE and DROP TABLE, not {self._tree.key}")
-        return program.finish(change(_Change(program, parameters), self._tree))
+        result = change(_Change(program, parameters), self._tree)
+        return program.finish(result), program.reasons
 
 
 class _Change:
@@ -106,7 +108,7 @@ class _Change:
         else:
             unsupported("INSERT takes VALUES or a SELECT", node)
         type_ = call("type", call("at", name(table), name("#")))
-        converted = mapped("#", _converted(call("at", rows, name("#")), type_, TRUE), given)
+        converted = mapped("#", self._converted(call("at", rows, name("#")), type_, TRUE), given)
         rows = self._program.let(call("table", given, converted))
         conflict = node.args.get("conflict")
         if conflict is not None:
@@ -158,7 +160,8 @@ class _Change:
         if node.args.get("replace"):
             return created
         exists = call("in", symbol(table), call("key", call("env", i64(0))))
-        return call("if", exists, symbol(table) if node.args.get("exists") else _FAIL, created)
+        refused = self._program.failure(f"the table {table} exists already")
+        return call("if", exists, symbol(table) if node.args.get("exists") else refused, created)
 
     def drop(self, node: Node) -> bytes:
         """Compile DROP TABLE."""
@@ -187,8 +190,8 @@ class _Change:
         if value.kind is Kind.TEXT:
             return over.text_for(value.text, type_)
         if value.constant:
-            return let(call("first", _converted(call("enlist", value.payload), type_, TRUE)))
-        return let(_converted(self._vector(over, value.payload), type_, chosen))
+            return let(call("first", self._converted(call("enlist", value.payload), type_, TRUE)))
+        return let(self._converted(self._vector(over, value.payload), type_, chosen))
 
     def _values(self, node: Node, table: str, columns: list[str] | None, given: Buffer) -> bytes:
         """Return the step that holds the rows of VALUES as a table."""
@@ -231,7 +234,8 @@ class _Change:
         """Return the rows with nulls in the table's other columns."""
         missing = self._program.let(call("except", call("key", name(table)), given))
         type_ = call("type", call("at", name(table), name("#")))
-        null = call("if", one_of(type_, ("B8", "U8")), _FAIL, call("as", type_, i64(-(2**63))))
+        refused = self._program.failure("INSERT leaves out a column of bools or bytes, which cannot be NULL")
+        null = call("if", one_of(type_, ("B8", "U8")), refused, call("as", type_, i64(-(2**63))))
         nulls = mapped("#", call("take", call("enlist", null), call("count", rows)), missing)
         whole = call("table", call("concat", given, missing), call("concat", call("value", rows), nulls))
         return call("if", call("count", missing), whole, rows)
@@ -251,14 +255,30 @@ class _Change:
             replaced_columns.append(column)
         columns = self._program.let(call("key", name(table)))
         leading = call("take", columns, i64(len(keys)))
-        self._check_none(call("except", names_of(keys), leading))
-        self._check_none(call("except", columns, given))
+        self._check_none(call("except", names_of(keys), leading), "ON CONFLICT takes the table's first columns as keys")
+        self._check_none(call("except", columns, given), "INSERT … ON CONFLICT needs values for all columns")
         if replaced_columns:
-            self._check_none(call("except", columns, names_of([*keys, *replaced_columns])))
+            surplus = call("except", columns, names_of([*keys, *replaced_columns]))
+            self._check_none(surplus, "DO UPDATE replaces whole rows, so SET has to name all columns but the keys")
         return call("upsert", symbol(table), i64(len(keys)), pick(rows, columns))
 
-    def _check_none(self, names: Buffer) -> None:
-        self._program.check(equal(call("count", names), i64(0)))
+    def _check_none(self, names: Buffer, reason: str) -> None:
+        self._program.check(equal(call("count", names), i64(0)), reason)
+
+    def _converted(self, values: Buffer, type_: Buffer, chosen: Buffer) -> bytes:
+        """Return values as a column of another type holds them: other numbers, or strings in place of symbols.
+
+        The program fails if a chosen value would become another number. The engine's own conversion would cut it.
+        """
+        own, values_, result = call("type", name("#v")), name("#v"), name("#r")
+        numbers = call("and", one_of(own, _NUMBERS), one_of(type_, _NUMBERS))
+        texts = call("and", equal(own, symbol("SYM")), equal(type_, symbol("STR")))
+        lost = call("any", call("and", chosen, call("!=", call("as", own, result), values_)))
+        refused = self._program.failure("a number does not fit its column")
+        checked = call("if", call("and", one_of(type_, _INTEGERS), lost), refused, result)
+        converted = call("do", call("let", result, call("as", type_, values_)), checked)
+        other = call("if", numbers, converted, call("if", texts, call("as", type_, values_), values_))
+        return call("do", call("let", values_, values), call("if", equal(own, type_), values_, other))
 
 
 def _target(node: Node) -> tuple[str, list[str] | None]:
@@ -301,23 +321,6 @@ def _unqualified(tree: Node, table: str) -> Node:
     return replaced(tree, plain)
 
 
-def _converted(values: Buffer, type_: Buffer, chosen: Buffer) -> bytes:
-    """Return values as a column of another type holds them: other numbers, or strings in place of symbols.
-
-    When the query runs, it is the error `domain` if a chosen value would become another number. The engine's own
-    conversion would cut it.
-    """
-    own, vector_, result = call("type", name("#v")), name("#v"), name("#r")
-    numbers = call("and", one_of(own, _NUMBERS), one_of(type_, _NUMBERS))
-    texts = call("and", equal(own, symbol("SYM")), equal(type_, symbol("STR")))
-    lost = call("any", call("and", chosen, call("!=", call("as", own, result), vector_)))
-    checked = call("if", call("and", one_of(type_, _INTEGERS), lost), _FAIL, result)
-    converted = call("do", call("let", result, call("as", type_, vector_)), checked)
-    other = call("if", numbers, converted, call("if", texts, call("as", type_, vector_), vector_))
-    return call("do", call("let", vector_, values), call("if", equal(own, type_), vector_, other))
-
-
-_FAIL = call("raise", symbol("domain"))
 _INTEGERS = ("U8", "I16", "I32", "I64")
 _NUMBERS = (*_INTEGERS, "F32", "F64")
 _CHANGES: dict[str, Callable[[_Change, Node], bytes]] = {

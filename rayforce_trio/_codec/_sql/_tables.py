@@ -258,12 +258,13 @@ class _Join:
     def _check_names(self, taken: Buffer, numbered: Buffer, left: Buffer) -> None:
         """Let the program fail if a column without a qualifier is in both tables and does not join them."""
         none = equal(call("count", call("sect", numbered, call("key", left))), i64(0))
-        self._tables._program.check(none)
+        self._tables._program.check(none, "joined tables have columns whose names end with a number alike")
         same = {str(first.name) for first, second in self._pairs if first.name == second.name}
         unqualified = {identifier(one) for one in self._used if not qualifier_of(one)} - same
         if unqualified:
             ambiguous = call("sect", taken, names_of(sorted(unqualified)))
-            self._tables._program.check(equal(call("count", ambiguous), i64(0)))
+            none = equal(call("count", ambiguous), i64(0))
+            self._tables._program.check(none, "a column is in two tables: qualify it with the table")
 
 
 def _numbered(columns: Buffer, taken: Buffer, suffix: str) -> bytes:
