@@ -16,19 +16,30 @@ _cli                        the command line, on the public names alone
 """
 
 from . import auth, errors, statistics
-from ._client import VerboseResult, WSClient, WSClientConnection
-from ._codec import SQL, draw, sql
-from ._engines import InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
+from ._client import ClientOptions, Nursery, PendingConnection, VerboseResult, WSClient, WSClientConnection
+from ._codec import SQL, ArrowStream, Parameters, Query, TabularData, Value, columns_of, draw, sql
+from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
+from ._values._columns import Columns
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SQL",
+    "ArrowStream",
+    "ClientOptions",
+    "Columns",
+    "Engine",
     "InProcessEngine",
     "NativeEngine",
     "NativeProcess",
+    "Nursery",
+    "Parameters",
+    "PendingConnection",
+    "Query",
     "RoundRobinEngine",
+    "TabularData",
+    "Value",
     "VerboseResult",
     "WSClient",
     "WSClientConnection",
@@ -36,6 +47,7 @@ __all__ = [
     "WSServerConnection",
     "__version__",
     "auth",
+    "columns_of",
     "draw",
     "errors",
     "sql",

@@ -59,7 +59,7 @@ async def scripted_server() -> AsyncIterator[tuple[WSClientConnection, MemoryTra
     connection = WSClientConnection(ours)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as task_group:
-            task_group.start_soon(connection._run)
+            task_group.start_soon(connection._exchange.run)
             yield connection, theirs
             await connection.close()
     theirs.abort()

@@ -27,9 +27,19 @@ MEMBERS = dict(public_members())
 
 
 def test_the_public_names() -> None:
-    engines = {"InProcessEngine", "NativeEngine", "NativeProcess", "RoundRobinEngine"}
+    engines = {"Engine", "InProcessEngine", "NativeEngine", "NativeProcess", "RoundRobinEngine"}
     ends = {"VerboseResult", "WSClient", "WSClientConnection", "WSServer", "WSServerConnection"}
-    public = engines | ends | {"auth", "draw", "errors", "statistics"}
+    types = {
+        "ArrowStream",
+        "ClientOptions",
+        "Nursery",
+        "Parameters",
+        "PendingConnection",
+        "Query",
+        "TabularData",
+        "Value",
+    }
+    public = engines | ends | types | {"SQL", "Columns", "auth", "columns_of", "draw", "errors", "sql", "statistics"}
     assert {name for name in vars(rayforce_trio) if not name.startswith("_")} == public | {"prometheus"}
     assert set(rayforce_trio.__all__) == public | {"__version__"}
 

@@ -289,7 +289,7 @@ async def test_what_is_no_query_is_refused_by_name_before_a_byte_is_sent(query: 
     ours, theirs = memory_pair("rayforce.v1")
     connection = WSClientConnection(ours)
     async with anyio.create_task_group() as task_group:
-        task_group.start_soon(connection._run)
+        task_group.start_soon(connection._exchange.run)
         for call in (connection.execute, connection.post):
             with pytest.raises(errors.UnsupportedQuery, match=rf"^cannot send {named} as a query; send a str, "):
                 await call(query)

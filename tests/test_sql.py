@@ -717,7 +717,7 @@ def test_an_error_of_the_engine_quotes_the_statement(engines: dict[str, Engine])
 
 def test_a_column_that_two_tables_have_needs_its_table(engines: dict[str, Engine]) -> None:
     for engine in engines.values():
-        with pytest.raises(RayforceError, match="domain: .*a column is in two tables: qualify it with the table"):
+        with pytest.raises(RayforceError, match=r"domain: .*a column is in two tables: qualify it with the table"):
             fetch(engine, "SELECT px FROM trades JOIN companies ON trades.sym = companies.sym")
 
 

@@ -1,6 +1,6 @@
 """The client: written once, against anyio, for trio and asyncio."""
 
-from ._client import WSClient
+from ._client import ClientOptions, Nursery, PendingConnection, WSClient
 from ._connection import VerboseResult, WSClientConnection
 
-__all__ = ["VerboseResult", "WSClient", "WSClientConnection"]
+__all__ = ["ClientOptions", "Nursery", "PendingConnection", "VerboseResult", "WSClient", "WSClientConnection"]

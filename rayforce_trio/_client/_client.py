@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from ssl import SSLContext, create_default_context
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import anyio
 from anyio.abc import TaskGroup
@@ -30,9 +30,23 @@ DEFAULT_MAX_MESSAGE_SIZE = 1024**3
 
 
 class Nursery(Protocol):
-    """A `trio.Nursery` or an `anyio.abc.TaskGroup`: whatever starts tasks in a scope of the caller's."""
+    """A `trio.Nursery` or an `anyio.abc.TaskGroup`, in which a connection's tasks run."""
 
-    def start_soon(self, async_fn: Callable[[], Coroutine[Any, Any, None]], /) -> Any: ...
+    def start_soon(self, async_fn: Callable[[], Coroutine[Any, Any, None]], /) -> Any:
+        """Start a task that runs until it ends or the nursery is cancelled."""
+
+
+class ClientOptions(TypedDict, total=False):
+    """The options of `WSClient.from_url`, which are those of `WSClient`: each may be left out."""
+
+    ssl: bool | SSLContext
+    user: str | None
+    password: str | None
+    token: str | None
+    headers: Mapping[str, str] | None
+    max_message_size: int
+    ping_interval: float | None
+    ping_timeout: float | None
 
 
 class WSClient:
@@ -80,7 +94,7 @@ class WSClient:
         """Where this client connects to, as in its repr."""
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> "WSClient":
+    def from_url(cls, url: str, **options: Unpack[ClientOptions]) -> "WSClient":
         """Return a client for `wss://user@host:port/path`, or `ws://`; all but the host can be left out.
 
         Args:
@@ -163,7 +177,10 @@ def _context(ssl: bool | SSLContext) -> SSLContext | None:
 
 
 class PendingConnection:
-    """What `WSClient.connect` returns: to be awaited or to be entered. Each time makes a connection of its own."""
+    """A connection that is not open yet, from `WSClient.connect`. Await it, or enter it with `async with`.
+
+    Each time makes a connection of its own. The errors are those of `WSClient.connect`.
+    """
 
     def __init__(self, open_: Callable[[], Awaitable["WSClientConnection"]], nursery: Nursery | None) -> None:
         self._open = open_
@@ -178,11 +195,11 @@ class PendingConnection:
         connection = await self._open()
         try:
             if self._nursery is None:
-                start_detached(connection._run, connection._abandon)
+                start_detached(connection._exchange.run, connection._exchange.abandon)
             else:
-                self._nursery.start_soon(connection._run)
+                self._nursery.start_soon(connection._exchange.run)
         except BaseException:
-            connection._abandon()
+            connection._exchange.abandon()
             raise
         return connection
 
@@ -194,9 +211,9 @@ class PendingConnection:
         try:
             self._task_group = await anyio.create_task_group().__aenter__()
         except BaseException:
-            connection._abandon()
+            connection._exchange.abandon()
             raise
-        self._task_group.start_soon(connection._run)
+        self._task_group.start_soon(connection._exchange.run)
         return connection
 
     async def __aexit__(
@@ -209,7 +226,7 @@ class PendingConnection:
         if self._task_group is None:
             await self._connection.close()
         else:
-            self._connection._close(closed_by_us())
+            self._connection._exchange.close_with(closed_by_us())
             # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
             with ungrouped():
                 await self._task_group.__aexit__(None, None, None)

@@ -1,70 +1,60 @@
-"""`WSClientConnection`: calls on the one side, the tasks that own the socket on the other."""
+"""`WSClientConnection`: the calls that a connection offers."""
 
-import copy
-import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
-import anyio
-import anyio.lowlevel
-
-from .._codec import decode, decode_verbose, encode, engine_error
-from .._protocol import (
-    SUBPROTOCOL,
-    ClientProtocol,
-    ClientRequest,
-    Failure,
-    MessageType,
-    Outgoing,
-    ProtocolViolation,
-    Reply,
+from .._codec import (
+    Parameters,
+    Query,
+    TabularData,
+    Value,
+    decode,
+    decode_verbose,
+    encode,
+    encode_call,
+    engine_error,
+    reply_payload,
 )
-from .._tasks import Event, Turn, event_class, race
-from .._transports import Transport, closed_by_us, end, say_goodbye
-from ..errors import ConnectionClosed, ProtocolError, RayforceError, RayforceWSError
-
-logger = logging.getLogger("rayforce_trio.client")
+from .._protocol import Failure, MessageType, Reply
+from .._transports import Transport, closed_by_us
+from .._values._columns import Columns
+from ..errors import RayforceError, RayforceWSError
+from ._bulk import Progress, RowCount, create, insert, upsert
+from ._exchange import Exchange
+from ._fetching import read_columns
+from ._tables import table_names, table_schema
 
 
 @dataclass(frozen=True, slots=True)
 class VerboseResult:
-    """What a query printed, and what it came to.
+    """The printed text and the value of a query.
 
     Attributes:
-        output: what it printed.
+        output: the text that the query printed.
         value: its value, as `execute` returns it; `None` if it failed.
         error: the error of the evaluation, as `execute` raises it; `None` if there was none.
     """
 
     output: str
-    value: Any
+    value: Value
     error: RayforceError | None
 
 
 class WSClientConnection:
     """A connection to a Rayforce WebSocket server, made by `WSClient.connect`.
 
-    Any number of tasks may use it at once: requests are pipelined, and every one gets its own reply.
+    Any number of tasks may use it at once: requests are pipelined, and each one gets its own reply.
     """
 
     def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._protocol = ClientProtocol(extended=transport.subprotocol == SUBPROTOCOL)
-        self._waiters: dict[ClientRequest, _Waiter] = {}
-        self._new_event = event_class()
-        self._outgoing = self._new_event()
-        self._refused: Outgoing | None = None  # it counts as sent, but the network was busy
-        self._writing = False
-        self._send_error: RayforceWSError | None = None
-        self._closing = anyio.Event()
-        self._ended = anyio.Event()
-        self._reason: RayforceWSError | None = None
+        self._exchange = Exchange(transport)
 
     @property
     def closed(self) -> Literal[False] | RayforceWSError:
         """`False` while the connection can be used, afterwards the error that says why it cannot."""
-        return self._reason or False
+        return self._exchange.reason or False
 
     @property
     def stopped_queries(self) -> int:
@@ -73,9 +63,9 @@ class WSClientConnection:
         The server answers a cancelled call later than the call ends, and before it answers any later call. A query that
         came to its end after all does not count.
         """
-        return self._protocol.stopped
+        return self._exchange.stopped
 
-    async def execute(self, query: Any) -> Any:
+    async def execute(self, query: Query, params: Parameters | None = None) -> Value:
         """Evaluate a query on the server and return its value.
 
         A checkpoint. If cancelled, the call ends at once, and the connection stays usable: a query that was not sent
@@ -84,7 +74,9 @@ class WSClientConnection:
         changed before it stops stays changed.
 
         Args:
-            query: a str, String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query.
+            query: Rayfall text as a str or String; a List, Expression, SQLQuery, or a select, update, insert, upsert or
+                join query of rayforce-py.
+            params: values by the names that the query uses in their place. They are data, and never evaluated.
 
         Returns:
             A Rayforce object (`I64`, `Table`, `Vector`, ...), or `None` for null. A server that speaks the baseline
@@ -92,38 +84,79 @@ class WSClientConnection:
 
         Raises:
             UnsupportedQuery: `query` is none of these. Nothing was sent.
+            RayforceValueError: `params` is no mapping, or a key is not a name that can be used. Nothing was sent.
+            RayforceConversionError: a value cannot be sent, and nothing was; or rayforce-py cannot represent the
+                result.
             RayforceError: the evaluation failed; rayforce-py's class for the engine's error code. Or rayforce-py cannot
-                compile the query, or represent its result: `RayforceConversionError` and its like.
+                compile the query.
             RayforceThreadError: Rayforce was first imported in another thread.
-            ConnectionClosed: the connection is closed, or was meanwhile.
+            ConnectionClosed: the connection is closed, or was closed before the reply arrived.
             ConnectionLost: the connection broke.
             MessageTooLarge: the query or its result is longer than one side allows.
             ProtocolError: the server broke the protocol.
         """
-        return decode(await self._request(query), query)
+        return decode(await self._request(query, params), query)
 
-    async def execute_verbose(self, query: Any) -> VerboseResult:
-        """Evaluate a query like `execute`, and return what it printed too: what a remote shell is built on.
+    async def fetch(self, query: Query, params: Parameters | None = None) -> Columns:
+        """Evaluate a query on the server and return its result as columns, without making Rayforce objects.
+
+        A checkpoint; while a large result is read, other tasks run every few milliseconds. If cancelled, as `execute`.
+
+        Args:
+            query: as for `execute`. Its result is a table, a vector, which becomes the column `value`, or a dict of
+                vectors of equal length.
+            params: as for `execute`.
+
+        Raises:
+            RayforceTypeError: the result has no columns, as a single number has none; use `execute`.
+            RayforceConversionError: the result has a type that only `execute` can read, or is damaged.
+            RayforceError: otherwise as `execute`.
+        """
+        return await read_columns(reply_payload(await self._request(query, params), query), self._exchange)
+
+    async def call(self, function: str, *arguments: Any) -> Value:
+        """Call a function of the server and return its value.
+
+        A checkpoint; if cancelled, as `execute`.
+
+        Args:
+            function: its name, or the text of a lambda: `"(fn [x y] (+ x y))"`.
+            arguments: values like those of parameters; at most 64. They are data, and never evaluated.
+
+        Raises:
+            RayforceValueError: `function` is neither a name nor a lambda, or there are too many arguments. Nothing was
+                sent.
+            RayforceConversionError: an argument cannot be sent, and nothing was; or rayforce-py cannot represent the
+                result.
+            RayforceError: otherwise as `execute`.
+        """
+        self._exchange.check_open()
+        query = encode_call(function, arguments)
+        return decode(await self._exchange.request(encode(query, MessageType.SYNC)), query)
+
+    async def execute_verbose(self, query: Query, params: Parameters | None = None) -> VerboseResult:
+        """Evaluate a query like `execute`, and also return the text that it printed, as a remote shell needs it.
 
         A checkpoint; if cancelled, as `execute`.
 
         Args:
             query: as for `execute`.
+            params: as for `execute`.
 
         Raises:
             RayforceWSError: the server speaks the baseline protocol only, which has no such thing. Nothing was sent.
             RayforceError: as for `execute`; the error of an evaluation is in the result, not raised.
         """
-        if self._transport.subprotocol != SUBPROTOCOL:
+        if not self._exchange.extended:
             raise RayforceWSError(
                 "this server speaks the baseline protocol only, which tells nothing of what is printed"
             )
-        output, reply = decode_verbose(await self._request(query, verbose=True))
+        output, reply = decode_verbose(await self._request(query, params, verbose=True))
         if isinstance(reply, Failure):
             return VerboseResult(output, None, engine_error(reply, query))
         return VerboseResult(output, decode(reply, query), None)
 
-    async def post(self, query: Any) -> None:
+    async def post(self, query: Query, params: Parameters | None = None) -> None:
         """Send a query whose result nobody wants; an error in it appears in the server's log only.
 
         Returns when the query was handed to the network. A checkpoint; if cancelled before that, the query is not sent,
@@ -131,26 +164,128 @@ class WSClientConnection:
 
         Args:
             query: as for `execute`.
+            params: as for `execute`.
 
         Raises:
             RayforceError: as for `execute`, the evaluation's errors aside.
         """
-        await self._ask(query, MessageType.ASYNC)
+        await self._exchange.post(self._encode(query, MessageType.ASYNC, params))
+
+    async def tables(self) -> list[str]:
+        """Return the names of the server's tables, sorted.
+
+        A checkpoint; if cancelled, as `execute`.
+
+        Raises:
+            RayforceError: as for `execute`.
+        """
+        return await table_names(self._exchange)
+
+    async def schema(self, table: str) -> dict[str, str]:
+        """Return the engine's type of each column of a table, by the column's name: `{"sym": "SYMBOL", "px": "F64"}`.
+
+        A checkpoint; if cancelled, as `execute`.
+
+        Args:
+            table: the name of a table of the server.
+
+        Raises:
+            RayforceValueError: the server has no table of this name, or it is not a name.
+            RayforceError: otherwise as for `execute`.
+        """
+        return await table_schema(self._exchange, table)
+
+    async def insert(self, table: str, data: TabularData, *, progress: Progress | None = None) -> int:
+        """Append rows to a table of the server, and return their number.
+
+        Columns are matched by name and cast to the table's types if no value is changed by it. Long data is sent in
+        several messages of up to 8 MiB, or of the server's limit. Each message is inserted as a whole or not at all.
+
+        A checkpoint; other tasks also run while data is converted. An error or a cancellation that is raised has the
+        attribute `rows_inserted`: how many rows the server has confirmed, always the first ones. If cancelled, or if
+        the connection breaks, the rows of the one message under way may have been inserted as well, or may yet be.
+
+        Args:
+            table: the name of a table of the server.
+            data: an object with `__arrow_c_stream__`, such as a polars or pandas DataFrame, a pyarrow Table or a DuckDB
+                relation; a mapping of column names to lists or arrays; `Columns`; or a Rayforce `Table` with its data.
+            progress: called with the number of rows inserted so far after each message.
+
+        Raises:
+            RayforceValueError: the server has no table of this name, or the data has not the table's columns. Nothing
+                was inserted.
+            RayforceConversionError: a value does not fit the column's type; the error says where it is. Nothing was
+                inserted.
+            RayforceError: otherwise as for `execute`. A read-only server refuses with the code `access`.
+        """
+        with RowCount(progress) as inserted:
+            await insert(self._exchange, table, data, inserted)
+        return inserted.rows
+
+    async def upsert(
+        self, table: str, data: TabularData, keys: Sequence[str], *, progress: Progress | None = None
+    ) -> int:
+        """Replace the rows of a table whose keys occur in the data, append the others, and return their number.
+
+        Otherwise like `insert`, whose `rows_inserted` here counts replaced rows, too.
+
+        A checkpoint; if cancelled, as `insert`.
+
+        Args:
+            table: as for `insert`.
+            data: as for `insert`.
+            keys: the names of the columns that identify a row. The engine requires that they are the first columns of
+                the table, in its order.
+            progress: as for `insert`.
+
+        Raises:
+            RayforceValueError: the keys are not the table's first columns; the error names those. Nothing was inserted.
+            RayforceError: otherwise as for `insert`.
+        """
+        with RowCount(progress) as inserted:
+            await upsert(self._exchange, table, data, keys, inserted)
+        return inserted.rows
+
+    async def create_table(
+        self, name: str, data: TabularData, *, replace: bool = False, progress: Progress | None = None
+    ) -> int:
+        """Create a table on the server with the columns and rows of the data, and return the number of rows.
+
+        The table appears with the rows of the first message; those of further messages are inserted like those of
+        `insert`, and `rows_inserted` counts all of them. If it is 0, the table was not created or replaced.
+
+        A checkpoint; if cancelled, as `insert`, and the table may have been created or replaced.
+
+        Args:
+            name: of the new table: letters, digits, `_`, `-` and `.`; it begins with a letter or `_`.
+            data: as for `insert`; there may be no rows.
+            replace: replace the table of this name if there is one, at once and with all of its columns. Values of
+                other kinds are never replaced.
+            progress: as for `insert`.
+
+        Raises:
+            RayforceValueError: the name cannot be used, or the server has it already.
+            RayforceConversionError: a value cannot be sent; the error says where it is.
+            RayforceError: otherwise as for `insert`.
+        """
+        with RowCount(progress) as inserted:
+            await create(self._exchange, name, data, inserted, replace=replace)
+        return inserted.rows
 
     async def close(self) -> None:
         """Close the connection, within 10 seconds; calls that still wait raise `ConnectionClosed`. Idempotent.
 
         A checkpoint. If cancelled, the connection is closed all the same, and within the same time.
         """
-        self._close(closed_by_us())
-        await self._ended.wait()
+        self._exchange.close_with(closed_by_us())
+        await self._exchange.ended.wait()
 
     def abort(self) -> None:
         """Close the connection at once, without waiting for the server. Idempotent, and no checkpoint.
 
         Calls that still wait raise `ConnectionClosed`. The server stops their queries when it notices the loss.
         """
-        self._abandon()
+        self._exchange.abandon()
 
     async def __aenter__(self) -> "WSClientConnection":
         return self
@@ -166,168 +301,11 @@ class WSClientConnection:
     def __repr__(self) -> str:
         return f"WSClientConnection({'closed' if self.closed else 'open'})"
 
-    # Callers' side: between these awaits, everything is synchronous.
+    async def _request(self, query: Query, params: Parameters | None, *, verbose: bool = False) -> Reply:
+        return await self._exchange.request(self._encode(query, MessageType.SYNC, params, verbose=verbose))
 
-    def _send_at_once(self) -> None:
-        """Send what is to be sent without going through the writer's task, if the network takes it."""
-        if self._writing or self._refused is not None:
-            return
-        try:
-            while (outgoing := self._protocol.next_outgoing()) is not None:
-                if not self._transport.send_nowait(outgoing.message):
-                    self._refused = outgoing
-                    self._outgoing.set()
-                    break
-                self._sent(outgoing)
-            self._transport.flush()
-        except RayforceWSError as error:
-            self._send_error = copy.copy(error)  # for the writer to raise: this call has only lent a hand
-            self._outgoing.set()
-
-    async def _request(self, query: Any, *, verbose: bool = False) -> Reply:
-        reply = await self._ask(query, MessageType.SYNC, verbose=verbose)
-        assert reply is not None
-        return reply
-
-    async def _ask(self, query: Any, message_type: MessageType, *, verbose: bool = False) -> Reply | None:
-        """Send a request and wait for its reply, or send a post."""
-        if self._reason is not None:
-            raise _refusal(self._reason)
-        frame = encode(query, message_type, verbose=verbose)
-        await anyio.lowlevel.checkpoint_if_cancelled()  # or it could be sent before the cancellation is noticed
-        submit = self._protocol.submit if message_type is MessageType.SYNC else self._protocol.post
-        request = submit(frame)
-        del frame
-        waiter = self._waiters[request] = _Waiter(self._new_event())
-        if self._protocol.pending == 1:
-            self._send_at_once()
-        else:
-            self._outgoing.set()  # the others wait for replies anyway, so what comes together is sent together
-        return await self._wait(request, waiter)
-
-    async def _wait(self, request: ClientRequest, waiter: "_Waiter") -> Reply | None:
-        try:
-            if waiter.done.is_set():  # asyncio's wait would be no checkpoint
-                await anyio.lowlevel.checkpoint()
-            else:
-                await waiter.done.wait()
-        finally:
-            if self._waiters.pop(request, None) is not None:
-                self._protocol.cancel(request)
-                self._outgoing.set()
-        if waiter.failed:
-            raise self._why_closed()
-        return waiter.reply
-
-    def _why_closed(self) -> RayforceWSError:
-        """Return a fresh copy, since each of the tasks it is raised in adds its own traceback."""
-        assert self._reason is not None
-        return copy.copy(self._reason)
-
-    # The connection's own tasks.
-
-    async def _run(self) -> None:
-        """Own the socket until the connection ends. Raises nothing but cancellation."""
-        try:
-            try:
-                await race(self._read, self._write, self._transport.run, self._close_when_asked)
-            except RayforceWSError as error:
-                self._close(error)
-                await end(self._transport, error)
-        except Exception as error:
-            logger.exception("internal error in the connection to %s", self._transport.peer)
-            self._close(RayforceWSError(f"internal error in the client: {error!r}"))
-        finally:
-            self._close(closed_by_us())
-            try:
-                await say_goodbye(self._transport)
-            finally:
-                self._abandon()
-
-    async def _read(self) -> None:
-        while True:
-            message = await self._transport.receive()
-            try:
-                received = self._protocol.receive(message)
-            except ProtocolViolation as error:
-                raise ProtocolError(str(error)) from None
-            if self._protocol.has_outgoing:  # there may be room for more now
-                self._outgoing.set()
-            if received is not None:
-                self._waiters.pop(received.request).resolve(received.reply)
-            del message, received  # they may be large, and the next ones may be long in coming
-
-    async def _write(self) -> None:
-        turn = Turn(self._transport.flush)
-        while True:
-            if self._send_error is not None:
-                raise self._send_error
-            while (outgoing := self._next_outgoing()) is not None:
-                if not self._transport.send_nowait(outgoing.message):
-                    self._writing = True
-                    await self._transport.send(outgoing.message)
-                    self._writing = False
-                self._sent(outgoing)
-                await turn.pass_on()
-            self._transport.flush()
-            self._outgoing = self._new_event()
-            await self._outgoing.wait()
-            turn.begin()
-
-    def _next_outgoing(self) -> Outgoing | None:
-        refused, self._refused = self._refused, None
-        return refused or self._protocol.next_outgoing()
-
-    def _sent(self, outgoing: Outgoing) -> None:
-        request = outgoing.request
-        if request is not None and request.is_post and request in self._waiters:
-            self._waiters.pop(request).resolve(None)
-
-    async def _close_when_asked(self) -> None:
-        await self._closing.wait()
-        await self._transport.aclose()
-
-    def _close(self, reason: RayforceWSError) -> None:
-        """Refuse new calls, end those that wait, and have the transport closed; the first reason stands."""
-        if self._reason is None:
-            self._reason = copy.copy(reason)  # without its traceback, which refers to this connection
-        self._protocol.abandon()
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            waiter.fail()
-        self._closing.set()
-
-    def _abandon(self) -> None:
-        """Close without waiting for anything."""
-        self._close(closed_by_us())
-        self._transport.abort()
-        self._ended.set()
-
-
-def _refusal(reason: RayforceWSError) -> RayforceWSError:
-    """Return the error of a call on a connection that has ended for `reason`."""
-    refusal = copy.copy(reason)
-    closed_here = isinstance(reason, ConnectionClosed) and not reason.by_peer
-    message = "Cannot execute on closed connection" + ("" if closed_here else f": {reason}")
-    if isinstance(refusal, ConnectionClosed | ProtocolError):
-        refusal.message = message
-    else:
-        refusal.args = (message,)
-    return refusal
-
-
-class _Waiter:
-    """Where a call waits: for the reply of its request, or for its post to be sent."""
-
-    def __init__(self, done: Event) -> None:
-        self.done = done
-        self.reply: Reply | None = None
-        self.failed = False
-
-    def resolve(self, reply: Reply | None) -> None:
-        self.reply = reply
-        self.done.set()
-
-    def fail(self) -> None:
-        self.failed = True
-        self.done.set()
+    def _encode(
+        self, query: Query, message_type: MessageType, params: Parameters | None, *, verbose: bool = False
+    ) -> bytes:
+        self._exchange.check_open()
+        return encode(query, message_type, params=params, verbose=verbose)

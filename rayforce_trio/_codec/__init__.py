@@ -1,5 +1,7 @@
 """Rayforce objects to frames, frames to objects, frames to evaluated frames, compressed frames to plain ones."""
 
+from ._aliases import ArrowStream, Parameters, Query, TabularData, Value
+from ._columns import columns_of
 from ._compression import SIZE_BYTES, Decompressor
 from ._decoding import decode, decode_verbose, reply_payload
 from ._drawing import draw
@@ -13,9 +15,15 @@ from ._sql import SQL, sql
 __all__ = [
     "SIZE_BYTES",
     "SQL",
+    "ArrowStream",
     "Call",
     "Decompressor",
+    "Parameters",
+    "Query",
+    "TabularData",
+    "Value",
     "check_thread",
+    "columns_of",
     "decode",
     "decode_verbose",
     "describe",

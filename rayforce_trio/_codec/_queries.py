@@ -315,7 +315,7 @@ def _select(query: SelectQuery) -> Buffer:
     if (distinct := query._distinct_only_projection()) is not None:
         result_name, column = (checked_name(text, "select()") for text in distinct)
         values = call("distinct", call("at", _table(query.table, "select()"), symbol(column)))
-        payload = call("table", symbols([result_name]), call("list", values))
+        payload: Buffer = call("table", symbols([result_name]), call("list", values))
     else:
         payload = _rows(query)
     if query._order_by_cols:

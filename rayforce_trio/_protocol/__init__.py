@@ -23,6 +23,7 @@ from ._frames import (
     parse_header,
     query_frame,
     string_frame,
+    string_in,
 )
 from ._handshake import (
     HELLO,
@@ -132,6 +133,7 @@ __all__ = [
     "shortened",
     "split_verbose",
     "string_frame",
+    "string_in",
     "text_too_long",
     "too_long",
 ]

@@ -132,6 +132,16 @@ def string_frame(text: str) -> bytes:
     return response_frame(pack_string(text.encode("utf-8", "replace")))
 
 
+def string_in(payload: Frame) -> str | None:
+    """Return the text of the Rayforce String that is a whole payload, or `None` if the payload is something else."""
+    if len(payload) < SIZED.size:
+        return None
+    kind, _, count = SIZED.unpack_from(payload)
+    if kind != STRING_ATOM or count != len(payload) - SIZED.size:
+        return None
+    return bytes(payload[SIZED.size :]).decode("utf-8", "replace")
+
+
 def response_frame(payload: bytes) -> bytes:
     """Return the response frame with this payload."""
     return Header(0, MessageType.RESPONSE, len(payload)).pack() + payload

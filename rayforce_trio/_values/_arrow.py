@@ -10,10 +10,11 @@ from ..errors import RayforceConversionError, RayforceError
 from ._decoding import nulls_of, timestamps_of, to_list, to_texts, values_of
 from ._reader import FixedColumn, ListColumn, Positions, RawColumn, TextColumn, read_values
 from ._types import EPOCH_DAYS, Type
-from ._vectors import Texts
+from ._vectors import LENGTH_SIZE
 
 _DAY = 86_400_000  # milliseconds
 _INT32_LIMIT = 1 << 31
+_FIRST_NON_ASCII = 128
 _LATEST_DATE = np.iinfo(np.int32).max - EPOCH_DAYS
 
 
@@ -107,30 +108,45 @@ def _check(
 
 
 def _symbols(pa: Any, where: str, column: TextColumn) -> Any:
-    """Return symbols with a dictionary: found while each still ends with its NUL, so that they need not be moved."""
-    type_code = pa.binary() if column.starts.dtype == np.int32 else pa.large_binary()
-    buffers = [_validity(pa, nulls_of(column)), _buffer(pa, column.starts), _buffer(pa, column.data)]
-    encoded = pa.Array.from_buffers(type_code, len(column), buffers).dictionary_encode()
-    _, ends, data = encoded.dictionary.buffers()
-    offsets: Positions = np.frombuffer(ends, column.starts.dtype)[: len(encoded.dictionary) + 1]
+    """Return symbols with a dictionary, which is made before their NULs are removed, so that they need not be moved."""
+    encoded = _items(pa, column).dictionary_encode()
+    symbols = encoded.dictionary
+    _, ends, data = symbols.buffers()
+    offsets: Positions = np.frombuffer(ends, column.starts.dtype)[: len(symbols) + 1]
     different = TextColumn(Type.SYMBOL, False, np.frombuffer(data or b"", np.uint8), offsets)
-    return pa.DictionaryArray.from_arrays(encoded.indices, _texts(pa, where, to_texts(different), column))
+    texts = to_texts(different)
+    bare = pa.Array.from_buffers(
+        symbols.type,
+        len(symbols),
+        [None, _buffer(pa, texts.offsets.astype(offsets.dtype)), _buffer(pa, texts.data)],
+    )
+    return pa.DictionaryArray.from_arrays(encoded.indices, _utf8(pa, where, bare, column))
 
 
 def _strings(pa: Any, where: str, column: TextColumn) -> Any:
-    return _texts(pa, where, to_texts(column), column)
+    """Return strings without the lengths between them."""
+    import pyarrow.compute as pc
+
+    return _utf8(pa, where, pc.binary_replace_slice(_items(pa, column), 0, LENGTH_SIZE, b""), column)
 
 
-def _texts(pa: Any, where: str, texts: Texts, source: TextColumn) -> Any:
-    """Return texts as strings, with offsets of 64 bits only where they do not fit into 32."""
-    large = len(texts.data) >= _INT32_LIMIT
-    offsets = texts.offsets if large else texts.offsets.astype(np.int32)
-    buffers = [_validity(pa, texts.nulls), _buffer(pa, offsets), _buffer(pa, texts.data)]
-    array = pa.Array.from_buffers(pa.large_binary() if large else pa.binary(), len(texts), buffers)
+def _items(pa: Any, column: TextColumn) -> Any:
+    """Return the items as they are in the payload, without copying them."""
+    kind = pa.binary() if column.starts.dtype == np.int32 else pa.large_binary()
+    buffers = [_validity(pa, nulls_of(column)), _buffer(pa, column.starts), _buffer(pa, column.data)]
+    return pa.Array.from_buffers(kind, len(column), buffers)
+
+
+def _utf8(pa: Any, where: str, array: Any, column: TextColumn) -> Any:
+    """Return an array of bytes as text, after checking that it is."""
+    kind = pa.string() if array.type == pa.binary() else pa.large_string()
+    data = array.buffers()[2]
+    if data is None or np.frombuffer(data, np.uint8).max(initial=0) < _FIRST_NON_ASCII:
+        return array.view(kind)
     try:
-        return array.cast(pa.large_string() if large else pa.string())
-    except pa.ArrowInvalid:  # not UTF-8; decoding tells the row
-        to_list(where, source)
+        return array.cast(kind)
+    except pa.ArrowInvalid:  # decoding tells the row
+        to_list(where, column)
         raise
 
 

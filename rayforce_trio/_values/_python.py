@@ -1,93 +1,176 @@
-"""Python values to payloads: a stand-in with the signature of the module to come."""
+"""Python values as payloads.
 
-import datetime as dt
-import struct
-import uuid
-from collections.abc import Callable
+    Python                                      engine
+    None, pandas.NA, pandas.NaT, numpy's NaT    null
+    bool                                        B8
+    int                                         I64; an error outside -(2**63 - 1) to 2**63 - 1
+    float                                       F64; NaN is the engine's null float
+    str                                         symbol; an error if it has a NUL, which a String may have
+    bytes, bytearray                            vector of U8
+    datetime                                    TIMESTAMP, in UTC if it has a time zone, unchanged otherwise
+    date                                        DATE
+    time                                        TIME, in milliseconds; an error if it is finer or has a time zone
+    timedelta                                   TIMESPAN, in nanoseconds
+    UUID                                        GUID; an error for the nil UUID, which is the engine's null
+    list, tuple                                 a vector if all values are of one type or null, otherwise a list
+    dict and other mappings                     dict; the keys must be of one type
+    numpy scalars                               an atom of the type below
+    numpy arrays of one dimension               a vector:
+        bool; uint8; int8, int16                B8; U8; I16
+        uint16, int32; uint32, int64, uint64    I32; I64, an error for a uint64 from 2**63
+        float16, float32; float64               F32; F64
+        datetime64 in days or longer; shorter   DATE; TIMESTAMP
+        timedelta64                             TIMESPAN
+        str; bytes                              symbols; strings
+        object                                  as the list of its values
+    Arrow arrays, Series; DataFrames, tables    a vector; a table
+    Columns                                     a table
+
+Subclasses count as their base class. An IntEnum is an int, a StrEnum a str. Ints among floats become floats. A bool is
+no int: a list of both stays a list. The engine takes an empty symbol, an empty string in a vector and NaN for null.
+"""
+
+import decimal
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..errors import RayforceConversionError
-from ._payloads import NULL, Buffer, dict_of, i64, list_of, symbol, symbols, vector
-from ._types import Type
+from ._arrow_import import ArrowColumn, import_arrow, is_arrow
+from ._columns import Columns
+from ._numpy import array_vector, is_objects
+from ._payloads import NULL, Buffer, dict_of, list_of, symbols, table_of, vector
+from ._scalars import SYMBOL, Unrepresentable, is_null_class, kind_of, type_name
+from ._sequences import combine, find_unrepresentable, reader_for
+from ._types import QUOTED, Type
+from ._vectors import Texts, vector_payload
+
+MAX_DEPTH = 100
+"""Levels of lists and dicts in a value; the engine fails beyond 255 dicts in one another."""
+
+_VECTOR_HEADER = 10  # bytes: type code, attributes and count
+_KEYS = object()  # the step from a mapping to the list of its keys
+_SHOWN_STEPS = 6  # of the way to a value in deeply nested ones
 
 
 def encode_value(value: Any, where: str, other: Callable[[Any], Buffer | None]) -> Buffer:
-    if value is None:
-        return NULL
-    if isinstance(value, bool):
-        return struct.pack("<bBB", -Type.B8, 0, value)
-    if type(value) is int:
-        if not -(2**63) <= value < 2**63:
-            raise RayforceConversionError(f"{where}: the int {value} is outside the 64-bit range")
-        return i64(value)
-    if isinstance(value, float):
-        return struct.pack("<bBd", -Type.F64, 0, value)
-    if type(value) is str:
-        if "\0" in value:
-            raise RayforceConversionError(f"{where}: the str {value!r} contains NUL, which a symbol cannot; use String")
+    """Return the payload of a value. It is data: the caller quotes it wherever the engine would evaluate it.
+
+    Args:
+        value: any value of the table above.
+        where: what an error calls the value: `params["low"]`.
+        other: returns the payload of a Rayforce object, and `None` for anything else.
+
+    Raises:
+        RayforceConversionError: the value, or one in it, cannot be represented; the error says where that is.
+    """
+    encoder = _Encoder(where, other)
+    try:
+        return encoder.encode(value)
+    except Unrepresentable as found:
+        step = "" if found.index is None else f"[{found.index}]"
+        raise RayforceConversionError(f"{encoder.place()}{step}: {found.problem}") from None
+
+
+class _Encoder:
+    """Encodes one value; keeps the way to the part under work for errors."""
+
+    def __init__(self, where: str, other: Callable[[Any], Buffer | None]) -> None:
+        self._where = where
+        self._other = other
+        self._path: list[Any] = []
+
+    def place(self) -> str:
+        """Return what an error calls the part under work."""
+        steps = [".keys()" if step is _KEYS else f"[{step!r}]" for step in self._path]
+        if len(steps) > 2 * _SHOWN_STEPS:
+            steps[_SHOWN_STEPS:-_SHOWN_STEPS] = ["..."]
+        return self._where + "".join(steps)
+
+    def encode(self, value: Any) -> Buffer:
+        if (kind := kind_of(type(value))) is not None:
+            return kind.atom(value)
+        if is_null_class(type(value)):
+            return NULL
+        if isinstance(value, list | tuple):
+            return self._sequence(value)
+        if isinstance(value, np.ndarray | np.generic):
+            return self._array(np.asanyarray(value))
+        if isinstance(value, bytes | bytearray):
+            return vector(Type.U8, len(value), [value])
+        if isinstance(value, Mapping):
+            return self._dict(value)
+        if (payload := self._other(value)) is not None:
+            return payload
+        if is_arrow(value):
+            return self._arrow(value)
+        raise Unrepresentable(advice(value))
+
+    def _sequence(self, values: Sequence[Any]) -> Buffer:
+        if (reader := reader_for(values)) is not None and not (reader.nullable and reader.type is Type.B8):
+            read = reader.read(values)
+            if isinstance(read, Texts) and not read.data.all():
+                find_unrepresentable(SYMBOL, values)
+            return vector_payload(read, self.place())
+        payloads = self._each(enumerate(values))
+        combined = combine(payloads)
+        return list_of(payloads) if combined is None else vector_payload(combined, self.place())
+
+    def _each(self, values: Iterable[tuple[Any, Any]]) -> list[Buffer]:
+        if len(self._path) >= MAX_DEPTH:
+            raise Unrepresentable(f"lists and dicts are nested more than {MAX_DEPTH} levels deep")
+        payloads = []
+        for step, value in values:
+            self._path.append(step)
+            payloads.append(self.encode(value))
+            self._path.pop()
+        return payloads
+
+    def _dict(self, value: Mapping[Any, Any]) -> Buffer:
+        self._path.append(_KEYS)
+        keys = self._sequence([*value]) if value else symbols([])
+        self._path.pop()
+        if keys[0] == Type.LIST:
+            raise Unrepresentable("the keys of a dict must be of one type, and not null; write a list of pairs")
+        return dict_of(keys, list_of(self._each(value.items())))
+
+    def _array(self, array: np.ndarray[Any, Any]) -> Buffer:
+        if array.ndim == 0:
+            return self.encode(array.item()) if is_objects(array) else self._atom(array.reshape(1))
+        if array.ndim == 1 and is_objects(array):
+            return self._sequence(array.tolist())
+        return vector_payload(array_vector(array), self.place())
+
+    def _arrow(self, value: Any) -> Buffer:
+        if isinstance(value, Columns):
+            vectors = value.vectors()
+        else:
+            imported = import_arrow(value, self.place())
+            if isinstance(imported, ArrowColumn):
+                return vector_payload(imported.read(), self.place())
+            vectors = {column.name: column.read() for column in imported}
+        columns = [vector_payload(column, f"{self.place()}, column {name!r}") for name, column in vectors.items()]
+        return table_of(vectors, columns)
+
+    def _atom(self, array: np.ndarray[Any, Any]) -> Buffer:
         try:
-            return symbol(value)
-        except UnicodeEncodeError:
-            raise RayforceConversionError(f"{where}: the str {value!r} is no valid Unicode") from None
-    if isinstance(value, dt.datetime):
-        if value.tzinfo is None:
-            value = value.replace(tzinfo=dt.UTC)
-        delta = value - dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
-        return struct.pack(
-            "<bBq",
-            -Type.TIMESTAMP,
-            0,
-            (delta.days * 86400 + delta.seconds) * 10**9 + delta.microseconds * 1000,
-        )
-    if isinstance(value, dt.date):
-        return struct.pack("<bBi", -Type.DATE, 0, (value - dt.date(2000, 1, 1)).days)
-    if isinstance(value, dt.time):
-        return struct.pack(
-            "<bBi",
-            -Type.TIME,
-            0,
-            (value.hour * 3600 + value.minute * 60 + value.second) * 1000 + value.microsecond // 1000,
-        )
-    if isinstance(value, uuid.UUID):
-        return struct.pack("<bB", -Type.GUID, 0) + value.bytes
-    if type(value) in (list, tuple):
-        if value and all(type(x) in (int, type(None)) for x in value) and any(x is not None for x in value):
-            for x in value:
-                encode_value(x, where, other)
-            return vector(
-                Type.I64,
-                len(value),
-                [struct.pack(f"<{len(value)}q", *[-(2**63) if x is None else x for x in value])],
-                0x40 if None in value else 0,
-            )
-        if value and all(type(x) in (float, type(None)) for x in value) and any(x is not None for x in value):
-            nan = float("nan")
-            return vector(
-                Type.F64,
-                len(value),
-                [struct.pack(f"<{len(value)}d", *[nan if x is None else x for x in value])],
-                0x40 if None in value else 0,
-            )
-        if value and all(type(x) in (str, type(None)) for x in value) and any(x is not None for x in value):
-            for i, x in enumerate(value):
-                encode_value(x, f"{where}[{i}]", other)
-            data = symbols(x or "" for x in value)
-            return bytes([data[0], 0x40 if None in value else 0]) + data[2:]
-        items = [encode_value(x, f"{where}[{i}]", other) for i, x in enumerate(value)]
-        heads = {item[0] for item in items}
-        if len(heads) == 1 and (code := 256 - next(iter(heads))) in (1, 2, 3, 4, 8, 9, 10, 11):
-            return vector(Type(code), len(items), [item[2:] for item in items])
-        return list_of(items)
-    if isinstance(value, dict):
-        if not all(type(k) is str for k in value):
-            return dict_of(
-                encode_value(list(value), where, other),
-                list_of([encode_value(v, where, other) for v in value.values()]),
-            )
-        for k in value:
-            encode_value(k, where, other)
-        return dict_of(symbols(value), list_of([encode_value(v, f"{where}[{k!r}]", other) for k, v in value.items()]))
-    payload = other(value)
-    if payload is None:
-        raise RayforceConversionError(f"{where}: a {type(value).__qualname__} cannot be sent as a value")
-    return payload
+            one = array_vector(array)
+        except Unrepresentable as found:
+            raise Unrepresentable(found.problem) from None
+        if one.nulls is not None:
+            return NULL
+        items = vector_payload(one, self.place())[_VECTOR_HEADER:]
+        return bytes([-one.type & 0xFF, QUOTED if one.type is Type.SYMBOL else 0]) + items
+
+
+def advice(value: object) -> str:
+    """Return why a value cannot be represented, and what to write instead."""
+    if isinstance(value, decimal.Decimal):
+        return "the engine has no decimals; write float(value) or str(value)"
+    if isinstance(value, enum.Enum):
+        return f"{type_name(value)} is no value by itself; write its .value"
+    if isinstance(value, Iterable):
+        return f"{type_name(value)} is no sequence that can be sent; write list(value)"
+    return f"the engine has no type for {type_name(value)}; write a number, a str, a list or a dict"

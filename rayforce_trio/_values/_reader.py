@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 from ..errors import RayforceConversionError
 from ._payloads import Buffer
 from ._types import DTYPES, HAS_NULLS, Type
-from ._vectors import LENGTH_SIZE
+from ._vectors import LENGTH_SIZE, words_at_every_byte
 
 Positions = NDArray[np.integer[Any]]
 
 _HEADER = struct.Struct("<Bq")  # attributes and number of items, after the type code
 _LENGTH = struct.Struct("<q")
-_CHUNK = 1 << 18  # bytes that are searched at a time, in about half a millisecond
+_CHUNK = 1 << 19  # bytes that are searched at a time, in about a millisecond
 _ITEMS_PER_STEP = 1000  # items of a list, each a step in Python
 _WALKED = 16  # strings that are followed one by one before a guess
-_LONG = 256  # bytes; for longer strings, following one by one costs less than searching
+_WALKS_PER_STEP = 64
+_LONG = 1024  # bytes; for longer strings, following one by one costs less than searching
+_LONG_IN_A_ROW = 64
 _MAX_DEPTH = 16
 _NULL_ATOM = 0x01  # the attribute of an atom that is null
 _FUNCTIONS = range(Type.FUNCTION, Type.FUNCTION + 4)  # a lambda, and builtins by the number of their arguments
@@ -282,10 +284,10 @@ class _Payload:
             if self._at == self._end:
                 self._damaged("it ends within a symbol")
             chunk = self._data[self._at : self._at + _CHUNK]
-            after = (np.flatnonzero(chunk == 0) + 1)[: count - found]
-            starts[found + 1 : found + 1 + len(after)] = after + self._at
-            found += len(after)
-            self._at += len(chunk) if found < count else int(after[-1])
+            ends = np.flatnonzero(chunk == 0)[: count - found]
+            np.add(ends, self._at + 1, out=starts[found + 1 : found + 1 + len(ends)], casting="same_kind")
+            found += len(ends)
+            self._at += len(chunk) if found < count else int(ends[-1]) + 1
             yield
         return TextColumn(Type.SYMBOL, marked, self._data, starts)
 
@@ -297,13 +299,30 @@ class _Payload:
             begin = self._at
             walked = self._walk_strings(starts[row : min(row + _WALKED, count)])
             row += walked
-            if self._at - begin > walked * _LONG:
+            if row == count:
+                break
+            mean, rest = divmod(self._at - begin, walked)
+            if mean > _LONG:
                 row += self._walk_strings(starts[row : min(row + _ITEMS_PER_STEP, count)])
-            elif row < count:
+            elif rest == 0 and (run := self._run_of_strings(mean, starts[row:count])):
+                row += run
+            else:
                 row = yield from self._guess_strings(starts, row, count)
             yield
         starts[count] = self._at
         return TextColumn(Type.STRING, marked, self._data, starts)
+
+    def _run_of_strings(self, size: int, starts: NDArray[Any]) -> int:
+        """Find the strings that follow and have the same size, their length included; returns their number."""
+        most = min(len(starts), (self._end - self._at) // size, _CHUNK)
+        lengths = np.ndarray((most,), "<i8", self._data.data, self._at, (size,))
+        if (lengths[:_WALKED] != size - LENGTH_SIZE).any():
+            return 0
+        same = lengths == size - LENGTH_SIZE
+        run = most if same.all() else int(same.argmin())
+        starts[:run] = np.arange(self._at, self._at + run * size, size)
+        self._at += run * size
+        return run
 
     def _walk_strings(self, starts: NDArray[Any]) -> int:
         """Follow strings one by one, from the present place; returns their number."""
@@ -324,35 +343,31 @@ class _Payload:
     def _guess_strings(self, starts: NDArray[Any], row: int, count: int) -> _Steps:
         """Find the strings of a chunk together; returns the number of the row after the last one.
 
-        A length below 256 is a byte followed by seven zeros, which are rare in text. So places that look like it are
-        taken for beginnings where each one's length leads to the next one. Where it does not, the strings are
-        followed one by one, up to a place that looks like a beginning again.
+        A guess is right as far as each string's length leads to the next string. After that, the strings are followed
+        one by one, up to one that was guessed.
         """
         begin = self._at
-        chunk = self._data[begin : begin + _CHUNK]
-        places = _places_of_lengths(chunk)
-        after = places + LENGTH_SIZE + chunk[places]
-        breaks = np.flatnonzero(
-            after[:-1] != places[1:]
-        )  # after the last place of a run that leads from one to another
+        guessed, after = _guess(self._data[begin : begin + _CHUNK])
+        breaks = np.flatnonzero(after[:-1] != guessed[1:])  # the last ones of runs in which each leads to the next
         pauses = 0
         while row < count:
-            first = int(np.searchsorted(places, self._at - begin))
-            if first == len(places):
+            first = int(np.searchsorted(guessed, self._at - begin))
+            if first == len(guessed):
                 break
-            if places[first] != self._at - begin:
+            if guessed[first] != self._at - begin:
                 row += self._walk_strings(starts[row : min(row + _WALKED, count)])
                 pauses += 1
-                if pauses % 64 == 0:
+                if pauses % _WALKS_PER_STEP == 0:
                     yield
                 continue
-            cut = int(np.searchsorted(breaks, first))
-            last = int(breaks[cut]) if cut < len(breaks) else len(places) - 1
+            run = int(np.searchsorted(breaks, first))
+            last = int(breaks[run]) if run < len(breaks) else len(guessed) - 1
             last = min(last, first + count - row - 1)
-            if after[last] > self._end - begin:
+            if not guessed[last] + LENGTH_SIZE <= after[last] <= self._end - begin:
                 self._damaged("it ends within a string")
-            starts[row : row + last + 1 - first] = places[first : last + 1] + begin
-            row += last + 1 - first
+            found = guessed[first : last + 1]
+            np.add(found, begin, out=starts[row : row + len(found)], casting="same_kind")
+            row += len(found)
             self._at = begin + int(after[last])
         return row
 
@@ -428,16 +443,52 @@ def _is_vector(code: int) -> bool:
     return code in DTYPES or code in (Type.SYMBOL, Type.STRING, Type.LIST)
 
 
-def _places_of_lengths(chunk: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Return where a byte is followed by seven zeros, as the length of a string below 256 is."""
+def _guess(chunk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where strings may begin in a chunk that begins with one, and where each of them would end.
+
+    Short strings are found by their lengths. What lies between two of them are empty strings, which are zeros, or long
+    strings, which are followed from one to the next, in all such gaps at the same time.
+    """
+    places = _short_strings(chunk)
+    after = places + chunk[places]
+    after += LENGTH_SIZE
+    stop = len(chunk) - LENGTH_SIZE + 1  # where a string cannot begin any more
+    if len(places) and places[0] == 0 and after[-1] >= stop and np.array_equal(after[:-1], places[1:]):
+        return places, after
+    gap_starts = np.concatenate([[0], after])
+    gap_ends = np.append(places, stop)
+    some = np.flatnonzero(gap_starts < gap_ends)
+    words = words_at_every_byte(chunk)
+    at, end = gap_starts[some], gap_ends[some]
+    empty = words[at] == 0
+    counts = (end[empty] - at[empty] + LENGTH_SIZE - 1) // LENGTH_SIZE
+    ordinals = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = [places, np.repeat(at[empty], counts) + LENGTH_SIZE * ordinals]
+    at, end = at[~empty], end[~empty]
+    for _ in range(_LONG_IN_A_ROW):
+        found.append(at)
+        following = at + LENGTH_SIZE + words[at]
+        inside = (following > at) & (following < end)
+        at, end = following[inside], end[inside]
+    guessed = np.sort(np.concatenate(found), kind="stable")
+    return guessed, guessed + LENGTH_SIZE + words[guessed]
+
+
+def _short_strings(chunk: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return where the length of a string of 1 to 255 bytes may be: a byte, seven zeros, and no zero."""
+    count = max(len(chunk) - LENGTH_SIZE, 0)
     zero = chunk == 0
-    two = zero[1:-1] & zero[2:]
+    two = zero[:-1] & zero[1:]
     four = two[:-2] & two[2:]
-    places = np.flatnonzero(four[:-3] & four[3:])
-    # An empty string is eight zeros, so places around it look like lengths as well, from the byte before the first of
-    # several empty strings to the last one. Those whose distance to the last one is a multiple of eight are right.
-    ends = np.flatnonzero(np.diff(places, append=places[-1:] + 2) != 1)
-    if len(ends) < len(places):
-        distances = np.repeat(places[ends], np.diff(ends, prepend=-1)) - places
-        places = places[distances % LENGTH_SIZE == 0]
-    return places
+    found = np.zeros(count + -count % 8, np.bool_)
+    places = found[:count]
+    np.logical_and(four[1 : count + 1], four[4 : count + 4], out=places)
+    np.greater(places, zero[:count], out=places)
+    np.greater(places, zero[LENGTH_SIZE:], out=places)
+    # Two of them are at least 8 bytes apart, so that each 8 bytes contain one at most: the search is faster like this.
+    eights = found.view("<u8")
+    at = np.flatnonzero(eights != 0)
+    within = np.bitwise_count(eights[at] - np.uint64(1)) >> 3
+    at <<= 3
+    at += within
+    return at

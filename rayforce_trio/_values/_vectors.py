@@ -106,12 +106,18 @@ def vector_payload(values: Vector, where: str, first_row: int = 0) -> bytes:
         RayforceConversionError: an item is null in a type without nulls, has the value that stands for null, or is a
             symbol with a NUL; the error names its row.
     """
+    items, attributes = vector_items(values, where, first_row)
+    return vector(values.type, len(values), [items], attributes)
+
+
+def vector_items(values: Vector, where: str, first_row: int = 0) -> tuple[Buffer, int]:
+    """Return the items of a vector as they are on the wire, and its attributes. See `vector_payload`."""
     if isinstance(values, Texts):
-        nullable = len(values) > 0 and bool((np.diff(values.offsets) == 0).any())
+        nullable = len(values) > 0 and bool((values.offsets[1:] == values.offsets[:-1]).any())
         items = _symbol_items(values, where, first_row) if values.type is Type.SYMBOL else _string_items(values)
     else:
         items, nullable = _fixed_items(values, where, first_row)
-    return vector(values.type, len(values), [items], HAS_NULLS if nullable else 0)
+    return items, HAS_NULLS if nullable else 0
 
 
 def find_nulls(type_code: Type, values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from support.machine import facts
 
+from ._comparisons import COMPARISONS
 from ._contestants import Arena
 from ._plot import plot
-from ._report import heading, markdown, row
+from ._report import comparison_row, heading, markdown, row
 from ._results import Results
-from ._run import run
+from ._run import compare, run
 from ._workloads import WORKLOADS, Workload
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -51,10 +52,11 @@ def show(text: str) -> None:
 def main() -> None:
     options = arguments()
     if options.list:
-        print("\n".join(workload.name for workload in WORKLOADS))
+        print("\n".join([*(workload.name for workload in WORKLOADS), *(pair.label for pair in COMPARISONS)]))
         return
     workloads = chosen(options.only)
-    if not workloads:
+    pairs = [pair for pair in COMPARISONS if options.only is None or any(name in pair.label for name in options.only)]
+    if not workloads and not pairs:
         sys.exit("no workload has such a name; --list tells the names")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     rounds, seconds = _QUICK if options.quick else _WHOLE
@@ -70,9 +72,15 @@ def main() -> None:
             show("")
             for figure in workload.figures:
                 print(row(results, figure), flush=True)
+    compared = {}
+    for pair in pairs:
+        show(pair.label)
+        compared[pair.label] = compare(pair, rounds)
+        show("")
+        print(comparison_row(pair, compared[pair.label]), flush=True)
     figures = [figure for workload in WORKLOADS for figure in workload.figures]
     took = f"{rounds} rounds of {seconds:g} s a turn, {(time.monotonic() - begun) / 60:.0f} minutes in all"
-    report = markdown(results, figures, facts() | {"Run": took})
+    report = markdown(results, figures, facts() | {"Run": took}, compared)
     if output is not None:
         (output / "_static").mkdir(parents=True, exist_ok=True)
         (output / "benchmark.md").write_text(report, encoding="utf-8")

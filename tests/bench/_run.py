@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
-from support.children import Cannot, Failed
+from support.children import Cannot, Child, Failed
 
+from ._comparisons import COMPARISONS, Comparison
 from ._contestants import Arena, Contestant
 from ._results import Results
 from ._workloads import Workload
+
+_COMPARISON_TIMEOUT = 300.0  # seconds for all rounds of one
 
 
 def run(
@@ -43,3 +46,19 @@ def _rotated(contestants: Sequence[Contestant], by: int) -> list[Contestant]:
     """Return them in another order each round: nobody always comes after the same."""
     by %= len(contestants)
     return [*contestants[by:], *contestants[:by]]
+
+
+def compare(comparison: Comparison, rounds: int) -> dict[str, float] | str:
+    """Measure a comparison in a process of its own.
+
+    Returns:
+        The medians of all rounds: the seconds of both ways, and their ratio. Or the reason why there are none.
+    """
+    child = Child(f"{__package__}._comparisons")
+    try:
+        child.say(comparison=COMPARISONS.index(comparison), rounds=rounds)
+        return child.answer(_COMPARISON_TIMEOUT)
+    except Failed as error:
+        return str(error)
+    finally:
+        child.kill()

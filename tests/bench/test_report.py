@@ -3,9 +3,10 @@
 import pytest
 from support.children import Cannot, Failed
 
+from ._comparisons import COMPARISONS
 from ._contestants import CONTESTANTS, NATIVE, OURS, PEER, Arena, Contestant
 from ._load import percentile
-from ._report import LINES, cell, formatted, markdown, row
+from ._report import LINES, cell, comparison_row, formatted, markdown, row
 from ._results import Figure, Results
 from ._run import run
 from ._workloads import WORKLOADS, Workload
@@ -128,3 +129,15 @@ def test_a_contestant_that_fails_is_out_and_the_others_go_on(error: Failed, text
     assert turns.count(PEER) == 1
     assert turns.count(OURS) == 3
     assert results.failure(TIME.workload, PEER) == text
+
+
+def test_a_comparison_is_told_as_a_ratio_beside_its_goal_or_with_the_reason_why_there_is_none() -> None:
+    slower, failed = COMPARISONS[1], COMPARISONS[2]
+    faster = COMPARISONS[0]
+    figures = {"ours": 0.002, "other": 0.004, "ratio": 0.5}
+    report = markdown(Results(), ALL, {}, {slower.label: figures, faster.label: figures, failed.label: "no answer"})
+    rows = {line.split(" | ")[0]: line.strip("| ").split(" | ")[3:] for line in report.splitlines() if " | " in line}
+    assert rows[f"| {slower.label}"] == ["2.00 ms", "4.00 ms", "0.50 times its time", "≤ 1.2 times its time"]
+    assert rows[f"| {faster.label}"] == ["2.00 ms", "4.00 ms", "2.00 times faster", "≥ 100 times faster"]
+    assert rows[f"| {failed.label}"][0] == "no answer"
+    assert "no answer" in comparison_row(failed, "no answer")

@@ -49,7 +49,7 @@ async def connected(
     mine, servers = memory_pair(subprotocol)
     connection = WSClientConnection(mine)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(connection._run)
+        tasks.start_soon(connection._exchange.run)
         yield connection, mine, servers
         await connection.close()
     servers.abort()

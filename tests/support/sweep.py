@@ -108,3 +108,36 @@ async def swept(run: Callable[[int], Awaitable[bool]], *, at_most: int = 2000) -
         if not await run(step):
             return step - 1
     raise AssertionError(f"still not finished by step {at_most}")
+
+
+async def cancellation_of(call: Coroutine[Any, Any, Any], step: int) -> BaseException | None:
+    """Await a coroutine and cancel it at a step, on either event loop.
+
+    Returns:
+        the cancellation that it raised; `None` if it was over before.
+    """
+    raised: BaseException | None = None
+
+    async def watch() -> None:
+        nonlocal raised
+        try:
+            await call
+        except (trio.Cancelled, asyncio.CancelledError) as error:
+            raised = error
+            raise
+
+    if trio.lowlevel.in_trio_run():
+        with cancelled_at(step, of_all_tasks=False):
+            await watch()
+        return raised
+    driven = CancelAtSuspension(watch(), step)
+
+    async def drive() -> None:
+        await driven
+
+    task = asyncio.create_task(drive())
+    await asyncio.wait([task], timeout=20)
+    assert task.done(), "hangs although cancelled"
+    if not task.cancelled():
+        task.result()
+    return raised

@@ -1,0 +1,15 @@
+"""A connection to a server of the tests, on either event loop, in a bounded block."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from rayforce_trio import WSClient, WSClientConnection
+
+
+@asynccontextmanager
+async def connected_to(port: int) -> AsyncIterator[WSClientConnection]:
+    with anyio.fail_after(60):
+        async with WSClient("127.0.0.1", port).connect() as connection:
+            yield connection

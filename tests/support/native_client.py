@@ -1,0 +1,39 @@
+"""A client of a native server that sends frames and waits for their replies, without this package's client."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rayforce_trio._protocol import HEADER_SIZE, Result, parse_header
+
+_TIMEOUT = 30.0
+
+
+class NativeClient:
+    """One connection to a native server."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received = connection.makefile("rb")
+        connection.sendall(b"\3\0")
+        assert self._received.read(2) == b"\3\0"
+
+    def request(self, frame: bytes) -> Result:
+        """Send a frame and return the reply to it."""
+        self._connection.sendall(frame)
+        header = self._received.read(HEADER_SIZE)
+        return Result(header + self._received.read(parse_header(header).size))
+
+    def close(self) -> None:
+        self._received.close()
+
+
+@contextmanager
+def native_client(port: int) -> Iterator[NativeClient]:
+    """Connect to the native server on a port of the loopback interface."""
+    with socket.create_connection(("127.0.0.1", port), _TIMEOUT) as connection:
+        client = NativeClient(connection)
+        try:
+            yield client
+        finally:
+            client.close()
