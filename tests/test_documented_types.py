@@ -92,7 +92,7 @@ async def test_python_values_arrive_as_documented() -> None:
     arrived = []
     async with connected() as connection:
         for kind, example, _ in rows:
-            type_name = await connection.execute("(type x)", {"x": eval(code(example), NAMES)})  # noqa: S307 - our page
+            type_name = await connection.execute("(type x)", {"x": eval(code(example), NAMES)})
             arrived.append([kind, example, f"`{type_name}`"])
     assert arrived == rows
 

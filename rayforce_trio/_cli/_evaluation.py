@@ -9,7 +9,7 @@ from typing import TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from .. import SQL, Parameters, Query, VerboseResult, WSClient, WSClientConnection
+from .. import Parameters, Query, VerboseResult, WSClient, WSClientConnection
 from ..errors import ConnectionRejected, RayforceError, RayforceWSError
 from ._exits import CommandFailed, Interrupted, Refused
 from ._waiting import Calls
@@ -44,9 +44,7 @@ def with_server_name(client: WSClient) -> Iterator[None]:
         raise Refused(client.uri, error) from None
 
 
-async def evaluate(
-    connection: WSClientConnection, query: Query | SQL, params: Parameters | None = None
-) -> VerboseResult:
+async def evaluate(connection: WSClientConnection, query: Query, params: Parameters | None = None) -> VerboseResult:
     """Evaluate a query on the server; the result has the printed output if the server sends it.
 
     A checkpoint; if cancelled, as `WSClientConnection.execute`.
