@@ -18,6 +18,7 @@ from rayforce.errors import CORE_EXC_CODE_MAPPING
 
 from rayforce_trio import Columns, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._codec._errors import WORDS
+from rayforce_trio._values._types import EPOCH_DAYS, EPOCH_NANOSECONDS
 
 DOCS = Path(__file__).parents[1] / "docs"
 DATA = DOCS / "data.md"
@@ -55,6 +56,36 @@ VALUES: dict[str, Any] = {
 }
 """A value of each type of the engine, and null where there is one."""
 
+STANDS_FOR_NULL: dict[str, Any] = {
+    "F32": numpy.array([numpy.nan], "f4"),
+    "F64": [float("nan")],
+    "SYMBOL": [""],
+    "STRING": [String("")],
+    "I16": numpy.array([-(2**15)], "i2"),
+    "I32": numpy.array([-(2**31)], "i4"),
+    "I64": [-(2**63)],
+    "DATE": numpy.array([-(2**31) + EPOCH_DAYS], "M8[D]"),
+    "TIME": pyarrow.array([-(2**31)], pyarrow.int32()).cast(pyarrow.time32("ms")),
+    "TIMESTAMP": pyarrow.array([-(2**63) + EPOCH_NANOSECONDS], pyarrow.int64()).cast(pyarrow.timestamp("ns")),
+    "TIMESPAN": pyarrow.array([-(2**63)], pyarrow.int64()).cast(pyarrow.duration("ns")),
+    "GUID": [UUID(int=0)],
+}
+"""The value of each type that stands for null in the engine."""
+
+NUMBERS = {"U8": "u1", "I16": "i2", "I32": "i4", "I64": "i8", "F32": "f4", "F64": "f8"}
+CASTABLE: dict[str, Any] = {
+    **{name: numpy.array([1], kind) for name, kind in NUMBERS.items()},
+    "B8": [True],
+    "DATE": [date(2024, 1, 31)],
+    "TIME": [time(9, 30)],
+    "TIMESTAMP": [datetime(2024, 1, 31)],
+    "TIMESPAN": [timedelta(seconds=90)],
+    "GUID": [GUID],
+    "SYMBOL": ["AAPL"],
+    "STRING": numpy.array([b"AAPL"]),
+}
+"""A value of each type that any cast to another type leaves as it is."""
+
 ARROW_UNITS = {"time32": "time32[ms]", "time64": "time64[us]", "timestamp": "timestamp[us]", "duration": "duration[us]"}
 ARROW_TYPES = {
     "dictionary of strings": pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
@@ -73,10 +104,15 @@ def table(page: Path, heading: str) -> list[list[str]]:
     return rows
 
 
+def codes(cell: str) -> list[str]:
+    """Return each piece of code in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
 def code(cell: str) -> str:
-    """Return the code in a cell."""
-    (text,) = re.findall(r"`([^`]+)`", cell)
-    return str(text)
+    """Return the code in a cell that has one piece of it."""
+    (text,) = codes(cell)
+    return text
 
 
 @asynccontextmanager
@@ -150,6 +186,44 @@ async def test_results_have_the_documented_types() -> None:
     async with connected() as connection:
         fetched = [described(await connection.fetch("x", {"x": VALUES[name]})) for name in VALUES]
     assert fetched == table(DATA, "From the engine to Python")
+
+
+@pytest.mark.trio
+async def test_a_value_that_stands_for_null_becomes_null_or_is_refused() -> None:
+    rows = table(DATA, "Null")
+    found: dict[str, str] = {}
+    async with connected() as connection:
+        for name, value in STANDS_FOR_NULL.items():
+            try:
+                column = (await connection.fetch("x", {"x": value})).to_dict()["value"]
+            except errors.RayforceConversionError:
+                found[name] = "raises an error"
+            else:
+                assert column == [None]
+                found[name] = "becomes null"
+    assert found == {name: sent for names, _, sent in rows for name in codes(names)}
+    assert VALUES.keys() - found.keys() == {"B8", "U8"}
+
+
+@pytest.mark.trio
+async def test_casts_are_those_in_the_documentation() -> None:
+    documented = {
+        (source, target)
+        for sources, targets, _ in table(DATA, "Casts")
+        for source in codes(sources)
+        for target in codes(targets)
+    }
+    done = set()
+    async with connected() as connection:
+        for target, empty in CASTABLE.items():
+            await connection.create_table(target, {"x": empty[:0]})
+            for source, values in CASTABLE.items():
+                try:
+                    await connection.insert(target, {"x": values})
+                except errors.RayforceConversionError:
+                    continue
+                done.add((source, target))
+    assert done == documented | {(name, name) for name in CASTABLE}
 
 
 @pytest.mark.trio

@@ -64,7 +64,7 @@ def value_payload(exchange: Exchange, reply: Reply, description: str) -> memoryv
 
 def check_name(table: object) -> None:
     """Raise `RayforceValueError` if this is nothing that a table can be called."""
-    if not isinstance(table, str) or not table or "\\0" in table or not table.isprintable():
+    if not isinstance(table, str) or not table or not table.isprintable():
         shown = repr(table) if isinstance(table, str) else type(table).__qualname__
         raise RayforceValueError(f"Invalid table: {shown}. Must be the name of a table of the server, as a str")
 

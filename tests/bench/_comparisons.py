@@ -28,7 +28,8 @@ from rayforce_trio import InProcessEngine, NativeProcess, WSClient, WSClientConn
 from rayforce_trio._codec._objects import payload_of_object
 from rayforce_trio._engines import Engine
 from rayforce_trio._protocol import HEADER_SIZE, Header, MessageType
-from rayforce_trio._values import read_columns, table_data
+from rayforce_trio._values._columns import read_columns
+from rayforce_trio._values._table_data import table_data
 
 Way: TypeAlias = Callable[[], Awaitable[object]]
 """One way to do it; a call does it once."""
