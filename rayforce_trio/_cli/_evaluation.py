@@ -75,6 +75,7 @@ class Session:
         self._calls = calls
         self._deadline = deadline
         self._time_limit = time_limit
+        self._is_busy = False  # the server has not answered a cancelled call
 
     @classmethod
     async def connect(
@@ -127,10 +128,12 @@ class Session:
         with anyio.move_on_after(STOP_TIMEOUT), suppress(RayforceError):
             await self.connection.execute("null")  # answered after the cancelled call
             return Stop.STOPPED if self.connection.stopped_queries > stopped_before else Stop.ENDED
+        self._is_busy = True
         return Stop.UNKNOWN
 
     async def aclose(self) -> None:
         """Close the connection, without waiting long for a server that is busy. A checkpoint."""
-        with anyio.move_on_after(CLOSE_TIMEOUT):
-            await self.connection.close()
+        if not self._is_busy:
+            with anyio.move_on_after(CLOSE_TIMEOUT):
+                await self.connection.close()
         self.connection.abort()
