@@ -39,7 +39,7 @@ def test_the_public_names() -> None:
         "TabularData",
         "Value",
     }
-    public = engines | ends | types | {"Columns", "auth", "draw", "errors", "statistics"}
+    public = engines | ends | types | {"SQL", "Columns", "auth", "columns_of", "draw", "errors", "sql", "statistics"}
     assert {name for name in vars(rayforce_trio) if not name.startswith("_")} == public | {"prometheus"}
     assert set(rayforce_trio.__all__) == public | {"__version__"}
 

@@ -188,7 +188,7 @@ async def test_so_has_one_whose_engine_is_lost(caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.trio
 async def test_what_never_opens_has_one_line_that_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    async with logging_server(caplog, authenticate=lambda _: None, open_timeout=0.3) as server:
+    async with logging_server(caplog, authenticate=lambda _: None, open_timeout=1.0) as server:
         await answer_to(server.port)
         await answer_to(server.port, {"Origin": "http://foreign.example"})
         await answer_to(server.port, {"Sec-WebSocket-Key": "x"})

@@ -187,7 +187,7 @@ async def test_tls_with_a_server_without_it_says_so(in_process_port: int) -> Non
 async def test_a_tls_handshake_that_stops_is_cut(data: bytes) -> None:
     context = server_context(local_certificates())
     with trio.fail_after(TIMEOUT):
-        async with no_leaks(), WSServer(0, host=LOCAL, ssl_context=context, open_timeout=0.5) as server:
+        async with no_leaks(), WSServer(0, host=LOCAL, ssl_context=context, open_timeout=1.0) as server:
             with connect_raw(server.port) as peer:
                 await peer.send(data)
                 assert await peer.receive_rest() == b""

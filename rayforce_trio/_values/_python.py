@@ -51,6 +51,7 @@ MAX_DEPTH = 100
 """Levels of lists and dicts in a value; the engine fails beyond 255 dicts in one another."""
 
 _VECTOR_HEADER = 10  # bytes: type code, attributes and count
+_KEYS = object()  # the step from a mapping to the list of its keys
 _SHOWN_STEPS = 6  # of the way to a value in deeply nested ones
 
 
@@ -83,7 +84,7 @@ class _Encoder:
 
     def place(self) -> str:
         """Return what an error calls the part under work."""
-        steps = [f"[{step!r}]" for step in self._path]
+        steps = [".keys()" if step is _KEYS else f"[{step!r}]" for step in self._path]
         if len(steps) > 2 * _SHOWN_STEPS:
             steps[_SHOWN_STEPS:-_SHOWN_STEPS] = ["..."]
         return self._where + "".join(steps)
@@ -128,7 +129,9 @@ class _Encoder:
         return payloads
 
     def _dict(self, value: Mapping[Any, Any]) -> Buffer:
+        self._path.append(_KEYS)
         keys = self._sequence([*value]) if value else symbols([])
+        self._path.pop()
         if keys[0] == Type.LIST:
             raise Unrepresentable("the keys of a dict must be of one type, and not null; write a list of pairs")
         return dict_of(keys, list_of(self._each(value.items())))

@@ -20,7 +20,7 @@ BIG = 104_000_000  # bytes of the reply to BIG_QUERY
 BIG_QUERY = encode("(til 13000000)", MessageType.SYNC)
 EIGHT_GB = 8 * 1024**3
 COMPRESSED = 1  # the flag in a header
-SHORT = 0.5
+SHORT = 1.0
 """How long a peer may take to open its connection, or to read on, where it does not; in seconds."""
 
 
