@@ -48,7 +48,7 @@ VALUES: dict[str, Any] = {
     "F64": [1.5, None],
     "DATE": [date(2024, 1, 31), None],
     "TIME": [time(9, 30), None],
-    "TIMESTAMP": [datetime(2024, 1, 31, 9, 30), None],
+    "TIMESTAMP": [datetime.fromisoformat("2024-01-31T09:30"), None],
     "TIMESPAN": [timedelta(seconds=90), None],
     "GUID": [GUID, None],
     "SYMBOL": ["AAPL", None],
@@ -78,7 +78,7 @@ CASTABLE: dict[str, Any] = {
     "B8": [True],
     "DATE": [date(2024, 1, 31)],
     "TIME": [time(9, 30)],
-    "TIMESTAMP": [datetime(2024, 1, 31)],
+    "TIMESTAMP": [datetime.fromisoformat("2024-01-31")],
     "TIMESPAN": [timedelta(seconds=90)],
     "GUID": [GUID],
     "SYMBOL": ["AAPL"],
@@ -117,9 +117,11 @@ def code(cell: str) -> str:
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[WSClientConnection]:
-    async with WSServer(port=0, host="127.0.0.1") as server:
-        async with WSClient("127.0.0.1", server.port).connect() as connection:
-            yield connection
+    async with (
+        WSServer(port=0, host="127.0.0.1") as server,
+        WSClient("127.0.0.1", server.port).connect() as connection,
+    ):
+        yield connection
 
 
 @pytest.mark.trio
