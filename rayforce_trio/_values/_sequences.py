@@ -50,12 +50,16 @@ class SequenceReader(NamedTuple):
     read: Callable[[Sequence[Any]], Vector]
 
 
-def reader_for(values: Sequence[Any]) -> SequenceReader | None:
+def reader_for(values: Sequence[Any], classes: Set[type] | None = None) -> SequenceReader | None:
     """Return how to convert values that are all of one kind, or null; `None` if they are not, or all are null.
 
     Ints among floats become floats if they are exactly so.
+
+    Args:
+        classes: those of the values, if they are known.
     """
-    classes = {*map(type, values)}
+    if classes is None:
+        classes = {*map(type, values)}
     present = {cls for cls in classes if not is_null_class(cls)}
     null_classes = classes - present
     kinds = {kind_of(cls) for cls in present}
