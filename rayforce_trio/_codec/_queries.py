@@ -10,6 +10,7 @@ import datetime as dt
 import struct
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from rayforce import F32, Column, Expression, Fn, List, Operation, String, Table
@@ -54,6 +55,7 @@ _COUNT = struct.Struct("<q")
 _COUNT_OFFSET = 2  # of the number of items in a vector or list
 _PARAMETERS = 2  # the offset of a function's parameters
 _PLAIN_TYPES = frozenset({bool, int, float, str, bytes, dt.date, dt.datetime, dt.time, dt.timedelta, uuid.UUID})
+_FUNCTIONS = frozenset({ffi.TYPE_UNARY, ffi.TYPE_BINARY, ffi.TYPE_VARY})
 _ROWS = name("__rows")
 _BOUND_LAMBDA = "__pyfn_"  # the prefix of the global names that rayforce-py 2.4.0 gives to functions
 
@@ -191,6 +193,8 @@ def _expression(expression: Expression, where: str) -> Buffer:
     if operation == Operation.SELECT and len(operands) == 1 and isinstance(operands[0], SelectQuery):
         return _select(operands[0])
     payloads = [_operand(operand, _operand_place(operation, index, where)) for index, operand in enumerate(operands, 1)]
+    if operation == Operation.SET and isinstance(operands[0], str):  # rayforce-py's `ipcsave` gives the name as a str
+        payloads[0] = symbol(checked_name(operands[0], where))
     if len(payloads) > MAX_ARGUMENTS:
         if operation == Operation.LIST and not any(isinstance(operand, Expression | Column) for operand in operands):
             return quoted(list_of(payloads))
@@ -278,7 +282,8 @@ def _clause(value: Any, where: str) -> Buffer:
 def _compiled(pointer: ffi.RayObject, where: str) -> Buffer:
     """Return an expression that rayforce-py has compiled already, as its `ipcsave` does, with the values in it quoted.
 
-    A list is code if a name or a function comes first. A str among the values cannot become either.
+    A list is code if a name comes first, which no str among the values becomes, or a function that rayforce-py puts
+    there itself.
     """
     if ffi.get_obj_type(pointer) != ffi.TYPE_LIST:
         return data_payload(pointer, where)
@@ -311,13 +316,20 @@ def _compiled_clauses(pointer: ffi.RayObject, where: str) -> Buffer:
     return dict_of(payload_of_pointer(ffi.dict_keys(pointer)), list_of(compiled))
 
 
+@cache
+def _compiled_heads() -> frozenset[bytes]:
+    """Return the functions that rayforce-py 2.4.0 puts into its compiled queries; none of them has an effect."""
+    operations = (Operation.LIST, Operation.AT, Operation.MAP_LEFT, Operation.QUOTE)
+    return frozenset(bytes(payload_of_pointer(operation.primitive)) for operation in operations)
+
+
 def _is_callable(pointer: ffi.RayObject) -> bool:
     kind = ffi.get_obj_type(pointer)
     if kind == -ffi.TYPE_SYMBOL:
         return payload_of_pointer(pointer)[1] != QUOTED
     if kind == ffi.TYPE_LIST:
         return bool(ffi.get_obj_length(pointer)) and _is_callable(ffi.at_idx(pointer, 0))
-    return kind in (ffi.TYPE_LAMBDA, ffi.TYPE_UNARY, ffi.TYPE_BINARY, ffi.TYPE_VARY)
+    return kind in _FUNCTIONS and bytes(payload_of_pointer(pointer)) in _compiled_heads()
 
 
 # Select
@@ -366,8 +378,9 @@ def _selection(query: SelectQuery) -> dict[str, Buffer]:
             groups[checked_name(text, "by()")] = _clause(value, f"by(), {text}=")
         clauses["by"] = _clauses(groups)
     clauses["from"] = _table(query.table, "select()")
-    if query._where_conditions:
-        clauses["where"] = _conjunction(query._where_conditions)
+    conditions = query._where_conditions
+    if conditions and (len(conditions) > 1 or conditions[0] is not None):
+        clauses["where"] = _conjunction(conditions)
     return clauses
 
 
@@ -394,6 +407,12 @@ def _all_and_computed(query: SelectQuery, computed: Mapping[str, Any]) -> Buffer
             "select(): '*' with a value as a column cannot have a condition on the server's table; name the columns"
         )
     names = _names(computed, "select()")
+    for place, (text, value) in enumerate(computed.items()):
+        if used := _columns_of(value).intersection(names[:place]):
+            raise RayforceQueryCompilationError(
+                f"select(), {text}=: with '*' on the server's table, it cannot use {min(used)!r}, which is computed, "
+                "too; name the columns"
+            )
     temporary = [f"__computed_{index}" for index in range(len(names))]
     clauses = {
         column: _clause(value, f"select(), {text}=")
@@ -404,6 +423,13 @@ def _all_and_computed(query: SelectQuery, computed: Mapping[str, Any]) -> Buffer
     arranged = call("xcols", name("rows"), call("concat", kept, symbols(temporary)))
     renamed = call("xcol", arranged, call("concat", kept, symbols(names)))
     return list_of([call("fn", symbols(["rows"]), renamed), rows])
+
+
+def _columns_of(value: Any) -> set[str]:
+    """Return the names of the columns in an expression."""
+    if isinstance(value, Column):
+        return {value.name}
+    return set().union(*map(_columns_of, value.operands)) if isinstance(value, Expression) else set()
 
 
 def _with_time_zones(query: SelectQuery, payload: Buffer) -> Buffer:
