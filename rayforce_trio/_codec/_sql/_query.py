@@ -247,7 +247,7 @@ class _Select:
         assert table is not None, "it is that of FROM"
         if stars:
             table = let(where(table, condition))
-            result = let(update(table, computed)) if computed else table
+            result: Buffer = let(update(table, computed)) if computed else table
         else:
             clauses: dict[str, Buffer] = {} if condition == TRUE else {"where": condition}
             if limit is not None and not sorting.keys and not self._distinct:
