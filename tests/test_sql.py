@@ -558,6 +558,11 @@ PARAMETERS: list[tuple[str, dict[str, Any], list[tuple[Any, ...]]]] = [
     ("SELECT sum(px * :factor) AS a FROM trades WHERE px > :factor", {"factor": 10}, [(615.0,)]),
     ("SELECT coalesce(px, :px) AS a FROM trades WHERE id = 3", {"px": 1.5}, [(1.5,)]),
     ("SELECT a FROM :given WHERE a > 1", {"given": Table({"a": Vector([1, 2, 3], ray_type=I64)})}, [(2,), (3,)]),
+    ("SELECT sum(a) AS a FROM :given", {"given": pa.table({"a": [1, 2, 3]})}, [(6,)]),
+    ("SELECT id FROM trades WHERE id IN :ids", {"ids": pa.array([1, 2])}, [(1,), (2,)]),
+    ("SELECT id FROM trades WHERE sym IN :syms", {"syms": symbols("GOOG", None)}, [(5,)]),
+    ("SELECT id FROM trades WHERE note IN :notes", {"notes": pa.array(["it's", "a*b"])}, [(4,), (5,)]),
+    ("SELECT id FROM trades WHERE sym IN :syms", {"syms": pa.array(["GOOG"])}, [(5,)]),
     ("SELECT g.a FROM trades JOIN :given g ON id = g.a", {"given": Table({"a": Vector([2], ray_type=I64)})}, [(2,)]),
 ]
 

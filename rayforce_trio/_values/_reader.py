@@ -78,6 +78,10 @@ class FixedColumn:
     def __len__(self) -> int:
         return len(self.values)
 
+    def slice(self, start: int, stop: int) -> "FixedColumn":
+        """Return some of the rows, as views."""
+        return FixedColumn(self.type, self.marked, self.values[start:stop])
+
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:
@@ -99,6 +103,10 @@ class TextColumn:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def slice(self, start: int, stop: int) -> "TextColumn":
+        """Return some of the rows, as views."""
+        return TextColumn(self.type, self.marked, self.data, self.starts[start : min(stop, len(self)) + 1])
+
 
 @dataclass(frozen=True, slots=True)
 class ListColumn:
@@ -114,6 +122,10 @@ class ListColumn:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def slice(self, start: int, stop: int) -> "ListColumn":
+        """Return some of the rows, as views."""
+        return ListColumn(self.data, self.starts[start:stop])
 
 
 RawColumn = FixedColumn | TextColumn | ListColumn
@@ -458,6 +470,8 @@ def _guess(chunk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int6
     gap_starts = np.concatenate([[0], after])
     gap_ends = np.append(places, stop)
     some = np.flatnonzero(gap_starts < gap_ends)
+    if not len(some) or stop < 1:
+        return places, after
     words = words_at_every_byte(chunk)
     at, end = gap_starts[some], gap_ends[some]
     empty = words[at] == 0
@@ -466,6 +480,8 @@ def _guess(chunk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int6
     found = [places, np.repeat(at[empty], counts) + LENGTH_SIZE * ordinals]
     at, end = at[~empty], end[~empty]
     for _ in range(_LONG_IN_A_ROW):
+        if not len(at):
+            break
         found.append(at)
         following = at + LENGTH_SIZE + words[at]
         inside = (following > at) & (following < end)
