@@ -48,7 +48,7 @@ VALUES: dict[str, Any] = {
     "F64": [1.5, None],
     "DATE": [date(2024, 1, 31), None],
     "TIME": [time(9, 30), None],
-    "TIMESTAMP": [datetime(2024, 1, 31, 9, 30), None],
+    "TIMESTAMP": [datetime.fromisoformat("2024-01-31T09:30"), None],
     "TIMESPAN": [timedelta(seconds=90), None],
     "GUID": [GUID, None],
     "SYMBOL": ["AAPL", None],
@@ -78,7 +78,7 @@ CASTABLE: dict[str, Any] = {
     "B8": [True],
     "DATE": [date(2024, 1, 31)],
     "TIME": [time(9, 30)],
-    "TIMESTAMP": [datetime(2024, 1, 31)],
+    "TIMESTAMP": [datetime.fromisoformat("2024-01-31")],
     "TIMESPAN": [timedelta(seconds=90)],
     "GUID": [GUID],
     "SYMBOL": ["AAPL"],
@@ -117,9 +117,11 @@ def code(cell: str) -> str:
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[WSClientConnection]:
-    async with WSServer(port=0, host="127.0.0.1") as server:
-        async with WSClient("127.0.0.1", server.port).connect() as connection:
-            yield connection
+    async with (
+        WSServer(port=0, host="127.0.0.1") as server,
+        WSClient("127.0.0.1", server.port).connect() as connection,
+    ):
+        yield connection
 
 
 @pytest.mark.trio
@@ -215,8 +217,8 @@ async def test_casts_are_those_in_the_documentation() -> None:
     }
     done = set()
     async with connected() as connection:
-        for target, empty in CASTABLE.items():
-            await connection.create_table(target, {"x": empty[:0]})
+        for target, existing in CASTABLE.items():
+            await connection.create_table(target, {"x": existing})
             for source, values in CASTABLE.items():
                 try:
                     await connection.insert(target, {"x": values})
@@ -246,7 +248,7 @@ def arrow_type(name: str) -> pyarrow.DataType:
 async def test_arrow_columns_become_the_documented_types() -> None:
     documented = {
         name: code(engine)
-        for arrow, engine in table(DATA, "From Arrow to the engine")
+        for arrow, engine, _ in table(DATA, "From Arrow to the engine")
         for name in arrow.replace("`", "").split(", ")
     }
     data = pyarrow.table({name: pyarrow.array([], arrow_type(name)) for name in documented})

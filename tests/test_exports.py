@@ -35,6 +35,7 @@ def test_the_public_names() -> None:
         "Nursery",
         "Parameters",
         "PendingConnection",
+        "Progress",
         "Query",
         "TabularData",
         "Value",
@@ -71,3 +72,9 @@ def test_what_is_public_has_a_docstring(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if inspect.iscoroutinefunction(member)])
 def test_the_docstring_of_what_is_awaited_says_that_it_is_a_checkpoint(name: str) -> None:
     assert "checkpoint" in (inspect.getdoc(MEMBERS[name]) or "").lower()
+
+
+def test_the_options_of_from_url_are_those_of_the_client() -> None:
+    """All but those that are in the URL."""
+    parameters = inspect.signature(rayforce_trio.WSClient).parameters.keys() - {"host", "port", "path"}
+    assert rayforce_trio.ClientOptions.__annotations__.keys() == parameters

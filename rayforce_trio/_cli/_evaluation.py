@@ -9,7 +9,7 @@ from typing import TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from .. import SQL, Parameters, Query, VerboseResult, WSClient, WSClientConnection
+from .. import Parameters, Query, VerboseResult, WSClient, WSClientConnection
 from ..errors import ConnectionRejected, RayforceError, RayforceWSError
 from ._exits import CommandFailed, Interrupted, Refused
 from ._waiting import Calls
@@ -44,9 +44,7 @@ def with_server_name(client: WSClient) -> Iterator[None]:
         raise Refused(client.uri, error) from None
 
 
-async def evaluate(
-    connection: WSClientConnection, query: Query | SQL, params: Parameters | None = None
-) -> VerboseResult:
+async def evaluate(connection: WSClientConnection, query: Query, params: Parameters | None = None) -> VerboseResult:
     """Evaluate a query on the server; the result has the printed output if the server sends it.
 
     A checkpoint; if cancelled, as `WSClientConnection.execute`.
@@ -77,6 +75,7 @@ class Session:
         self._calls = calls
         self._deadline = deadline
         self._time_limit = time_limit
+        self._is_busy = False  # the server has not answered a cancelled call
 
     @classmethod
     async def connect(
@@ -129,10 +128,12 @@ class Session:
         with anyio.move_on_after(STOP_TIMEOUT), suppress(RayforceError):
             await self.connection.execute("null")  # answered after the cancelled call
             return Stop.STOPPED if self.connection.stopped_queries > stopped_before else Stop.ENDED
+        self._is_busy = True
         return Stop.UNKNOWN
 
     async def aclose(self) -> None:
         """Close the connection, without waiting long for a server that is busy. A checkpoint."""
-        with anyio.move_on_after(CLOSE_TIMEOUT):
-            await self.connection.close()
+        if not self._is_busy:
+            with anyio.move_on_after(CLOSE_TIMEOUT):
+                await self.connection.close()
         self.connection.abort()

@@ -118,12 +118,19 @@ def _csv_text(text: str) -> str:
 
 def _texts(vector: Any) -> list[str]:
     """Return symbols and strings; bytes that are not UTF-8 become U+FFFD."""
-    offsets = (vector.offsets - vector.offsets[0]).tolist()
-    data = vector.data[vector.offsets[0] : vector.offsets[-1]].tobytes()
-    parts = map(slice, offsets, offsets[1:])
-    if data.isascii():
-        return list(map(data.decode("ascii").__getitem__, parts))
-    return [part.decode("utf-8", "replace") for part in map(data.__getitem__, parts)]
+    offsets = vector.offsets - vector.offsets[0]
+    data = vector.data[vector.offsets[0] : vector.offsets[-1]]
+    count = len(offsets) - 1
+    # One call decodes all texts, with NUL between them, and one splits them.
+    is_text = np.ones(len(data) + count, np.bool_)
+    is_text[offsets[1:] + np.arange(count)] = False
+    joined = np.zeros(len(is_text), np.uint8)
+    joined[is_text] = data
+    texts = joined.tobytes().decode("utf-8", "replace").split("\0")[:-1]
+    if len(texts) == count:
+        return texts
+    pairs = zip(offsets.tolist(), offsets[1:].tolist(), strict=False)
+    return [data[start:stop].tobytes().decode("utf-8", "replace") for start, stop in pairs]  # a string contains NUL
 
 
 def _booleans(values: NDArray[Any]) -> list[str]:

@@ -244,8 +244,14 @@ class _Pipe:
         self._pipe = pipe
 
     def read(self, size: int) -> bytes:
-        data, self._beginning = self._beginning[:size], self._beginning[size:]
-        return data or self._pipe.read(size)
+        """Read as many bytes as wanted, fewer only at the end: pyarrow infers the types of CSV from one read."""
+        parts = [self._beginning[:size]]
+        self._beginning = self._beginning[size:]
+        missing = size - len(parts[0])
+        while missing and (part := self._pipe.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
 
 
 def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:

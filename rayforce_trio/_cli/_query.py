@@ -8,7 +8,7 @@ from typing import Any
 
 from anyio.abc import TaskGroup
 
-from .. import SQL, Columns, Query, Value, VerboseResult, columns_of, sql
+from .. import Columns, Query, Value, VerboseResult, columns_of, sql
 from ..errors import RayforceConversionError
 from ._arguments import seconds
 from ._brackets import is_blank
@@ -57,7 +57,7 @@ def query(options: argparse.Namespace) -> int:
     if is_blank(expression):
         raise UsageError("there is no expression")
     values = parameters(options.parameter)
-    asked: Query | SQL = sql(expression) if options.sql else expression
+    asked: Query = sql(expression) if options.sql else expression
     if options.format == "arrow":
         _check_arrow_output()
 

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import cast
 
 from .._codec import TabularData, payload_of_object
 from .._protocol import Header, MessageType
 from .._tasks import Turn
 from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols
-from .._values._table_data import TableData, table_data
+from .._values._table_data import TableData, table_data_steps
 from .._values._types import Type
 from ..errors import RayforceValueError
 from ._exchange import Exchange
@@ -26,7 +27,7 @@ A server of the extended protocol that does not tell its limit accepts as much.
 BASELINE_MESSAGE_SIZE = 1024 * 1024 - 1
 """The longest message with rows for a baseline server, in bytes: rayforce-py's refuses longer ones."""
 
-_NEW_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_NEW_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _LITERALS = frozenset({"false", "null", "true"})
 
 _Change = Callable[[Buffer], bytes]
@@ -67,21 +68,20 @@ class RowCount:
 
 async def insert(exchange: Exchange, table: str, data: TabularData, inserted: RowCount) -> None:
     """Append rows to a table. A checkpoint."""
-    schema = await table_schema(exchange, table)
-    await _send(exchange, table, _fitted(data, table, schema), _insertion(table), inserted)
+    rows = await _fitted(data, table, await table_schema(exchange, table))
+    await _send(exchange, table, rows, _insertion(table, rows.names), inserted)
 
 
 async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequence[str], inserted: RowCount) -> None:
     """Replace the rows of a table that have the same keys, and append the others. A checkpoint."""
     schema = await table_schema(exchange, table)
     _check_keys(keys, table, list(schema))
-    # The engine takes the first columns for the keys, whatever their names are.
-    same_columns = call("all", call("==", call("key", value_of(table)), quoted(symbols(schema))))
+    rows = await _fitted(data, table, schema)
 
-    def change(rows: Buffer) -> bytes:
-        return _if(same_columns, call("upsert", symbol(table), i64(len(keys)), quoted(rows)), symbol(_CHANGED))
+    def change(payload: Buffer) -> bytes:
+        return _if_unchanged(table, rows.names, call("upsert", symbol(table), i64(len(keys)), quoted(payload)))
 
-    await _send(exchange, table, _fitted(data, table, schema), change, inserted)
+    await _send(exchange, table, rows, change, inserted)
 
 
 async def create(exchange: Exchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
@@ -93,25 +93,49 @@ async def create(exchange: Exchange, table: str, data: TabularData, inserted: Ro
     if replace:
         free = call("or", free, is_table(value))
 
-    def change(rows: Buffer) -> bytes:
-        return _if(free, call("set", name(table), quoted(rows)), call("type", value))
+    def change(payload: Buffer) -> bytes:
+        return call("if", free, _done_after(call("set", name(table), quoted(payload))), call("type", value))
 
-    rows = table_data(data, payload_of_object)
-    await _send(exchange, table, rows, change, inserted, then=_insertion(table))
-
-
-def _insertion(table: str) -> _Change:
-    return lambda rows: call("do", call("insert", symbol(table), quoted(rows)), _DONE)
+    rows = await _converted(data)
+    await _send(exchange, table, rows, change, inserted, then=_insertion(table, rows.names))
 
 
-def _if(condition: bytes, change: bytes, refusal: bytes) -> bytes:
-    return call("if", condition, call("do", change, _DONE), refusal)
+def _insertion(table: str, columns: Sequence[str]) -> _Change:
+    return lambda payload: _if_unchanged(table, columns, call("insert", symbol(table), quoted(payload)))
 
 
-def _fitted(data: TabularData, table: str, schema: dict[str, str]) -> TableData:
-    """Return data with the columns of a table, in its order."""
+def _if_unchanged(table: str, columns: Sequence[str], change: bytes) -> bytes:
+    """Return the expression that changes a table if it has these columns.
+
+    The engine inserts columns that it does not know by their order, and takes the first ones for the keys of an upsert.
+    """
+    found = call("key", value_of(table))
+    changed = symbol(_CHANGED)
+    same = call("if", call("all", call("==", found, quoted(symbols(columns)))), _done_after(change), changed)
+    return call("if", call("==", call("count", found), i64(len(columns))), same, changed)
+
+
+def _done_after(change: bytes) -> bytes:
+    return call("do", change, _DONE)
+
+
+async def _fitted(data: TabularData, table: str, schema: dict[str, str]) -> TableData:
+    """Return data with the columns of a table, in its order. Other tasks run now and then."""
     types = {column: Type[kind] for column, kind in schema.items()}
-    return table_data(data, payload_of_object).cast(types, table=table)
+    return (await _converted(data)).cast(types, table=table)
+
+
+async def _converted(data: TabularData) -> TableData:
+    """Return data of any kind as columns that can be sent. Other tasks run now and then."""
+    turn = Turn()
+    turn.begin()
+    steps = table_data_steps(data, payload_of_object)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(TableData, end.value)
+        await turn.pass_on()
 
 
 async def _send(
@@ -124,7 +148,7 @@ async def _send(
 ) -> None:
     """Send rows in one or several messages, each of which is answered before the next one is sent. A checkpoint.
 
-    Nothing is sent unless all values can be represented.
+    Nothing is sent unless all rows can be converted.
 
     Args:
         change: makes the expression around the rows of the first message, and of the others if `then` is `None`.
@@ -135,11 +159,13 @@ async def _send(
     turn = Turn()
     turn.begin()
     overhead = max(len(_frame(each, b"")) for each in (change, then or change))
-    messages = rows.payloads(_longest_message(exchange) - overhead)
+    size = _longest_message(exchange) - overhead
+    messages = rows.payloads(size)
     message = await _next(messages, turn)
-    if message is not None and message[1] < len(rows):  # check the values of the other messages, too
-        for _ in rows.check():
-            await turn.pass_on()
+    if message is not None and message[1] < len(rows):
+        rest = rows.payloads(size)  # made once more when they are sent, to keep one message at a time
+        while await _next(rest, turn) is not None:
+            pass
     while message is not None:
         payload, count = message
         result = await exchange.request(_frame(change, payload))
@@ -199,5 +225,5 @@ def _check_new_name(table: object) -> None:
     check_name(table)
     if not _NEW_NAME.fullmatch(str(table)) or table in _LITERALS:
         raise RayforceValueError(
-            f"Invalid name for a table: {table!r}. Use letters, digits, '_', '-' and '.'; begin with a letter or '_'"
+            f"Invalid name for a table: {table!r}. Use letters, digits, '_' and '-'; begin with a letter or '_'"
         )

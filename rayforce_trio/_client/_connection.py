@@ -74,8 +74,8 @@ class WSClientConnection:
         changed before it stops stays changed.
 
         Args:
-            query: Rayfall text as a str or String; a List, Expression, SQLQuery, or a select, update, insert, upsert or
-                join query of rayforce-py.
+            query: Rayfall text as a str or String; SQL as `sql(...)`; a List, Expression, SQLQuery, or a select,
+                update, insert, upsert or join query of rayforce-py.
             params: values by the names that the query uses in their place. They are data, and never evaluated.
 
         Returns:
@@ -172,7 +172,7 @@ class WSClientConnection:
         await self._exchange.post(self._encode(query, MessageType.ASYNC, params))
 
     async def tables(self) -> list[str]:
-        """Return the names of the server's tables, sorted.
+        """Return the names of the server's tables, sorted. Those in a dict, such as `a.b`, are not among them.
 
         A checkpoint; if cancelled, as `execute`.
 
@@ -257,7 +257,7 @@ class WSClientConnection:
         A checkpoint; if cancelled, as `insert`, and the table may have been created or replaced.
 
         Args:
-            name: of the new table: letters, digits, `_`, `-` and `.`; it begins with a letter or `_`.
+            name: of the new table: letters, digits, `_` and `-`; it begins with a letter or `_`.
             data: as for `insert`; there may be no rows.
             replace: replace the table of this name if there is one, at once and with all of its columns. Values of
                 other kinds are never replaced.

@@ -26,6 +26,7 @@ def pyarrow() -> Any:
     """
     try:
         import pyarrow as pa
+        import pyarrow.compute  # as an attribute of the package
     except ImportError as error:
         raise RayforceError("Arrow data needs pyarrow; install it with: pip install 'rayforce-trio[arrow]'") from error
     return pa

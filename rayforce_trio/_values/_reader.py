@@ -80,6 +80,10 @@ class FixedColumn:
     def __len__(self) -> int:
         return len(self.values)
 
+    def slice(self, start: int, stop: int) -> "FixedColumn":
+        """Return some of the rows, as views."""
+        return FixedColumn(self.type, self.marked, self.values[start:stop])
+
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:
@@ -101,6 +105,10 @@ class TextColumn:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def slice(self, start: int, stop: int) -> "TextColumn":
+        """Return some of the rows, as views."""
+        return TextColumn(self.type, self.marked, self.data, self.starts[start : min(stop, len(self)) + 1])
+
 
 @dataclass(frozen=True, slots=True)
 class ListColumn:
@@ -116,6 +124,10 @@ class ListColumn:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def slice(self, start: int, stop: int) -> "ListColumn":
+        """Return some of the rows, as views."""
+        return ListColumn(self.data, self.starts[start:stop])
 
 
 RawColumn = FixedColumn | TextColumn | ListColumn

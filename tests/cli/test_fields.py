@@ -15,6 +15,9 @@ from rayforce_trio import Columns, columns_of, errors
 from rayforce_trio._cli import _fields
 from rayforce_trio._cli._fields import csv_lines, json_lines
 from rayforce_trio._cli._formats import as_csv, as_json
+from rayforce_trio._values._columns import read_columns
+from rayforce_trio._values._payloads import vector
+from rayforce_trio._values._types import Type
 
 SPECIAL = st.sampled_from(["a", ",", '"', "\n", "\r", " ", "é", "\u2028", "\\", "%", "\x1f", "'"])
 TEXTS = st.lists(st.lists(SPECIAL).map("".join), min_size=1, max_size=5)
@@ -95,6 +98,20 @@ def test_items_of_each_type(expression: str, items: list[str]) -> None:
     assert "".join(csv_lines(table)) == "a,b\n" + "".join(f"{item},{item}\n" for item in items)
     for item, written in zip(items, json.loads("".join(as_json(eval_str(expression)))), strict=True):
         assert ("" if written is None else written if isinstance(written, str) else json.dumps(written)) == item
+
+
+@pytest.mark.parametrize(
+    ("texts", "items"),
+    [
+        (["a", "", "c"], ["a", "", "c"]),
+        (["a\0b", "", "é"], ["a\0b", "", "é"]),
+        ([b"\xc3", b"\xa9", "é"], ["\ufffd", "\ufffd", "é"]),
+    ],
+)
+def test_strings_of_any_bytes(texts: list[str | bytes], items: list[str]) -> None:
+    data = [text if isinstance(text, bytes) else text.encode() for text in texts]
+    payload = vector(Type.STRING, len(data), [len(text).to_bytes(8, "little") + text for text in data])
+    assert json.loads("".join(json_lines(read_columns(payload), is_table=False))) == items
 
 
 def test_several_blocks_are_one_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -554,8 +554,8 @@ async def test_a_stop_follows_its_request_however_late_the_engine_reads(size: in
     filling = 0
 
     async def serve(session: FakeSession) -> None:
+        await session.shake_hands()  # the second connection, which only repeats stops, never gets past this
         session.receive_stops_inline()
-        await session.shake_hands()
         await read_on.wait()
         await session.receive_request()
         await session.take(filling)

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import rayforce
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.payloads import evaluated, rayforce_payload, type_in, value_in
 
@@ -26,6 +26,8 @@ from rayforce_trio.errors import RayforceConversionError
 
 ONE_UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 HIGHEST = 2**63 - 1
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 
 def encoded(value: Any) -> Buffer:
@@ -40,9 +42,11 @@ def refusal(value: Any) -> str:
     return problem
 
 
-def utc(year: int, month: int, day: int, *time: int) -> dt.datetime:
+def utc(
+    year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0, microsecond: int = 0
+) -> dt.datetime:
     """Return a time in UTC, without a time zone."""
-    return dt.datetime.combine(dt.date(year, month, day), dt.time(*time))
+    return dt.datetime.combine(dt.date(year, month, day), dt.time(hour, minute, second, microsecond))
 
 
 class Level(enum.IntEnum):
@@ -325,8 +329,17 @@ def test_a_table_arrives_as_a_table(value: Any) -> None:
         ),
         (
             np.array([-HIGHEST - 1]),
-            f", row 0: the engine takes {-HIGHEST - 1} for null in a vector of type I64; write None for null",
+            f"[0]: the engine takes the int64 {-HIGHEST - 1} for null; write None for null",
         ),
+        (np.int16(-(2**15)), ": the engine takes the int16 -32768 for null; write None for null"),
+        (np.zeros(1, "V16"), "[0]: the engine takes the nil UUID for null; write None for null"),
+        (
+            pa.array([1, -HIGHEST - 1]),
+            f": the array, row 1: the engine takes {-HIGHEST - 1} for null in a vector of type I64; "
+            "write None for null",
+        ),
+        (pa.table([[1], [2]], names=["a", "a"]), ": the data has more than one column 'a'"),
+        (object(), ": the engine has no type for an object; write a number, a str, a list or a dict"),
         (
             np.array([(1,)], [("field", "i4")]),
             ": the engine has no type for numpy's [('field', '<i4')]; convert the array with astype()",
@@ -404,6 +417,7 @@ one_type = st.sampled_from([bool, int, float, str, dt.date, dt.datetime, dt.time
 values = st.recursive(scalars | one_type, lambda inner: st.lists(inner, max_size=5), max_leaves=10)
 
 
+@unhurried
 @given(values)
 def test_every_value_arrives_unchanged(value: Any) -> None:
     payload = encoded(value)
@@ -412,6 +426,7 @@ def test_every_value_arrives_unchanged(value: Any) -> None:
     assert value_in(arrived) == value
 
 
+@unhurried
 @given(st.dictionaries(st.integers(-HIGHEST, HIGHEST), values, max_size=4))
 def test_every_dict_arrives_unchanged(value: dict[int, Any]) -> None:
     payload = encoded(value)
@@ -419,6 +434,7 @@ def test_every_dict_arrives_unchanged(value: dict[int, Any]) -> None:
     assert value_in(payload) == ([*value], [*value.values()])
 
 
+@unhurried
 @given(st.lists(st.none() | st.integers(-5, 5), min_size=1).filter(lambda values: values != [None] * len(values)))
 def test_null_is_found_wherever_it_is(values: list[int | None]) -> None:
     arrived = evaluated(call("nil?", quoted(encoded(values))))

@@ -247,7 +247,7 @@ class _Select:
         assert table is not None, "it is that of FROM"
         if stars:
             table = let(where(table, condition))
-            result = let(update(table, computed)) if computed else table
+            result: Buffer = let(update(table, computed)) if computed else table
         else:
             clauses: dict[str, Buffer] = {} if condition == TRUE else {"where": condition}
             if limit is not None and not sorting.keys and not self._distinct:
@@ -275,11 +275,11 @@ class _Select:
                 final.append(names_of([output.name]))
                 continue
             chosen = [output.star] if output.star else list(self._source.stars)
-            for star in (self._source.stars[one] for one in chosen):
-                left_out = [*output.excluded, *aliases]
+            left_out = [*output.excluded, *aliases]
+            for star, own in (self._source.stars[one] for one in chosen):
                 star = self._program.let(call("except", star, names_of(left_out)) if left_out else star)
                 picked.append(star)
-                final.append(star)
+                final.append(own if output.star and len(self._outputs) == 1 and not left_out else star)
         return _concatenated(picked), _concatenated(final)
 
 
@@ -509,7 +509,7 @@ def _sorted_and_cut(table: Buffer, sorting: _Sorting, limit: tuple[int, int] | N
 
 
 def _concatenated(payloads: Sequence[Buffer]) -> Buffer:
-    whole = payloads[0]
+    whole: Buffer = payloads[0]
     for payload in payloads[1:]:
         whole = call("concat", whole, payload)
     return whole
