@@ -566,6 +566,8 @@ class Expressions:
         function = str(node.this).lower()
         if function == "time_bucket" and len(node.expressions) == 2 and kind(node.expressions[0]) == "Interval":
             return self._bar(node.expressions[1], interval_nanoseconds(node.expressions[0]))
+        if function.title() in PARTS and len(node.expressions) == 1:  # sqlglot knows some of them only since 28.0
+            return Value(call(PARTS[function.title()], self.value(node.expressions[0]).payload))
         return unsupported(f"the function {node.this} is not supported", node)
 
     def _trim(self, node: Node) -> Value:
