@@ -24,6 +24,8 @@ WORKERS = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal"]
 NOT_TIMING = ["-m", "not timing"]
 """All tests but those that measure time, the slow ones included."""
 
+ALL_EXTRAS = ".[arrow,asyncio,cli,prometheus,sql]"
+
 WS = "ws@8.23.0"
 """The package of npm that the session `interop` runs against."""
 
@@ -47,7 +49,7 @@ def tests(session: nox.Session) -> None:
 
     The session `timing` follows, unless only some of the tests were asked for.
     """
-    session.install(".[asyncio,cli,prometheus]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.install(ALL_EXTRAS, *nox.project.dependency_groups(PYPROJECT, "test"))
     slow = NOT_TIMING if session.python == INSTALLED[-1] else []
     if session.python != INSTALLED[0] or session.posargs:
         pytest(session, *WORKERS, *slow)
@@ -64,7 +66,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def timing(session: nox.Session) -> None:
     """The tests that measure time, one after the other; nothing else should run on the machine meanwhile."""
-    session.install(".[asyncio,cli,prometheus]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.install(ALL_EXTRAS, *nox.project.dependency_groups(PYPROJECT, "test"))
     pytest(session, "-m", "timing")
 
 
@@ -73,8 +75,8 @@ def tests_min(session: nox.Session) -> None:
     """The test suite with the oldest dependencies that are supported, without the slow tests."""
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    pins = lowest(project["dependencies"] + extras["asyncio"] + extras["cli"] + extras["prometheus"])
-    session.install(".[asyncio,cli,prometheus]", *pins, *nox.project.dependency_groups(PYPROJECT, "test"))
+    pins = lowest(project["dependencies"] + [requirement for extra in extras.values() for requirement in extra])
+    session.install(ALL_EXTRAS, *pins, *nox.project.dependency_groups(PYPROJECT, "test"))
     pytest(session, *WORKERS)
 
 
@@ -148,12 +150,12 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """mypy, strictly, on package and tests."""
     groups = nox.project.dependency_groups(PYPROJECT, "types", "test")
-    session.install(".[asyncio,cli,prometheus]", "nox", *groups)
+    session.install(ALL_EXTRAS, "nox", *groups)
     session.run("mypy")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, warnings being errors, to docs/_build/html; `tests` runs its examples."""
-    session.install(".[asyncio,prometheus]", *nox.project.dependency_groups(PYPROJECT, "docs"))
+    session.install(ALL_EXTRAS, *nox.project.dependency_groups(PYPROJECT, "docs"))
     session.run("sphinx-build", "-W", "--keep-going", "-E", "-b", "html", "docs", str(Path("docs", "_build", "html")))

@@ -16,8 +16,8 @@ _cli                        the command line, on the public names alone
 """
 
 from . import auth, errors, statistics
-from ._client import ClientOptions, Nursery, PendingConnection, VerboseResult, WSClient, WSClientConnection
-from ._codec import SQL, ArrowStream, Parameters, Query, TabularData, Value, draw, sql
+from ._client import ClientOptions, Nursery, PendingConnection, Progress, VerboseResult, WSClient, WSClientConnection
+from ._codec import SQL, ArrowStream, Parameters, Query, TabularData, Value, columns_of, draw, sql
 from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
 from ._values._columns import Columns
@@ -25,7 +25,7 @@ from ._values._columns import Columns
 __version__ = "0.1.0"
 
 __all__ = [
-"SQL",
+    "SQL",
     "ArrowStream",
     "ClientOptions",
     "Columns",
@@ -36,6 +36,7 @@ __all__ = [
     "Nursery",
     "Parameters",
     "PendingConnection",
+    "Progress",
     "Query",
     "RoundRobinEngine",
     "TabularData",
@@ -47,6 +48,7 @@ __all__ = [
     "WSServerConnection",
     "__version__",
     "auth",
+    "columns_of",
     "draw",
     "errors",
     "sql",

@@ -18,6 +18,7 @@ from rayforce.errors import CORE_EXC_CODE_MAPPING
 
 from rayforce_trio import Columns, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._codec._errors import WORDS
+from rayforce_trio._values._types import EPOCH_DAYS, EPOCH_NANOSECONDS
 
 DOCS = Path(__file__).parents[1] / "docs"
 DATA = DOCS / "data.md"
@@ -47,13 +48,43 @@ VALUES: dict[str, Any] = {
     "F64": [1.5, None],
     "DATE": [date(2024, 1, 31), None],
     "TIME": [time(9, 30), None],
-    "TIMESTAMP": [datetime(2024, 1, 31, 9, 30), None],
+    "TIMESTAMP": [datetime.fromisoformat("2024-01-31T09:30"), None],
     "TIMESPAN": [timedelta(seconds=90), None],
     "GUID": [GUID, None],
     "SYMBOL": ["AAPL", None],
     "STRING": [String("some text"), None],
 }
 """A value of each type of the engine, and null where there is one."""
+
+STANDS_FOR_NULL: dict[str, Any] = {
+    "F32": numpy.array([numpy.nan], "f4"),
+    "F64": [float("nan")],
+    "SYMBOL": [""],
+    "STRING": [String("")],
+    "I16": numpy.array([-(2**15)], "i2"),
+    "I32": numpy.array([-(2**31)], "i4"),
+    "I64": [-(2**63)],
+    "DATE": numpy.array([-(2**31) + EPOCH_DAYS], "M8[D]"),
+    "TIME": pyarrow.array([-(2**31)], pyarrow.int32()).cast(pyarrow.time32("ms")),
+    "TIMESTAMP": pyarrow.array([-(2**63) + EPOCH_NANOSECONDS], pyarrow.int64()).cast(pyarrow.timestamp("ns")),
+    "TIMESPAN": pyarrow.array([-(2**63)], pyarrow.int64()).cast(pyarrow.duration("ns")),
+    "GUID": [UUID(int=0)],
+}
+"""The value of each type that stands for null in the engine."""
+
+NUMBERS = {"U8": "u1", "I16": "i2", "I32": "i4", "I64": "i8", "F32": "f4", "F64": "f8"}
+CASTABLE: dict[str, Any] = {
+    **{name: numpy.array([1], kind) for name, kind in NUMBERS.items()},
+    "B8": [True],
+    "DATE": [date(2024, 1, 31)],
+    "TIME": [time(9, 30)],
+    "TIMESTAMP": [datetime.fromisoformat("2024-01-31")],
+    "TIMESPAN": [timedelta(seconds=90)],
+    "GUID": [GUID],
+    "SYMBOL": ["AAPL"],
+    "STRING": numpy.array([b"AAPL"]),
+}
+"""A value of each type that any cast to another type leaves as it is."""
 
 ARROW_UNITS = {"time32": "time32[ms]", "time64": "time64[us]", "timestamp": "timestamp[us]", "duration": "duration[us]"}
 ARROW_TYPES = {
@@ -73,17 +104,24 @@ def table(page: Path, heading: str) -> list[list[str]]:
     return rows
 
 
+def codes(cell: str) -> list[str]:
+    """Return each piece of code in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
 def code(cell: str) -> str:
-    """Return the code in a cell."""
-    (text,) = re.findall(r"`([^`]+)`", cell)
-    return str(text)
+    """Return the code in a cell that has one piece of it."""
+    (text,) = codes(cell)
+    return text
 
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[WSClientConnection]:
-    async with WSServer(port=0, host="127.0.0.1") as server:
-        async with WSClient("127.0.0.1", server.port).connect() as connection:
-            yield connection
+    async with (
+        WSServer(port=0, host="127.0.0.1") as server,
+        WSClient("127.0.0.1", server.port).connect() as connection,
+    ):
+        yield connection
 
 
 @pytest.mark.trio
@@ -92,7 +130,7 @@ async def test_python_values_arrive_as_documented() -> None:
     arrived = []
     async with connected() as connection:
         for kind, example, _ in rows:
-            type_name = await connection.execute("(type x)", {"x": eval(code(example), NAMES)})  # noqa: S307 - our page
+            type_name = await connection.execute("(type x)", {"x": eval(code(example), NAMES)})
             arrived.append([kind, example, f"`{type_name}`"])
     assert arrived == rows
 
@@ -112,7 +150,7 @@ async def test_python_values_arrive_as_documented() -> None:
         (n for n in [1]),
         {"a": 1, 2: 3},
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.trio
 async def test_other_values_are_refused(value: object) -> None:
@@ -153,6 +191,44 @@ async def test_results_have_the_documented_types() -> None:
 
 
 @pytest.mark.trio
+async def test_a_value_that_stands_for_null_becomes_null_or_is_refused() -> None:
+    rows = table(DATA, "Null")
+    found: dict[str, str] = {}
+    async with connected() as connection:
+        for name, value in STANDS_FOR_NULL.items():
+            try:
+                column = (await connection.fetch("x", {"x": value})).to_dict()["value"]
+            except errors.RayforceConversionError:
+                found[name] = "raises an error"
+            else:
+                assert column == [None]
+                found[name] = "becomes null"
+    assert found == {name: sent for names, _, sent in rows for name in codes(names)}
+    assert VALUES.keys() - found.keys() == {"B8", "U8"}
+
+
+@pytest.mark.trio
+async def test_casts_are_those_in_the_documentation() -> None:
+    documented = {
+        (source, target)
+        for sources, targets, _ in table(DATA, "Casts")
+        for source in codes(sources)
+        for target in codes(targets)
+    }
+    done = set()
+    async with connected() as connection:
+        for target, existing in CASTABLE.items():
+            await connection.create_table(target, {"x": existing})
+            for source, values in CASTABLE.items():
+                try:
+                    await connection.insert(target, {"x": values})
+                except errors.RayforceConversionError:
+                    continue
+                done.add((source, target))
+    assert done == documented | {(name, name) for name in CASTABLE}
+
+
+@pytest.mark.trio
 async def test_null_is_null_in_python_arrow_pandas_and_polars() -> None:
     async with connected() as connection:
         for name in VALUES.keys() - {"B8", "U8"}:
@@ -172,7 +248,7 @@ def arrow_type(name: str) -> pyarrow.DataType:
 async def test_arrow_columns_become_the_documented_types() -> None:
     documented = {
         name: code(engine)
-        for arrow, engine in table(DATA, "From Arrow to the engine")
+        for arrow, engine, _ in table(DATA, "From Arrow to the engine")
         for name in arrow.replace("`", "").split(", ")
     }
     data = pyarrow.table({name: pyarrow.array([], arrow_type(name)) for name in documented})

@@ -35,11 +35,12 @@ def test_the_public_names() -> None:
         "Nursery",
         "Parameters",
         "PendingConnection",
+        "Progress",
         "Query",
         "TabularData",
         "Value",
     }
-    public = engines | ends | types | {"Columns", "auth", "draw", "errors", "statistics"}
+    public = engines | ends | types | {"SQL", "Columns", "auth", "columns_of", "draw", "errors", "sql", "statistics"}
     assert {name for name in vars(rayforce_trio) if not name.startswith("_")} == public | {"prometheus"}
     assert set(rayforce_trio.__all__) == public | {"__version__"}
 
@@ -71,3 +72,9 @@ def test_what_is_public_has_a_docstring(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if inspect.iscoroutinefunction(member)])
 def test_the_docstring_of_what_is_awaited_says_that_it_is_a_checkpoint(name: str) -> None:
     assert "checkpoint" in (inspect.getdoc(MEMBERS[name]) or "").lower()
+
+
+def test_the_options_of_from_url_are_those_of_the_client() -> None:
+    """All but those that are in the URL."""
+    parameters = inspect.signature(rayforce_trio.WSClient).parameters.keys() - {"host", "port", "path"}
+    assert rayforce_trio.ClientOptions.__annotations__.keys() == parameters

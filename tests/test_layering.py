@@ -65,7 +65,7 @@ LIBRARIES = {
     "wsproto": {"_transports._trio_opening"},
     "prompt_toolkit": {"_cli._prompt"},
     "prometheus_client": {"prometheus"},
-    "pyarrow": {"_values._arrow", "_values._arrow_import"},
+    "pyarrow": {"_values._arrow", "_values._arrow_import", "_cli._files"},
     "nanoarrow": {"_values._arrow"},
     "pandas": {"_values._pandas"},
     "polars": {"_values._polars"},

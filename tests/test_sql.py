@@ -3,31 +3,40 @@
 import datetime as dt
 import math
 import random
-from collections.abc import Iterator, Mapping
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pytest
-from support.sync_engines import InProcess, Native, native_engine, request_frame
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rayforce import I64, String, Table, Vector
+from support.native import native_server
+from support.native_client import native_client
 
-from rayforce_trio import sql
-from rayforce_trio._codec import encode, reply_payload
-from rayforce_trio._protocol import MessageType
+from rayforce_trio import SQL, sql
+from rayforce_trio._codec import encode, evaluate, reply_payload
+from rayforce_trio._protocol import Header, MessageType, Reply
 from rayforce_trio._values._arrow_import import import_arrow
 from rayforce_trio._values._columns import Columns, read_columns
-from rayforce_trio._values._payloads import call, name, quoted, table_of
+from rayforce_trio._values._payloads import NULL, call, name, quoted, table_of
 from rayforce_trio._values._vectors import vector_payload
+from rayforce_trio.errors import RayforceError, UnsupportedQuery
 
-Engine = InProcess | Native
+Engine = Callable[[bytes], Reply]
+"""Takes the frame of a request, and returns the reply."""
 
 
 def symbols(*texts: str | None) -> pa.Array:
     return pa.array(texts, pa.string()).dictionary_encode()
 
 
-DAY, MINUTE = dt.date(2024, 1, 1), dt.datetime(2024, 1, 1, 9, 30)
+DAY, MINUTE = dt.date(2024, 1, 1), dt.datetime(2024, 1, 1, 9, 30, tzinfo=dt.UTC)
 TRADES = pa.table(
     {
         "id": pa.array([1, 2, 3, 4, 5, 6, None, 8], pa.int64()),
@@ -72,8 +81,8 @@ def wire_table(table: pa.Table) -> bytes:
 @pytest.fixture(scope="module")
 def engines() -> Iterator[dict[str, Engine]]:
     """Both engines, with the tables in them."""
-    with native_engine() as native:
-        made: dict[str, Engine] = {"in process": InProcess(), "native": native}
+    with native_server() as server, native_client(server.port) as native:
+        made: dict[str, Engine] = {"in process": evaluate, "native": native.request}
         for engine in made.values():
             for text, table in {**TABLES, "companies": COMPANIES, "large": LARGE}.items():
                 put(engine, text, table)
@@ -92,20 +101,21 @@ def duck() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def put(engine: Engine, text: str, table: pa.Table) -> None:
     """Store a table in an engine."""
-    engine.ask(request_frame(call("do", call("set", name(text), quoted(wire_table(table))), quoted(b"\x7e"))))
+    payload = call("do", call("set", name(text), quoted(wire_table(table))), NULL)
+    reply_payload(engine(Header(0, MessageType.SYNC, len(payload)).pack() + payload))
 
 
-def fetch(engine: Engine, text: str, params: Mapping[str, Any] | None = None) -> Columns:
+def fetch(engine: Engine, query: SQL | str, params: Mapping[str, Any] | None = None) -> Columns:
     """Return the table that a statement gives, or raise the engine's error."""
-    query = sql(text)
-    reply = engine.ask(encode(query, MessageType.SYNC, params=params))
+    query = query if isinstance(query, SQL) else sql(query)
+    reply = engine(encode(query, MessageType.SYNC, params=params))
     return read_columns(reply_payload(reply, query))
 
 
 def execute(engine: Engine, text: str, params: Mapping[str, Any] | None = None) -> None:
     """Run a statement whose result is no table."""
     query = sql(text)
-    reply_payload(engine.ask(encode(query, MessageType.SYNC, params=params)), query)
+    reply_payload(engine(encode(query, MessageType.SYNC, params=params)), query)
 
 
 def comparable(value: Any) -> Any:
@@ -208,7 +218,8 @@ SELECT date_trunc('hour', ts) AS a, time_bucket(INTERVAL '5 minutes', ts) AS b F
 SELECT ts + INTERVAL '1 day' AS a, ts - INTERVAL 90 SECOND AS b FROM trades
 SELECT CAST(id AS DOUBLE) / 2 AS a, CAST(qty AS BIGINT) AS b, CAST(ts AS DATE) AS c, id::VARCHAR AS d FROM trades
 SELECT CASE WHEN px > 10 THEN 'high' WHEN px > 0 THEN 'low' ELSE 'none' END AS a FROM trades
-SELECT CASE WHEN px > 10 THEN id END AS a, CASE WHEN flag THEN sym END AS b, CASE WHEN flag THEN note END AS c FROM trades
+SELECT CASE WHEN px > 10 THEN id END AS a, CASE WHEN flag THEN sym END AS b FROM trades
+SELECT CASE WHEN flag THEN note END AS c FROM trades
 SELECT CASE WHEN flag THEN qty ELSE 0 END AS a, CASE WHEN flag THEN id ELSE px END AS b FROM trades
 SELECT CASE WHEN flag THEN qty ELSE id END AS a, CASE WHEN flag THEN day END AS b FROM trades
 SELECT CASE WHEN flag THEN sym ELSE 'other' END AS a, CASE WHEN flag THEN note ELSE 'other' END AS b FROM trades
@@ -222,7 +233,7 @@ SELECT id FROM trades WHERE coalesce(px, 0) < 1
 SELECT id FROM trades WHERE CASE WHEN sym IN ('AAPL', 'GOOG') THEN qty ELSE id END > 40
 SELECT id FROM trades WHERE if(note LIKE 'f%', sym, note) <> 'AAPL'
 SELECT coalesce(px, 0) < 1 AS a, coalesce(sym, 'x') = 'x' AS b, coalesce(qty, 0) + 1 AS c FROM trades WHERE flag
-SELECT coalesce(sym, 'none') AS s, sum(coalesce(px, 0)) AS a FROM trades WHERE coalesce(id, 0) < 8 GROUP BY coalesce(sym, 'none')
+SELECT coalesce(sym, '?') AS s, sum(coalesce(px, 0)) AS a FROM trades WHERE coalesce(id, 0) < 8 GROUP BY 1
 SELECT sym, coalesce(sum(px), 0) AS a FROM trades GROUP BY sym HAVING coalesce(sum(px), 0) < 20 AND count(*) > 0
 SELECT count(*) AS n FROM trades
 SELECT count(*) AS n FROM trades WHERE px > 10
@@ -235,7 +246,8 @@ SELECT sum(px) AS a, count(px) AS b, max(px) AS c, avg(px) AS d FROM trades WHER
 SELECT sum(px) AS a, count(*) AS b FROM trades WHERE px IS NULL
 SELECT sum(px * qty) AS a, sum(px * qty) / sum(qty) AS b, max(px) - min(px) AS c, sum(-id) AS d FROM trades
 SELECT count(DISTINCT sym) AS a, count(DISTINCT px) AS b, count(DISTINCT id % 2) AS c, sum(DISTINCT px) AS d FROM trades
-SELECT sum(px) FILTER (WHERE flag) AS a, count(*) FILTER (WHERE px > 5) AS b, avg(id) FILTER (WHERE qty > 60) AS c FROM trades
+SELECT sum(px) FILTER (WHERE flag) AS a, count(*) FILTER (WHERE px > 5) AS b FROM trades
+SELECT sym, avg(id) FILTER (WHERE qty > 60) AS c FROM trades GROUP BY sym
 SELECT sum(CASE WHEN flag THEN 1 ELSE 0 END) AS a, sum(CASE WHEN sym = 'AAPL' THEN px END) AS b FROM trades
 SELECT sum(if(sym IN ('AAPL', 'MSFT'), qty, 0)) AS a, max(abs(px)) AS b, 5 AS c FROM trades
 SELECT sym, count(*) AS n FROM trades GROUP BY sym
@@ -324,15 +336,14 @@ def test_a_query_gives_what_duckdb_gives(
     text: str, engines: dict[str, Engine], duck: duckdb.DuckDBPyConnection
 ) -> None:
     for table in TABLES:
-        query = text.replace("trades", table)
-        found = duck.execute(query)
-        ordered = text in ORDERED
-        expected = rows_of(found.fetchall(), ordered=ordered)
+        query = sql(text.replace("trades", table))
+        found = duck.execute(query.text)
+        expected = rows_of(found.fetchall(), ordered=text in ORDERED)
         names = tuple(column[0] for column in found.description or ())
         for engine in engines.values():
             result = fetch(engine, query)
             assert result.names == names
-            assert rows_of(result.rows(), ordered=ordered) == expected, (table, result.schema)
+            assert rows_of(result.rows(), ordered=text in ORDERED) == expected, (table, result.schema)
 
 
 @pytest.mark.parametrize(
@@ -355,3 +366,425 @@ def test_a_query_of_many_rows_gives_what_duckdb_gives(
     expected = rows_of(duck.execute(text).fetchall(), ordered=ordered)
     for engine in engines.values():
         assert rows_of(fetch(engine, text).rows(), ordered=ordered) == expected
+
+
+STARS = {
+    "SELECT * FROM companies": ("sym", "company", "id", "px", "label"),
+    "SELECT *, px * 2 AS twice FROM companies": ("sym", "company", "id", "px", "label", "twice"),
+    "SELECT px * 2 AS px, * FROM companies": ("px", "sym", "company", "id", "label"),
+    "SELECT companies.* FROM companies WHERE px > 2 ORDER BY px * 2 DESC": ("sym", "company", "id", "px", "label"),
+    "SELECT * EXCLUDE (px, id) FROM companies": ("sym", "company", "label"),
+    "SELECT DISTINCT * FROM companies ORDER BY sym": ("sym", "company", "id", "px", "label"),
+    "SELECT DISTINCT *, 1 AS one FROM companies": ("sym", "company", "id", "px", "label", "one"),
+    "SELECT * FROM (SELECT sym, id FROM trades) t JOIN companies c ON t.sym = c.sym": (
+        *("sym", "id", "sym_1", "company", "id_1", "px", "label"),
+    ),
+    "SELECT c.* FROM (SELECT sym, id FROM trades) t JOIN companies c ON t.sym = c.sym": (
+        *("sym", "company", "id", "px", "label"),
+    ),
+    "SELECT t.*, c.px FROM (SELECT sym, id FROM trades) t JOIN companies c ON t.sym = c.sym": ("sym", "id", "px"),
+    "SELECT * FROM (SELECT sym, id FROM trades) t LEFT JOIN companies USING (sym)": (
+        *("sym", "id", "company", "id_1", "px", "label"),
+    ),
+    "SELECT * FROM companies a JOIN companies b USING (sym, id) JOIN (SELECT sym, px FROM companies) c USING (sym)": (
+        *("sym", "company", "id", "px", "label", "company_1", "px_1", "label_1", "px_2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("text", STARS)
+def test_a_star_means_all_columns(text: str, engines: dict[str, Engine], duck: duckdb.DuckDBPyConnection) -> None:
+    expected = rows_of(duck.execute(text).fetchall(), ordered=False)
+    for engine in engines.values():
+        result = fetch(engine, text)
+        assert result.names == STARS[text]
+        if len(result.names) == len(expected[0]):  # not so where an alias replaces a column of the star
+            assert rows_of(result.rows(), ordered=False) == expected
+
+
+NAMES = {
+    "SELECT px, sum(qty), count(*), count(id), COUNT(DISTINCT px) FROM trades GROUP BY px": (
+        *("px", "sum_qty", "count", "count_id", "COUNT(DISTINCT px)"),
+    ),
+    "SELECT px * 2, upper(sym), 1, 'text', trades.id FROM trades": ("px * 2", "upper_sym", "1", "'text'", "id"),
+    'SELECT id AS "from", px AS "where", qty AS "a b", sym AS "by" FROM trades': ("from", "where", "a b", "by"),
+    "SELECT sum(px) AS total FROM trades": ("total",),
+}
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_columns_without_an_alias_have_names(text: str, engines: dict[str, Engine]) -> None:
+    assert fetch(engines["in process"], text).names == NAMES[text]
+
+
+CHANGES = """
+INSERT INTO book (id, px, sym, note, n, day) VALUES (1, 1.5, 'A', 'x', 5, '2024-01-01'), (2, 2, 'B', NULL, 6, NULL)
+INSERT INTO book (sym, id) VALUES ('it''s', 3), (NULL, 4), ('C', 2 + 3)
+INSERT INTO book VALUES (6, NULL, NULL, 'six', 7, DATE '2024-06-06', TIMESTAMP '2024-06-06 06:06:06.5')
+INSERT INTO book (id, ts, px) VALUES (7, '2024-07-07 07:07:07', -1), (8, '2024-08-08', 1e3)
+INSERT INTO book (id, px) SELECT id + 10, px * 2 FROM book WHERE px > 0
+INSERT INTO book SELECT * FROM book WHERE id = 1
+INSERT INTO book (id) SELECT id FROM book WHERE id > 1000
+UPDATE book SET px = px + 1, n = n + 1 WHERE id < 3
+UPDATE book SET sym = 'Z', note = 'z' WHERE sym = 'A'
+UPDATE book SET day = '2025-01-01', n = 3 WHERE day IS NULL AND NOT id > 5
+UPDATE book SET note = NULL, sym = NULL, px = NULL WHERE id = 2
+UPDATE book SET px = CASE WHEN id > 5 THEN 1 ELSE px END, note = upper(coalesce(sym, 'none'))
+UPDATE book SET px = id, id = id + n WHERE n IS NOT NULL AND coalesce(px, 0) < 100
+UPDATE book SET px = 0 WHERE px IN (SELECT max(px) FROM book)
+DELETE FROM book WHERE px > 100 OR sym LIKE 'S%'
+DELETE FROM book WHERE NOT n = 4
+DELETE FROM book WHERE CASE WHEN id > 13 THEN px END > 0
+CREATE TABLE other AS SELECT id, px FROM book WHERE px IS NOT NULL
+INSERT INTO other SELECT * FROM other
+DELETE FROM book
+INSERT INTO book (id, px) SELECT id, px FROM other WHERE id < 9
+DROP TABLE other
+""".strip().splitlines()
+
+
+def test_changes_have_the_effect_that_duckdb_gives_them(engines: dict[str, Engine]) -> None:
+    columns = "id BIGINT, px DOUBLE, sym {symbol}, note TEXT, n INT, day DATE, ts TIMESTAMP"
+    with duckdb.connect() as duck:
+        duck.execute(f"CREATE TABLE book ({columns.format(symbol='TEXT')})")
+        for engine in engines.values():
+            execute(engine, f"CREATE OR REPLACE TABLE book ({columns.format(symbol='SYMBOL')})")
+            execute(engine, "DROP TABLE IF EXISTS other")
+        for change in CHANGES:
+            duck.execute(change)
+            expected = rows_of(duck.execute("SELECT * FROM book").fetchall(), ordered=False)
+            for engine in engines.values():
+                execute(engine, change)
+                result = fetch(engine, "SELECT * FROM book")
+                assert rows_of(result.rows(), ordered=False) == expected, change
+                types = ["I64", "F64", "SYMBOL", "STRING", "I32", "DATE", "TIMESTAMP"]
+                assert list(result.schema.values()) == types, change
+
+
+def test_rows_of_equal_keys_are_replaced(engines: dict[str, Engine]) -> None:
+    conflict = "ON CONFLICT (sym) DO UPDATE SET qty = excluded.qty, px = excluded.px"
+    for engine in engines.values():
+        execute(engine, "CREATE OR REPLACE TABLE stock (sym SYMBOL, qty BIGINT, px DOUBLE)")
+        execute(engine, "INSERT INTO stock (sym, qty, px) VALUES ('A', 1, 1.5), ('B', 2, 2.5)")
+        execute(engine, f"INSERT INTO stock (px, sym, qty) VALUES (9.5, 'B', 9), (7, 'C', 7) {conflict}")
+        execute(engine, f"INSERT INTO stock SELECT sym, qty + 1 AS q, px FROM stock WHERE sym = 'A' {conflict}")
+        expected = [("A", 2, 1.5), ("B", 9, 9.5), ("C", 7, 7.0)]
+        assert rows_of(fetch(engine, "SELECT * FROM stock ORDER BY sym").rows(), ordered=True) == expected
+        for refused in (
+            "INSERT INTO stock (qty, sym, px) VALUES (1, 'B', 1) ON CONFLICT (qty) DO UPDATE SET px = excluded.px",
+            "INSERT INTO stock (sym, qty) VALUES ('B', 1) ON CONFLICT (sym) DO UPDATE SET qty = excluded.qty",
+            "INSERT INTO stock VALUES ('B', 1, 1) ON CONFLICT (sym) DO UPDATE SET qty = excluded.qty",
+        ):
+            with pytest.raises(RayforceError, match="domain"):
+                execute(engine, refused)
+        assert rows_of(fetch(engine, "SELECT * FROM stock ORDER BY sym").rows(), ordered=True) == expected
+
+
+REFUSED = {
+    "INSERT INTO bin VALUES (1.5, TRUE, 3, 'x')": "domain: a number does not fit its column, in the query INSERT",
+    "INSERT INTO bin VALUES ('1', TRUE, 3, 'x')": "type",
+    "INSERT INTO bin VALUES (1, TRUE, 70000, 'x')": "domain",
+    "INSERT INTO bin SELECT a, b, a + 70000 AS c, s FROM bin": "domain",
+    "INSERT INTO bin SELECT a, b, px AS c, s FROM bin": ".",
+    "INSERT INTO bin SELECT a, b, c, CAST(s AS TEXT) AS s FROM bin": "type",
+    "UPDATE bin SET s = CAST(s AS TEXT)": "type",
+    "INSERT INTO bin VALUES (1, TRUE, 3)": "domain|length",
+    "INSERT INTO bin (a, nope) VALUES (1, 2)": ".",
+    "INSERT INTO bin (a, c) VALUES (1, 2)": "domain",
+    "INSERT INTO nope VALUES (1)": "name",
+    "UPDATE bin SET a = 'x'": "type",
+    "UPDATE bin SET a = 1.5": "domain",
+    "UPDATE bin SET c = 70000": "domain",
+    "UPDATE bin SET c = c + 70000": "domain",
+    "UPDATE bin SET a = a / 2": "domain",
+    "UPDATE bin SET b = NULL": "domain",
+    "UPDATE bin SET nope = 1 WHERE a = 1": ".",
+    "UPDATE bin SET a = nope": ".",
+    "DELETE FROM bin WHERE nope = 1": ".",
+    "CREATE TABLE bin (a BIGINT)": "domain: the table bin exists already",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_cannot_be_stored_is_refused_and_changes_nothing(text: str, engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        execute(engine, "CREATE OR REPLACE TABLE bin (a BIGINT, b BOOLEAN, c SMALLINT, s SYMBOL)")
+        execute(engine, "INSERT INTO bin VALUES (1, TRUE, 3, 'x')")
+        with pytest.raises(RayforceError, match=REFUSED[text]):
+            execute(engine, text)
+        result = fetch(engine, "SELECT * FROM bin")
+        assert list(result.rows()) == [(1, True, 3, "x")]
+        assert result.names == ("a", "b", "c", "s")
+
+
+def test_tables_are_created_and_dropped(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        execute(engine, "CREATE OR REPLACE TABLE made (a BIGINT, g UUID, u UTINYINT, f F32)")
+        assert list(fetch(engine, "SELECT * FROM made").schema.values()) == ["I64", "GUID", "U8", "F32"]
+        execute(engine, "CREATE TABLE IF NOT EXISTS made (z BIGINT)")
+        assert fetch(engine, "SELECT * FROM made").names == ("a", "g", "u", "f")
+        execute(engine, "DROP TABLE made")
+        with pytest.raises(RayforceError, match="name"):
+            execute(engine, "DROP TABLE made")
+        execute(engine, "DROP TABLE IF EXISTS made")
+
+
+PARAMETERS: list[tuple[str, dict[str, Any], list[tuple[Any, ...]]]] = [
+    ("SELECT id FROM trades WHERE px > :low ORDER BY id", {"low": 10.5}, [(2,), (8,)]),
+    ("SELECT id FROM trades WHERE px > :px ORDER BY id", {"px": 10.5}, [(2,), (8,)]),
+    ("SELECT id FROM trades WHERE id = :id", {"id": 2}, [(2,)]),
+    ("SELECT id FROM trades WHERE px > :low", {"low": None}, []),
+    ("SELECT id FROM trades WHERE sym = :sym AND flag = :flag", {"sym": "AAPL", "flag": True}, [(1,), (3,), (None,)]),
+    ("SELECT id FROM trades WHERE note = :note", {"note": "it's"}, [(4,)]),
+    ("SELECT id FROM trades WHERE note = :note", {"note": String("a*b")}, [(5,)]),
+    ("SELECT id FROM trades WHERE note = :note", {"note": "a\0b"}, []),
+    ("SELECT id FROM trades WHERE sym = :sym", {"sym": "AAPL\0"}, []),
+    ("SELECT id FROM trades WHERE sym IN :list ORDER BY id", {"list": ["GOOG", "MSFT"]}, [(2,), (5,), (6,)]),
+    ("SELECT id FROM trades WHERE note IN (:list)", {"list": ("it's", "a*b")}, [(4,), (5,)]),
+    ("SELECT id FROM trades WHERE sym IN :list", {"list": ["GOOG", "x\0y"]}, [(5,)]),
+    ("SELECT id FROM trades WHERE id IN :list", {"list": [1, 8, 77]}, [(1,), (8,)]),
+    ("SELECT id FROM trades WHERE px IN :list", {"list": [7.75, -3.0]}, [(5,), (None,)]),
+    ("SELECT id FROM trades WHERE id IN (:a, :b)", {"a": 1, "b": 2}, [(1,), (2,)]),
+    ("SELECT id FROM trades WHERE id NOT IN :list", {"list": []}, [(1,), (2,), (3,), (4,), (5,), (6,), (None,), (8,)]),
+    ("SELECT id FROM trades WHERE id IN :list", {"list": []}, []),
+    ("SELECT id FROM trades WHERE sym NOT IN :list", {"list": ["GOOG", None]}, []),
+    ("SELECT id FROM trades WHERE note LIKE :pattern", {"pattern": "%s"}, [(4,)]),
+    ("SELECT id FROM trades WHERE day = :day", {"day": dt.date(2024, 2, 29)}, [(5,)]),
+    ("SELECT id FROM trades WHERE day = :day", {"day": "2024-02-29"}, [(5,)]),
+    ("SELECT id FROM trades WHERE ts = :ts", {"ts": MINUTE}, [(1,)]),
+    ("SELECT id FROM trades WHERE id BETWEEN :a AND :b", {"a": 2, "b": 3}, [(2,), (3,)]),
+    ("SELECT id FROM trades ORDER BY id DESC LIMIT :n OFFSET :m", {"n": 2, "m": 1}, [(6,), (5,)]),
+    ("SELECT :x + 1 AS a, :y AS b, -:x AS c", {"x": 2, "y": "text"}, [(3, "text", -2)]),
+    ("SELECT sum(px * :factor) AS a FROM trades WHERE px > :factor", {"factor": 10}, [(615.0,)]),
+    ("SELECT coalesce(px, :px) AS a FROM trades WHERE id = 3", {"px": 1.5}, [(1.5,)]),
+    ("SELECT a FROM :given WHERE a > 1", {"given": Table({"a": Vector([1, 2, 3], ray_type=I64)})}, [(2,), (3,)]),
+    ("SELECT sum(a) AS a FROM :given", {"given": pa.table({"a": [1, 2, 3]})}, [(6,)]),
+    ("SELECT id FROM trades WHERE id IN :ids", {"ids": pa.array([1, 2])}, [(1,), (2,)]),
+    ("SELECT id FROM trades WHERE sym IN :syms", {"syms": symbols("GOOG", None)}, [(5,)]),
+    ("SELECT id FROM trades WHERE note IN :notes", {"notes": pa.array(["it's", "a*b"])}, [(4,), (5,)]),
+    ("SELECT id FROM trades WHERE sym IN :syms", {"syms": pa.array(["GOOG"])}, [(5,)]),
+    ("SELECT g.a FROM trades JOIN :given g ON id = g.a", {"given": Table({"a": Vector([2], ray_type=I64)})}, [(2,)]),
+]
+
+
+@pytest.mark.parametrize(("text", "params", "expected"), PARAMETERS)
+def test_parameters_are_values(
+    text: str, params: dict[str, Any], expected: list[tuple[Any, ...]], engines: dict[str, Engine]
+) -> None:
+    assert sql(text).parameters == set(params)
+    for engine in engines.values():
+        assert list(fetch(engine, text, params).rows()) == expected
+
+
+def test_parameters_in_changes(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        execute(engine, "CREATE OR REPLACE TABLE held (s SYMBOL, t TEXT, a BIGINT, d DATE)")
+        insert = "INSERT INTO held VALUES (:s, :t, :a, :d), ('y', :t, NULL, NULL)"
+        execute(engine, insert, {"s": "x", "t": "a\0b", "a": 1, "d": DAY})
+        execute(engine, "UPDATE held SET a = :a, s = :s WHERE s = :old", {"a": 5, "s": "z", "old": "y"})
+        rows = [("x", "a\0b", 1, DAY), ("z", "a\0b", 5, None)]
+        assert list(fetch(engine, "SELECT * FROM held").rows()) == rows
+        execute(engine, "DELETE FROM held WHERE d IS NULL OR s = :s", {"s": "none"})
+        assert list(fetch(engine, "SELECT * FROM held").rows()) == rows[:1]
+        with pytest.raises(RayforceError, match="domain"):  # a symbol cannot hold NUL
+            execute(engine, "INSERT INTO held (s) VALUES (:s)", {"s": "a\0b"})
+
+
+@pytest.mark.parametrize(
+    ("text", "params", "error"),
+    [
+        ("SELECT :a + :b AS c", {"a": 1}, "the query uses the parameter :b, which has no value"),
+        ("SELECT :a AS c", {}, "the query uses the parameter :a, which has no value"),
+        ("SELECT :a AS c", {"a": 1, "d": 2}, "the query has no parameter :d; its parameters: :a"),
+        ("SELECT 1 AS c", {"d": 2}, "the query has no parameter :d; its parameters: none"),
+        ("SELECT id FROM trades LIMIT :n", {"n": -1}, ":n is a number of rows"),
+        ("SELECT id FROM trades LIMIT :n", {"n": 1.5}, ":n is a number of rows"),
+        ("SELECT id FROM trades LIMIT :n", {"n": "1"}, ":n is a number of rows"),
+        ("SELECT id FROM trades WHERE id = :n", {"n": 2**63}, r"params\['n'\]"),
+        ("SELECT id FROM trades WHERE id = :n", {"n": [1, 2]}, "a parameter that is a list can only follow IN"),
+        ("SELECT id FROM trades WHERE note LIKE :n", {"n": 5}, "LIKE is followed by text"),
+        ("SELECT id FROM trades WHERE id IN :n", {"n": 5}, "IN is followed by values"),
+        ("SELECT id FROM :t", {"t": 5}, "the parameter :t is none"),
+        ("SELECT id FROM trades WHERE sym = :n", {"n": "\ud800"}, "UTF-8 cannot express"),
+    ],
+)
+def test_a_parameter_that_does_not_fit_is_refused_before_anything_is_sent(
+    text: str, params: dict[str, Any], error: str
+) -> None:
+    query = sql(text)
+    with pytest.raises(RayforceError, match=error):
+        encode(query, MessageType.SYNC, params=params)
+
+
+UNSUPPORTED = {
+    "SELECT a FROM t FULL JOIN u ON t.a = u.a": "INNER JOIN and LEFT JOIN: FULL JOIN u",
+    "SELECT a FROM t RIGHT JOIN u ON t.a = u.a": "INNER JOIN and LEFT JOIN",
+    "SELECT a FROM t CROSS JOIN u": "INNER JOIN and LEFT JOIN",
+    "SELECT a FROM t, u": "JOIN needs ON",
+    "SELECT a FROM t JOIN u ON t.a < u.a": "JOIN needs ON with an equality",
+    "SELECT a FROM t JOIN u ON a = b": "qualify the columns in ON with their tables: a = b",
+    "SELECT t.a FROM t LEFT JOIN u ON t.a = u.a AND t.b > 1": "ON of a LEFT JOIN supports equalities.*: t.b > 1",
+    "SELECT a FROM t JOIN t ON t.a = t.a": "two tables in FROM have the name t",
+    "SELECT u.a FROM t": "FROM has no table u.*: u.a",
+    "SELECT a FROM t WHERE EXISTS (SELECT 1 AS x FROM u)": "not supported: EXISTS",
+    "SELECT a FROM t WHERE a = (SELECT max(b) FROM u WHERE u.c = t.c)": "FROM has no table t",
+    "SELECT sum(a) OVER (PARTITION BY b) FROM t": r"not supported: SUM\(a\) OVER",
+    "SELECT a FROM t QUALIFY a > 1": "QUALIFY is not supported",
+    "SELECT DISTINCT ON (a) b FROM t": "ON is not supported",
+    "SELECT a, a FROM t": "two columns of the result have the name a",
+    "SELECT a, sum(b) FROM t": "must be in GROUP BY: a",
+    "SELECT a FROM t GROUP BY b": "must be in GROUP BY",
+    "SELECT * FROM t GROUP BY a": "cannot be combined with aggregates",
+    "SELECT sum(sum(a)) FROM t": "an aggregate cannot contain another",
+    "SELECT a FROM t GROUP BY sum(a)": "GROUP BY cannot contain an aggregate",
+    "SELECT a FROM t ORDER BY 2": "no column at position 2",
+    "SELECT DISTINCT a FROM t ORDER BY b": "ORDER BY of SELECT DISTINCT",
+    "SELECT a FROM t LIMIT a": "LIMIT and OFFSET take a whole number",
+    "SELECT a FROM db.t": "DB is not supported here: db.t",
+    "SELECT a FROM t AS x(b)": "column names after a table's alias",
+    "SELECT a FROM t TABLESAMPLE (10)": "not supported",
+    "SELECT *": r"\* needs FROM",
+    "SELECT a FROM t EXCEPT SELECT a FROM u": "only SELECT and UNION",
+    "WITH RECURSIVE c AS (SELECT 1 AS x) SELECT * FROM c": "RECURSIVE is not supported",
+    "SELECT ?": r"write :name, not \?",
+    "SELECT @a": "not supported: @a",
+    "SELECT foo(a) FROM t": "the function foo is not supported",
+    "SELECT log(a) FROM t": "write LN",
+    "SELECT CAST(a AS DECIMAL) FROM t": "the type is not supported: DECIMAL",
+    "SELECT DATE '2024-13-01'": "'2024-13-01' is no date",
+    "SELECT TRY_CAST(a AS INT) FROM t": "not supported",
+    "SELECT date_trunc('month', a) FROM t": "DATE_TRUNC is supported for",
+    "SELECT a + INTERVAL '1 month' FROM t": "an INTERVAL is",
+    "SELECT a LIKE b FROM t": "LIKE is followed by text",
+    "SELECT a IN (b) FROM t": "must be constants of one type",
+    "SELECT a IN (1, 'x') FROM t": "must be constants of one type",
+    "SELECT CASE WHEN a THEN 1 ELSE 'x' END FROM t": "constants of different types",
+    "SELECT a FROM t WHERE a LIKE 'x!' ESCAPE '!'": "ends with the escape",
+    "SELECT 9223372036854775808": "does not fit 64 bits",
+    'SELECT "#1" FROM t': "must not be empty, begin with #",
+    "INSERT INTO t (a, b) VALUES (1)": "row 1 of VALUES has 1 values in place of 2",
+    "INSERT INTO t VALUES (1, 2), (1)": "row 2 of VALUES has 1 values in place of 2",
+    "INSERT INTO t (a, a) VALUES (1, 2)": "named twice",
+    "INSERT INTO t VALUES (1), ('x')": "must be of one type",
+    "INSERT INTO t VALUES (TRUE), (NULL)": "a bool cannot be NULL",
+    "INSERT INTO t VALUES (a)": "there are no columns here: a",
+    "INSERT INTO t VALUES (1) ON CONFLICT (a) DO NOTHING": "takes the key columns and DO UPDATE",
+    "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING": "takes the key columns and DO UPDATE",
+    "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET b = b + 1": "column = excluded.column",
+    "INSERT INTO t VALUES (1) RETURNING a": "RETURNING is not supported",
+    "UPDATE t SET a = u.b FROM u": "FROM is not supported",
+    "UPDATE t SET a = 1, a = 2": "cannot assign to a column with the name a",
+    "UPDATE t SET a = u.b": "the columns of one table only",
+    "DELETE FROM t USING u": "USING is not supported",
+    "CREATE TABLE t (a BIGINT PRIMARY KEY)": "CONSTRAINTS is not supported",
+    "CREATE TEMPORARY TABLE t (a BIGINT)": "not supported",
+    "CREATE VIEW v AS SELECT a FROM t": "only CREATE TABLE",
+    "DROP VIEW v": "only DROP TABLE",
+    "DROP TABLE a CASCADE": "CASCADE is not supported",
+    "ALTER TABLE t ADD COLUMN a BIGINT": "statements are SELECT",
+    "PRAGMA x": "statements are SELECT",
+}
+
+
+@pytest.mark.parametrize("text", UNSUPPORTED)
+def test_what_is_not_supported_is_an_error_at_once(text: str) -> None:
+    with pytest.raises(RayforceError, match=UNSUPPORTED[text]):
+        sql(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "one statement; it holds no statement"),
+        ("-- nothing", "one statement; it holds no statement"),
+        ("SELECT 1; SELECT 2", "one statement; it holds 2 statements"),
+        ("SELECT (1", r"the text is not SQL: .* \(line 1, column"),
+        ("SELECT 'a", "the text is not SQL"),
+        ("SELECT '\ud800'", "UTF-8 cannot express"),
+        ("SELECT " + "(" * 5000 + "1" + ")" * 5000, "nested too deeply"),
+    ],
+)
+def test_what_is_not_one_statement_is_an_error_at_once(text: str, error: str) -> None:
+    with pytest.raises(RayforceError, match=error):
+        sql(text)
+
+
+def test_a_statement_may_have_comments_lines_and_a_semicolon(engines: dict[str, Engine]) -> None:
+    text = "-- of today\nSELECT id /* the key */\n  FROM trades -- all\n WHERE id = 1;\n"
+    assert list(fetch(engines["in process"], text).rows()) == [(1,)]
+    assert str(sql(text)) == text
+    assert repr(sql(text)) == "sql('-- of today SELECT id /* the key */ FROM trades -- all WHER…')"
+
+
+def test_an_error_of_the_engine_quotes_the_statement(engines: dict[str, Engine]) -> None:
+    with pytest.raises(RayforceError, match=r"^name: .*in the query SELECT a FROM nowhere$"):
+        fetch(engines["native"], "SELECT a\nFROM nowhere")
+    with pytest.raises(RayforceError, match="'nope' not found"):
+        fetch(engines["in process"], "SELECT nope FROM trades")
+
+
+def test_a_column_that_two_tables_have_needs_its_table(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        with pytest.raises(RayforceError, match=r"domain: .*a column is in two tables: qualify it with the table"):
+            fetch(engine, "SELECT px FROM trades JOIN companies ON trades.sym = companies.sym")
+
+
+def test_a_statement_is_text() -> None:
+    with pytest.raises(UnsupportedQuery, match=r"sql\(\) takes a str, not int"):
+        sql(5)  # type: ignore[arg-type]  # the error is what is tested
+
+
+def test_without_sqlglot_an_error_says_how_to_install_it() -> None:
+    code = "import sys; sys.modules['sqlglot'] = None; from rayforce_trio import sql; sql('SELECT 1')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "RayforceError: SQL needs sqlglot; install it with: pip install 'rayforce-trio[sql]'" in result.stderr
+
+
+def test_sqlglot_is_imported_when_a_query_is_made() -> None:
+    code = "import sys; from rayforce_trio import sql; assert 'sqlglot' not in sys.modules; sql('SELECT 1')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SPECIAL = "a'\"\\();:-%_*?[]#` \0\nñ😀"
+TEXTS = st.text(st.sampled_from(SPECIAL) | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+def quoted_text(text: str) -> str:
+    """Return a text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4), number=st.integers(-(2**63) + 1, 2**63 - 1))
+def test_text_and_numbers_are_never_more_than_values(texts: list[str], number: int, engines: dict[str, Engine]) -> None:
+    symbol = texts[0].replace("\0", "x")
+    table = pa.table({"t": texts, "s": symbols(*[symbol] * len(texts)), "n": pa.array([number] * len(texts))})
+    listed = ", ".join(map(quoted_text, texts))
+    pattern = quoted_text(re.sub(r"([%_!])", r"!\1", texts[0]))
+    for engine in engines.values():
+        put(engine, "held", table)
+        for text in texts:
+            found = fetch(engine, f"SELECT t, {quoted_text(text)} AS x FROM held WHERE t = :p", {"p": text})
+            assert set(found.rows()) == {(text, text)}
+            assert set(fetch(engine, f"SELECT t FROM held WHERE t = {quoted_text(text)}").rows()) == {(text,)}
+        assert len(fetch(engine, f"SELECT t FROM held WHERE t IN ({listed}) AND n = {number}")) == len(texts)
+        params = {"p": texts, "n": number}
+        assert len(fetch(engine, "SELECT t FROM held WHERE t IN :p AND n = :n", params)) == len(texts)
+        chosen = f"s = {quoted_text(symbol)} AND s IN ({quoted_text(symbol)})"
+        assert len(fetch(engine, f"SELECT t FROM held WHERE {chosen}")) == len(texts)
+        assert set(fetch(engine, f"SELECT t FROM held WHERE t LIKE {pattern} ESCAPE '!'").rows()) == {(texts[0],)}
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name_=TEXTS)
+def test_names_are_never_more_than_names(name_: str, engines: dict[str, Engine]) -> None:
+    quoted_name = '"' + name_.replace('"', '""') + '"'
+    text = f"SELECT n AS {quoted_name} FROM (SELECT 1 AS n) t ORDER BY {quoted_name}"
+    if "\0" in name_ or name_.startswith("#"):
+        with pytest.raises(UnsupportedQuery, match="a name must not"):
+            sql(text)
+        return
+    for engine in engines.values():
+        assert fetch(engine, text).names == (name_,)
+        put(engine, "held", pa.table({name_: [1, 2]}))
+        assert list(fetch(engine, f"SELECT {quoted_name} + 1 AS n FROM held WHERE {quoted_name} > 1").rows()) == [(3,)]

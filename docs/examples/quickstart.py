@@ -37,6 +37,12 @@ async def explore(connection: WSClientConnection) -> None:
     await ask(connection, "(count stocks)")
     await ask(connection, "(select {from: stocks by: symbol since: (min date) high: (max price)})")
 
+    # Values are passed under the names that the query uses for them, and a result can be fetched as columns.
+    print("\n> IBM above 125")
+    above = "(select {from: stocks where: (and (== symbol ticker) (> price low))})"
+    for row in (await connection.fetch(above, {"ticker": "IBM", "low": 125.0})).rows():
+        print(*row)
+
     # Query objects are compiled here and evaluated there.
     await ask(connection, "Apple above 200", stocks.select("date", "price").where((symbol == "AAPL") & (price > 200)))
     spread = stocks.select(low=price.min(), mean=price.mean(), high=price.max()).by("symbol")

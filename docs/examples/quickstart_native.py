@@ -5,7 +5,6 @@ import sys
 
 import trio
 from quickstart import explore, monthly_prices
-from rayforce import List, Operation, Symbol
 
 from rayforce_trio import NativeProcess, WSClient, WSServer, errors
 
@@ -15,7 +14,7 @@ async def main() -> None:
         print(f"serving on {server.url}")
         async with WSClient("127.0.0.1", server.port).connect() as connection:
             # The engine's process starts empty, so the table is sent to it.
-            await connection.execute(List([Operation.SET, Symbol("stocks"), monthly_prices()]))
+            await connection.create_table("stocks", monthly_prices())
             await explore(connection)
 
             # A query without end is stopped in the engine, and the next one is answered.

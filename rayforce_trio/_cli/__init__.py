@@ -1,4 +1,4 @@
-"""The command line: `serve`, `query`, `repl` and `hash-password`, built on the package's public names alone."""
+"""The command line: `serve`, `query`, `load`, `repl` and `hash-password`, built on the package's public names alone."""
 
 from ._main import main
 

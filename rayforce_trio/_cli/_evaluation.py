@@ -9,7 +9,7 @@ from typing import TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from .. import VerboseResult, WSClient, WSClientConnection
+from .. import Parameters, Query, VerboseResult, WSClient, WSClientConnection
 from ..errors import ConnectionRejected, RayforceError, RayforceWSError
 from ._exits import CommandFailed, Interrupted, Refused
 from ._waiting import Calls
@@ -44,8 +44,8 @@ def with_server_name(client: WSClient) -> Iterator[None]:
         raise Refused(client.uri, error) from None
 
 
-async def evaluate(connection: WSClientConnection, expression: str) -> VerboseResult:
-    """Evaluate an expression on the server, with what it prints, if the server tells that.
+async def evaluate(connection: WSClientConnection, query: Query, params: Parameters | None = None) -> VerboseResult:
+    """Evaluate a query on the server; the result has the printed output if the server sends it.
 
     A checkpoint; if cancelled, as `WSClientConnection.execute`.
 
@@ -53,11 +53,11 @@ async def evaluate(connection: WSClientConnection, expression: str) -> VerboseRe
         RayforceError: as `WSClientConnection.execute_verbose`.
     """
     try:
-        return await connection.execute_verbose(expression)
+        return await connection.execute_verbose(query, params)
     except RayforceWSError as error:
         if type(error) is not RayforceWSError or connection.closed:
             raise
-    return VerboseResult("", await connection.execute(expression), None)  # it speaks the baseline only
+    return VerboseResult("", await connection.execute(query, params), None)  # it speaks the baseline only
 
 
 class Session:
@@ -75,6 +75,7 @@ class Session:
         self._calls = calls
         self._deadline = deadline
         self._time_limit = time_limit
+        self._is_busy = False  # the server has not answered a cancelled call
 
     @classmethod
     async def connect(
@@ -101,8 +102,12 @@ class Session:
             return cls(connection, calls, deadline=deadline, time_limit=time_limit)
         raise CommandFailed(f"no connection within {time_limit:g} s")
 
-    async def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of a function that makes one call of the connection. A checkpoint.
+    async def call(self, function: Callable[[], Awaitable[T]], *, status: Callable[[], str] | None = None) -> T:
+        """Return the result of a function that makes one call of the connection at a time. A checkpoint.
+
+        Args:
+            function: takes no arguments.
+            status: returns a text that is shown on a terminal meanwhile.
 
         Raises:
             Interrupted: Ctrl-C; there is a text if the server did not stop the query.
@@ -111,7 +116,7 @@ class Session:
         stopped_before = self.connection.stopped_queries
         try:
             with anyio.move_on_at(self._deadline):
-                return await self._calls.call(function)
+                return await self._calls.call(function, status=status)
         except Interrupted:
             stop = await self._wait_until_stopped(stopped_before)
             raise (Interrupted() if stop is Stop.STOPPED else Interrupted(stop.value)) from None
@@ -123,10 +128,12 @@ class Session:
         with anyio.move_on_after(STOP_TIMEOUT), suppress(RayforceError):
             await self.connection.execute("null")  # answered after the cancelled call
             return Stop.STOPPED if self.connection.stopped_queries > stopped_before else Stop.ENDED
+        self._is_busy = True
         return Stop.UNKNOWN
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connection, without waiting long for a server that is busy. A checkpoint."""
-        with anyio.move_on_after(CLOSE_TIMEOUT):
-            await self.connection.close()
+        if not self._is_busy:
+            with anyio.move_on_after(CLOSE_TIMEOUT):
+                await self.connection.close()
         self.connection.abort()

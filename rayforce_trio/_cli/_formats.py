@@ -3,11 +3,14 @@
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from rayforce import Dict, List, Table, Vector
 
-from .. import draw
+from .. import Columns, columns_of, draw
+from ..errors import RayforceConversionError
+from ._fields import csv_lines, json_lines
 from ._values import column, contents, plain, records, to_json
 
 
@@ -18,7 +21,35 @@ def as_text(value: Any) -> Iterator[str]:
 
 
 def as_json(value: Any) -> Iterator[str]:
-    """Yield a value as JSON; the rows of a table and the elements of a vector or list stand on a line each."""
+    """Return a value as JSON; the rows of a table and the items of a vector or list stand on a line each."""
+    columns = _columns(value)
+    if columns is not None:
+        with suppress(RayforceConversionError):
+            return json_lines(columns, is_table=isinstance(value, Table))
+    return _json_by_item(value)
+
+
+def as_csv(value: Any) -> Iterator[str]:
+    """Return a value as CSV, with a header."""
+    columns = _columns(value)
+    if columns is not None:
+        with suppress(RayforceConversionError):
+            return csv_lines(columns)
+    return _csv_by_item(value)
+
+
+FORMATS: dict[str, Callable[[Any], Iterable[str]]] = {"text": as_text, "json": as_json, "csv": as_csv}
+
+
+def _columns(value: Any) -> Columns | None:
+    """Return a table or vector as columns; `None` if it has to be written item by item."""
+    if isinstance(value, Table | Vector):
+        with suppress(RayforceConversionError):  # two columns have one name, say
+            return columns_of(value)
+    return None
+
+
+def _json_by_item(value: Any) -> Iterator[str]:
     if not isinstance(value, Table | Vector | List):
         yield f"{to_json(plain(value))}\n"
         return
@@ -30,21 +61,14 @@ def as_json(value: Any) -> Iterator[str]:
     yield "[]\n" if separator == "[\n" else "\n]\n"
 
 
-def as_csv(value: Any) -> Iterator[str]:
-    """Yield a value as CSV, with a header."""
+def _csv_by_item(value: Any) -> Iterator[str]:
     names, rows = _rows(value)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
         writer.writerow(map(_cell, row))
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
     yield buffer.getvalue()
-
-
-FORMATS: dict[str, Callable[[Any], Iterable[str]]] = {"text": as_text, "json": as_json, "csv": as_csv}
 
 
 def _rows(value: Any) -> tuple[list[str], Iterable[Iterable[Any]]]:

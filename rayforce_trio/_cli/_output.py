@@ -4,7 +4,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from ..errors import RayforceWSError
 from ._exits import CommandFailed, OutputClosed
@@ -39,13 +41,33 @@ def write(parts: Iterable[str]) -> None:
         OutputClosed: nobody reads it any more.
         CommandFailed: it cannot be written, since a disk is full, say.
     """
+    stdout = _standard_output()
+    shown = harmless if stdout.isatty() else str
+    with _reported_errors():
+        for part in parts:
+            stdout.write(shown(part))
+        stdout.flush()
+
+
+def write_bytes(parts: Iterable[bytes]) -> None:
+    """Write bytes to standard output, all the way. Raises what `write` raises."""
+    buffer = _standard_output().buffer
+    with _reported_errors():
+        for part in parts:
+            buffer.write(part)
+        buffer.flush()
+
+
+def _standard_output() -> Any:
     if sys.stdout is None:
         raise CommandFailed("the output cannot be written: it is closed")
-    shown = harmless if sys.stdout.isatty() else str
+    return sys.stdout
+
+
+@contextmanager
+def _reported_errors() -> Iterator[None]:
     try:
-        for part in parts:
-            sys.stdout.write(shown(part))
-        sys.stdout.flush()
+        yield
     except OSError as error:
         null = os.open(os.devnull, os.O_WRONLY)  # or Python tries once more when it ends, and complains
         os.dup2(null, sys.stdout.fileno())

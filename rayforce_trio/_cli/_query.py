@@ -2,18 +2,21 @@
 
 import argparse
 import sys
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 from anyio.abc import TaskGroup
 
-from .. import VerboseResult
+from .. import Columns, Query, Value, VerboseResult, columns_of, sql
+from ..errors import RayforceConversionError
 from ._arguments import seconds
 from ._brackets import is_blank
 from ._evaluation import Session, evaluate
-from ._exits import FAILED, OK, UsageError
+from ._exits import FAILED, OK, CommandFailed, UsageError
 from ._formats import FORMATS
-from ._output import complain, say, use_encoding, write
+from ._output import complain, say, use_encoding, write, write_bytes
+from ._parameters import parameter, parameters
 from ._secrets import keep_secrets_out_of_standard_input
 from ._target import add_target, target_of
 from ._waiting import Calls, run
@@ -25,10 +28,23 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("query", help="evaluate an expression on a server", description=DESCRIPTION)
     add_target(parser)
     parser.add_argument("expression", metavar="EXPR", help="Rayfall code; - reads it from standard input")
+    parser.add_argument("--sql", action="store_true", help="the expression is SQL, in which :name is a parameter")
     parser.add_argument(
-        "--format", choices=FORMATS, default="text", help="of the output; default: text, as the engine draws it"
+        "-p",
+        "--parameter",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        type=parameter,
+        help="a parameter that the expression uses by its name, such as low=200 or day=2024-01-31; may be repeated",
     )
-    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="give up after so long")
+    parser.add_argument(
+        "--format",
+        choices=(*FORMATS, "arrow"),
+        default="text",
+        help="of the output; default: text, as the engine draws it",
+    )
+    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="end after so many seconds")
     parser.set_defaults(run=query)
 
 
@@ -40,13 +56,14 @@ def query(options: argparse.Namespace) -> int:
     expression = _standard_input() if options.expression == "-" else _checked(options.expression)
     if is_blank(expression):
         raise UsageError("there is no expression")
+    values = parameters(options.parameter)
+    asked: Query = sql(expression) if options.sql else expression
+    if options.format == "arrow":
+        _check_arrow_output()
 
     async def ask(calls: Calls, tasks: TaskGroup) -> VerboseResult:
-        session = await Session.connect(client, calls, tasks, time_limit=options.timeout)
-        try:
-            return await session.call(partial(evaluate, session.connection, expression))
-        finally:
-            await session.close()
+        async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
+            return await session.call(partial(evaluate, session.connection, asked, values))
 
     result = run(ask, backend="trio")
     _write(result, options.format)
@@ -61,11 +78,34 @@ def _write(result: VerboseResult, format_: str) -> None:
         use_encoding(None, "backslashreplace")
         write([result.output, *FORMATS[format_](result.value)])
         return
-    use_encoding("utf-8", "strict")
     if result.output:
         say(result.output.rstrip("\n"))
-    if result.error is None:
-        write(FORMATS[format_](result.value))
+    if result.error is not None:
+        return
+    if format_ == "arrow":
+        from ._files import arrow_stream
+
+        write_bytes(arrow_stream(_columns(result.value)))
+        return
+    use_encoding("utf-8", "strict")
+    write(FORMATS[format_](result.value))
+
+
+def _columns(value: Value) -> Columns:
+    try:
+        return columns_of(value)
+    except RayforceConversionError as error:
+        raise CommandFailed(f"{error}; --format json writes any value") from None
+
+
+def _check_arrow_output() -> None:
+    """Find out before the query is sent that its result cannot be written."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        raise UsageError("--format arrow writes binary data, not for a terminal; redirect it to a file or pipe")
+    try:
+        from . import _files  # noqa: F401 - it needs pyarrow
+    except ModuleNotFoundError as error:
+        raise CommandFailed(f"--format arrow needs {error.name}: pip install 'rayforce-trio[arrow]'") from None
 
 
 def _checked(expression: str) -> str:

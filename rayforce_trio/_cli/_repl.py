@@ -159,7 +159,7 @@ class _Shell:
 
     async def close(self) -> None:
         if self._session is not None:
-            await self._session.close()
+            await self._session.aclose()
 
 
 def _history_file() -> Path:

@@ -1,11 +1,9 @@
-"""Values as JSON has them: what `--format json` and `--format csv` are made of."""
+"""Values as JSON has them, for `--format json` and `--format csv` where a value has no columns."""
 
 import json
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from rayforce import (
     B8,
     F32,
@@ -19,22 +17,18 @@ from rayforce import (
     Dict,
     List,
     Null,
-    Operation,
     String,
     Symbol,
     Table,
     Time,
     Timestamp,
     Vector,
-    eval_obj,
 )
-from rayforce.types.base import Scalar
 
-from .. import draw
+from .. import columns_of, draw
+from ._fields import json_item, json_items
 
-_NULL_I32 = -(2**31)
-_NULL_I64 = -(2**63)
-_EPOCH = np.datetime64("2000-01-01", "s")  # the engine's
+_ATOMS = (B8, U8, I16, I32, I64, F32, F64, Date, Time, Timestamp, GUID)
 _TEXTS = (String, Symbol)
 
 
@@ -48,14 +42,13 @@ def plain(value: Any) -> Any:
         return column(value)
     if isinstance(value, Dict):
         keys, values = column(value.keys()), column(value.values())
-        if _is_text(value.keys()):
+        if value.keys().get_type_code() in (-String.type_code, -Symbol.type_code):
             return dict(zip(keys, values, strict=True))
         return [list(pair) for pair in zip(keys, values, strict=True)]
     if isinstance(value, _TEXTS):
         return _text(value)
-    for kind, (raw, convert) in _ATOMS.items():
-        if isinstance(value, kind):
-            return convert(raw(value))
+    if isinstance(value, _ATOMS):
+        return json.loads(json_item(columns_of(Vector([value], ray_type=type(value)))))
     return draw(value)  # functions and operators
 
 
@@ -72,12 +65,11 @@ def contents(table: Table) -> tuple[list[str], list[list[Any]]]:
 
 
 def column(values: Vector | List) -> list[Any]:
-    """Return the elements of a vector or list, each as `plain` returns it."""
-    convert = _ELEMENTS.get(values.get_type_code())
-    if convert is None or isinstance(values, List):
-        empty = "" if _is_text(values) else None  # an empty string in a vector counts as a null there
-        return [empty if value is Null else plain(value) for value in values]
-    return [None if raw is Null else convert(raw) for raw in values.to_list()]
+    """Return the items of a vector or list, each as `plain` returns it."""
+    if isinstance(values, List):
+        return [plain(value) for value in values]
+    items: list[Any] = json.loads(f"[{','.join(json_items(columns_of(values)))}]")
+    return items
 
 
 def to_json(value: Any) -> str:
@@ -85,77 +77,8 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _is_text(values: Vector | List) -> bool:
-    return values.get_type_code() in (-String.type_code, -Symbol.type_code)
-
-
 def _text(value: String | Symbol) -> str:
     try:
         return str(value.to_python())
     except UnicodeDecodeError as error:
         return bytes(error.object).decode("utf-8", "replace")
-
-
-def _number(value: float) -> float | str | None:
-    if math.isnan(value):
-        return None
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def _short_number(value: float) -> float | str | None:
-    return _number(float(str(np.float32(value))))  # 0.1, not 0.10000000149011612
-
-
-def _date(days: int) -> str | None:
-    return None if days == _NULL_I32 else str((_EPOCH + np.timedelta64(days, "D")).astype("datetime64[D]"))
-
-
-def _time(milliseconds: int) -> str | None:
-    if milliseconds == _NULL_I32:
-        return None
-    seconds, rest = divmod(abs(milliseconds), 1000)
-    sign = "-" if milliseconds < 0 else ""
-    return f"{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:03}"
-
-
-def _timestamp(nanoseconds: int) -> str | None:
-    if nanoseconds == _NULL_I64:
-        return None
-    seconds, rest = divmod(nanoseconds, 10**9)  # numpy's own nanoseconds end in 2262, the engine's in 2292
-    return f"{_EPOCH + np.timedelta64(seconds, 's')}.{rest:09}Z"
-
-
-def _guid(guid: Any) -> str | None:
-    return str(guid) if guid.int else None
-
-
-def _low_32_bits(number: int) -> int:
-    """Return what of a number the engine has written; rayforce-py 2.4.0 reads twice as much of dates and times."""
-    return (number + 2**31) % 2**32 - 2**31
-
-
-def _widened(value: F32) -> float:
-    return float(eval_obj(List([Operation.ADD, value, 0.0])).to_python())  # rayforce-py 2.4.0 cannot read it directly
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-_ATOMS: dict[type[Scalar], tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    **{kind: (kind.to_python, _same) for kind in (B8, U8, I16, I32, I64)},
-    F32: (_widened, _short_number),
-    F64: (F64.to_python, _number),
-    Date: (lambda date: _low_32_bits(date.to_days()), _date),
-    Time: (lambda time: _low_32_bits(time.to_millis()), _time),
-    Timestamp: (Timestamp.to_millis, _timestamp),  # nanoseconds, in spite of its name
-    GUID: (GUID.to_python, _guid),
-}
-"""For each kind of atom, what reads it and what converts what was read."""
-
-_ELEMENTS: dict[int, Callable[[Any], Any]] = {
-    -kind.type_code: bool if kind is B8 else convert for kind, (_, convert) in _ATOMS.items() if kind is not GUID
-}
-"""For each type of vector that is read at once, what converts an element."""

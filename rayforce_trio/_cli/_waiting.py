@@ -37,18 +37,21 @@ class Calls:
             if self._scope is not None:
                 self._scope.cancel()
 
-    async def call(self, function: Callable[[], Awaitable[T]], *, quietly: bool = False) -> T:
+    async def call(
+        self, function: Callable[[], Awaitable[T]], *, quietly: bool = False, status: Callable[[], str] | None = None
+    ) -> T:
         """Return what a function returns. A checkpoint.
 
         Args:
             function: takes no arguments.
             quietly: do not say on the terminal how long it takes.
+            status: returns a text that is shown on the terminal before the time.
 
         Raises:
             Interrupted: Ctrl-C cancelled it.
         """
         try:
-            with anyio.CancelScope() as self._scope, _telling(self._tasks, quietly=quietly):
+            with anyio.CancelScope() as self._scope, _telling(self._tasks, status, quietly=quietly):
                 return await function()
         finally:
             self._scope = None
@@ -58,12 +61,12 @@ class Calls:
 
 
 @contextmanager
-def _telling(tasks: TaskGroup, *, quietly: bool) -> Iterator[None]:
+def _telling(tasks: TaskGroup, status: Callable[[], str] | None, *, quietly: bool) -> Iterator[None]:
     """Show on standard error how long the block takes, if that is a terminal."""
     if quietly or not sys.stderr.isatty():
         yield
         return
-    clock = _Clock()
+    clock = _Clock(status)
     tasks.start_soon(clock.run)
     try:
         yield
@@ -72,7 +75,8 @@ def _telling(tasks: TaskGroup, *, quietly: bool) -> Iterator[None]:
 
 
 class _Clock:
-    def __init__(self) -> None:
+    def __init__(self, status: Callable[[], str] | None) -> None:
+        self._status = status
         self._scope = anyio.CancelScope()
         self._began = anyio.current_time()
         self._shown = False
@@ -84,7 +88,8 @@ class _Clock:
                 if self._scope.cancel_called:  # as it woke
                     return
                 self._shown = True
-                _show(f"{_ERASE}{anyio.current_time() - self._began:.1f} s, Ctrl-C cancels")
+                status = "" if self._status is None else f"{self._status()}, "
+                _show(f"{_ERASE}{status}{anyio.current_time() - self._began:.1f} s, Ctrl-C cancels")
                 await anyio.sleep(_REFRESH)
 
     def stop(self) -> None:

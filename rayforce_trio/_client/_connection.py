@@ -1,14 +1,27 @@
 """`WSClientConnection`: the calls that a connection offers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
-from .._codec import Parameters, Query, Value, decode, decode_verbose, encode, encode_call, engine_error, reply_payload
+from .._codec import (
+    Parameters,
+    Query,
+    TabularData,
+    Value,
+    decode,
+    decode_verbose,
+    encode,
+    encode_call,
+    engine_error,
+    reply_payload,
+)
 from .._protocol import Failure, MessageType, Reply
 from .._transports import Transport, closed_by_us
 from .._values._columns import Columns
 from ..errors import RayforceError, RayforceWSError
+from ._bulk import Progress, RowCount, create, insert, upsert
 from ._exchange import Exchange
 from ._fetching import read_columns
 from ._tables import table_names, table_schema
@@ -61,8 +74,8 @@ class WSClientConnection:
         changed before it stops stays changed.
 
         Args:
-            query: Rayfall text as a str or String; a List, Expression, SQLQuery, or a select, update, insert, upsert or
-                join query of rayforce-py.
+            query: Rayfall text as a str or String; SQL as `sql(...)`; a List, Expression, SQLQuery, or a select,
+                update, insert, upsert or join query of rayforce-py.
             params: values by the names that the query uses in their place. They are data, and never evaluated.
 
         Returns:
@@ -159,7 +172,7 @@ class WSClientConnection:
         await self._exchange.post(self._encode(query, MessageType.ASYNC, params))
 
     async def tables(self) -> list[str]:
-        """Return the names of the server's tables, sorted.
+        """Return the names of the server's tables, sorted. Those in a dict, such as `a.b`, are not among them.
 
         A checkpoint; if cancelled, as `execute`.
 
@@ -181,6 +194,83 @@ class WSClientConnection:
             RayforceError: otherwise as for `execute`.
         """
         return await table_schema(self._exchange, table)
+
+    async def insert(self, table: str, data: TabularData, *, progress: Progress | None = None) -> int:
+        """Append rows to a table of the server, and return their number.
+
+        Columns are matched by name and cast to the table's types if no value is changed by it. Long data is sent in
+        several messages of up to 8 MiB, or of the server's limit. Each message is inserted as a whole or not at all.
+
+        A checkpoint; other tasks also run while data is converted. An error or a cancellation that is raised has the
+        attribute `rows_inserted`: how many rows the server has confirmed, always the first ones. If cancelled, or if
+        the connection breaks, the rows of the one message under way may have been inserted as well, or may yet be.
+
+        Args:
+            table: the name of a table of the server.
+            data: an object with `__arrow_c_stream__`, such as a polars or pandas DataFrame, a pyarrow Table or a DuckDB
+                relation; a mapping of column names to lists or arrays; `Columns`; or a Rayforce `Table` with its data.
+            progress: called with the number of rows inserted so far after each message.
+
+        Raises:
+            RayforceValueError: the server has no table of this name, or the data has not the table's columns. Nothing
+                was inserted.
+            RayforceConversionError: a value does not fit the column's type; the error says where it is. Nothing was
+                inserted.
+            RayforceError: otherwise as for `execute`. A read-only server refuses with the code `access`.
+        """
+        with RowCount(progress) as inserted:
+            await insert(self._exchange, table, data, inserted)
+        return inserted.rows
+
+    async def upsert(
+        self, table: str, data: TabularData, keys: Sequence[str], *, progress: Progress | None = None
+    ) -> int:
+        """Replace the rows of a table whose keys occur in the data, append the others, and return their number.
+
+        Otherwise like `insert`, whose `rows_inserted` here counts replaced rows, too.
+
+        A checkpoint; if cancelled, as `insert`.
+
+        Args:
+            table: as for `insert`.
+            data: as for `insert`.
+            keys: the names of the columns that identify a row. The engine requires that they are the first columns of
+                the table, in its order.
+            progress: as for `insert`.
+
+        Raises:
+            RayforceValueError: the keys are not the table's first columns; the error names those. Nothing was inserted.
+            RayforceError: otherwise as for `insert`.
+        """
+        with RowCount(progress) as inserted:
+            await upsert(self._exchange, table, data, keys, inserted)
+        return inserted.rows
+
+    async def create_table(
+        self, name: str, data: TabularData, *, replace: bool = False, progress: Progress | None = None
+    ) -> int:
+        """Create a table on the server with the columns and rows of the data, and return the number of rows.
+
+        The table appears with the rows of the first message; those of further messages are inserted like those of
+        `insert`, and `rows_inserted` counts all of them. If it is 0, the table was not created or replaced.
+
+        A checkpoint; if cancelled, as `insert`, and the table may have been created or replaced.
+
+        Args:
+            name: of the new table: letters, digits, `_` and `-`; it begins with a letter or `_`.
+            data: as for `insert`; there may be no rows.
+            replace: replace the table of this name if there is one, at once and with all of its columns. Values of
+                other kinds are never replaced.
+            progress: as for `insert`.
+
+        Raises:
+            RayforceValueError: the name cannot be used, or the server has it already.
+            RayforceConversionError: a value cannot be sent; the error says where it is.
+            RayforceError: otherwise as for `insert`.
+        """
+        with RowCount(progress) as inserted:
+            await create(self._exchange, name, data, inserted, replace=replace)
+        return inserted.rows
 
     async def close(self) -> None:
         """Close the connection, within 10 seconds; calls that still wait raise `ConnectionClosed`. Idempotent.

@@ -1,7 +1,7 @@
 """The server's tables: their names and their columns."""
 
 from .._codec import engine_error, reply_payload
-from .._protocol import Failure, Header, MessageType, string_in
+from .._protocol import Failure, Header, MessageType, Reply, string_in
 from .._values._payloads import Buffer, call, i64, string, symbol
 from .._values._types import Type
 from ..errors import RayforceValueError
@@ -30,7 +30,8 @@ async def table_schema(exchange: Exchange, table: str) -> dict[str, str]:
     payload = await evaluate(exchange, query, f"(take {table} 0)")
     if payload[0] != Type.TABLE:
         kind = text_of_symbol(payload)
-        reason = "the server has no such table" if kind == _UNDEFINED else f"it is a value of type {kind}, not a table"
+        described = "a function" if kind == "?" else f"a value of type {kind}"
+        reason = "the server has no such table" if kind == _UNDEFINED else f"it is {described}, not a table"
         raise RayforceValueError(f"table {table!r}: {reason}")
     return dict((await read_columns(payload, exchange)).schema)
 
@@ -45,16 +46,25 @@ async def evaluate(exchange: Exchange, expression: Buffer, description: str) -> 
         RayforceError: the evaluation failed, or the connection.
     """
     header = Header(0, MessageType.SYNC, len(expression)).pack()
-    reply = reply_payload(await exchange.request(b"".join([header, expression])), description)
-    if not exchange.extended and (text := string_in(reply)) is not None:
+    return value_payload(exchange, await exchange.request(b"".join([header, expression])), description)
+
+
+def value_payload(exchange: Exchange, reply: Reply, description: str) -> memoryview:
+    """Return the payload of a value that is not a String. A baseline server's Strings are errors.
+
+    Raises:
+        RayforceError: the evaluation failed.
+    """
+    payload = reply_payload(reply, description)
+    if not exchange.extended and (text := string_in(payload)) is not None:
         code, _, message = text.partition(": ")
         raise engine_error(Failure(code, message), description)
-    return reply
+    return payload
 
 
 def check_name(table: object) -> None:
     """Raise `RayforceValueError` if this is nothing that a table can be called."""
-    if not isinstance(table, str) or not table or "\\0" in table or not table.isprintable():
+    if not isinstance(table, str) or not table or not table.isprintable():
         shown = repr(table) if isinstance(table, str) else type(table).__qualname__
         raise RayforceValueError(f"Invalid table: {shown}. Must be the name of a table of the server, as a str")
 

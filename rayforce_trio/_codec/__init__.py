@@ -1,6 +1,7 @@
 """Rayforce objects to frames, frames to objects, frames to evaluated frames, compressed frames to plain ones."""
 
 from ._aliases import ArrowStream, Parameters, Query, TabularData, Value
+from ._columns import columns_of
 from ._compression import SIZE_BYTES, Decompressor
 from ._decoding import decode, decode_verbose, reply_payload
 from ._drawing import draw
@@ -22,6 +23,7 @@ __all__ = [
     "TabularData",
     "Value",
     "check_thread",
+    "columns_of",
     "decode",
     "decode_verbose",
     "describe",

@@ -17,12 +17,15 @@ from rayforce.types.table import (
     WindowJoin1,
 )
 
+from ._sql import SQL
+
 Query = (
     str
     | String
     | List
     | Expression
     | SQLQuery
+    | SQL
     | SelectQuery
     | UpdateQuery
     | InsertQuery
@@ -33,7 +36,7 @@ Query = (
     | WindowJoin
     | WindowJoin1
 )
-"""What a connection evaluates: Rayfall text, or a query object of rayforce-py."""
+"""What a connection evaluates: Rayfall text, SQL, or a query object of rayforce-py."""
 
 Parameters = Mapping[str, Any]
 """The values of a query's parameters by their names."""

@@ -83,7 +83,7 @@ def encode(
             return query_frame(query, message_type, flags)
     try:
         if isinstance(query, SQL):
-            payload = query.payload({} if params is None else _mapping(params), value_payload)
+            payload: Buffer = query.payload({} if params is None else _mapping(params), value_payload)
         else:
             bindings = _bindings(params) if params is not None else []
             payload = _with_bindings(_body(query), bindings) if bindings else _payload(query)

@@ -8,6 +8,7 @@ from rayforce.errors import CORE_EXC_CODE_MAPPING
 from .._protocol import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure
 from ..errors import QueryTimeout, RayforceError, RayforceUserError, ServerBusy, ServerClosing
 from ._encoding import describe
+from ._sql import SQL
 
 _CLASSES: dict[str, type[RayforceError]] = {
     **CORE_EXC_CODE_MAPPING,
@@ -35,6 +36,7 @@ WORDS = MappingProxyType(
         "os": "an operation of the operating system failed",
         "parse": "the text cannot be parsed",
         "range": "a value is out of range",
+        "schema": "the table has no column of this name",
         "state": "the engine is not in a state that allows this",
         "type": "the function does not accept a value of this type",
         "user": "the query raised an error",
@@ -52,6 +54,13 @@ def engine_error(failure: Failure, query: Any = None) -> RayforceError:
     """
     message = failure.message
     if not message:
-        parts = [WORDS.get(failure.code, ""), "" if query is None else f"in the query {describe(query)}"]
+        parts = [_words(failure.code, query), "" if query is None else f"in the query {describe(query)}"]
         message = ", ".join(filter(None, parts))
     return _CLASSES.get(failure.code, RayforceUserError)(str(Failure(failure.code, message)))
+
+
+def _words(code: str, query: Any) -> str:
+    """Return what a code means; a program that SQL was compiled to has reasons of its own for `domain`."""
+    if code == "domain" and isinstance(query, SQL) and query.reasons:
+        return " or ".join(query.reasons)
+    return WORDS.get(code, "")

@@ -10,9 +10,10 @@ import datetime as dt
 import struct
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from rayforce import F32, Column, Expression, List, Operation, String, Table
+from rayforce import F32, Column, Expression, Fn, List, Operation, String, Table
 from rayforce import _rayforce_c as ffi
 from rayforce.plugins.sql import SQLIPCCompiler, SQLQuery
 from rayforce.types.null import Null
@@ -53,7 +54,9 @@ _QUOTE = name("quote")
 _COUNT = struct.Struct("<q")
 _COUNT_OFFSET = 2  # of the number of items in a vector or list
 _PARAMETERS = 2  # the offset of a function's parameters
-_PLAIN_TYPES = frozenset({bool, int, float, str, bytes, dt.date, dt.datetime, dt.time, uuid.UUID})
+_PLAIN_TYPES = frozenset({bool, int, float, str, bytes, dt.date, dt.datetime, dt.time, dt.timedelta, uuid.UUID})
+_FUNCTIONS = frozenset({ffi.TYPE_UNARY, ffi.TYPE_BINARY, ffi.TYPE_VARY})
+_ROWS = name("__rows")
 _BOUND_LAMBDA = "__pyfn_"  # the prefix of the global names that rayforce-py 2.4.0 gives to functions
 
 
@@ -119,6 +122,17 @@ def value_payload(value: Any, where: str) -> Buffer:
     return encode_value(value, where, _object_at(where))
 
 
+def cell_payload(value: Any, where: str) -> Buffer:
+    """Return the payload of one value of a row. A list in it stays a list, as rayforce-py stores it."""
+    if isinstance(value, list | tuple):
+        return list_of([cell_payload(item, f"{where}[{index}]") for index, item in enumerate(value)])
+    if isinstance(value, dict) and value:
+        keys = value_payload([*value], f"{where}: the keys")
+        if keys[0] != Type.LIST:
+            return dict_of(keys, list_of([cell_payload(item, f"{where}[{key!r}]") for key, item in value.items()]))
+    return value_payload(value, where)
+
+
 def data_payload(value: Any, where: str) -> Buffer:
     """Return an expression that evaluates to a value, whatever it is."""
     return as_data(value_payload(value, where))
@@ -179,6 +193,8 @@ def _expression(expression: Expression, where: str) -> Buffer:
     if operation == Operation.SELECT and len(operands) == 1 and isinstance(operands[0], SelectQuery):
         return _select(operands[0])
     payloads = [_operand(operand, _operand_place(operation, index, where)) for index, operand in enumerate(operands, 1)]
+    if operation == Operation.SET and isinstance(operands[0], str):  # rayforce-py's `ipcsave` gives the name as a str
+        payloads[0] = symbol(checked_name(operands[0], where))
     if len(payloads) > MAX_ARGUMENTS:
         if operation == Operation.LIST and not any(isinstance(operand, Expression | Column) for operand in operands):
             return quoted(list_of(payloads))
@@ -258,15 +274,16 @@ def _string(text: str, where: str) -> Buffer:
 
 def _clause(value: Any, where: str) -> Buffer:
     """Return the value of a column or of a clause: code, a column's name, or a value, in which a str is a symbol."""
-    if isinstance(value, str) and not isinstance(value, Operation):
-        return data_payload(str(value), where)
-    return _operand(value, where)
+    if isinstance(value, Operation | Fn):
+        raise RayforceQueryCompilationError(f"{where}: a function cannot be the value; apply it in an Expression")
+    return data_payload(value, where) if isinstance(value, str) else _operand(value, where)
 
 
 def _compiled(pointer: ffi.RayObject, where: str) -> Buffer:
     """Return an expression that rayforce-py has compiled already, as its `ipcsave` does, with the values in it quoted.
 
-    A list is code if a name or a function comes first. A str among the values cannot become either.
+    A list is code if a name comes first, which no str among the values becomes, or a function that rayforce-py puts
+    there itself.
     """
     if ffi.get_obj_type(pointer) != ffi.TYPE_LIST:
         return data_payload(pointer, where)
@@ -299,13 +316,20 @@ def _compiled_clauses(pointer: ffi.RayObject, where: str) -> Buffer:
     return dict_of(payload_of_pointer(ffi.dict_keys(pointer)), list_of(compiled))
 
 
+@cache
+def _compiled_heads() -> frozenset[bytes]:
+    """Return the functions that rayforce-py 2.4.0 puts into its compiled queries; none of them has an effect."""
+    operations = (Operation.LIST, Operation.AT, Operation.MAP_LEFT, Operation.QUOTE)
+    return frozenset(bytes(payload_of_pointer(operation.primitive)) for operation in operations)
+
+
 def _is_callable(pointer: ffi.RayObject) -> bool:
     kind = ffi.get_obj_type(pointer)
     if kind == -ffi.TYPE_SYMBOL:
         return payload_of_pointer(pointer)[1] != QUOTED
     if kind == ffi.TYPE_LIST:
         return bool(ffi.get_obj_length(pointer)) and _is_callable(ffi.at_idx(pointer, 0))
-    return kind in (ffi.TYPE_LAMBDA, ffi.TYPE_UNARY, ffi.TYPE_BINARY, ffi.TYPE_VARY)
+    return kind in _FUNCTIONS and bytes(payload_of_pointer(pointer)) in _compiled_heads()
 
 
 # Select
@@ -354,8 +378,9 @@ def _selection(query: SelectQuery) -> dict[str, Buffer]:
             groups[checked_name(text, "by()")] = _clause(value, f"by(), {text}=")
         clauses["by"] = _clauses(groups)
     clauses["from"] = _table(query.table, "select()")
-    if query._where_conditions:
-        clauses["where"] = _conjunction(query._where_conditions)
+    conditions = query._where_conditions
+    if conditions and (len(conditions) > 1 or conditions[0] is not None):
+        clauses["where"] = _conjunction(conditions)
     return clauses
 
 
@@ -382,6 +407,12 @@ def _all_and_computed(query: SelectQuery, computed: Mapping[str, Any]) -> Buffer
             "select(): '*' with a value as a column cannot have a condition on the server's table; name the columns"
         )
     names = _names(computed, "select()")
+    for place, (text, value) in enumerate(computed.items()):
+        if used := _columns_of(value).intersection(names[:place]):
+            raise RayforceQueryCompilationError(
+                f"select(), {text}=: with '*' on the server's table, it cannot use {min(used)!r}, which is computed, "
+                "too; name the columns"
+            )
     temporary = [f"__computed_{index}" for index in range(len(names))]
     clauses = {
         column: _clause(value, f"select(), {text}=")
@@ -392,6 +423,13 @@ def _all_and_computed(query: SelectQuery, computed: Mapping[str, Any]) -> Buffer
     arranged = call("xcols", name("rows"), call("concat", kept, symbols(temporary)))
     renamed = call("xcol", arranged, call("concat", kept, symbols(names)))
     return list_of([call("fn", symbols(["rows"]), renamed), rows])
+
+
+def _columns_of(value: Any) -> set[str]:
+    """Return the names of the columns in an expression."""
+    if isinstance(value, Column):
+        return {value.name}
+    return set().union(*map(_columns_of, value.operands)) if isinstance(value, Expression) else set()
 
 
 def _with_time_zones(query: SelectQuery, payload: Buffer) -> Buffer:
@@ -454,45 +492,56 @@ def _update(query: UpdateQuery) -> Buffer:
 
 
 def _insert(query: InsertQuery) -> Buffer:
-    target = _target(query.table, "insert()")
     if query.kwargs:
-        return _insert_named(query, target)
+        return _insert_named(query)
     if not query.args:
         raise RayforceQueryCompilationError("No data to insert")
-    if not _is_column(query.args[0]):
-        row = [value_payload(value, f"insert(): value {place}") for place, value in enumerate(query.args, 1)]
-        if not any(map(_is_container, row)):
-            return call("insert", target, quoted(list_of(row)))
-        columns = [_cell(value, payload) for value, payload in zip(query.args, row, strict=True)]
-    else:
+    if _is_column(query.args[0]):
         columns = _columns({f"column {place}": value for place, value in enumerate(query.args, 1)}, "insert()")
-    # The engine damages a table if it is given a list of columns that do not match. It checks a table's columns.
-    names = call("key", _table(query.table, "insert()"))
-    return call("insert", target, call("table", names, quoted(list_of(columns))))
-
-
-def _insert_named(query: InsertQuery, target: Buffer) -> Buffer:
-    names = _names(query.kwargs, "insert()")
-    if not _is_column(next(iter(query.kwargs.values()))):
-        row = [value_payload(value, f"insert(): {text}=") for text, value in query.kwargs.items()]
+    else:
+        row = [cell_payload(value, f"insert(): value {place}") for place, value in enumerate(query.args, 1)]
         if not any(map(_is_container, row)):
-            return call("insert", target, quoted(dict_of(symbols(names), list_of(row))))
-        cells = [_cell(value, payload) for value, payload in zip(query.kwargs.values(), row, strict=True)]
-        return call("insert", target, table_of(names, cells))
-    columns = _columns({f"{text}=": value for text, value in query.kwargs.items()}, "insert()")
-    # A dict may leave columns out, but damages a table that has a column of lists. A table may not, but checks them.
+            return call("insert", _target(query.table, "insert()"), quoted(list_of(row)))
+        columns = [_cell(value, payload) for value, payload in zip(query.args, row, strict=True)]
+    rows = table_of([f"column_{place}" for place in range(len(columns))], columns)
+    renamed = call("xcol", _ROWS, call("key", _table(query.table, "insert()")))
+    return _insert_rows(query, rows, renamed, call("value", _ROWS))
+
+
+def _insert_named(query: InsertQuery) -> Buffer:
+    names = _names(query.kwargs, "insert()")
+    if _is_column(next(iter(query.kwargs.values()))):
+        columns = _columns({f"{text}=": value for text, value in query.kwargs.items()}, "insert()")
+    else:
+        row = [cell_payload(value, f"insert(): {text}=") for text, value in query.kwargs.items()]
+        if not any(map(_is_container, row)):
+            data = quoted(dict_of(symbols(names), list_of(row)))
+            return call("insert", _target(query.table, "insert()"), data)
+        columns = [_cell(value, payload) for value, payload in zip(query.kwargs.values(), row, strict=True)]
+    return _insert_rows(query, table_of(names, columns), _ROWS, call("dict", call("key", _ROWS), call("value", _ROWS)))
+
+
+def _insert_rows(query: InsertQuery, rows: Buffer, as_table: Buffer, as_columns: Buffer) -> Buffer:
+    """Return the insertion of columns in the form that suits the table.
+
+    The engine damages a table with a column of lists if it is given columns by themselves. It does not accept a table
+    for one with a column of F32.
+
+    Args:
+        rows: the columns as a table, bound to `_ROWS`.
+        as_table: the expression for the rows as a table with the names of the target's columns.
+        as_columns: the expression for the rows as columns by themselves, in a list or a dict.
+    """
     types = call("map", name("type"), call("value", _table(query.table, "insert()")))
-    as_table = call("table", call("key", name("rows")), call("value", name("rows")))
-    inserted = call("insert", target, call("if", call("in", symbol("LIST"), types), as_table, name("rows")))
-    rows = quoted(dict_of(symbols(names), list_of(columns)))
-    return list_of([call("fn", symbols(["rows"]), inserted), rows])
+    data = call("if", call("in", symbol("LIST"), types), as_table, as_columns)
+    inserted = call("insert", _target(query.table, "insert()"), data)
+    return list_of([call("fn", symbols(["__rows"]), inserted), rows])
 
 
 def _upsert(query: UpsertQuery) -> Buffer:
     keys = query.key_columns
     if type(keys) is not int:
         raise RayforceQueryCompilationError(f"upsert(): key_columns is a number of columns, not {keys!r}")
-    target = _target(query.table, "upsert()")
     named = {f"{text}=": value for text, value in query.kwargs.items()}
     given = named or {f"column {place}": value for place, value in enumerate(query.args, 1)}
     if not given:
@@ -502,7 +551,7 @@ def _upsert(query: UpsertQuery) -> Buffer:
     data = list_of(_columns(given, "upsert()"))
     if named:
         data = dict_of(symbols(_names(query.kwargs, "upsert()")), data)
-    return call("upsert", target, i64(keys), quoted(data))
+    return call("upsert", _target(query.table, "upsert()"), i64(keys), quoted(data))
 
 
 def _cell(value: Any, payload: Buffer) -> Buffer:
@@ -512,7 +561,9 @@ def _cell(value: Any, payload: Buffer) -> Buffer:
 
 def _is_column(value: Any) -> bool:
     """Return whether a value is a column, or one value of a row. The first value decides for all of them."""
-    return hasattr(value, "__iter__") and not isinstance(value, str | bytes | String | Operation)
+    if isinstance(value, str | bytes | bytearray | String):
+        return False
+    return hasattr(value, "__iter__") and getattr(value, "ndim", 1) != 0
 
 
 def _is_container(payload: Buffer) -> bool:
@@ -544,41 +595,30 @@ def _column(value: Any, where: str) -> Buffer:
     if isinstance(value, Mapping | set | frozenset) or hasattr(value, "__next__"):
         raise RayforceQueryCompilationError(f"{where} is {type_name(value)}, which is no column; give a list")
     if isinstance(value, list | tuple):
-        value = _uniform(value, where)
+        _refuse_mixed(value, where)
+        if any(isinstance(item, list | tuple | dict) for item in value):
+            return cell_payload(value, where)
     payload = value_payload(value, where)
-    if payload[0] > Type.STRING:
+    if payload[0] >= Type.TABLE:
         raise RayforceQueryCompilationError(f"{where} is {type_name(value)}, which is no column; give a list")
     return payload
 
 
-def _uniform(values: Sequence[Any], where: str) -> Sequence[Any]:
-    """Return the values of a column, which are of one type; ints among floats become floats if they stay exact.
-
-    Raises:
-        RayforceQueryCompilationError: they are of several types.
-    """
-    kinds = {type(value) for value in values} - {type(None), type(Null)}
-    if kinds == {int, float}:
-        for row, value in enumerate(values):
-            if type(value) is int and not _is_exact_float(value):
-                raise RayforceConversionError(f"{where}, row {row}: the int {value} among floats is no exact float")
-        return [float(value) if type(value) is int else value for value in values]
-    if len(kinds) > 1 and kinds <= _PLAIN_TYPES:
-        first = next(value for value in values if value is not None)
-        row, other = next(
-            (row, value) for row, value in enumerate(values) if value is not None and type(value) is not type(first)
-        )
-        raise RayforceQueryCompilationError(
-            f"{where}, row {row}: {type_name(other)} among values of type {type_name(first)}; a column has one type"
-        )
-    return values
-
-
-def _is_exact_float(value: int) -> bool:
-    try:
-        return int(float(value)) == value
-    except OverflowError:
-        return False
+def _refuse_mixed(values: Sequence[Any], where: str) -> None:
+    """Raise `RayforceQueryCompilationError` if the values of a column are of several types."""
+    kinds = {type(value) for value in values}
+    if kinds == {bool, type(None)}:
+        row = values.index(None)
+        raise RayforceQueryCompilationError(f"{where}, row {row}: None among bools, for which the engine has no null")
+    kinds -= {type(None), type(Null)}
+    if len(kinds) < 2 or kinds == {int, float} or not kinds <= _PLAIN_TYPES:
+        return
+    given = [(row, value) for row, value in enumerate(values) if type(value) in kinds]
+    _, first = given[0]
+    row, other = next((row, value) for row, value in given if type(value) is not type(first))
+    raise RayforceQueryCompilationError(
+        f"{where}, row {row}: {type_name(other)} among values of type {type_name(first)}; a column has one type"
+    )
 
 
 # Joins

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..errors import RayforceConversionError, RayforceError
 from ._decoding import nulls_of, timestamps_of, to_list, to_texts, values_of
 from ._reader import FixedColumn, ListColumn, Positions, RawColumn, TextColumn, read_values
-from ._types import EPOCH_DAYS, Type
+from ._types import DTYPES, EPOCH_DAYS, Type
 from ._vectors import LENGTH_SIZE
 
 _DAY = 86_400_000  # milliseconds
@@ -26,6 +26,7 @@ def pyarrow() -> Any:
     """
     try:
         import pyarrow as pa
+        import pyarrow.compute  # as an attribute of the package
     except ImportError as error:
         raise RayforceError("Arrow data needs pyarrow; install it with: pip install 'rayforce-trio[arrow]'") from error
     return pa
@@ -120,7 +121,7 @@ def _symbols(pa: Any, where: str, column: TextColumn) -> Any:
         len(symbols),
         [None, _buffer(pa, texts.offsets.astype(offsets.dtype)), _buffer(pa, texts.data)],
     )
-    return pa.DictionaryArray.from_arrays(encoded.indices, _utf8(pa, where, bare, column))
+    return pa.DictionaryArray.from_arrays(encoded.indices, _utf8(pa, where, bare, column), safe=False)
 
 
 def _strings(pa: Any, where: str, column: TextColumn) -> Any:
@@ -162,9 +163,13 @@ def _list(pa: Any, where: str, column: ListColumn) -> Any:
             f"{where} contains different kinds of values ({names}), which an Arrow column cannot; rows() and numpy can"
         )
     ((type_code, single),) = kinds
-    if single:
-        return pa.array(to_list(where, column), pa.uuid() if type_code is Type.GUID else _type(pa, type_code))
     nulls = np.array([value is None for _, value in values], np.bool_)
+    if single and type_code in DTYPES:
+        missing = bytes(DTYPES[type_code].itemsize)
+        items = np.frombuffer(b"".join([value or missing for _, value in values]), DTYPES[type_code])
+        return _fixed(pa, where, type_code, values_of(FixedColumn(type_code, False, items)), nulls)
+    if single:
+        return pa.array(to_list(where, column), _type(pa, type_code))
     parts = [value for _, value in values if value is not None]
     lengths = np.array([0 if value is None else len(value) for _, value in values], np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])

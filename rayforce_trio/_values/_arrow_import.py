@@ -29,6 +29,7 @@ _NUMBERS = {
 """The engine's type for each numeric type of Arrow all of whose values it can hold, and the type with that layout."""
 
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}
+_NUL = "\0"
 _PANDAS_INDEX = "__index_level_"
 """The beginning of the name that pandas gives to an index without a name. It counts rows, and is no column."""
 
@@ -69,7 +70,7 @@ class ArrowColumn:
         self.name = name
         self._where = where
         self.type, self._convert = _conversion(where, data.type)
-        self._data = _with_large_texts(data) if self.type is Type.SYMBOL else data
+        self._data = _with_terminated_texts(data) if self.type is Type.SYMBOL else data
 
     def __len__(self) -> int:
         return len(self._data)
@@ -91,7 +92,12 @@ class ArrowColumn:
 
 def is_arrow(data: Any) -> bool:
     """Return whether an object offers Arrow data, a table or an array."""
-    return hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
+    return hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__") or _is_old_series(data)
+
+
+def _is_old_series(data: Any) -> bool:
+    """Return whether an object is a Series of pandas before 3.0, which offers its frame alone as Arrow data."""
+    return hasattr(data, "to_frame") and not hasattr(data, "__arrow_c_stream__")
 
 
 def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
@@ -106,6 +112,9 @@ def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
         RayforceConversionError: the data cannot be read, or the engine has no such type.
     """
     pa = pyarrow()
+    series = _is_old_series(data)
+    if series:
+        data = data.to_frame("values")
     try:
         chunks = pa.chunked_array(data if hasattr(data, "__arrow_c_stream__") else [pa.array(data)])
     except pa.ArrowException as error:
@@ -114,6 +123,8 @@ def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
         return ArrowColumn("", where, chunks)
     if chunks.null_count:
         raise RayforceConversionError(f"{where}: a row is null as a whole, which the engine has no value for")
+    if series:
+        return ArrowColumn("", where, chunks.flatten()[0])
     fields = [field.name for field in chunks.type]
     columns = zip(fields, chunks.flatten(), strict=True)
     return [
@@ -125,12 +136,22 @@ def _unreadable(where: str, error: Exception) -> RayforceConversionError:
     return RayforceConversionError(f"{where}: the Arrow data cannot be read: {error}")
 
 
-def _with_large_texts(chunks: Any) -> Any:
-    """Return dictionaries of any kind of text as dictionaries of large_utf8: pyarrow cannot decode those of polars."""
+def _with_terminated_texts(chunks: Any) -> Any:
+    """Return dictionaries of any kind of text as dictionaries of large_utf8 whose texts end with a NUL.
+
+    The decoded texts are then the items of a vector of symbols. pyarrow cannot decode dictionaries of polars anyway.
+    """
     pa = pyarrow()
+    kind = pa.large_string()
+    nul, separator = pa.scalar(_NUL, kind), pa.scalar("", kind)
     return pa.chunked_array(
-        [pa.DictionaryArray.from_arrays(part.indices, part.dictionary.cast("large_string")) for part in chunks.chunks],
-        pa.dictionary(chunks.type.index_type, pa.large_string()),
+        [
+            pa.DictionaryArray.from_arrays(
+                part.indices, pa.compute.binary_join_element_wise(part.dictionary.cast(kind), nul, separator)
+            )
+            for part in chunks.chunks
+        ],
+        pa.dictionary(chunks.type.index_type, kind),
     )
 
 
@@ -159,7 +180,7 @@ def _conversion(where: str, kind: Any) -> tuple[Type, _Convert]:
         return Type.I64, _all_null
     if types.is_dictionary(kind):
         if _is_text(types, kind.value_type):
-            return Type.SYMBOL, lambda _where, chunks, _row: _texts(Type.SYMBOL, chunks)
+            return Type.SYMBOL, lambda _where, chunks, _row: _texts(Type.SYMBOL, chunks, terminated=True)
         type_code, convert = _conversion(where, kind.value_type)
         return type_code, lambda place, chunks, row: convert(place, chunks.cast(kind.value_type), row)
     if types.is_fixed_size_binary(kind) and kind.byte_width == DTYPES[Type.GUID].itemsize:
@@ -190,7 +211,10 @@ def _storage(chunks: Any, kind: Any) -> Any:
 
 def _joined(chunks: Any, target: Any) -> Any:
     """Return chunks as one array of a type to which any of their values can be cast."""
-    array = chunks.cast(target).combine_chunks()
+    cast = chunks if chunks.type == target else chunks.cast(target)
+    if cast.num_chunks == 1:
+        return cast.chunk(0)
+    array = cast.combine_chunks()
     return array if hasattr(array, "buffers") else pyarrow().concat_arrays(array.chunks)
 
 
@@ -277,16 +301,16 @@ def _all_null(_where: str, chunks: Any, _row: int) -> Vector:
     return FixedWidth(Type.I64, np.zeros(len(chunks), np.int64), np.ones(len(chunks), np.bool_))
 
 
-def _texts(type_code: Type, chunks: Any) -> Texts:
+def _texts(type_code: Type, chunks: Any, *, terminated: bool = False) -> Texts:
     array = _joined(chunks, pyarrow().large_string())
     if array.null_count:
         nulls = _nulls(array)
-        array = array.fill_null("")  # a null may have bytes
+        array = array.fill_null(_NUL if terminated else "")  # a null may have bytes
     else:
         nulls = None
     _, ends, data = array.buffers()
     offsets = np.frombuffer(ends, np.int64, len(array) + 1, array.offset * 8) if ends else np.zeros(1, np.int64)
-    return Texts(type_code, np.frombuffer(data or b"", np.uint8), offsets, nulls)
+    return Texts(type_code, np.frombuffer(data or b"", np.uint8), offsets, nulls, terminated)
 
 
 def _check(

@@ -53,7 +53,7 @@ def cast_vector(values: Vector, target: Type, where: str, first_row: int = 0) ->
     found = nulls if nulls.any() else None
     if isinstance(values, Texts):
         if target in _TEXTS:
-            return replace(values, type=target)
+            return replace(values.plain(), type=target)
         _refuse(values, int((~nulls).argmax()), target, where, first_row)
     items = values.values if found is None else np.where(nulls, np.zeros(1, values.values.dtype), values.values)
     with np.errstate(all="ignore"):
@@ -127,6 +127,7 @@ def _refuse(values: Vector, row: int, target: Type, where: str, first_row: int) 
 
 def _shown(values: Vector, row: int, where: str) -> str:
     if isinstance(values, Texts):
+        values = values.plain()
         text = values.data[values.offsets[row] : values.offsets[row + 1]].tobytes().decode(errors="replace")
         return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
     value = to_list(where, FixedColumn(values.type, False, values.values[row : row + 1]))[0]

@@ -17,43 +17,19 @@ _ROWS_PER_BLOCK = 10_000  # that `rows` decodes at a time
 
 
 class Columns:
-    """The columns of a query's result, in the form in which they arrived; each method converts them when it is called.
+    """The result of a query as columns, in the form in which they arrived. Each method converts them when it is called.
 
-    A table has its own columns, a dict of vectors of equal length one for each key, and a vector is one column with the
-    name `value`. The engine's types become:
+    A table has its own columns, a dict of vectors of equal length has one for each key, and a vector is one column with
+    the name `value`. The page "Data" of the documentation lists what each type of the engine becomes, and the values
+    that the engine cannot tell from null.
 
-    | schema | `columns[name]`, numpy | null | `rows`, `to_dict` | Arrow |
-    | --- | --- | --- | --- | --- |
-    | B8 | bool | | bool | bool |
-    | U8 | uint8 | | int | uint8 |
-    | I16, I32, I64 | the same; with nulls a `numpy.ma.MaskedArray` | masked | int | int16, int32, int64 |
-    | F32, F64 | float32, float64 | NaN | float | float32, float64 |
-    | DATE | datetime64[D] | NaT | `date` | date32 |
-    | TIME | timedelta64[ms] since midnight | NaT | `time`, outside of the day `timedelta` | time32[ms] |
-    | TIMESTAMP | datetime64[ns], in UTC | NaT | `datetime`, naive and in UTC | timestamp[ns], no time zone |
-    | TIMESPAN | timedelta64[ns] | NaT | `timedelta` | duration[ns] |
-    | GUID | objects: `UUID` | None | `UUID` | arrow.uuid |
-    | SYMBOL | objects: str | None | str | dictionary of utf8 |
-    | STRING | objects: str | None | str | utf8; large_utf8 from 2 GiB on |
-    | LIST | objects: arrays, or values | None | list, or values | list, if the vectors have one type |
+    Null is masked in arrays of integers, NaN or NaT in arrays of floats, dates and times, `None` in other arrays and in
+    plain Python values, and null in Arrow. Timestamps are in UTC and have no time zone. A `datetime` or `timedelta` has
+    microseconds: where nanoseconds would be lost, the value is a `pandas.Timestamp` or `pandas.Timedelta` if pandas is
+    installed, and truncated to microseconds if not.
 
-    Null is `None` in plain Python values and null in Arrow. A `datetime` or `timedelta` has microseconds: where
-    nanoseconds would be lost, the value is a `pandas.Timestamp` or `pandas.Timedelta` if pandas is installed, and
-    truncated to microseconds if not.
-
-    Arrays of numbers, dates aside, are read-only views of the reply, which may be unaligned; `numpy.require(array,
+    Arrays of numbers are read-only views of the reply, which may be unaligned; `numpy.require(array,
     requirements="A")` copies an unaligned one. As long as such an array exists, so does the whole reply.
-
-    The engine cannot tell some values from null. It marks each vector that it receives if there is one of them in it;
-    a vector that its own arithmetic makes is not marked unless it contains nulls.
-
-    | value | in a marked vector | in another vector |
-    | --- | --- | --- |
-    | NaN | null | NaN |
-    | the smallest integer, date, time, timestamp or timespan | null | a value |
-    | the nil GUID | null | a value |
-    | the empty string | null | the empty string |
-    | the empty symbol | null | null |
 
     `polars.DataFrame(columns)`, `pandas.DataFrame.from_arrow(columns)`, `pyarrow.table(columns)` and DuckDB accept
     columns directly.
@@ -69,7 +45,7 @@ class Columns:
 
     @property
     def schema(self) -> Mapping[str, str]:
-        """The engine's type of each column by its name: `{"sym": "SYMBOL", "px": "F64"}`."""
+        """The engine's type of each column, such as `"SYMBOL"` or `"F64"`, by the column's name."""
         return MappingProxyType(
             {
                 name: column.type.name if isinstance(column, FixedColumn | TextColumn) else "LIST"
@@ -89,7 +65,7 @@ class Columns:
         return name in self._columns
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """Return a column as a numpy array, of a type in the table above.
+        """Return a column as a numpy array; the page "Data" of the documentation lists its types.
 
         Raises:
             RayforceIndexError: there is no such column; the error names those that exist.
@@ -165,6 +141,11 @@ class Columns:
             RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
         """
         return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    @property
+    def raw(self) -> Mapping[str, RawColumn]:
+        """The columns as they are in the reply, for the functions of this package that insert them."""
+        return MappingProxyType(self._columns)
 
     def vectors(self) -> dict[str, Vector]:
         """Return the columns as vectors that can be sent, for the functions of this package that insert them.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ._scalars import INT_MAX, Unrepresentable
 from ._sequences import encoded_texts_of, texts_of
 from ._types import DTYPES, EPOCH_DAYS, EPOCH_NANOSECONDS, Type
-from ._vectors import FixedWidth, Vector
+from ._vectors import NULL_VALUES, FixedWidth, Vector, find_nulls
 
 _TYPES = {
     "b1": Type.B8,
@@ -75,7 +75,14 @@ def array_vector(array: NDArray[Any]) -> Vector:
             f"the uint64 {plain[index]} is outside the 64-bit range of the engine; write a float", index
         )
     kind = _TYPES[code]
-    return FixedWidth(kind, plain.astype(DTYPES[kind], copy=False), nulls)
+    values = plain.astype(DTYPES[kind], copy=False)
+    if kind in NULL_VALUES and values.dtype.kind != "f":
+        mistaken = find_nulls(kind, values) if nulls is None else find_nulls(kind, values) & ~nulls
+        if mistaken.any():
+            index = int(mistaken.argmax())
+            shown = "nil UUID" if kind is Type.GUID else f"{plain.dtype} {values[index]}"
+            raise Unrepresentable(f"the engine takes the {shown} for null; write None for null", index)
+    return FixedWidth(kind, values, nulls)
 
 
 def _symbols(texts: list[str], nulls: NDArray[np.bool_] | None) -> Vector:

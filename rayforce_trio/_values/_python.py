@@ -30,27 +30,26 @@ Subclasses count as their base class. An IntEnum is an int, a StrEnum a str. Int
 no int: a list of both stays a list. The engine takes an empty symbol, an empty string in a vector and NaN for null.
 """
 
-import decimal
-import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import RayforceConversionError
-from ._arrow_import import ArrowColumn, import_arrow, is_arrow
-from ._columns import Columns
+from ..errors import RayforceConversionError, RayforceValueError
+from ._arrow_import import is_arrow
+from ._atoms import array_atom, atom
 from ._numpy import array_vector, is_objects
-from ._payloads import NULL, Buffer, dict_of, list_of, symbols, table_of, vector
-from ._scalars import SYMBOL, Unrepresentable, is_null_class, kind_of, type_name
-from ._sequences import combine, find_unrepresentable, reader_for
-from ._types import QUOTED, Type
+from ._payloads import Buffer, dict_of, list_of, symbols, vector
+from ._scalars import SYMBOL, Unrepresentable
+from ._sequences import combine, reader_for, refuse_first
+from ._table_data import arrow_payload
+from ._types import Type
 from ._vectors import Texts, vector_payload
 
 MAX_DEPTH = 100
 """Levels of lists and dicts in a value; the engine fails beyond 255 dicts in one another."""
 
-_VECTOR_HEADER = 10  # bytes: type code, attributes and count
+_KEYS = object()  # the step from a mapping to the list of its keys
 _SHOWN_STEPS = 6  # of the way to a value in deeply nested ones
 
 
@@ -83,35 +82,29 @@ class _Encoder:
 
     def place(self) -> str:
         """Return what an error calls the part under work."""
-        steps = [f"[{step!r}]" for step in self._path]
+        steps = [".keys()" if step is _KEYS else f"[{step!r}]" for step in self._path]
         if len(steps) > 2 * _SHOWN_STEPS:
             steps[_SHOWN_STEPS:-_SHOWN_STEPS] = ["..."]
         return self._where + "".join(steps)
 
     def encode(self, value: Any) -> Buffer:
-        if (kind := kind_of(type(value))) is not None:
-            return kind.atom(value)
-        if is_null_class(type(value)):
-            return NULL
         if isinstance(value, list | tuple):
             return self._sequence(value)
-        if isinstance(value, np.ndarray | np.generic):
-            return self._array(np.asanyarray(value))
-        if isinstance(value, bytes | bytearray):
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if isinstance(value, bytes | bytearray) and not isinstance(value, np.bytes_):
             return vector(Type.U8, len(value), [value])
         if isinstance(value, Mapping):
             return self._dict(value)
-        if (payload := self._other(value)) is not None:
-            return payload
         if is_arrow(value):
             return self._arrow(value)
-        raise Unrepresentable(advice(value))
+        return atom(value, self._other)
 
     def _sequence(self, values: Sequence[Any]) -> Buffer:
         if (reader := reader_for(values)) is not None and not (reader.nullable and reader.type is Type.B8):
             read = reader.read(values)
             if isinstance(read, Texts) and not read.data.all():
-                find_unrepresentable(SYMBOL, values)
+                refuse_first(SYMBOL, values)
             return vector_payload(read, self.place())
         payloads = self._each(enumerate(values))
         combined = combine(payloads)
@@ -128,46 +121,20 @@ class _Encoder:
         return payloads
 
     def _dict(self, value: Mapping[Any, Any]) -> Buffer:
+        self._path.append(_KEYS)
         keys = self._sequence([*value]) if value else symbols([])
+        self._path.pop()
         if keys[0] == Type.LIST:
             raise Unrepresentable("the keys of a dict must be of one type, and not null; write a list of pairs")
         return dict_of(keys, list_of(self._each(value.items())))
 
     def _array(self, array: np.ndarray[Any, Any]) -> Buffer:
-        if array.ndim == 0:
-            return self.encode(array.item()) if is_objects(array) else self._atom(array.reshape(1))
-        if array.ndim == 1 and is_objects(array):
-            return self._sequence(array.tolist())
-        return vector_payload(array_vector(array), self.place())
+        if is_objects(array) and array.ndim <= 1:
+            return self.encode(array.tolist())
+        return vector_payload(array_vector(array), self.place()) if array.ndim else array_atom(array)
 
     def _arrow(self, value: Any) -> Buffer:
-        if isinstance(value, Columns):
-            vectors = value.vectors()
-        else:
-            imported = import_arrow(value, self.place())
-            if isinstance(imported, ArrowColumn):
-                return vector_payload(imported.read(), self.place())
-            vectors = {column.name: column.read() for column in imported}
-        columns = [vector_payload(column, f"{self.place()}, column {name!r}") for name, column in vectors.items()]
-        return table_of(vectors, columns)
-
-    def _atom(self, array: np.ndarray[Any, Any]) -> Buffer:
         try:
-            one = array_vector(array)
-        except Unrepresentable as found:
-            raise Unrepresentable(found.problem) from None
-        if one.nulls is not None:
-            return NULL
-        items = vector_payload(one, self.place())[_VECTOR_HEADER:]
-        return bytes([-one.type & 0xFF, QUOTED if one.type is Type.SYMBOL else 0]) + items
-
-
-def advice(value: object) -> str:
-    """Return why a value cannot be represented, and what to write instead."""
-    if isinstance(value, decimal.Decimal):
-        return "the engine has no decimals; write float(value) or str(value)"
-    if isinstance(value, enum.Enum):
-        return f"{type_name(value)} is no value by itself; write its .value"
-    if isinstance(value, Iterable):
-        return f"{type_name(value)} is no sequence that can be sent; write list(value)"
-    return f"the engine has no type for {type_name(value)}; write a number, a str, a list or a dict"
+            return arrow_payload(value)
+        except (RayforceConversionError, RayforceValueError) as error:
+            raise RayforceConversionError(f"{self.place()}: {error}") from None

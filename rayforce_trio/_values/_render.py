@@ -25,6 +25,7 @@ _NUMBERS = {
     Type.DATE: struct.Struct("<i"),
     Type.TIME: struct.Struct("<i"),
     Type.TIMESTAMP: struct.Struct("<q"),
+    Type.TIMESPAN: struct.Struct("<q"),
 }
 _NULLS = {Type.I16: -(2**15)} | {
     kind: -(2 ** (8 * _NUMBERS[kind].size - 1)) for kind in (Type.I32, Type.I64, Type.DATE, Type.TIME, Type.TIMESTAMP)
@@ -60,7 +61,7 @@ def render(payload: Buffer) -> str:
         renderer.value()
     except _Full:
         pass
-    except (struct.error, IndexError, ValueError):  # damaged
+    except (struct.error, LookupError, ValueError):  # damaged, or of an unknown type
         renderer.text += "..."
     return abbreviated(renderer.text)
 

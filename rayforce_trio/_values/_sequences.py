@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Callable, Sequence, Set
 from itertools import compress
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +50,16 @@ class SequenceReader(NamedTuple):
     read: Callable[[Sequence[Any]], Vector]
 
 
-def reader_for(values: Sequence[Any]) -> SequenceReader | None:
+def reader_for(values: Sequence[Any], classes: Set[type] | None = None) -> SequenceReader | None:
     """Return how to convert values that are all of one kind, or null; `None` if they are not, or all are null.
 
     Ints among floats become floats if they are exactly so.
+
+    Args:
+        classes: those of the values, if they are known.
     """
-    classes = {*map(type, values)}
+    if classes is None:
+        classes = {*map(type, values)}
     present = {cls for cls in classes if not is_null_class(cls)}
     null_classes = classes - present
     kinds = {kind_of(cls) for cls in present}
@@ -68,14 +72,15 @@ def reader_for(values: Sequence[Any]) -> SequenceReader | None:
     return SequenceReader(kind.type, bool(null_classes), lambda some: read(kind, some, null_classes))
 
 
-def find_unrepresentable(kind: Kind, values: Sequence[Any]) -> None:
-    """Raise `Unrepresentable` with the index of the first value that cannot be represented, if there is one."""
+def refuse_first(kind: Kind, values: Sequence[Any]) -> NoReturn:
+    """Raise `Unrepresentable` with the index of the first value that cannot be represented. There has to be one."""
     for index, value in enumerate(values):
         if not is_null_class(type(value)):
             try:
                 kind.item(value)
             except Unrepresentable as found:
                 raise Unrepresentable(found.problem, index) from None
+    raise AssertionError("every value can be represented")
 
 
 def combine(atoms: Sequence[Buffer]) -> Vector | None:
@@ -128,8 +133,7 @@ def _texts(kind: Kind, values: Sequence[Any], null_classes: Set[type]) -> Vector
             return texts_of(values, kind.type)
         return texts_of(["" if null else text for text, null in zip(values, nulls, strict=True)], kind.type, nulls)
     except UnicodeEncodeError:
-        find_unrepresentable(kind, values)
-        raise
+        refuse_first(kind, values)
 
 
 def _fixed(kind: Kind, values: Sequence[Any], null_classes: Set[type]) -> Vector:
@@ -138,10 +142,9 @@ def _fixed(kind: Kind, values: Sequence[Any], null_classes: Set[type]) -> Vector
     try:
         items = _items(kind, present)
     except (Unrepresentable, OverflowError):
-        find_unrepresentable(kind, values)
-        raise
+        refuse_first(kind, values)
     if kind is INT and len(items) and items.min() < -INT_MAX:
-        find_unrepresentable(kind, values)
+        refuse_first(kind, values)
     if nulls is not None:
         spread = np.zeros(len(nulls), items.dtype)
         spread[~nulls] = items

@@ -13,31 +13,38 @@ nulls alone, or an empty list, is I64 unless it is cast.
 
 import difflib
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from ..errors import RayforceConversionError, RayforceValueError
 from ._arrow_import import ArrowColumn, import_arrow, is_arrow
+from ._atoms import atom
 from ._casts import cast_vector
 from ._columns import Columns, read_columns
+from ._decoding import to_vector
 from ._numpy import array_vector, is_objects
 from ._payloads import NULL, Buffer, table_of
-from ._python import encode_value
+from ._reader import RawColumn
 from ._scalars import Unrepresentable, is_null_class, type_name
 from ._sequences import combine, reader_for
 from ._types import DTYPES, Type
-from ._vectors import LENGTH_SIZE, FixedWidth, Vector, vector_items
+from ._vectors import FixedWidth, Vector, vector_items, vector_payload
 
 ROWS_AT_ONCE = 1 << 16
 """Rows of a column that are converted in one step, which takes some milliseconds."""
 
 _SIZED = struct.Struct("<BBq")  # of vectors and lists: type code, attributes, count
+_NO_LIMIT = 2**63 - 1  # bytes
 _SHOWN_NAMES = 20
 
+_ATOMS_AT_ONCE = 1000  # values that are converted one by one between two pauses
+
 _Other = Callable[[Any], Buffer | None]
+_T = TypeVar("_T")
+_Steps = Generator[None, None, _T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,7 @@ class TableData:
             RayforceConversionError: a value cannot be represented in its column; the error names column and row.
         """
         for step in self._read():
+            yield
             if step is not None:
                 first_row, vectors = step
                 for name, vector in vectors.items():
@@ -210,7 +218,19 @@ class _TablePayload:
 
 
 def table_data(data: Any, other: _Other) -> TableData:
+    """Return tabular data of any kind. Arguments and errors are those of `table_data_steps`."""
+    steps = table_data_steps(data, other)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return cast(TableData, end.value)
+
+
+def table_data_steps(data: Any, other: _Other) -> Generator[None, None, TableData]:
     """Return tabular data of any kind. Columns of lists are looked through, others are read later.
+
+    Yields between short steps, so that the caller can do other work.
 
     Args:
         data: see above.
@@ -221,23 +241,48 @@ def table_data(data: Any, other: _Other) -> TableData:
         RayforceConversionError: the data, or a column, is of a kind that the engine cannot represent.
     """
     if isinstance(data, Mapping):
-        return TableData({name: _column(name, column, other) for name, column in data.items()})
-    if isinstance(data, Columns):
-        return _decoded(data)
+        columns = {}
+        for name, values in data.items():
+            columns[name] = yield from _column(name, values, other)
+            yield
+        return TableData(columns)
     if is_arrow(data):
-        imported = import_arrow(data, "the data")
-        if isinstance(imported, ArrowColumn):
+        if isinstance(imported := _imported(data), ArrowColumn):
             raise RayforceConversionError("the data is one array without a name; write a mapping: {name: array}")
-        names = [column.name for column in imported]
-        if doubled := {name for name in names if names.count(name) > 1}:
-            raise RayforceValueError(f"the data has more than one {_listed(sorted(doubled))}")
-        return TableData({column.name: _arrow(column, f"column {column.name!r}") for column in imported})
+        return imported
     payload = other(data)
     if payload is not None and payload[0] in (Type.TABLE, Type.DICT):
         return _decoded(read_columns(payload))
     raise RayforceConversionError(
         f"{type_name(data)} is no table; write a mapping of columns, a DataFrame, an Arrow table, Columns or a Table"
     )
+
+
+def arrow_payload(data: Any) -> bytes:
+    """Return the payload of Arrow data, or of Columns: of a table, or of the vector that an array is.
+
+    Raises:
+        RayforceValueError: a table has no columns, or a name is empty or occurs twice.
+        RayforceConversionError: the data, or a value in it, is of a kind that the engine cannot represent.
+    """
+    columns = _imported(data)
+    if isinstance(columns, ArrowColumn):
+        return vector_payload(columns.read(), "the array")
+    (payload,) = (item[0] for item in columns.payloads(_NO_LIMIT) if item is not None)
+    return payload
+
+
+def _imported(data: Any) -> TableData | ArrowColumn:
+    """Return the columns of Arrow data or Columns; of an array, its one column without a name."""
+    if isinstance(data, Columns):
+        return _decoded(data)
+    imported = import_arrow(data, "the data")
+    if isinstance(imported, ArrowColumn):
+        return imported
+    names = [column.name for column in imported]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise RayforceValueError(f"the data has more than one {_listed(sorted(doubled))}")
+    return TableData({column.name: _arrow(column, f"column {column.name!r}") for column in imported})
 
 
 def _check_name(name: object) -> None:
@@ -249,7 +294,7 @@ def _check_name(name: object) -> None:
         raise RayforceValueError(f"the column name {name!a} has a character that the engine cannot represent")
 
 
-def _column(name: str, values: Any, other: _Other) -> _Column:
+def _column(name: str, values: Any, other: _Other) -> _Steps[_Column]:
     """Return a column of a mapping."""
     where = f"column {name!r}"
     if isinstance(values, np.ndarray):
@@ -261,7 +306,7 @@ def _column(name: str, values: Any, other: _Other) -> _Column:
         if values.ndim == 1:
             values = values.tolist()
     if isinstance(values, list | tuple):
-        return _sequence(values, where, other)
+        return (yield from _sequence(values, where, other))
     if is_arrow(values) and not isinstance(values, Columns):
         imported = import_arrow(values, where)
         if isinstance(imported, ArrowColumn):
@@ -271,10 +316,14 @@ def _column(name: str, values: Any, other: _Other) -> _Column:
     raise RayforceConversionError(f"{where} is {type_name(values)}; write a list or an array of one dimension")
 
 
-def _sequence(values: Sequence[Any], where: str, other: _Other) -> _Column:
-    reader = reader_for(values)
+def _sequence(values: Sequence[Any], where: str, other: _Other) -> _Steps[_Column]:
+    classes: set[type] = set()
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        classes.update(map(type, values[start : start + ROWS_AT_ONCE]))
+        yield
+    reader = reader_for(values, classes)
     if reader is None:
-        return _vector(_mixed(values, where, other), where)
+        return _vector((yield from _mixed(values, where, other)), where)
     read = reader.read
 
     def convert(start: int, stop: int) -> Vector:
@@ -286,19 +335,23 @@ def _sequence(values: Sequence[Any], where: str, other: _Other) -> _Column:
     return _Column(where, reader.type, len(values), convert)
 
 
-def _mixed(values: Sequence[Any], where: str, other: _Other) -> Vector:
+def _mixed(values: Sequence[Any], where: str, other: _Other) -> _Steps[Vector]:
     """Return the vector of numpy scalars, Rayforce objects, or nulls alone."""
     if all(is_null_class(type(value)) for value in values):
         return FixedWidth(Type.I64, np.zeros(len(values), DTYPES[Type.I64]), np.ones(len(values), np.bool_))
-    atoms = [encode_value(value, f"{where}, row {row}", other) for row, value in enumerate(values)]
+    atoms = []
+    for row, value in enumerate(values):
+        atoms.append(_atom(value, f"{where}, row {row}", other))
+        if row % _ATOMS_AT_ONCE == 0:
+            yield
     if (vector := combine(atoms)) is not None:
         return vector
     first = next(row for row, atom in enumerate(atoms) if atom != NULL)
-    row = next((row for row, atom in enumerate(atoms) if atom[0] not in (Type.NULL, atoms[first][0])), None)
-    if row is not None:
+    other_row = next((row for row, atom in enumerate(atoms) if atom[0] not in (Type.NULL, atoms[first][0])), None)
+    if other_row is not None:
         raise RayforceConversionError(
-            f"{where}, row {row}: {type_name(values[row])} in a column that began with {type_name(values[first])}; "
-            f"write values of one type"
+            f"{where}, row {other_row}: {type_name(values[other_row])} in a column that began with "
+            f"{type_name(values[first])}; write values of one type"
         )
     if NULL in atoms and (code := -atoms[first][0] & 0xFF) in (Type.B8, Type.U8):
         row = atoms.index(NULL)
@@ -306,8 +359,23 @@ def _mixed(values: Sequence[Any], where: str, other: _Other) -> Vector:
     raise RayforceConversionError(f"{where}, row {first}: {type_name(values[first])} is no value of a column")
 
 
+def _atom(value: Any, where: str, other: _Other) -> Buffer:
+    if isinstance(value, list | tuple | Mapping | np.ndarray | bytes):
+        raise RayforceConversionError(f"{where}: {type_name(value)} is no value of a column")
+    try:
+        return atom(value, other)
+    except Unrepresentable as found:
+        raise RayforceConversionError(f"{where}: {found.problem}") from None
+
+
 def _decoded(columns: Columns) -> TableData:
-    return TableData({name: _vector(vector, f"column {name!r}") for name, vector in columns.vectors().items()})
+    return TableData({name: _received(name, column) for name, column in columns.raw.items()})
+
+
+def _received(name: str, column: RawColumn) -> _Column:
+    where = f"column {name!r}"
+    type_code = to_vector(where, column.slice(0, 0)).type
+    return _Column(where, type_code, len(column), lambda start, stop: to_vector(where, column.slice(start, stop)))
 
 
 def _vector(vector: Vector, where: str) -> _Column:
@@ -319,9 +387,6 @@ def _arrow(column: ArrowColumn, where: str) -> _Column:
 
 
 def _cast(column: _Column, target: Type) -> _Column:
-    if column.type is target:
-        return column
-
     def read(start: int, stop: int) -> Vector:
         return cast_vector(column.read(start, stop), target, column.where, start)
 
@@ -337,8 +402,7 @@ def _size(vector: Vector) -> int:
     """Return the size of the items of a vector on the wire, in bytes."""
     if isinstance(vector, FixedWidth):
         return len(vector) * DTYPES[vector.type].itemsize
-    extra = LENGTH_SIZE if vector.type is Type.STRING else 1
-    return int(vector.offsets[-1] - vector.offsets[0]) + len(vector) * extra
+    return int(vector.offsets[-1] - vector.offsets[0]) + len(vector) * vector.extra_size
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -69,13 +69,15 @@ class Texts:
         type: SYMBOL or STRING.
         data: the texts, one after the other: UTF-8, in a STRING any bytes.
         offsets: one more than there are texts; text i is `data[offsets[i]:offsets[i + 1]]`. The first need not be 0.
-        nulls: True where the text is null, which has no bytes then; `None` if there are no nulls.
+        nulls: True where the text is null, which is empty then; `None` if there are no nulls.
+        terminated: whether a NUL that is no part of the text ends each of them, as in a vector of symbols.
     """
 
     type: Type
     data: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     nulls: NDArray[np.bool_] | None = None
+    terminated: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -83,11 +85,27 @@ class Texts:
     def slice(self, start: int, stop: int) -> "Texts":
         """Return some of the rows, as views."""
         stop = min(stop, len(self))
-        return Texts(self.type, self.data, self.offsets[start : stop + 1], _cut(self.nulls, start, stop))
+        nulls = _cut(self.nulls, start, stop)
+        return Texts(self.type, self.data, self.offsets[start : stop + 1], nulls, self.terminated)
+
+    def plain(self) -> "Texts":
+        """Return the texts without the NULs that end them."""
+        if not self.terminated:
+            return self
+        begin, end = int(self.offsets[0]), int(self.offsets[-1])
+        mask = np.ones(end - begin, np.bool_)
+        mask[self.offsets[1:] - begin - 1] = False
+        offsets = self.offsets - begin - np.arange(len(self.offsets))
+        return Texts(self.type, self.data[begin:end][mask], offsets, self.nulls)
+
+    @property
+    def extra_size(self) -> int:
+        """The bytes of each row on the wire that are not in `data`."""
+        return LENGTH_SIZE if self.type is Type.STRING else int(not self.terminated)
 
     def row_sizes(self) -> NDArray[np.int64]:
         """Return the size of each row on the wire, in bytes."""
-        return np.diff(self.offsets) + (LENGTH_SIZE if self.type is Type.STRING else 1)
+        return np.diff(self.offsets) + self.extra_size
 
 
 Vector = FixedWidth | Texts
@@ -113,7 +131,7 @@ def vector_payload(values: Vector, where: str, first_row: int = 0) -> bytes:
 def vector_items(values: Vector, where: str, first_row: int = 0) -> tuple[Buffer, int]:
     """Return the items of a vector as they are on the wire, and its attributes. See `vector_payload`."""
     if isinstance(values, Texts):
-        nullable = len(values) > 0 and bool((values.offsets[1:] == values.offsets[:-1]).any())
+        nullable = bool((values.offsets[1:] == values.offsets[:-1] + values.terminated).any())
         items = _symbol_items(values, where, first_row) if values.type is Type.SYMBOL else _string_items(values)
     else:
         items, nullable = _fixed_items(values, where, first_row)
@@ -158,12 +176,16 @@ def _bytes_of(items: NDArray[Any]) -> Buffer:
 
 def _symbol_items(texts: Texts, where: str, first_row: int) -> Buffer:
     begin, end = int(texts.offsets[0]), int(texts.offsets[-1])
-    if not texts.data[begin:end].all():
-        at = begin + int((texts.data[begin:end] == 0).argmax())
-        row = int(np.searchsorted(texts.offsets, at, "right")) - 1
+    data = texts.data[begin:end]
+    if end - begin - np.count_nonzero(data) != len(texts) * texts.terminated:
+        plain = texts.plain()
+        at = int(plain.offsets[0]) + int((plain.data[plain.offsets[0] : plain.offsets[-1]] == 0).argmax())
+        row = int(np.searchsorted(plain.offsets, at, "right")) - 1
         raise RayforceConversionError(
             f"{where}, row {first_row + row}: a symbol cannot contain the character NUL; a String can"
         )
+    if texts.terminated:
+        return data.data
     items = np.empty(end - begin + len(texts), np.uint8)
     for data, ends, place in _blocks(texts, items, 1):
         mask = np.ones(len(place), np.bool_)

@@ -13,10 +13,9 @@ from support.terminal import CTRL_C, CTRL_D, PROMPTED, terminal
 from support.watched import Queries
 
 from rayforce_trio._cli import _evaluation, main
-from rayforce_trio._cli._evaluation import STOP_TIMEOUT
 
 NOT_CONFIRMED = "the server has not confirmed that it stopped the query, which may still be running"
-SLACK = 1.0  # seconds; far below the 2 s that the closing handshake with a busy server takes
+LONG = 60  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +26,10 @@ def busy_port() -> Iterator[int]:
 
 
 def test_a_timeout_ends_on_time_and_says_that_a_busy_server_has_not_stopped_the_query(
-    busy_port: int, queries: Queries, capsys: pytest.CaptureFixture[str]
+    busy_port: int, queries: Queries, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rayforce_trio._transports._base.GOODBYE_TIMEOUT", LONG)  # a closing handshake would show
+    monkeypatch.setattr("rayforce_trio._transports._trio_websocket.CLOSE_TIMEOUT", LONG)
     query = queries()
     began = monotonic()
     code = main(["query", f":{busy_port}", query.text, "--timeout", "0.5"])
@@ -36,7 +37,7 @@ def test_a_timeout_ends_on_time_and_says_that_a_busy_server_has_not_stopped_the_
     assert (code, capsys.readouterr()) == (1, ("", f"error: no answer within 0.5 s; {NOT_CONFIRMED}\n"))
     assert query.has_begun
     assert not query.has_ended
-    assert elapsed < 0.5 + STOP_TIMEOUT + SLACK
+    assert elapsed < LONG / 2
 
 
 def test_a_query_that_ends_by_itself_after_the_timeout_was_not_stopped(
@@ -51,7 +52,7 @@ def test_a_query_that_ends_by_itself_after_the_timeout_was_not_stopped(
 
 
 @pytest.mark.parametrize("command", ["query", "repl"])
-def test_ctrl_c_ends_on_time_and_says_that_a_busy_server_has_not_stopped_the_query(
+def test_ctrl_c_does_not_wait_for_a_busy_server_and_says_that_it_has_not_stopped_the_query(
     busy_port: int, queries: Queries, command: str
 ) -> None:
     query = queries()
@@ -67,10 +68,8 @@ def test_ctrl_c_ends_on_time_and_says_that_a_busy_server_has_not_stopped_the_que
             assert process.stdin is not None
             print(query.text, file=process.stdin, flush=True)
         anyio.run(query.begun)
-        began = monotonic()
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=BOUND) == ("", f"{NOT_CONFIRMED}\n")
-        assert monotonic() - began < STOP_TIMEOUT + SLACK
     assert process.returncode == 130
     assert not query.has_ended
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from fuzzing import announcing, messages, receiving, sending
+from fuzzing import announcing, columns, messages, receiving, sending
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Target:
 
 TARGETS = {
     "announcing": Target(announcing.make, announcing.check),
+    "columns": Target(columns.make, columns.check),
     "messages": Target(messages.make, messages.check),
     "receiving": Target(receiving.make, receiving.check),
     "sending": Target(sending.make, sending.check),

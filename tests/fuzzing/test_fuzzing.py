@@ -1,6 +1,7 @@
 """Some thousand inputs at every test run, and whether the fuzzers find what is wrong."""
 
 from random import Random
+from struct import Struct
 
 import pytest
 
@@ -9,12 +10,14 @@ from fuzzing.__main__ import finds
 from fuzzing.receiving import cut
 from fuzzing.targets import TARGETS
 from rayforce_trio._protocol import _control, _websocket
+from rayforce_trio._values import _reader
 
 _SEED = 6455
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("announcing", 500), ("messages", 3000), ("receiving", 1500), ("sending", 200)]
+    ("name", "count"),
+    [("announcing", 500), ("columns", 1500), ("messages", 3000), ("receiving", 1500), ("sending", 200)],
 )
 def test_nothing_is_found(name: str, count: int) -> None:
     assert [found.hex() for found in finds(TARGETS[name], _SEED, count) if isinstance(found, bytes)] == []
@@ -34,6 +37,12 @@ def test_nothing_is_found(name: str, count: int) -> None:
 def test_a_rule_got_wrong_is_found(attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_websocket, attribute, wrong)
     assert any(isinstance(found, bytes) for found in finds(TARGETS["receiving"], _SEED, 3000))
+
+
+@pytest.mark.parametrize(("attribute", "wrong"), [("_NULL_ATOM", 2), ("_LENGTH", Struct(">q")), ("LENGTH_SIZE", 9)])
+def test_a_wrong_layout_of_columns_is_found(attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_reader, attribute, wrong)
+    assert any(isinstance(found, bytes) for found in finds(TARGETS["columns"], _SEED, 1000))
 
 
 def test_an_exception_that_is_not_of_the_protocol_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

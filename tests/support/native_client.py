@@ -18,9 +18,12 @@ class NativeClient:
         connection.sendall(b"\3\0")
         assert self._received.read(2) == b"\3\0"
 
-    def request(self, frame: bytes) -> Result:
-        """Send a frame and return the reply to it."""
-        self._connection.sendall(frame)
+    def request(self, *frames: bytes) -> list[Result]:
+        """Send frames all at once, and return the replies to them. The replies must be short."""
+        self._connection.sendall(b"".join(frames))
+        return [self._reply() for _ in frames]
+
+    def _reply(self) -> Result:
         header = self._received.read(HEADER_SIZE)
         return Result(header + self._received.read(parse_header(header).size))
 

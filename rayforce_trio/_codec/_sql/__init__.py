@@ -30,6 +30,7 @@ class SQL:
     Attributes:
         text: the statement as it was given.
         parameters: the names of its parameters.
+        reasons: why the engine may refuse it with the error `domain`, in words.
 
     Raises:
         RayforceParseError: the text is not SQL, or not one statement.
@@ -54,7 +55,8 @@ class SQL:
         parameters = Parameters()
         with _limited():
             self._statement = Statement(text)
-            self._statement.compile(parameters)
+            self._compiled, reasons = self._statement.compile(parameters)
+        self.reasons = tuple(reasons)
         self.parameters = frozenset(parameters.used)
 
     def payload(self, values: Mapping[str, Any], encode: Encode) -> bytes:
@@ -74,8 +76,10 @@ class SQL:
             raise RayforceValueError(f"the query has no parameter :{surplus}; its parameters: {has}")
         for missing in sorted(self.parameters - set(values)):
             raise RayforceValueError(f"the query uses the parameter :{missing}, which has no value")
+        if not self.parameters:
+            return self._compiled
         with _limited():
-            return self._statement.compile(Parameters(values, encode))
+            return self._statement.compile(Parameters(values, encode))[0]
 
     def __str__(self) -> str:
         return self.text

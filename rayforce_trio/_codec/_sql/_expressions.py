@@ -44,7 +44,7 @@ from ._values import (
 _COMPARISONS = {"EQ": "==", "NEQ": "!=", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
 _OPPOSITES = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 _ARITHMETIC = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/", "IntDiv": "div"}
-_PREDICATES = {*_COMPARISONS, "And", "Or", "Not", "In", "Is", "Between", "Like", "ILike", "Escape", "Boolean"}
+_PREDICATES = {*_COMPARISONS, "And", "Or", "Not", "In", "Is", "Between", "Like", "ILike", "Escape"}
 _NUMERIC = ("U8", "I16", "I32", "I64", "F32", "F64")
 _WITHOUT_NULL = ("B8", "U8")
 
@@ -127,15 +127,17 @@ class Expressions:
         """Return the step that holds text as a value of a type known when the query runs.
 
         Text that denotes a date or time becomes one, if the type is theirs. Of other types it stays text, which the
-        engine refuses to compare or to store.
+        engine refuses to compare or to store. A symbol cannot hold NUL: the program fails if it should.
         """
-        choice: Buffer = string(text)
-        if "\0" not in text:
-            choice = call("if", equal(type_, symbol("SYM")), call("as", symbol("SYM"), string(text)), choice)
+        symbol_ = self._no_symbol() if "\0" in text else call("as", symbol("SYM"), string(text))
+        choice: Buffer = call("if", equal(type_, symbol("SYM")), symbol_, string(text))
         for type_name, payload in (("DATE", date(text)), ("TIMESTAMP", timestamp(text)), ("TIME", time(text))):
             if payload is not None:
                 choice = call("if", equal(type_, symbol(type_name)), payload, choice)
         return self._program.let(choice)
+
+    def _no_symbol(self) -> bytes:
+        return self._program.failure("text with NUL cannot be a symbol")
 
     def column_of(self, value: Value) -> Value:
         """Return an expression as a column of the table, to which it is added.
@@ -153,7 +155,7 @@ class Expressions:
 
     def null_of(self, type_: Buffer) -> bytes:
         """Return the step that holds the null of a type; there is none among bools and bytes."""
-        self._program.check(negation(one_of(type_, _WITHOUT_NULL)))
+        self._program.check(negation(one_of(type_, _WITHOUT_NULL)), "there is no NULL among bools and bytes")
         return self._program.let(call("as", type_, i64(-(2**63))))
 
     def unified(self, values: Sequence[Value]) -> list[Buffer]:
@@ -189,7 +191,8 @@ class Expressions:
         apart_from = {names: call("count", call("except", found, _symbols(names))) for names in (_NUMERIC, _TEXTS)}
         is_float = call("count", call("sect", found, _symbols(("F32", "F64"))))
         of_numbers = call("if", is_float, symbol("F64"), symbol("I64"))
-        of_others = call("if", apart_from[_TEXTS], call("raise", symbol("domain")), symbol("SYM"))
+        apart = self._program.failure("columns that are joined, or values of which one is chosen, differ in type")
+        of_others = call("if", apart_from[_TEXTS], apart, symbol("SYM"))
         several = call("if", apart_from[_NUMERIC], of_others, of_numbers)
         return self._program.let(call("if", equal(call("count", found), i64(1)), call("first", found), several))
 
@@ -242,6 +245,8 @@ class Expressions:
         left, right = self._comparable(self.value(left_node), self.value(right_node))
         if Kind.NULL in (left.kind, right.kind):
             return FALSE
+        if Kind.LIST in (left.kind, right.kind):
+            unsupported("a parameter that is a list can only follow IN")
         # The engine orders null before all else, and equal to null.
         suspects = {
             "==": [left] if right.nullable else [],
@@ -301,7 +306,9 @@ class Expressions:
             if items[0].items is None:
                 return self._member(value, self._program.let(quoted(items[0].payload)), wanted)
             items = [NULL_VALUE if text is None else text_value(text) for text in items[0].items]
-        elif field is not None and not self._parameters.checking:
+        elif self._parameters.checking and any(kind(one) == "Placeholder" for one in (field, *node.expressions)):
+            return TRUE
+        elif field is not None:
             unsupported("IN is followed by values in parentheses, or by a parameter that is a list", node)
         return self._in_values(value, items, wanted)
 
@@ -312,7 +319,7 @@ class Expressions:
         if not certain:
             return b8(not wanted)
         if all(item.kind is Kind.TEXT for item in certain):
-            choices = self._found_texts([item.text for item in certain], self.type_of(value))
+            choices = self.texts_for([item.text for item in certain], self.type_of(value), to_find=True)
         else:
             listed = constants(certain)
             if listed is None:
@@ -320,29 +327,27 @@ class Expressions:
             choices = self._program.let(quoted(listed))
         return self._member(value, choices, wanted)
 
-    def texts_for(self, texts: Sequence[str | None], type_: Buffer) -> bytes:
+    def texts_for(self, texts: Sequence[str | None], type_: Buffer, *, to_find: bool = False) -> bytes:
         """Return the step that holds texts, and nulls, as a vector of a type known when the query runs.
 
         It is like `text_for`: of dates or times only if all texts denote one.
+
+        Args:
+            to_find: whether values are looked up in the vector. Text with NUL, which equals no symbol, is then left out
+                of symbols.
         """
         known = [text or "" for text in texts]
-        choice: Buffer = quoted(strings(known))
-        if not any("\0" in text for text in known):
-            choice = call("if", equal(type_, symbol("SYM")), quoted(symbols(known)), choice)
+        possible = [text for text in known if "\0" not in text]
+        symbols_: Buffer = quoted(symbols(possible))
+        if len(possible) < len(known) and not to_find:
+            symbols_ = self._no_symbol()
+        choice: Buffer = call("if", equal(type_, symbol("SYM")), symbols_, quoted(strings(known)))
         for type_name, convert in (("DATE", date), ("TIMESTAMP", timestamp), ("TIME", time)):
             moments = [NULL if text is None else convert(text) for text in texts]
             listed = [NULL_VALUE if one == NULL else Value(one, Kind.OTHER) for one in moments if one is not None]
             if len(listed) == len(texts) and (items := constants(listed)) is not None:
                 choice = call("if", equal(type_, symbol(type_name)), quoted(items), choice)
         return self._program.let(choice)
-
-    def _found_texts(self, texts: Sequence[str], type_: Buffer) -> bytes:
-        """Return the step that holds the texts to look up; text with NUL equals no symbol."""
-        whole = self.texts_for(texts, type_)
-        possible = [text for text in texts if "\0" not in text]
-        if len(possible) == len(texts):
-            return whole
-        return self._program.let(call("if", equal(type_, symbol("SYM")), quoted(symbols(possible)), whole))
 
     def _member(self, value: Value, choices: Buffer, wanted: bool) -> bytes:
         member = call("in", value.payload, choices)
@@ -363,7 +368,8 @@ class Expressions:
         pattern = self.value(node.expression)
         if pattern.kind is Kind.NULL:
             return FALSE
-        if pattern.kind is not Kind.TEXT and not self._parameters.checking:
+        unknown = self._parameters.checking and kind(node.expression) == "Placeholder"
+        if pattern.kind is not Kind.TEXT and not unknown:
             unsupported("LIKE is followed by text, or by a parameter that is text", node)
         value = self.value(node.this)
         payload, text = value.payload, pattern.text
@@ -389,6 +395,9 @@ class Expressions:
 
     def _null(self, _: Node) -> Value:
         return NULL_VALUE
+
+    def _boolean(self, node: Node) -> Value:
+        return Value(b8(bool(node.this)), Kind.BOOL, nullable=False)
 
     def _literal(self, node: Node) -> Value:
         return text_value(str(node.this)) if node.is_string else number(str(node.this))
@@ -423,7 +432,8 @@ class Expressions:
         choice: Buffer = i64(nanoseconds)
         type_ = self.type_of(moment)
         for type_name, unit in (("DATE", UNITS["day"]), ("TIME", UNITS["millisecond"])):
-            whole = call("raise", symbol("domain")) if nanoseconds % unit else i64(nanoseconds // unit)
+            refused = f"an interval is added to a {type_name.lower()} that cannot hold it"
+            whole = self._program.failure(refused) if nanoseconds % unit else i64(nanoseconds // unit)
             choice = call("if", equal(type_, symbol(type_name)), whole, choice)
         return Value(self._program.let(choice), Kind.OTHER, nullable=False)
 
@@ -556,6 +566,8 @@ class Expressions:
         function = str(node.this).lower()
         if function == "time_bucket" and len(node.expressions) == 2 and kind(node.expressions[0]) == "Interval":
             return self._bar(node.expressions[1], interval_nanoseconds(node.expressions[0]))
+        if function.title() in PARTS and len(node.expressions) == 1:  # sqlglot knows some of them only since 28.0
+            return Value(call(PARTS[function.title()], self.value(node.expressions[0]).payload))
         return unsupported(f"the function {node.this} is not supported", node)
 
     def _trim(self, node: Node) -> Value:
@@ -657,6 +669,7 @@ _MOMENTS = {"DATE": date, "TIMESTAMP": timestamp, "TIME": time}
 _COMPILERS: dict[str, Callable[[Expressions, Node], Value]] = {
     "Paren": Expressions._inner,
     "Null": Expressions._null,
+    "Boolean": Expressions._boolean,
     "Column": Expressions._column,
     "Literal": Expressions._literal,
     "Placeholder": Expressions._placeholder,

@@ -50,12 +50,12 @@ ENGINE_TYPES = {
     "SYMBOL": "SYM",
     "STRING": "STR",
     "GUID": "GUID",
+    "UTINYINT": "U8",
 }
-"""The engine's own type names, as written after CAST."""
+"""Type names that are not SQL's: the engine's own, and that of its bytes in other databases."""
 
 CASTS = {
     "BOOLEAN": "B8",
-    "UTINYINT": "U8",
     "SMALLINT": "I16",
     "INT": "I32",
     "BIGINT": "I64",

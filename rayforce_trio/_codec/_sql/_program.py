@@ -16,9 +16,14 @@ _MAX_ARGUMENTS = 64  # of a function; the engine refuses more
 
 
 class Program:
-    """Collects steps; each is evaluated once, in the order in which they were added."""
+    """Collects steps; each is evaluated once, in the order in which they were added.
+
+    Attributes:
+        reasons: why the program may fail with the error `domain`, in words: the engine sends the code alone.
+    """
 
     def __init__(self) -> None:
+        self.reasons: list[str] = []
         self._steps: list[Buffer] = []
         self._names: dict[bytes, bytes] = {}
         self._count = 0
@@ -37,9 +42,15 @@ class Program:
             self._names[key] = step
         return self._names[key]
 
-    def check(self, condition: Buffer) -> None:
-        """Add a step that fails, with the engine's error `domain`, unless the condition holds."""
-        self._steps.append(call("if", condition, TRUE, call("raise", symbol("domain"))))
+    def failure(self, reason: str) -> bytes:
+        """Return an expression that fails with the error `domain`."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return call("raise", symbol("domain"))
+
+    def check(self, condition: Buffer, reason: str) -> None:
+        """Add a step that fails unless the condition holds."""
+        self._steps.append(call("if", condition, TRUE, self.failure(reason)))
 
     def finish(self, result: Buffer) -> bytes:
         """Return the whole program as one expression, whose value is `result`."""

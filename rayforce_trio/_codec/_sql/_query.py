@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..._values._payloads import Buffer, call, dict_of, i64, list_of, name, quoted, symbol, symbols, vector
-from ..._values._types import Type
+from ..._values._payloads import Buffer, call, dict_of, i64, list_of, name, quoted, symbol, symbols
 from ._expressions import Expressions, output_name
 from ._functions import AGGREGATES
 from ._program import (
     TRUE,
     Program,
-    mapped,
+    gather,
     names_of,
     pick,
     rename,
@@ -24,7 +23,6 @@ from ._syntax import (
     alias_of,
     case,
     children,
-    columns_of,
     identifier,
     integer_of,
     is_query,
@@ -167,8 +165,7 @@ class _Select:
             return self._projected(over, condition, ordered)
         if any(output.star is not None for output in self._outputs):
             unsupported("* cannot be combined with aggregates or GROUP BY", self._node)
-        filtered = [] if filter_ is None else columns_of(source.resolve(filter_.this))
-        groups = _Groups(self._program, over, (condition, filtered), keys, aggregates)
+        groups = _Groups(self._program, over, condition, keys, aggregates)
         over = Expressions(self._program, self._parameters, groups.table, self._query, groups.known, grouped=True)
         kept = TRUE if condition_on_groups is None else over.true(condition_on_groups)
         return self._projected(over, kept, ordered)
@@ -247,12 +244,11 @@ class _Select:
         assert table is not None, "it is that of FROM"
         if stars:
             table = let(where(table, condition))
-            result = let(update(table, computed)) if computed else table
+            result: Buffer = let(update(table, computed)) if computed else table
         else:
             clauses: dict[str, Buffer] = {} if condition == TRUE else {"where": condition}
             if limit is not None and not sorting.keys and not self._distinct:
-                clauses["take"] = rows(*limit)
-                limit = None
+                clauses["take"] = i64(sum(limit))
             result = let(select(table, clauses, computed))
         picked, final = self._names(names)
         if self._distinct:
@@ -275,11 +271,11 @@ class _Select:
                 final.append(names_of([output.name]))
                 continue
             chosen = [output.star] if output.star else list(self._source.stars)
-            for star in (self._source.stars[one] for one in chosen):
-                left_out = [*output.excluded, *aliases]
+            left_out = [*output.excluded, *aliases]
+            for star, own in (self._source.stars[one] for one in chosen):
                 star = self._program.let(call("except", star, names_of(left_out)) if left_out else star)
                 picked.append(star)
-                final.append(star)
+                final.append(own if output.star and len(self._outputs) == 1 and not left_out else star)
         return _concatenated(picked), _concatenated(final)
 
 
@@ -298,47 +294,47 @@ class _Groups:
         self,
         program: Program,
         over: Expressions,
-        filter_: tuple[Buffer, Sequence[Node]],
+        condition: Buffer,
         keys: Sequence[Node],
         aggregates: Sequence[Node],
     ) -> None:
         self._program = program
         self._calls: dict[bytes, str] = {}
-        condition, filtered = filter_
         values = {key: over.value(key) for key in keys}
         parts = {aggregate: _Aggregate(aggregate) for aggregate in aggregates}
         arguments = {one.argument: over.value(one.argument) for one in parts.values() if one.argument is not None}
-        inputs = [*values.values(), *arguments.values()] or [over.value(column) for column in filtered[:1]]
+        inputs = [*values.values(), *arguments.values()]
         table = over.table
         assert table is not None, "it is that of FROM"
         clauses: dict[str, Buffer] = {} if condition == TRUE else {"where": condition}
-        if not all(value.column is not None for value in inputs):
+        if inputs and not (all(value.column for value in inputs) and (keys or not clauses)):
             columns = {bytes(value.payload): program.fresh() for value in inputs}
             table = program.let(select(table, clauses, {own: payload for payload, own in columns.items()}))
-            inputs = [Value(name(columns[bytes(value.payload)])) for value in inputs]
-            values = {key: Value(name(columns[bytes(value.payload)])) for key, value in values.items()}
-            arguments = {one: Value(name(columns[bytes(value.payload)])) for one, value in arguments.items()}
+            values = {one: _column(columns[bytes(value.payload)]) for one, value in values.items()}
+            arguments = {one: _column(columns[bytes(value.payload)]) for one, value in arguments.items()}
             clauses = {}
-        if not inputs:
-            self.table = program.let(_one_count(where(table, condition)))
-            self.known = {one: Value(name("#"), nullable=False) for one in parts}
-            return
         names = {key: program.fresh() for key in keys}
         if keys:
             clauses["by"] = dict_of(symbols(names.values()), list_of([value.payload for value in values.values()]))
-        counted = inputs[0].payload
+            rows_: Buffer = next(iter(values.values())).payload
+            columns_of_calls = {one: value.payload for one, value in arguments.items()}
+        else:  # the engine aggregates whole columns faster than columns in a select
+            rows_ = where(table, condition) if clauses else table
+            columns_of_calls = {one: call("at", table, symbol(value.column or "")) for one, value in arguments.items()}
         calls = {
-            node: self._add(one, counted if one.argument is None else arguments[one.argument].payload)
+            node: self._add(one, rows_ if one.argument is None else columns_of_calls[one.argument])
             for node, one in parts.items()
         }
         if not self._calls:
-            self._call(call("count", counted))
-        result = program.let(select(table, clauses, {own: payload for payload, own in self._calls.items()}))
-        if not keys:  # of no rows, the engine makes none
-            result = program.let(call("if", call("count", result), result, _nulls(result)))
-        self.table = result
-        self.known = {key: Value(name(own), column=own) for key, own in names.items()}
-        self.known |= {node: self._result(parts[node], own, bool(keys)) for node, own in calls.items()}
+            self._call(call("count", rows_))
+        if keys:
+            result = select(table, clauses, {own: payload for payload, own in self._calls.items()})
+        else:
+            whole = gather("list", [call("enlist", payload) for payload in self._calls])
+            result = call("table", names_of(list(self._calls.values())), whole)
+        self.table = program.let(result)
+        self.known = {key: _column(own) for key, own in names.items()}
+        self.known |= {node: self._result(parts[node], own) for node, own in calls.items()}
 
     def _call(self, payload: bytes) -> str:
         """Return the name of the column that holds what the engine aggregates."""
@@ -356,7 +352,7 @@ class _Groups:
             own.append(self._call(call("count", argument)))
         return own
 
-    def _result(self, aggregate: "_Aggregate", own: Sequence[str], grouped: bool) -> Value:
+    def _result(self, aggregate: "_Aggregate", own: Sequence[str]) -> Value:
         """Return an aggregate as SQL defines it: COUNT without nulls, and the SUM of nothing but nulls is null."""
         first = name(own[0])
         if aggregate.function == "count":
@@ -366,8 +362,6 @@ class _Groups:
                 if aggregate.distinct:
                     nulls = call("if", call(">", nulls, i64(0)), i64(1), i64(0))
                 count = call("-", first, nulls)
-            if not grouped:
-                count = call("if", call("nil?", first), i64(0), count)
             return Value(count, nullable=False)
         if aggregate.function == "sum":
             type_ = call("type", call("at", self.table, symbol(own[0])))
@@ -410,14 +404,8 @@ class _Aggregate:
         self.argument: Node | None = argument
 
 
-def _one_count(table: Buffer) -> bytes:
-    return call("table", names_of(["#"]), call("list", call("enlist", call("count", table))))
-
-
-def _nulls(table: Buffer) -> bytes:
-    """Return a table's columns with one row of nulls; the table has no rows."""
-    beyond = call("at", name("#"), quoted(vector(Type.I64, 1, [bytes(8)])))
-    return call("table", call("key", table), mapped("#", beyond, call("value", table)))
+def _column(own: str) -> Value:
+    return Value(name(own), column=own)
 
 
 def _is_aggregate(node: Node) -> bool:
@@ -499,17 +487,19 @@ def _sorted_and_cut(table: Buffer, sorting: _Sorting, limit: tuple[int, int] | N
         if not runs or runs[-1][0] != descending:
             runs.append((descending, []))
         runs[-1][1].append(column)
-    take: dict[str, Buffer] = {} if limit is None else {"take": rows(*limit)}
-    if not runs:
-        return select(table, take, {}) if take else table
+    take: dict[str, Buffer] = {} if limit is None else {"take": i64(sum(limit))}  # the engine then sorts a part
     for place, (descending, columns) in reversed(list(enumerate(runs))):
         clauses: dict[str, Buffer] = {"desc" if descending else "asc": symbols(columns)}
         table = select(table, clauses | (take if place == 0 else {}), {})
-    return table
+    if limit is None:
+        return table
+    if not limit[0]:
+        return table if runs else select(table, take, {})
+    return call("take", table, quoted(rows(*limit)))
 
 
 def _concatenated(payloads: Sequence[Buffer]) -> Buffer:
-    whole = payloads[0]
+    whole: Buffer = payloads[0]
     for payload in payloads[1:]:
         whole = call("concat", whole, payload)
     return whole

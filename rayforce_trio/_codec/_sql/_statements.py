@@ -32,10 +32,7 @@ from ._syntax import (
     replaced,
     unsupported,
 )
-from ._values import Kind, Parameters, Value, constants, int_of
-
-_INTEGERS = {"U8": (0, 2**8), "I16": (1 - 2**15, 2**15), "I32": (1 - 2**31, 2**31)}
-"""Narrow types: the first number that they hold, and the first that is too large."""
+from ._values import Kind, Parameters, Value, constants
 
 _VECTORS = {
     "B8": Type.B8,
@@ -67,8 +64,8 @@ class Statement:
     def __init__(self, text: str) -> None:
         self._tree = parse(text)
 
-    def compile(self, parameters: Parameters) -> bytes:
-        """Return the Rayfall expression of the statement.
+    def compile(self, parameters: Parameters) -> tuple[bytes, list[str]]:
+        """Return the Rayfall expression of the statement, and why it may fail with the error `domain`.
 
         Raises:
             UnsupportedQuery: it asks for something that is not supported.
@@ -76,11 +73,13 @@ class Statement:
         """
         program = Program()
         if is_query(self._tree):
-            return program.finish(Queries(program, parameters).table(self._tree))
+            result: Buffer = Queries(program, parameters).table(self._tree)
+            return program.finish(result), program.reasons
         change = _CHANGES.get(kind(self._tree))
         if change is None:
             unsupported(f"statements are SELECT, INSERT, UPDATE, DELETE, CREATE and DROP TABLE, not {self._tree.key}")
-        return program.finish(change(_Change(program, parameters), self._tree))
+        result = change(_Change(program, parameters), self._tree)
+        return program.finish(result), program.reasons
 
 
 class _Change:
@@ -108,6 +107,9 @@ class _Change:
             rows = self._program.let(rename(self._queries.table(source), given))
         else:
             unsupported("INSERT takes VALUES or a SELECT", node)
+        type_ = call("type", call("at", name(table), name("#")))
+        converted = mapped("#", self._converted(call("at", rows, name("#")), type_, TRUE), given)
+        rows = self._program.let(call("table", given, converted))
         conflict = node.args.get("conflict")
         if conflict is not None:
             return self._upsert(conflict, table, given, rows)
@@ -118,22 +120,28 @@ class _Change:
         only(node, "this", "expressions", "where")
         table, _ = _target(node.this)
         over = self._over(name(table))
-        columns: dict[str, Buffer] = {}
+        values: dict[str, Value] = {}
         for assignment in node.expressions:
             if kind(assignment) != "EQ" or kind(assignment.this) != "Column":
                 unsupported("SET takes assignments to columns", assignment)
             column = identifier(assignment.this)
-            if column in columns or column in ("from", "where"):
+            if column in values or column in ("from", "where"):
                 unsupported(f"SET cannot assign to a column with the name {column} here", node)
-            value = over.value(_unqualified(assignment.expression, table))
-            columns[column] = self._stored(over, table, self._assigned(over, column, value))
-        return update(symbol(table), columns, self._condition(node, table))
+            values[column] = over.value(_unqualified(assignment.expression, table))
+        where = node.args.get("where")
+        condition = TRUE if where is None else over.true(_unqualified(where.this, table))
+        chosen = self._vector(over, condition)
+        columns = {column: self._assigned(over, column, value, chosen) for column, value in values.items()}
+        return update(symbol(table), columns, chosen)
 
     def delete(self, node: Node) -> bytes:
         """Compile DELETE."""
         only(node, "this", "where")
         table, _ = _target(node.this)
-        return delete(symbol(table), self._condition(node, table))
+        where = node.args.get("where")
+        over = self._over(name(table))
+        condition = TRUE if where is None else self._vector(over, over.true(_unqualified(where.this, table)))
+        return delete(symbol(table), condition)
 
     def create(self, node: Node) -> bytes:
         """Compile CREATE TABLE, with columns or AS SELECT."""
@@ -152,7 +160,8 @@ class _Change:
         if node.args.get("replace"):
             return created
         exists = call("in", symbol(table), call("key", call("env", i64(0))))
-        return call("if", exists, symbol(table) if node.args.get("exists") else _FAIL, created)
+        refused = self._program.failure(f"the table {table} exists already")
+        return call("if", exists, symbol(table) if node.args.get("exists") else refused, created)
 
     def drop(self, node: Node) -> bytes:
         """Compile DROP TABLE."""
@@ -167,49 +176,22 @@ class _Change:
     def _over(self, table: Buffer | None) -> Expressions:
         return Expressions(self._program, self._parameters, table, self._queries.table)
 
-    def _condition(self, node: Node, table: str) -> Buffer:
-        where = node.args.get("where")
-        if where is None:
-            return TRUE
-        over = self._over(name(table))
-        return self._stored(over, table, over.true(_unqualified(where.this, table)))
+    def _vector(self, over: Expressions, payload: Buffer) -> bytes:
+        """Return the step that holds an expression's values for all rows of the table."""
+        assert over.table is not None, "a changed table is one"
+        return self._program.let(call("at", select(over.table, {}, {"#": payload}), symbol("#")))
 
-    def _stored(self, over: Expressions, table: str, payload: Buffer) -> Buffer:
-        """Return an expression over the stored table, which has no columns in addition."""
-        if over.table is None or over.table == name(table):
-            return payload
-        computed = select(over.table, {}, {"#": payload})
-        return self._program.let(call("at", computed, symbol("#")))
-
-    def _assigned(self, over: Expressions, column: str, value: Value) -> Buffer:
-        """Return what is stored in a column: of the column's type, or what the engine refuses."""
+    def _assigned(self, over: Expressions, column: str, value: Value, chosen: Buffer) -> Buffer:
+        """Return what is stored in a column in the chosen rows: of the column's type, or what the engine refuses."""
+        let = self._program.let
         type_ = over.type_of(Value(name(column), column=column))
         if value.kind is Kind.NULL:
             return over.null_of(type_)
         if value.kind is Kind.TEXT:
             return over.text_for(value.text, type_)
         if value.constant:
-            return self._program.let(self._narrowed(value.payload, [value], type_))
-        own = over.type_of(value)
-        cuts = call("and", one_of(own, ("F32", "F64")), one_of(type_, (*_INTEGERS, "I64")))
-        self._program.check(call("not", cuts))  # the engine would cut the fraction off
-        numbers = call("and", one_of(own, _NUMBERS), one_of(type_, _NUMBERS))
-        texts = call("and", one_of(own, ("SYM", "STR")), one_of(type_, ("SYM", "STR")))
-        return call("as", self._program.let(call("if", call("or", numbers, texts), type_, own)), value.payload)
-
-    def _narrowed(self, payload: Buffer, values: Sequence[Value], type_: Buffer) -> Buffer:
-        """Return constants converted to a narrow type, if that is the column's and they all fit it."""
-        found = {value.kind for value in values} - {Kind.NULL}
-        if found == {Kind.FLOAT}:
-            fitting = ["F32"]
-        elif found == {Kind.INT}:
-            whole = [number for value in values if (number := int_of(value)) is not None]
-            fitting = [one for one, (low, high) in _INTEGERS.items() if low <= min(whole) and max(whole) < high]
-            if len(whole) < len(values):
-                fitting = [one for one in fitting if one != "U8"]  # it has no null
-        else:
-            return payload
-        return call("if", one_of(type_, fitting), call("as", type_, payload), payload) if fitting else payload
+            return let(call("first", self._converted(call("enlist", value.payload), type_, TRUE)))
+        return let(self._converted(self._vector(over, value.payload), type_, chosen))
 
     def _values(self, node: Node, table: str, columns: list[str] | None, given: Buffer) -> bytes:
         """Return the step that holds the rows of VALUES as a table."""
@@ -241,7 +223,7 @@ class _Change:
         payload = constants(values)
         if payload is None:
             unsupported("the values in a column of VALUES must be of one type, and a bool cannot be NULL")
-        return self._narrowed(quoted(payload), values, type_)
+        return quoted(payload)
 
     def _cell(self, over: Expressions, value: Value, type_: Buffer) -> Buffer:
         if value.kind is Kind.NULL:
@@ -252,7 +234,8 @@ class _Change:
         """Return the rows with nulls in the table's other columns."""
         missing = self._program.let(call("except", call("key", name(table)), given))
         type_ = call("type", call("at", name(table), name("#")))
-        null = call("if", one_of(type_, ("B8", "U8")), _FAIL, call("as", type_, i64(-(2**63))))
+        refused = self._program.failure("INSERT leaves out a column of bools or bytes, which cannot be NULL")
+        null = call("if", one_of(type_, ("B8", "U8")), refused, call("as", type_, i64(-(2**63))))
         nulls = mapped("#", call("take", call("enlist", null), call("count", rows)), missing)
         whole = call("table", call("concat", given, missing), call("concat", call("value", rows), nulls))
         return call("if", call("count", missing), whole, rows)
@@ -272,14 +255,30 @@ class _Change:
             replaced_columns.append(column)
         columns = self._program.let(call("key", name(table)))
         leading = call("take", columns, i64(len(keys)))
-        self._check_none(call("except", names_of(keys), leading))
-        self._check_none(call("except", columns, given))
+        self._check_none(call("except", names_of(keys), leading), "ON CONFLICT takes the table's first columns as keys")
+        self._check_none(call("except", columns, given), "INSERT … ON CONFLICT needs values for all columns")
         if replaced_columns:
-            self._check_none(call("except", columns, names_of([*keys, *replaced_columns])))
+            surplus = call("except", columns, names_of([*keys, *replaced_columns]))
+            self._check_none(surplus, "DO UPDATE replaces whole rows, so SET has to name all columns but the keys")
         return call("upsert", symbol(table), i64(len(keys)), pick(rows, columns))
 
-    def _check_none(self, names: Buffer) -> None:
-        self._program.check(equal(call("count", names), i64(0)))
+    def _check_none(self, names: Buffer, reason: str) -> None:
+        self._program.check(equal(call("count", names), i64(0)), reason)
+
+    def _converted(self, values: Buffer, type_: Buffer, chosen: Buffer) -> bytes:
+        """Return values as a column of another type holds them: other numbers, or strings in place of symbols.
+
+        The program fails if a chosen value would become another number. The engine's own conversion would cut it.
+        """
+        own, values_, result = call("type", name("#v")), name("#v"), name("#r")
+        numbers = call("and", one_of(own, _NUMBERS), one_of(type_, _NUMBERS))
+        texts = call("and", equal(own, symbol("SYM")), equal(type_, symbol("STR")))
+        lost = call("any", call("and", chosen, call("!=", call("as", own, result), values_)))
+        refused = self._program.failure("a number does not fit its column")
+        checked = call("if", call("and", one_of(type_, _INTEGERS), lost), refused, result)
+        converted = call("do", call("let", result, call("as", type_, values_)), checked)
+        other = call("if", numbers, converted, call("if", texts, call("as", type_, values_), values_))
+        return call("do", call("let", values_, values), call("if", equal(own, type_), values_, other))
 
 
 def _target(node: Node) -> tuple[str, list[str] | None]:
@@ -322,8 +321,8 @@ def _unqualified(tree: Node, table: str) -> Node:
     return replaced(tree, plain)
 
 
-_FAIL = call("raise", symbol("domain"))
-_NUMBERS = (*_INTEGERS, "I64", "F32", "F64")
+_INTEGERS = ("U8", "I16", "I32", "I64")
+_NUMBERS = (*_INTEGERS, "F32", "F64")
 _CHANGES: dict[str, Callable[[_Change, Node], bytes]] = {
     "Insert": _Change.insert,
     "Update": _Change.update,

@@ -1,6 +1,7 @@
 """SQL text to a syntax tree, and what the compiler asks of a tree. Names in it stay as they are written."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, cast
 
 import sqlglot
@@ -10,6 +11,7 @@ from ...errors import RayforceParseError, UnsupportedQuery
 
 Node = exp.Expression
 
+_PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_]*")  # a name that needs no quotes
 _FRAGMENT = 80  # characters of SQL that an error quotes
 
 
@@ -52,7 +54,10 @@ def part(node: Node, key: str) -> Any:
 
 def fragment(node: Node) -> str:
     """Return the SQL of a node, abbreviated."""
-    text = str(node.sql(comments=False))
+    shown = node.copy()
+    for identifier_ in shown.find_all(exp.Identifier):
+        identifier_.set("quoted", not _PLAIN.fullmatch(identifier_.this))
+    text = str(shown.sql(comments=False))
     return text if len(text) <= _FRAGMENT else f"{text[: _FRAGMENT - 1]}…"
 
 
@@ -138,10 +143,27 @@ def integer_of(node: Node | None) -> int | None:
     return None
 
 
-def replaced(node: Node, function: Any) -> Node:
-    """Return a copy of a tree in which `function` has replaced nodes: it returns the node itself where it keeps it."""
-    result: Node = node.copy().transform(function, copy=False)
-    return result
+def replaced(tree: Node, function: Callable[[Node], Node]) -> Node:
+    """Return a copy of a tree in which `function` has replaced nodes, but none in subqueries.
+
+    It returns the node that it is given where that stays, and is then called with those below it.
+    """
+    copy = tree.copy()
+    new = copy if is_query(copy) else function(copy)
+    if new is copy and not is_query(copy):
+        _replace_below(copy, function)
+    return new
+
+
+def _replace_below(node: Node, function: Callable[[Node], Node]) -> None:
+    for child in list(children(node)):
+        if is_query(child):
+            continue
+        new = function(child)
+        if new is child:
+            _replace_below(child, function)
+        else:
+            child.replace(new)
 
 
 def conjuncts(node: Node) -> list[Node]:

@@ -47,12 +47,12 @@ class Source:
 
     Attributes:
         table: the table, as an expression that is cheap to repeat.
-        stars: for each table in FROM, by its name in the query: its columns' names in `table`.
+        stars: for each table in FROM, by its name in the query: its columns' names in `table`, and their own.
         names: for columns that have a qualifier in the query and another name in `table`: that name.
     """
 
     table: Buffer
-    stars: dict[str, Buffer]
+    stars: dict[str, tuple[Buffer, Buffer]]
     names: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def resolve(self, tree: Node) -> Node:
@@ -98,10 +98,12 @@ class Tables:
             return Source(self._program.let(_ONE_ROW), {})
         only(from_, "this")
         own_name, table = self._table(from_.this)
-        source = Source(table, {own_name: call("key", table)})
+        own = call("key", table)
+        source = Source(table, {own_name: (own, own)})
         joins = [*(from_.this.args.get("joins") or []), *(statement.args.get("joins") or [])]
         if joins:
-            source = Source(table, {own_name: self._program.let(call("key", table))})
+            own = self._program.let(own)
+            source = Source(table, {own_name: (own, own)})
             used = columns_of(statement)
             for join in joins:
                 source = _Join(self, source, join, used).source()
@@ -152,7 +154,8 @@ class _Join:
         self._name, table = tables._table(join.this)
         if self._name in left.stars:
             unsupported(f"two tables in FROM have the name {self._name}; give one an alias", join)
-        self._right = Source(table, {self._name: call("key", table)})
+        own = self._let(call("key", table))
+        self._right = Source(table, {self._name: (own, own)})
         self._used = used
         self._using = [identifier(one) for one in join.args.get("using") or []]
         conditions = conjuncts(join.args["on"]) if join.args.get("on") is not None else []
@@ -174,7 +177,7 @@ class _Join:
         keys = [self._tables._program.fresh() for _ in self._pairs]
         left, right = self._with_keys(right, keys)
 
-        columns = let(call("key", self._right.table))
+        columns, _ = self._right.stars[self._name]
         taken = let(call("sect", columns, call("key", left)))
         suffix = f"_{len(self._left.stars)}"
         numbered = let(_numbered(columns, taken, suffix))
@@ -187,14 +190,15 @@ class _Join:
         right = update(right, {own: name(column) for column, own in qualified.items()}) if qualified else right
         right = pick(right, call("concat", columns, names_of(private)))
         right = let(rename(right, call("concat", numbered, names_of(private))))
-        star = numbered
+        star, own = numbered, columns
         if self._using:  # their columns are those of the left table
             surplus = names_of([f"{column}{suffix}" for column in self._using])
             star = let(call("except", numbered, surplus))
+            own = let(call("except", columns, names_of(self._using)))
             right = pick(right, call("except", call("key", right), surplus))
         table = let(call("left-join" if self._outer else "inner-join", names_of(keys), left, right))
         names = {**self._left.names, **{(self._name, column): own for column, own in qualified.items()}}
-        joined = Source(table, {**self._left.stars, self._name: star}, names)
+        joined = Source(table, {**self._left.stars, self._name: (star, own)}, names)
         return Source(let(self._filtered(joined, after)), joined.stars, names)
 
     def _pair(self, condition: Node) -> tuple[Node, Node] | None:
@@ -242,8 +246,8 @@ class _Join:
             common = of_left.common_type([of_left.type_of(left_value), of_right.type_of(right_value)])
             left_keys[key] = call("as", common, left_value.payload)
             right_keys[key] = call("as", common, right_value.payload)
-        assert of_left.table is not None
-        assert of_right.table is not None
+        assert of_left.table is not None, "the left table is one"
+        assert of_right.table is not None, "the right table is one"
         right = self._let(update(of_right.table, right_keys))
         for key in keys:
             kept = select(right, {"where": negation(call("nil?", name(key)))}, {})
@@ -254,12 +258,13 @@ class _Join:
     def _check_names(self, taken: Buffer, numbered: Buffer, left: Buffer) -> None:
         """Let the program fail if a column without a qualifier is in both tables and does not join them."""
         none = equal(call("count", call("sect", numbered, call("key", left))), i64(0))
-        self._tables._program.check(none)
+        self._tables._program.check(none, "joined tables have columns whose names end with a number alike")
         same = {str(first.name) for first, second in self._pairs if first.name == second.name}
         unqualified = {identifier(one) for one in self._used if not qualifier_of(one)} - same
         if unqualified:
             ambiguous = call("sect", taken, names_of(sorted(unqualified)))
-            self._tables._program.check(equal(call("count", ambiguous), i64(0)))
+            none = equal(call("count", ambiguous), i64(0))
+            self._tables._program.check(none, "a column is in two tables: qualify it with the table")
 
 
 def _numbered(columns: Buffer, taken: Buffer, suffix: str) -> bytes:

@@ -1,0 +1,325 @@
+"""Files with tables, read in batches, and Arrow streams: the one module of the command line that knows pyarrow."""
+
+import io
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.ipc
+import pyarrow.parquet
+
+from .. import Columns
+from ._exits import CommandFailed, UsageError
+
+TYPES: Mapping[str, Any] = {
+    "B8": pa.bool_(),
+    "U8": pa.uint8(),
+    "I16": pa.int16(),
+    "I32": pa.int32(),
+    "I64": pa.int64(),
+    "F32": pa.float32(),
+    "F64": pa.float64(),
+    "DATE": pa.date32(),
+    "TIME": pa.time32("ms"),
+    "TIMESTAMP": pa.timestamp("ns"),
+    "TIMESPAN": pa.duration("ns"),
+    "GUID": pa.binary(16),
+    "SYMBOL": pa.dictionary(pa.int32(), pa.string()),
+    "STRING": pa.string(),
+}
+"""The engine's types that `--type` takes, and the types that stand for them in Arrow."""
+
+_NO_TYPES: Mapping[str, str] = MappingProxyType({})
+_ROWS_PER_BATCH = 100_000
+_BYTES_PER_BATCH = 4 * 1024**2  # of CSV
+_MAGIC_SIZE = 8
+_NULLS = pa.array(pyarrow.csv.ConvertOptions().null_values)  # the texts that are null in CSV
+_CSV_ERROR = re.compile(
+    r"(?:In CSV column #(?P<column>\d+): )?(?:CSV parse error: )?(?:Row #(?P<row>\d+): )?(?P<what>.*)", re.DOTALL
+)
+
+
+class Source:
+    """The rows of a file.
+
+    Args:
+        file: the file that the batches are read from.
+        schema: the schema of the batches.
+        batches: of rows.
+        types: the engine's types of some columns, by name.
+        total_rows: `None` if the number of rows is not known.
+
+    Attributes:
+        schema: the Arrow schema of what `next_batch` returns.
+
+    Raises:
+        UsageError: a column in `types` does not exist.
+    """
+
+    def __init__(
+        self,
+        file: "_File",
+        schema: Any,
+        batches: Iterator[Any],
+        types: Mapping[str, str],
+        total_rows: int | None = None,
+    ) -> None:
+        if missing := [column for column in types if column not in schema.names]:
+            raise UsageError(f"{file.name} has no column {missing[0]!r}; its columns are: {', '.join(schema.names)}")
+        self.schema = pa.schema([(field.name, TYPES.get(types.get(field.name, ""), field.type)) for field in schema])
+        self._file = file
+        self._batches = batches
+        self._types = types
+        self._rows = 0
+        self._total_rows = total_rows
+
+    @property
+    def fraction(self) -> float | None:
+        """The part of the file that has been read, between 0 and 1; `None` if its length is not known."""
+        return self._rows / self._total_rows if self._total_rows else self._file.fraction
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def next_batch(self) -> Any:
+        """Read some rows; returns a pyarrow.Table, or `None` at the end. It may wait for a pipe.
+
+        Raises:
+            CommandFailed: the file is damaged, or a value does not have the type of its column. The error names the
+                file, the column and the row.
+        """
+        try:
+            batch = next(self._batches, None)
+        except (pa.ArrowException, OSError) as error:
+            raise CommandFailed(_explain(self._file.name, error, self.schema.names)) from None
+        if batch is None:
+            return None
+        columns = [
+            self._cast(name, column, self._types[name]) if name in self._types else column
+            for name, column in zip(self.schema.names, batch.columns, strict=True)
+        ]
+        self._rows += batch.num_rows
+        return pa.table(columns, names=self.schema.names)
+
+    def _cast(self, name: str, column: Any, kind: str) -> Any:
+        try:
+            return _cast(column, kind)
+        except (pa.ArrowException, ValueError):
+            row = _first_that_fails(column, kind)
+            raise CommandFailed(
+                f"{self._file.name}, row {self._rows + row + 1}, column {name!r}: "
+                f"{column[row].as_py()!r} is not of the type {kind}"
+            ) from None
+
+
+def open_source(
+    path: str, types: Mapping[str, str], *, delimiter: str = ",", defaults: Mapping[str, str] = _NO_TYPES
+) -> Source:
+    """Open a CSV, Parquet or Arrow file, or an Arrow stream; its first bytes tell which of these it is.
+
+    Args:
+        path: the file, `-` for standard input. CSV may be compressed with gzip.
+        types: the engine's types of some of the columns, by name.
+        delimiter: between the fields of CSV.
+        defaults: types that are used instead of inferred ones for columns of CSV.
+
+    Raises:
+        UsageError: the file cannot be read as any of these, or lacks a column in `types`.
+    """
+    name = "standard input" if path == "-" else path
+    try:
+        file = _File(name, path)
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}") from None
+    try:
+        return _source(file, types, delimiter, defaults)
+    except (pa.ArrowException, OSError) as error:
+        file.close()
+        raise UsageError(_explain(name, error)) from None
+    except UsageError:
+        file.close()
+        raise
+
+
+def _explain(name: str, error: Exception, columns: Sequence[str] = ()) -> str:
+    """Return an error of pyarrow in words that name the file and, if it is CSV, the row and the column."""
+    found = _CSV_ERROR.match(str(error))
+    assert found is not None  # it matches everything
+    where, hint = name, ""
+    if found["row"] is not None:
+        where += f", row {int(found['row']) - 1}"  # the header is not a row
+    if found["column"] is not None and columns:
+        column = columns[int(found["column"])]
+        where += f", column {column!r}"
+        hint = f"; the first rows have another type: set it with --type {column}=TYPE"
+    return f"{where}: {found['what'].strip()}{hint}"
+
+
+def _source(file: "_File", types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
+    if file.beginning.startswith(b"PAR1"):
+        return _open_parquet(file, types)
+    if file.beginning.startswith(b"ARROW1"):
+        return _open_arrow_file(file, types)
+    if file.beginning.startswith(b"\xff\xff\xff\xff"):
+        stream = pa.ipc.open_stream(file.stream())
+        return Source(file, stream.schema, iter(stream), types)
+    return _open_csv(file, types, delimiter, defaults)
+
+
+def arrow_stream(columns: Columns) -> Iterator[bytes]:
+    """Yield columns as an Arrow IPC stream.
+
+    Raises:
+        RayforceConversionError: Arrow cannot represent a value.
+    """
+    table = columns.to_arrow()
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for batch in table.to_batches(_ROWS_PER_BATCH):
+            writer.write_batch(batch)
+            yield sink.getvalue()
+            sink.seek(0)
+            sink.truncate()
+    yield sink.getvalue()
+
+
+class _File:
+    """A file or pipe whose first bytes are known.
+
+    Attributes:
+        name: for errors.
+        beginning: the first bytes.
+    """
+
+    def __init__(self, name: str, path: str) -> None:
+        # Without a buffer: a thread that waits for a pipe would hold the buffer's lock at the end of the process.
+        descriptor = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY)
+        self._raw: Any = os.fdopen(descriptor, "rb", buffering=0)
+        self.name = name
+        self.beginning = b""
+        while len(self.beginning) < _MAGIC_SIZE and (more := self._raw.read(_MAGIC_SIZE - len(self.beginning))):
+            self.beginning += more
+        self._size = os.fstat(self._raw.fileno()).st_size if self._raw.seekable() else None
+
+    def stream(self) -> Any:
+        """Return the whole file for pyarrow."""
+        if self._size is None:
+            return pa.PythonFile(_Pipe(self.beginning, self._raw), mode="r")
+        return self.random_access()
+
+    def random_access(self) -> Any:
+        """Return the whole file for pyarrow, which moves about in it.
+
+        Raises:
+            UsageError: it is a pipe.
+        """
+        if self._size is None:
+            raise UsageError(f"{self.name}: a file of this kind cannot be read from a pipe; name the file")
+        self._raw.seek(0)
+        return pa.PythonFile(self._raw, mode="r")
+
+    def close(self) -> None:
+        self._raw.close()
+
+    @property
+    def fraction(self) -> float | None:
+        """The part of the file that has been read; `None` for a pipe."""
+        return self._raw.tell() / self._size if self._size else None
+
+
+class _Pipe:
+    """A pipe of which some bytes have been read already."""
+
+    closed = False
+
+    def __init__(self, beginning: bytes, pipe: BinaryIO) -> None:
+        self._beginning = beginning
+        self._pipe = pipe
+
+    def read(self, size: int) -> bytes:
+        """Read as many bytes as wanted, fewer only at the end: pyarrow infers the types of CSV from one read."""
+        parts = [self._beginning[:size]]
+        self._beginning = self._beginning[size:]
+        missing = size - len(parts[0])
+        while missing and (part := self._pipe.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+
+def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
+    stream = file.stream()
+    if file.beginning.startswith(b"\x1f\x8b"):
+        stream = pa.CompressedInputStream(stream, "gzip")
+    wanted = {**{column: kind for column, kind in defaults.items() if kind in TYPES}, **types}
+    batches = pyarrow.csv.open_csv(
+        stream,
+        read_options=pyarrow.csv.ReadOptions(block_size=_BYTES_PER_BATCH, use_threads=False),  # errors name rows
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string())),
+    )
+    there = {column: kind for column, kind in wanted.items() if column in types or column in batches.schema.names}
+    return Source(file, batches.schema, iter(batches), there)
+
+
+def _open_parquet(file: _File, types: Mapping[str, str]) -> Source:
+    parquet = pyarrow.parquet.ParquetFile(file.random_access())
+    return Source(
+        file, parquet.schema_arrow, parquet.iter_batches(_ROWS_PER_BATCH), types, total_rows=parquet.metadata.num_rows
+    )
+
+
+def _open_arrow_file(file: _File, types: Mapping[str, str]) -> Source:
+    arrow = pa.ipc.open_file(file.random_access())
+    return Source(file, arrow.schema, map(arrow.get_batch, range(arrow.num_record_batches)), types)
+
+
+def _cast(column: Any, kind: str) -> Any:
+    """Return a column with the type that stands for one of the engine's."""
+    target = TYPES[kind]
+    if pa.types.is_dictionary(column.type):
+        if kind == "SYMBOL":
+            return column
+        column = column.dictionary_decode()
+    if kind == "SYMBOL":
+        return column.cast(pa.string()).dictionary_encode()
+    if kind == "STRING":
+        return column.cast(target)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = pc.if_else(pc.is_in(column, _NULLS), pa.scalar(None, column.type), column)
+        if kind == "GUID":
+            return pa.array([None if text is None else uuid.UUID(text).bytes for text in column.to_pylist()], target)
+        if kind == "TIMESPAN":
+            column = column.cast(pa.int64())
+        if kind == "TIME":
+            column = pc.binary_join_element_wise("1970-01-01", column, "T").cast(pa.timestamp("ms"))
+        if kind == "TIMESTAMP":
+            return _timestamps(column)
+    return column.cast(target)
+
+
+def _timestamps(texts: Any) -> Any:
+    """Return timestamps in UTC from texts, of which all or none have a time zone."""
+    has_zone = pc.any(pc.match_substring_regex(texts, r"(Z|[+-]\d\d:?\d\d)$")).as_py()
+    return texts.cast(pa.timestamp("ns", "UTC" if has_zone else None)).cast(pa.timestamp("ns"))
+
+
+def _first_that_fails(column: Any, kind: str) -> int:
+    """Return the index of the first value of a column that cannot be cast, found by halving."""
+    start, stop = 0, len(column)
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        try:
+            _cast(column.slice(start, middle - start), kind)
+        except (pa.ArrowException, ValueError):
+            stop = middle
+        else:
+            start = middle
+    return start

@@ -1,0 +1,156 @@
+"""`load`: a file into a table of a server."""
+
+import argparse
+from contextlib import aclosing, closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .. import WSClientConnection
+from ..errors import RayforceError
+from ._arguments import seconds
+from ._evaluation import Session
+from ._exits import OK, CommandFailed, Interrupted, UsageError
+from ._output import say
+from ._secrets import keep_secrets_out_of_standard_input
+from ._target import add_target, target_of
+from ._waiting import Calls, run
+
+if TYPE_CHECKING:
+    from ._files import Source
+
+DESCRIPTION = """Load a CSV, Parquet or Arrow file into a table of a server, in batches. By default the table must not
+exist. Types come from the file, or are inferred; with --append they come from the table; --type sets them."""
+
+_BAR_WIDTH = 30  # characters
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("load", help="load a file into a table of a server", description=DESCRIPTION)
+    add_target(parser)
+    parser.add_argument("table", metavar="TABLE", help="the table's name on the server")
+    parser.add_argument("file", metavar="FILE", help="the file; - reads CSV or an Arrow stream from standard input")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--append", action="store_true", help="insert the rows into a table that exists")
+    mode.add_argument("--replace", action="store_true", help="replace the table if it exists")
+    parser.add_argument(
+        "--type",
+        metavar="COLUMN=TYPE",
+        action="append",
+        default=[],
+        type=_column_type,
+        help="the engine's type of a column, such as price=F64 or symbol=SYMBOL; may be repeated",
+    )
+    parser.add_argument("--delimiter", metavar="CHARACTER", default=",", help="between the fields of CSV; default: ,")
+    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="end after so many seconds")
+    parser.set_defaults(run=load)
+
+
+def load(options: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    try:
+        from ._files import TYPES, open_source
+    except ModuleNotFoundError as error:
+        raise CommandFailed(f"load needs {error.name}: pip install 'rayforce-trio[arrow]'") from None
+    if options.file == "-":
+        keep_secrets_out_of_standard_input(options)
+    if len(options.delimiter) != 1 or not options.delimiter.isascii():
+        raise UsageError(f"--delimiter: {options.delimiter!r} is not one ASCII character")
+    given = dict(options.type)
+    for column, kind in given.items():
+        if kind not in TYPES:
+            raise UsageError(f"--type {column}={kind}: the types are {', '.join(TYPES)}")
+    client = target_of(options).client()
+    open_file = partial(open_source, options.file, given, delimiter=options.delimiter)
+
+    async def load_into_table(calls: Calls, tasks: TaskGroup) -> int:
+        async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
+            schema = await session.call(partial(session.connection.schema, options.table))
+            with closing(open_file(defaults=schema)) as source:
+                await _Loading(source, options.table, append=True, replace=False).run(session)
+        return OK
+
+    async def load_new_table(calls: Calls, tasks: TaskGroup) -> int:
+        with closing(open_file()) as source:  # before the connection is made: a mistake is found at once
+            async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
+                await _Loading(source, options.table, append=False, replace=options.replace).run(session)
+        return OK
+
+    return run(load_into_table if options.append else load_new_table, backend="trio")
+
+
+def _column_type(text: str) -> tuple[str, str]:
+    column, equals, kind = text.rpartition("=")
+    if not equals or not column:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form COLUMN=TYPE")
+    return column, kind.upper()
+
+
+class _Loading:
+    """Sends the rows of a file to a table."""
+
+    def __init__(self, source: "Source", table: str, *, append: bool, replace: bool) -> None:
+        self._source = source
+        self._table = table
+        self._append = append
+        self._replace = replace
+        self._rows = 0  # that the server has confirmed
+        self._rows_before = 0  # the batch under way
+
+    async def run(self, session: Session) -> None:
+        """Load all rows, and say how many. A checkpoint.
+
+        Raises:
+            Interrupted: Ctrl-C; the text says how many rows were loaded.
+            CommandFailed: the file is damaged, or the time is over.
+            RayforceError: the server refused the rows, or the connection was lost.
+        """
+        began = anyio.current_time()
+        try:
+            await session.call(partial(self._load, session.connection), status=self._status)
+        except Interrupted as interrupted:
+            raise Interrupted(f"interrupted: {self._loaded}{_batch_under_way(interrupted)}") from None
+        except (CommandFailed, RayforceError):
+            say(self._loaded)
+            raise
+        say(f"{self._loaded} in {anyio.current_time() - began:.1f} s")
+
+    async def _load(self, connection: WSClientConnection) -> None:
+        """Send the batches one after the other."""
+        while (batch := await self._next_batch()) is not None:
+            await self._send(connection, batch)
+        if self._rows == 0 and not self._append:
+            await self._send(connection, self._source.schema.empty_table())
+
+    async def _next_batch(self) -> Any:
+        # In a thread: a pipe may keep it waiting. The thread ends with the process.
+        return await anyio.to_thread.run_sync(self._source.next_batch, abandon_on_cancel=True)
+
+    async def _send(self, connection: WSClientConnection, batch: Any) -> None:
+        self._rows_before = self._rows
+        if self._append or self._rows:
+            await connection.insert(self._table, batch, progress=self._progress)
+        else:
+            await connection.create_table(self._table, batch, replace=self._replace, progress=self._progress)
+        self._rows = self._rows_before + batch.num_rows
+
+    def _progress(self, rows: int) -> None:
+        self._rows = self._rows_before + rows
+
+    @property
+    def _loaded(self) -> str:
+        return f"{self._rows} row{'s' if self._rows != 1 else ''} loaded into {self._table}"
+
+    def _status(self) -> str:
+        """Return a progress bar, if the length of the file is known, and the number of rows."""
+        fraction = self._source.fraction
+        if fraction is None:
+            return f"{self._rows:,} rows"
+        filled = int(min(fraction, 1) * _BAR_WIDTH)
+        return f"[{'#' * filled:-<{_BAR_WIDTH}}] {min(fraction, 1):4.0%}, {self._rows:,} rows"
+
+
+def _batch_under_way(interrupted: Interrupted) -> str:
+    return f"; the batch under way may be loaded, too: {interrupted}" if str(interrupted) else ""

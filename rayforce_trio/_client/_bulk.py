@@ -1,0 +1,229 @@
+"""Data on its way into the server's tables, in messages that each change a table as a whole or not at all."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import cast
+
+from .._codec import TabularData, payload_of_object
+from .._protocol import Header, MessageType
+from .._tasks import Turn
+from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols
+from .._values._table_data import TableData, table_data_steps
+from .._values._types import Type
+from ..errors import RayforceValueError
+from ._exchange import Exchange
+from ._tables import check_name, is_table, table_schema, text_of_symbol, value_of, value_payload
+
+Progress = Callable[[int], object]
+"""A function that is called with the number of rows inserted so far."""
+
+MESSAGE_SIZE = 8 * 1024 * 1024
+"""The longest message with rows, in bytes: a server inserts it in milliseconds, so other clients do not wait long.
+
+A server of the extended protocol that does not tell its limit accepts as much.
+"""
+
+BASELINE_MESSAGE_SIZE = 1024 * 1024 - 1
+"""The longest message with rows for a baseline server, in bytes: rayforce-py's refuses longer ones."""
+
+_NEW_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_LITERALS = frozenset({"false", "null", "true"})
+
+_Change = Callable[[Buffer], bytes]
+"""Returns the expression that changes a table, given the payload of a table with rows.
+
+Its value is `_DONE`, or a symbol that says why nothing was changed.
+"""
+_DONE = i64(1)
+_CHANGED = "changed"
+_ROWS = bytes(range(0xF8, 0x100))  # stands for the rows in an expression; no name contains it, since it is not UTF-8
+
+
+class RowCount:
+    """Counts the rows that the server has confirmed. An exception that leaves the block carries the number.
+
+    Args:
+        progress: called with each new number.
+    """
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.rows = 0
+        self._progress = progress
+
+    def add(self, rows: int) -> None:
+        self.rows += rows
+        if self._progress is not None:
+            self._progress(self.rows)
+
+    def __enter__(self) -> "RowCount":
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is not None:
+            exc.rows_inserted = self.rows  # type: ignore[attr-defined]  # cancellations carry it, too
+
+
+async def insert(exchange: Exchange, table: str, data: TabularData, inserted: RowCount) -> None:
+    """Append rows to a table. A checkpoint."""
+    rows = await _fitted(data, table, await table_schema(exchange, table))
+    await _send(exchange, table, rows, _insertion(table, rows.names), inserted)
+
+
+async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequence[str], inserted: RowCount) -> None:
+    """Replace the rows of a table that have the same keys, and append the others. A checkpoint."""
+    schema = await table_schema(exchange, table)
+    _check_keys(keys, table, list(schema))
+    rows = await _fitted(data, table, schema)
+
+    def change(payload: Buffer) -> bytes:
+        return _if_unchanged(table, rows.names, call("upsert", symbol(table), i64(len(keys)), quoted(payload)))
+
+    await _send(exchange, table, rows, change, inserted)
+
+
+async def create(exchange: Exchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
+    """Create a table, or replace one. A checkpoint."""
+    exchange.check_open()
+    _check_new_name(table)
+    value = value_of(table)
+    free = call("nil?", value)
+    if replace:
+        free = call("or", free, is_table(value))
+
+    def change(payload: Buffer) -> bytes:
+        return call("if", free, _done_after(call("set", name(table), quoted(payload))), call("type", value))
+
+    rows = await _converted(data)
+    await _send(exchange, table, rows, change, inserted, then=_insertion(table, rows.names))
+
+
+def _insertion(table: str, columns: Sequence[str]) -> _Change:
+    return lambda payload: _if_unchanged(table, columns, call("insert", symbol(table), quoted(payload)))
+
+
+def _if_unchanged(table: str, columns: Sequence[str], change: bytes) -> bytes:
+    """Return the expression that changes a table if it has these columns.
+
+    The engine inserts columns that it does not know by their order, and takes the first ones for the keys of an upsert.
+    """
+    found = call("key", value_of(table))
+    changed = symbol(_CHANGED)
+    same = call("if", call("all", call("==", found, quoted(symbols(columns)))), _done_after(change), changed)
+    return call("if", call("==", call("count", found), i64(len(columns))), same, changed)
+
+
+def _done_after(change: bytes) -> bytes:
+    return call("do", change, _DONE)
+
+
+async def _fitted(data: TabularData, table: str, schema: dict[str, str]) -> TableData:
+    """Return data with the columns of a table, in its order. Other tasks run now and then."""
+    types = {column: Type[kind] for column, kind in schema.items()}
+    return (await _converted(data)).cast(types, table=table)
+
+
+async def _converted(data: TabularData) -> TableData:
+    """Return data of any kind as columns that can be sent. Other tasks run now and then."""
+    turn = Turn()
+    turn.begin()
+    steps = table_data_steps(data, payload_of_object)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(TableData, end.value)
+        await turn.pass_on()
+
+
+async def _send(
+    exchange: Exchange,
+    table: str,
+    rows: TableData,
+    change: _Change,
+    inserted: RowCount,
+    then: _Change | None = None,
+) -> None:
+    """Send rows in one or several messages, each of which is answered before the next one is sent. A checkpoint.
+
+    Nothing is sent unless all rows can be converted.
+
+    Args:
+        change: makes the expression around the rows of the first message, and of the others if `then` is `None`.
+        then: makes the expression around the rows of the other messages.
+    """
+    if then is None and not len(rows):
+        return
+    turn = Turn()
+    turn.begin()
+    overhead = max(len(_frame(each, b"")) for each in (change, then or change))
+    size = _longest_message(exchange) - overhead
+    messages = rows.payloads(size)
+    message = await _next(messages, turn)
+    if message is not None and message[1] < len(rows):
+        rest = rows.payloads(size)  # made once more when they are sent, to keep one message at a time
+        while await _next(rest, turn) is not None:
+            pass
+    while message is not None:
+        payload, count = message
+        result = await exchange.request(_frame(change, payload))
+        del message, payload
+        _check_result(value_payload(exchange, result, f"(insert '{table} ...)"), table)
+        inserted.add(count)
+        turn.begin()
+        message = await _next(messages, turn)
+        change = then or change
+
+
+async def _next(messages: Iterator[tuple[bytes, int] | None], turn: Turn) -> tuple[bytes, int] | None:
+    """Return the next message, or `None` after the last one. Other tasks run now and then."""
+    for message in messages:
+        if message is not None:
+            return message
+        await turn.pass_on()
+    return None
+
+
+def _frame(change: _Change, rows: bytes) -> bytes:
+    """Return the frame with the expression that changes a table; the rows, which may be large, are copied once."""
+    before, after = change(_ROWS).split(_ROWS)
+    header = Header(0, MessageType.SYNC, len(before) + len(rows) + len(after)).pack()
+    return b"".join([header, before, rows, after])
+
+
+def _check_result(payload: memoryview, table: str) -> None:
+    if payload == _DONE:
+        return
+    reason = text_of_symbol(payload)
+    if reason == _CHANGED:
+        raise RayforceValueError(f"the columns of the table {table!r} have changed meanwhile")
+    if reason == "TABLE":
+        raise RayforceValueError(f"the server has a table {table!r} already; replace=True replaces it")
+    kind = "a function" if reason == "?" else f"a value of type {reason}"
+    raise RayforceValueError(f"{table!r} is {kind} on the server, which is not replaced by a table")
+
+
+def _longest_message(exchange: Exchange) -> int:
+    if not exchange.extended:
+        return BASELINE_MESSAGE_SIZE
+    return min(MESSAGE_SIZE, exchange.max_request_size or MESSAGE_SIZE)
+
+
+def _check_keys(keys: object, table: str, columns: Sequence[str]) -> None:
+    if isinstance(keys, str) or not isinstance(keys, Sequence) or not keys:
+        raise RayforceValueError(f"keys must be a list of column names, not {keys!r}")
+    if list(keys) != list(columns[: len(keys)]):
+        raise RayforceValueError(
+            f"the keys must be the first columns of the table {table!r}, in its order, because the engine requires it: "
+            f"its columns are {', '.join(map(repr, columns))}; keys is {list(keys)!r}"
+        )
+
+
+def _check_new_name(table: object) -> None:
+    check_name(table)
+    if not _NEW_NAME.fullmatch(str(table)) or table in _LITERALS:
+        raise RayforceValueError(
+            f"Invalid name for a table: {table!r}. Use letters, digits, '_' and '-'; begin with a letter or '_'"
+        )

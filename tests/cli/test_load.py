@@ -1,0 +1,222 @@
+"""`load`: files into tables of a server."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from support.commands import BOUND, COMMAND, command, environment, wrong_usage
+from support.native import free_port
+from support.serve_native import Served
+from support.terminal import terminal
+
+from rayforce_trio import WSClient
+from rayforce_trio._cli import _files, main
+
+CSV = "sym,px,day,at\na,1.5,2024-01-31,2024-01-31T09:30:00.000000001Z\nb,,,\n"
+SCHEMA = {"sym": "STRING", "px": "F64", "day": "DATE", "at": "TIMESTAMP"}
+
+
+@pytest.fixture
+def url(served: Served) -> str:
+    return f":{served.port}"
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> str:
+    path = tmp_path / "prices.csv"
+    path.write_text(CSV)
+    return str(path)
+
+
+def rows_of(url: str, table: str) -> list[Any]:
+    rows: list[Any] = json.loads(command("query", url, table, "--format", "json").stdout)
+    return rows
+
+
+def schema_of(url: str, table: str) -> dict[str, str]:
+    async def ask() -> dict[str, str]:
+        async with WSClient("127.0.0.1", int(url[1:])).connect() as connection:
+            return await connection.schema(table)
+
+    return anyio.run(ask)
+
+
+def written(path: Path, write: str) -> str:
+    table = pa.table({"sym": pa.array(["a", "b"]).dictionary_encode(), "px": [1.5, None]})
+    if write == "parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        with (pa.ipc.new_file if write == "file" else pa.ipc.new_stream)(path, table.schema) as writer:
+            writer.write_table(table)
+    return str(path)
+
+
+def test_csv_makes_a_new_table_with_inferred_types(url: str, name: str, prices: str) -> None:
+    done = command("load", url, name, prices)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith(f"2 rows loaded into {name} in ")
+    assert schema_of(url, name) == SCHEMA
+    assert rows_of(url, name) == [
+        {"sym": "a", "px": 1.5, "day": "2024-01-31", "at": "2024-01-31T09:30:00.000000001Z"},
+        {"sym": "b", "px": None, "day": None, "at": None},
+    ]
+
+
+def test_what_query_writes_as_csv_can_be_loaded(url: str, name: str, prices: str, tmp_path: Path) -> None:
+    assert command("load", url, name, prices, "--type", "sym=SYMBOL").returncode == 0
+    path = tmp_path / "again.csv"
+    path.write_text(command("query", url, name, "--format", "csv").stdout)
+    assert command("load", url, f"{name}_again", str(path), "--type", "sym=symbol").returncode == 0
+    assert schema_of(url, f"{name}_again") == {**SCHEMA, "sym": "SYMBOL"}
+    assert rows_of(url, f"{name}_again") == rows_of(url, name)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "file", "stream"])
+def test_types_of_other_files_are_kept(url: str, name: str, kind: str, tmp_path: Path) -> None:
+    assert command("load", url, name, written(tmp_path / "rows", kind)).returncode == 0
+    assert schema_of(url, name) == {"sym": "SYMBOL", "px": "F64"}
+    assert rows_of(url, name) == [{"sym": "a", "px": 1.5}, {"sym": "b", "px": None}]
+
+
+def test_an_existing_table_is_left_alone_unless_it_is_to_be_replaced(url: str, name: str, prices: str) -> None:
+    assert command("query", url, f"(set {name} (table [a] (list [1])))").returncode == 0
+    done = command("load", url, name, prices)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"0 rows loaded into {name}\nerror: ")
+    assert schema_of(url, name) == {"a": "I64"}
+    assert command("load", url, name, prices, "--replace").returncode == 0
+    assert schema_of(url, name) == SCHEMA
+
+
+def test_rows_are_appended_with_the_types_of_the_table(url: str, name: str, prices: str) -> None:
+    table = f"(set {name} (table [px sym at day] (list (as 'F32 [7.0]) [z] [0Np] [0Nd])))"
+    assert command("query", url, table).returncode == 0
+    done = command("load", url, name, prices, "--append")
+    assert done.returncode == 0, done.stderr
+    assert [(row["sym"], row["px"]) for row in rows_of(url, name)] == [("z", 7.0), ("a", 1.5), ("b", None)]
+
+
+def test_rows_are_appended_to_nothing_but_a_table(url: str, name: str, prices: str) -> None:
+    done = command("load", url, name, prices, "--append")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: table '{name}': the server has no such table\n"
+
+
+def test_a_file_without_rows_makes_a_table_without_rows(url: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("a,b\n")
+    done = command("load", url, name, str(tmp_path / "none.csv"), "--type", "a=I64", "--type", "b=SYMBOL")
+    assert done.stderr.startswith(f"0 rows loaded into {name} in ")
+    assert schema_of(url, name) == {"a": "I64", "b": "SYMBOL"}
+
+
+def test_batches_follow_each_other_and_a_wrong_value_ends_the_load(
+    url: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_files, "_BYTES_PER_BATCH", 4096)
+    path = tmp_path / "numbers.csv"
+    path.write_text("n\n" + "".join(f"{number}\n" for number in range(5000)))
+    done = command("load", url, name, str(path))
+    assert done.stderr.startswith(f"5000 rows loaded into {name} in ")
+    assert [row["n"] for row in rows_of(url, name)] == list(range(5000))
+    with path.open("a") as file:
+        file.write("x\n")
+    done = command("load", url, name, str(path), "--replace")
+    loaded, error = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert error.startswith(f"error: {path}, row 5001, column 'n': ")
+    assert loaded == f"{len(rows_of(url, name))} rows loaded into {name}"
+    assert len(rows_of(url, name)) > 0
+
+
+def test_csv_can_come_from_a_pipe(url: str, name: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, "load", url, name, "-"],
+        input=CSV,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=BOUND,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len(rows_of(url, name)) == 2
+
+
+def test_ctrl_c_says_how_many_rows_were_loaded(url: str, name: str) -> None:
+    """The end of the pipe is kept open: the command waits for more rows when Ctrl-C comes."""
+    with subprocess.Popen(
+        [*COMMAND, "load", url, name, "-"],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"n\n" + b"1\n" * 2**22)  # more than two batches
+        process.stdin.flush()
+        anyio.run(_until_exists, url, name)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=BOUND)
+    assert (process.returncode, out) == (130, b"")
+    loaded = int(err.decode().removeprefix("interrupted: ").partition(" ")[0])
+    assert loaded > 0
+    assert loaded <= int(command("query", url, f"(count {name})").stdout)
+
+
+async def _until_exists(url: str, name: str) -> None:
+    with anyio.fail_after(BOUND):
+        async with WSClient("127.0.0.1", int(url[1:])).connect() as connection:
+            while name not in await connection.tables():  # noqa: ASYNC110 - nobody tells of it
+                await anyio.sleep(0.01)
+
+
+def test_a_terminal_shows_a_progress_bar(url: str, name: str, tmp_path: Path) -> None:
+    """A named pipe is never at its end: the command waits as long as the test wants."""
+    path = tmp_path / "rows"
+    os.mkfifo(path)
+    with terminal("load", url, name, str(path)) as shown:
+        with path.open("wb") as pipe:
+            pipe.write(b"n\n" + b"1\n" * 2**22)
+            pipe.flush()
+            shown.until(" rows, ")
+            shown.until(" s, Ctrl-C cancels")
+        shown.until(f"{2**22} rows loaded into {name} in ")
+        assert shown.process.wait(BOUND) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["missing.csv"], "missing.csv cannot be read: No such file or directory"),
+        (["x.csv", "--append", "--replace"], "argument --replace: not allowed with argument --append"),
+        (["x.csv", "--type", "a"], "argument --type: 'a' is not of the form COLUMN=TYPE"),
+        (["x.csv", "--type", "a=FLOAT"], "--type a=FLOAT: the types are B8, U8, "),
+        (["x.csv", "--delimiter", ";;"], "--delimiter: ';;' is not one ASCII character"),
+        (["-", "--token-file", "/dev/stdin"], "standard input is read for"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    assert wrong_usage("load", f":{free_port()}", "prices", *arguments).startswith(says)
+
+
+def test_a_column_of_another_file_is_wrong_usage(url: str, name: str, prices: str) -> None:
+    says = wrong_usage("load", url, name, prices, "--type", "other=F64")
+    assert says == f"{prices} has no column 'other'; its columns are: sym, px, day, at"
+
+
+def test_another_delimiter(url: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a;b\n1;2,5\n")
+    assert command("load", url, name, str(tmp_path / "rows.csv"), "--delimiter", ";").returncode == 0
+    assert rows_of(url, name) == [{"a": 1, "b": "2,5"}]
+
+
+def test_where_nobody_listens_is_exit_code_3(prices: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["load", f":{free_port()}", "prices", prices]) == 3
+    assert capsys.readouterr().err.startswith("error: ")
