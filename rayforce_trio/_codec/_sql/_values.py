@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..._values._columns import read_columns
 from ..._values._payloads import NULL, Buffer, i64, string, vector
 from ..._values._types import EPOCH_DAYS, EPOCH_NANOSECONDS, HAS_NULLS, Type
 from ...errors import RayforceConversionError, RayforceValueError, UnsupportedQuery
@@ -333,7 +334,7 @@ def _checked(text: str, where: str) -> str:
 
 
 def _texts(payload: Buffer) -> tuple[str | None, ...] | None:
-    """Return the texts of a vector of symbols, with None for the empty one, or None if the payload is another."""
-    if payload[0] != Type.SYMBOL:
+    """Return the texts of a vector of symbols or strings, with None for null, or None if the payload is another."""
+    if payload[0] not in (Type.SYMBOL, Type.STRING):
         return None
-    return tuple(text.decode() or None for text in bytes(payload[10:]).split(b"\0")[:-1])
+    return tuple(read_columns(payload).to_dict()["value"])
