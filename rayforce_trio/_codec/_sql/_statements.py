@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from ..._values._payloads import Buffer, call, i64, name, quoted, symbol, table_of, vector
 from ..._values._types import Type
-from ._expressions import Expressions, type_name
+from ._expressions import Expressions
+from ._notation import type_name
 from ._program import (
     TRUE,
     Program,
