@@ -82,7 +82,7 @@ def wire_table(table: pa.Table) -> bytes:
 def engines() -> Iterator[dict[str, Engine]]:
     """Both engines, with the tables in them."""
     with native_server() as server, native_client(server.port) as native:
-        made: dict[str, Engine] = {"in process": evaluate, "native": native.request}
+        made: dict[str, Engine] = {"in process": evaluate, "native": lambda frame: native.request(frame)[0]}
         for engine in made.values():
             for text, table in {**TABLES, "companies": COMPANIES, "large": LARGE}.items():
                 put(engine, text, table)
@@ -601,7 +601,7 @@ def test_parameters_in_changes(engines: dict[str, Engine]) -> None:
         ("SELECT id FROM trades LIMIT :n", {"n": 1.5}, ":n is a number of rows"),
         ("SELECT id FROM trades LIMIT :n", {"n": "1"}, ":n is a number of rows"),
         ("SELECT id FROM trades WHERE id = :n", {"n": 2**63}, r"params\['n'\]"),
-        ("SELECT id FROM trades WHERE id = :n", {"n": [1, 2]}, "a parameter that is a list can only follow IN"),
+        ("SELECT id FROM trades WHERE id IN :n", {"n": {"a": 1}}, "IN is followed by a list"),
         ("SELECT id FROM trades WHERE note LIKE :n", {"n": 5}, "LIKE is followed by text"),
         ("SELECT id FROM trades WHERE id IN :n", {"n": 5}, "IN is followed by values"),
         ("SELECT id FROM :t", {"t": 5}, "the parameter :t is none"),
@@ -614,6 +614,35 @@ def test_a_parameter_that_does_not_fit_is_refused_before_anything_is_sent(
     query = sql(text)
     with pytest.raises(RayforceError, match=error):
         encode(query, MessageType.SYNC, params=params)
+
+
+@pytest.mark.parametrize("value", [["println", "ran"], [1, 2], {"a": ["println", "ran"]}, pa.table({"a": [1]})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT :n AS c FROM trades",
+        "SELECT :n AS c",
+        "SELECT -:n AS c FROM trades",
+        "SELECT id + :n AS c FROM trades",
+        "SELECT upper(:n) AS c FROM trades",
+        "SELECT sum(:n) AS c FROM trades",
+        "SELECT coalesce(id, :n) AS c FROM trades",
+        "SELECT CASE WHEN id = 1 THEN :n ELSE id END AS c FROM trades",
+        "SELECT CAST(:n AS INT) AS c FROM trades",
+        "SELECT id FROM trades WHERE :n",
+        "SELECT id FROM trades WHERE id = :n",
+        "SELECT id FROM trades WHERE id IN (1, :n)",
+        "SELECT id FROM trades WHERE :n IS NULL",
+        "SELECT id FROM trades ORDER BY :n",
+        "SELECT count(*) AS c FROM trades GROUP BY :n",
+        "UPDATE trades SET id = :n",
+        "INSERT INTO trades (id) VALUES (:n)",
+    ],
+)
+def test_a_list_is_refused_where_it_could_be_evaluated(text: str, value: Any) -> None:
+    query = sql(text)
+    with pytest.raises(UnsupportedQuery, match=r"^the parameter :n must be a single value here"):
+        encode(query, MessageType.SYNC, params={"n": value})
 
 
 UNSUPPORTED = {

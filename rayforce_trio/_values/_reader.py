@@ -508,8 +508,8 @@ def _short_strings(chunk: NDArray[np.uint8], *, some_empty: bool) -> NDArray[np.
     if some_empty:
         np.greater(places, zero[:count], out=places)
         np.greater(places, zero[LENGTH_SIZE:], out=places)
-    # Strings begin at least 8 bytes apart, so each 8 bytes contain one at most, and searching by eights is faster. A text
-    # with NULs can look like two; then the place is wrong, which shows when it is not reached.
+    # Strings begin at least 8 bytes apart, so each 8 bytes contain one at most, and searching by eights is faster. In a
+    # text with NULs there can be more; then the place is wrong, which shows when it is not reached.
     eights = found.view("<u8")
     at = np.flatnonzero(eights != 0)
     within = np.bitwise_count(eights[at] - np.uint64(1)) >> 3

@@ -7,6 +7,7 @@ A condition in SQL is true, false or null, and the engine knows no null among bo
 from collections.abc import Callable, Mapping, Sequence
 
 from ..._values._payloads import NULL, Buffer, call, i64, name, quoted, string, symbol, symbols
+from ..._values._types import Type
 from ._functions import AGGREGATES, CASTS, DIRECT, ENGINE_TYPES, PARTS
 from ._program import (
     FALSE,
@@ -245,8 +246,6 @@ class Expressions:
         left, right = self._comparable(self.value(left_node), self.value(right_node))
         if Kind.NULL in (left.kind, right.kind):
             return FALSE
-        if Kind.LIST in (left.kind, right.kind):
-            unsupported("a parameter that is a list can only follow IN")
         # The engine orders null before all else, and equal to null.
         suspects = {
             "==": [left] if right.nullable else [],
@@ -301,8 +300,14 @@ class Expressions:
             choices: Buffer = self._program.let(call("first", call("value", self._query(query))))
             return self._member(value, choices, wanted)
         field = part(node, "field")
-        items = [self.value(item) for item in ([field] if field is not None else node.expressions)]
+        nodes = [field] if field is not None else node.expressions
+        if len(nodes) == 1 and kind(nodes[0]) == "Placeholder":
+            items = [self._parameters.one_or_several(_parameter(nodes[0]))]
+        else:
+            items = [self.value(item) for item in nodes]
         if len(items) == 1 and items[0].kind is Kind.LIST:
+            if items[0].payload[0] in (Type.DICT, Type.TABLE):
+                unsupported("IN is followed by a list, not by a dict or a table", node)
             if items[0].items is None:
                 return self._member(value, self._program.let(quoted(items[0].payload)), wanted)
             items = [NULL_VALUE if text is None else text_value(text) for text in items[0].items]
@@ -403,10 +408,7 @@ class Expressions:
         return text_value(str(node.this)) if node.is_string else number(str(node.this))
 
     def _placeholder(self, node: Node) -> Value:
-        parameter = node.this
-        if not parameter:
-            unsupported("a parameter needs a name: write :name, not ?")
-        return self._parameters.value(str(parameter))
+        return self._parameters.value(_parameter(node))
 
     def _minus(self, node: Node) -> Value:
         value = self.value(node.this)
@@ -595,6 +597,13 @@ def _unified_constants(values: Sequence[Value]) -> list[Buffer]:
     else:
         unsupported("a choice between constants of different types is not supported")
     return [null if value.kind is Kind.NULL else one for value, one in zip(values, listed, strict=True)]
+
+
+def _parameter(placeholder: Node) -> str:
+    """Return the name of a parameter."""
+    if not placeholder.this:
+        unsupported("a parameter needs a name: write :name, not ?")
+    return str(placeholder.this)
 
 
 def _pattern(text: str, escape: str | None, node: Node) -> str:

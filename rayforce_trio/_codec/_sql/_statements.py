@@ -212,8 +212,6 @@ class _Change:
     def _cells(self, over: Expressions, values: Sequence[Value], type_: Buffer) -> Buffer:
         """Return one column of VALUES as a vector."""
         kinds = {value.kind for value in values} - {Kind.NULL}
-        if Kind.LIST in kinds:
-            unsupported("a parameter in VALUES must be a single value")
         if not kinds:
             return call("take", call("enlist", over.null_of(type_)), i64(len(values)))
         if kinds == {Kind.TEXT}:
