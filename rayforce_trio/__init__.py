@@ -16,7 +16,7 @@ _cli                        the command line, on the public names alone
 """
 
 from . import auth, errors, statistics
-from ._client import ClientOptions, Nursery, PendingConnection, VerboseResult, WSClient, WSClientConnection
+from ._client import ClientOptions, Nursery, PendingConnection, Progress, VerboseResult, WSClient, WSClientConnection
 from ._codec import SQL, ArrowStream, Parameters, Query, TabularData, Value, columns_of, draw, sql
 from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
@@ -36,6 +36,7 @@ __all__ = [
     "Nursery",
     "Parameters",
     "PendingConnection",
+    "Progress",
     "Query",
     "RoundRobinEngine",
     "TabularData",

@@ -131,8 +131,18 @@ def test_an_error_of_the_servers_own_has_a_class_of_its_own() -> None:
         assert str(error) == f"{code}: why"
 
 
-@pytest.mark.parametrize("code", ["cancel", "access", "name", "io", "", "unheard", "Type"])
-def test_an_engine_error_of_another_code_is_a_user_error(code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("cancel", "cancel: the query was stopped"),
+        ("access", "access: the server refuses this to clients that may only read"),
+        ("name", "name: undefined name"),
+        ("", ""),
+        ("unheard", "unheard"),
+        ("Type", "Type"),
+    ],
+)
+def test_an_engine_error_of_another_code_is_a_user_error(code: str, text: str) -> None:
     error = raised_for(Failure(code, ""))
     assert type(error) is RayforceUserError
-    assert str(error) == code
+    assert str(error) == text

@@ -35,6 +35,7 @@ def test_the_public_names() -> None:
         "Nursery",
         "Parameters",
         "PendingConnection",
+        "Progress",
         "Query",
         "TabularData",
         "Value",

@@ -6,7 +6,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -16,18 +16,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rayforce import I64, String, Table, Vector
-from support.sync_engines import InProcess, Native, native_engine, request_frame
+from support.native import native_server
+from support.native_client import native_client
 
 from rayforce_trio import SQL, sql
-from rayforce_trio._codec import encode, reply_payload
-from rayforce_trio._protocol import MessageType
+from rayforce_trio._codec import encode, evaluate, reply_payload
+from rayforce_trio._protocol import Header, MessageType, Reply
 from rayforce_trio._values._arrow_import import import_arrow
 from rayforce_trio._values._columns import Columns, read_columns
-from rayforce_trio._values._payloads import call, name, quoted, table_of
+from rayforce_trio._values._payloads import NULL, call, name, quoted, table_of
 from rayforce_trio._values._vectors import vector_payload
 from rayforce_trio.errors import RayforceError, UnsupportedQuery
 
-Engine = InProcess | Native
+Engine = Callable[[bytes], Reply]
+"""Takes the frame of a request, and returns the reply."""
 
 
 def symbols(*texts: str | None) -> pa.Array:
@@ -79,8 +81,8 @@ def wire_table(table: pa.Table) -> bytes:
 @pytest.fixture(scope="module")
 def engines() -> Iterator[dict[str, Engine]]:
     """Both engines, with the tables in them."""
-    with native_engine() as native:
-        made: dict[str, Engine] = {"in process": InProcess(), "native": native}
+    with native_server() as server, native_client(server.port) as native:
+        made: dict[str, Engine] = {"in process": evaluate, "native": lambda frame: native.request(frame)[0]}
         for engine in made.values():
             for text, table in {**TABLES, "companies": COMPANIES, "large": LARGE}.items():
                 put(engine, text, table)
@@ -99,20 +101,21 @@ def duck() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def put(engine: Engine, text: str, table: pa.Table) -> None:
     """Store a table in an engine."""
-    engine.ask(request_frame(call("do", call("set", name(text), quoted(wire_table(table))), quoted(b"\x7e"))))
+    payload = call("do", call("set", name(text), quoted(wire_table(table))), NULL)
+    reply_payload(engine(Header(0, MessageType.SYNC, len(payload)).pack() + payload))
 
 
 def fetch(engine: Engine, query: SQL | str, params: Mapping[str, Any] | None = None) -> Columns:
     """Return the table that a statement gives, or raise the engine's error."""
     query = query if isinstance(query, SQL) else sql(query)
-    reply = engine.ask(encode(query, MessageType.SYNC, params=params))
+    reply = engine(encode(query, MessageType.SYNC, params=params))
     return read_columns(reply_payload(reply, query))
 
 
 def execute(engine: Engine, text: str, params: Mapping[str, Any] | None = None) -> None:
     """Run a statement whose result is no table."""
     query = sql(text)
-    reply_payload(engine.ask(encode(query, MessageType.SYNC, params=params)), query)
+    reply_payload(engine(encode(query, MessageType.SYNC, params=params)), query)
 
 
 def comparable(value: Any) -> Any:
@@ -555,6 +558,11 @@ PARAMETERS: list[tuple[str, dict[str, Any], list[tuple[Any, ...]]]] = [
     ("SELECT sum(px * :factor) AS a FROM trades WHERE px > :factor", {"factor": 10}, [(615.0,)]),
     ("SELECT coalesce(px, :px) AS a FROM trades WHERE id = 3", {"px": 1.5}, [(1.5,)]),
     ("SELECT a FROM :given WHERE a > 1", {"given": Table({"a": Vector([1, 2, 3], ray_type=I64)})}, [(2,), (3,)]),
+    ("SELECT sum(a) AS a FROM :given", {"given": pa.table({"a": [1, 2, 3]})}, [(6,)]),
+    ("SELECT id FROM trades WHERE id IN :ids", {"ids": pa.array([1, 2])}, [(1,), (2,)]),
+    ("SELECT id FROM trades WHERE sym IN :syms", {"syms": symbols("GOOG", None)}, [(5,)]),
+    ("SELECT id FROM trades WHERE note IN :notes", {"notes": pa.array(["it's", "a*b"])}, [(4,), (5,)]),
+    ("SELECT id FROM trades WHERE sym IN :syms", {"syms": pa.array(["GOOG"])}, [(5,)]),
     ("SELECT g.a FROM trades JOIN :given g ON id = g.a", {"given": Table({"a": Vector([2], ray_type=I64)})}, [(2,)]),
 ]
 
@@ -593,7 +601,7 @@ def test_parameters_in_changes(engines: dict[str, Engine]) -> None:
         ("SELECT id FROM trades LIMIT :n", {"n": 1.5}, ":n is a number of rows"),
         ("SELECT id FROM trades LIMIT :n", {"n": "1"}, ":n is a number of rows"),
         ("SELECT id FROM trades WHERE id = :n", {"n": 2**63}, r"params\['n'\]"),
-        ("SELECT id FROM trades WHERE id = :n", {"n": [1, 2]}, "a parameter that is a list can only follow IN"),
+        ("SELECT id FROM trades WHERE id IN :n", {"n": {"a": 1}}, "IN is followed by a list"),
         ("SELECT id FROM trades WHERE note LIKE :n", {"n": 5}, "LIKE is followed by text"),
         ("SELECT id FROM trades WHERE id IN :n", {"n": 5}, "IN is followed by values"),
         ("SELECT id FROM :t", {"t": 5}, "the parameter :t is none"),
@@ -606,6 +614,35 @@ def test_a_parameter_that_does_not_fit_is_refused_before_anything_is_sent(
     query = sql(text)
     with pytest.raises(RayforceError, match=error):
         encode(query, MessageType.SYNC, params=params)
+
+
+@pytest.mark.parametrize("value", [["println", "ran"], [1, 2], {"a": ["println", "ran"]}, pa.table({"a": [1]})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT :n AS c FROM trades",
+        "SELECT :n AS c",
+        "SELECT -:n AS c FROM trades",
+        "SELECT id + :n AS c FROM trades",
+        "SELECT upper(:n) AS c FROM trades",
+        "SELECT sum(:n) AS c FROM trades",
+        "SELECT coalesce(id, :n) AS c FROM trades",
+        "SELECT CASE WHEN id = 1 THEN :n ELSE id END AS c FROM trades",
+        "SELECT CAST(:n AS INT) AS c FROM trades",
+        "SELECT id FROM trades WHERE :n",
+        "SELECT id FROM trades WHERE id = :n",
+        "SELECT id FROM trades WHERE id IN (1, :n)",
+        "SELECT id FROM trades WHERE :n IS NULL",
+        "SELECT id FROM trades ORDER BY :n",
+        "SELECT count(*) AS c FROM trades GROUP BY :n",
+        "UPDATE trades SET id = :n",
+        "INSERT INTO trades (id) VALUES (:n)",
+    ],
+)
+def test_a_list_is_refused_where_it_could_be_evaluated(text: str, value: Any) -> None:
+    query = sql(text)
+    with pytest.raises(UnsupportedQuery, match=r"^the parameter :n must be a single value here"):
+        encode(query, MessageType.SYNC, params={"n": value})
 
 
 UNSUPPORTED = {
@@ -760,9 +797,8 @@ def test_text_and_numbers_are_never_more_than_values(texts: list[str], number: i
             assert set(found.rows()) == {(text, text)}
             assert set(fetch(engine, f"SELECT t FROM held WHERE t = {quoted_text(text)}").rows()) == {(text,)}
         assert len(fetch(engine, f"SELECT t FROM held WHERE t IN ({listed}) AND n = {number}")) == len(texts)
-        assert len(fetch(engine, "SELECT t FROM held WHERE t IN :p AND n = :n", {"p": texts, "n": number})) == len(
-            texts
-        )
+        params = {"p": texts, "n": number}
+        assert len(fetch(engine, "SELECT t FROM held WHERE t IN :p AND n = :n", params)) == len(texts)
         chosen = f"s = {quoted_text(symbol)} AND s IN ({quoted_text(symbol)})"
         assert len(fetch(engine, f"SELECT t FROM held WHERE {chosen}")) == len(texts)
         assert set(fetch(engine, f"SELECT t FROM held WHERE t LIKE {pattern} ESCAPE '!'").rows()) == {(texts[0],)}

@@ -1,6 +1,15 @@
 """The client: written once, against anyio, for trio and asyncio."""
 
+from ._bulk import Progress
 from ._client import ClientOptions, Nursery, PendingConnection, WSClient
 from ._connection import VerboseResult, WSClientConnection
 
-__all__ = ["ClientOptions", "Nursery", "PendingConnection", "VerboseResult", "WSClient", "WSClientConnection"]
+__all__ = [
+    "ClientOptions",
+    "Nursery",
+    "PendingConnection",
+    "Progress",
+    "VerboseResult",
+    "WSClient",
+    "WSClientConnection",
+]

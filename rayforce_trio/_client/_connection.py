@@ -74,8 +74,8 @@ class WSClientConnection:
         changed before it stops stays changed.
 
         Args:
-            query: Rayfall text as a str or String; a List, Expression, SQLQuery, or a select, update, insert, upsert or
-                join query of rayforce-py.
+            query: Rayfall text as a str or String; SQL as `sql(...)`; a List, Expression, SQLQuery, or a select,
+                update, insert, upsert or join query of rayforce-py.
             params: values by the names that the query uses in their place. They are data, and never evaluated.
 
         Returns:

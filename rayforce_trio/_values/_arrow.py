@@ -121,7 +121,7 @@ def _symbols(pa: Any, where: str, column: TextColumn) -> Any:
         len(symbols),
         [None, _buffer(pa, texts.offsets.astype(offsets.dtype)), _buffer(pa, texts.data)],
     )
-    return pa.DictionaryArray.from_arrays(encoded.indices, _utf8(pa, where, bare, column))
+    return pa.DictionaryArray.from_arrays(encoded.indices, _utf8(pa, where, bare, column), safe=False)
 
 
 def _strings(pa: Any, where: str, column: TextColumn) -> Any:

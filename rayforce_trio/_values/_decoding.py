@@ -78,9 +78,8 @@ def timestamps_of(where: str, values: NDArray[np.int64]) -> NDArray[np.int64]:
     Raises:
         RayforceConversionError: a timestamp is after 2262-04-11, the last one of this kind.
     """
-    late = values > _LAST_NANOSECOND
-    if late.any():
-        row = int(late.argmax())
+    if values.max(initial=0) > _LAST_NANOSECOND:
+        row = int((values > _LAST_NANOSECOND).argmax())
         raise RayforceConversionError(
             f"{where}, row {row}: the timestamp {_datetimes(values[row : row + 1])[0]} is after "
             "2262-04-11 23:47:16, the last one in nanoseconds since 1970; rows() and to_dict() can represent it"

@@ -22,6 +22,8 @@ Positions = NDArray[np.integer[Any]]
 _HEADER = struct.Struct("<Bq")  # attributes and number of items, after the type code
 _LENGTH = struct.Struct("<q")
 _CHUNK = 1 << 19  # bytes that are searched at a time, in about a millisecond
+_FEW = 4096  # bytes
+_LIKELY_SYMBOL = 16  # bytes
 _ITEMS_PER_STEP = 1000  # items of a list, each a step in Python
 _WALKED = 16  # strings that are followed one by one before a guess
 _WALKS_PER_STEP = 64
@@ -295,7 +297,8 @@ class _Payload:
         while found < count:
             if self._at == self._end:
                 self._damaged("it ends within a symbol")
-            chunk = self._data[self._at : self._at + _CHUNK]
+            size = min(max(_FEW, _LIKELY_SYMBOL * (count - found)), _CHUNK)  # what follows the symbols is not searched
+            chunk = self._data[self._at : self._at + size]
             ends = np.flatnonzero(chunk == 0)[: count - found]
             np.add(ends, self._at + 1, out=starts[found + 1 : found + 1 + len(ends)], casting="same_kind")
             found += len(ends)
@@ -319,7 +322,7 @@ class _Payload:
             elif rest == 0 and (run := self._run_of_strings(mean, starts[row:count])):
                 row += run
             else:
-                row = yield from self._guess_strings(starts, row, count)
+                row = yield from self._guess_strings(starts, row, count, some_empty=marked)
             yield
         starts[count] = self._at
         return TextColumn(Type.STRING, marked, self._data, starts)
@@ -352,14 +355,14 @@ class _Payload:
         self._at = at
         return len(found)
 
-    def _guess_strings(self, starts: NDArray[Any], row: int, count: int) -> _Steps:
+    def _guess_strings(self, starts: NDArray[Any], row: int, count: int, *, some_empty: bool) -> _Steps:
         """Find the strings of a chunk together; returns the number of the row after the last one.
 
         A guess is right as far as each string's length leads to the next string. After that, the strings are followed
         one by one, up to one that was guessed.
         """
         begin = self._at
-        guessed, after = _guess(self._data[begin : begin + _CHUNK])
+        guessed, after = _guess(self._data[begin : begin + _CHUNK], some_empty=some_empty)
         breaks = np.flatnonzero(after[:-1] != guessed[1:])  # the last ones of runs in which each leads to the next
         pauses = 0
         while row < count:
@@ -455,18 +458,16 @@ def _is_vector(code: int) -> bool:
     return code in DTYPES or code in (Type.SYMBOL, Type.STRING, Type.LIST)
 
 
-def _guess(chunk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _guess(chunk: NDArray[np.uint8], *, some_empty: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return where strings may begin in a chunk that begins with one, and where each of them would end.
 
     Short strings are found by their lengths. What lies between two of them are empty strings, which are zeros, or long
     strings, which are followed from one to the next, in all such gaps at the same time.
     """
-    places = _short_strings(chunk)
+    places = _short_strings(chunk, some_empty=some_empty)
     after = places + chunk[places]
     after += LENGTH_SIZE
     stop = len(chunk) - LENGTH_SIZE + 1  # where a string cannot begin any more
-    if len(places) and places[0] == 0 and after[-1] >= stop and np.array_equal(after[:-1], places[1:]):
-        return places, after
     gap_starts = np.concatenate([[0], after])
     gap_ends = np.append(places, stop)
     some = np.flatnonzero(gap_starts < gap_ends)
@@ -490,8 +491,13 @@ def _guess(chunk: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return guessed, guessed + LENGTH_SIZE + words[guessed]
 
 
-def _short_strings(chunk: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return where the length of a string of 1 to 255 bytes may be: a byte, seven zeros, and no zero."""
+def _short_strings(chunk: NDArray[np.uint8], *, some_empty: bool) -> NDArray[np.int64]:
+    """Return where the length of a string of 1 to 255 bytes may be: a byte and seven zeros.
+
+    Args:
+        some_empty: whether there are empty strings, which are zeros. Then the byte, and the one after the zeros, must
+            not be zero.
+    """
     count = max(len(chunk) - LENGTH_SIZE, 0)
     zero = chunk == 0
     two = zero[:-1] & zero[1:]
@@ -499,9 +505,11 @@ def _short_strings(chunk: NDArray[np.uint8]) -> NDArray[np.int64]:
     found = np.zeros(count + -count % 8, np.bool_)
     places = found[:count]
     np.logical_and(four[1 : count + 1], four[4 : count + 4], out=places)
-    np.greater(places, zero[:count], out=places)
-    np.greater(places, zero[LENGTH_SIZE:], out=places)
-    # Two of them are at least 8 bytes apart, so that each 8 bytes contain one at most: the search is faster like this.
+    if some_empty:
+        np.greater(places, zero[:count], out=places)
+        np.greater(places, zero[LENGTH_SIZE:], out=places)
+    # Strings begin at least 8 bytes apart, so each 8 bytes contain one at most, and searching by eights is faster. In a
+    # text with NULs there can be more; then the place is wrong, which shows when it is not reached.
     eights = found.view("<u8")
     at = np.flatnonzero(eights != 0)
     within = np.bitwise_count(eights[at] - np.uint64(1)) >> 3

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from functools import partial
 
@@ -20,11 +21,11 @@ class Screen(io.StringIO):
         return True
 
 
-async def shown_during(seconds: float, *, quietly: bool = False) -> str:
+async def shown_during(seconds: float, *, quietly: bool = False, status: Callable[[], str] | None = None) -> str:
     """Return what a terminal is shown during a call that takes so long."""
     with redirect_stderr(Screen()) as screen:
         async with anyio.create_task_group() as tasks:
-            await Calls(tasks).call(partial(anyio.sleep, seconds), quietly=quietly)
+            await Calls(tasks).call(partial(anyio.sleep, seconds), quietly=quietly, status=status)
     return screen.getvalue()
 
 
@@ -38,6 +39,13 @@ async def test_what_takes_longer_is_counted_and_erased_in_the_end(autojump_clock
     *shown, rest = (await shown_during(0.75)).split("\r\x1b[K")[1:]
     assert shown == ["0.5 s, Ctrl-C cancels", "0.6 s, Ctrl-C cancels", "0.7 s, Ctrl-C cancels"]
     assert rest == ""
+
+
+@pytest.mark.trio
+async def test_a_status_is_shown_before_the_time(autojump_clock: MockClock) -> None:
+    numbers = iter(range(10))
+    shown = await shown_during(0.65, status=lambda: f"{next(numbers)} rows")
+    assert shown.split("\r\x1b[K")[1:] == ["0 rows, 0.5 s, Ctrl-C cancels", "1 rows, 0.6 s, Ctrl-C cancels", ""]
 
 
 @pytest.mark.trio

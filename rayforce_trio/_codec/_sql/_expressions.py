@@ -7,7 +7,9 @@ A condition in SQL is true, false or null, and the engine knows no null among bo
 from collections.abc import Callable, Mapping, Sequence
 
 from ..._values._payloads import NULL, Buffer, call, i64, name, quoted, string, symbol, symbols
-from ._functions import AGGREGATES, CASTS, DIRECT, ENGINE_TYPES, PARTS
+from ..._values._types import Type
+from ._functions import DIRECT, PARTS
+from ._notation import interval_nanoseconds, like_pattern, type_name
 from ._program import (
     FALSE,
     TRUE,
@@ -21,7 +23,7 @@ from ._program import (
     select,
     update,
 )
-from ._syntax import Node, fragment, identifier, is_query, kind, only, part, text_of, unsupported
+from ._syntax import Node, is_query, kind, only, part, text_of, unsupported
 from ._values import (
     NULL_VALUE,
     UNITS,
@@ -131,9 +133,9 @@ class Expressions:
         """
         symbol_ = self._no_symbol() if "\0" in text else call("as", symbol("SYM"), string(text))
         choice: Buffer = call("if", equal(type_, symbol("SYM")), symbol_, string(text))
-        for type_name, payload in (("DATE", date(text)), ("TIMESTAMP", timestamp(text)), ("TIME", time(text))):
+        for target, payload in (("DATE", date(text)), ("TIMESTAMP", timestamp(text)), ("TIME", time(text))):
             if payload is not None:
-                choice = call("if", equal(type_, symbol(type_name)), payload, choice)
+                choice = call("if", equal(type_, symbol(target)), payload, choice)
         return self._program.let(choice)
 
     def _no_symbol(self) -> bytes:
@@ -167,7 +169,7 @@ class Expressions:
         if Kind.UNKNOWN not in kinds:
             return _unified_constants(values)
         types = dict.fromkeys(self.type_of(value) for value in values if not value.constant)
-        added = [symbol(type_name) for one, type_name in _TYPE_OF_KIND.items() if one in kinds]
+        added = [symbol(target) for one, target in _TYPE_OF_KIND.items() if one in kinds]
         same = len(types) == 1 and not added
         common = next(iter(types)) if same else self.common_type([*types, *added])
         result: list[Buffer] = []
@@ -245,8 +247,6 @@ class Expressions:
         left, right = self._comparable(self.value(left_node), self.value(right_node))
         if Kind.NULL in (left.kind, right.kind):
             return FALSE
-        if Kind.LIST in (left.kind, right.kind):
-            unsupported("a parameter that is a list can only follow IN")
         # The engine orders null before all else, and equal to null.
         suspects = {
             "==": [left] if right.nullable else [],
@@ -301,8 +301,14 @@ class Expressions:
             choices: Buffer = self._program.let(call("first", call("value", self._query(query))))
             return self._member(value, choices, wanted)
         field = part(node, "field")
-        items = [self.value(item) for item in ([field] if field is not None else node.expressions)]
+        nodes = [field] if field is not None else node.expressions
+        if len(nodes) == 1 and kind(nodes[0]) == "Placeholder":
+            items = [self._parameters.one_or_several(_parameter(nodes[0]))]
+        else:
+            items = [self.value(item) for item in nodes]
         if len(items) == 1 and items[0].kind is Kind.LIST:
+            if items[0].payload[0] in (Type.DICT, Type.TABLE):
+                unsupported("IN is followed by a list, not by a dict or a table", node)
             if items[0].items is None:
                 return self._member(value, self._program.let(quoted(items[0].payload)), wanted)
             items = [NULL_VALUE if text is None else text_value(text) for text in items[0].items]
@@ -342,11 +348,11 @@ class Expressions:
         if len(possible) < len(known) and not to_find:
             symbols_ = self._no_symbol()
         choice: Buffer = call("if", equal(type_, symbol("SYM")), symbols_, quoted(strings(known)))
-        for type_name, convert in (("DATE", date), ("TIMESTAMP", timestamp), ("TIME", time)):
+        for target, convert in (("DATE", date), ("TIMESTAMP", timestamp), ("TIME", time)):
             moments = [NULL if text is None else convert(text) for text in texts]
             listed = [NULL_VALUE if one == NULL else Value(one, Kind.OTHER) for one in moments if one is not None]
             if len(listed) == len(texts) and (items := constants(listed)) is not None:
-                choice = call("if", equal(type_, symbol(type_name)), quoted(items), choice)
+                choice = call("if", equal(type_, symbol(target)), quoted(items), choice)
         return self._program.let(choice)
 
     def _member(self, value: Value, choices: Buffer, wanted: bool) -> bytes:
@@ -375,7 +381,7 @@ class Expressions:
         payload, text = value.payload, pattern.text
         if kind(node) == "ILike":
             payload, text = call("lower", payload), text.lower()
-        matches = call("like", payload, string(_pattern(text, escape, node)))
+        matches = call("like", payload, string(like_pattern(text, escape, node)))
         null = call("nil?", value.payload)
         return negation(call("or", negation(matches) if wanted else matches, null))
 
@@ -403,10 +409,7 @@ class Expressions:
         return text_value(str(node.this)) if node.is_string else number(str(node.this))
 
     def _placeholder(self, node: Node) -> Value:
-        parameter = node.this
-        if not parameter:
-            unsupported("a parameter needs a name: write :name, not ?")
-        return self._parameters.value(str(parameter))
+        return self._parameters.value(_parameter(node))
 
     def _minus(self, node: Node) -> Value:
         value = self.value(node.this)
@@ -431,10 +434,10 @@ class Expressions:
         nanoseconds = interval_nanoseconds(node)
         choice: Buffer = i64(nanoseconds)
         type_ = self.type_of(moment)
-        for type_name, unit in (("DATE", UNITS["day"]), ("TIME", UNITS["millisecond"])):
-            refused = f"an interval is added to a {type_name.lower()} that cannot hold it"
+        for target, unit in (("DATE", UNITS["day"]), ("TIME", UNITS["millisecond"])):
+            refused = f"an interval is added to a {target.lower()} that cannot hold it"
             whole = self._program.failure(refused) if nanoseconds % unit else i64(nanoseconds // unit)
-            choice = call("if", equal(type_, symbol(type_name)), whole, choice)
+            choice = call("if", equal(type_, symbol(target)), whole, choice)
         return Value(self._program.let(choice), Kind.OTHER, nullable=False)
 
     def _modulo(self, node: Node) -> Value:
@@ -566,6 +569,8 @@ class Expressions:
         function = str(node.this).lower()
         if function == "time_bucket" and len(node.expressions) == 2 and kind(node.expressions[0]) == "Interval":
             return self._bar(node.expressions[1], interval_nanoseconds(node.expressions[0]))
+        if function.title() in PARTS and len(node.expressions) == 1:  # sqlglot knows some of them only since 28.0
+            return Value(call(PARTS[function.title()], self.value(node.expressions[0]).payload))
         return unsupported(f"the function {node.this} is not supported", node)
 
     def _trim(self, node: Node) -> Value:
@@ -595,66 +600,11 @@ def _unified_constants(values: Sequence[Value]) -> list[Buffer]:
     return [null if value.kind is Kind.NULL else one for value, one in zip(values, listed, strict=True)]
 
 
-def _pattern(text: str, escape: str | None, node: Node) -> str:
-    """Return the engine's pattern for one of LIKE: `*` and `?` for `%` and `_`, its own specials in brackets."""
-    result, literal = [], False
-    for character in text:
-        if not literal and character == escape:
-            literal = True
-            continue
-        if not literal and character in "%_":
-            result.append("*" if character == "%" else "?")
-        else:
-            result.append(f"[{character}]" if character in "*?[" else character)
-        literal = False
-    if literal:
-        unsupported("the pattern ends with the escape character", node)
-    return "".join(result)
-
-
-def interval_nanoseconds(node: Node) -> int:
-    """Return the length of an interval.
-
-    Raises:
-        UnsupportedQuery: it is not a whole number of a unit of fixed length.
-    """
-    only(node, "this", "unit")
-    unit = str(node.args["unit"].name).lower().removesuffix("s") if node.args.get("unit") else ""
-    text = str(node.this.name) if kind(node.this) == "Literal" else ""
-    if unit not in UNITS or not text.removeprefix("-").isdigit():
-        unsupported("an INTERVAL is a whole number of weeks, days, hours, minutes or seconds", node)
-    return int(text) * UNITS[unit]
-
-
-def type_name(node: Node) -> str:
-    """Return the engine's name for a type in SQL.
-
-    Raises:
-        UnsupportedQuery: it has no such type.
-    """
-    only(node, "this", "kind", "nested")
-    written = part(node, "kind")
-    if written is not None:
-        target = ENGINE_TYPES.get(str(written).upper())
-    else:
-        target = CASTS.get(str(getattr(node.this, "value", node.this)).upper())
-    if target is None:
-        return unsupported("the type is not supported", node)
-    return target
-
-
-def output_name(node: Node) -> str:
-    """Return the name of a column of a result that has no alias.
-
-    It is that of the column, or `sum_price` for SUM(price), or `count` for COUNT(*), or the expression itself.
-    """
-    if kind(node) == "Column":
-        return identifier(node)
-    if kind(node) == "Count" and kind(node.this) in ("Star", "Literal"):
-        return "count"
-    if kind(node) in (*AGGREGATES, *DIRECT, *PARTS, "Count") and kind(node.this) == "Column":
-        return f"{fragment(node).partition('(')[0].lower()}_{identifier(node.this)}"
-    return fragment(node).replace("\0", "")
+def _parameter(placeholder: Node) -> str:
+    """Return the name of a parameter."""
+    if not placeholder.this:
+        unsupported("a parameter needs a name: write :name, not ?")
+    return str(placeholder.this)
 
 
 def _symbols(names: Sequence[str]) -> bytes:

@@ -1,35 +1,31 @@
 """SELECT: filter, group, compute, sort and cut, each a step of the program."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from ..._values._payloads import Buffer, call, dict_of, i64, list_of, name, quoted, symbol, symbols, vector
-from ..._values._types import Type
-from ._expressions import Expressions, output_name
-from ._functions import AGGREGATES
+from ..._values._payloads import Buffer, call, i64, name
+from ._expressions import Expressions
+from ._groups import Groups, aggregates_in, is_aggregate
+from ._notation import output_name
 from ._program import (
     TRUE,
     Program,
-    mapped,
     names_of,
     pick,
     rename,
-    rows,
     select,
     update,
     where,
 )
+from ._sorting import Sorting, add_key, limits, ordered_by, sorted_and_cut
 from ._syntax import (
     Node,
     alias_of,
-    case,
     children,
-    columns_of,
     identifier,
     integer_of,
     is_query,
     kind,
-    one_literal,
     only,
     part,
     qualifier_of,
@@ -37,8 +33,6 @@ from ._syntax import (
 )
 from ._tables import Source, Tables
 from ._values import Parameters, Value
-
-_ALL_ROWS = 2**40  # of which OFFSET without LIMIT takes those that there are
 
 
 @dataclass(frozen=True)
@@ -50,14 +44,6 @@ class _Output:
     star: str | None = None
     """Of a star: the table whose columns it means, or the empty string for all."""
     excluded: tuple[str, ...] = ()
-
-
-@dataclass
-class _Sorting:
-    """ORDER BY: keys from the first to the last, and computed columns that only sort."""
-
-    keys: list[tuple[str, bool]] = field(default_factory=list)
-    computed: dict[str, Buffer] = field(default_factory=dict)
 
 
 class Queries:
@@ -110,16 +96,16 @@ class Queries:
     def _sorted(self, node: Node, table: Buffer) -> bytes:
         """Sort and cut a result, whose columns are all that ORDER BY can name."""
         expressions = Expressions(self._program, self._parameters, table, self.table)
-        sorting = _Sorting()
-        for ordered in _ordered(node):
+        sorting = Sorting()
+        for ordered in ordered_by(node):
             if integer_of(ordered.this) is not None:
                 unsupported("ORDER BY of this query takes columns' names, not positions", ordered)
-            _add_key(sorting, ordered, expressions.value(ordered.this), self._program)
+            add_key(sorting, ordered, expressions.value(ordered.this), self._program)
         if sorting.computed:
             keys = call("key", table)
             extended = self._program.let(update(table, sorting.computed))
-            return self._program.let(pick(_sorted_and_cut(extended, sorting, _limits(node, self._parameters)), keys))
-        return self._program.let(_sorted_and_cut(table, sorting, _limits(node, self._parameters)))
+            return self._program.let(pick(sorted_and_cut(extended, sorting, limits(node, self._parameters)), keys))
+        return self._program.let(sorted_and_cut(table, sorting, limits(node, self._parameters)))
 
 
 class _Select:
@@ -157,18 +143,17 @@ class _Select:
         condition = TRUE if filter_ is None else over.true(source.resolve(filter_.this))
         group, having = self._node.args.get("group"), self._node.args.get("having")
         keys = self._group_keys(group) if group is not None else []
-        ordered = [(one, self._meant(one.this)) for one in _ordered(self._node)]
+        ordered = [(one, self._meant(one.this)) for one in ordered_by(self._node)]
         condition_on_groups = self._aliased(source.resolve(having.this)) if having is not None else None
         trees = [output.node for output in self._outputs if output.star is None]
         trees += [meant for _, meant in ordered]
         trees += [] if condition_on_groups is None else [condition_on_groups]
-        aggregates = list(dict.fromkeys(found for tree in trees for found in _aggregates(tree)))
+        aggregates = list(dict.fromkeys(found for tree in trees for found in aggregates_in(tree)))
         if not keys and not aggregates and group is None and having is None:
             return self._projected(over, condition, ordered)
         if any(output.star is not None for output in self._outputs):
             unsupported("* cannot be combined with aggregates or GROUP BY", self._node)
-        filtered = [] if filter_ is None else columns_of(source.resolve(filter_.this))
-        groups = _Groups(self._program, over, (condition, filtered), keys, aggregates)
+        groups = Groups(self._program, over, condition, keys, aggregates)
         over = Expressions(self._program, self._parameters, groups.table, self._query, groups.known, grouped=True)
         kept = TRUE if condition_on_groups is None else over.true(condition_on_groups)
         return self._projected(over, kept, ordered)
@@ -193,7 +178,7 @@ class _Select:
         """Return an expression in which aliases of the result, outside of aggregates, are what they stand for."""
         if kind(tree) == "Column":
             return self._aliases.get(str(tree.name), tree)
-        if _is_aggregate(tree) or is_query(tree):
+        if is_aggregate(tree) or is_query(tree):
             return tree
         copy = tree.copy()
         for child in list(children(copy)):
@@ -212,17 +197,17 @@ class _Select:
     def _group_keys(self, group: Node) -> list[Node]:
         only(group, "expressions", "all")
         if group.args.get("all"):
-            return [output.node for output in self._outputs if not list(_aggregates(output.node))]
+            return [output.node for output in self._outputs if not list(aggregates_in(output.node))]
         keys = [self._meant(one) for one in group.expressions]
         for key in keys:
-            if list(_aggregates(key)):
+            if list(aggregates_in(key)):
                 unsupported("GROUP BY cannot contain an aggregate", group)
         return list(dict.fromkeys(keys))
 
     def _projected(self, over: Expressions, condition: Buffer, ordered: Sequence[tuple[Node, Node]]) -> Buffer:
         """Compute the columns of the result, and the keys of ORDER BY; sort, cut, and name the columns."""
         let = self._program.let
-        limit = _limits(self._node, self._parameters)
+        limit = limits(self._node, self._parameters)
         stars = any(output.star is not None for output in self._outputs)
         columns: dict[str, Buffer] = {}
         names: dict[int, str] = {}
@@ -231,15 +216,15 @@ class _Select:
                 names[place] = self._program.fresh()
                 columns[names[place]] = over.value(output.node).payload
         by_node = {self._outputs[place].node: own for place, own in names.items()}
-        sorting = _Sorting()
+        sorting = Sorting()
         for one, meant in ordered:
             if meant in by_node:
                 value = Value(name(by_node[meant]), column=by_node[meant])
-                _add_key(sorting, one, value, self._program, payload=columns[by_node[meant]])
+                add_key(sorting, one, value, self._program, payload=columns[by_node[meant]])
             else:
                 value = over.value(meant)
                 in_result = stars and value.column is not None
-                _add_key(sorting, one, value if in_result else Value(value.payload), self._program)
+                add_key(sorting, one, value if in_result else Value(value.payload), self._program)
         if sorting.computed and self._distinct:
             unsupported("ORDER BY of SELECT DISTINCT takes columns of the result", self._node)
         computed = {**columns, **sorting.computed}
@@ -247,17 +232,16 @@ class _Select:
         assert table is not None, "it is that of FROM"
         if stars:
             table = let(where(table, condition))
-            result = let(update(table, computed)) if computed else table
+            result: Buffer = let(update(table, computed)) if computed else table
         else:
             clauses: dict[str, Buffer] = {} if condition == TRUE else {"where": condition}
             if limit is not None and not sorting.keys and not self._distinct:
-                clauses["take"] = rows(*limit)
-                limit = None
+                clauses["take"] = i64(sum(limit))
             result = let(select(table, clauses, computed))
         picked, final = self._names(names)
         if self._distinct:
             result = let(call("distinct", pick(result, picked)))
-        result = _sorted_and_cut(result, sorting, limit)
+        result = sorted_and_cut(result, sorting, limit)
         if picked == final:
             return pick(result, picked)
         return rename(pick(result, picked), final)
@@ -281,231 +265,6 @@ class _Select:
                 picked.append(star)
                 final.append(own if output.star and len(self._outputs) == 1 and not left_out else star)
         return _concatenated(picked), _concatenated(final)
-
-
-class _Groups:
-    """Compiles GROUP BY and the aggregates: a table with a row for each group.
-
-    The engine aggregates columns reliably, and some expressions wrongly: so arguments that are expressions become
-    columns first.
-
-    Attributes:
-        table: the step that holds it.
-        known: what the keys and the aggregates compile to, over that table.
-    """
-
-    def __init__(
-        self,
-        program: Program,
-        over: Expressions,
-        filter_: tuple[Buffer, Sequence[Node]],
-        keys: Sequence[Node],
-        aggregates: Sequence[Node],
-    ) -> None:
-        self._program = program
-        self._calls: dict[bytes, str] = {}
-        condition, filtered = filter_
-        values = {key: over.value(key) for key in keys}
-        parts = {aggregate: _Aggregate(aggregate) for aggregate in aggregates}
-        arguments = {one.argument: over.value(one.argument) for one in parts.values() if one.argument is not None}
-        inputs = [*values.values(), *arguments.values()] or [over.value(column) for column in filtered[:1]]
-        table = over.table
-        assert table is not None, "it is that of FROM"
-        clauses: dict[str, Buffer] = {} if condition == TRUE else {"where": condition}
-        if not all(value.column is not None for value in inputs):
-            columns = {bytes(value.payload): program.fresh() for value in inputs}
-            table = program.let(select(table, clauses, {own: payload for payload, own in columns.items()}))
-            inputs = [Value(name(columns[bytes(value.payload)])) for value in inputs]
-            values = {key: Value(name(columns[bytes(value.payload)])) for key, value in values.items()}
-            arguments = {one: Value(name(columns[bytes(value.payload)])) for one, value in arguments.items()}
-            clauses = {}
-        if not inputs:
-            self.table = program.let(_one_count(where(table, condition)))
-            self.known = {one: Value(name("#"), nullable=False) for one in parts}
-            return
-        names = {key: program.fresh() for key in keys}
-        if keys:
-            clauses["by"] = dict_of(symbols(names.values()), list_of([value.payload for value in values.values()]))
-        counted = inputs[0].payload
-        calls = {
-            node: self._add(one, counted if one.argument is None else arguments[one.argument].payload)
-            for node, one in parts.items()
-        }
-        if not self._calls:
-            self._call(call("count", counted))
-        result = program.let(select(table, clauses, {own: payload for payload, own in self._calls.items()}))
-        if not keys:  # of no rows, the engine makes none
-            result = program.let(call("if", call("count", result), result, _nulls(result)))
-        self.table = result
-        self.known = {key: Value(name(own), column=own) for key, own in names.items()}
-        self.known |= {node: self._result(parts[node], own, bool(keys)) for node, own in calls.items()}
-
-    def _call(self, payload: bytes) -> str:
-        """Return the name of the column that holds what the engine aggregates."""
-        if payload not in self._calls:
-            self._calls[payload] = self._program.fresh()
-        return self._calls[payload]
-
-    def _add(self, aggregate: "_Aggregate", argument: Buffer) -> list[str]:
-        """Return the names of the columns that an aggregate is computed of."""
-        used = call("distinct", argument) if aggregate.distinct else argument
-        own = [self._call(call(aggregate.function, used))]
-        if aggregate.argument is not None and aggregate.function in ("count", "sum"):
-            own.append(self._call(call("sum", call("nil?", argument))))
-        if aggregate.function == "sum":
-            own.append(self._call(call("count", argument)))
-        return own
-
-    def _result(self, aggregate: "_Aggregate", own: Sequence[str], grouped: bool) -> Value:
-        """Return an aggregate as SQL defines it: COUNT without nulls, and the SUM of nothing but nulls is null."""
-        first = name(own[0])
-        if aggregate.function == "count":
-            count: Buffer = first
-            if aggregate.argument is not None:
-                nulls: Buffer = name(own[1])
-                if aggregate.distinct:
-                    nulls = call("if", call(">", nulls, i64(0)), i64(1), i64(0))
-                count = call("-", first, nulls)
-            if not grouped:
-                count = call("if", call("nil?", first), i64(0), count)
-            return Value(count, nullable=False)
-        if aggregate.function == "sum":
-            type_ = call("type", call("at", self.table, symbol(own[0])))
-            null = self._program.let(call("as", type_, i64(-(2**63))))
-            return Value(call("if", call("==", name(own[1]), name(own[2])), null, first))
-        return Value(first, column=own[0])
-
-
-class _Aggregate:
-    """An aggregate in a query.
-
-    Attributes:
-        function: the engine's function.
-        argument: what it is computed of; None for COUNT(*).
-        distinct: whether equal values count once.
-    """
-
-    def __init__(self, node: Node) -> None:
-        condition = None
-        if kind(node) == "Filter":
-            only(node, "this", "expression")
-            condition, node = node.expression.this, node.this
-        only(node, "this", "big_int")
-        self.function = "count" if kind(node) == "Count" else AGGREGATES.get(kind(node), "")
-        argument = node.this
-        self.distinct = kind(argument) == "Distinct"
-        if self.distinct:
-            only(argument, "expressions")
-            if len(argument.expressions) != 1 or self.function not in ("count", "sum", "avg"):
-                unsupported("DISTINCT in an aggregate is supported for COUNT, SUM and AVG of one expression", node)
-            argument = argument.expressions[0]
-        if self.function == "count" and kind(argument) in ("Star", "Literal"):
-            argument = None if condition is None else one_literal()
-        if argument is not None and any(_aggregates(argument)):
-            unsupported("an aggregate cannot contain another", node)
-        if condition is not None:
-            if self.function in ("first", "last"):
-                unsupported("FILTER is not supported for FIRST, LAST and ANY_VALUE", node)
-            argument = case(condition, argument)
-        self.argument: Node | None = argument
-
-
-def _one_count(table: Buffer) -> bytes:
-    return call("table", names_of(["#"]), call("list", call("enlist", call("count", table))))
-
-
-def _nulls(table: Buffer) -> bytes:
-    """Return a table's columns with one row of nulls; the table has no rows."""
-    beyond = call("at", name("#"), quoted(vector(Type.I64, 1, [bytes(8)])))
-    return call("table", call("key", table), mapped("#", beyond, call("value", table)))
-
-
-def _is_aggregate(node: Node) -> bool:
-    return kind(node) in AGGREGATES or kind(node) in ("Count", "Filter")
-
-
-def _aggregates(node: Node) -> Iterator[Node]:
-    """Yield the aggregates in an expression, not those in subqueries."""
-    if _is_aggregate(node):
-        yield node
-    elif not is_query(node):
-        for child in children(node):
-            yield from _aggregates(child)
-
-
-def _ordered(node: Node) -> list[Node]:
-    """Return the items of ORDER BY."""
-    order = node.args.get("order")
-    if order is None:
-        return []
-    only(order, "expressions")
-    for one in order.expressions:
-        only(one, "this", "desc", "nulls_first")
-    return list(order.expressions)
-
-
-def _add_key(
-    sorting: _Sorting, ordered: Node, value: Value, program: Program, *, payload: Buffer | None = None
-) -> None:
-    """Add a key of ORDER BY.
-
-    Args:
-        value: the key; its column, if it has one, is in the table that is sorted.
-        payload: what computes the key before the table is sorted, if that is not the value itself.
-    """
-    descending = bool(ordered.args.get("desc"))
-    nulls_first = bool(ordered.args.get("nulls_first"))
-    payload = value.payload if payload is None else payload
-    if nulls_first == descending:  # the engine orders null before all else
-        own = program.fresh()
-        sorting.computed[own] = call("nil?", payload)
-        sorting.keys.append((own, nulls_first))
-    column = value.column
-    if column is None:
-        column = program.fresh()
-        sorting.computed[column] = payload
-    sorting.keys.append((column, descending))
-
-
-def _limits(node: Node, parameters: Parameters) -> tuple[int, int] | None:
-    """Return the first row and the number of rows that LIMIT and OFFSET ask for, or None."""
-    limit, offset = node.args.get("limit"), node.args.get("offset")
-    if limit is None and offset is None:
-        return None
-    count = _ALL_ROWS if limit is None else _rows_of(limit, parameters)
-    return (0 if offset is None else _rows_of(offset, parameters)), count
-
-
-def _rows_of(node: Node, parameters: Parameters) -> int:
-    if kind(node) not in ("Limit", "Offset"):
-        unsupported("write LIMIT for the number of rows", node)
-    only(node, "expression")
-    inner = node.expression
-    if kind(inner) == "Placeholder" and inner.this:
-        return min(parameters.limit(str(inner.this)), _ALL_ROWS)
-    number = integer_of(inner)
-    if number is None:
-        unsupported("LIMIT and OFFSET take a whole number or a parameter", node)
-    return min(number, _ALL_ROWS)
-
-
-def _sorted_and_cut(table: Buffer, sorting: _Sorting, limit: tuple[int, int] | None) -> Buffer:
-    """Return a table in the order of the keys, and of that the rows that are asked for.
-
-    Sorting is stable: keys of one direction are sorted by together, from the last to the first.
-    """
-    runs: list[tuple[bool, list[str]]] = []
-    for column, descending in sorting.keys:
-        if not runs or runs[-1][0] != descending:
-            runs.append((descending, []))
-        runs[-1][1].append(column)
-    take: dict[str, Buffer] = {} if limit is None else {"take": rows(*limit)}
-    if not runs:
-        return select(table, take, {}) if take else table
-    for place, (descending, columns) in reversed(list(enumerate(runs))):
-        clauses: dict[str, Buffer] = {"desc" if descending else "asc": symbols(columns)}
-        table = select(table, clauses | (take if place == 0 else {}), {})
-    return table
 
 
 def _concatenated(payloads: Sequence[Buffer]) -> Buffer:

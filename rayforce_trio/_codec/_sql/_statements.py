@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from ..._values._payloads import Buffer, call, i64, name, quoted, symbol, table_of, vector
 from ..._values._types import Type
-from ._expressions import Expressions, type_name
+from ._expressions import Expressions
+from ._notation import type_name
 from ._program import (
     TRUE,
     Program,
@@ -212,8 +213,6 @@ class _Change:
     def _cells(self, over: Expressions, values: Sequence[Value], type_: Buffer) -> Buffer:
         """Return one column of VALUES as a vector."""
         kinds = {value.kind for value in values} - {Kind.NULL}
-        if Kind.LIST in kinds:
-            unsupported("a parameter in VALUES must be a single value")
         if not kinds:
             return call("take", call("enlist", over.null_of(type_)), i64(len(values)))
         if kinds == {Kind.TEXT}:

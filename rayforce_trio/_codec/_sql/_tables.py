@@ -124,7 +124,7 @@ class Tables:
         only(node, "this", "alias", "joins")
         if kind(inner) == "Placeholder":
             parameter = str(inner.this or "")
-            value = self._parameters.value(parameter)
+            value = self._parameters.one_or_several(parameter)
             if not self._parameters.checking and (value.kind is not Kind.LIST or value.payload[0] != Type.TABLE):
                 unsupported(f"FROM is followed by a table, and the parameter :{parameter} is none")
             return alias_name or parameter, self._program.let(quoted(value.payload))

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..._values._columns import read_columns
 from ..._values._payloads import NULL, Buffer, i64, string, vector
 from ..._values._types import EPOCH_DAYS, EPOCH_NANOSECONDS, HAS_NULLS, Type
-from ...errors import RayforceConversionError, RayforceValueError
+from ...errors import RayforceConversionError, RayforceValueError, UnsupportedQuery
 
 Encode = Callable[[Any, str], Buffer]
 """Returns the payload of a Python value; the str says where the value is, for errors."""
@@ -55,7 +56,7 @@ class Kind(enum.Enum):
     OTHER = enum.auto()
     """A constant of another type: a date, a GUID."""
     LIST = enum.auto()
-    """A parameter with several values."""
+    """A parameter with several values: a list, a dict or a table."""
 
 
 _KINDS = {
@@ -262,12 +263,22 @@ class Parameters:
         self.used: set[str] = set()
 
     def value(self, name: str) -> Value:
-        """Return a parameter's value.
+        """Return a parameter's value, which is a single one: the engine would evaluate a list.
 
         Raises:
             RayforceValueError: it has none.
             RayforceConversionError: the value cannot be represented.
+            UnsupportedQuery: it is a list, a dict or a table.
         """
+        value = self.one_or_several(name)
+        if value.kind is Kind.LIST:
+            raise UnsupportedQuery(
+                f"the parameter :{name} must be a single value here; a list can only follow IN, and a table FROM"
+            )
+        return value
+
+    def one_or_several(self, name: str) -> Value:
+        """Return a parameter's value, which may be of kind `LIST`: the caller quotes its payload. Raises as `value`."""
         self.used.add(name)
         if self._values is None:
             return Value(NULL)
@@ -281,7 +292,7 @@ class Parameters:
         Raises:
             RayforceValueError: it has no value, or one that is no whole number of 0 or more.
         """
-        value = self.value(name)
+        value = self.one_or_several(name)
         if self._values is None:
             return 0
         rows = int_of(value)
@@ -323,7 +334,7 @@ def _checked(text: str, where: str) -> str:
 
 
 def _texts(payload: Buffer) -> tuple[str | None, ...] | None:
-    """Return the texts of a vector of symbols, with None for the empty one, or None if the payload is another."""
-    if payload[0] != Type.SYMBOL:
+    """Return the texts of a vector of symbols or strings, with None for null, or None if the payload is another."""
+    if payload[0] not in (Type.SYMBOL, Type.STRING):
         return None
-    return tuple(text.decode() or None for text in bytes(payload[10:]).split(b"\0")[:-1])
+    return tuple(read_columns(payload).to_dict()["value"])
