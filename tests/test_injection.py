@@ -14,7 +14,7 @@ from support.native import native_server
 from support.native_client import NativeClient, native_client
 
 from rayforce_trio._codec import Call, decode, decode_verbose, encode, evaluate
-from rayforce_trio._protocol import MessageType
+from rayforce_trio._protocol import MessageType, Reply
 from rayforce_trio._values._payloads import call, list_of, name, string, symbol
 from rayforce_trio.errors import RayforceError
 
@@ -126,7 +126,7 @@ class Watched:
     """An in-process and a native engine, each with two tables and a variable that must not change."""
 
     def __init__(self, native: NativeClient) -> None:
-        self.engines = (evaluate, lambda frame: native.request(frame)[0])
+        self.engines: tuple[Callable[[bytes], Reply], ...] = (evaluate, lambda frame: native.request(frame)[0])
         self._setup = encode(
             "(do (set t (table [id v] (list [1 2] ['a 'b]))) (set canary 42)"
             " (set lists (table [l id] (list (list (list 1 2) (list 3 4)) [1 2]))) null)",
@@ -158,12 +158,25 @@ def watched() -> Iterator[Watched]:
         yield Watched(client)
 
 
+def made(make: Make, value: Any, text: str) -> Any:
+    """Return a query with a value and a name in it; `None` if rayforce-py makes no query of them."""
+    try:
+        return make(value, text)
+    except (TypeError, RuntimeError, LookupError, ValueError, RayforceError):
+        return None
+
+
+@pytest.mark.parametrize("query", ['(println "x")', "(set canary 1)"])
+def test_an_execution_would_be_noticed(query: str) -> None:
+    with native_server() as server, native_client(server.port) as client, pytest.raises(AssertionError):
+        Watched(client).run(query)
+
+
 @pytest.mark.parametrize("make", QUERIES.values(), ids=QUERIES)
 @pytest.mark.parametrize("value", [*CRAFTED, *CODE], ids=repr)
 def test_a_crafted_value_is_not_executed(watched: Watched, make: Make, value: Any) -> None:
-    text = value if isinstance(value, str) else "v"
-    with contextlib.suppress(TypeError, RuntimeError, LookupError, RayforceError):  # rayforce-py makes no query of it
-        watched.run(make(value, text))
+    if (query := made(make, value, value if isinstance(value, str) else "v")) is not None:
+        watched.run(query)
 
 
 @pytest.mark.parametrize("value", [*CRAFTED, *CODE], ids=repr)
@@ -174,8 +187,7 @@ def test_a_crafted_parameter_is_not_executed(watched: Watched, value: Any) -> No
 
 @given(data=st.data(), value=values, text=texts)
 def test_no_value_is_executed(watched: Watched, data: st.DataObject, value: Any, text: str) -> None:
-    make = data.draw(st.sampled_from([*QUERIES.values()]))
-    with contextlib.suppress(TypeError, RuntimeError, LookupError, ValueError, RayforceError):
-        watched.run(make(value, text))
+    if (query := made(data.draw(st.sampled_from([*QUERIES.values()])), value, text)) is not None:
+        watched.run(query)
     watched.run("(list low low)", {"low": value})
     watched.run("low", {text: value})
