@@ -55,7 +55,7 @@ CASES = {
     "uint32": (pa.array([2**32 - 1, None], pa.uint32()), "I64", [2**32 - 1, None]),
     "int64": (pa.array([2**63 - 1, None]), "I64", [2**63 - 1, None]),
     "uint64": (pa.array([2**63 - 1, None], pa.uint64()), "I64", [2**63 - 1, None]),
-    "float16": (pa.array([1.5, None], pa.float16()), "F32", [1.5, None]),
+    "float16": (pa.array([np.float16(1.5), None], pa.float16()), "F32", [1.5, None]),
     "float32": (pa.array([1.5, None], pa.float32()), "F32", [1.5, None]),
     "float64": (pa.array([1.5, float("nan"), None]), "F64", [1.5, None, None]),
     "date32": (pa.array([date(1999, 12, 31), None]), "DATE", [date(1999, 12, 31), None]),

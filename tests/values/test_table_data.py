@@ -14,6 +14,7 @@ import pytest
 import rayforce
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.ids import steady_repr
 from support.payloads import evaluated, rayforce_payload
 
 from rayforce_trio._values._columns import Columns, read_columns
@@ -130,7 +131,7 @@ COLUMNS: list[tuple[Any, Type, list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("column", "kind", "values"), COLUMNS, ids=repr)
+@pytest.mark.parametrize(("column", "kind", "values"), COLUMNS, ids=steady_repr)
 def test_any_kind_of_column_is_taken(column: Any, kind: Type, values: list[Any]) -> None:
     table = taken({"column": column})
     assert table.types == {"column": kind}
@@ -212,7 +213,7 @@ LATER: list[tuple[list[Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "problem"), LATER, ids=repr)
+@pytest.mark.parametrize(("values", "problem"), LATER, ids=steady_repr)
 def test_a_value_is_checked_with_its_row_before_and_when_it_is_sent(values: list[Any], problem: str) -> None:
     start = ROWS_AT_ONCE - 1
     table = taken({"fine": [1] * (start + 2), "a": [values[0]] * start + values})
@@ -246,7 +247,7 @@ CASTS: list[tuple[Any, Type, list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("column", "target", "values"), CASTS, ids=repr)
+@pytest.mark.parametrize(("column", "target", "values"), CASTS, ids=steady_repr)
 def test_a_cast_that_changes_no_value_is_made(column: Any, target: int, values: list[Any]) -> None:
     table = taken({"a": column}).cast({"a": Type(target)}, table="prices")
     assert table.types == {"a": target}
