@@ -118,7 +118,7 @@ def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
     _check_names(data, where)
     try:
         chunks = pa.chunked_array(data if hasattr(data, "__arrow_c_stream__") else [pa.array(data)])
-    except Exception as error:  # noqa: BLE001 - the data may be another library's, which raises errors of its own
+    except Exception as error:  # the data may be another library's, which raises errors of its own
         raise _unreadable(where, error) from error
     if not pa.types.is_struct(chunks.type):
         return ArrowColumn("", where, chunks)
