@@ -105,6 +105,11 @@ def test_a_series_that_is_no_arrow_data_by_itself_is_taken() -> None:
     assert told.startswith("column 'a': ")
 
 
+def test_numbers_of_numpy_are_not_converted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("rayforce_trio._values._table_data.atom")
+    assert len(taken({"a": [np.int64(1)] * 3, "b": [np.float32(1), None, np.float32(2)]})) == 3
+
+
 def test_columns_are_taken() -> None:
     columns = arrived(taken(pl.DataFrame(ROWS)))
     assert arrived(taken(columns)).to_dict() == ROWS
@@ -122,6 +127,9 @@ COLUMNS: list[tuple[Any, Type, list[Any]]] = [
     ([ONE_UUID, None], Type.GUID, [ONE_UUID, None]),
     ([rayforce.String("a"), None], Type.STRING, ["a", None]),
     ([np.int16(1), np.int16(2)], Type.I16, [1, 2]),
+    ([None, np.int64(2), pd.NA], Type.I64, [None, 2, None]),
+    ([np.float32(1.5), None], Type.F32, [1.5, None]),
+    ([np.timedelta64(1, "D"), np.timedelta64(1, "s")], Type.TIMESPAN, [dt.timedelta(1), dt.timedelta(seconds=1)]),
     (np.array([1, 2], "i4"), Type.I32, [1, 2]),
     (np.array([1, None], object), Type.I64, [1, None]),
     (pa.array(["a", None]), Type.STRING, ["a", None]),
@@ -196,7 +204,10 @@ def test_names_and_lengths_are_checked(data: Any, problem: str) -> None:
             {"a": [1, object()]},
             "column 'a', row 1: the engine has no type for an object; write a number, a str, a list or a dict",
         ),
-        ({"a": [np.bool_(True), None]}, "column 'a', row 1: null, but B8 has no null value"),
+        (
+            {"a": [np.int64(1), np.int64(-HIGHEST - 1)]},
+            f"column 'a', row 1: the engine takes the int64 {-HIGHEST - 1} for null; write None for null",
+        ),
     ],
 )
 def test_other_data_is_refused(data: Any, problem: str) -> None:
@@ -205,6 +216,7 @@ def test_other_data_is_refused(data: Any, problem: str) -> None:
 
 LATER: list[tuple[list[Any], str]] = [
     ([True, None], "null, but B8 has no null value"),
+    ([np.bool_(True), None], "null, but B8 has no null value"),
     ([1, 2**64], f"the int {2**64} is outside the 64-bit range of the engine; write a float or a str"),
     ([1, -HIGHEST - 1], f"the engine takes the int {-HIGHEST - 1} for null; write None for null"),
     (["a", "b\0"], "a symbol cannot contain the character NUL; a String can"),
