@@ -166,7 +166,10 @@ class TableData:
         for start in range(0, len(self), ROWS_AT_ONCE):
             vectors = {}
             for name, column in self._columns.items():
-                vectors[name] = column.read(start, min(len(self), start + ROWS_AT_ONCE))
+                stop = min(len(self), start + ROWS_AT_ONCE)
+                vectors[name] = column.read(start, stop)
+                if len(vectors[name]) != stop - start:
+                    raise RayforceConversionError(f"{column.where} became shorter while it was sent; give a copy")
                 yield None
             yield start, vectors
 

@@ -410,6 +410,13 @@ def test_a_row_too_long_for_a_message_is_named() -> None:
     assert told == "row 5 is longer than a message of 120 bytes may be"
 
 
+def test_a_list_that_becomes_shorter_meanwhile() -> None:
+    values = [1, 2, 3]
+    data = taken({"a": values, "b": [1, 2, 3]})
+    del values[0]
+    assert refusal(lambda: [*messages(data)]) == "column 'a' became shorter while it was sent; give a copy"
+
+
 def test_a_column_is_read_again_for_each_pass() -> None:
     table = taken(pa.table(ROWS).to_reader())
     assert list(messages(table)) == list(messages(table))
