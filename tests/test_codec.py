@@ -53,7 +53,16 @@ from support.frames import whole_frame
 from support.leaks import descriptors
 from support.native import native_server
 
-from rayforce_trio._codec import check_thread, decode, decode_verbose, encode, engine_error, evaluate
+from rayforce_trio._codec import (
+    check_thread,
+    decode,
+    decode_verbose,
+    encode,
+    encode_call,
+    engine_error,
+    evaluate,
+    payload_of_object,
+)
 from rayforce_trio._protocol import (
     HEADER_SIZE,
     VERBOSE_FLAG,
@@ -67,6 +76,8 @@ from rayforce_trio._protocol import (
     parse_header,
     string_frame,
 )
+from rayforce_trio._values import _payloads as payloads
+from rayforce_trio._values._types import Type
 from rayforce_trio.errors import (
     RayforceConversionError,
     RayforceDomainError,
@@ -558,6 +569,22 @@ def damaged(draw: st.DrawFn) -> bytes:
     return frame(bytes(payload[: draw(st.integers(1, len(payload)) | st.just(len(payload)))]))
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xf4\x20\xe9\0",
+        payloads.vector(Type.SYMBOL, 2, [b"a\0\xe9\0"]),
+        payloads.quoted(payloads.list_of([b"\xf4\x20\xe9\0"])),
+        b"\x62\0" + payloads.vector(Type.SYMBOL, 1, [b"\xe9\0"]) + payloads.list_of([payloads.symbols(["a"])]),
+    ],
+    ids=["symbol", "vector", "list", "table"],
+)
+def test_a_symbol_need_not_be_utf8(payload: bytes) -> None:
+    reply = evaluate(frame(payload))
+    assert isinstance(reply, Result)
+    assert b"\xe9\0" in bytes(whole_frame(reply.frame))
+
+
 @unhurried
 @given(damaged() | st.binary(min_size=1).map(frame))
 def test_whatever_is_evaluated_comes_to_a_reply(data: bytes) -> None:
@@ -582,7 +609,7 @@ def test_whatever_is_decoded_raises_nothing_but_rayforce_errors(data: bytes) -> 
         ("(+ 1 'a)", f"type: {TYPE_WORDS}, in the query (+ 1 'a)"),
         (String("(+ 1 'a)"), f"type: {TYPE_WORDS}, in the query (+ 1 'a)"),
         ("(+ 1\n\t  'a)\n", f"type: {TYPE_WORDS}, in the query (+ 1 'a)"),
-        ("", f"type: {TYPE_WORDS}, in the query "),
+        ("", f"type: {TYPE_WORDS}"),
         ("x" * 80, f"type: {TYPE_WORDS}, in the query {'x' * 80}"),
         ("x" * 81, f"type: {TYPE_WORDS}, in the query {'x' * 80}..."),
         (String("(+ é " * 100), f"type: {TYPE_WORDS}, in the query {'(+ é ' * 16}..."),
@@ -891,8 +918,19 @@ def test_rayforce_can_be_used_in_the_thread_that_imported_it() -> None:
         lambda: evaluate(THREE),
         lambda: evaluate(VERBOSE),
         lambda: decode(Result(THREE)),
+        lambda: encode_call("til", [PREPARED]),
+        lambda: payload_of_object(PREPARED),
     ],
-    ids=["check_thread", "encode", "encode a prepared query", "evaluate", "evaluate verbosely", "decode"],
+    ids=[
+        "check_thread",
+        "encode",
+        "encode a prepared query",
+        "evaluate",
+        "evaluate verbosely",
+        "decode",
+        "encode_call",
+        "payload_of_object",
+    ],
 )
 def test_in_any_other_thread_the_error_says_what_to_do(use: Callable[[], Any]) -> None:
     with ThreadPoolExecutor(1) as pool:

@@ -54,7 +54,8 @@ def engine_error(failure: Failure, query: Any = None) -> RayforceError:
     """
     message = failure.message
     if not message:
-        parts = [_words(failure.code, query), "" if query is None else f"in the query {describe(query)}"]
+        described = "" if query is None else describe(query)
+        parts = [_words(failure.code, query), described and f"in the query {described}"]
         message = ", ".join(filter(None, parts))
     return _CLASSES.get(failure.code, RayforceUserError)(str(Failure(failure.code, message)))
 

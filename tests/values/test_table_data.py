@@ -110,6 +110,14 @@ def test_numbers_of_numpy_are_not_converted_one_by_one(monkeypatch: pytest.Monke
     assert len(taken({"a": [np.int64(1)] * 3, "b": [np.float32(1), None, np.float32(2)]})) == 3
 
 
+def test_an_error_of_an_object_says_where_it_is() -> None:
+    def refuse(value: Any) -> None:
+        raise RayforceConversionError("no")
+
+    assert refusal(lambda: table_data({"a": object()}, refuse)) == "column 'a': no"
+    assert refusal(lambda: table_data({"a": [object()]}, refuse)) == "column 'a': no"
+
+
 def test_columns_are_taken() -> None:
     columns = arrived(taken(pl.DataFrame(ROWS)))
     assert arrived(taken(columns)).to_dict() == ROWS
