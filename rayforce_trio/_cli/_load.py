@@ -153,4 +153,4 @@ class _Loading:
 
 
 def _batch_under_way(interrupted: Interrupted) -> str:
-    return f"; the batch under way may be loaded, too: {interrupted}" if str(interrupted) else ""
+    return f"; the current batch may also have been loaded: {interrupted}" if str(interrupted) else ""

@@ -72,5 +72,5 @@ def _timestamp(found: re.Match[str]) -> datetime | np.datetime64:
     if moment.tzinfo is not None:
         moment = moment.astimezone(UTC).replace(tzinfo=None)
     if not 1678 <= moment.year <= 2261:  # the years of numpy's nanoseconds
-        raise ValueError("a timestamp with nanoseconds is between the years 1678 and 2261")
+        raise ValueError("a timestamp with nanoseconds must be between the years 1678 and 2261")
     return np.datetime64(moment, "ns") + np.timedelta64(int(nanoseconds.ljust(3, "0")), "ns")

@@ -101,7 +101,9 @@ def _columns(value: Value) -> Columns:
 def _check_arrow_output() -> None:
     """Find out before the query is sent that its result cannot be written."""
     if sys.stdout is not None and sys.stdout.isatty():
-        raise UsageError("--format arrow writes binary data, not for a terminal; redirect it to a file or pipe")
+        raise UsageError(
+            "--format arrow writes binary data, which a terminal cannot show; redirect it to a file or pipe"
+        )
     try:
         from . import _files  # noqa: F401 - it needs pyarrow
     except ModuleNotFoundError as error:

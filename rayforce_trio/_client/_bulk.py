@@ -198,11 +198,11 @@ def _check_result(payload: memoryview, table: str) -> None:
         return
     reason = text_of_symbol(payload)
     if reason == _CHANGED:
-        raise RayforceValueError(f"the columns of the table {table!r} have changed meanwhile")
+        raise RayforceValueError(f"the columns of the table {table!r} changed during the call")
     if reason == "TABLE":
-        raise RayforceValueError(f"the server has a table {table!r} already; replace=True replaces it")
+        raise RayforceValueError(f"the server already has a table {table!r}; write replace=True to replace it")
     kind = "a function" if reason == "?" else f"a value of type {reason}"
-    raise RayforceValueError(f"{table!r} is {kind} on the server, which is not replaced by a table")
+    raise RayforceValueError(f"{table!r} is {kind} on the server; only a table can be replaced")
 
 
 def _longest_message(exchange: Exchange) -> int:

@@ -148,9 +148,7 @@ class WSClientConnection:
             RayforceError: as for `execute`; the error of an evaluation is in the result, not raised.
         """
         if not self._exchange.extended:
-            raise RayforceWSError(
-                "this server speaks the baseline protocol only, which tells nothing of what is printed"
-            )
+            raise RayforceWSError("this server speaks only the baseline protocol, which does not send printed text")
         output, reply = decode_verbose(await self._request(query, params, verbose=True))
         if isinstance(reply, Failure):
             return VerboseResult(output, None, engine_error(reply, query))

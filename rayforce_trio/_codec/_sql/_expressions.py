@@ -390,7 +390,7 @@ class Expressions:
         only(node, "this")
         column = str(node.name)
         if self.table is None:
-            unsupported("there are no columns here", node)
+            unsupported("no columns can be used here", node)
         if self._grouped:
             unsupported("a column outside of an aggregate must be in GROUP BY", node)
         return Value(name(column), column=column)
@@ -509,7 +509,7 @@ class Expressions:
         if value.kind is Kind.TEXT and target in _MOMENTS:
             moment = _MOMENTS[target](value.text)
             if moment is None:
-                unsupported(f"the text {value.text!r} is no {target.lower()}; write it as ISO 8601 does")
+                unsupported(f"the text {value.text!r} is not a {target.lower()}; write it in the form of ISO 8601")
             return Value(moment, Kind.OTHER, nullable=False)
         if value.kind is Kind.TEXT and target == "STR":
             return value

@@ -147,7 +147,7 @@ class _Change:
         """Compile CREATE TABLE, with columns or AS SELECT."""
         only(node, "this", "kind", "replace", "exists", "expression")
         if str(node.args.get("kind")).upper() != "TABLE":
-            unsupported("of CREATE, only CREATE TABLE is supported", node)
+            unsupported("CREATE is supported only as CREATE TABLE", node)
         if node.expression is not None and is_query(node.expression):
             table, _ = _target(node.this)
             content: Buffer = self._queries.table(node.expression)
@@ -160,7 +160,7 @@ class _Change:
         if node.args.get("replace"):
             return created
         exists = call("in", symbol(table), call("key", call("env", i64(0))))
-        refused = self._program.failure(f"the table {table} exists already")
+        refused = self._program.failure(f"the table {table} already exists")
         return call("if", exists, symbol(table) if node.args.get("exists") else refused, created)
 
     def drop(self, node: Node) -> bytes:
@@ -168,7 +168,7 @@ class _Change:
         only(node, "this", "kind", "exists", "tables")
         targets = node.args.get("tables") or [node.this]
         if str(node.args.get("kind")).upper() != "TABLE" or len(targets) != 1:
-            unsupported("of DROP, only DROP TABLE with one table is supported", node)
+            unsupported("DROP is supported only as DROP TABLE with one table", node)
         table, _ = _target(targets[0])
         dropped = call("do", call("del", name(table)), symbol(table))
         return dropped if node.args.get("exists") else call("do", call("type", name(table)), dropped)
@@ -199,7 +199,7 @@ class _Change:
         width = len(cells[0]) if columns is None else len(columns)
         for place, row in enumerate(cells, 1):
             if len(row) != width:
-                unsupported(f"row {place} of VALUES has {len(row)} values in place of {width}")
+                unsupported(f"row {place} of VALUES has {len(row)} values instead of {width}")
         over = self._over(None)
         listed: list[Buffer] = []
         for place in range(width):
@@ -313,7 +313,7 @@ def _unqualified(tree: Node, table: str) -> Node:
             return node
         only(node, "this", "table")
         if qualifier_of(node) not in ("", table):
-            unsupported("the statement knows the columns of one table only", node)
+            unsupported("the statement can use only the columns of the table that it changes", node)
         return plain_column(identifier(node))
 
     return replaced(tree, plain)

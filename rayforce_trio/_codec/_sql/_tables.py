@@ -126,7 +126,7 @@ class Tables:
             parameter = str(inner.this or "")
             value = self._parameters.one_or_several(parameter)
             if not self._parameters.checking and (value.kind is not Kind.LIST or value.payload[0] != Type.TABLE):
-                unsupported(f"FROM is followed by a table, and the parameter :{parameter} is none")
+                unsupported(f"FROM takes a table, but the parameter :{parameter} is not one")
             return alias_name or parameter, self._program.let(quoted(value.payload))
         table = identifier(node)
         return alias_name or table, self._named.get(table, name(table))
