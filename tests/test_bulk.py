@@ -360,7 +360,7 @@ async def test_a_row_longer_than_the_servers_limit_is_refused(name: str) -> None
             WSServer(0, host="127.0.0.1", max_message_size=2_000) as server,
             WSClient("127.0.0.1", server.port).connect() as connection,
         ):
-            with pytest.raises(errors.RayforceConversionError, match="row 1 is longer than a message"):
+            with pytest.raises(errors.RayforceConversionError, match="row 1 does not fit into a message"):
                 await connection.create_table(name, {"text": pl.Series(["short", "x" * 2_000])})
             assert not connection.closed
             assert name not in await connection.tables()

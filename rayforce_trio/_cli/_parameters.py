@@ -1,4 +1,4 @@
-"""`-p NAME=VALUE`: parameters of a query, typed by how they are written."""
+"""Parameters of a query from `-p NAME=VALUE`. The form of a value determines its type."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def parameter(text: str) -> tuple[str, Any]:
     """Return the name and the value of `NAME=VALUE`.
 
     Raises:
-        ArgumentTypeError: there is no name, or the value looks like JSON, a date or a time and is none.
+        ArgumentTypeError: there is no name, or the value looks like JSON, a date or a time but is not valid.
     """
     name, equals, value = text.partition("=")
     if not equals or not name:

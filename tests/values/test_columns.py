@@ -224,7 +224,7 @@ def test_a_time_outside_of_the_day_is_a_timedelta(milliseconds: int) -> None:
     assert columns.to_dict() == {"value": [time(), timedelta(milliseconds=milliseconds)]}
     assert columns["value"][1] == np.timedelta64(milliseconds, "ms")
     with pytest.raises(
-        RayforceConversionError, match=f"^column 'value', row 1: {milliseconds} milliseconds is no time of"
+        RayforceConversionError, match=f"^column 'value', row 1: {milliseconds} milliseconds is not a time of"
     ):
         columns.to_arrow()
 

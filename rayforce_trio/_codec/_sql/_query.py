@@ -36,7 +36,7 @@ from ._syntax import (
 from ._tables import Source, Tables
 from ._values import Parameters, Value
 
-_ALL_ROWS = 2**40  # of which OFFSET without LIMIT takes those that there are
+_ALL_ROWS = 2**40  # more than any table has; the count for OFFSET without LIMIT
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class _Output:
     name: str
     node: Node
     star: str | None = None
-    """Of a star: the table whose columns it means, or the empty string for all."""
+    """For a star: the table whose columns it means, or the empty string for all tables."""
     excluded: tuple[str, ...] = ()
 
 
 @dataclass
 class _Sorting:
-    """ORDER BY: keys from the first to the last, and computed columns that only sort."""
+    """ORDER BY: keys from the first to the last, and the computed columns that are only sort keys."""
 
     keys: list[tuple[str, bool]] = field(default_factory=list)
     computed: dict[str, Buffer] = field(default_factory=dict)
@@ -63,8 +63,8 @@ class Queries:
 
     Args:
         program: receives the steps.
-        parameters: of the statement.
-        named: the tables that WITH around these queries defines.
+        parameters: the parameters of the statement.
+        named: the tables that an enclosing WITH defines.
     """
 
     def __init__(self, program: Program, parameters: Parameters, named: Mapping[str, Buffer] | None = None) -> None:
@@ -106,7 +106,7 @@ class Queries:
         return self._sorted(node, self._program.let(call("distinct", both) if node.args.get("distinct") else both))
 
     def _sorted(self, node: Node, table: Buffer) -> bytes:
-        """Sort and cut a result, whose columns are all that ORDER BY can name."""
+        """Sort and cut a result. ORDER BY can name only its columns."""
         expressions = Expressions(self._program, self._parameters, table, self.table)
         sorting = _Sorting()
         for ordered in _ordered(node):
@@ -259,7 +259,7 @@ class _Select:
         return rename(pick(result, picked), final)
 
     def _names(self, names: Mapping[int, str]) -> tuple[Buffer, Buffer]:
-        """Return the names that the result's columns have while it is computed, and those that it gives them."""
+        """Return the names of the result's columns during the computation, and their final names."""
         aliases = [self._outputs[place].name for place in names]
         if len(names) == len(self._outputs):
             return names_of(list(names.values())), names_of(aliases)
@@ -282,12 +282,12 @@ class _Select:
 class _Groups:
     """Compiles GROUP BY and the aggregates: a table with a row for each group.
 
-    The engine aggregates columns reliably, and some expressions wrongly: so arguments that are expressions become
-    columns first.
+    The engine aggregates columns correctly, but some expressions wrongly. Therefore expressions become columns before
+    they are aggregated.
 
     Attributes:
-        table: the step that holds it.
-        known: what the keys and the aggregates compile to, over that table.
+        table: the step that holds this table.
+        known: the compiled keys and aggregates, as columns of this table.
     """
 
     def __init__(
@@ -337,13 +337,13 @@ class _Groups:
         self.known |= {node: self._result(parts[node], own) for node, own in calls.items()}
 
     def _call(self, payload: bytes) -> str:
-        """Return the name of the column that holds what the engine aggregates."""
+        """Return the name of the column that holds an aggregate of the engine."""
         if payload not in self._calls:
             self._calls[payload] = self._program.fresh()
         return self._calls[payload]
 
     def _add(self, aggregate: "_Aggregate", argument: Buffer) -> list[str]:
-        """Return the names of the columns that an aggregate is computed of."""
+        """Return the names of the columns from which an aggregate is computed."""
         used = call("distinct", argument) if aggregate.distinct else argument
         own = [self._call(call(aggregate.function, used))]
         if aggregate.argument is not None and aggregate.function in ("count", "sum"):
@@ -353,7 +353,7 @@ class _Groups:
         return own
 
     def _result(self, aggregate: "_Aggregate", own: Sequence[str]) -> Value:
-        """Return an aggregate as SQL defines it: COUNT without nulls, and the SUM of nothing but nulls is null."""
+        """Return an aggregate as SQL defines it: COUNT ignores nulls, and the SUM of only nulls is null."""
         first = name(own[0])
         if aggregate.function == "count":
             count: Buffer = first
@@ -375,7 +375,7 @@ class _Aggregate:
 
     Attributes:
         function: the engine's function.
-        argument: what it is computed of; None for COUNT(*).
+        argument: the aggregated expression; None for COUNT(*).
         distinct: whether equal values count once.
     """
 
@@ -413,7 +413,7 @@ def _is_aggregate(node: Node) -> bool:
 
 
 def _aggregates(node: Node) -> Iterator[Node]:
-    """Yield the aggregates in an expression, not those in subqueries."""
+    """Yield the aggregates in an expression, without those in subqueries."""
     if _is_aggregate(node):
         yield node
     elif not is_query(node):
@@ -478,16 +478,16 @@ def _rows_of(node: Node, parameters: Parameters) -> int:
 
 
 def _sorted_and_cut(table: Buffer, sorting: _Sorting, limit: tuple[int, int] | None) -> Buffer:
-    """Return a table in the order of the keys, and of that the rows that are asked for.
+    """Sort a table by the keys, and return the requested rows.
 
-    Sorting is stable: keys of one direction are sorted by together, from the last to the first.
+    Sorting is stable: each run of keys with one direction is one sort, from the last run to the first.
     """
     runs: list[tuple[bool, list[str]]] = []
     for column, descending in sorting.keys:
         if not runs or runs[-1][0] != descending:
             runs.append((descending, []))
         runs[-1][1].append(column)
-    take: dict[str, Buffer] = {} if limit is None else {"take": i64(sum(limit))}  # the engine then sorts a part
+    take: dict[str, Buffer] = {} if limit is None else {"take": i64(sum(limit))}  # so that the engine sorts only a part
     for place, (descending, columns) in reversed(list(enumerate(runs))):
         clauses: dict[str, Buffer] = {"desc" if descending else "asc": symbols(columns)}
         table = select(table, clauses | (take if place == 0 else {}), {})

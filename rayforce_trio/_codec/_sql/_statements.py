@@ -1,4 +1,4 @@
-"""Statements: a query, or a change of a table, which gives the table's name as the engine's own functions do."""
+"""Statements: queries, and changes of tables. A change returns the table's name, as the engine's functions do."""
 
 from collections.abc import Callable, Sequence
 
@@ -55,7 +55,7 @@ class Statement:
     """A parsed statement.
 
     Args:
-        text: of the statement.
+        text: the text of the statement.
 
     Raises:
         RayforceParseError: the text is not SQL, or not one statement.
@@ -65,7 +65,7 @@ class Statement:
         self._tree = parse(text)
 
     def compile(self, parameters: Parameters) -> tuple[bytes, list[str]]:
-        """Return the Rayfall expression of the statement, and why it may fail with the error `domain`.
+        """Return the Rayfall expression of the statement, and the reasons why it may fail with the error `domain`.
 
         Raises:
             UnsupportedQuery: it asks for something that is not supported.
@@ -87,7 +87,7 @@ class _Change:
 
     Args:
         program: receives the steps before the change.
-        parameters: of the statement.
+        parameters: the parameters of the statement.
     """
 
     def __init__(self, program: Program, parameters: Parameters) -> None:
@@ -126,7 +126,7 @@ class _Change:
                 unsupported("SET takes assignments to columns", assignment)
             column = identifier(assignment.this)
             if column in values or column in ("from", "where"):
-                unsupported(f"SET cannot assign to a column with the name {column} here", node)
+                unsupported(f"SET cannot assign to {column} twice, or to a column with the name from or where", node)
             values[column] = over.value(_unqualified(assignment.expression, table))
         where = node.args.get("where")
         condition = TRUE if where is None else over.true(_unqualified(where.this, table))
@@ -178,11 +178,11 @@ class _Change:
 
     def _vector(self, over: Expressions, payload: Buffer) -> bytes:
         """Return the step that holds an expression's values for all rows of the table."""
-        assert over.table is not None, "a changed table is one"
+        assert over.table is not None, "a change has a table"
         return self._program.let(call("at", select(over.table, {}, {"#": payload}), symbol("#")))
 
     def _assigned(self, over: Expressions, column: str, value: Value, chosen: Buffer) -> Buffer:
-        """Return what is stored in a column in the chosen rows: of the column's type, or what the engine refuses."""
+        """Return the value for a column in the chosen rows: of the column's type, or of one that the engine refuses."""
         let = self._program.let
         type_ = over.type_of(Value(name(column), column=column))
         if value.kind is Kind.NULL:
@@ -264,9 +264,9 @@ class _Change:
         self._program.check(equal(call("count", names), i64(0)), reason)
 
     def _converted(self, values: Buffer, type_: Buffer, chosen: Buffer) -> bytes:
-        """Return values as a column of another type holds them: other numbers, or strings in place of symbols.
+        """Convert values to the type of a column: numbers to other numbers, and symbols to strings.
 
-        The program fails if a chosen value would become another number. The engine's own conversion would cut it.
+        The program fails if a number in a chosen row would change, because the engine itself would truncate it.
         """
         own, values_, result = call("type", name("#v")), name("#v"), name("#r")
         numbers = call("and", one_of(own, _NUMBERS), one_of(type_, _NUMBERS))
