@@ -268,7 +268,7 @@ async def test_a_table_with_a_column_that_the_engine_cannot_upsert(in_process_po
     rows = {"sym": ["a"], "px": np.array([1.5], "f4")}
     async with connected_to(in_process_port) as connection:
         await connection.create_table(name, rows)
-        with pytest.raises(errors.RayforceValueError, match=rf"^the column 'px' of the table '{name}' has the type F32"):
+        with pytest.raises(errors.RayforceValueError, match=rf"the column 'px' of the table '{name}' has the type F32"):
             await connection.upsert(name, rows, ["sym"])
 
 
@@ -496,7 +496,7 @@ async def test_a_callback_that_is_no_function_is_refused_before_anything_is_sent
     async with connected_to(in_process_port) as connection:
         await connection.create_table(name, ROWS)
         progress: Any = 5
-        with pytest.raises(errors.RayforceValueError, match="^progress must be a function"):
+        with pytest.raises(errors.RayforceValueError, match=r"^progress must be a function"):
             await connection.insert(name, ROWS, progress=progress)
         assert await count(connection, name) == 3
 
