@@ -19,7 +19,7 @@ from rayforce_trio._values import _reader
 from rayforce_trio._values._columns import Columns, ColumnsReader, read_columns
 from rayforce_trio._values._reader import NotColumns, UnknownType
 from rayforce_trio._values._types import DTYPES, EPOCH_NANOSECONDS, HAS_NULLS, Type
-from rayforce_trio.errors import RayforceConversionError, RayforceError, RayforceIndexError
+from rayforce_trio.errors import RayforceConversionError, RayforceError, RayforceIndexError, RayforceTypeError
 
 SMALLEST_32, SMALLEST_64 = -(2**31), -(2**63)
 DAY = 86_400 * 10**9
@@ -237,6 +237,13 @@ def test_text_that_is_not_utf8(payload: bytes) -> None:
             RayforceConversionError, match=r"^column 'value', row 1: the text b'\\xff' is not UTF-8; leave"
         ):
             convert()
+
+
+@pytest.mark.parametrize("convert", [pd.DataFrame, np.asarray, np.array])
+def test_columns_do_not_become_one_array(convert: Any) -> None:
+    columns = read_columns(payloads.table_of(["px"], [fixed(Type.F64, [1.5, 2.5])]))
+    with pytest.raises(RayforceTypeError, match=r"use to_pandas\(\) for a pandas.DataFrame, to_numpy\(\)"):
+        convert(columns)
 
 
 def test_a_table() -> None:

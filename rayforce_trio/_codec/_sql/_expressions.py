@@ -269,11 +269,27 @@ class Expressions:
     def _comparable(self, left: Value, right: Value) -> tuple[Value, Value]:
         """Convert text to a date or time if the other side has that type."""
         for first, second, exchanged in ((left, right, False), (right, left, True)):
+            if second.kind is Kind.TEXT:
+                self._check_comparable(first, second.text)
             if second.kind is Kind.TEXT and not first.constant and (timestamp(second.text) or time(second.text)):
                 payload = self.text_for(second.text, self.type_of(first))
                 second = Value(payload, Kind.OTHER, nullable=False)
                 return (second, first) if exchanged else (first, second)
         return left, right
+
+    def _check_comparable(self, value: Value, text: str) -> None:
+        """Make the program fail if a column's type cannot be compared with text: the engine would compare it anyway."""
+        if self.table is None or value.column is None:
+            return
+        refused = ["B8", *_NUMERIC, *(target for target, convert in _MOMENTS.items() if convert(text) is None)]
+        column = symbol(value.column)
+        unknown = call("not", call("in", column, call("key", self.table)))  # it gets the engine's own error
+        wrong = call("in", call("type", call("at", self.table, column)), quoted(symbols(refused)))
+        self._program.check(
+            call("if", unknown, TRUE, negation(wrong)),
+            "text is compared with a column of another type "
+            "(numbers have no quotes, and dates and times are written as ISO 8601 does)",
+        )
 
     def _between(self, node: Node, wanted: bool) -> bytes:
         only(node, "this", "low", "high")
@@ -325,6 +341,8 @@ class Expressions:
         if not certain:
             return b8(not wanted)
         if all(item.kind is Kind.TEXT for item in certain):
+            for item in certain:
+                self._check_comparable(value, item.text)
             choices = self.texts_for([item.text for item in certain], self.type_of(value), to_find=True)
         else:
             listed = constants(certain)

@@ -78,7 +78,7 @@ class Statement:
             return program.finish(result), program.reasons
         change = _CHANGES.get(kind(self._tree))
         if change is None:
-            unsupported(f"statements are SELECT, INSERT, UPDATE, DELETE, CREATE and DROP TABLE, not {self._tree.key}")
+            unsupported("statements are SELECT, INSERT, UPDATE, DELETE, CREATE and DROP TABLE", self._tree)
         result = change(_Change(program, parameters), self._tree)
         return program.finish(result), program.reasons
 
