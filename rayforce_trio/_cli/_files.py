@@ -1,4 +1,4 @@
-"""Files with tables, read in batches, and Arrow streams: the one module of the command line that knows pyarrow."""
+"""Files with tables, read in batches, and Arrow streams. Only this module of the command line imports pyarrow."""
 
 import io
 import os
@@ -33,7 +33,7 @@ TYPES: Mapping[str, Any] = {
     "SYMBOL": pa.dictionary(pa.int32(), pa.string()),
     "STRING": pa.string(),
 }
-"""The engine's types that `--type` takes, and the types that stand for them in Arrow."""
+"""The engine's types that `--type` accepts, and the Arrow types that stand for them."""
 
 _NO_TYPES: Mapping[str, str] = MappingProxyType({})
 _ROWS_PER_BATCH = 100_000
@@ -41,7 +41,7 @@ _BYTES_PER_BATCH = 4 * 1024**2  # of CSV
 _MAGIC_SIZE = 8
 _NULLS = pa.array(pyarrow.csv.ConvertOptions().null_values)  # the texts that are null in CSV
 _CSV_ERROR = re.compile(
-    r"(?:In CSV column #(?P<column>\d+): )?(?:CSV parse error: )?(?:Row #(?P<row>\d+): )?(?P<what>.*)", re.DOTALL
+    r"(?:In CSV column #(?P<column>\d+): )?(?:CSV parse error: )?(?:Row #(?P<row>\d+): )?(?P<problem>.*)", re.DOTALL
 )
 
 
@@ -51,9 +51,10 @@ class Source:
     Args:
         file: the file that the batches are read from.
         schema: the schema of the batches.
-        batches: of rows.
+        batches: the rows, in record batches.
         types: the engine's types of some columns, by name.
         total_rows: `None` if the number of rows is not known.
+        batch_size: how many bytes of the file a batch is made of; `None` if it is not known.
 
     Attributes:
         schema: the Arrow schema of what `next_batch` returns.
@@ -69,6 +70,7 @@ class Source:
         batches: Iterator[Any],
         types: Mapping[str, str],
         total_rows: int | None = None,
+        batch_size: int | None = None,
     ) -> None:
         if missing := [column for column in types if column not in schema.names]:
             raise UsageError(f"{file.name} has no column {missing[0]!r}; its columns are: {', '.join(schema.names)}")
@@ -78,18 +80,24 @@ class Source:
         self._types = types
         self._rows = 0
         self._total_rows = total_rows
+        self._bytes = 0
+        self._batch_size = batch_size
 
     @property
     def fraction(self) -> float | None:
-        """The part of the file that has been read, between 0 and 1; `None` if its length is not known."""
-        return self._rows / self._total_rows if self._total_rows else self._file.fraction
+        """The part of the file that `next_batch` has returned, between 0 and 1; `None` if its length is not known."""
+        if self._total_rows:
+            return self._rows / self._total_rows
+        if self._batch_size and self._file.size:  # pyarrow reads far ahead, so the position in the file is no measure
+            return min(1, self._bytes / self._file.size)
+        return self._file.fraction
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def next_batch(self) -> Any:
-        """Read some rows; returns a pyarrow.Table, or `None` at the end. It may wait for a pipe.
+        """Read some rows; returns a pyarrow.Table, or `None` at the end. Blocks while a pipe is empty.
 
         Raises:
             CommandFailed: the file is damaged, or a value does not have the type of its column. The error names the
@@ -106,6 +114,7 @@ class Source:
             for name, column in zip(self.schema.names, batch.columns, strict=True)
         ]
         self._rows += batch.num_rows
+        self._bytes += self._batch_size or 0
         return pa.table(columns, names=self.schema.names)
 
     def _cast(self, name: str, column: Any, kind: str) -> Any:
@@ -127,7 +136,7 @@ def open_source(
     Args:
         path: the file, `-` for standard input. CSV may be compressed with gzip.
         types: the engine's types of some of the columns, by name.
-        delimiter: between the fields of CSV.
+        delimiter: the character between the fields of CSV.
         defaults: types that are used instead of inferred ones for columns of CSV.
 
     Raises:
@@ -149,7 +158,7 @@ def open_source(
 
 
 def _explain(name: str, error: Exception, columns: Sequence[str] = ()) -> str:
-    """Return an error of pyarrow in words that name the file and, if it is CSV, the row and the column."""
+    """Return the text of an error of pyarrow, with the file and, for CSV, the row and the column."""
     found = _CSV_ERROR.match(str(error))
     assert found is not None  # it matches everything
     where, hint = name, ""
@@ -158,8 +167,9 @@ def _explain(name: str, error: Exception, columns: Sequence[str] = ()) -> str:
     if found["column"] is not None and columns:
         column = columns[int(found["column"])]
         where += f", column {column!r}"
-        hint = f"; the first rows have another type: set it with --type {column}=TYPE"
-    return f"{where}: {found['what'].strip()}{hint}"
+        if "invalid UTF8" not in found["problem"]:
+            hint = f"; the first rows have another type: set it with --type {column}=TYPE"
+    return f"{where}: {found['problem'].strip()}{hint}"
 
 
 def _source(file: "_File", types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
@@ -194,33 +204,34 @@ class _File:
     """A file or pipe whose first bytes are known.
 
     Attributes:
-        name: for errors.
+        name: the name of the file in errors.
         beginning: the first bytes.
+        size: in bytes; `None` for a pipe.
     """
 
     def __init__(self, name: str, path: str) -> None:
-        # Without a buffer: a thread that waits for a pipe would hold the buffer's lock at the end of the process.
+        # Unbuffered, because a thread that waits for a pipe would hold the buffer's lock when the process ends.
         descriptor = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY)
         self._raw: Any = os.fdopen(descriptor, "rb", buffering=0)
         self.name = name
         self.beginning = b""
         while len(self.beginning) < _MAGIC_SIZE and (more := self._raw.read(_MAGIC_SIZE - len(self.beginning))):
             self.beginning += more
-        self._size = os.fstat(self._raw.fileno()).st_size if self._raw.seekable() else None
+        self.size = os.fstat(self._raw.fileno()).st_size if self._raw.seekable() else None
 
     def stream(self) -> Any:
         """Return the whole file for pyarrow."""
-        if self._size is None:
+        if self.size is None:
             return pa.PythonFile(_Pipe(self.beginning, self._raw), mode="r")
         return self.random_access()
 
     def random_access(self) -> Any:
-        """Return the whole file for pyarrow, which moves about in it.
+        """Return the whole file for pyarrow, with random access.
 
         Raises:
-            UsageError: it is a pipe.
+            UsageError: the file is a pipe.
         """
-        if self._size is None:
+        if self.size is None:
             raise UsageError(f"{self.name}: a file of this kind cannot be read from a pipe; name the file")
         self._raw.seek(0)
         return pa.PythonFile(self._raw, mode="r")
@@ -231,11 +242,11 @@ class _File:
     @property
     def fraction(self) -> float | None:
         """The part of the file that has been read; `None` for a pipe."""
-        return self._raw.tell() / self._size if self._size else None
+        return self._raw.tell() / self.size if self.size else None
 
 
 class _Pipe:
-    """A pipe of which some bytes have been read already."""
+    """A pipe whose first bytes have already been read."""
 
     closed = False
 
@@ -244,7 +255,7 @@ class _Pipe:
         self._pipe = pipe
 
     def read(self, size: int) -> bytes:
-        """Read as many bytes as wanted, fewer only at the end: pyarrow infers the types of CSV from one read."""
+        """Read this many bytes, fewer only at the end: pyarrow infers the types of CSV from a single read."""
         parts = [self._beginning[:size]]
         self._beginning = self._beginning[size:]
         missing = size - len(parts[0])
@@ -256,17 +267,23 @@ class _Pipe:
 
 def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
     stream = file.stream()
-    if file.beginning.startswith(b"\x1f\x8b"):
+    compressed = file.beginning.startswith(b"\x1f\x8b")
+    if compressed:
         stream = pa.CompressedInputStream(stream, "gzip")
     wanted = {**{column: kind for column, kind in defaults.items() if kind in TYPES}, **types}
     batches = pyarrow.csv.open_csv(
         stream,
-        read_options=pyarrow.csv.ReadOptions(block_size=_BYTES_PER_BATCH, use_threads=False),  # errors name rows
+        read_options=pyarrow.csv.ReadOptions(
+            block_size=_BYTES_PER_BATCH, use_threads=False
+        ),  # with threads, errors name no rows
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string())),
     )
-    there = {column: kind for column, kind in wanted.items() if column in types or column in batches.schema.names}
-    return Source(file, batches.schema, iter(batches), there)
+    for field in batches.schema:
+        if pa.types.is_binary(field.type):
+            raise UsageError(f"{file.name}, column {field.name!r}: the text is not UTF-8; convert the file to UTF-8")
+    existing = {column: kind for column, kind in wanted.items() if column in types or column in batches.schema.names}
+    return Source(file, batches.schema, iter(batches), existing, batch_size=None if compressed else _BYTES_PER_BATCH)
 
 
 def _open_parquet(file: _File, types: Mapping[str, str]) -> Source:
@@ -282,7 +299,7 @@ def _open_arrow_file(file: _File, types: Mapping[str, str]) -> Source:
 
 
 def _cast(column: Any, kind: str) -> Any:
-    """Return a column with the type that stands for one of the engine's."""
+    """Cast a column to the Arrow type that stands for an engine's type."""
     target = TYPES[kind]
     if pa.types.is_dictionary(column.type):
         if kind == "SYMBOL":
@@ -306,7 +323,7 @@ def _cast(column: Any, kind: str) -> Any:
 
 
 def _timestamps(texts: Any) -> Any:
-    """Return timestamps in UTC from texts, of which all or none have a time zone."""
+    """Return timestamps in UTC from texts. Either all texts have a time zone, or none has."""
     has_zone = pc.any(pc.match_substring_regex(texts, r"(Z|[+-]\d\d:?\d\d)$")).as_py()
     return texts.cast(pa.timestamp("ns", "UTC" if has_zone else None)).cast(pa.timestamp("ns"))
 

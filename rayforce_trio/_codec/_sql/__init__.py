@@ -64,7 +64,7 @@ class SQL:
 
         Args:
             values: the parameters' values by name.
-            encode: what makes a payload of a value; the str says where the value is, for errors.
+            encode: converts a value to a payload; the str is the place of the value, for errors.
 
         Raises:
             RayforceValueError: a parameter has no value, or a value has no parameter.
@@ -79,7 +79,9 @@ class SQL:
         if not self.parameters:
             return self._compiled
         with _limited():
-            return self._statement.compile(Parameters(values, encode))[0]
+            payload, reasons = self._statement.compile(Parameters(values, encode))
+        self.reasons = tuple(dict.fromkeys([*self.reasons, *reasons]))  # no value is part of a reason
+        return payload
 
     def __str__(self) -> str:
         return self.text
@@ -91,7 +93,7 @@ class SQL:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Turn what Python says of a statement that is nested too deeply into the error of a query."""
+    """Turn the `RecursionError` of a deeply nested statement into the error of a query."""
     try:
         yield
     except RecursionError:
