@@ -89,7 +89,8 @@ def test_an_existing_table_is_left_alone_unless_it_is_to_be_replaced(url: str, n
     assert command("query", url, f"(set {name} (table [a] (list [1])))").returncode == 0
     done = command("load", url, name, prices)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"0 rows loaded into {name}\nerror: ")
+    says = f"error: the server has a table '{name}' already; use --append to insert into it, or --replace\n"
+    assert done.stderr == says
     assert schema_of(url, name) == {"a": "I64"}
     assert command("load", url, name, prices, "--replace").returncode == 0
     assert schema_of(url, name) == SCHEMA
@@ -133,6 +134,20 @@ def test_batches_follow_each_other_and_a_wrong_value_ends_the_load(
     assert error.startswith(f"error: {path}, row 5001, column 'n': ")
     assert loaded == f"{len(rows_of(url, name))} rows loaded into {name}"
     assert len(rows_of(url, name)) > 0
+
+
+def test_a_value_that_does_not_fit_is_found_in_the_file(url: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "numbers.arrow"
+    schema = pa.schema([("n", pa.int64())])
+    with pa.ipc.new_file(path, schema) as file:
+        file.write_batch(pa.record_batch([[1, 2, 3]], schema))
+        file.write_batch(pa.record_batch([[4, -(2**63)]], schema))
+    done = command("load", url, name, str(path))
+    assert done.returncode == 1
+    loaded, error = done.stderr.splitlines()
+    assert loaded == f"3 rows loaded into {name}"
+    assert error.startswith("error: column 'n', row 1: ")
+    assert error.endswith("; row 0 is row 4 of the file")
 
 
 def test_csv_can_come_from_a_pipe(url: str, name: str) -> None:
