@@ -78,9 +78,7 @@ def load(options: argparse.Namespace) -> int:
         with closing(open_file()) as source:  # opened before the connection, to report a mistake at once
             async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
                 if not options.replace and options.table in await session.call(session.connection.tables):
-                    raise CommandFailed(
-                        f"the server has a table {options.table!r} already; use --append to insert into it, or --replace"
-                    )
+                    raise CommandFailed(f"the server has a table {options.table!r} already; use --append or --replace")
                 await _Loading(source, options.table, append=False, replace=options.replace).run(session)
         return OK
 

@@ -89,7 +89,7 @@ def test_an_existing_table_is_left_alone_unless_it_is_to_be_replaced(url: str, n
     assert command("query", url, f"(set {name} (table [a] (list [1])))").returncode == 0
     done = command("load", url, name, prices)
     assert done.returncode == 1
-    says = f"error: the server has a table '{name}' already; use --append to insert into it, or --replace\n"
+    says = f"error: the server has a table '{name}' already; use --append or --replace\n"
     assert done.stderr == says
     assert schema_of(url, name) == {"a": "I64"}
     assert command("load", url, name, prices, "--replace").returncode == 0
