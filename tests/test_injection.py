@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rayforce import I64, Column, Dict, Expression, List, Operation, QuotedSymbol, String, Symbol, Table, Vector
+from rayforce import I64, Dict, Expression, List, Operation, QuotedSymbol, String, Symbol, Table, Vector
 from support.native import native_server
 from support.native_client import NativeClient, native_client
+from support.query_objects import column
 
 from rayforce_trio._codec import Call, decode, decode_verbose, encode, evaluate
-from rayforce_trio._protocol import MessageType
+from rayforce_trio._protocol import MessageType, Reply
 from rayforce_trio._values._payloads import call, list_of, name, string, symbol
 from rayforce_trio.errors import RayforceError
 
@@ -76,11 +77,6 @@ values = st.recursive(
 )
 
 
-def column(text: str) -> Any:
-    """Return a column, whose operators rayforce-py does not declare."""
-    return Column(text)
-
-
 here = Table({"id": Vector([1, 2], ray_type=I64), "v": Vector(["a", "b"], ray_type=Symbol)})
 
 Make = Callable[[Any, str], Any]
@@ -126,7 +122,7 @@ class Watched:
     """An in-process and a native engine, each with two tables and a variable that must not change."""
 
     def __init__(self, native: NativeClient) -> None:
-        self.engines = (evaluate, lambda frame: native.request(frame)[0])
+        self.engines: tuple[Callable[[bytes], Reply], ...] = (evaluate, lambda frame: native.request(frame)[0])
         self._setup = encode(
             "(do (set t (table [id v] (list [1 2] ['a 'b]))) (set canary 42)"
             " (set lists (table [l id] (list (list (list 1 2) (list 3 4)) [1 2]))) null)",

@@ -21,7 +21,6 @@ from rayforce import (
     I16,
     I32,
     I64,
-    Column,
     Dict,
     List,
     Operation,
@@ -31,13 +30,13 @@ from rayforce import (
     Vector,
 )
 from rayforce.types.null import Null
-from support.frames import whole_frame
 from support.native import native_server
 from support.native_client import NativeClient, native_client
+from support.query_objects import column, payload_of
 
 from rayforce_trio._codec import decode, decode_verbose, encode, evaluate
 from rayforce_trio._codec._objects import payload_of_pointer
-from rayforce_trio._protocol import HEADER_SIZE, MessageType, Reply, Result
+from rayforce_trio._protocol import MessageType, Reply
 from rayforce_trio.errors import RayforceConversionError, RayforceError
 
 Make = Callable[[Table, Table, Any], Any]
@@ -117,11 +116,6 @@ COLUMNS: dict[str, Any] = {
     "LIST": List([[1, 2], ["z"]]),
 }
 """The types of the column `v` of the tables that the queries read and change."""
-
-
-def column(text: str) -> Any:
-    """Return a column, whose operators rayforce-py does not declare."""
-    return Column(text)
 
 
 # Each gets two tables, of the columns `id` and `v`, and `v` and `id`.
@@ -207,13 +201,6 @@ def tables() -> tuple[Table, Table]:
     return Table(first), Table(second)
 
 
-def payload(reply: Reply) -> bytes:
-    """Return the payload of a reply. Raises the error in it, if it is one or is damaged."""
-    decode(reply)
-    assert isinstance(reply, Result)
-    return whole_frame(reply.frame)[HEADER_SIZE:]
-
-
 def by_itself(setup: bytes, make: Make, value: Any) -> Outcome:
     """Run a query with its own `execute`."""
     evaluate(setup)
@@ -222,7 +209,7 @@ def by_itself(setup: bytes, make: Make, value: Any) -> Outcome:
         assert isinstance(result, Table)
         # A change of a table by its name returns the name.
         returned = b"" if result.is_reference else bytes(payload_of_pointer(result.ptr))
-        return Outcome((returned, payload(evaluate(TABLES))))
+        return Outcome((returned, payload_of(evaluate(TABLES))))
     except Exception as error:  # noqa: BLE001 -- rayforce-py raises whatever its steps raise
         return Outcome(None, error)
 
@@ -231,9 +218,9 @@ def outcome(printed_reply: Reply, tables_reply: Reply) -> Outcome:
     """Return what came of a query that an engine ran; the tables must be whole afterwards, and nothing printed."""
     printed, reply = decode_verbose(printed_reply)
     assert printed == "", f"the query printed {printed!r}"
-    after = payload(tables_reply)
+    after = payload_of(tables_reply)
     try:
-        return Outcome((b"" if decode(reply) in NAMES else payload(reply), after))
+        return Outcome((b"" if decode(reply) in NAMES else payload_of(reply), after))
     except RayforceError as error:
         return Outcome(None, error)
 
