@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rayforce import (
     B8,
@@ -82,7 +82,6 @@ from rayforce_trio.errors import (
 
 TYPE_WORDS = "the function does not accept a value of this type"
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 Make = Callable[[], Any]
 
@@ -529,7 +528,6 @@ def test_a_compressed_reply_is_refused() -> None:
 # Any bytes
 
 
-@unhurried
 @given(st.text())
 def test_a_string_frame_is_what_the_engine_writes(text: str) -> None:
     assert string_frame(text) == encode(text, MessageType.RESPONSE)
@@ -558,7 +556,6 @@ def damaged(draw: st.DrawFn) -> bytes:
     return frame(bytes(payload[: draw(st.integers(1, len(payload)) | st.just(len(payload)))]))
 
 
-@unhurried
 @given(damaged() | st.binary(min_size=1).map(frame))
 def test_whatever_is_evaluated_comes_to_a_reply(data: bytes) -> None:
     reply = evaluate(data)
@@ -566,7 +563,6 @@ def test_whatever_is_evaluated_comes_to_a_reply(data: bytes) -> None:
         assert parse_frame(whole_frame(reply.frame)).message_type is MessageType.RESPONSE
 
 
-@unhurried
 @given(damaged() | st.binary(min_size=1).map(frame))
 def test_whatever_is_decoded_raises_nothing_but_rayforce_errors(data: bytes) -> None:
     with contextlib.suppress(RayforceError):
@@ -737,14 +733,12 @@ def test_a_reply_to_no_verbose_request_is_refused(reply: bytes) -> None:
         decode_verbose(Result(reply))
 
 
-@unhurried
 @given(damaged() | st.binary(min_size=1).map(frame))
 def test_whatever_is_read_as_verbose_raises_nothing_but_rayforce_errors(data: bytes) -> None:
     with contextlib.suppress(RayforceError):
         decode(decode_verbose(Result(data))[1])
 
 
-@unhurried
 @given(st.binary(max_size=10), damaged(), st.integers(0, 10))
 def test_whatever_is_in_a_verbose_reply_raises_nothing_but_rayforce_errors(
     output: bytes, data: bytes, cut: int

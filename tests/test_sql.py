@@ -783,7 +783,7 @@ def quoted_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4), number=st.integers(-(2**63) + 1, 2**63 - 1))
 def test_text_and_numbers_are_never_more_than_values(texts: list[str], number: int, engines: dict[str, Engine]) -> None:
     symbol = texts[0].replace("\0", "x")
@@ -804,7 +804,7 @@ def test_text_and_numbers_are_never_more_than_values(texts: list[str], number: i
         assert set(fetch(engine, f"SELECT t FROM held WHERE t LIKE {pattern} ESCAPE '!'").rows()) == {(texts[0],)}
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name_=TEXTS)
 def test_names_are_never_more_than_names(name_: str, engines: dict[str, Engine]) -> None:
     quoted_name = '"' + name_.replace('"', '""') + '"'

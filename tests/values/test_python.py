@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import rayforce
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.payloads import evaluated, rayforce_payload, type_in, value_in
 
@@ -26,8 +26,6 @@ from rayforce_trio.errors import RayforceConversionError
 
 ONE_UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 HIGHEST = 2**63 - 1
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 
 def encoded(value: Any) -> Buffer:
@@ -417,7 +415,6 @@ one_type = st.sampled_from([bool, int, float, str, dt.date, dt.datetime, dt.time
 values = st.recursive(scalars | one_type, lambda inner: st.lists(inner, max_size=5), max_leaves=10)
 
 
-@unhurried
 @given(values)
 def test_every_value_arrives_unchanged(value: Any) -> None:
     payload = encoded(value)
@@ -426,7 +423,6 @@ def test_every_value_arrives_unchanged(value: Any) -> None:
     assert value_in(arrived) == value
 
 
-@unhurried
 @given(st.dictionaries(st.integers(-HIGHEST, HIGHEST), values, max_size=4))
 def test_every_dict_arrives_unchanged(value: dict[int, Any]) -> None:
     payload = encoded(value)
@@ -434,7 +430,6 @@ def test_every_dict_arrives_unchanged(value: dict[int, Any]) -> None:
     assert value_in(payload) == ([*value], [*value.values()])
 
 
-@unhurried
 @given(st.lists(st.none() | st.integers(-5, 5), min_size=1).filter(lambda values: values != [None] * len(values)))
 def test_null_is_found_wherever_it_is(values: list[int | None]) -> None:
     arrived = evaluated(call("nil?", quoted(encoded(values))))

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import rayforce
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.payloads import evaluated, rayforce_payload
 
@@ -27,7 +27,6 @@ MIDNIGHT = dt.datetime.combine(dt.date(2024, 2, 29), dt.time())
 LONG_AGO = dt.date(1, 1, 1)
 HIGHEST = 2**63 - 1
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 AMPLE = 1 << 30
 
 
@@ -347,7 +346,6 @@ def test_no_rows_are_one_empty_table() -> None:
     assert read_columns(evaluated(quoted(payload))).schema == {"a": "STRING", "b": "B8"}
 
 
-@unhurried
 @given(
     texts=st.lists(st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9)),
     max_bytes=st.integers(140, 400),
