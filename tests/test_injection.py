@@ -1,4 +1,4 @@
-"""No value that a query carries is executed: whatever it is, the server prints nothing and sets nothing."""
+"""No value in a query is executed: the server prints nothing and sets nothing."""
 
 import contextlib
 import datetime as dt

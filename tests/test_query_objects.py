@@ -1,4 +1,4 @@
-"""Query objects on the server's tables: they give what they give in process, or an error says where the problem is."""
+"""Query objects on the server's tables: the same results as in process, or an error that locates the problem."""
 
 import datetime as dt
 import decimal
@@ -104,7 +104,7 @@ def filled() -> Iterator[NativeClient]:
 
 
 @pytest.mark.parametrize("make", QUERIES.values(), ids=QUERIES)
-def test_a_query_gives_what_it_gives_by_itself(filled: NativeClient, make: Callable[[], Any]) -> None:
+def test_a_query_gives_the_result_of_its_own_execute(filled: NativeClient, make: Callable[[], Any]) -> None:
     frame = encode(make(), MessageType.SYNC)
     by_itself = bytes(payload_of_pointer(make().execute().ptr))
     assert payload_of(evaluate(frame)) == by_itself
@@ -112,7 +112,7 @@ def test_a_query_gives_what_it_gives_by_itself(filled: NativeClient, make: Calla
 
 
 @pytest.mark.parametrize("make", OF_A_TABLE_HERE.values(), ids=OF_A_TABLE_HERE)
-def test_a_query_of_the_servers_table_gives_what_it_gives_of_one_here(
+def test_a_query_of_the_servers_table_gives_the_result_for_a_local_table(
     filled: NativeClient, make: Callable[[Table], Any]
 ) -> None:
     frame = encode(make(Table("trades")), MessageType.SYNC)
@@ -224,7 +224,7 @@ def test_a_function_of_this_process_goes_along(filled: NativeClient) -> None:
     ],
     ids=["query", "table"],
 )
-def test_what_is_saved_on_the_server(filled: NativeClient, make: Callable[[], Any]) -> None:
+def test_tables_saved_on_the_server(filled: NativeClient, make: Callable[[], Any]) -> None:
     filled.request(encode(make(), MessageType.SYNC))
     saved = decode(filled.request(encode("saved", MessageType.SYNC))[0])
     assert saved.to_dict() == {"id": [3, 4]}

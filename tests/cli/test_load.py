@@ -69,7 +69,7 @@ def test_csv_makes_a_new_table_with_inferred_types(url: str, name: str, prices: 
     ]
 
 
-def test_what_query_writes_as_csv_can_be_loaded(url: str, name: str, prices: str, tmp_path: Path) -> None:
+def test_csv_written_by_query_can_be_loaded(url: str, name: str, prices: str, tmp_path: Path) -> None:
     assert command("load", url, name, prices, "--type", "sym=SYMBOL").returncode == 0
     path = tmp_path / "again.csv"
     path.write_text(command("query", url, name, "--format", "csv").stdout)

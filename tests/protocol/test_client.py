@@ -217,7 +217,7 @@ def test_a_cancelled_request_counts_as_stopped_if_its_reply_says_so(reply: Any, 
     assert client.stopped == stopped
 
 
-def test_an_error_of_a_request_that_is_wanted_is_no_stop() -> None:
+def test_an_error_of_a_request_that_was_not_cancelled_is_not_a_stop() -> None:
     client = ClientProtocol(extended=True)
     sent(client)
     assert client.receive(dump_error(1, "cancel", "")) is not None

@@ -1,4 +1,4 @@
-"""Python values as payloads: what arrives at the engine, and what is refused."""
+"""Python values as payloads: the values that arrive at the engine, and the errors for others."""
 
 import collections
 import datetime as dt
@@ -377,7 +377,7 @@ def test_a_table_arrives_as_a_table(value: Any) -> None:
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
-def test_what_cannot_be_represented_is_refused_and_located(value: Any, problem: str) -> None:
+def test_an_unrepresentable_value_is_refused_and_located(value: Any, problem: str) -> None:
     assert refusal(value) == problem
 
 

@@ -39,7 +39,7 @@ def messages(data: TableData, max_bytes: int = AMPLE) -> Iterator[tuple[bytes, i
 
 
 def arrived(data: TableData) -> Columns:
-    """Return what the engine makes of data that fits into one message."""
+    """Return the engine's table of data that fits into one message."""
     ((payload, rows),) = messages(data)
     columns = read_columns(evaluated(quoted(payload)))
     assert len(columns) == rows == len(data)
@@ -80,7 +80,7 @@ ROWS = {"id": [1, None], "text": ["a", None]}
     ],
     ids=lambda value: f"{type(value).__module__}.{type(value).__name__}",
 )
-def test_any_kind_of_table_is_taken(data: Any, text: Type) -> None:
+def test_any_kind_of_table_is_accepted(data: Any, text: Type) -> None:
     table = taken(data)
     assert table.names == ("id", "text")
     assert table.types == {"id": Type.I64, "text": text}
@@ -95,7 +95,7 @@ class OldSeries(pd.Series):
         raise AttributeError
 
 
-def test_a_series_that_is_no_arrow_data_by_itself_is_taken() -> None:
+def test_a_series_without_an_arrow_interface_is_accepted() -> None:
     table = taken({"a": OldSeries([1, 2], index=[5, 6]), "b": OldSeries(["x", None], dtype="category")})
     assert table.types == {"a": Type.I64, "b": Type.SYMBOL}
     assert arrived(table).to_dict() == {"a": [1, 2], "b": ["x", None]}
@@ -103,7 +103,7 @@ def test_a_series_that_is_no_arrow_data_by_itself_is_taken() -> None:
     assert told.startswith("column 'a': ")
 
 
-def test_columns_are_taken() -> None:
+def test_columns_are_accepted() -> None:
     columns = arrived(taken(pl.DataFrame(ROWS)))
     assert arrived(taken(columns)).to_dict() == ROWS
 
@@ -130,7 +130,7 @@ COLUMNS: list[tuple[Any, Type, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("column", "kind", "values"), COLUMNS, ids=repr)
-def test_any_kind_of_column_is_taken(column: Any, kind: Type, values: list[Any]) -> None:
+def test_any_kind_of_column_is_accepted(column: Any, kind: Type, values: list[Any]) -> None:
     table = taken({"column": column})
     assert table.types == {"column": kind}
     assert arrived(table).to_dict() == {"column": values}
