@@ -264,6 +264,15 @@ async def test_keys_that_are_not_the_first_columns_are_refused(in_process_port: 
 
 
 @pytest.mark.anyio
+async def test_a_table_with_a_column_that_the_engine_cannot_upsert(in_process_port: int, name: str) -> None:
+    rows = {"sym": ["a"], "px": np.array([1.5], "f4")}
+    async with connected_to(in_process_port) as connection:
+        await connection.create_table(name, rows)
+        with pytest.raises(errors.RayforceValueError, match=rf"the column 'px' of the table '{name}' has the type F32"):
+            await connection.upsert(name, rows, ["sym"])
+
+
+@pytest.mark.anyio
 async def test_columns_that_change_during_an_upsert_stop_it(our_port: int, name: str) -> None:
     async with connected_to(our_port) as connection:
         await connection.create_table(name, ROWS)
@@ -478,6 +487,18 @@ async def test_a_cancelled_call_says_how_many_rows_were_inserted(our_port: int, 
         assert await load(f"{name}_000", counts.append) == 350
         assert len(counts) >= 4
         assert await swept(run) >= 4
+
+
+@pytest.mark.anyio
+async def test_a_callback_that_is_no_function_is_refused_before_anything_is_sent(
+    in_process_port: int, name: str
+) -> None:
+    async with connected_to(in_process_port) as connection:
+        await connection.create_table(name, ROWS)
+        progress: Any = 5
+        with pytest.raises(errors.RayforceValueError, match=r"^progress must be a function"):
+            await connection.insert(name, ROWS, progress=progress)
+        assert await count(connection, name) == 3
 
 
 @pytest.mark.anyio

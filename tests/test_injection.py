@@ -154,12 +154,25 @@ def watched() -> Iterator[Watched]:
         yield Watched(client)
 
 
+def made(make: Make, value: Any, text: str) -> Any:
+    """Return a query with a value and a name in it; `None` if rayforce-py makes no query of them."""
+    try:
+        return make(value, text)
+    except (TypeError, RuntimeError, LookupError, ValueError, RayforceError):
+        return None
+
+
+@pytest.mark.parametrize("query", ['(println "x")', "(set canary 1)"])
+def test_an_execution_would_be_noticed(query: str) -> None:
+    with native_server() as server, native_client(server.port) as client, pytest.raises(AssertionError):
+        Watched(client).run(query)
+
+
 @pytest.mark.parametrize("make", QUERIES.values(), ids=QUERIES)
 @pytest.mark.parametrize("value", [*CRAFTED, *CODE], ids=repr)
 def test_a_crafted_value_is_not_executed(watched: Watched, make: Make, value: Any) -> None:
-    text = value if isinstance(value, str) else "v"
-    with contextlib.suppress(TypeError, RuntimeError, LookupError, RayforceError):  # rayforce-py makes no query of it
-        watched.run(make(value, text))
+    if (query := made(make, value, value if isinstance(value, str) else "v")) is not None:
+        watched.run(query)
 
 
 @pytest.mark.parametrize("value", [*CRAFTED, *CODE], ids=repr)
@@ -170,8 +183,7 @@ def test_a_crafted_parameter_is_not_executed(watched: Watched, value: Any) -> No
 
 @given(data=st.data(), value=values, text=texts)
 def test_no_value_is_executed(watched: Watched, data: st.DataObject, value: Any, text: str) -> None:
-    make = data.draw(st.sampled_from([*QUERIES.values()]))
-    with contextlib.suppress(TypeError, RuntimeError, LookupError, ValueError, RayforceError):
-        watched.run(make(value, text))
+    if (query := made(data.draw(st.sampled_from([*QUERIES.values()])), value, text)) is not None:
+        watched.run(query)
     watched.run("(list low low)", {"low": value})
     watched.run("low", {text: value})

@@ -669,7 +669,7 @@ UNSUPPORTED = {
     "SELECT a FROM t ORDER BY 2": "no column at position 2",
     "SELECT DISTINCT a FROM t ORDER BY b": "ORDER BY of SELECT DISTINCT",
     "SELECT a FROM t LIMIT a": "LIMIT and OFFSET take a whole number",
-    "SELECT a FROM db.t": "DB is not supported here: db.t",
+    "SELECT a FROM db.t": "a table has a name without a schema or a database: db.t",
     "SELECT a FROM t AS x(b)": "column names after a table's alias",
     "SELECT a FROM t TABLESAMPLE (10)": "not supported",
     "SELECT *": r"\* needs FROM",
@@ -712,13 +712,16 @@ UNSUPPORTED = {
     "DROP TABLE a CASCADE": "CASCADE is not supported",
     "ALTER TABLE t ADD COLUMN a BIGINT": "statements are SELECT",
     "PRAGMA x": "statements are SELECT",
+    "EXPLAIN SELECT a FROM t": "statements are SELECT.*: EXPLAIN SELECT a FROM t",
+    "SELECT a FROM t WHERE a > $1": r"a parameter is written :name, not \$1",
 }
 
 
 @pytest.mark.parametrize("text", UNSUPPORTED)
-def test_unsupported_sql_is_an_error_at_once(text: str) -> None:
+def test_unsupported_sql_is_an_error_at_once(text: str, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RayforceError, match=UNSUPPORTED[text]):
         sql(text)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -750,6 +753,26 @@ def test_an_error_of_the_engine_quotes_the_statement(engines: dict[str, Engine])
         fetch(engines["native"], "SELECT a\nFROM nowhere")
     with pytest.raises(RayforceError, match="'nope' not found"):
         fetch(engines["in process"], "SELECT nope FROM trades")
+
+
+@pytest.mark.parametrize(
+    "condition", ["f > '1.5'", "'1' <> i", "i IN ('1')", "i < '2024-01-01'", "b = 'true'", "d > 'x'"]
+)
+def test_text_is_not_compared_with_a_column_of_another_type(condition: str, engines: dict[str, Engine]) -> None:
+    d = pa.array([dt.date(2024, 1, 1)])
+    for engine in engines.values():
+        put(engine, "typed", pa.table({"i": [1], "f": [1.5], "b": [True], "d": d}))
+        for text in (f"SELECT i FROM typed WHERE {condition}", f"DELETE FROM typed WHERE {condition}"):
+            with pytest.raises(RayforceError, match="domain: text is compared with a column of another type"):
+                fetch(engine, sql(text))
+        assert len(fetch(engine, "SELECT i FROM typed")) == 1
+
+
+def test_a_parameter_that_is_text_is_not_compared_with_a_column_of_another_type(engines: dict[str, Engine]) -> None:
+    for engine in engines.values():
+        put(engine, "typed", pa.table({"i": [1]}))
+        with pytest.raises(RayforceError, match="domain: text is compared with a column of another type"):
+            fetch(engine, sql("SELECT i FROM typed WHERE i > :low"), {"low": "0"})
 
 
 def test_a_column_that_two_tables_have_needs_its_table(engines: dict[str, Engine]) -> None:

@@ -54,6 +54,7 @@ class Source:
         batches: the rows, in record batches.
         types: the engine's types of some columns, by name.
         total_rows: `None` if the number of rows is not known.
+        batch_size: how many bytes of the file a batch is made of; `None` if it is not known.
 
     Attributes:
         schema: the Arrow schema of what `next_batch` returns.
@@ -69,6 +70,7 @@ class Source:
         batches: Iterator[Any],
         types: Mapping[str, str],
         total_rows: int | None = None,
+        batch_size: int | None = None,
     ) -> None:
         if missing := [column for column in types if column not in schema.names]:
             raise UsageError(f"{file.name} has no column {missing[0]!r}; its columns are: {', '.join(schema.names)}")
@@ -78,11 +80,17 @@ class Source:
         self._types = types
         self._rows = 0
         self._total_rows = total_rows
+        self._bytes = 0
+        self._batch_size = batch_size
 
     @property
     def fraction(self) -> float | None:
-        """The part of the file that has been read, between 0 and 1; `None` if its length is not known."""
-        return self._rows / self._total_rows if self._total_rows else self._file.fraction
+        """The part of the file that `next_batch` has returned, between 0 and 1; `None` if its length is not known."""
+        if self._total_rows:
+            return self._rows / self._total_rows
+        if self._batch_size and self._file.size:  # pyarrow reads far ahead, so the position in the file is no measure
+            return min(1, self._bytes / self._file.size)
+        return self._file.fraction
 
     def close(self) -> None:
         """Close the file."""
@@ -106,6 +114,7 @@ class Source:
             for name, column in zip(self.schema.names, batch.columns, strict=True)
         ]
         self._rows += batch.num_rows
+        self._bytes += self._batch_size or 0
         return pa.table(columns, names=self.schema.names)
 
     def _cast(self, name: str, column: Any, kind: str) -> Any:
@@ -158,7 +167,8 @@ def _explain(name: str, error: Exception, columns: Sequence[str] = ()) -> str:
     if found["column"] is not None and columns:
         column = columns[int(found["column"])]
         where += f", column {column!r}"
-        hint = f"; the first rows have another type: set it with --type {column}=TYPE"
+        if "invalid UTF8" not in found["problem"]:
+            hint = f"; the first rows have another type: set it with --type {column}=TYPE"
     return f"{where}: {found['problem'].strip()}{hint}"
 
 
@@ -196,6 +206,7 @@ class _File:
     Attributes:
         name: the name of the file in errors.
         beginning: the first bytes.
+        size: in bytes; `None` for a pipe.
     """
 
     def __init__(self, name: str, path: str) -> None:
@@ -206,11 +217,11 @@ class _File:
         self.beginning = b""
         while len(self.beginning) < _MAGIC_SIZE and (more := self._raw.read(_MAGIC_SIZE - len(self.beginning))):
             self.beginning += more
-        self._size = os.fstat(self._raw.fileno()).st_size if self._raw.seekable() else None
+        self.size = os.fstat(self._raw.fileno()).st_size if self._raw.seekable() else None
 
     def stream(self) -> Any:
         """Return the whole file for pyarrow."""
-        if self._size is None:
+        if self.size is None:
             return pa.PythonFile(_Pipe(self.beginning, self._raw), mode="r")
         return self.random_access()
 
@@ -220,7 +231,7 @@ class _File:
         Raises:
             UsageError: the file is a pipe.
         """
-        if self._size is None:
+        if self.size is None:
             raise UsageError(f"{self.name}: a file of this kind cannot be read from a pipe; name the file")
         self._raw.seek(0)
         return pa.PythonFile(self._raw, mode="r")
@@ -231,7 +242,7 @@ class _File:
     @property
     def fraction(self) -> float | None:
         """The part of the file that has been read; `None` for a pipe."""
-        return self._raw.tell() / self._size if self._size else None
+        return self._raw.tell() / self.size if self.size else None
 
 
 class _Pipe:
@@ -256,7 +267,8 @@ class _Pipe:
 
 def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
     stream = file.stream()
-    if file.beginning.startswith(b"\x1f\x8b"):
+    compressed = file.beginning.startswith(b"\x1f\x8b")
+    if compressed:
         stream = pa.CompressedInputStream(stream, "gzip")
     wanted = {**{column: kind for column, kind in defaults.items() if kind in TYPES}, **types}
     batches = pyarrow.csv.open_csv(
@@ -267,8 +279,11 @@ def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: M
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string())),
     )
+    for field in batches.schema:
+        if pa.types.is_binary(field.type):
+            raise UsageError(f"{file.name}, column {field.name!r}: the text is not UTF-8; convert the file to UTF-8")
     existing = {column: kind for column, kind in wanted.items() if column in types or column in batches.schema.names}
-    return Source(file, batches.schema, iter(batches), existing)
+    return Source(file, batches.schema, iter(batches), existing, batch_size=None if compressed else _BYTES_PER_BATCH)
 
 
 def _open_parquet(file: _File, types: Mapping[str, str]) -> Source:

@@ -45,9 +45,14 @@ class RowCount:
 
     Args:
         progress: called with each new number.
+
+    Raises:
+        RayforceValueError: `progress` cannot be called.
     """
 
     def __init__(self, progress: Progress | None) -> None:
+        if progress is not None and not callable(progress):
+            raise RayforceValueError(f"progress must be a function that takes the number of rows, not {progress!r}")
         self.rows = 0
         self._progress = progress
 
@@ -69,19 +74,24 @@ class RowCount:
 async def insert(exchange: Exchange, table: str, data: TabularData, inserted: RowCount) -> None:
     """Append rows to a table. A checkpoint."""
     rows = await _fitted(data, table, await table_schema(exchange, table))
-    await _send(exchange, table, rows, _insertion(table, rows.names), inserted)
+    await _send(exchange, table, rows, "insert", _insertion(table, rows.names), inserted)
 
 
 async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequence[str], inserted: RowCount) -> None:
     """Replace the rows of a table that have the same keys, and append the others. A checkpoint."""
     schema = await table_schema(exchange, table)
     _check_keys(keys, table, list(schema))
+    if unsuitable := [column for column, kind in schema.items() if kind == Type.F32.name]:
+        raise RayforceValueError(
+            f"the column {unsuitable[0]!r} of the table {table!r} has the type F32, with which the engine cannot "
+            f"upsert; insert the rows, or make it F64"
+        )
     rows = await _fitted(data, table, schema)
 
     def change(payload: Buffer) -> bytes:
         return _if_unchanged(table, rows.names, call("upsert", symbol(table), i64(len(keys)), quoted(payload)))
 
-    await _send(exchange, table, rows, change, inserted)
+    await _send(exchange, table, rows, "upsert", change, inserted)
 
 
 async def create(exchange: Exchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
@@ -97,7 +107,7 @@ async def create(exchange: Exchange, table: str, data: TabularData, inserted: Ro
         return call("if", free, _done_after(call("set", name(table), quoted(payload))), call("type", value))
 
     rows = await _converted(data)
-    await _send(exchange, table, rows, change, inserted, then=_insertion(table, rows.names))
+    await _send(exchange, table, rows, "set", change, inserted, then=_insertion(table, rows.names))
 
 
 def _insertion(table: str, columns: Sequence[str]) -> _Change:
@@ -142,6 +152,7 @@ async def _send(
     exchange: Exchange,
     table: str,
     rows: TableData,
+    function: str,
     change: _Change,
     inserted: RowCount,
     then: _Change | None = None,
@@ -151,6 +162,7 @@ async def _send(
     If a row cannot be converted, nothing is sent.
 
     Args:
+        function: the engine's function that changes the table, for errors.
         change: makes the expression around the rows of the first message, and of the others if `then` is `None`.
         then: makes the expression around the rows of the other messages.
     """
@@ -170,7 +182,7 @@ async def _send(
         payload, count = message
         result = await exchange.request(_frame(change, payload))
         del message, payload
-        _check_result(value_payload(exchange, result, f"(insert '{table} ...)"), table)
+        _check_result(value_payload(exchange, result, f"({function} '{table} ...)"), table)
         inserted.add(count)
         turn.begin()
         message = await _next(messages, turn)

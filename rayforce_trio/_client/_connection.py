@@ -238,7 +238,8 @@ class WSClientConnection:
             progress: as for `insert`.
 
         Raises:
-            RayforceValueError: the keys are not the table's first columns; the error names those. Nothing was inserted.
+            RayforceValueError: the keys are not the table's first columns, the error names those; or the table has a
+                column of type F32, with which the engine cannot upsert. Nothing was inserted.
             RayforceError: otherwise as for `insert`.
         """
         with RowCount(progress) as inserted:

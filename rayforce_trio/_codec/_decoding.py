@@ -21,21 +21,9 @@ from .._protocol import (
 )
 from ..errors import RayforceConversionError
 from ._errors import engine_error
-from ._ffi import byte_vector, check_foreign_thread
+from ._ffi import WIDTHS, byte_vector, check_foreign_thread
 
 _LONG_VECTOR = 64 * 1024  # bytes; shorter vectors gain nothing from the direct way
-_WIDTHS = {
-    ffi.TYPE_B8: 1,
-    ffi.TYPE_U8: 1,
-    ffi.TYPE_I16: 2,
-    ffi.TYPE_I32: 4,
-    ffi.TYPE_F32: 4,
-    ffi.TYPE_DATE: 4,
-    ffi.TYPE_TIME: 4,
-    ffi.TYPE_I64: 8,
-    ffi.TYPE_F64: 8,
-    ffi.TYPE_TIMESTAMP: 8,
-}
 
 
 def reply_frame(reply: Reply, query: Any = None) -> Frame:
@@ -84,7 +72,7 @@ def decode(reply: Reply, query: Any = None) -> Any:
 def _plain_vector(frame: Frame) -> ffi.RayObject | None:
     """Return the vector in a frame without deserializing it, if it is long and laid out there as in memory."""
     kind, attributes, count = SIZED.unpack_from(frame, HEADER_SIZE) if len(frame) > _LONG_VECTOR else (None, 0, 0)
-    if kind not in _WIDTHS or attributes or len(frame) != HEADER_SIZE + SIZED.size + _WIDTHS[kind] * count:
+    if kind not in WIDTHS or attributes or len(frame) != HEADER_SIZE + SIZED.size + WIDTHS[kind] * count:
         return None
     return ffi.init_vector_from_raw_buffer(kind, count, memoryview(frame)[HEADER_SIZE + SIZED.size :])
 

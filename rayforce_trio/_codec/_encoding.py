@@ -12,7 +12,7 @@ from .._values._payloads import Buffer, call, list_of, name, string
 from .._values._render import ABBREVIATED_AT, abbreviated, render
 from ..errors import RayforceConversionError, RayforceError, RayforceValueError
 from ._ffi import check_thread, reraise, type_name
-from ._queries import MAX_ARGUMENTS, compile_query, data_payload, value_payload
+from ._queries import MAX_ARGUMENTS, compile_query, data_payload, query_sketch, value_payload
 from ._sql import SQL
 
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -148,6 +148,6 @@ def describe(query: Any) -> str:
     if isinstance(query, str | String | SQL):
         return abbreviated(" ".join(str(query)[: 10 * ABBREVIATED_AT].split()))
     try:
-        return render(_payload(query))
+        return render(query.payload if isinstance(query, Call) else query_sketch(query))
     except (RayforceError, RuntimeError):  # it was compiled before, unless its values have changed since
         return f"({type_name(query)})"

@@ -5,7 +5,7 @@ from rayforce import _rayforce_c as ffi
 from .._protocol import FLAGS_OFFSET, VERBOSE_FLAG, Failure, Frame, MessageType, Reply, Result, Sliced, join_verbose
 from ._capture import capture_stdout
 from ._ffi import byte_vector, check_foreign_thread, serialize
-from ._objects import symbol_with_nul
+from ._objects import lost_symbol
 
 _KEPT_WHOLE = 1024 * 1024  # bytes; a longer reply is sent in slices, without a copy
 
@@ -39,9 +39,9 @@ def _evaluate(frame: Frame) -> Reply:
             value = ffi.eval_str(query)
         else:
             value = ffi.eval_obj(query)
-        if (symbol := symbol_with_nul(value)) is not None:
-            return Failure("domain", f"the symbol {symbol!r} in the result contains NUL and cannot be sent")
         response = serialize(value, MessageType.RESPONSE)
+        if not isinstance(response, Failure) and (symbol := lost_symbol(value, response)) is not None:
+            return Failure("domain", f"the symbol {symbol!r} in the result contains NUL and cannot be sent")
     except RuntimeError as error:
         check_foreign_thread(error)
         return Failure("domain", str(error))

@@ -13,6 +13,20 @@ from ..errors import RayforceConversionError, RayforceThreadError
 
 _FOREIGN_THREAD = "threads other than the initialization thread"  # from rayforce-py 2.4.0's RuntimeError
 
+WIDTHS = {
+    ffi.TYPE_B8: 1,
+    ffi.TYPE_U8: 1,
+    ffi.TYPE_I16: 2,
+    ffi.TYPE_I32: 4,
+    ffi.TYPE_F32: 4,
+    ffi.TYPE_DATE: 4,
+    ffi.TYPE_TIME: 4,
+    ffi.TYPE_I64: 8,
+    ffi.TYPE_F64: 8,
+    ffi.TYPE_TIMESTAMP: 8,
+}
+"""The sizes in bytes of the items of vectors that stand in a frame as in memory."""
+
 
 def native_server() -> Path:
     """Return the path of the native server's program, which rayforce-py contains."""

@@ -7,15 +7,19 @@ value, and might evaluate them. Therefore every object is searched before it is 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from rayforce import List, Operation, String
 from rayforce import _rayforce_c as ffi
 
-from .._protocol import HEADER_SIZE, Failure, MessageType
+from .._protocol import HEADER_SIZE, SIZED, Failure, MessageType
 from .._values._payloads import Buffer
 from ..errors import RayforceConversionError
-from ._ffi import pointer_of, serialize
+from ._ffi import WIDTHS, pointer_of, serialize
 
 _NUL_PATTERN = String("*\0*")
+_SHORT_LIST = 64  # items; fewer are looked at one by one
+_MAY_HOLD_SYMBOLS = frozenset({"SYM", "LIST", "DICT", "TABLE"})
+_TABLE_PREFIX = 2 + 2 * SIZED.size  # type code and attributes, and the beginnings of the names and of the columns
 
 
 def payload_of_object(value: Any) -> Buffer | None:
@@ -56,14 +60,59 @@ def symbol_with_nul(pointer: ffi.RayObject) -> str | None:
                 return text
         elif kind == ffi.TYPE_SYMBOL:
             if _any_with_nul(value):
-                return next(text for text in _symbols(value) if "\0" in text)
+                return next(text for text in _texts(value) if "\0" in text)
         elif kind == ffi.TYPE_LIST:
-            waiting += [ffi.at_idx(value, index) for index in range(ffi.get_obj_length(value))]
+            if _may_hold_symbols(value):
+                waiting += _items(value)
         elif kind == ffi.TYPE_TABLE:
             waiting += [ffi.table_keys(value), ffi.table_values(value)]
         elif kind == ffi.TYPE_DICT:
             waiting += [ffi.dict_keys(value), ffi.dict_values(value)]
     return None
+
+
+def lost_symbol(value: ffi.RayObject, frame: ffi.RayObject) -> str | None:
+    """Return a symbol of a value that its frame does not hold whole, because it contains NUL; `None` if there is none.
+
+    The usual result has at most one column of symbols among columns of fixed width. Its place in the frame is known
+    then, and the NULs there are counted, which takes a fraction of the time of looking at the symbols.
+    """
+    if abs(ffi.get_obj_type(value)) in WIDTHS:
+        return None
+    found = _place_of_symbols(value, ffi.get_obj_length(frame))
+    if found is not None:
+        start, end, count = found
+        if _zeros(frame, start, end) == count:
+            return None
+    return symbol_with_nul(value)
+
+
+def _place_of_symbols(value: ffi.RayObject, size: int) -> tuple[int, int, int] | None:
+    """Return where the only symbols of a value are in its frame, and their number; `None` if that is not so simple."""
+    kind = ffi.get_obj_type(value)
+    if kind == ffi.TYPE_SYMBOL:
+        return HEADER_SIZE + SIZED.size, size, ffi.get_obj_length(value)
+    if kind != ffi.TYPE_TABLE:
+        return None
+    columns = _items(ffi.table_values(value))
+    widths = [WIDTHS.get(ffi.get_obj_type(column)) for column in columns]
+    if widths.count(None) != 1:
+        return None
+    place = widths.index(None)
+    names = list(_texts(ffi.table_keys(value)))
+    if ffi.get_obj_type(columns[place]) != ffi.TYPE_SYMBOL or any("\0" in text for text in names):
+        return None
+    sizes = [
+        SIZED.size + (width or 0) * ffi.get_obj_length(column) for column, width in zip(columns, widths, strict=True)
+    ]
+    before_columns = HEADER_SIZE + _TABLE_PREFIX + sum(len(text.encode()) + 1 for text in names)
+    start = before_columns + sum(sizes[: place + 1])
+    return start, size - sum(sizes[place + 1 :]), ffi.get_obj_length(columns[place])
+
+
+def _zeros(frame: ffi.RayObject, start: int, end: int) -> int:
+    data = np.frombuffer(ffi.read_u8_vector(ffi.vec_slice(frame, start, end - start)), np.uint8)
+    return len(data) - int(np.count_nonzero(data))
 
 
 def _any_with_nul(symbols: ffi.RayObject) -> bool:
@@ -72,5 +121,17 @@ def _any_with_nul(symbols: ffi.RayObject) -> bool:
     return ffi.get_obj_type(found) != -ffi.TYPE_I64 or ffi.read_i64(found) != 0
 
 
-def _symbols(symbols: ffi.RayObject) -> Iterator[str]:
+def _may_hold_symbols(values: ffi.RayObject) -> bool:
+    """Return whether a list may hold symbols, judged by the types of its items if it is long."""
+    if ffi.get_obj_length(values) <= _SHORT_LIST:
+        return True
+    types = List([Operation.DISTINCT, List([Operation.MAP, Operation.TYPE, List([Operation.QUOTE, values])])])
+    return any(str(ffi.read_symbol(kind)).upper() in _MAY_HOLD_SYMBOLS for kind in _items(ffi.eval_obj(types.ptr)))
+
+
+def _items(values: ffi.RayObject) -> list[ffi.RayObject]:
+    return [ffi.at_idx(values, index) for index in range(ffi.get_obj_length(values))]
+
+
+def _texts(symbols: ffi.RayObject) -> Iterator[str]:
     return (str(ffi.read_symbol(ffi.at_idx(symbols, index))) for index in range(ffi.get_obj_length(symbols)))

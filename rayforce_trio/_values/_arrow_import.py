@@ -1,6 +1,6 @@
 """Arrow data as vectors for the engine: data frames, tables, arrays and series, converted a block of rows at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -109,16 +109,17 @@ def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
 
     Raises:
         RayforceError: pyarrow is not installed.
-        RayforceConversionError: the data cannot be read, or the engine has no type for it.
+        RayforceConversionError: the data cannot be read, a name contains NUL, or the engine has no type for it.
     """
     pa = pyarrow()
     series = _is_old_series(data)
     if series:
         data = data.to_frame("values")
+    _check_names(data, where)
     try:
         chunks = pa.chunked_array(data if hasattr(data, "__arrow_c_stream__") else [pa.array(data)])
-    except pa.ArrowException as error:
-        raise _unreadable(where, error) from None
+    except Exception as error:  # the data may be another library's, which raises errors of its own
+        raise _unreadable(where, error) from error
     if not pa.types.is_struct(chunks.type):
         return ArrowColumn("", where, chunks)
     if chunks.null_count:
@@ -132,8 +133,19 @@ def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
     ]
 
 
+def _check_names(data: Any, where: str) -> None:
+    """Raise `RayforceConversionError` for a name with NUL, where Arrow's interface ends it; polars ends the process."""
+    names = (getattr(data, attribute, None) for attribute in ("columns", "column_names", "name"))
+    of_schema = getattr(getattr(data, "schema", getattr(data, "type", None)), "names", None)
+    for given in (*names, of_schema):
+        for name in [given] if isinstance(given, str) else given if isinstance(given, Iterable) else ():
+            if isinstance(name, str) and _NUL in name:
+                raise RayforceConversionError(f"{where}: the name {name!r} contains NUL; rename the column")
+
+
 def _unreadable(where: str, error: Exception) -> RayforceConversionError:
-    return RayforceConversionError(f"{where}: the Arrow data cannot be read: {error}")
+    reason = "; ".join(map(str, error.args)) or type(error).__name__
+    return RayforceConversionError(f"{where}: the Arrow data cannot be read: {reason}")
 
 
 def _with_terminated_texts(chunks: Any) -> Any:
@@ -194,11 +206,18 @@ def _conversion(where: str, kind: Any) -> tuple[Type, _Convert]:
 def _advice(types: Any, kind: Any) -> str:
     if types.is_decimal(kind):
         return f"the engine has no decimal numbers such as {kind}; cast them to float64, int64 or text"
+    if types.is_run_end_encoded(kind):
+        return f"{kind} cannot be read; decode it first"
     if types.is_nested(kind):
         return (
             f"the engine's columns cannot hold nested values such as {kind}; split them into columns of single values"
         )
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+    if (
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    ):
         return f"the engine has no columns of bytes such as {kind}; cast them to text, or to 16 bytes each for GUIDs"
     return f"the engine has no type for {kind}; cast it to a number, text, date or time"
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from numpy.typing import NDArray
 
-from ..errors import RayforceIndexError
+from ..errors import RayforceIndexError, RayforceTypeError
 from . import _arrow, _pandas, _polars
 from ._decoding import to_list, to_numpy, to_vector
 from ._payloads import Buffer
@@ -142,6 +142,17 @@ class Columns:
             RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
         """
         return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> NoReturn:
+        """Refuse to become one array, which `pandas.DataFrame(columns)` asks for, too.
+
+        Raises:
+            RayforceTypeError: always; it names the methods to use.
+        """
+        raise RayforceTypeError(
+            "columns of several types are no array: use to_pandas() for a pandas.DataFrame, "
+            "to_numpy() for a dict of arrays, or columns['name'] for one array"
+        )
 
     @property
     def raw(self) -> Mapping[str, RawColumn]:

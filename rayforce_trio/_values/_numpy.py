@@ -1,11 +1,12 @@
 """Numpy arrays and scalars as vectors."""
 
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._scalars import INT_MAX, Unrepresentable
+from ._scalars import INT_MAX, Unrepresentable, is_null_class
 from ._sequences import encoded_texts_of, texts_of
 from ._types import DTYPES, EPOCH_DAYS, EPOCH_NANOSECONDS, Type
 from ._vectors import NULL_VALUES, FixedWidth, Vector, find_nulls
@@ -42,6 +43,23 @@ _INT32_MAX = 2**31 - 1
 def is_objects(array: NDArray[Any]) -> bool:
     """Return whether an array holds Python objects; read its `tolist()` as a list."""
     return array.dtype.kind == "O"
+
+
+def array_of_scalars(values: Sequence[Any], classes: Set[type]) -> NDArray[Any] | None:
+    """Return numpy's numbers or bools of one type as an array, with nulls masked; `None` if the values are others.
+
+    Args:
+        classes: those of the values.
+    """
+    present = {cls for cls in classes if not is_null_class(cls)}
+    cls = present.pop() if len(present) == 1 else None
+    if cls is None or not issubclass(cls, np.number | np.bool_) or issubclass(cls, np.timedelta64):
+        return None
+    if len(classes) == 1:
+        return np.fromiter(values, cls, len(values))
+    nulls = [is_null_class(type(value)) for value in values]
+    numbers = (cls(0) if null else value for value, null in zip(values, nulls, strict=True))
+    return np.ma.array(np.fromiter(numbers, cls, len(values)), mask=nulls)
 
 
 def array_vector(array: NDArray[Any]) -> Vector:

@@ -39,7 +39,7 @@ import numpy as np
 from ..errors import RayforceConversionError, RayforceValueError
 from ._arrow_import import is_arrow
 from ._atoms import array_atom, atom
-from ._numpy import array_vector, is_objects
+from ._numpy import array_of_scalars, array_vector, is_objects
 from ._payloads import Buffer, dict_of, list_of, symbols, vector
 from ._scalars import SYMBOL, Unrepresentable
 from ._sequences import combine, reader_for, refuse_first
@@ -51,6 +51,7 @@ MAX_DEPTH = 100
 """Levels of lists and dicts in a value; the engine fails beyond 255 nested dicts."""
 
 _KEYS = object()  # the step from a mapping to the list of its keys
+_WITHOUT_NULL = (np.dtype("?"), np.dtype("u1"))
 _SHOWN_STEPS = 6  # at each end of a long path, in errors
 
 
@@ -102,7 +103,11 @@ class _Encoder:
         return atom(value, self._other)
 
     def _sequence(self, values: Sequence[Any]) -> Buffer:
-        if (reader := reader_for(values)) is not None and not (reader.nullable and reader.type is Type.B8):
+        classes = {*map(type, values)}
+        numbers = array_of_scalars(values, classes)
+        if numbers is not None and not (np.ma.is_masked(numbers) and numbers.dtype in _WITHOUT_NULL):
+            return vector_payload(array_vector(numbers), self.place())
+        if (reader := reader_for(values, classes)) is not None and not (reader.nullable and reader.type is Type.B8):
             read = reader.read(values)
             if isinstance(read, Texts) and not read.data.all():
                 refuse_first(SYMBOL, values)

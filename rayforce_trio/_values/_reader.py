@@ -4,6 +4,7 @@ Nothing is copied. A vector of fixed width is a view of the payload. For symbols
 where each item begins, and the items are decoded when they are used.
 """
 
+import itertools
 import struct
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ _LENGTH = struct.Struct("<q")
 _CHUNK = 1 << 19  # bytes searched at a time, in about a millisecond
 _SMALLEST_CHUNK = 4096  # bytes
 _TYPICAL_SYMBOL = 16  # bytes
-_ITEMS_PER_STEP = 1000  # items of a list, each a step in Python
+_ITEMS_PER_STEP = 300  # items of a list, each a step in Python
 _WALKED = 16  # strings followed one by one before a guess
-_WALKS_PER_STEP = 64
+_RUNS_PER_STEP = 64  # of strings that are found together, or followed one by one
 _LONG_STRING = 1024  # bytes; following longer strings one by one is faster
 _MAX_LONG_RUN = 64  # long strings in one gap that a guess follows
 _MAX_DEPTH = 16
@@ -188,6 +189,7 @@ class _Payload:
         self._data.flags.writeable = False
         self._view = self._data.data
         self._at = 0
+        self._items = 0  # of lists, that have been read
         self._end = len(self._data)
         self._positions = np.dtype(np.int32 if self._end < 1 << 31 else np.int64)
 
@@ -305,7 +307,8 @@ class _Payload:
             np.add(ends, self._at + 1, out=starts[found + 1 : found + 1 + len(ends)], casting="same_kind")
             found += len(ends)
             self._at += len(chunk) if found < count else int(ends[-1]) + 1
-            yield
+            if found < count:  # the few symbols of an item of a list are no step
+                yield
         return TextColumn(Type.SYMBOL, marked, self._data, starts)
 
     def _string_items(self) -> _Steps:
@@ -366,16 +369,16 @@ class _Payload:
         begin = self._at
         guessed, after = _guess(self._data[begin : begin + _CHUNK], some_empty=some_empty)
         breaks = np.flatnonzero(after[:-1] != guessed[1:])  # the last string of each run of right guesses
-        pauses = 0
-        while row < count:
+        for number in itertools.count(1):
+            if row == count:
+                break
+            if number % _RUNS_PER_STEP == 0:
+                yield
             first = int(np.searchsorted(guessed, self._at - begin))
             if first == len(guessed):
                 break
             if guessed[first] != self._at - begin:
                 row += self._walk_strings(starts[row : min(row + _WALKED, count)])
-                pauses += 1
-                if pauses % _WALKS_PER_STEP == 0:
-                    yield
                 continue
             run = int(np.searchsorted(breaks, first))
             last = int(breaks[run]) if run < len(breaks) else len(guessed) - 1
@@ -400,7 +403,8 @@ class _Payload:
                 self._atom(code)
             elif code != Type.NULL:
                 yield from self._vector_items(code, depth + 1)
-            if number % _ITEMS_PER_STEP == _ITEMS_PER_STEP - 1:
+            self._items += 1  # those of lists within lists included
+            if self._items % _ITEMS_PER_STEP == 0:
                 yield
         return ListColumn(self._data, starts)
 

@@ -61,7 +61,7 @@ def render(payload: Buffer) -> str:
         renderer.value()
     except _Full:
         pass
-    except (struct.error, LookupError, ValueError):  # damaged, or of an unknown type
+    except (struct.error, LookupError, ValueError):  # too long for its beginning to be read, damaged, or unknown
         renderer.text += "..."
     return abbreviated(renderer.text)
 
@@ -189,10 +189,14 @@ class _Renderer:
             self.value()
             self._write(")")
             return
-        names = [self._terminated() for _ in range(min(self._count(), ABBREVIATED_AT))]
         self._write("{")
-        count = self._count() if self._payload[self._at] == Type.LIST else 0
-        for index, text in enumerate(names[:count]):
+        if (count := self._count()) > ABBREVIATED_AT:
+            self._write(self._terminated())
+            raise ValueError
+        names = [self._terminated() for _ in range(count)]
+        if self._payload[self._at] != Type.LIST or self._count() != count:
+            raise ValueError
+        for index, text in enumerate(names):
             self._write(f"{' ' if index else ''}{text}: ")
             self.value()
         self._write("}")

@@ -25,7 +25,7 @@ from ._atoms import atom
 from ._casts import cast_vector
 from ._columns import Columns, read_columns
 from ._decoding import to_vector
-from ._numpy import array_vector, is_objects
+from ._numpy import array_of_scalars, array_vector, is_objects
 from ._payloads import NULL, Buffer, table_of
 from ._reader import RawColumn
 from ._scalars import Unrepresentable, is_null_class, type_name
@@ -40,7 +40,7 @@ _SIZED = struct.Struct("<BBq")  # of vectors and lists: type code, attributes, c
 _NO_LIMIT = 2**63 - 1  # bytes
 _SHOWN_NAMES = 20
 
-_ATOMS_AT_ONCE = 1000  # values converted one by one between two pauses
+_ATOMS_AT_ONCE = 100  # values converted one by one between two pauses
 
 _Other = Callable[[Any], Buffer | None]
 _T = TypeVar("_T")
@@ -153,7 +153,10 @@ class TableData:
         for start in range(0, len(self), ROWS_AT_ONCE):
             vectors = {}
             for name, column in self._columns.items():
-                vectors[name] = column.read(start, min(len(self), start + ROWS_AT_ONCE))
+                stop = min(len(self), start + ROWS_AT_ONCE)
+                vectors[name] = column.read(start, stop)
+                if len(vectors[name]) != stop - start:
+                    raise RayforceConversionError(f"{column.where} became shorter while it was sent; give a copy")
                 yield None
             yield start, vectors
 
@@ -287,10 +290,7 @@ def _column(name: str, values: Any, other: _Other) -> _Steps[_Column]:
     where = f"column {name!r}"
     if isinstance(values, np.ndarray):
         if not is_objects(values):
-            try:
-                return _vector(array_vector(values), where)
-            except Unrepresentable as found:
-                raise _refused(where, 0, found) from None
+            return _array(values, where)
         if values.ndim == 1:
             values = values.tolist()
     if isinstance(values, list | tuple):
@@ -309,6 +309,8 @@ def _sequence(values: Sequence[Any], where: str, other: _Other) -> _Steps[_Colum
     for start in range(0, len(values), ROWS_AT_ONCE):
         classes.update(map(type, values[start : start + ROWS_AT_ONCE]))
         yield
+    if (numbers := array_of_scalars(values, classes)) is not None:
+        return _array(numbers, where)
     reader = reader_for(values, classes)
     if reader is None:
         return _vector((yield from _mixed(values, where, other)), where)
@@ -364,6 +366,13 @@ def _received(name: str, column: RawColumn) -> _Column:
     where = f"column {name!r}"
     type_code = to_vector(where, column.slice(0, 0)).type
     return _Column(where, type_code, len(column), lambda start, stop: to_vector(where, column.slice(start, stop)))
+
+
+def _array(array: np.ndarray[Any, Any], where: str) -> _Column:
+    try:
+        return _vector(array_vector(array), where)
+    except Unrepresentable as found:
+        raise _refused(where, 0, found) from None
 
 
 def _vector(vector: Vector, where: str) -> _Column:

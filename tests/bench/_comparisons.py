@@ -5,7 +5,7 @@
 
 import csv
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -75,11 +75,10 @@ class Comparison:
 # Data
 
 
-def _arrow_table(rows: int, *, mixed_lengths: bool = False) -> pyarrow.Table:
-    """Return integers, floats, timestamps with nulls, strings and symbols."""
+def _arrow_table(rows: int, *, lengths: Sequence[int] = (8, 14, 20)) -> pyarrow.Table:
+    """Return integers, floats, timestamps with nulls, strings of these lengths and symbols."""
     random = np.random.default_rng(1)
-    lengths = random.integers(1, 41, rows) if mixed_lengths else random.integers(10, 13, rows)
-    text = pyarrow.array(["x" * length for length in lengths.tolist()])
+    text = pyarrow.array(["x" * length for length in random.choice(lengths, rows).tolist()])
     symbols = pyarrow.array([f"SYM{number}" for number in range(1000)])
     times = pyarrow.array(
         random.integers(0, 10**18, rows), pyarrow.timestamp("ns"), mask=np.arange(rows) % _EVERY_OTHER == 0
@@ -148,8 +147,8 @@ async def _fetching() -> AsyncIterator[Ways]:
 
 
 @asynccontextmanager
-async def _decoding(*, mixed_lengths: bool) -> AsyncIterator[Ways]:
-    payload = _payload(_arrow_table(ROWS, mixed_lengths=mixed_lengths))
+async def _decoding(lengths: Sequence[int]) -> AsyncIterator[Ways]:
+    payload = _payload(_arrow_table(ROWS, lengths=lengths))
     frame = _frame(payload)
     yield _sync(lambda: pyarrow.table(read_columns(payload))), _sync(lambda: _deserialized(frame))
 
@@ -253,15 +252,13 @@ COMPARISONS = (
     Comparison(
         "fetch to Arrow, 100,000 rows", "`pyarrow.table(await fetch(…))`", "`execute`, `to_dict`", 0.01, _fetching
     ),
-    Comparison(
-        "decode, strings of 10 to 12 bytes",
-        "frame to Arrow",
-        "`de_obj`",
-        1.2,
-        partial(_decoding, mixed_lengths=False),
-    ),
-    Comparison(
-        "decode, strings of 1 to 40 bytes", "frame to Arrow", "`de_obj`", 2, partial(_decoding, mixed_lengths=True)
+    *(
+        Comparison(f"decode, strings of {lengths}", "frame to Arrow", "`de_obj`", limit, partial(_decoding, values))
+        for lengths, limit, values in (
+            ("8, 14 or 20 bytes", 1.2, (8, 14, 20)),
+            ("10 to 12 bytes", 1.2, (10, 11, 12)),
+            ("1 to 40 bytes", 2, range(1, 41)),
+        )
     ),
     Comparison("decode, numbers only", "frame to Arrow", "one copy and the bitmap of nulls", 1.5, _numbers),
     Comparison("numpy views of 1,000,000 rows", "`to_numpy`", "views of 1,000 rows", 1.5, _views),

@@ -73,6 +73,25 @@ def test_the_kind_of_a_file_is_found_in_its_first_bytes(
     assert 0.5 < source.fraction <= 1
 
 
+def test_the_fraction_of_csv_counts_the_rows_that_were_returned(opened: Open, tmp_path: Path) -> None:
+    """pyarrow reads far ahead."""
+    path = tmp_path / "rows"
+    path.write_bytes(b"n\n" + b"1234567\n" * 2**21)  # 16 MiB
+    source = opened(str(path), {})
+    fractions = [source.fraction]
+    while source.next_batch() is not None:
+        fractions.append(source.fraction)
+    assert fractions == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1], abs=0.001)
+
+
+@pytest.mark.parametrize("types", [{}, {"b": "STRING"}])
+def test_csv_that_is_not_utf8_is_an_error(types: dict[str, str], opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes("a,b\n1,été\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"rows, column 'b': the text is not UTF-8|rows, row 1: .* invalid UTF8 data$"):
+        opened(str(path), types)
+
+
 def rows_empty(write: Callable[[Path], None]) -> str | None:
     return "" if write in (as_csv, as_gzip) else None  # CSV does not tell the empty string from null
 

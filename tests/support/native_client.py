@@ -10,13 +10,17 @@ _TIMEOUT = 30.0
 
 
 class NativeClient:
-    """One connection to a native server."""
+    """One connection to a native server; a password is for one that asks for it."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, password: str = "") -> None:
         self._connection = connection
         self._received = connection.makefile("rb")
         connection.sendall(b"\3\0")
-        assert self._received.read(2) == b"\3\0"
+        assert self._received.read(2) == bytes([3, bool(password)])
+        if password:
+            credentials = f"user:{password}\0".encode()
+            connection.sendall(bytes([len(credentials)]) + credentials)
+            assert self._received.read(1) == b"\0"
 
     def request(self, *frames: bytes) -> list[Result]:
         """Send frames all at once, and return the replies to them. The replies must be short."""
@@ -32,10 +36,10 @@ class NativeClient:
 
 
 @contextmanager
-def native_client(port: int) -> Iterator[NativeClient]:
+def native_client(port: int, password: str = "") -> Iterator[NativeClient]:
     """Connect to the native server on a port of the loopback interface."""
     with socket.create_connection(("127.0.0.1", port), _TIMEOUT) as connection:
-        client = NativeClient(connection)
+        client = NativeClient(connection, password)
         try:
             yield client
         finally:

@@ -55,7 +55,7 @@ CASES = {
     "uint32": (pa.array([2**32 - 1, None], pa.uint32()), "I64", [2**32 - 1, None]),
     "int64": (pa.array([2**63 - 1, None]), "I64", [2**63 - 1, None]),
     "uint64": (pa.array([2**63 - 1, None], pa.uint64()), "I64", [2**63 - 1, None]),
-    "float16": (pa.array([1.5, None], pa.float16()), "F32", [1.5, None]),
+    "float16": (pa.array([np.float16(1.5), None], pa.float16()), "F32", [1.5, None]),
     "float32": (pa.array([1.5, None], pa.float32()), "F32", [1.5, None]),
     "float64": (pa.array([1.5, float("nan"), None]), "F64", [1.5, None, None]),
     "date32": (pa.array([date(1999, 12, 31), None]), "DATE", [date(1999, 12, 31), None]),
@@ -271,6 +271,54 @@ def test_a_whole_row_that_is_null() -> None:
     structs = pa.StructArray.from_arrays([pa.array([1])], ["a"], mask=pa.array([True]))
     with pytest.raises(RayforceConversionError, match=r"^the data: a whole row is null"):
         columns_of(structs)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pl.DataFrame({"b\0": [1]}),
+        pl.Series("b\0", [1]),
+        pd.DataFrame({"b\0": [1]}),
+        pa.table([[1]], names=["b\0"]),
+        pa.record_batch([[1]], names=["b\0"]),
+        pa.table([[1]], names=["b\0"]).to_reader(),
+        pa.StructArray.from_arrays([pa.array([1])], ["b\0"]),
+    ],
+    ids=["polars", "Series", "pandas", "Table", "RecordBatch", "RecordBatchReader", "StructArray"],
+)
+def test_a_name_with_nul_is_refused_which_arrow_would_cut(data: Any) -> None:
+    with pytest.raises(RayforceConversionError, match=r"^the data: the name 'b\\x00' contains NUL; rename the column$"):
+        import_arrow(data, "the data")
+
+
+class Broken:
+    """Claims to be Arrow data."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        if isinstance(self._stream, Exception):
+            raise self._stream
+        return self._stream
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (Broken(OSError("the disk is gone")), "the disk is gone"),
+        (Broken(NotImplementedError()), "NotImplementedError"),
+        (Broken(5), ".*PyCapsule.*"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), ".*Duplicate column names.*"),
+        (pd.DataFrame({"a": pd.arrays.SparseArray([1, 0])}), ".*Sparse.*"),
+        (pd.DataFrame({"a": [1, "x"]}), "Could not convert 'x' .*; Conversion failed for column a .*"),
+        (duckdb.sql("SELECT cast('x' AS INT) AS a"), ".*Could not convert string 'x'(.|\n)*"),
+    ],
+    ids=["broken", "without a text", "no capsule", "names", "sparse", "mixed", "DuckDB"],
+)
+def test_an_error_of_another_library_is_ours(data: Any, reason: str) -> None:
+    with pytest.raises(RayforceConversionError, match=f"^the data: the Arrow data cannot be read: {reason}$"):
+        import_arrow(data, "the data")
 
 
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:

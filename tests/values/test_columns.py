@@ -19,7 +19,7 @@ from rayforce_trio._values import _reader
 from rayforce_trio._values._columns import Columns, ColumnsReader, read_columns
 from rayforce_trio._values._reader import NotColumns, UnknownType
 from rayforce_trio._values._types import DTYPES, EPOCH_NANOSECONDS, HAS_NULLS, Type
-from rayforce_trio.errors import RayforceConversionError, RayforceError, RayforceIndexError
+from rayforce_trio.errors import RayforceConversionError, RayforceError, RayforceIndexError, RayforceTypeError
 
 SMALLEST_32, SMALLEST_64 = -(2**31), -(2**63)
 DAY = 86_400 * 10**9
@@ -237,6 +237,13 @@ def test_text_that_is_not_utf8(payload: bytes) -> None:
             RayforceConversionError, match=r"^column 'value', row 1: the text b'\\xff' is not UTF-8; leave"
         ):
             convert()
+
+
+@pytest.mark.parametrize("convert", [pd.DataFrame, np.asarray, np.array])
+def test_columns_do_not_become_one_array(convert: Any) -> None:
+    columns = read_columns(payloads.table_of(["px"], [fixed(Type.F64, [1.5, 2.5])]))
+    with pytest.raises(RayforceTypeError, match=r"use to_pandas\(\) for a pandas.DataFrame, to_numpy\(\)"):
+        convert(columns)
 
 
 def test_a_table() -> None:
@@ -486,22 +493,36 @@ def test_strings_are_found(texts: list[bytes], chunk: int, monkeypatch: pytest.M
     assert columns.to_arrow()["s"].to_pylist() == [text.decode() for text in texts]
 
 
-@pytest.mark.parametrize("payload", [payloads.symbols(["abcdefg"] * 200_000), strings([b"abcdefg", b"abc"] * 100_000)])
-def test_long_columns_are_read_in_steps(payload: bytes) -> None:
+def number_of_steps(payload: bytes) -> int:
     reader = ColumnsReader(payload)
     steps = 1
     while not reader.step():
         steps += 1
-    assert steps >= len(payload) / _reader._CHUNK
-    assert len(reader.result()) == 200_000
+    return steps
 
 
-def test_a_list_is_read_in_steps() -> None:
-    reader = ColumnsReader(payloads.table_of(["x"], [payloads.list_of([payloads.i64(1)] * 10_000)]))
-    steps = 1
-    while not reader.step():
-        steps += 1
-    assert steps >= 10
+@pytest.mark.parametrize("payload", [payloads.symbols(["abcdefg"] * 200_000), strings([b"abcdefg", b"abc"] * 100_000)])
+def test_long_columns_are_read_in_steps(payload: bytes) -> None:
+    assert number_of_steps(payload) >= len(payload) / _reader._CHUNK
+    assert len(read_columns(payload)) == 200_000
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        payloads.list_of([payloads.i64(1)] * 10_000),
+        payloads.list_of([payloads.list_of([payloads.i64(1)] * 100)] * 100),
+        payloads.list_of([payloads.symbols(["a", "b"])] * 10_000),
+    ],
+    ids=["atoms", "lists", "vectors"],
+)
+def test_a_list_is_read_in_steps(column: bytes) -> None:
+    assert 10 <= number_of_steps(payloads.table_of(["x"], [column])) <= 50
+
+
+def test_strings_that_look_like_lengths_are_read_in_steps() -> None:
+    texts = [struct.pack("<q", 8) * (i % 5) for i in range(20_000)]
+    assert number_of_steps(strings(texts)) >= 100
 
 
 @pytest.fixture

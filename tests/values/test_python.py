@@ -17,6 +17,7 @@ import pytest
 import rayforce
 from hypothesis import given
 from hypothesis import strategies as st
+from support.ids import steady_repr
 from support.payloads import evaluated, rayforce_payload, type_in, value_in
 
 from rayforce_trio._values._columns import read_columns
@@ -117,7 +118,7 @@ ATOMS: list[tuple[Any, str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "type_name", "arrives"), ATOMS, ids=repr)
+@pytest.mark.parametrize(("value", "type_name", "arrives"), ATOMS, ids=steady_repr)
 def test_a_scalar_arrives_as_an_atom(value: Any, type_name: str, arrives: Any) -> None:
     payload = encoded(value)
     assert type_in(payload) == type_name
@@ -127,7 +128,7 @@ def test_a_scalar_arrives_as_an_atom(value: Any, type_name: str, arrives: Any) -
 @pytest.mark.parametrize(
     "value",
     [None, pd.NA, pd.NaT, np.datetime64("NaT"), np.timedelta64("NaT", "s"), np.ma.masked, rayforce.Null],
-    ids=repr,
+    ids=steady_repr,
 )
 def test_null_arrives_as_null(value: Any) -> None:
     assert type_in(encoded(value)) == "null"
@@ -188,7 +189,7 @@ VECTORS: list[tuple[Any, str, list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "type_name", "arrives"), VECTORS, ids=repr)
+@pytest.mark.parametrize(("value", "type_name", "arrives"), VECTORS, ids=steady_repr)
 def test_values_of_one_type_arrive_as_a_vector(value: Any, type_name: str, arrives: list[Any]) -> None:
     payload = encoded(value)
     assert type_in(payload) == type_name
@@ -208,7 +209,7 @@ def test_values_of_one_type_arrive_as_a_vector(value: Any, type_name: str, arriv
         [None, [None]],
         [{}, 1],
     ],
-    ids=repr,
+    ids=steady_repr,
 )
 def test_other_values_arrive_as_a_list(value: list[Any]) -> None:
     payload = encoded(value)
@@ -227,7 +228,7 @@ def test_other_values_arrive_as_a_list(value: list[Any]) -> None:
         ({np.int64(1): 2, 3: 4}, ([1, 3], [2, 4])),
         (types.MappingProxyType({dt.date(2024, 1, 1): "x"}), ([dt.date(2024, 1, 1)], ["x"])),
     ],
-    ids=repr,
+    ids=steady_repr,
 )
 def test_a_mapping_arrives_as_a_dict(value: Any, arrives: Any) -> None:
     payload = encoded(value)

@@ -14,6 +14,7 @@ import pytest
 import rayforce
 from hypothesis import given
 from hypothesis import strategies as st
+from support.ids import steady_repr
 from support.payloads import evaluated, rayforce_payload
 
 from rayforce_trio._values._columns import Columns, read_columns
@@ -103,6 +104,11 @@ def test_a_series_without_an_arrow_interface_is_accepted() -> None:
     assert told.startswith("column 'a': ")
 
 
+def test_numbers_of_numpy_are_not_converted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("rayforce_trio._values._table_data.atom")
+    assert len(taken({"a": [np.int64(1)] * 3, "b": [np.float32(1), None, np.float32(2)]})) == 3
+
+
 def test_columns_are_accepted() -> None:
     columns = arrived(taken(pl.DataFrame(ROWS)))
     assert arrived(taken(columns)).to_dict() == ROWS
@@ -120,6 +126,9 @@ COLUMNS: list[tuple[Any, Type, list[Any]]] = [
     ([ONE_UUID, None], Type.GUID, [ONE_UUID, None]),
     ([rayforce.String("a"), None], Type.STRING, ["a", None]),
     ([np.int16(1), np.int16(2)], Type.I16, [1, 2]),
+    ([None, np.int64(2), pd.NA], Type.I64, [None, 2, None]),
+    ([np.float32(1.5), None], Type.F32, [1.5, None]),
+    ([np.timedelta64(1, "D"), np.timedelta64(1, "s")], Type.TIMESPAN, [dt.timedelta(1), dt.timedelta(seconds=1)]),
     (np.array([1, 2], "i4"), Type.I32, [1, 2]),
     (np.array([1, None], object), Type.I64, [1, None]),
     (pa.array(["a", None]), Type.STRING, ["a", None]),
@@ -129,7 +138,7 @@ COLUMNS: list[tuple[Any, Type, list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("column", "kind", "values"), COLUMNS, ids=repr)
+@pytest.mark.parametrize(("column", "kind", "values"), COLUMNS, ids=steady_repr)
 def test_any_kind_of_column_is_accepted(column: Any, kind: Type, values: list[Any]) -> None:
     table = taken({"column": column})
     assert table.types == {"column": kind}
@@ -194,7 +203,10 @@ def test_names_and_lengths_are_checked(data: Any, problem: str) -> None:
             {"a": [1, object()]},
             "column 'a', row 1: the engine has no type for an object; write a number, a str, a list or a dict",
         ),
-        ({"a": [np.bool_(True), None]}, "column 'a', row 1: null, but B8 has no null value"),
+        (
+            {"a": [np.int64(1), np.int64(-HIGHEST - 1)]},
+            f"column 'a', row 1: the engine takes the int64 {-HIGHEST - 1} for null; write None for null",
+        ),
     ],
 )
 def test_other_data_is_refused(data: Any, problem: str) -> None:
@@ -203,6 +215,7 @@ def test_other_data_is_refused(data: Any, problem: str) -> None:
 
 LATER: list[tuple[list[Any], str]] = [
     ([True, None], "null, but B8 has no null value"),
+    ([np.bool_(True), None], "null, but B8 has no null value"),
     ([1, 2**64], f"the int {2**64} is outside the 64-bit range of the engine; write a float or a str"),
     ([1, -HIGHEST - 1], f"the engine treats the int {-HIGHEST - 1} as null; write None for null"),
     (["a", "b\0"], "a symbol cannot contain the character NUL; a String can"),
@@ -211,7 +224,7 @@ LATER: list[tuple[list[Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "problem"), LATER, ids=repr)
+@pytest.mark.parametrize(("values", "problem"), LATER, ids=steady_repr)
 def test_an_error_names_the_row_in_the_whole_column(values: list[Any], problem: str) -> None:
     start = ROWS_AT_ONCE - 1
     table = taken({"fine": [1] * (start + 2), "a": [values[0]] * start + values})
@@ -244,7 +257,7 @@ CASTS: list[tuple[Any, Type, list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("column", "target", "values"), CASTS, ids=repr)
+@pytest.mark.parametrize(("column", "target", "values"), CASTS, ids=steady_repr)
 def test_a_cast_that_changes_no_value_is_made(column: Any, target: int, values: list[Any]) -> None:
     table = taken({"a": column}).cast({"a": Type(target)}, table="prices")
     assert table.types == {"a": target}
@@ -390,6 +403,13 @@ def test_a_row_too_long_for_a_message_is_named() -> None:
     table = taken({"a": ["x"] * 5 + ["y" * 100]})
     told = refusal(lambda: list(table.payloads(120)))
     assert told == "row 5 does not fit into a message of 120 bytes"
+
+
+def test_a_list_that_becomes_shorter_meanwhile() -> None:
+    values = [1, 2, 3]
+    data = taken({"a": values, "b": [1, 2, 3]})
+    del values[0]
+    assert refusal(lambda: [*messages(data)]) == "column 'a' became shorter while it was sent; give a copy"
 
 
 def test_a_column_is_read_again_for_each_pass() -> None:

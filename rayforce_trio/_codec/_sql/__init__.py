@@ -79,7 +79,9 @@ class SQL:
         if not self.parameters:
             return self._compiled
         with _limited():
-            return self._statement.compile(Parameters(values, encode))[0]
+            payload, reasons = self._statement.compile(Parameters(values, encode))
+        self.reasons = tuple(dict.fromkeys([*self.reasons, *reasons]))  # no value is part of a reason
+        return payload
 
     def __str__(self) -> str:
         return self.text

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..._values._payloads import NULL, Buffer, call, i64, name, quoted, string, symbol, symbols
 from ..._values._types import Type
-from ._functions import AGGREGATES, CASTS, DIRECT, ENGINE_TYPES, PARTS
+from ._functions import DIRECT, PARTS
+from ._notation import interval_nanoseconds, like_pattern, type_name
 from ._program import (
     FALSE,
     TRUE,
@@ -22,7 +23,7 @@ from ._program import (
     select,
     update,
 )
-from ._syntax import Node, fragment, identifier, is_query, kind, only, part, text_of, unsupported
+from ._syntax import Node, is_query, kind, only, part, text_of, unsupported
 from ._values import (
     NULL_VALUE,
     UNITS,
@@ -132,9 +133,9 @@ class Expressions:
         """
         symbol_ = self._no_symbol() if "\0" in text else call("as", symbol("SYM"), string(text))
         choice: Buffer = call("if", equal(type_, symbol("SYM")), symbol_, string(text))
-        for type_name, payload in (("DATE", date(text)), ("TIMESTAMP", timestamp(text)), ("TIME", time(text))):
+        for target, payload in (("DATE", date(text)), ("TIMESTAMP", timestamp(text)), ("TIME", time(text))):
             if payload is not None:
-                choice = call("if", equal(type_, symbol(type_name)), payload, choice)
+                choice = call("if", equal(type_, symbol(target)), payload, choice)
         return self._program.let(choice)
 
     def _no_symbol(self) -> bytes:
@@ -168,7 +169,7 @@ class Expressions:
         if Kind.UNKNOWN not in kinds:
             return _unified_constants(values)
         types = dict.fromkeys(self.type_of(value) for value in values if not value.constant)
-        added = [symbol(type_name) for one, type_name in _TYPE_OF_KIND.items() if one in kinds]
+        added = [symbol(target) for one, target in _TYPE_OF_KIND.items() if one in kinds]
         same = len(types) == 1 and not added
         common = next(iter(types)) if same else self.common_type([*types, *added])
         result: list[Buffer] = []
@@ -268,11 +269,27 @@ class Expressions:
     def _comparable(self, left: Value, right: Value) -> tuple[Value, Value]:
         """Convert text to a date or time if the other side has that type."""
         for first, second, exchanged in ((left, right, False), (right, left, True)):
+            if second.kind is Kind.TEXT:
+                self._check_comparable(first, second.text)
             if second.kind is Kind.TEXT and not first.constant and (timestamp(second.text) or time(second.text)):
                 payload = self.text_for(second.text, self.type_of(first))
                 second = Value(payload, Kind.OTHER, nullable=False)
                 return (second, first) if exchanged else (first, second)
         return left, right
+
+    def _check_comparable(self, value: Value, text: str) -> None:
+        """Make the program fail if a column's type cannot be compared with text: the engine would compare it anyway."""
+        if self.table is None or value.column is None:
+            return
+        refused = ["B8", *_NUMERIC, *(target for target, convert in _MOMENTS.items() if convert(text) is None)]
+        column = symbol(value.column)
+        unknown = call("not", call("in", column, call("key", self.table)))  # it gets the engine's own error
+        wrong = call("in", call("type", call("at", self.table, column)), quoted(symbols(refused)))
+        self._program.check(
+            call("if", unknown, TRUE, negation(wrong)),
+            "text is compared with a column of another type "
+            "(numbers have no quotes, and dates and times are written as ISO 8601 does)",
+        )
 
     def _between(self, node: Node, wanted: bool) -> bytes:
         only(node, "this", "low", "high")
@@ -324,6 +341,8 @@ class Expressions:
         if not certain:
             return b8(not wanted)
         if all(item.kind is Kind.TEXT for item in certain):
+            for item in certain:
+                self._check_comparable(value, item.text)
             choices = self.texts_for([item.text for item in certain], self.type_of(value), to_find=True)
         else:
             listed = constants(certain)
@@ -347,11 +366,11 @@ class Expressions:
         if len(possible) < len(known) and not to_find:
             symbols_ = self._no_symbol()
         choice: Buffer = call("if", equal(type_, symbol("SYM")), symbols_, quoted(strings(known)))
-        for type_name, convert in (("DATE", date), ("TIMESTAMP", timestamp), ("TIME", time)):
+        for target, convert in (("DATE", date), ("TIMESTAMP", timestamp), ("TIME", time)):
             moments = [NULL if text is None else convert(text) for text in texts]
             listed = [NULL_VALUE if one == NULL else Value(one, Kind.OTHER) for one in moments if one is not None]
             if len(listed) == len(texts) and (items := constants(listed)) is not None:
-                choice = call("if", equal(type_, symbol(type_name)), quoted(items), choice)
+                choice = call("if", equal(type_, symbol(target)), quoted(items), choice)
         return self._program.let(choice)
 
     def _member(self, value: Value, choices: Buffer, wanted: bool) -> bytes:
@@ -380,7 +399,7 @@ class Expressions:
         payload, text = value.payload, pattern.text
         if kind(node) == "ILike":
             payload, text = call("lower", payload), text.lower()
-        matches = call("like", payload, string(_pattern(text, escape, node)))
+        matches = call("like", payload, string(like_pattern(text, escape, node)))
         null = call("nil?", value.payload)
         return negation(call("or", negation(matches) if wanted else matches, null))
 
@@ -433,10 +452,10 @@ class Expressions:
         nanoseconds = interval_nanoseconds(node)
         choice: Buffer = i64(nanoseconds)
         type_ = self.type_of(moment)
-        for type_name, unit in (("DATE", UNITS["day"]), ("TIME", UNITS["millisecond"])):
-            refused = f"an interval is added to a {type_name.lower()} that cannot hold it"
+        for target, unit in (("DATE", UNITS["day"]), ("TIME", UNITS["millisecond"])):
+            refused = f"an interval is added to a {target.lower()} that cannot hold it"
             whole = self._program.failure(refused) if nanoseconds % unit else i64(nanoseconds // unit)
-            choice = call("if", equal(type_, symbol(type_name)), whole, choice)
+            choice = call("if", equal(type_, symbol(target)), whole, choice)
         return Value(self._program.let(choice), Kind.OTHER, nullable=False)
 
     def _modulo(self, node: Node) -> Value:
@@ -604,68 +623,6 @@ def _parameter(placeholder: Node) -> str:
     if not placeholder.this:
         unsupported("a parameter needs a name: write :name, not ?")
     return str(placeholder.this)
-
-
-def _pattern(text: str, escape: str | None, node: Node) -> str:
-    """Return the engine's pattern for one of LIKE: `*` and `?` for `%` and `_`, its own specials in brackets."""
-    result, literal = [], False
-    for character in text:
-        if not literal and character == escape:
-            literal = True
-            continue
-        if not literal and character in "%_":
-            result.append("*" if character == "%" else "?")
-        else:
-            result.append(f"[{character}]" if character in "*?[" else character)
-        literal = False
-    if literal:
-        unsupported("the pattern ends with the escape character", node)
-    return "".join(result)
-
-
-def interval_nanoseconds(node: Node) -> int:
-    """Return the length of an interval.
-
-    Raises:
-        UnsupportedQuery: it is not a whole number of a unit of fixed length.
-    """
-    only(node, "this", "unit")
-    unit = str(node.args["unit"].name).lower().removesuffix("s") if node.args.get("unit") else ""
-    text = str(node.this.name) if kind(node.this) == "Literal" else ""
-    if unit not in UNITS or not text.removeprefix("-").isdigit():
-        unsupported("an INTERVAL is a whole number of weeks, days, hours, minutes or seconds", node)
-    return int(text) * UNITS[unit]
-
-
-def type_name(node: Node) -> str:
-    """Return the engine's name for a type in SQL.
-
-    Raises:
-        UnsupportedQuery: the engine does not have the type.
-    """
-    only(node, "this", "kind", "nested")
-    written = part(node, "kind")
-    if written is not None:
-        target = ENGINE_TYPES.get(str(written).upper())
-    else:
-        target = CASTS.get(str(getattr(node.this, "value", node.this)).upper())
-    if target is None:
-        return unsupported("the type is not supported", node)
-    return target
-
-
-def output_name(node: Node) -> str:
-    """Return the name of a column of a result that has no alias.
-
-    It is that of the column, or `sum_price` for SUM(price), or `count` for COUNT(*), or the expression itself.
-    """
-    if kind(node) == "Column":
-        return identifier(node)
-    if kind(node) == "Count" and kind(node.this) in ("Star", "Literal"):
-        return "count"
-    if kind(node) in (*AGGREGATES, *DIRECT, *PARTS, "Count") and kind(node.this) == "Column":
-        return f"{fragment(node).partition('(')[0].lower()}_{identifier(node.this)}"
-    return fragment(node).replace("\0", "")
 
 
 def _symbols(names: Sequence[str]) -> bytes:

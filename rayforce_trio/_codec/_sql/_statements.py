@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from ..._values._payloads import Buffer, call, i64, name, quoted, symbol, table_of, vector
 from ..._values._types import Type
-from ._expressions import Expressions, type_name
+from ._expressions import Expressions
+from ._notation import type_name
 from ._program import (
     TRUE,
     Program,
@@ -77,7 +78,7 @@ class Statement:
             return program.finish(result), program.reasons
         change = _CHANGES.get(kind(self._tree))
         if change is None:
-            unsupported(f"statements are SELECT, INSERT, UPDATE, DELETE, CREATE and DROP TABLE, not {self._tree.key}")
+            unsupported("statements are SELECT, INSERT, UPDATE, DELETE, CREATE and DROP TABLE", self._tree)
         result = change(_Change(program, parameters), self._tree)
         return program.finish(result), program.reasons
 

@@ -1,7 +1,9 @@
 """SQL text to a syntax tree, and functions that examine trees. Names stay as they are written."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
 import sqlglot
@@ -20,15 +22,32 @@ def parse(text: str) -> Node:
 
     Raises:
         RayforceParseError: it is not SQL, or not one statement.
+        UnsupportedQuery: it has a parameter with a dollar sign.
     """
     try:
-        statements = [tree for tree in sqlglot.parse(text) if tree is not None and not isinstance(tree, exp.Semicolon)]
+        with _silenced(logging.getLogger("sqlglot")):  # it warns of statements that the caller refuses
+            trees = sqlglot.parse(text)
     except sqlglot.errors.SqlglotError as error:
         raise RayforceParseError(f"the text is not SQL: {_message(error)}") from None
+    statements = [tree for tree in trees if tree is not None and not isinstance(tree, exp.Semicolon)]
     if len(statements) != 1:
         found = f"{len(statements)} statements" if statements else "no statement"
         raise RayforceParseError(f"the SQL text must be one statement; it holds {found}")
-    return cast(Node, statements[0])
+    statement = cast(Node, statements[0])
+    for name in statement.find_all(exp.Identifier):
+        if name.this.startswith("$") and not name.quoted:
+            unsupported(f"a parameter is written :name, not {name.this}")
+    return statement
+
+
+@contextmanager
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    disabled = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
 
 
 def _message(error: Exception) -> str:
@@ -71,6 +90,8 @@ def only(node: Node, *keys: str) -> None:
     """Raise `UnsupportedQuery` if a node has parts other than these, which the compiler would ignore."""
     for key, value in node.args.items():
         if value and key.rstrip("_") not in keys:
+            if key == "db":
+                unsupported("a table has a name without a schema or a database", node)
             unsupported(f"SQL's {key.rstrip('_').replace('_', ' ').upper()} is not supported here", node)
 
 
