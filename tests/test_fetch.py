@@ -113,7 +113,7 @@ async def test_a_reply_of_another_wire_version_is_an_error_that_says_so() -> Non
 async def test_other_tasks_run_while_a_large_result_is_read(in_process_port: int) -> None:
     """Reading the symbols takes many steps, and another task runs between them."""
     async with connected_to(in_process_port) as connection:
-        query = "(take [alpha beta gamma] 1000000)"
+        query = "(take [alpha beta gamma] 3000000)"
         frame_arrived = anyio.Event()
         turns = 0
 
@@ -133,7 +133,7 @@ async def test_other_tasks_run_while_a_large_result_is_read(in_process_port: int
         connection._exchange.request = request  # type: ignore[method-assign]  # to know when the reply is there
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(count_turns)
-            assert len(await connection.fetch(query)) == 1_000_000
+            assert len(await connection.fetch(query)) == 3_000_000
             task_group.cancel_scope.cancel()
         assert turns >= 10
 
