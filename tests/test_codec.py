@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rayforce import (
     B8,
@@ -93,7 +93,6 @@ from rayforce_trio.errors import (
 
 TYPE_WORDS = "the function does not accept a value of this type"
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 Make = Callable[[], Any]
 
@@ -540,7 +539,6 @@ def test_a_compressed_reply_is_refused() -> None:
 # Any bytes
 
 
-@unhurried
 @given(st.text())
 def test_a_string_frame_is_what_the_engine_writes(text: str) -> None:
     assert string_frame(text) == encode(text, MessageType.RESPONSE)
@@ -585,7 +583,6 @@ def test_a_symbol_need_not_be_utf8(payload: bytes) -> None:
     assert b"\xe9\0" in bytes(whole_frame(reply.frame))
 
 
-@unhurried
 @given(damaged() | st.binary(min_size=1).map(frame))
 def test_whatever_is_evaluated_comes_to_a_reply(data: bytes) -> None:
     reply = evaluate(data)
@@ -593,7 +590,6 @@ def test_whatever_is_evaluated_comes_to_a_reply(data: bytes) -> None:
         assert parse_frame(whole_frame(reply.frame)).message_type is MessageType.RESPONSE
 
 
-@unhurried
 @given(damaged() | st.binary(min_size=1).map(frame))
 def test_whatever_is_decoded_raises_nothing_but_rayforce_errors(data: bytes) -> None:
     with contextlib.suppress(RayforceError):
@@ -764,14 +760,12 @@ def test_a_reply_to_no_verbose_request_is_refused(reply: bytes) -> None:
         decode_verbose(Result(reply))
 
 
-@unhurried
 @given(damaged() | st.binary(min_size=1).map(frame))
 def test_whatever_is_read_as_verbose_raises_nothing_but_rayforce_errors(data: bytes) -> None:
     with contextlib.suppress(RayforceError):
         decode(decode_verbose(Result(data))[1])
 
 
-@unhurried
 @given(st.binary(max_size=10), damaged(), st.integers(0, 10))
 def test_whatever_is_in_a_verbose_reply_raises_nothing_but_rayforce_errors(
     output: bytes, data: bytes, cut: int

@@ -11,7 +11,7 @@ import anyio
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from support.commands import BOUND, COMMAND, command, environment, wrong_usage
+from support.commands import BOUND, COMMAND, command, environment, started_with_input, wrong_usage
 from support.native import free_port
 from support.serve_native import Served
 from support.terminal import terminal
@@ -69,7 +69,7 @@ def test_csv_makes_a_new_table_with_inferred_types(url: str, name: str, prices: 
     ]
 
 
-def test_what_query_writes_as_csv_can_be_loaded(url: str, name: str, prices: str, tmp_path: Path) -> None:
+def test_csv_written_by_query_can_be_loaded(url: str, name: str, prices: str, tmp_path: Path) -> None:
     assert command("load", url, name, prices, "--type", "sym=SYMBOL").returncode == 0
     path = tmp_path / "again.csv"
     path.write_text(command("query", url, name, "--format", "csv").stdout)
@@ -165,22 +165,16 @@ def test_csv_can_come_from_a_pipe(url: str, name: str) -> None:
 
 
 def test_ctrl_c_says_how_many_rows_were_loaded(url: str, name: str) -> None:
-    """The end of the pipe is kept open: the command waits for more rows when Ctrl-C comes."""
-    with subprocess.Popen(
-        [*COMMAND, "load", url, name, "-"],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    """The pipe stays open, so the command waits for more rows when Ctrl-C comes."""
+    with started_with_input("load", url, name, "-") as process:
         assert process.stdin is not None
-        process.stdin.write(b"n\n" + b"1\n" * 2**22)  # more than two batches
+        process.stdin.write("n\n" + "1\n" * 2**22)  # more than two batches
         process.stdin.flush()
         anyio.run(_until_exists, url, name)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=BOUND)
-    assert (process.returncode, out) == (130, b"")
-    loaded = int(err.decode().removeprefix("interrupted: ").partition(" ")[0])
+    assert (process.returncode, out) == (130, "")
+    loaded = int(err.removeprefix("interrupted: ").partition(" ")[0])
     assert loaded > 0
     assert loaded <= int(command("query", url, f"(count {name})").stdout)
 
@@ -188,12 +182,12 @@ def test_ctrl_c_says_how_many_rows_were_loaded(url: str, name: str) -> None:
 async def _until_exists(url: str, name: str) -> None:
     with anyio.fail_after(BOUND):
         async with WSClient("127.0.0.1", int(url[1:])).connect() as connection:
-            while name not in await connection.tables():  # noqa: ASYNC110 - nobody tells of it
+            while name not in await connection.tables():  # noqa: ASYNC110 - the server sends no notice of a new table
                 await anyio.sleep(0.01)
 
 
 def test_a_terminal_shows_a_progress_bar(url: str, name: str, tmp_path: Path) -> None:
-    """A named pipe is never at its end: the command waits as long as the test wants."""
+    """A named pipe that stays open has no end: the command waits as long as the test needs."""
     path = tmp_path / "rows"
     os.mkfifo(path)
     with terminal("load", url, name, str(path)) as shown:
