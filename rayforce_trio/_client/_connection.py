@@ -200,7 +200,8 @@ class WSClientConnection:
         Columns are matched by name and cast to the table's types if the cast changes no value. Long data is sent in
         several messages of up to 8 MiB, or of the server's limit. Each message is inserted as a whole or not at all.
 
-        A checkpoint; other tasks also run while data is converted. An error or a cancellation that is raised has the
+        A checkpoint; other tasks also run while data is converted, but not while another library makes its Arrow data,
+        as DuckDB does for a relation that is not computed yet. An error or a cancellation that is raised has the
         attribute `rows_inserted`: how many rows the server has confirmed, always the first ones. If cancelled, or if
         the connection breaks, the rows of the current message may also have been inserted, or may still be.
 
