@@ -291,7 +291,7 @@ async def test_a_table_is_created_and_replaced(our_port: int, name: str) -> None
     async with connected_to(our_port) as connection:
         assert await connection.create_table(name, ROWS) == 3
         assert await contents(connection, name) == ROWS
-        with pytest.raises(errors.RayforceValueError, match=f"table '{name}' already; replace=True"):
+        with pytest.raises(errors.RayforceValueError, match=rf"table '{name}' already; insert\(\) adds"):
             await connection.create_table(name, {"a": [1]})
         assert await contents(connection, name) == ROWS
         assert await connection.create_table(name, {"a": [1]}, replace=True) == 1

@@ -104,10 +104,14 @@ class _Loading:
 
         Raises:
             Interrupted: Ctrl-C; the text says how many rows were loaded.
-            CommandFailed: the file is damaged, or the time is over.
+            CommandFailed: the table exists already, the file is damaged, or the time is over.
             RayforceError: the server refused the rows, or the connection was lost.
         """
         began = anyio.current_time()
+        if not (self._append or self._replace) and self._table in await session.call(session.connection.tables):
+            raise CommandFailed(
+                f"the server has a table {self._table!r} already; --append adds the rows to it, --replace replaces it"
+            )
         try:
             await session.call(partial(self._load, session.connection), status=self._status)
         except Interrupted as interrupted:

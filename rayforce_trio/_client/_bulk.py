@@ -200,7 +200,9 @@ def _check_result(payload: memoryview, table: str) -> None:
     if reason == _CHANGED:
         raise RayforceValueError(f"the columns of the table {table!r} have changed meanwhile")
     if reason == "TABLE":
-        raise RayforceValueError(f"the server has a table {table!r} already; replace=True replaces it")
+        raise RayforceValueError(
+            f"the server has a table {table!r} already; insert() adds rows to it, and replace=True replaces it"
+        )
     kind = "a function" if reason == "?" else f"a value of type {reason}"
     raise RayforceValueError(f"{table!r} is {kind} on the server, which is not replaced by a table")
 
