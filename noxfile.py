@@ -19,10 +19,10 @@ SUPPORTED = nox.project.python_versions(PYPROJECT)
 INSTALLED = [version for version in SUPPORTED if shutil.which(f"python{version}")] or [sys.executable]
 
 WORKERS = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal"]
-"""Tests also wait, so there is one process more than cores. An idle process takes tests over from the others."""
+"""Tests often wait, so one process more than there are cores. An idle process takes tests from the others."""
 
 NOT_TIMING = ["-m", "not timing"]
-"""All tests but those that measure time, the slow ones included."""
+"""All tests except those that measure time; slow tests are included."""
 
 ALL_EXTRAS = ".[arrow,asyncio,cli,prometheus,sql]"
 
@@ -65,7 +65,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def timing(session: nox.Session) -> None:
-    """The tests that measure time, one after the other; nothing else should run on the machine meanwhile."""
+    """Run the tests that measure time, one after another. Nothing else should run on the machine at the same time."""
     session.install(ALL_EXTRAS, *nox.project.dependency_groups(PYPROJECT, "test"))
     pytest(session, "-m", "timing")
 
@@ -156,6 +156,6 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation, warnings being errors, to docs/_build/html; `tests` runs its examples."""
+    """Build the documentation in docs/_build/html; warnings are errors. `tests` runs its examples."""
     session.install(ALL_EXTRAS, *nox.project.dependency_groups(PYPROJECT, "docs"))
     session.run("sphinx-build", "-W", "--keep-going", "-E", "-b", "html", "docs", str(Path("docs", "_build", "html")))

@@ -126,8 +126,8 @@ def parse_url(url: object) -> tuple[str, int | None, str, bool, str | None]:
 def os_error_text(error: BaseException) -> str:
     """Return the system's own words for an error, without the numbers and addresses that event loops add to them.
 
-    The words are the same on every event loop: "connection refused", say. Of several attempts that failed, the last
-    one's error is described.
+    The words are the same on every event loop, for example "connection refused". If several attempts failed, the
+    text describes the error of the last one.
     """
     cause: BaseException = error.__cause__ or error
     while isinstance(cause, BaseExceptionGroup):

@@ -160,8 +160,8 @@ async def test_no_rows_are_inserted_from_empty_data(our_port: int, name: str) ->
         ({**ROWS, "n": [1, 2.5, 3]}, errors.RayforceConversionError, "column 'n', row 1"),
         ({**ROWS, "n": [1, 2, 2**63]}, errors.RayforceConversionError, "column 'n', row 2"),
         ({}, errors.RayforceValueError, "no columns"),
-        ([1, 2], errors.RayforceConversionError, "list is no table"),
-        (None, errors.RayforceConversionError, "NoneType is no table"),
+        ([1, 2], errors.RayforceConversionError, "list is not tabular data"),
+        (None, errors.RayforceConversionError, "NoneType is not tabular data"),
     ],
 )
 async def test_data_that_does_not_fit_is_refused_and_nothing_is_inserted(
@@ -264,6 +264,15 @@ async def test_keys_that_are_not_the_first_columns_are_refused(in_process_port: 
 
 
 @pytest.mark.anyio
+async def test_a_table_with_a_column_that_the_engine_cannot_upsert(in_process_port: int, name: str) -> None:
+    rows = {"sym": ["a"], "px": np.array([1.5], "f4")}
+    async with connected_to(in_process_port) as connection:
+        await connection.create_table(name, rows)
+        with pytest.raises(errors.RayforceValueError, match=rf"the column 'px' of the table '{name}' has the type F32"):
+            await connection.upsert(name, rows, ["sym"])
+
+
+@pytest.mark.anyio
 async def test_columns_that_change_during_an_upsert_stop_it(our_port: int, name: str) -> None:
     async with connected_to(our_port) as connection:
         await connection.create_table(name, ROWS)
@@ -278,7 +287,7 @@ async def test_columns_that_change_during_an_upsert_stop_it(our_port: int, name:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_bulk, "table_schema", then_change)
-            with pytest.raises(errors.RayforceValueError, match="have changed meanwhile"):
+            with pytest.raises(errors.RayforceValueError, match="changed during the call"):
                 await connection.upsert(name, ROWS, ["sym"])
         assert await contents(connection, name) == {"px": [1.5], "sym": ["a"], "n": [1]}
 
@@ -291,7 +300,7 @@ async def test_a_table_is_created_and_replaced(our_port: int, name: str) -> None
     async with connected_to(our_port) as connection:
         assert await connection.create_table(name, ROWS) == 3
         assert await contents(connection, name) == ROWS
-        with pytest.raises(errors.RayforceValueError, match=rf"table '{name}' already; insert\(\) adds"):
+        with pytest.raises(errors.RayforceValueError, match=f"already has a table '{name}'; write replace=True"):
             await connection.create_table(name, {"a": [1]})
         assert await contents(connection, name) == ROWS
         assert await connection.create_table(name, {"a": [1]}, replace=True) == 1
@@ -360,7 +369,7 @@ async def test_a_row_longer_than_the_servers_limit_is_refused(name: str) -> None
             WSServer(0, host="127.0.0.1", max_message_size=2_000) as server,
             WSClient("127.0.0.1", server.port).connect() as connection,
         ):
-            with pytest.raises(errors.RayforceConversionError, match="row 1 is longer than a message"):
+            with pytest.raises(errors.RayforceConversionError, match="row 1 does not fit into a message"):
                 await connection.create_table(name, {"text": pl.Series(["short", "x" * 2_000])})
             assert not connection.closed
             assert name not in await connection.tables()
@@ -481,6 +490,18 @@ async def test_a_cancelled_call_says_how_many_rows_were_inserted(our_port: int, 
 
 
 @pytest.mark.anyio
+async def test_a_callback_that_is_no_function_is_refused_before_anything_is_sent(
+    in_process_port: int, name: str
+) -> None:
+    async with connected_to(in_process_port) as connection:
+        await connection.create_table(name, ROWS)
+        progress: Any = 5
+        with pytest.raises(errors.RayforceValueError, match=r"^progress must be a function"):
+            await connection.insert(name, ROWS, progress=progress)
+        assert await count(connection, name) == 3
+
+
+@pytest.mark.anyio
 @pytest.mark.usefixtures("short_messages")
 async def test_a_callback_that_fails_ends_the_call_after_its_message(in_process_port: int, name: str) -> None:
     def fail(rows: int) -> None:
@@ -531,7 +552,7 @@ async def test_a_table_that_changes_meanwhile_stops_the_rest(in_process_port: in
             return reply
 
         connection._exchange.request = request  # type: ignore[method-assign]  # to do something between two messages
-        with pytest.raises(errors.RayforceValueError, match=f"'{name}' have changed meanwhile") as raised:
+        with pytest.raises(errors.RayforceValueError, match=f"'{name}' changed during the call") as raised:
             await connection.create_table(name, LONG)
         assert 0 < raised.value.rows_inserted < 350  # type: ignore[attr-defined]  # what is tested
         assert await contents(connection, name) == {"x": [1]}

@@ -157,7 +157,7 @@ CLAUSES: dict[str, Make] = {
 }
 
 STRICTER = (
-    "for null; write None",  # `execute` stores the smallest int as null
+    "as null; write None",  # `execute` stores the smallest int as null
     "contain the character NUL",  # the wire cannot carry it
     "contains NUL",
     "None among bools",  # `execute` stores False

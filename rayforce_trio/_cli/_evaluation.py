@@ -24,7 +24,7 @@ CLOSE_TIMEOUT = 0.5
 
 
 class Stop(enum.Enum):
-    """How a cancelled query ended; the values are texts for people."""
+    """How a cancelled query ended. The values are texts for users."""
 
     STOPPED = "the query was stopped"
     ENDED = "the query ended before the server could stop it"
@@ -61,7 +61,7 @@ async def evaluate(connection: WSClientConnection, query: Query, params: Paramet
 
 
 class Session:
-    """A connection whose calls end by Ctrl-C, or at a deadline, and then say whether the server stopped the query.
+    """A connection whose calls end on Ctrl-C or at a deadline, and then report whether the server stopped the query.
 
     Attributes:
         connection: the connection. Its tasks must not be in the scope that Ctrl-C or the deadline cancels: they are
@@ -75,7 +75,7 @@ class Session:
         self._calls = calls
         self._deadline = deadline
         self._time_limit = time_limit
-        self._is_busy = False  # the server has not answered a cancelled call
+        self._is_busy = False  # a cancelled call is still unanswered
 
     @classmethod
     async def connect(
@@ -85,13 +85,13 @@ class Session:
 
         Args:
             client: connects to the server.
-            calls: where Ctrl-C arrives.
+            calls: receives Ctrl-C.
             tasks: where the connection's tasks live.
-            time_limit: seconds until all calls have to be done, connecting included; `None`: no limit.
+            time_limit: seconds until all calls have to be done, connecting included; `None` means no limit.
 
         Raises:
             Interrupted: Ctrl-C.
-            CommandFailed: the time is over.
+            CommandFailed: the time limit has passed.
             Refused: the server refused the connection.
             RayforceError: as `WSClient.connect`.
         """
@@ -110,7 +110,7 @@ class Session:
             status: returns a text that is shown on a terminal meanwhile.
 
         Raises:
-            Interrupted: Ctrl-C; there is a text if the server did not stop the query.
+            Interrupted: Ctrl-C; it has a text if the server did not stop the query.
             CommandFailed: the deadline has passed; the text says how the query ended.
         """
         stopped_before = self.connection.stopped_queries

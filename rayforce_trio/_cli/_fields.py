@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import Columns
 
-_ROWS_PER_BLOCK = 20_000  # that are texts at one time
+_ROWS_PER_BLOCK = 20_000  # converted to text at a time
 _EPOCH_DAYS = 10_957  # from 1970-01-01 to the engine's epoch
 _DAY = 86_400  # seconds
 
@@ -45,7 +45,7 @@ def json_items(columns: Columns) -> list[str]:
 
 
 def json_item(columns: Columns) -> str:
-    """Return the only item of a vector, made of an atom, as JSON. A vector marks nulls, an atom does not."""
+    """Return an atom as JSON, given as a vector of one item. An atom has no mark for null, unlike a vector."""
     vector: Any = columns.vectors()["value"]
     if vector.type.name == "GUID":
         is_null = vector.values.tobytes() == bytes(16)
@@ -58,7 +58,7 @@ def _csv_lines(names: tuple[str, ...], vectors: list[Any]) -> Iterator[str]:
     yield ",".join(map(_csv_text, names)) + "\n"
     for block in _blocks(vectors, _csv_fields):
         if len(names) == 1:
-            block = [[field or '""' for field in block[0]]]  # an empty line could be missed
+            block = [[field or '""' for field in block[0]]]  # many readers skip empty lines
         yield "\n".join(map(",".join, zip(*block, strict=True))) + "\n"
 
 
@@ -98,7 +98,7 @@ def _json_fields(vector: Any) -> list[str]:
 def _fixed_width(vector: Any) -> list[str]:
     values = vector.values
     if vector.nulls is not None and values.dtype.kind == "i":
-        values = np.where(vector.nulls, 0, values)  # the null of a date is far from all others
+        values = np.where(vector.nulls, 0, values)  # a null date would stretch the range of days
     return _FIXED_WIDTH[vector.type.name](values)
 
 
@@ -200,7 +200,7 @@ def _date_characters(days: NDArray[Any]) -> NDArray[np.uint8]:
     first, last = int(days.min()), int(days.max())
     if last - first >= len(days):
         return _calendar(days)
-    rows: NDArray[np.uint8] = _calendar(np.arange(first, last + 1))[days - first]  # each day is made once
+    rows: NDArray[np.uint8] = _calendar(np.arange(first, last + 1))[days - first]  # each day is formatted once
     return rows
 
 
@@ -235,4 +235,4 @@ _FIXED_WIDTH: dict[str, Callable[[NDArray[Any]], list[str]]] = {
     "TIMESPAN": _timespans,
     "GUID": _guids,
 }
-"""For each type of fixed width, the function that makes texts of items, nulls included; SYMBOL and STRING are texts."""
+"""The functions that format the items, nulls included, of each type of fixed width."""

@@ -1,4 +1,4 @@
-"""Files with tables, read in batches, and Arrow streams: the one module of the command line that knows pyarrow."""
+"""Files with tables, read in batches, and Arrow streams. Only this module of the command line imports pyarrow."""
 
 import io
 import os
@@ -33,7 +33,7 @@ TYPES: Mapping[str, Any] = {
     "SYMBOL": pa.dictionary(pa.int32(), pa.string()),
     "STRING": pa.string(),
 }
-"""The engine's types that `--type` takes, and the types that stand for them in Arrow."""
+"""The engine's types that `--type` accepts, and the Arrow types that stand for them."""
 
 _NO_TYPES: Mapping[str, str] = MappingProxyType({})
 _ROWS_PER_BATCH = 100_000
@@ -41,7 +41,7 @@ _BYTES_PER_BATCH = 4 * 1024**2  # of CSV
 _MAGIC_SIZE = 8
 _NULLS = pa.array(pyarrow.csv.ConvertOptions().null_values)  # the texts that are null in CSV
 _CSV_ERROR = re.compile(
-    r"(?:In CSV column #(?P<column>\d+): )?(?:CSV parse error: )?(?:Row #(?P<row>\d+): )?(?P<what>.*)", re.DOTALL
+    r"(?:In CSV column #(?P<column>\d+): )?(?:CSV parse error: )?(?:Row #(?P<row>\d+): )?(?P<problem>.*)", re.DOTALL
 )
 
 
@@ -51,7 +51,7 @@ class Source:
     Args:
         file: the file that the batches are read from.
         schema: the schema of the batches.
-        batches: of rows.
+        batches: the rows, in record batches.
         types: the engine's types of some columns, by name.
         total_rows: `None` if the number of rows is not known.
         batch_size: how many bytes of the file a batch is made of; `None` if it is not known.
@@ -97,7 +97,7 @@ class Source:
         self._file.close()
 
     def next_batch(self) -> Any:
-        """Read some rows; returns a pyarrow.Table, or `None` at the end. It may wait for a pipe.
+        """Read some rows; returns a pyarrow.Table, or `None` at the end. Blocks while a pipe is empty.
 
         Raises:
             CommandFailed: the file is damaged, or a value does not have the type of its column. The error names the
@@ -136,7 +136,7 @@ def open_source(
     Args:
         path: the file, `-` for standard input. CSV may be compressed with gzip.
         types: the engine's types of some of the columns, by name.
-        delimiter: between the fields of CSV.
+        delimiter: the character between the fields of CSV.
         defaults: types that are used instead of inferred ones for columns of CSV.
 
     Raises:
@@ -158,7 +158,7 @@ def open_source(
 
 
 def _explain(name: str, error: Exception, columns: Sequence[str] = ()) -> str:
-    """Return an error of pyarrow in words that name the file and, if it is CSV, the row and the column."""
+    """Return the text of an error of pyarrow, with the file and, for CSV, the row and the column."""
     found = _CSV_ERROR.match(str(error))
     assert found is not None  # it matches everything
     where, hint = name, ""
@@ -167,9 +167,9 @@ def _explain(name: str, error: Exception, columns: Sequence[str] = ()) -> str:
     if found["column"] is not None and columns:
         column = columns[int(found["column"])]
         where += f", column {column!r}"
-        if "invalid UTF8" not in found["what"]:
+        if "invalid UTF8" not in found["problem"]:
             hint = f"; the first rows have another type: set it with --type {column}=TYPE"
-    return f"{where}: {found['what'].strip()}{hint}"
+    return f"{where}: {found['problem'].strip()}{hint}"
 
 
 def _source(file: "_File", types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
@@ -204,13 +204,13 @@ class _File:
     """A file or pipe whose first bytes are known.
 
     Attributes:
-        name: for errors.
+        name: the name of the file in errors.
         beginning: the first bytes.
         size: in bytes; `None` for a pipe.
     """
 
     def __init__(self, name: str, path: str) -> None:
-        # Without a buffer: a thread that waits for a pipe would hold the buffer's lock at the end of the process.
+        # Unbuffered, because a thread that waits for a pipe would hold the buffer's lock when the process ends.
         descriptor = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY)
         self._raw: Any = os.fdopen(descriptor, "rb", buffering=0)
         self.name = name
@@ -226,10 +226,10 @@ class _File:
         return self.random_access()
 
     def random_access(self) -> Any:
-        """Return the whole file for pyarrow, which moves about in it.
+        """Return the whole file for pyarrow, with random access.
 
         Raises:
-            UsageError: it is a pipe.
+            UsageError: the file is a pipe.
         """
         if self.size is None:
             raise UsageError(f"{self.name}: a file of this kind cannot be read from a pipe; name the file")
@@ -246,7 +246,7 @@ class _File:
 
 
 class _Pipe:
-    """A pipe of which some bytes have been read already."""
+    """A pipe whose first bytes have already been read."""
 
     closed = False
 
@@ -255,7 +255,7 @@ class _Pipe:
         self._pipe = pipe
 
     def read(self, size: int) -> bytes:
-        """Read as many bytes as wanted, fewer only at the end: pyarrow infers the types of CSV from one read."""
+        """Read this many bytes, fewer only at the end: pyarrow infers the types of CSV from a single read."""
         parts = [self._beginning[:size]]
         self._beginning = self._beginning[size:]
         missing = size - len(parts[0])
@@ -277,15 +277,17 @@ def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: M
     wanted = {**{column: kind for column, kind in defaults.items() if kind in TYPES}, **types}
     batches = pyarrow.csv.open_csv(
         stream,
-        read_options=pyarrow.csv.ReadOptions(block_size=_BYTES_PER_BATCH, use_threads=False),  # errors name rows
+        read_options=pyarrow.csv.ReadOptions(
+            block_size=_BYTES_PER_BATCH, use_threads=False
+        ),  # with threads, errors name no rows
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string())),
     )
     for field in batches.schema:
         if pa.types.is_binary(field.type):
             raise UsageError(f"{file.name}, column {field.name!r}: the text is not UTF-8; convert the file to UTF-8")
-    there = {column: kind for column, kind in wanted.items() if column in types or column in batches.schema.names}
-    return Source(file, batches.schema, iter(batches), there, batch_size=None if compressed else _BYTES_PER_BATCH)
+    existing = {column: kind for column, kind in wanted.items() if column in types or column in batches.schema.names}
+    return Source(file, batches.schema, iter(batches), existing, batch_size=None if compressed else _BYTES_PER_BATCH)
 
 
 def _open_parquet(file: _File, types: Mapping[str, str]) -> Source:
@@ -301,7 +303,7 @@ def _open_arrow_file(file: _File, types: Mapping[str, str]) -> Source:
 
 
 def _cast(column: Any, kind: str) -> Any:
-    """Return a column with the type that stands for one of the engine's."""
+    """Cast a column to the Arrow type that stands for an engine's type."""
     target = TYPES[kind]
     if pa.types.is_dictionary(column.type):
         if kind == "SYMBOL":
@@ -325,7 +327,7 @@ def _cast(column: Any, kind: str) -> Any:
 
 
 def _timestamps(texts: Any) -> Any:
-    """Return timestamps in UTC from texts, of which all or none have a time zone."""
+    """Return timestamps in UTC from texts. Either all texts have a time zone, or none has."""
     has_zone = pc.any(pc.match_substring_regex(texts, r"(Z|[+-]\d\d:?\d\d)$")).as_py()
     return texts.cast(pa.timestamp("ns", "UTC" if has_zone else None)).cast(pa.timestamp("ns"))
 

@@ -21,7 +21,7 @@ def as_text(value: Any) -> Iterator[str]:
 
 
 def as_json(value: Any) -> Iterator[str]:
-    """Return a value as JSON; the rows of a table and the items of a vector or list stand on a line each."""
+    """Return a value as JSON; each row of a table, and each item of a vector or list, is on a line of its own."""
     columns = _columns(value)
     if columns is not None:
         with suppress(RayforceConversionError):
@@ -42,9 +42,9 @@ FORMATS: dict[str, Callable[[Any], Iterable[str]]] = {"text": as_text, "json": a
 
 
 def _columns(value: Any) -> Columns | None:
-    """Return a table or vector as columns; `None` if it has to be written item by item."""
+    """Return a table or vector as columns; `None` if it must be written item by item."""
     if isinstance(value, Table | Vector):
-        with suppress(RayforceConversionError):  # two columns have one name, say
+        with suppress(RayforceConversionError):  # two columns may have the same name
             return columns_of(value)
     return None
 

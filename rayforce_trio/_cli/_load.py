@@ -1,4 +1,4 @@
-"""`load`: a file into a table of a server."""
+"""The command `load`, which loads a file into a table of a server."""
 
 import argparse
 from contextlib import aclosing, closing
@@ -43,8 +43,10 @@ def add_parser(commands: Any) -> None:
         type=_column_type,
         help="the engine's type of a column, such as price=F64 or symbol=SYMBOL; may be repeated",
     )
-    parser.add_argument("--delimiter", metavar="CHARACTER", default=",", help="between the fields of CSV; default: ,")
-    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="end after so many seconds")
+    parser.add_argument(
+        "--delimiter", metavar="CHARACTER", default=",", help="the character between CSV fields; default: ,"
+    )
+    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="the most seconds that the command may take")
     parser.set_defaults(run=load)
 
 
@@ -73,7 +75,7 @@ def load(options: argparse.Namespace) -> int:
         return OK
 
     async def load_new_table(calls: Calls, tasks: TaskGroup) -> int:
-        with closing(open_file()) as source:  # before the connection is made: a mistake is found at once
+        with closing(open_file()) as source:  # opened before the connection, to report a mistake at once
             async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
                 await _Loading(source, options.table, append=False, replace=options.replace).run(session)
         return OK
@@ -96,26 +98,26 @@ class _Loading:
         self._table = table
         self._append = append
         self._replace = replace
-        self._rows = 0  # that the server has confirmed
-        self._rows_before = 0  # the batch under way
+        self._rows = 0  # confirmed by the server
+        self._rows_before = 0  # confirmed before the current batch
 
     async def run(self, session: Session) -> None:
-        """Load all rows, and say how many. A checkpoint.
+        """Load all rows, and report their number. A checkpoint.
 
         Raises:
             Interrupted: Ctrl-C; the text says how many rows were loaded.
-            CommandFailed: the table exists already, the file is damaged, or the time is over.
+            CommandFailed: the table already exists, the file is damaged, or the time limit has passed.
             RayforceError: the server refused the rows, or the connection was lost.
         """
         began = anyio.current_time()
         if not (self._append or self._replace) and self._table in await session.call(session.connection.tables):
             raise CommandFailed(
-                f"the server has a table {self._table!r} already; --append adds the rows to it, --replace replaces it"
+                f"the server already has a table {self._table!r}; --append adds the rows to it, --replace replaces it"
             )
         try:
             await session.call(partial(self._load, session.connection), status=self._status)
         except Interrupted as interrupted:
-            raise Interrupted(f"interrupted: {self._loaded}{_batch_under_way(interrupted)}") from None
+            raise Interrupted(f"interrupted: {self._loaded}{_current_batch(interrupted)}") from None
         except (CommandFailed, RayforceError):
             say(self._loaded)
             raise
@@ -129,7 +131,7 @@ class _Loading:
             await self._send(connection, self._source.schema.empty_table())
 
     async def _next_batch(self) -> Any:
-        # In a thread: a pipe may keep it waiting. The thread ends with the process.
+        # In a thread, because reading a pipe blocks. An abandoned thread ends with the process.
         return await anyio.to_thread.run_sync(self._source.next_batch, abandon_on_cancel=True)
 
     async def _send(self, connection: WSClientConnection, batch: Any) -> None:
@@ -156,5 +158,5 @@ class _Loading:
         return f"[{'#' * filled:-<{_BAR_WIDTH}}] {min(fraction, 1):4.0%}, {self._rows:,} rows"
 
 
-def _batch_under_way(interrupted: Interrupted) -> str:
-    return f"; the batch under way may be loaded, too: {interrupted}" if str(interrupted) else ""
+def _current_batch(interrupted: Interrupted) -> str:
+    return f"; the current batch may also have been loaded: {interrupted}" if str(interrupted) else ""

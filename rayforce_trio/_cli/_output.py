@@ -50,7 +50,7 @@ def write(parts: Iterable[str]) -> None:
 
 
 def write_bytes(parts: Iterable[bytes]) -> None:
-    """Write bytes to standard output, all the way. Raises what `write` raises."""
+    """Write bytes to standard output and flush it. Raises the errors of `write`."""
     buffer = _standard_output().buffer
     with _reported_errors():
         for part in parts:

@@ -1,4 +1,4 @@
-"""`-p NAME=VALUE`: parameters of a query, typed by how they are written."""
+"""Parameters of a query from `-p NAME=VALUE`. The form of a value determines its type."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def parameter(text: str) -> tuple[str, Any]:
     """Return the name and the value of `NAME=VALUE`.
 
     Raises:
-        ArgumentTypeError: there is no name, or the value looks like JSON, a date or a time and is none.
+        ArgumentTypeError: there is no name, or the value looks like JSON, a date or a time but is not valid.
     """
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -72,5 +72,5 @@ def _timestamp(found: re.Match[str]) -> datetime | np.datetime64:
     if moment.tzinfo is not None:
         moment = moment.astimezone(UTC).replace(tzinfo=None)
     if not 1678 <= moment.year <= 2261:  # the years of numpy's nanoseconds
-        raise ValueError("a timestamp with nanoseconds is between the years 1678 and 2261")
+        raise ValueError("a timestamp with nanoseconds must be between the years 1678 and 2261")
     return np.datetime64(moment, "ns") + np.timedelta64(int(nanoseconds.ljust(3, "0")), "ns")

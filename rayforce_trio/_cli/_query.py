@@ -42,9 +42,9 @@ def add_parser(commands: Any) -> None:
         "--format",
         choices=(*FORMATS, "arrow"),
         default="text",
-        help="of the output; default: text, as the engine draws it",
+        help="the format of the output; default: text, as the engine draws it",
     )
-    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="end after so many seconds")
+    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="the most seconds that the command may take")
     parser.set_defaults(run=query)
 
 
@@ -99,11 +99,13 @@ def _columns(value: Value) -> Columns:
 
 
 def _check_arrow_output() -> None:
-    """Find out before the query is sent that its result cannot be written."""
+    """Raise an error before the query is sent if its result could not be written."""
     if sys.stdout is not None and sys.stdout.isatty():
-        raise UsageError("--format arrow writes binary data, not for a terminal; redirect it to a file or pipe")
+        raise UsageError(
+            "--format arrow writes binary data, which a terminal cannot show; redirect it to a file or pipe"
+        )
     try:
-        from . import _files  # noqa: F401 - it needs pyarrow
+        from . import _files  # noqa: F401 - imported only to see whether pyarrow is installed
     except ModuleNotFoundError as error:
         raise CommandFailed(f"--format arrow needs {error.name}: pip install 'rayforce-trio[arrow]'") from None
 

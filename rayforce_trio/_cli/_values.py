@@ -1,4 +1,4 @@
-"""Values as JSON has them, for `--format json` and `--format csv` where a value has no columns."""
+"""Values as JSON data, for `--format json` and `--format csv` if a value has no columns."""
 
 import json
 from collections.abc import Iterator

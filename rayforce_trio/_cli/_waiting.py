@@ -45,7 +45,7 @@ class Calls:
         Args:
             function: takes no arguments.
             quietly: do not say on the terminal how long it takes.
-            status: returns a text that is shown on the terminal before the time.
+            status: returns a text that the terminal shows before the elapsed time.
 
         Raises:
             Interrupted: Ctrl-C cancelled it.

@@ -1,4 +1,4 @@
-"""Data on its way into the server's tables, in messages that each change a table as a whole or not at all."""
+"""Bulk changes of the server's tables. Each message changes a table completely or not at all."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ Progress = Callable[[int], object]
 MESSAGE_SIZE = 8 * 1024 * 1024
 """The longest message with rows, in bytes: a server inserts it in milliseconds, so other clients do not wait long.
 
-A server of the extended protocol that does not tell its limit accepts as much.
+A server that speaks the extended protocol, but announces no limit, accepts messages of this size.
 """
 
 BASELINE_MESSAGE_SIZE = 1024 * 1024 - 1
@@ -33,7 +33,7 @@ _LITERALS = frozenset({"false", "null", "true"})
 _Change = Callable[[Buffer], bytes]
 """Returns the expression that changes a table, given the payload of a table with rows.
 
-Its value is `_DONE`, or a symbol that says why nothing was changed.
+The expression's value is `_DONE`, or a symbol that says why nothing was changed.
 """
 _DONE = i64(1)
 _CHANGED = "changed"
@@ -41,13 +41,18 @@ _ROWS = bytes(range(0xF8, 0x100))  # stands for the rows in an expression; no na
 
 
 class RowCount:
-    """Counts the rows that the server has confirmed. An exception that leaves the block carries the number.
+    """Counts the rows that the server has confirmed. An exception that leaves the block gets it as `rows_inserted`.
 
     Args:
         progress: called with each new number.
+
+    Raises:
+        RayforceValueError: `progress` cannot be called.
     """
 
     def __init__(self, progress: Progress | None) -> None:
+        if progress is not None and not callable(progress):
+            raise RayforceValueError(f"progress must be a function that takes the number of rows, not {progress!r}")
         self.rows = 0
         self._progress = progress
 
@@ -63,25 +68,30 @@ class RowCount:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if exc is not None:
-            exc.rows_inserted = self.rows  # type: ignore[attr-defined]  # cancellations carry it, too
+            exc.rows_inserted = self.rows  # type: ignore[attr-defined]  # set on any exception, cancellations too
 
 
 async def insert(exchange: Exchange, table: str, data: TabularData, inserted: RowCount) -> None:
     """Append rows to a table. A checkpoint."""
     rows = await _fitted(data, table, await table_schema(exchange, table))
-    await _send(exchange, table, rows, _insertion(table, rows.names), inserted)
+    await _send(exchange, table, rows, "insert", _insertion(table, rows.names), inserted)
 
 
 async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequence[str], inserted: RowCount) -> None:
     """Replace the rows of a table that have the same keys, and append the others. A checkpoint."""
     schema = await table_schema(exchange, table)
     _check_keys(keys, table, list(schema))
+    if unsuitable := [column for column, kind in schema.items() if kind == Type.F32.name]:
+        raise RayforceValueError(
+            f"the column {unsuitable[0]!r} of the table {table!r} has the type F32, with which the engine cannot "
+            f"upsert; insert the rows, or make it F64"
+        )
     rows = await _fitted(data, table, schema)
 
     def change(payload: Buffer) -> bytes:
         return _if_unchanged(table, rows.names, call("upsert", symbol(table), i64(len(keys)), quoted(payload)))
 
-    await _send(exchange, table, rows, change, inserted)
+    await _send(exchange, table, rows, "upsert", change, inserted)
 
 
 async def create(exchange: Exchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
@@ -97,7 +107,7 @@ async def create(exchange: Exchange, table: str, data: TabularData, inserted: Ro
         return call("if", free, _done_after(call("set", name(table), quoted(payload))), call("type", value))
 
     rows = await _converted(data)
-    await _send(exchange, table, rows, change, inserted, then=_insertion(table, rows.names))
+    await _send(exchange, table, rows, "set", change, inserted, then=_insertion(table, rows.names))
 
 
 def _insertion(table: str, columns: Sequence[str]) -> _Change:
@@ -107,7 +117,7 @@ def _insertion(table: str, columns: Sequence[str]) -> _Change:
 def _if_unchanged(table: str, columns: Sequence[str], change: bytes) -> bytes:
     """Return the expression that changes a table if it has these columns.
 
-    The engine inserts columns that it does not know by their order, and takes the first ones for the keys of an upsert.
+    The engine inserts columns of unknown names by their order, and uses the first columns as the keys of an upsert.
     """
     found = call("key", value_of(table))
     changed = symbol(_CHANGED)
@@ -120,13 +130,13 @@ def _done_after(change: bytes) -> bytes:
 
 
 async def _fitted(data: TabularData, table: str, schema: dict[str, str]) -> TableData:
-    """Return data with the columns of a table, in its order. Other tasks run now and then."""
+    """Return data with the columns of a table, in its order. A checkpoint every few milliseconds."""
     types = {column: Type[kind] for column, kind in schema.items()}
     return (await _converted(data)).cast(types, table=table)
 
 
 async def _converted(data: TabularData) -> TableData:
-    """Return data of any kind as columns that can be sent. Other tasks run now and then."""
+    """Return data of any kind as columns that can be sent. A checkpoint every few milliseconds."""
     turn = Turn()
     turn.begin()
     steps = table_data_steps(data, payload_of_object)
@@ -142,15 +152,17 @@ async def _send(
     exchange: Exchange,
     table: str,
     rows: TableData,
+    function: str,
     change: _Change,
     inserted: RowCount,
     then: _Change | None = None,
 ) -> None:
-    """Send rows in one or several messages, each of which is answered before the next one is sent. A checkpoint.
+    """Send rows in one or several messages, and wait for each reply before the next message. A checkpoint.
 
-    Nothing is sent unless all rows can be converted.
+    If a row cannot be converted, nothing is sent.
 
     Args:
+        function: the engine's function that changes the table, for errors.
         change: makes the expression around the rows of the first message, and of the others if `then` is `None`.
         then: makes the expression around the rows of the other messages.
     """
@@ -163,14 +175,14 @@ async def _send(
     messages = rows.payloads(size)
     message = await _next(messages, turn)
     if message is not None and message[1] < len(rows):
-        rest = rows.payloads(size)  # made once more when they are sent, to keep one message at a time
+        rest = rows.payloads(size)  # converted twice, to hold only one message in memory
         while await _next(rest, turn) is not None:
             pass
     while message is not None:
         payload, count = message
         result = await exchange.request(_frame(change, payload))
         del message, payload
-        _check_result(value_payload(exchange, result, f"(insert '{table} ...)"), table)
+        _check_result(value_payload(exchange, result, f"({function} '{table} ...)"), table)
         inserted.add(count)
         turn.begin()
         message = await _next(messages, turn)
@@ -178,7 +190,7 @@ async def _send(
 
 
 async def _next(messages: Iterator[tuple[bytes, int] | None], turn: Turn) -> tuple[bytes, int] | None:
-    """Return the next message, or `None` after the last one. Other tasks run now and then."""
+    """Return the next message, or `None` after the last one. A checkpoint every few milliseconds."""
     for message in messages:
         if message is not None:
             return message
@@ -187,7 +199,7 @@ async def _next(messages: Iterator[tuple[bytes, int] | None], turn: Turn) -> tup
 
 
 def _frame(change: _Change, rows: bytes) -> bytes:
-    """Return the frame with the expression that changes a table; the rows, which may be large, are copied once."""
+    """Return the frame with the expression that changes a table. The rows may be large; they are copied only once."""
     before, after = change(_ROWS).split(_ROWS)
     header = Header(0, MessageType.SYNC, len(before) + len(rows) + len(after)).pack()
     return b"".join([header, before, rows, after])
@@ -198,13 +210,11 @@ def _check_result(payload: memoryview, table: str) -> None:
         return
     reason = text_of_symbol(payload)
     if reason == _CHANGED:
-        raise RayforceValueError(f"the columns of the table {table!r} have changed meanwhile")
+        raise RayforceValueError(f"the columns of the table {table!r} changed during the call")
     if reason == "TABLE":
-        raise RayforceValueError(
-            f"the server has a table {table!r} already; insert() adds rows to it, and replace=True replaces it"
-        )
+        raise RayforceValueError(f"the server already has a table {table!r}; write replace=True to replace it")
     kind = "a function" if reason == "?" else f"a value of type {reason}"
-    raise RayforceValueError(f"{table!r} is {kind} on the server, which is not replaced by a table")
+    raise RayforceValueError(f"{table!r} is {kind} on the server; only a table can be replaced")
 
 
 def _longest_message(exchange: Exchange) -> int:

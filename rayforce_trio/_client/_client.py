@@ -37,7 +37,7 @@ class Nursery(Protocol):
 
 
 class ClientOptions(TypedDict, total=False):
-    """The options of `WSClient.from_url`, which are those of `WSClient`: each may be left out."""
+    """The options of `WSClient.from_url`: those of `WSClient`, all of them optional."""
 
     ssl: bool | SSLContext
     user: str | None
@@ -179,7 +179,7 @@ def _context(ssl: bool | SSLContext) -> SSLContext | None:
 class PendingConnection:
     """A connection that is not open yet, from `WSClient.connect`. Await it, or enter it with `async with`.
 
-    Each time makes a connection of its own. The errors are those of `WSClient.connect`.
+    Each use makes a new connection. The errors are those of `WSClient.connect`.
     """
 
     def __init__(self, open_: Callable[[], Awaitable["WSClientConnection"]], nursery: Nursery | None) -> None:

@@ -61,17 +61,17 @@ class WSClientConnection:
         """Count the cancelled calls whose queries were stopped by the server, or never sent.
 
         The server answers a cancelled call later than the call ends, and before it answers any later call. A query that
-        came to its end after all does not count.
+        still ran to its end does not count.
         """
         return self._exchange.stopped
 
     async def execute(self, query: Query, params: Parameters | None = None) -> Value:
         """Evaluate a query on the server and return its value.
 
-        A checkpoint. If cancelled, the call ends at once, and the connection stays usable: a query that was not sent
-        yet never is; one that was is cancelled on the server, and its reply is discarded. There it does not start any
-        more; if it has started, a native engine stops it, while an in-process one runs it to its end. What it has
-        changed before it stops stays changed.
+        A checkpoint. If cancelled, the call ends at once, and the connection stays usable. A query that was not sent
+        yet is never sent. A query that was sent is cancelled on the server, and its reply is discarded: if it has not
+        started, it never starts; if it is running, a native engine stops it, while an in-process engine runs it to its
+        end. Changes that it has made before it stops remain.
 
         Args:
             query: Rayfall text as a str or String; SQL as `sql(...)`; a List, Expression, SQLQuery, or a select,
@@ -83,9 +83,9 @@ class WSClientConnection:
             protocol only, such as rayforce-py's, reports errors as a `String`.
 
         Raises:
-            UnsupportedQuery: `query` is none of these. Nothing was sent.
-            RayforceValueError: `params` is no mapping, or a key is not a name that can be used. Nothing was sent.
-            RayforceConversionError: a value cannot be sent, and nothing was; or rayforce-py cannot represent the
+            UnsupportedQuery: `query` has another type. Nothing was sent.
+            RayforceValueError: `params` is not a mapping, or a key cannot be used as a name. Nothing was sent.
+            RayforceConversionError: a value cannot be sent, and nothing was sent; or rayforce-py cannot represent the
                 result.
             RayforceError: the evaluation failed; rayforce-py's class for the engine's error code. Or rayforce-py cannot
                 compile the query.
@@ -108,7 +108,7 @@ class WSClientConnection:
             params: as for `execute`.
 
         Raises:
-            RayforceTypeError: the result has no columns, as a single number has none; use `execute`.
+            RayforceTypeError: the result has no columns: it is a single number, for example. Use `execute`.
             RayforceConversionError: the result has a type that only `execute` can read, or is damaged.
             RayforceError: otherwise as `execute`.
         """
@@ -126,8 +126,8 @@ class WSClientConnection:
         Raises:
             RayforceValueError: `function` is neither a name nor a lambda, or there are too many arguments. Nothing was
                 sent.
-            RayforceConversionError: an argument cannot be sent, and nothing was; or rayforce-py cannot represent the
-                result.
+            RayforceConversionError: an argument cannot be sent, and nothing was sent; or rayforce-py cannot
+                represent the result.
             RayforceError: otherwise as `execute`.
         """
         self._exchange.check_open()
@@ -144,20 +144,19 @@ class WSClientConnection:
             params: as for `execute`.
 
         Raises:
-            RayforceWSError: the server speaks the baseline protocol only, which has no such thing. Nothing was sent.
+            RayforceWSError: the server speaks only the baseline protocol, which does not send printed text. Nothing was
+                sent.
             RayforceError: as for `execute`; the error of an evaluation is in the result, not raised.
         """
         if not self._exchange.extended:
-            raise RayforceWSError(
-                "this server speaks the baseline protocol only, which tells nothing of what is printed"
-            )
+            raise RayforceWSError("this server speaks only the baseline protocol, which does not send printed text")
         output, reply = decode_verbose(await self._request(query, params, verbose=True))
         if isinstance(reply, Failure):
             return VerboseResult(output, None, engine_error(reply, query))
         return VerboseResult(output, decode(reply, query), None)
 
     async def post(self, query: Query, params: Parameters | None = None) -> None:
-        """Send a query whose result nobody wants; an error in it appears in the server's log only.
+        """Send a query without waiting for a result. An error of the query appears only in the server's log.
 
         Returns when the query was handed to the network. A checkpoint; if cancelled before that, the query is not sent,
         unless it was partly sent already.
@@ -167,12 +166,12 @@ class WSClientConnection:
             params: as for `execute`.
 
         Raises:
-            RayforceError: as for `execute`, the evaluation's errors aside.
+            RayforceError: as for `execute`, except for errors of the evaluation.
         """
         await self._exchange.post(self._encode(query, MessageType.ASYNC, params))
 
     async def tables(self) -> list[str]:
-        """Return the names of the server's tables, sorted. Those in a dict, such as `a.b`, are not among them.
+        """Return the names of the server's tables, sorted. Tables in a dict, such as `a.b`, are left out.
 
         A checkpoint; if cancelled, as `execute`.
 
@@ -190,7 +189,7 @@ class WSClientConnection:
             table: the name of a table of the server.
 
         Raises:
-            RayforceValueError: the server has no table of this name, or it is not a name.
+            RayforceValueError: the server has no table with this name, or `table` cannot be a name.
             RayforceError: otherwise as for `execute`.
         """
         return await table_schema(self._exchange, table)
@@ -198,12 +197,12 @@ class WSClientConnection:
     async def insert(self, table: str, data: TabularData, *, progress: Progress | None = None) -> int:
         """Append rows to a table of the server, and return their number.
 
-        Columns are matched by name and cast to the table's types if no value is changed by it. Long data is sent in
+        Columns are matched by name and cast to the table's types if the cast changes no value. Long data is sent in
         several messages of up to 8 MiB, or of the server's limit. Each message is inserted as a whole or not at all.
 
         A checkpoint; other tasks also run while data is converted. An error or a cancellation that is raised has the
         attribute `rows_inserted`: how many rows the server has confirmed, always the first ones. If cancelled, or if
-        the connection breaks, the rows of the one message under way may have been inserted as well, or may yet be.
+        the connection breaks, the rows of the current message may also have been inserted, or may still be.
 
         Args:
             table: the name of a table of the server.
@@ -212,8 +211,8 @@ class WSClientConnection:
             progress: called with the number of rows inserted so far after each message.
 
         Raises:
-            RayforceValueError: the server has no table of this name, or the data has not the table's columns. Nothing
-                was inserted.
+            RayforceValueError: the server has no table with this name, or the data does not have the table's
+                columns. Nothing was inserted.
             RayforceConversionError: a value does not fit the column's type; the error says where it is. Nothing was
                 inserted.
             RayforceError: otherwise as for `execute`. A read-only server refuses with the code `access`.
@@ -239,7 +238,8 @@ class WSClientConnection:
             progress: as for `insert`.
 
         Raises:
-            RayforceValueError: the keys are not the table's first columns; the error names those. Nothing was inserted.
+            RayforceValueError: the keys are not the table's first columns, the error names those; or the table has a
+                column of type F32, with which the engine cannot upsert. Nothing was inserted.
             RayforceError: otherwise as for `insert`.
         """
         with RowCount(progress) as inserted:
@@ -257,7 +257,7 @@ class WSClientConnection:
         A checkpoint; if cancelled, as `insert`, and the table may have been created or replaced.
 
         Args:
-            name: of the new table: letters, digits, `_` and `-`; it begins with a letter or `_`.
+            name: the name of the new table: letters, digits, `_` and `-`; it begins with a letter or `_`.
             data: as for `insert`; there may be no rows.
             replace: replace the table of this name if there is one, at once and with all of its columns. Values of
                 other kinds are never replaced.
@@ -273,9 +273,9 @@ class WSClientConnection:
         return inserted.rows
 
     async def close(self) -> None:
-        """Close the connection, within 10 seconds; calls that still wait raise `ConnectionClosed`. Idempotent.
+        """Close the connection, within 10 seconds; waiting calls raise `ConnectionClosed`. Idempotent.
 
-        A checkpoint. If cancelled, the connection is closed all the same, and within the same time.
+        A checkpoint. If cancelled, the connection is still closed within that time.
         """
         self._exchange.close_with(closed_by_us())
         await self._exchange.ended.wait()

@@ -1,4 +1,4 @@
-"""The requests of one connection: calls wait for their replies on one side, tasks own the socket on the other."""
+"""The requests of one connection: calls wait for replies, and the connection's own tasks use the socket."""
 
 import copy
 import logging
@@ -41,7 +41,7 @@ class Exchange:
         self._waiters: dict[ClientRequest, _Waiter] = {}
         self._new_event = event_class()
         self._outgoing = self._new_event()
-        self._refused: Outgoing | None = None  # it counts as sent, but the network was busy
+        self._refused: Outgoing | None = None  # counts as sent, but the network was busy
         self._writing = False
         self._send_error: RayforceWSError | None = None
         self._closing = anyio.Event()
@@ -52,15 +52,15 @@ class Exchange:
         return self._protocol.stopped
 
     def check_open(self) -> None:
-        """Raise the error of a call on a connection that has ended, if it has."""
+        """Raise an error if the connection has ended."""
         if self.reason is not None:
             raise _refusal(self.reason)
 
     async def request(self, frame: bytes) -> Reply:
         """Send a request, whose message type is 1, and return its reply. A checkpoint.
 
-        If cancelled, a request that was not sent yet never is; one that was is cancelled on the server, and its reply
-        is discarded.
+        If cancelled, a request that was not sent yet is never sent. A request that was sent is cancelled on the server,
+        and its reply is discarded.
 
         Raises:
             RayforceWSError: the connection has ended, or ends before the reply has arrived.
@@ -91,11 +91,11 @@ class Exchange:
         if self._protocol.pending == 1:
             self._send_at_once()
         else:
-            self._outgoing.set()  # the others wait for replies anyway, so what comes together is sent together
+            self._outgoing.set()  # other calls wait for replies anyway, so requests are sent in batches
         return await self._wait(request, waiter)
 
     def _send_at_once(self) -> None:
-        """Send what is to be sent without going through the writer's task, if the network takes it."""
+        """Send waiting messages without the writer's task, if the network takes them."""
         if self._writing or self._refused is not None:
             return
         try:
@@ -107,12 +107,12 @@ class Exchange:
                 self._sent(outgoing)
             self._transport.flush()
         except RayforceWSError as error:
-            self._send_error = copy.copy(error)  # for the writer to raise: this call has only lent a hand
+            self._send_error = copy.copy(error)  # the writer raises it: it may concern another call's message
             self._outgoing.set()
 
     async def _wait(self, request: ClientRequest, waiter: "_Waiter") -> Reply | None:
         try:
-            if waiter.done.is_set():  # asyncio's wait would be no checkpoint
+            if waiter.done.is_set():  # on asyncio, waiting for a set event is not a checkpoint
                 await anyio.lowlevel.checkpoint()
             else:
                 await waiter.done.wait()
@@ -122,7 +122,7 @@ class Exchange:
                 self._outgoing.set()
         if waiter.failed:
             assert self.reason is not None
-            raise copy.copy(self.reason)  # each task that it is raised in adds its own traceback
+            raise copy.copy(self.reason)  # each task adds a traceback to its own copy
         return waiter.reply
 
     # The connection's own tasks.
@@ -152,11 +152,11 @@ class Exchange:
                 received = self._protocol.receive(message)
             except ProtocolViolation as error:
                 raise ProtocolError(str(error)) from None
-            if self._protocol.has_outgoing:  # there may be room for more now
+            if self._protocol.has_outgoing:  # the reply may have made room for another request
                 self._outgoing.set()
             if received is not None:
                 self._waiters.pop(received.request).resolve(received.reply)
-            del message, received  # they may be large, and the next ones may be long in coming
+            del message, received  # they may be large, and the next message may come much later
 
     async def _write(self) -> None:
         turn = Turn(self._transport.flush)
@@ -189,7 +189,7 @@ class Exchange:
         await self._transport.aclose()
 
     def close_with(self, reason: RayforceWSError) -> None:
-        """Refuse new calls, end those that wait, and have the transport closed; the first reason stands."""
+        """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason."""
         if self.reason is None:
             self.reason = copy.copy(reason)  # without its traceback, which refers to this connection
         self._protocol.abandon()

@@ -1,4 +1,4 @@
-"""Replies to columns, in slices between which other tasks run."""
+"""Read replies as columns, in short steps between which other tasks run."""
 
 import anyio.lowlevel
 
@@ -14,7 +14,7 @@ async def read_columns(payload: memoryview, exchange: Exchange) -> Columns:
 
     Raises:
         RayforceTypeError: the value has no columns.
-        RayforceConversionError: it has a type that is not decoded here, or it is damaged.
+        RayforceConversionError: the value contains a type that `fetch` does not know, or it is damaged.
     """
     reader = ColumnsReader(payload)
     try:

@@ -22,7 +22,7 @@ async def table_schema(exchange: Exchange, table: str) -> dict[str, str]:
     """Return the engine's type of each column of a table by the column's name. A checkpoint.
 
     Raises:
-        RayforceValueError: the server has no table of this name, or it is not a name.
+        RayforceValueError: the server has no table with this name, or `table` cannot be a name.
     """
     check_name(table)
     value = value_of(table)
@@ -37,7 +37,9 @@ async def table_schema(exchange: Exchange, table: str) -> dict[str, str]:
 
 
 async def evaluate(exchange: Exchange, expression: Buffer, description: str) -> memoryview:
-    """Return the payload of an expression's value, which is never a String. A checkpoint; if cancelled, as a request.
+    """Return the payload of an expression's value, which is never a String. A checkpoint.
+
+    If cancelled, the request ends like one of `Exchange.request`.
 
     Args:
         description: the expression as text, for errors.
@@ -63,14 +65,14 @@ def value_payload(exchange: Exchange, reply: Reply, description: str) -> memoryv
 
 
 def check_name(table: object) -> None:
-    """Raise `RayforceValueError` if this is nothing that a table can be called."""
+    """Raise `RayforceValueError` if a table cannot have this name."""
     if not isinstance(table, str) or not table or not table.isprintable():
         shown = repr(table) if isinstance(table, str) else type(table).__qualname__
         raise RayforceValueError(f"Invalid table: {shown}. Must be the name of a table of the server, as a str")
 
 
 def value_of(table: str) -> bytes:
-    """Return the expression whose value is a global, or null if there is none of this name."""
+    """Return the expression whose value is the global of this name, or null if it does not exist."""
     return call("resolve", symbol(table))
 
 

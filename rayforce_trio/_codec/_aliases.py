@@ -36,13 +36,13 @@ Query = (
     | WindowJoin
     | WindowJoin1
 )
-"""What a connection evaluates: Rayfall text, SQL, or a query object of rayforce-py."""
+"""A query that a connection evaluates: Rayfall text, SQL, or a query object of rayforce-py."""
 
 Parameters = Mapping[str, Any]
 """The values of a query's parameters by their names."""
 
 Value = Any
-"""What a query evaluates to: a Rayforce object (`I64`, `Table`, `Vector`, ...), or `None` for null.
+"""The value of a query: a Rayforce object (`I64`, `Table`, `Vector`, ...), or `None` for null.
 
 A type checker takes it as `Any`, since the class depends on the query and the data.
 """

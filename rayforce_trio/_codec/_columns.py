@@ -12,10 +12,10 @@ def columns_of(value: Any) -> Columns:
     """Return a table, vector or dict of vectors, as `execute` returns it, as columns.
 
     Args:
-        value: what `execute` returned, or `VerboseResult.value`.
+        value: the result of `execute`, or `VerboseResult.value`.
 
     Raises:
-        RayforceConversionError: it has no columns, two columns have the same name, or a symbol contains NUL.
+        RayforceConversionError: the value has no columns, two columns have the same name, or a symbol contains NUL.
     """
     payload = payload_of_object(value)
     try:

@@ -1,4 +1,4 @@
-"""Replies to values: Rayforce objects, or the payload for a reader that makes none."""
+"""Decode replies: to Rayforce objects, or to the payload for readers that need no objects."""
 
 from typing import Any
 

@@ -7,7 +7,7 @@ from ._capture import capture_stdout
 from ._ffi import byte_vector, check_foreign_thread, serialize
 from ._objects import lost_symbol
 
-_KEPT_WHOLE = 1024 * 1024  # bytes; a longer reply is not copied, it is sent in slices
+_KEPT_WHOLE = 1024 * 1024  # bytes; a longer reply is sent in slices, without a copy
 
 
 def evaluate(frame: Frame) -> Reply:
@@ -17,7 +17,7 @@ def evaluate(frame: Frame) -> Reply:
         frame: a whole frame, its header checked, not compressed; its message type does not matter.
 
     Returns:
-        The value as a response frame, or the error: whatever the frame holds, an error is returned, not raised.
+        The value as a response frame, or the error: an error in the frame is returned, not raised.
         A value with a symbol that contains NUL is such an error, because its frame would hold another value.
         To a verbose request, a list of the printed text and of the value or error.
     """

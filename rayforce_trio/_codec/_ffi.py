@@ -1,4 +1,4 @@
-"""What the modules of the codec share: the thread check, values as bytes, the names of types."""
+"""Functions that the modules of the codec share: the thread check, values as bytes, the names of types."""
 
 from functools import cache
 from pathlib import Path

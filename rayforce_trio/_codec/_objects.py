@@ -1,7 +1,7 @@
 """Rayforce objects as payloads, and the symbols in them that the wire cannot carry.
 
-The engine's serialization ends a symbol at its first NUL. The bytes behind it would be read as the next value, which
-may be an expression that the server evaluates. So every object is searched before it is serialized.
+The engine's serialization ends a symbol at its first NUL. The server would read the bytes behind it as the next
+value, and might evaluate them. Therefore every object is searched before it is serialized.
 """
 
 from collections.abc import Iterator
@@ -39,9 +39,7 @@ def payload_of_object(value: Any) -> Buffer | None:
 def payload_of_pointer(pointer: ffi.RayObject) -> Buffer:
     """Return the payload of an object of rayforce-py's C module. Raises as `payload_of_object`."""
     if (symbol := symbol_with_nul(pointer)) is not None:
-        raise RayforceConversionError(
-            f"the symbol {symbol!r} contains NUL, which ends a symbol on its way; use a String for such a text"
-        )
+        raise RayforceConversionError(f"the symbol {symbol!r} contains NUL, which a symbol cannot; use a String")
     serialized = serialize(pointer, MessageType.ASYNC)
     if isinstance(serialized, Failure):
         raise RayforceConversionError(f"the engine cannot serialize the object: {serialized}")

@@ -20,7 +20,7 @@ _LARGEST_LIMIT = 2**63 - 1
 
 
 def parse_message_limit(value: str | None) -> int | None:
-    """Return the limit in a server's `MESSAGE_LIMIT_HEADER`, in bytes; `None` if there is no limit in it."""
+    """Return the limit in a server's `MESSAGE_LIMIT_HEADER`, in bytes; `None` if the header has no valid limit."""
     if value is None or not (value.isascii() and value.isdigit()) or len(value) > 19:
         return None
     limit = int(value)

@@ -58,27 +58,29 @@ def _fixed(pa: Any, where: str, type_code: Type, values: NDArray[Any], nulls: ND
         case Type.B8:
             values = np.packbits(values, bitorder="little")
         case Type.DATE:
-            _check(where, values, nulls, values > _LATEST_DATE, "days after 2000-01-01 is later than Arrow's last date")
+            check_values(
+                where, values, nulls, values > _LATEST_DATE, "days after 2000-01-01 is later than Arrow's last date"
+            )
             values = values + np.int32(EPOCH_DAYS)
         case Type.TIME:
             outside = (values < 0) | (values >= _DAY)
-            _check(
+            check_values(
                 where,
                 values,
                 nulls,
                 outside,
-                "milliseconds is no time of the day, as Arrow's times are; subtract "
+                "milliseconds is not a time of day, which Arrow's time type needs; subtract "
                 "timestamps instead, or cast the column to 'I64 in the query",
             )
         case Type.TIMESTAMP:
             values = timestamps_of(where, values)
-    items = np.require(values, requirements=["A", "C"])  # copied only if it is not aligned, as Arrow wants it
+    items = np.require(values, requirements=["A", "C"])  # Arrow needs aligned data; aligned data is not copied
     array = pa.Array.from_buffers(_type(pa, type_code), count, [_validity(pa, nulls), _buffer(pa, items)])
     return pa.ExtensionArray.from_storage(pa.uuid(), array) if type_code is Type.GUID else array
 
 
 def _type(pa: Any, type_code: Type) -> Any:
-    """Return the type of a column; of GUIDs, the type that stores them."""
+    """Return Arrow's type for a column. For GUIDs, return the storage type."""
     types = {
         Type.B8: pa.bool_,
         Type.U8: pa.uint8,
@@ -98,18 +100,27 @@ def _type(pa: Any, type_code: Type) -> Any:
     return types[type_code]()
 
 
-def _check(
-    where: str, values: NDArray[Any], nulls: NDArray[np.bool_] | None, wrong: NDArray[np.bool_], problem: str
+def check_values(
+    where: str,
+    values: NDArray[Any],
+    nulls: NDArray[np.bool_] | None,
+    wrong: NDArray[np.bool_],
+    problem: str,
+    first_row: int = 0,
 ) -> None:
+    """Raise `RayforceConversionError` for the first value that is wrong and not null. The problem follows the value."""
     if nulls is not None:
         wrong &= ~nulls
     if wrong.any():
         row = int(wrong.argmax())
-        raise RayforceConversionError(f"{where}, row {row}: {values[row]} {problem}")
+        raise RayforceConversionError(f"{where}, row {first_row + row}: {values[row]} {problem}")
 
 
 def _symbols(pa: Any, where: str, column: TextColumn) -> Any:
-    """Return symbols with a dictionary, which is made before their NULs are removed, so that they need not be moved."""
+    """Return symbols as a dictionary array.
+
+    The dictionary is built before the NULs are removed, so that only distinct symbols are copied.
+    """
     encoded = _items(pa, column).dictionary_encode()
     symbols = encoded.dictionary
     _, ends, data = symbols.buffers()
@@ -139,20 +150,20 @@ def _items(pa: Any, column: TextColumn) -> Any:
 
 
 def _utf8(pa: Any, where: str, array: Any, column: TextColumn) -> Any:
-    """Return an array of bytes as text, after checking that it is."""
+    """Return an array of bytes as text, after a check that it is UTF-8."""
     kind = pa.string() if array.type == pa.binary() else pa.large_string()
     data = array.buffers()[2]
     if data is None or np.frombuffer(data, np.uint8).max(initial=0) < _FIRST_NON_ASCII:
         return array.view(kind)
     try:
         return array.cast(kind)
-    except pa.ArrowInvalid:  # decoding tells the row
+    except pa.ArrowInvalid:  # to_list raises an error that names the row
         to_list(where, column)
         raise
 
 
 def _list(pa: Any, where: str, column: ListColumn) -> Any:
-    """Return a list of values: of Arrow's list type if they are vectors of one type, as groups are."""
+    """Return a column of values. Vectors of one type, which grouping returns, become Arrow lists."""
     values = list(read_values(column))
     kinds = {(type_code, isinstance(value, bytes)) for type_code, value in values if value is not None}
     if not kinds:
@@ -160,7 +171,7 @@ def _list(pa: Any, where: str, column: ListColumn) -> Any:
     if len(kinds) > 1:
         names = ", ".join(sorted(type_code.name for type_code, _ in kinds))
         raise RayforceConversionError(
-            f"{where} contains different kinds of values ({names}), which an Arrow column cannot; rows() and numpy can"
+            f"{where} contains values of different types ({names}), which an Arrow column cannot hold; use rows()"
         )
     ((type_code, single),) = kinds
     nulls = np.array([value is None for _, value in values], np.bool_)

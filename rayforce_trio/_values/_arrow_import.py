@@ -1,4 +1,4 @@
-"""Arrow data as vectors for the engine: data frames, tables, arrays and series, converted some rows at a time."""
+"""Arrow data as vectors for the engine: data frames, tables, arrays and series, converted a block of rows at a time."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RayforceConversionError
-from ._arrow import pyarrow
+from ._arrow import check_values, pyarrow
 from ._types import DTYPES, EPOCH_DAYS, EPOCH_NANOSECONDS, Type
 from ._vectors import FixedWidth, Texts, Vector
 
@@ -26,12 +26,12 @@ _NUMBERS = {
     "float": (Type.F32, "float32"),
     "double": (Type.F64, "float64"),
 }
-"""The engine's type for each numeric type of Arrow all of whose values it can hold, and the type with that layout."""
+"""For each numeric Arrow type: the engine's type that can hold all of its values, and the Arrow type of that layout."""
 
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}
 _NUL = "\0"
 _PANDAS_INDEX = "__index_level_"
-"""The beginning of the name that pandas gives to an index without a name. It counts rows, and is no column."""
+"""The prefix of the name that pandas gives to an unnamed index. This index only numbers the rows, so it is left out."""
 
 
 class ArrowColumn:
@@ -48,22 +48,22 @@ class ArrowColumn:
     | float16, float32 | F32 |
     | float64 | F64 |
     | date32, date64 | DATE |
-    | time32, time64 | TIME; an error for a value with less than a millisecond |
+    | time32, time64 | TIME; an error for a value with a fraction of a millisecond |
     | timestamp | TIMESTAMP; with a time zone, the same moment in UTC |
     | duration | TIMESPAN |
     | utf8, large_utf8, utf8_view | STRING |
     | dictionary of texts | SYMBOL |
     | dictionary of other values | as the values |
     | arrow.uuid, fixed-size binary of 16 bytes | GUID |
-    | another extension type | as its storage |
+    | other extension types | as their storage types |
     | null | I64, all null |
 
     Attributes:
-        name: of the column; empty for an array.
+        name: the name of the column; empty for an array.
         type: of the vectors that `read` returns.
 
     Raises:
-        RayforceConversionError: the engine has no such type; the error says what to cast to.
+        RayforceConversionError: the engine has no type for the data; the error says which type to cast to.
     """
 
     def __init__(self, name: str, where: str, data: Any) -> None:
@@ -96,20 +96,20 @@ def is_arrow(data: Any) -> bool:
 
 
 def _is_old_series(data: Any) -> bool:
-    """Return whether an object is a Series of pandas before 3.0, which offers its frame alone as Arrow data."""
+    """Return whether an object is a Series of pandas before 3.0. Only its DataFrame offers Arrow data."""
     return hasattr(data, "to_frame") and not hasattr(data, "__arrow_c_stream__")
 
 
 def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
-    """Return the columns of a table, or the one of an array. A stream that can be read once is read.
+    """Return the columns of a table, or the only column of an array. Uses up a stream that can be read only once.
 
     Args:
         data: an object for which `is_arrow` returns True.
-        where: what errors call an array. Columns of a table are called by their names.
+        where: the name of an array in errors. For a table, errors name the column.
 
     Raises:
         RayforceError: pyarrow is not installed.
-        RayforceConversionError: the data cannot be read, a name contains NUL, or the engine has no such type.
+        RayforceConversionError: the data cannot be read, a name contains NUL, or the engine has no type for it.
     """
     pa = pyarrow()
     series = _is_old_series(data)
@@ -123,7 +123,7 @@ def import_arrow(data: Any, where: str) -> list[ArrowColumn] | ArrowColumn:
     if not pa.types.is_struct(chunks.type):
         return ArrowColumn("", where, chunks)
     if chunks.null_count:
-        raise RayforceConversionError(f"{where}: a row is null as a whole, which the engine has no value for")
+        raise RayforceConversionError(f"{where}: a whole row is null, which the engine cannot represent")
     if series:
         return ArrowColumn("", where, chunks.flatten()[0])
     fields = [field.name for field in chunks.type]
@@ -151,7 +151,7 @@ def _unreadable(where: str, error: Exception) -> RayforceConversionError:
 def _with_terminated_texts(chunks: Any) -> Any:
     """Return dictionaries of any kind of text as dictionaries of large_utf8 whose texts end with a NUL.
 
-    The decoded texts are then the items of a vector of symbols. pyarrow cannot decode dictionaries of polars anyway.
+    Decoding them yields the items of a vector of symbols. pyarrow cannot decode the dictionaries of polars as they are.
     """
     pa = pyarrow()
     kind = pa.large_string()
@@ -168,7 +168,7 @@ def _with_terminated_texts(chunks: Any) -> Any:
 
 
 def _conversion(where: str, kind: Any) -> tuple[Type, _Convert]:
-    """Return the engine's type for one of Arrow, and the function that converts chunks of it."""
+    """Return the engine's type for an Arrow type, and the function that converts its chunks."""
     pa = pyarrow()
     types = pa.types
     if str(kind) in _NUMBERS:
@@ -205,18 +205,20 @@ def _conversion(where: str, kind: Any) -> tuple[Type, _Convert]:
 
 def _advice(types: Any, kind: Any) -> str:
     if types.is_decimal(kind):
-        return f"the engine has no decimal numbers, as {kind}; cast them to float64, int64 or text"
+        return f"the engine has no decimal numbers such as {kind}; cast them to float64, int64 or text"
     if types.is_run_end_encoded(kind):
         return f"{kind} cannot be read; decode it first"
     if types.is_nested(kind):
-        return f"the engine's columns cannot hold nested values, as {kind}; split them into columns of single values"
+        return (
+            f"the engine's columns cannot hold nested values such as {kind}; split them into columns of single values"
+        )
     if (
         types.is_binary(kind)
         or types.is_large_binary(kind)
         or types.is_binary_view(kind)
         or types.is_fixed_size_binary(kind)
     ):
-        return f"the engine has no columns of bytes, as {kind}; cast them to text, or to 16 bytes each for GUIDs"
+        return f"the engine has no columns of bytes such as {kind}; cast them to text, or to 16 bytes each for GUIDs"
     return f"the engine has no type for {kind}; cast it to a number, text, date or time"
 
 
@@ -229,7 +231,7 @@ def _storage(chunks: Any, kind: Any) -> Any:
 
 
 def _joined(chunks: Any, target: Any) -> Any:
-    """Return chunks as one array of a type to which any of their values can be cast."""
+    """Return chunks as one array of another type, which can hold all of their values."""
     cast = chunks if chunks.type == target else chunks.cast(target)
     if cast.num_chunks == 1:
         return cast.chunk(0)
@@ -262,7 +264,7 @@ def _bools(_where: str, chunks: Any, _row: int) -> Vector:
 def _unsigned(where: str, chunks: Any, row: int) -> Vector:
     array = _joined(chunks, pyarrow().uint64())
     values, nulls = _items(array, np.dtype("<u8")), _nulls(array)
-    _check(where, row, values, nulls, values > np.iinfo(np.int64).max, "is too large for the engine's type I64")
+    check_values(where, values, nulls, values > np.iinfo(np.int64).max, "is too large for the engine's type I64", row)
     return FixedWidth(Type.I64, values.view("<i8"), nulls)
 
 
@@ -270,7 +272,7 @@ def _dates(where: str, chunks: Any, row: int) -> Vector:
     array = _joined(chunks, pyarrow().date32())
     days, nulls = _items(array, np.dtype("<i4")), _nulls(array)
     wrong = days < np.iinfo(np.int32).min + EPOCH_DAYS
-    _check(where, row, days, nulls, wrong, "days after 1970-01-01 is too early for the engine's type DATE")
+    check_values(where, days, nulls, wrong, "days after 1970-01-01 is too early for the engine's type DATE", row)
     return FixedWidth(Type.DATE, days - np.int32(EPOCH_DAYS), nulls)
 
 
@@ -282,7 +284,8 @@ def _times(where: str, chunks: Any, row: int) -> Vector:
     fraction = max(_NANOSECONDS["ms"] // _NANOSECONDS[unit], 1)
     milliseconds = values * 1000 if unit == "s" else values // fraction
     wrong = (values % fraction != 0) | (milliseconds != milliseconds.astype(np.int32))
-    _check(where, row, values, nulls, wrong, f"{unit} is no number of milliseconds, as the engine's type TIME needs")
+    problem = f"{unit} is not a number of milliseconds that the engine's type TIME can hold"
+    check_values(where, values, nulls, wrong, problem, row)
     return FixedWidth(Type.TIME, milliseconds.astype(np.int32), nulls)
 
 
@@ -298,7 +301,7 @@ def _timespans(where: str, chunks: Any, row: int) -> Vector:
 
 
 def _nanoseconds(where: str, chunks: Any, row: int, origin: int, type_name: str) -> tuple[NDArray[np.int64], _Nulls]:
-    """Return moments or durations of any unit in nanoseconds from an origin."""
+    """Return moments or durations of any unit as nanoseconds since an origin, and their nulls."""
     unit = chunks.type.unit
     factor = _NANOSECONDS[unit]
     array = _joined(chunks, chunks.type)
@@ -307,8 +310,9 @@ def _nanoseconds(where: str, chunks: Any, row: int, origin: int, type_name: str)
     wrong = values < max(origin - limit, np.iinfo(np.int64).min)
     if origin + limit < np.iinfo(np.int64).max:
         wrong |= values > origin + limit
-    from_when = f" {unit} after 1970-01-01" if origin else f" {unit}"
-    _check(where, row, values, nulls, wrong, f"is outside of the engine's type {type_name}", from_when)
+    quantity = f"{unit} after 1970-01-01" if origin else unit
+    problem = f"{quantity} is outside the range of the engine's type {type_name}"
+    check_values(where, values, nulls, wrong, problem, row)
     return (values - origin) * factor if factor > 1 or origin else values, nulls
 
 
@@ -324,25 +328,9 @@ def _texts(type_code: Type, chunks: Any, *, terminated: bool = False) -> Texts:
     array = _joined(chunks, pyarrow().large_string())
     if array.null_count:
         nulls = _nulls(array)
-        array = array.fill_null(_NUL if terminated else "")  # a null may have bytes
+        array = array.fill_null(_NUL if terminated else "")  # a null item may still have bytes
     else:
         nulls = None
     _, ends, data = array.buffers()
     offsets = np.frombuffer(ends, np.int64, len(array) + 1, array.offset * 8) if ends else np.zeros(1, np.int64)
     return Texts(type_code, np.frombuffer(data or b"", np.uint8), offsets, nulls, terminated)
-
-
-def _check(
-    where: str,
-    first_row: int,
-    values: NDArray[Any],
-    nulls: _Nulls,
-    wrong: NDArray[np.bool_],
-    problem: str,
-    unit: str = "",
-) -> None:
-    if nulls is not None:
-        wrong &= ~nulls
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise RayforceConversionError(f"{where}, row {first_row + row}: {values[row]}{unit} {problem}")

@@ -1,4 +1,4 @@
-"""Single values that are no containers, as payloads: Python's, numpy's, and Rayforce objects through the caller."""
+"""Single values as payloads: Python and numpy scalars, null, and Rayforce objects, which the caller converts."""
 
 import decimal
 import enum
@@ -17,14 +17,14 @@ _VECTOR_HEADER = 10  # bytes: type code, attributes and count
 
 
 def atom(value: Any, other: Callable[[Any], Buffer | None]) -> Buffer:
-    """Return the payload of a value that is no list, array, bytes or mapping.
+    """Return the payload of a single value, which is not a list, an array, bytes or a mapping.
 
     Args:
         value: a Python or numpy scalar, null, or a Rayforce object of any kind.
         other: returns the payload of a Rayforce object, and `None` for anything else.
 
     Raises:
-        Unrepresentable: the value is of another kind, or out of its type's range.
+        Unrepresentable: the value has another type, or is outside its type's range.
     """
     if (kind := kind_of(type(value))) is not None:
         return kind.atom(value)
@@ -41,10 +41,10 @@ def array_atom(array: np.ndarray[Any, Any]) -> bytes:
     """Return the payload of the value in an array of no dimensions that does not hold a Python object.
 
     Raises:
-        Unrepresentable: the engine has no type for the array, or the value is out of its type's range.
+        Unrepresentable: the engine has no type for the array, or the value is outside its type's range.
     """
-    assert array.ndim == 0, "others are vectors"
-    assert not is_objects(array), "the object says what it is"
+    assert array.ndim == 0, "an array with dimensions is a vector"
+    assert not is_objects(array), "convert the Python object, not the array"
     try:
         one = array_vector(array.reshape(1))
     except Unrepresentable as found:
@@ -60,7 +60,7 @@ def _advice(value: object) -> str:
     if isinstance(value, decimal.Decimal):
         return "the engine has no decimals; write float(value) or str(value)"
     if isinstance(value, enum.Enum):
-        return f"{type_name(value)} is no value by itself; write its .value"
+        return f"{type_name(value)} is an enum member; write its .value"
     if isinstance(value, Iterable):
-        return f"{type_name(value)} is no sequence that can be sent; write list(value)"
+        return f"{type_name(value)} cannot be sent; write list(value)"
     return f"the engine has no type for {type_name(value)}; write a number, a str, a list or a dict"

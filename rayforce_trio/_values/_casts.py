@@ -17,7 +17,7 @@ _INTEGERS = frozenset({Type.U8, Type.I16, Type.I32, Type.I64})
 _FLOATS = frozenset({Type.F32, Type.F64})
 _TEXTS = frozenset({Type.SYMBOL, Type.STRING})
 _WITHOUT_NULL = frozenset({Type.B8, Type.U8})
-_NANOSECONDS = {  # pairs of types that count the same thing in other units: nanoseconds per unit
+_NANOSECONDS = {  # per unit of each type
     Type.DATE: 86_400 * 10**9,
     Type.TIMESTAMP: 1,
     Type.TIME: 10**6,
@@ -28,19 +28,19 @@ _SHOWN = 40  # characters of a text in an error
 
 
 def cast_vector(values: Vector, target: Type, where: str, first_row: int = 0) -> Vector:
-    """Return a vector as one of another type, if no value changes.
+    """Cast a vector to another type, if no value changes.
 
-    Numbers become numbers, a symbol a string and the other way round, a DATE a TIMESTAMP at midnight and back, a TIME a
-    TIMESPAN of whole milliseconds and back. Null becomes null; NaN counts as null. A vector of nulls alone becomes any
-    type that has null.
+    There are casts among numbers, between SYMBOL and STRING, between DATE and TIMESTAMP (at midnight), and between TIME
+    and TIMESPAN (of whole milliseconds). Null becomes null; NaN counts as null. A vector that holds only nulls can be
+    cast to any type that has null.
 
     Args:
-        where: what an error calls the vector: `column 'px'`.
+        where: the name of the vector in errors: `column 'px'`.
         first_row: the number of the vector's first row, for errors.
 
     Raises:
-        RayforceConversionError: there is no such cast, or a value would change; the error names the row, the value and
-            both types.
+        RayforceConversionError: the cast does not exist, or a value would change; the error names the row, the
+            value and both types.
     """
     if values.type is target:
         return values
@@ -79,7 +79,7 @@ def _all_null(target: Type, count: int) -> Vector:
 
 
 def _cast(source: Type, items: NDArray[Any], target: Type) -> tuple[NDArray[Any] | None, NDArray[np.bool_]]:
-    """Return the items cast, and where they are the same as before; `None` if there is no such cast."""
+    """Return the cast items, and a mask of those that kept their value; `None` if the cast does not exist."""
     if source in _INTEGERS and target in _INTEGERS:
         return _bounded(items.astype(np.int64), target)
     if source in _INTEGERS and target in _FLOATS:
@@ -98,7 +98,7 @@ def _cast(source: Type, items: NDArray[Any], target: Type) -> tuple[NDArray[Any]
 
 
 def _as_int64(floats: NDArray[Any]) -> NDArray[np.int64]:
-    """Return floats as integers, cut off; 0 for those out of range, which never compares equal to them."""
+    """Truncate floats to integers. Floats outside the range become 0, which never equals them."""
     return np.where(np.abs(floats) < 2.0**63, floats, 0).astype(np.int64)
 
 

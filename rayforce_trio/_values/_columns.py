@@ -13,7 +13,7 @@ from ._payloads import Buffer
 from ._reader import FixedColumn, PayloadReader, RawColumn, TextColumn
 from ._vectors import Vector
 
-_ROWS_PER_BLOCK = 10_000  # that `rows` decodes at a time
+_ROWS_PER_BLOCK = 10_000  # decoded at a time by `rows`
 
 
 class Columns:
@@ -29,7 +29,8 @@ class Columns:
     installed, and truncated to microseconds if not.
 
     Arrays of numbers are read-only views of the reply, which may be unaligned; `numpy.require(array,
-    requirements="A")` copies an unaligned one. As long as such an array exists, so does the whole reply.
+    requirements="A")` copies an unaligned one. While one of these arrays exists, the whole reply
+    stays in memory.
 
     `polars.DataFrame(columns)`, `pandas.DataFrame.from_arrow(columns)`, `pyarrow.table(columns)` and DuckDB accept
     columns directly.
@@ -68,7 +69,7 @@ class Columns:
         """Return a column as a numpy array; the page "Data" of the documentation lists its types.
 
         Raises:
-            RayforceIndexError: there is no such column; the error names those that exist.
+            RayforceIndexError: no column has this name; the error lists the names.
             RayforceConversionError: a value cannot be represented; the error names its row.
         """
         try:
@@ -82,7 +83,7 @@ class Columns:
         return iter(self._columns)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield each row as a tuple of plain Python values. Some thousand rows are converted at a time.
+        """Yield each row as a tuple of plain Python values. Converts 10,000 rows at a time.
 
         Raises:
             RayforceConversionError: a value cannot be represented; the error names its column and row.
@@ -99,7 +100,7 @@ class Columns:
         return self._lists(0, None)
 
     def to_numpy(self) -> dict[str, NDArray[Any]]:
-        """Return the columns as arrays, each as `columns[name]` is.
+        """Return the columns as arrays, as `columns[name]` returns them, by their names.
 
         Raises:
             RayforceConversionError: a value cannot be represented; the error names its column and row.
@@ -174,7 +175,7 @@ class ColumnsReader:
     """Reads a payload as columns in short steps, so that an event loop can do other work in between.
 
     Args:
-        payload: of a reply, without the frame's header; it must not change as long as the columns are in use.
+        payload: the payload of a reply, without the frame's header; it must not change while the columns are in use.
     """
 
     def __init__(self, payload: Buffer) -> None:
@@ -185,8 +186,8 @@ class ColumnsReader:
 
         Raises:
             RayforceConversionError: the payload is damaged, or two columns have the same name.
-            NotColumns: it is a value of another kind.
-            UnknownType: it contains a type that is not decoded here.
+            NotColumns: the payload is a value without columns.
+            UnknownType: it contains a type that this reader does not know.
         """
         return self._reader.step()
 

@@ -24,7 +24,7 @@ _SHOWN = 40  # bytes of a text, in an error
 
 
 def nulls_of(column: RawColumn) -> NDArray[np.bool_] | None:
-    """Return where a column of fixed width or text is null; `None` if it is nowhere."""
+    """Return a mask of the nulls of a column of fixed width or text; `None` without nulls, and for a list."""
     if isinstance(column, ListColumn):
         return None
     if isinstance(column, TextColumn):
@@ -39,7 +39,7 @@ def nulls_of(column: RawColumn) -> NDArray[np.bool_] | None:
 
 
 def values_of(column: FixedColumn) -> NDArray[Any]:
-    """Return the items of a column: any byte but 0 is true, which numpy does not know."""
+    """Return the items of a column. Any byte of a B8 but 0 is true, while numpy expects 1."""
     return column.values.view(np.uint8) != 0 if column.type is Type.B8 else column.values
 
 
@@ -47,17 +47,17 @@ def to_vector(where: str, column: RawColumn) -> Vector:
     """Return a column as a vector that can be sent.
 
     Raises:
-        RayforceConversionError: it is a list of values.
+        RayforceConversionError: the column is a list of values.
     """
     if isinstance(column, ListColumn):
-        raise RayforceConversionError(f"{where} is a list of values, and not of one type")
+        raise RayforceConversionError(f"{where} is a list of values, not a vector of one type")
     if isinstance(column, TextColumn):
         return to_texts(column)
     return FixedWidth(column.type, values_of(column), nulls_of(column))
 
 
 def to_texts(column: TextColumn) -> Texts:
-    """Return the texts of a column, which lie apart in the payload, as one piece of data."""
+    """Return the texts of a column without the lengths or NULs that are between them in the payload."""
     starts = column.starts
     extra = 1 if column.type is Type.SYMBOL else LENGTH_SIZE
     offsets = starts.astype(np.int64)
@@ -73,10 +73,10 @@ def to_texts(column: TextColumn) -> Texts:
 
 
 def timestamps_of(where: str, values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return timestamps as nanoseconds since 1970; arbitrary ones where they are null.
+    """Return timestamps as nanoseconds since 1970. Those of nulls are arbitrary.
 
     Raises:
-        RayforceConversionError: a timestamp is after 2262-04-11, the last one of this kind.
+        RayforceConversionError: a timestamp is after 2262-04-11, the last day of 64-bit nanoseconds since 1970.
     """
     if values.max(initial=0) > _LAST_NANOSECOND:
         row = int((values > _LAST_NANOSECOND).argmax())
@@ -134,7 +134,7 @@ def to_list(where: str, column: RawColumn, start: int = 0, stop: int | None = No
     items = values_of(part)
     if nulls is not None:
         items = items.copy()
-        items[nulls] = np.zeros((), items.dtype)  # a value that any conversion takes
+        items[nulls] = np.zeros((), items.dtype)  # a value that every conversion accepts
     if column.type is Type.DATE:
         _check_dates(where, items, start)
     values = _CONVERSIONS.get(column.type, _numbers)(items)
@@ -144,11 +144,11 @@ def to_list(where: str, column: RawColumn, start: int = 0, stop: int | None = No
 
 
 def _objects(values: list[Any]) -> NDArray[Any]:
-    return np.fromiter(values, object, len(values))  # not np.array, which would look into values that are arrays
+    return np.fromiter(values, object, len(values))  # np.array would unpack values that are arrays
 
 
 def _elements(where: str, column: ListColumn, first_row: int, convert: Callable[[str, RawColumn], Any]) -> list[Any]:
-    """Return the values of a list; `convert` is for the vectors among them."""
+    """Return the values of a list; `convert` converts the vectors among them."""
     values: list[Any] = []
     for row, (type_code, value) in enumerate(read_values(column), first_row):
         if value is None:
@@ -207,7 +207,7 @@ def _check_dates(where: str, days: NDArray[np.int32], first_row: int) -> None:
     if wrong.any():
         row = int(wrong.argmax())
         raise RayforceConversionError(
-            f"{where}, row {first_row + row}: the date {days[row]} days after 2000-01-01 is outside of the years 1 to "
+            f"{where}, row {first_row + row}: the date {days[row]} days after 2000-01-01 is outside the years 1 to "
             "9999, which Python's dates have; numpy and Arrow can represent it"
         )
 
@@ -223,7 +223,7 @@ def _dates(days: NDArray[np.int32]) -> list[Any]:
 
 
 def _times(milliseconds: NDArray[np.int32]) -> list[Any]:
-    """Return times of the day; other times, which differences and sums can be, as timedelta."""
+    """Return times of day. Times outside a day, which sums and differences yield, become timedelta."""
     times: list[Any] = [moment.time() for moment in milliseconds.astype(np.int64).view("M8[ms]").tolist()]
     for row in np.flatnonzero((milliseconds < 0) | (milliseconds >= _DAY)).tolist():
         times[row] = timedelta(milliseconds=int(milliseconds[row]))
@@ -251,7 +251,7 @@ def _timespans(nanoseconds: NDArray[np.int64]) -> list[Any]:
 
 
 def _replace(values: list[Any], where: NDArray[np.bool_], nanoseconds: NDArray[Any]) -> None:
-    """Replace values of microseconds by those of pandas with nanoseconds, if pandas is installed."""
+    """Replace values, which have microseconds, with pandas values, which have nanoseconds, if pandas is installed."""
     precise = _pandas.with_nanoseconds(nanoseconds) if len(nanoseconds) else []
     for row, value in zip(np.flatnonzero(where).tolist(), precise, strict=False):
         values[row] = value

@@ -36,7 +36,7 @@ _NANOSECONDS = {
     "us": 1000,
     "ns": 1,
 }
-_FINER = {"ps": 1000, "fs": 10**6, "as": 10**9}
+_PARTS_OF_NANOSECOND = {"ps": 1000, "fs": 10**6, "as": 10**9}
 _INT32_MAX = 2**31 - 1
 
 
@@ -68,10 +68,10 @@ def array_vector(array: NDArray[Any]) -> Vector:
     Masked values, NaT and NaN are null.
 
     Raises:
-        Unrepresentable: the engine has no type for the array, or a value is out of its type's range.
+        Unrepresentable: the engine has no type for the array, or a value is outside its type's range.
     """
     if array.ndim != 1:
-        raise Unrepresentable(f"an array of {array.ndim} dimensions is no vector; write a list of its rows")
+        raise Unrepresentable(f"an array of {array.ndim} dimensions is not a vector; write a list of its rows")
     masked = np.ma.getmask(array)
     nulls = np.asarray(masked, np.bool_) if masked.any() else None
     plain = np.ma.getdata(array)
@@ -99,7 +99,7 @@ def array_vector(array: NDArray[Any]) -> Vector:
         if mistaken.any():
             index = int(mistaken.argmax())
             shown = "nil UUID" if kind is Type.GUID else f"{plain.dtype} {values[index]}"
-            raise Unrepresentable(f"the engine takes the {shown} for null; write None for null", index)
+            raise Unrepresentable(f"the engine treats the {shown} as null; write None for null", index)
     return FixedWidth(kind, values, nulls)
 
 
@@ -108,7 +108,7 @@ def _symbols(texts: list[str], nulls: NDArray[np.bool_] | None) -> Vector:
         texts = ["" if null else text for text, null in zip(texts, nulls.tolist(), strict=True)]
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise Unrepresentable("a missing text of numpy's StringDType; write None in a list for null", index)
+            raise Unrepresentable("numpy's StringDType has a missing text here; write a list with None for null", index)
     return texts_of(texts, Type.SYMBOL, nulls)
 
 
@@ -137,8 +137,8 @@ def _nanoseconds(values: NDArray[Any], nulls: NDArray[np.bool_] | None, epoch: i
     """Return times as nanoseconds since an epoch, which is given in nanoseconds since 1970."""
     unit, count = np.datetime_data(values.dtype)
     numbers = values.astype(np.int64)
-    if unit in _FINER and count == 1:
-        whole, rest = np.divmod(numbers, _FINER[unit])
+    if unit in _PARTS_OF_NANOSECOND and count == 1:
+        whole, rest = np.divmod(numbers, _PARTS_OF_NANOSECOND[unit])
         _checked(rest, nulls, 0, 0, values)
         return whole - epoch
     if unit not in _NANOSECONDS:
@@ -153,7 +153,7 @@ def _nanoseconds(values: NDArray[Any], nulls: NDArray[np.bool_] | None, epoch: i
 def _checked(
     numbers: NDArray[np.int64], nulls: NDArray[np.bool_] | None, low: int, high: int, values: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """Return the numbers, with 0 for null. Raises `Unrepresentable` if one is out of range."""
+    """Return the numbers, with 0 for null. Raises `Unrepresentable` for a number out of range."""
     if nulls is not None:
         numbers = np.where(nulls, 0, numbers)
     outside = (numbers < max(low, -INT_MAX)) | (numbers > min(high, INT_MAX))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from ._types import QUOTED, Type
 
 Buffer = bytes | bytearray | memoryview
-"""Bytes of a payload; large vectors stay in the buffers that they came in until the message is joined."""
+"""Bytes of a payload; large vectors are not copied until the message is joined."""
 
 _HEADER = struct.Struct("<BBq")  # type code, attributes, number of items or bytes
 _ATOM = struct.Struct("<bB")
@@ -52,7 +52,7 @@ def symbols(texts: Iterable[str]) -> bytes:
 
 
 def list_of(payloads: Sequence[Buffer]) -> bytes:
-    """Return a list. Evaluated, it calls its first element with the others: use `quoted` for data."""
+    """Return a list. The engine evaluates it as a call of its first element: use `quoted` for data."""
     return b"".join([_HEADER.pack(Type.LIST, 0, len(payloads)), *payloads])
 
 
@@ -78,5 +78,5 @@ def quoted(payload: Buffer) -> bytes:
 
 def _terminated(text: str) -> bytes:
     data = text.encode()
-    assert b"\0" not in data, "callers check texts for NUL, where they can say whose text it is"
+    assert b"\0" not in data, "callers check texts for NUL, so that their errors can name the text"
     return data + b"\0"

@@ -5,7 +5,7 @@
     bool                                        B8
     int                                         I64; an error outside -(2**63 - 1) to 2**63 - 1
     float                                       F64; NaN is the engine's null float
-    str                                         symbol; an error if it has a NUL, which a String may have
+    str                                         symbol; an error if it contains NUL: use a String
     bytes, bytearray                            vector of U8
     datetime                                    TIMESTAMP, in UTC if it has a time zone, unchanged otherwise
     date                                        DATE
@@ -26,8 +26,9 @@
     Arrow arrays, Series; DataFrames, tables    a vector; a table
     Columns                                     a table
 
-Subclasses count as their base class. An IntEnum is an int, a StrEnum a str. Ints among floats become floats. A bool is
-no int: a list of both stays a list. The engine takes an empty symbol, an empty string in a vector and NaN for null.
+Subclasses count as their base class. An IntEnum is an int, a StrEnum a str. Ints among floats become floats. A bool
+does not count as an int: a list of both stays a list. The engine treats an empty symbol, an empty string in a vector
+and NaN as null.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,11 +48,11 @@ from ._types import Type
 from ._vectors import Texts, vector_payload
 
 MAX_DEPTH = 100
-"""Levels of lists and dicts in a value; the engine fails beyond 255 dicts in one another."""
+"""Levels of lists and dicts in a value; the engine fails beyond 255 nested dicts."""
 
 _KEYS = object()  # the step from a mapping to the list of its keys
 _WITHOUT_NULL = (np.dtype("?"), np.dtype("u1"))
-_SHOWN_STEPS = 6  # of the way to a value in deeply nested ones
+_SHOWN_STEPS = 6  # at each end of a long path, in errors
 
 
 def encode_value(value: Any, where: str, other: Callable[[Any], Buffer | None]) -> Buffer:
@@ -59,11 +60,11 @@ def encode_value(value: Any, where: str, other: Callable[[Any], Buffer | None]) 
 
     Args:
         value: any value of the table above.
-        where: what an error calls the value: `params["low"]`.
+        where: the name of the value in errors: `params["low"]`.
         other: returns the payload of a Rayforce object, and `None` for anything else.
 
     Raises:
-        RayforceConversionError: the value, or one in it, cannot be represented; the error says where that is.
+        RayforceConversionError: the value, or a value inside it, cannot be represented; the error says where it is.
     """
     encoder = _Encoder(where, other)
     try:
@@ -74,7 +75,7 @@ def encode_value(value: Any, where: str, other: Callable[[Any], Buffer | None]) 
 
 
 class _Encoder:
-    """Encodes one value; keeps the way to the part under work for errors."""
+    """Encodes one value, and keeps the path to the part that is being encoded, for errors."""
 
     def __init__(self, where: str, other: Callable[[Any], Buffer | None]) -> None:
         self._where = where
@@ -82,7 +83,7 @@ class _Encoder:
         self._path: list[Any] = []
 
     def place(self) -> str:
-        """Return what an error calls the part under work."""
+        """Return the path to the part that is being encoded."""
         steps = [".keys()" if step is _KEYS else f"[{step!r}]" for step in self._path]
         if len(steps) > 2 * _SHOWN_STEPS:
             steps[_SHOWN_STEPS:-_SHOWN_STEPS] = ["..."]

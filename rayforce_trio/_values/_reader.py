@@ -1,4 +1,4 @@
-"""Payloads to columns: the structure of a reply, found in short steps, with every count checked against the bytes.
+"""Read payloads as columns: find the structure of a reply in short steps, and check every count against the bytes.
 
 Nothing is copied. A vector of fixed width is a view of the payload. For symbols, strings and lists, the reader finds
 where each item begins, and the items are decoded when they are used.
@@ -22,14 +22,14 @@ Positions = NDArray[np.integer[Any]]
 
 _HEADER = struct.Struct("<Bq")  # attributes and number of items, after the type code
 _LENGTH = struct.Struct("<q")
-_CHUNK = 1 << 19  # bytes that are searched at a time, in about a millisecond
-_FEW = 4096  # bytes
-_LIKELY_SYMBOL = 16  # bytes
+_CHUNK = 1 << 19  # bytes searched at a time, in about a millisecond
+_SMALLEST_CHUNK = 4096  # bytes
+_TYPICAL_SYMBOL = 16  # bytes
 _ITEMS_PER_STEP = 300  # items of a list, each a step in Python
-_WALKED = 16  # strings that are followed one by one before a guess
+_WALKED = 16  # strings followed one by one before a guess
 _RUNS_PER_STEP = 64  # of strings that are found together, or followed one by one
-_LONG = 1024  # bytes; for longer strings, following one by one costs less than searching
-_LONG_IN_A_ROW = 64
+_LONG_STRING = 1024  # bytes; following longer strings one by one is faster
+_MAX_LONG_RUN = 64  # long strings in one gap that a guess follows
 _MAX_DEPTH = 16
 _NULL_ATOM = 0x01  # the attribute of an atom that is null
 _FUNCTIONS = range(Type.FUNCTION, Type.FUNCTION + 4)  # a lambda, and builtins by the number of their arguments
@@ -38,10 +38,10 @@ _Steps = Generator[None, None, Any]
 
 
 class NotColumns(Exception):
-    """The payload is a value of another kind.
+    """The payload is a value without columns.
 
     Attributes:
-        kind: what it is, as part of a sentence: "a list".
+        kind: the kind of value, as part of a sentence: "a list".
     """
 
     def __init__(self, kind: str) -> None:
@@ -50,7 +50,7 @@ class NotColumns(Exception):
 
 
 class UnknownType(Exception):
-    """The payload contains a type that is not decoded here.
+    """The payload contains a type that this module does not know.
 
     Attributes:
         code: the type code, as it is on the wire.
@@ -138,7 +138,7 @@ class PayloadReader:
     """Reads a payload step by step, so that an event loop can do other work in between.
 
     Args:
-        payload: of a reply, without the frame's header; it must not change as long as the columns are in use.
+        payload: the payload of a reply, without the frame's header; it must not change while the columns are in use.
     """
 
     def __init__(self, payload: Buffer) -> None:
@@ -150,8 +150,8 @@ class PayloadReader:
 
         Raises:
             RayforceConversionError: the payload is damaged, or two columns have the same name.
-            NotColumns: it is a value of another kind.
-            UnknownType: it contains a type that is not decoded here.
+            NotColumns: the payload is a value without columns.
+            UnknownType: it contains a type that this module does not know.
         """
         try:
             next(self._steps)
@@ -246,7 +246,7 @@ class _Payload:
             name = self._name(names, number)
             column_type = self._type_code()
             if code == Type.DICT and not _is_vector(column_type):
-                raise NotColumns("a dict that contains something else than vectors")
+                raise NotColumns("a dict whose values are not all vectors")
             if column_type < 0:
                 self._damaged(f"column {name!r} is a single value")
             column = yield from self._vector_items(column_type, depth=0)
@@ -289,7 +289,7 @@ class _Payload:
         start = self._take(count * dtype.itemsize)
         values = self._data[start : self._at].view(dtype)
         return FixedColumn(type_code, marked, values)
-        yield  # a generator like the others, which has no need to pause
+        yield  # makes this a generator, like the others; it never pauses
 
     def _symbol_items(self) -> _Steps:
         marked, count = self._header(1)
@@ -299,7 +299,9 @@ class _Payload:
         while found < count:
             if self._at == self._end:
                 self._damaged("it ends within a symbol")
-            size = min(max(_FEW, _LIKELY_SYMBOL * (count - found)), _CHUNK)  # what follows the symbols is not searched
+            size = min(
+                max(_SMALLEST_CHUNK, _TYPICAL_SYMBOL * (count - found)), _CHUNK
+            )  # to search little beyond the symbols
             chunk = self._data[self._at : self._at + size]
             ends = np.flatnonzero(chunk == 0)[: count - found]
             np.add(ends, self._at + 1, out=starts[found + 1 : found + 1 + len(ends)], casting="same_kind")
@@ -320,7 +322,7 @@ class _Payload:
             if row == count:
                 break
             mean, rest = divmod(self._at - begin, walked)
-            if mean > _LONG:
+            if mean > _LONG_STRING:
                 row += self._walk_strings(starts[row : min(row + _ITEMS_PER_STEP, count)])
             elif rest == 0 and (run := self._run_of_strings(mean, starts[row:count])):
                 row += run
@@ -331,7 +333,7 @@ class _Payload:
         return TextColumn(Type.STRING, marked, self._data, starts)
 
     def _run_of_strings(self, size: int, starts: NDArray[Any]) -> int:
-        """Find the strings that follow and have the same size, their length included; returns their number."""
+        """Find the next strings if each takes `size` bytes, its length included; returns their number."""
         most = min(len(starts), (self._end - self._at) // size, _CHUNK)
         lengths = np.ndarray((most,), "<i8", self._data.data, self._at, (size,))
         if (lengths[:_WALKED] != size - LENGTH_SIZE).any():
@@ -343,7 +345,7 @@ class _Payload:
         return run
 
     def _walk_strings(self, starts: NDArray[Any]) -> int:
-        """Follow strings one by one, from the present place; returns their number."""
+        """Follow strings one by one from the current position; returns their number."""
         at, end, read, view = self._at, self._end - LENGTH_SIZE, _LENGTH.unpack_from, self._view
         found = []
         for _ in range(len(starts)):
@@ -351,7 +353,7 @@ class _Payload:
                 self._damaged("it ends within a string")
             (length,) = read(view, at)
             if not 0 <= length <= end - at:
-                self._damaged(f"a string's length is {length}, which is not there")
+                self._damaged(f"a string has the length {length}, but {end - at} bytes follow")
             found.append(at)
             at += LENGTH_SIZE + length
         starts[:] = found
@@ -359,14 +361,14 @@ class _Payload:
         return len(found)
 
     def _guess_strings(self, starts: NDArray[Any], row: int, count: int, *, some_empty: bool) -> _Steps:
-        """Find the strings of a chunk together; returns the number of the row after the last one.
+        """Find the strings of a chunk all at once; returns the number of the row after the last one.
 
-        A guess is right as far as each string's length leads to the next string. After that, the strings are followed
-        one by one, up to one that was guessed.
+        A guess is right as long as each string's length leads to the next guessed string. From there on, the strings
+        are followed one by one until they reach a guessed one.
         """
         begin = self._at
         guessed, after = _guess(self._data[begin : begin + _CHUNK], some_empty=some_empty)
-        breaks = np.flatnonzero(after[:-1] != guessed[1:])  # the last ones of runs in which each leads to the next
+        breaks = np.flatnonzero(after[:-1] != guessed[1:])  # the last string of each run of right guesses
         for number in itertools.count(1):
             if row == count:
                 break
@@ -440,14 +442,14 @@ class _Payload:
         return code - 256 if code > 127 else code
 
     def _header(self, item_size: int) -> tuple[bool, int]:
-        """Read the attributes of a vector and the number of its items, which have a least size in bytes."""
+        """Read the attributes and the item count of a vector. An item takes at least `item_size` bytes."""
         attributes, count = _HEADER.unpack_from(self._view, self._take(_HEADER.size))
         if not 0 <= count <= (self._end - self._at) // item_size:
-            self._damaged(f"it announces {count} items of {item_size} bytes, and {self._end - self._at} bytes follow")
+            self._damaged(f"it announces {count} items of {item_size} bytes, but {self._end - self._at} bytes follow")
         return bool(attributes & HAS_NULLS), count
 
     def _take(self, size: int) -> int:
-        """Move on by some bytes; returns where they begin."""
+        """Skip some bytes; returns where they begin."""
         start = self._at
         if not 0 <= size <= self._end - start:
             self._damaged(f"it ends at byte {self._end}, before byte {start + size}")
@@ -465,13 +467,13 @@ def _is_vector(code: int) -> bool:
 def _guess(chunk: NDArray[np.uint8], *, some_empty: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return where strings may begin in a chunk that begins with one, and where each of them would end.
 
-    Short strings are found by their lengths. What lies between two of them are empty strings, which are zeros, or long
-    strings, which are followed from one to the next, in all such gaps at the same time.
+    Short strings are found by their lengths. The gaps between hold empty strings, which are zeros, or long strings,
+    which are followed from one to the next, in all gaps at the same time.
     """
     places = _short_strings(chunk, some_empty=some_empty)
     after = places + chunk[places]
     after += LENGTH_SIZE
-    stop = len(chunk) - LENGTH_SIZE + 1  # where a string cannot begin any more
+    stop = len(chunk) - LENGTH_SIZE + 1  # no string can begin here or later
     gap_starts = np.concatenate([[0], after])
     gap_ends = np.append(places, stop)
     some = np.flatnonzero(gap_starts < gap_ends)
@@ -484,7 +486,7 @@ def _guess(chunk: NDArray[np.uint8], *, some_empty: bool) -> tuple[NDArray[np.in
     ordinals = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     found = [places, np.repeat(at[empty], counts) + LENGTH_SIZE * ordinals]
     at, end = at[~empty], end[~empty]
-    for _ in range(_LONG_IN_A_ROW):
+    for _ in range(_MAX_LONG_RUN):
         if not len(at):
             break
         found.append(at)
@@ -512,8 +514,8 @@ def _short_strings(chunk: NDArray[np.uint8], *, some_empty: bool) -> NDArray[np.
     if some_empty:
         np.greater(places, zero[:count], out=places)
         np.greater(places, zero[LENGTH_SIZE:], out=places)
-    # Strings begin at least 8 bytes apart, so each 8 bytes contain one at most, and searching by eights is faster. In a
-    # text with NULs there can be more; then the place is wrong, which shows when it is not reached.
+    # Strings begin at least 8 bytes apart, so each 8 bytes contain the beginning of at most one, and a search by eights
+    # is faster. A text with NULs can look like more. The wrong place does no harm, because no length leads to it.
     eights = found.view("<u8")
     at = np.flatnonzero(eights != 0)
     within = np.bitwise_count(eights[at] - np.uint64(1)) >> 3

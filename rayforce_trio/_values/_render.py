@@ -11,7 +11,7 @@ from ._payloads import Buffer, name
 from ._types import QUOTED, Type
 
 ABBREVIATED_AT = 80
-"""The length in characters from which a text is cut."""
+"""The longest text in characters; a longer one is cut."""
 
 _VECTOR = struct.Struct("<BBq")
 _NUMBERS = {
@@ -167,7 +167,7 @@ class _Renderer:
     def _terminated(self) -> str:
         beginning = bytes(self._payload[self._at : self._at + 4 * ABBREVIATED_AT])
         end = beginning.find(b"\0")
-        if end < 0:  # it is longer than the text may be, or damaged
+        if end < 0:  # longer than the text may be, or damaged
             self._write(beginning.decode("utf-8", "replace"))
             raise ValueError
         self._at += end + 1

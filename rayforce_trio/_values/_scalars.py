@@ -1,6 +1,6 @@
 """Python scalars: the engine's type for each Python type, and values in the engine's units.
 
-Numpy's scalars are arrays of no dimensions here: see `_numpy`. Rayforce objects are known to the caller alone.
+`_numpy` converts numpy scalars, as arrays without dimensions. Only the caller knows Rayforce objects.
 """
 
 import datetime as dt
@@ -48,7 +48,7 @@ class Unrepresentable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a Python type becomes.
+    """How values of a Python type are represented.
 
     Attributes:
         type: the type of a vector of these values.
@@ -66,7 +66,7 @@ class Kind:
 
 
 def kind_of(cls: type) -> Kind | None:
-    """Return what values of a class become; `None` if they are null, no scalars or unknown."""
+    """Return how values of a class are represented; `None` if they are null, not scalars or unknown."""
     if (kind := _KINDS.get(cls)) is None and not is_null_class(cls):
         kind = next((_KINDS[base] for base in cls.__mro__ if base in _KINDS), None)
     return kind
@@ -78,7 +78,7 @@ def is_null_class(cls: type) -> bool:
 
 
 def type_name(value: object) -> str:
-    """Return what errors call the type of a value, with an article."""
+    """Return the name of a value's type with an article, for errors."""
     cls = type(value)
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
@@ -89,7 +89,7 @@ def _int(value: int) -> int:
     if -INT_MAX <= number <= INT_MAX:
         return number
     if number == -INT_MAX - 1:
-        raise Unrepresentable(f"the engine takes the int {number} for null; write None for null")
+        raise Unrepresentable(f"the engine treats the int {number} as null; write None for null")
     shown = str(number) if number.bit_length() <= _SHOWN_BITS else f"of {number.bit_length()} bits"
     raise Unrepresentable(f"the int {shown} is outside the 64-bit range of the engine; write a float or a str")
 
@@ -115,9 +115,7 @@ def _date(value: dt.date) -> int:
 
 def _time(value: dt.time) -> int:
     if value.tzinfo is not None:
-        raise Unrepresentable(
-            f"the time {value} has a time zone, which needs a date; write a datetime, or a time without"
-        )
+        raise Unrepresentable(f"the time {value} has a time zone, which needs a date; write a datetime, or remove it")
     milliseconds, rest = divmod(value.microsecond, 1000)
     if rest:
         raise Unrepresentable(f"the time {value} is finer than the engine's milliseconds; round it")
@@ -137,7 +135,7 @@ def _timespan(value: dt.timedelta) -> int:
 
 def _guid(value: uuid.UUID) -> bytes:
     if not value.int:
-        raise Unrepresentable("the engine takes the nil UUID for null; write None for null")
+        raise Unrepresentable("the engine treats the nil UUID as null; write None for null")
     return value.bytes
 
 
@@ -150,7 +148,9 @@ def _symbol(value: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Unrepresentable(f"the str {_shortened(text)} has a lone surrogate and is no text; write bytes") from None
+        raise Unrepresentable(
+            f"the str {_shortened(text)} contains a lone surrogate, which UTF-8 cannot encode; write bytes"
+        ) from None
     return text
 
 

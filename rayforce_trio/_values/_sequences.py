@@ -27,7 +27,7 @@ from ._types import DTYPES, Type
 from ._vectors import FixedWidth, Texts, Vector
 
 EXACT_FLOAT = 2**53
-"""Every int up to this one is exactly a float."""
+"""A float can represent every int up to this one exactly."""
 
 _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 _NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
@@ -41,7 +41,7 @@ class SequenceReader(NamedTuple):
 
     Attributes:
         type: the type of the vector.
-        nullable: whether some of the values that it was made for are null.
+        nullable: whether some of the values that the reader was made for are null.
         read: converts some of these values; raises `Unrepresentable` with the index of a value.
     """
 
@@ -51,12 +51,12 @@ class SequenceReader(NamedTuple):
 
 
 def reader_for(values: Sequence[Any], classes: Set[type] | None = None) -> SequenceReader | None:
-    """Return how to convert values that are all of one kind, or null; `None` if they are not, or all are null.
+    """Return the reader for values of one kind and nulls; `None` if the kinds differ, or if all values are null.
 
-    Ints among floats become floats if they are exactly so.
+    Ints among floats become floats if each of them can be represented exactly.
 
     Args:
-        classes: those of the values, if they are known.
+        classes: the classes of the values, if they are known.
     """
     if classes is None:
         classes = {*map(type, values)}
@@ -73,7 +73,7 @@ def reader_for(values: Sequence[Any], classes: Set[type] | None = None) -> Seque
 
 
 def refuse_first(kind: Kind, values: Sequence[Any]) -> NoReturn:
-    """Raise `Unrepresentable` with the index of the first value that cannot be represented. There has to be one."""
+    """Raise `Unrepresentable` with the index of the first value that cannot be represented. One must exist."""
     for index, value in enumerate(values):
         if not is_null_class(type(value)):
             try:
@@ -84,7 +84,7 @@ def refuse_first(kind: Kind, values: Sequence[Any]) -> NoReturn:
 
 
 def combine(atoms: Sequence[Buffer]) -> Vector | None:
-    """Return the vector of some atoms; `None` if they are not of one type that can represent them, or all are null."""
+    """Return the vector of some atoms; `None` if no type can represent all of them, or if all are null."""
     codes = {atom[0] for atom in atoms if atom[0] != Type.NULL}
     code = -codes.pop() & 0xFF if len(codes) == 1 else 0
     if code not in DTYPES and code not in (Type.SYMBOL, Type.STRING):

@@ -1,4 +1,4 @@
-"""Tabular data of any kind, on its way into a table of the engine.
+"""Tabular data of any kind, converted to be inserted into a table of the engine.
 
     data                                        columns
     mapping of names to columns                 lists, tuples, numpy arrays, Arrow arrays, Series, Rayforce vectors
@@ -7,8 +7,8 @@
     else that has `__arrow_c_stream__`
     `Columns`, a Rayforce Table                 the engine's own
 
-In a list, a str is a symbol. A cast to a table's types turns symbols into strings and strings into symbols. A column of
-nulls alone, or an empty list, is I64 unless it is cast.
+In a list, a str is a symbol. A cast to a table's types turns symbols into strings and strings into symbols. A column
+that holds only nulls, or an empty list, is I64 unless it is cast.
 """
 
 import difflib
@@ -40,7 +40,7 @@ _SIZED = struct.Struct("<BBq")  # of vectors and lists: type code, attributes, c
 _NO_LIMIT = 2**63 - 1  # bytes
 _SHOWN_NAMES = 20
 
-_ATOMS_AT_ONCE = 100  # values that are converted one by one between two pauses
+_ATOMS_AT_ONCE = 100  # values converted one by one between two pauses
 
 _Other = Callable[[Any], Buffer | None]
 _T = TypeVar("_T")
@@ -52,8 +52,9 @@ class _Column:
     """A column whose rows are converted when they are read.
 
     Attributes:
-        where: what errors call the column.
-        type: of the vectors that `read` returns.
+        where: the name of the column in errors.
+        type: the type of the vectors that `read` returns.
+        rows: the number of rows.
         read: returns the rows from a first one to before a last one.
     """
 
@@ -64,7 +65,7 @@ class _Column:
 
 
 class TableData:
-    """Columns of one length with unique names, on their way into a table.
+    """Columns of one length with unique names, to be inserted into a table.
 
     Attributes:
         names: the names of the columns.
@@ -98,7 +99,7 @@ class TableData:
         """Return the data with the columns of a table, in its order, cast to its types when they are read.
 
         Raises:
-            RayforceValueError: the data lacks columns of the table, has others, or the table has a column of lists.
+            RayforceValueError: the data lacks columns of the table or has others, or the table has a column of lists.
         """
         if unknown := [name for name in self.names if name not in schema]:
             close = difflib.get_close_matches(unknown[0], schema, 1)
@@ -111,34 +112,20 @@ class TableData:
         for name, target in schema.items():
             if target not in DTYPES and target not in (Type.SYMBOL, Type.STRING):
                 raise RayforceValueError(
-                    f"the column {name!r} of the table {table!r} has the type {target.name}, into which bulk data "
-                    f"cannot be inserted; insert its rows with a query"
+                    f"the column {name!r} of the table {table!r} has the type {target.name}, which bulk inserts "
+                    f"do not support; insert its rows with a query"
                 )
         return TableData({name: _cast(self._columns[name], target) for name, target in schema.items()})
-
-    def check(self) -> Iterator[None]:
-        """Convert all rows and keep nothing. Yields between short steps, so that the caller can do other work.
-
-        Raises:
-            RayforceConversionError: a value cannot be represented in its column; the error names column and row.
-        """
-        for step in self._read():
-            yield
-            if step is not None:
-                first_row, vectors = step
-                for name, vector in vectors.items():
-                    vector_items(vector, self._columns[name].where, first_row)
-                    yield
 
     def payloads(self, max_bytes: int) -> Iterator[tuple[bytes, int] | None]:
         """Convert the rows to payloads of tables of at most `max_bytes`. Yields each with its number of rows.
 
-        There is at least one payload, though it may have no rows. Yields `None` between short steps, so that the caller
+        There is at least one payload; it may have no rows. Yields `None` between short steps, so that the caller
         can do other work.
 
         Raises:
-            RayforceConversionError: a value cannot be represented in its column, the error names column and row; or a
-                row alone is longer than `max_bytes`.
+            RayforceConversionError: a value cannot be represented in its column (the error names column and row), or a
+                single row is longer than `max_bytes`.
         """
         table = _TablePayload(self._columns, max_bytes)
         for step in self._read():
@@ -153,7 +140,7 @@ class TableData:
                         yield None
                     table.rows += fitting
                 elif not table.rows:
-                    raise RayforceConversionError(f"row {row} is longer than a message of {max_bytes} bytes may be")
+                    raise RayforceConversionError(f"row {row} does not fit into a message of {max_bytes} bytes")
                 if fitting < rest:
                     yield table.take(), table.taken_rows
                 row += fitting
@@ -166,7 +153,10 @@ class TableData:
         for start in range(0, len(self), ROWS_AT_ONCE):
             vectors = {}
             for name, column in self._columns.items():
-                vectors[name] = column.read(start, min(len(self), start + ROWS_AT_ONCE))
+                stop = min(len(self), start + ROWS_AT_ONCE)
+                vectors[name] = column.read(start, stop)
+                if len(vectors[name]) != stop - start:
+                    raise RayforceConversionError(f"{column.where} became shorter while it was sent; give a copy")
                 yield None
             yield start, vectors
 
@@ -192,7 +182,7 @@ class _TablePayload:
         self._attributes = dict.fromkeys(self._columns, 0)
 
     def fitting(self, vectors: Mapping[str, Vector]) -> int:
-        """Return how many of the first rows there is room for."""
+        """Return how many of the first rows fit."""
         room = self._room - self._size
         if sum(map(_size, vectors.values())) <= room:
             return len(next(iter(vectors.values())))
@@ -207,7 +197,7 @@ class _TablePayload:
         self._size += len(items)
 
     def take(self) -> bytes:
-        """Return the payload, and begin with an empty table again."""
+        """Return the payload, and start again with an empty table."""
         parts: list[Buffer] = [self._start]
         for name, column in self._columns.items():
             parts.append(_SIZED.pack(column.type, self._attributes[name], self.rows))
@@ -228,17 +218,17 @@ def table_data(data: Any, other: _Other) -> TableData:
 
 
 def table_data_steps(data: Any, other: _Other) -> Generator[None, None, TableData]:
-    """Return tabular data of any kind. Columns of lists are looked through, others are read later.
+    """Return tabular data of any kind. Looks through lists at once, and reads other columns later.
 
     Yields between short steps, so that the caller can do other work.
 
     Args:
-        data: see above.
+        data: as the table at the top of this module lists it.
         other: returns the payload of a Rayforce object, and `None` for anything else.
 
     Raises:
         RayforceValueError: there are no columns, their lengths differ, or a name is empty or occurs twice.
-        RayforceConversionError: the data, or a column, is of a kind that the engine cannot represent.
+        RayforceConversionError: the engine cannot represent the data or a column.
     """
     if isinstance(data, Mapping):
         columns = {}
@@ -254,16 +244,17 @@ def table_data_steps(data: Any, other: _Other) -> Generator[None, None, TableDat
     if payload is not None and payload[0] in (Type.TABLE, Type.DICT):
         return _decoded(read_columns(payload))
     raise RayforceConversionError(
-        f"{type_name(data)} is no table; write a mapping of columns, a DataFrame, an Arrow table, Columns or a Table"
+        f"{type_name(data)} is not tabular data; write a mapping of columns, a DataFrame, an Arrow table, Columns or a "
+        "Table"
     )
 
 
 def arrow_payload(data: Any) -> bytes:
-    """Return the payload of Arrow data, or of Columns: of a table, or of the vector that an array is.
+    """Return the payload of Arrow data or of Columns: a vector for an array, otherwise a table.
 
     Raises:
         RayforceValueError: a table has no columns, or a name is empty or occurs twice.
-        RayforceConversionError: the data, or a value in it, is of a kind that the engine cannot represent.
+        RayforceConversionError: the engine cannot represent the data, or a value in it.
     """
     columns = _imported(data)
     if isinstance(columns, ArrowColumn):
@@ -273,7 +264,7 @@ def arrow_payload(data: Any) -> bytes:
 
 
 def _imported(data: Any) -> TableData | ArrowColumn:
-    """Return the columns of Arrow data or Columns; of an array, its one column without a name."""
+    """Return the columns of Arrow data or of Columns. An array becomes one column without a name."""
     if isinstance(data, Columns):
         return _decoded(data)
     imported = import_arrow(data, "the data")
@@ -281,7 +272,7 @@ def _imported(data: Any) -> TableData | ArrowColumn:
         return imported
     names = [column.name for column in imported]
     if doubled := {name for name in names if names.count(name) > 1}:
-        raise RayforceValueError(f"the data has more than one {_listed(sorted(doubled))}")
+        raise RayforceValueError(f"the data has the {_listed(sorted(doubled))} more than once")
     return TableData({column.name: _arrow(column, f"column {column.name!r}") for column in imported})
 
 
@@ -335,7 +326,7 @@ def _sequence(values: Sequence[Any], where: str, other: _Other) -> _Steps[_Colum
 
 
 def _mixed(values: Sequence[Any], where: str, other: _Other) -> _Steps[Vector]:
-    """Return the vector of numpy scalars, Rayforce objects, or nulls alone."""
+    """Return the vector of numpy scalars, Rayforce objects, or only nulls."""
     if all(is_null_class(type(value)) for value in values):
         return FixedWidth(Type.I64, np.zeros(len(values), DTYPES[Type.I64]), np.ones(len(values), np.bool_))
     atoms = []
@@ -355,12 +346,12 @@ def _mixed(values: Sequence[Any], where: str, other: _Other) -> _Steps[Vector]:
     if NULL in atoms and (code := -atoms[first][0] & 0xFF) in (Type.B8, Type.U8):
         row = atoms.index(NULL)
         raise RayforceConversionError(f"{where}, row {row}: null, but {Type(code).name} has no null value")
-    raise RayforceConversionError(f"{where}, row {first}: {type_name(values[first])} is no value of a column")
+    raise RayforceConversionError(f"{where}, row {first}: {type_name(values[first])} cannot be a value of a column")
 
 
 def _atom(value: Any, where: str, other: _Other) -> Buffer:
     if isinstance(value, list | tuple | Mapping | np.ndarray | bytes):
-        raise RayforceConversionError(f"{where}: {type_name(value)} is no value of a column")
+        raise RayforceConversionError(f"{where}: {type_name(value)} cannot be a value of a column")
     try:
         return atom(value, other)
     except Unrepresentable as found:

@@ -1,4 +1,4 @@
-"""Vectors on their way to the engine: numpy arrays in the engine's units, checked and laid out for the wire.
+"""Vectors to be sent: numpy arrays in the engine's units, checked and laid out for the wire.
 
 Every source of columns (Python values, Arrow, a fetched result) is converted to these two classes, and casts work on
 them.
@@ -42,7 +42,7 @@ class FixedWidth:
     Attributes:
         type: B8 to GUID, or TIMESPAN.
         values: items of `DTYPES[type]`, in the engine's units and epoch; may be unaligned and read-only.
-        nulls: True where the item is null, whose value is then arbitrary; `None` if there are no nulls.
+        nulls: True where the item is null, and its value arbitrary; `None` if there are no nulls.
     """
 
     type: Type
@@ -69,8 +69,8 @@ class Texts:
         type: SYMBOL or STRING.
         data: the texts, one after the other: UTF-8, in a STRING any bytes.
         offsets: one more than there are texts; text i is `data[offsets[i]:offsets[i + 1]]`. The first need not be 0.
-        nulls: True where the text is null, which is empty then; `None` if there are no nulls.
-        terminated: whether a NUL that is no part of the text ends each of them, as in a vector of symbols.
+        nulls: True where the text is null, and therefore empty; `None` if there are no nulls.
+        terminated: whether each text ends with a NUL that is not part of it, as in a vector of symbols.
     """
 
     type: Type
@@ -114,10 +114,10 @@ Vector = FixedWidth | Texts
 def vector_payload(values: Vector, where: str, first_row: int = 0) -> bytes:
     """Return the payload of a vector.
 
-    The engine cannot tell NaN and an empty text from null, so these become null.
+    NaN and empty texts become null, because the engine cannot tell them from null.
 
     Args:
-        where: what an error calls the vector: `column 'px'`.
+        where: the name of the vector in errors: `column 'px'`.
         first_row: the number of the vector's first row, for errors.
 
     Raises:
@@ -139,7 +139,7 @@ def vector_items(values: Vector, where: str, first_row: int = 0) -> tuple[Buffer
 
 
 def find_nulls(type_code: Type, values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return where the value that stands for null occurs. The type has to have one."""
+    """Return where the value that stands for null occurs. The type must have one."""
     if values.dtype.kind == "f":
         return np.asarray(np.isnan(values))
     return np.asarray(values == NULL_VALUES[type_code])
@@ -164,7 +164,7 @@ def _fixed_items(values: FixedWidth, where: str, first_row: int) -> tuple[Buffer
         row = int(mistaken.argmax())
         shown = "the nil UUID" if values.type is Type.GUID else items[row]
         raise RayforceConversionError(
-            f"{where}, row {first_row + row}: the engine takes {shown} for null in a vector of type "
+            f"{where}, row {first_row + row}: the engine treats {shown} as null in a vector of type "
             f"{values.type.name}; write None for null"
         )
     return _bytes_of(items), nulls is not None or bool(reserved.any())

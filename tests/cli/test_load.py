@@ -90,7 +90,7 @@ def test_an_existing_table_is_left_alone_unless_it_is_to_be_replaced(url: str, n
     done = command("load", url, name, prices)
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: the server has a table {name!r} already; --append adds the rows to it, --replace replaces it\n"
+        f"error: the server already has a table {name!r}; --append adds the rows to it, --replace replaces it\n"
     )
     assert schema_of(url, name) == {"a": "I64"}
     assert command("load", url, name, prices, "--replace").returncode == 0

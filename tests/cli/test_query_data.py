@@ -96,7 +96,7 @@ def test_arrow_is_not_for_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: py
 
     monkeypatch.setattr(sys, "stdout", Terminal())
     assert main(["query", ":1", "1", "--format", "arrow"]) == 2
-    assert capsys.readouterr().err.startswith("error: --format arrow writes binary data, not for a terminal")
+    assert capsys.readouterr().err.startswith("error: --format arrow writes binary data, which a terminal cannot show")
 
 
 @pytest.fixture

@@ -146,35 +146,35 @@ REFUSED = {
     ),
     "the smallest int64": (
         pa.array([0, -(2**63)]),
-        "x, row 1: the engine takes -9223372036854775808 for null in a vector of type I64; write None for null",
+        "x, row 1: the engine treats -9223372036854775808 as null in a vector of type I64; write None for null",
     ),
     "the smallest int16": (
         pa.array([None, -(2**15)], pa.int16()),
-        "x, row 1: the engine takes -32768 for null in a vector of type I16",
+        "x, row 1: the engine treats -32768 as null in a vector of type I16",
     ),
     "nil": (
         pa.array([bytes(16)], pa.binary(16)),
-        "x, row 0: the engine takes the nil UUID for null in a vector of type GUID",
+        "x, row 0: the engine treats the nil UUID as null in a vector of type GUID",
     ),
     "early timestamp": (
         pa.array([None, NOON.replace(year=1707)], pa.timestamp("us")),
-        "params['x'], row 1: -8299454400000000 us after 1970-01-01 is outside of the engine's type TIMESTAMP",
+        "params['x'], row 1: -8299454400000000 us after 1970-01-01 is outside the range of the engine's type TIMESTAMP",
     ),
     "late timestamp": (
         pa.array([NOON.replace(year=2293)], pa.timestamp("s")),
-        "params['x'], row 0: 10192996800 s after 1970-01-01 is outside of the engine's type TIMESTAMP",
+        "params['x'], row 0: 10192996800 s after 1970-01-01 is outside the range of the engine's type TIMESTAMP",
     ),
     "early nanosecond": (
         pa.array([-(2**63) + 5]).cast(pa.timestamp("ns")),
-        "params['x'], row 0: -9223372036854775803 ns after 1970-01-01 is outside of",
+        "params['x'], row 0: -9223372036854775803 ns after 1970-01-01 is outside the range of",
     ),
     "long duration": (
         pa.array([2**60]).cast(pa.duration("s")),
-        "params['x'], row 0: 1152921504606846976 s is outside of the engine's type TIMESPAN",
+        "params['x'], row 0: 1152921504606846976 s is outside the range of the engine's type TIMESPAN",
     ),
     "the smallest duration": (
         pa.array([-(2**63)]).cast(pa.duration("ns")),
-        "params['x'], row 0: -9223372036854775808 ns is outside of the engine's type TIMESPAN",
+        "params['x'], row 0: -9223372036854775808 ns is outside the range of the engine's type TIMESPAN",
     ),
     "early date": (
         pa.array([-(2**31) + 5], pa.int32()).cast(pa.date32()),
@@ -182,7 +182,7 @@ REFUSED = {
     ),
     "microseconds": (
         pa.array([time(1), time(0, 0, 0, 1)]),
-        "params['x'], row 1: 1 us is no number of milliseconds, as the engine's type TIME needs",
+        "params['x'], row 1: 1 us is not a number of milliseconds that the engine's type TIME can hold",
     ),
     "a NUL in a symbol": (
         pa.array(["ab", "a\0b"]).dictionary_encode(),
@@ -190,19 +190,19 @@ REFUSED = {
     ),
     "decimal": (
         pa.array([Decimal("1.5")]),
-        "params['x']: the engine has no decimal numbers, as decimal128(2, 1); cast them to float64, int64 or text",
+        "params['x']: the engine has no decimal numbers such as decimal128(2, 1); cast them to float64, int64 or text",
     ),
     "list": (
         pa.array([[1]]),
-        "params['x']: the engine's columns cannot hold nested values, as list<item: int64>; split them",
+        "params['x']: the engine's columns cannot hold nested values such as list<item: int64>; split them",
     ),
     "binary": (
         pa.array([b"a"]),
-        "params['x']: the engine has no columns of bytes, as binary; cast them to text, or to 16 bytes each for GUIDs",
+        "params['x']: the engine has no columns of bytes such as binary; cast them to text, or to 16 bytes",
     ),
     "binary(15)": (
         pa.array([bytes(15)], pa.binary(15)),
-        "params['x']: the engine has no columns of bytes, as fixed_size_binary[15]",
+        "params['x']: the engine has no columns of bytes such as fixed_size_binary[15]",
     ),
     "months": (
         pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
@@ -269,7 +269,7 @@ def test_an_error_names_the_column() -> None:
 
 def test_a_row_that_is_null_as_a_whole() -> None:
     structs = pa.StructArray.from_arrays([pa.array([1])], ["a"], mask=pa.array([True]))
-    with pytest.raises(RayforceConversionError, match=r"^the data: a row is null as a whole"):
+    with pytest.raises(RayforceConversionError, match=r"^the data: a whole row is null"):
         columns_of(structs)
 
 

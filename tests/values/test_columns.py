@@ -203,7 +203,7 @@ def test_a_date_that_python_does_not_have(days: int) -> None:
     columns = one(fixed(Type.DATE, [0, days]))
     with pytest.raises(
         RayforceConversionError,
-        match=f"^column 'value', row 1: the date {days} days after 2000-01-01 is outside of the years",
+        match=f"^column 'value', row 1: the date {days} days after 2000-01-01 is outside the years",
     ):
         columns.to_dict()
     assert (columns["value"][1] - np.datetime64("2000-01-01")).astype(int) == days
@@ -224,7 +224,7 @@ def test_a_time_outside_of_the_day_is_a_timedelta(milliseconds: int) -> None:
     assert columns.to_dict() == {"value": [time(), timedelta(milliseconds=milliseconds)]}
     assert columns["value"][1] == np.timedelta64(milliseconds, "ms")
     with pytest.raises(
-        RayforceConversionError, match=f"^column 'value', row 1: {milliseconds} milliseconds is no time of"
+        RayforceConversionError, match=f"^column 'value', row 1: {milliseconds} milliseconds is not a time of"
     ):
         columns.to_arrow()
 
@@ -331,7 +331,7 @@ def test_a_list_of_values(name: str) -> None:
     assert table.schema.field("x").type == kind
     assert repr(table["x"].to_pylist()) == repr(NESTED_VALUES[name])
     assert columns["x"].dtype == object
-    with pytest.raises(RayforceConversionError, match=r"^column 'x' is a list of values, and not of one type$"):
+    with pytest.raises(RayforceConversionError, match=r"^column 'x' is a list of values, not a vector of one type$"):
         columns.vectors()
 
 
@@ -348,7 +348,7 @@ def test_a_list_of_different_values() -> None:
     assert columns["x"].tolist() == [1, "a"]
     with pytest.raises(
         RayforceConversionError,
-        match=r"^column 'x' contains different kinds of values \(I64, STRING\), which an Arrow column cannot",
+        match=r"^column 'x' contains values of different types \(I64, STRING\), which an Arrow column cannot",
     ):
         columns.to_arrow()
 
@@ -371,7 +371,7 @@ def test_a_list_of_different_values() -> None:
         (payloads.dict_of(payloads.symbols(["a"]), fixed(Type.I64, [1])), "a dict of single values"),
         (
             payloads.dict_of(payloads.symbols(["a"]), payloads.list_of([payloads.i64(1)])),
-            "a dict that contains something else than vectors",
+            "a dict whose values are not all vectors",
         ),
         (
             payloads.dict_of(
@@ -412,17 +412,17 @@ def nested_lists(depth: int) -> bytes:
     ("payload", "message"),
     [
         (b"", "the reply is damaged: it ends at byte 0, before byte 1"),
-        (fixed(Type.I64, [1])[:-1], "the reply is damaged: it announces 1 items of 8 bytes, and 7 bytes follow"),
+        (fixed(Type.I64, [1])[:-1], "the reply is damaged: it announces 1 items of 8 bytes, but 7 bytes follow"),
         (b"\x05\0" + struct.pack("<q", 1 << 62), "the reply is damaged: it announces 4611686018427387904 items"),
         (
             b"\x05\0" + struct.pack("<q", -1),
-            "the reply is damaged: it announces -1 items of 8 bytes, and 0 bytes follow",
+            "the reply is damaged: it announces -1 items of 8 bytes, but 0 bytes follow",
         ),
         (fixed(Type.I64, [1]) + b"\0", "the reply is damaged: 1 bytes follow the value"),
         (payloads.vector(Type.SYMBOL, 1, [b"abc"]), "the reply is damaged: it ends within a symbol"),
-        (payloads.vector(Type.STRING, 1, [struct.pack("<q", -1)]), "the reply is damaged: a string's length is -1"),
-        (payloads.vector(Type.STRING, 1, [struct.pack("<q", 1)]), "the reply is damaged: a string's length is 1"),
-        (strings([b"a"] * 100)[:-1], "the reply is damaged: a string's length is 1"),
+        (payloads.vector(Type.STRING, 1, [struct.pack("<q", -1)]), "the reply is damaged: a string has the length -1"),
+        (payloads.vector(Type.STRING, 1, [struct.pack("<q", 1)]), "the reply is damaged: a string has the length 1"),
+        (strings([b"a"] * 100)[:-1], "the reply is damaged: a string has the length 1"),
         (strings([b"a", b"bc"] * 50)[:-1], "the reply is damaged: it ends within a string"),
         (payloads.table_of(["a", "b"], [fixed(Type.I64, [])]), "the reply is damaged: it has 2 names for 1 columns"),
         (payloads.table_of(["a"], [payloads.i64(1)]), "the reply is damaged: column 'a' is a single value"),

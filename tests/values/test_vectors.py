@@ -106,7 +106,7 @@ def test_unaligned_and_strided_values() -> None:
         ),
         (
             FixedWidth(Type.DATE, np.array([1, -(2**31)], "i4")),
-            "column 'x', row 101: the engine takes -2147483648 for null in a vector of type DATE; write None for null",
+            "column 'x', row 101: the engine treats -2147483648 as null in a vector of type DATE; write None for null",
         ),
         (
             texts_of(Type.SYMBOL, [b"a", b"", b"b\0"]),

@@ -64,7 +64,7 @@ class SQL:
 
         Args:
             values: the parameters' values by name.
-            encode: what makes a payload of a value; the str says where the value is, for errors.
+            encode: converts a value to a payload; the str is the place of the value, for errors.
 
         Raises:
             RayforceValueError: a parameter has no value, or a value has no parameter.
@@ -93,7 +93,7 @@ class SQL:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Turn what Python says of a statement that is nested too deeply into the error of a query."""
+    """Turn the `RecursionError` of a deeply nested statement into the error of a query."""
     try:
         yield
     except RecursionError:

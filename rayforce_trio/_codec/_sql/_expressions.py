@@ -56,14 +56,14 @@ class Expressions:
 
     Args:
         program: receives the steps that expressions need.
-        parameters: of the statement.
+        parameters: the parameters of the statement.
         table: the table, as an expression that is cheap to repeat; None if expressions have no columns.
         query: compiles a subquery to an expression that is cheap to repeat.
-        known: what some nodes compile to: aggregates, and what a query is grouped by.
-        grouped: whether other columns than those are an error.
+        known: the compiled values of some nodes: aggregates, and the keys of GROUP BY.
+        grouped: whether columns that are not in `known` are an error.
 
     Attributes:
-        table: the table, with the columns that expressions compiled so far need in addition.
+        table: the table, with the additional columns that the expressions compiled so far need.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class Expressions:
         return unsupported("SQL of this kind is not supported", node)
 
     def true(self, node: Node) -> bytes:
-        """Compile a condition to whether it is true."""
+        """Compile a condition to an expression that is true where the condition is true."""
         return self._condition(node, True)
 
     def false(self, node: Node) -> bytes:
-        """Compile a condition to whether it is false."""
+        """Compile a condition to an expression that is true where the condition is false."""
         return self._condition(node, False)
 
     def type_of(self, value: Value) -> bytes:
@@ -120,7 +120,7 @@ class Expressions:
             return self._program.let(call("type", call("enlist", value.payload)))
         if value.column is not None:
             column = call("at", self.table, symbol(value.column))
-        else:  # one row tells
+        else:  # one row is enough to find the type
             column = select(call("take", self.table, i64(1)), {}, {"#": value.payload})
             column = call("at", column, symbol("#"))
         return self._program.let(call("type", column))
@@ -128,8 +128,8 @@ class Expressions:
     def text_for(self, text: str, type_: Buffer) -> bytes:
         """Return the step that holds text as a value of a type known when the query runs.
 
-        Text that denotes a date or time becomes one, if the type is theirs. Of other types it stays text, which the
-        engine refuses to store. A symbol cannot hold NUL: the program fails if it should.
+        Text that denotes a date or time becomes one if the type is that of dates or times. For other types it stays
+        text, which the engine refuses to compare or to store. A symbol cannot contain NUL: the program then fails.
         """
         symbol_ = self._no_symbol() if "\0" in text else call("as", symbol("SYM"), string(text))
         choice: Buffer = call("if", equal(type_, symbol("SYM")), symbol_, string(text))
@@ -142,9 +142,9 @@ class Expressions:
         return self._program.failure("text with NUL cannot be a symbol")
 
     def column_of(self, value: Value) -> Value:
-        """Return an expression as a column of the table, to which it is added.
+        """Add an expression to the table as a column, and return the column.
 
-        The engine computes `if` row by row only in expressions that it can compile as a whole; among columns it can.
+        The engine computes `if` row by row only if it can compile the whole expression; with columns, it always can.
         """
         if self.table is None or value.constant or value.column is not None:
             return value
@@ -156,12 +156,12 @@ class Expressions:
         return self._columns[key]
 
     def null_of(self, type_: Buffer) -> bytes:
-        """Return the step that holds the null of a type; there is none among bools and bytes."""
+        """Return the step that holds the null of a type. The program fails for bools and bytes, which have no null."""
         self._program.check(negation(one_of(type_, _WITHOUT_NULL)), "there is no NULL among bools and bytes")
         return self._program.let(call("as", type_, i64(-(2**63))))
 
     def unified(self, values: Sequence[Value]) -> list[Buffer]:
-        """Return expressions converted to their common type, as branches of `if` need it.
+        """Return expressions converted to their common type, because the branches of `if` must have one type.
 
         Whole numbers become I64 and others F64 where types differ; symbols and strings become symbols.
         """
@@ -187,7 +187,7 @@ class Expressions:
     def common_type(self, types: Sequence[Buffer]) -> bytes:
         """Return the step that holds the type to which values of several types are converted.
 
-        When the query runs, types that have none are the engine's error `domain`.
+        If the types have none, the running query fails with the error `domain`.
         """
         found = self._program.let(call("distinct", gather("enlist", types)))
         apart_from = {names: call("count", call("except", found, _symbols(names))) for names in (_NUMERIC, _TEXTS)}
@@ -267,7 +267,7 @@ class Expressions:
         return call("not", excluded)
 
     def _comparable(self, left: Value, right: Value) -> tuple[Value, Value]:
-        """Make dates and times of text where the other side's type asks for them."""
+        """Convert text to a date or time if the other side has that type."""
         for first, second, exchanged in ((left, right, False), (right, left, True)):
             if second.kind is Kind.TEXT:
                 self._check_comparable(first, second.text)
@@ -337,7 +337,7 @@ class Expressions:
     def _in_values(self, value: Value, items: list[Value], wanted: bool) -> bytes:
         certain = [item for item in items if item.kind is not Kind.NULL]
         if not wanted and len(certain) < len(items):
-            return FALSE  # nothing is known to differ from null
+            return FALSE  # a comparison with null is never true
         if not certain:
             return b8(not wanted)
         if all(item.kind is Kind.TEXT for item in certain):
@@ -409,7 +409,7 @@ class Expressions:
         only(node, "this")
         column = str(node.name)
         if self.table is None:
-            unsupported("there are no columns here", node)
+            unsupported("no columns can be used here", node)
         if self._grouped:
             unsupported("a column outside of an aggregate must be in GROUP BY", node)
         return Value(name(column), column=column)
@@ -481,7 +481,7 @@ class Expressions:
         return self._choose(conditions, [*values, NULL_VALUE if default is None else self.value(default)])
 
     def _branches(self, node: Node) -> tuple[list[bytes], list[Node], Node | None]:
-        """Return what CASE or IF chooses by, what it chooses among, and what it gives if no condition holds."""
+        """Return the conditions of CASE or IF, their values, and the value if no condition holds."""
         if kind(node) == "If":
             only(node, "this", "true", "false")
             return [self.true(node.this)], [node.args["true"]], node.args.get("false")
@@ -507,7 +507,7 @@ class Expressions:
         return self._choose([self._compare("==", node.this, node.expression)], [NULL_VALUE, self.value(node.this)])
 
     def _choose(self, conditions: Sequence[Buffer], values: Sequence[Value]) -> Value:
-        """Compile a choice: of the first condition that holds, the value in its place, else the last value."""
+        """Compile a choice: the value of the first condition that holds, otherwise the last value."""
         certain = [place for place, condition in enumerate(conditions) if condition == TRUE]
         if certain:
             conditions, values = conditions[: certain[0]], values[: certain[0] + 1]
@@ -528,7 +528,7 @@ class Expressions:
         if value.kind is Kind.TEXT and target in _MOMENTS:
             moment = _MOMENTS[target](value.text)
             if moment is None:
-                unsupported(f"the text {value.text!r} is no {target.lower()}; write it as ISO 8601 does")
+                unsupported(f"the text {value.text!r} is not a {target.lower()}; write it in the form of ISO 8601")
             return Value(moment, Kind.OTHER, nullable=False)
         if value.kind is Kind.TEXT and target == "STR":
             return value
@@ -587,7 +587,7 @@ class Expressions:
         function = str(node.this).lower()
         if function == "time_bucket" and len(node.expressions) == 2 and kind(node.expressions[0]) == "Interval":
             return self._bar(node.expressions[1], interval_nanoseconds(node.expressions[0]))
-        if function.title() in PARTS and len(node.expressions) == 1:  # sqlglot knows some of them only since 28.0
+        if function.title() in PARTS and len(node.expressions) == 1:  # sqlglot before 28.0 does not know all of them
             return Value(call(PARTS[function.title()], self.value(node.expressions[0]).payload))
         return unsupported(f"the function {node.this} is not supported", node)
 

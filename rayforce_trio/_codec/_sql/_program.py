@@ -1,6 +1,6 @@
 """The Rayfall program that a statement compiles to: steps with names of their own, and a result.
 
-Names of steps, of computed columns and of bound values begin with `#`, which no column needs to begin with.
+Names of steps, of computed columns and of bound values begin with `#`; the names in a statement cannot.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class Program:
         self._count = 0
 
     def fresh(self) -> str:
-        """Return a name that nothing else has."""
+        """Return a new name, unique in the program."""
         self._count += 1
         return f"#{self._count}"
 
@@ -116,7 +116,7 @@ def gather(function: str, payloads: Sequence[Buffer]) -> Buffer:
 
 
 def mapped(parameter: str, body: Buffer, over: Buffer) -> bytes:
-    """Return the list of what a function of one parameter gives for each item."""
+    """Return the list of the results of a function of one parameter for each item."""
     return call("map", call("fn", symbols([parameter]), body), over)
 
 
@@ -126,14 +126,14 @@ def one_of(value: Buffer, names: Sequence[str]) -> bytes:
 
 
 def negation(condition: Buffer) -> bytes:
-    """Return `not`, folded where the condition is constant."""
+    """Return `not`; a constant for a constant condition."""
     if condition == TRUE:
         return FALSE
     return TRUE if condition == FALSE else call("not", condition)
 
 
 def conjunction(first: Buffer, second: Buffer) -> bytes:
-    """Return `and`, folded where a condition is constant."""
+    """Return `and`, simplified if a condition is constant."""
     if first == FALSE or second == FALSE:
         return FALSE
     if first == TRUE:
@@ -142,7 +142,7 @@ def conjunction(first: Buffer, second: Buffer) -> bytes:
 
 
 def disjunction(first: Buffer, second: Buffer) -> bytes:
-    """Return `or`, folded where a condition is constant."""
+    """Return `or`, simplified if a condition is constant."""
     if first == TRUE or second == TRUE:
         return TRUE
     if first == FALSE:

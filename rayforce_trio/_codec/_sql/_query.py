@@ -42,7 +42,7 @@ class _Output:
     name: str
     node: Node
     star: str | None = None
-    """Of a star: the table whose columns it means, or the empty string for all."""
+    """For a star: the table whose columns it means, or the empty string for all tables."""
     excluded: tuple[str, ...] = ()
 
 
@@ -51,8 +51,8 @@ class Queries:
 
     Args:
         program: receives the steps.
-        parameters: of the statement.
-        named: the tables that WITH around these queries defines.
+        parameters: the parameters of the statement.
+        named: the tables that an enclosing WITH defines.
     """
 
     def __init__(self, program: Program, parameters: Parameters, named: Mapping[str, Buffer] | None = None) -> None:
@@ -94,7 +94,7 @@ class Queries:
         return self._sorted(node, self._program.let(call("distinct", both) if node.args.get("distinct") else both))
 
     def _sorted(self, node: Node, table: Buffer) -> bytes:
-        """Sort and cut a result, whose columns are all that ORDER BY can name."""
+        """Sort and cut a result. ORDER BY can name only its columns."""
         expressions = Expressions(self._program, self._parameters, table, self.table)
         sorting = Sorting()
         for ordered in ordered_by(node):
@@ -247,7 +247,7 @@ class _Select:
         return rename(pick(result, picked), final)
 
     def _names(self, names: Mapping[int, str]) -> tuple[Buffer, Buffer]:
-        """Return the names that the result's columns have while it is computed, and those that it gives them."""
+        """Return the names of the result's columns during the computation, and their final names."""
         aliases = [self._outputs[place].name for place in names]
         if len(names) == len(self._outputs):
             return names_of(list(names.values())), names_of(aliases)

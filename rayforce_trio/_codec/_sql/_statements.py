@@ -1,4 +1,4 @@
-"""Statements: a query, or a change of a table, which gives the table's name as the engine's own functions do."""
+"""Statements: queries, and changes of tables. A change returns the table's name, as the engine's functions do."""
 
 from collections.abc import Callable, Sequence
 
@@ -56,7 +56,7 @@ class Statement:
     """A parsed statement.
 
     Args:
-        text: of the statement.
+        text: the text of the statement.
 
     Raises:
         RayforceParseError: the text is not SQL, or not one statement.
@@ -66,7 +66,7 @@ class Statement:
         self._tree = parse(text)
 
     def compile(self, parameters: Parameters) -> tuple[bytes, list[str]]:
-        """Return the Rayfall expression of the statement, and why it may fail with the error `domain`.
+        """Return the Rayfall expression of the statement, and the reasons why it may fail with the error `domain`.
 
         Raises:
             UnsupportedQuery: it asks for something that is not supported.
@@ -88,7 +88,7 @@ class _Change:
 
     Args:
         program: receives the steps before the change.
-        parameters: of the statement.
+        parameters: the parameters of the statement.
     """
 
     def __init__(self, program: Program, parameters: Parameters) -> None:
@@ -127,7 +127,7 @@ class _Change:
                 unsupported("SET takes assignments to columns", assignment)
             column = identifier(assignment.this)
             if column in values or column in ("from", "where"):
-                unsupported(f"SET cannot assign to a column with the name {column} here", node)
+                unsupported(f"SET cannot assign to {column} twice, or to a column with the name from or where", node)
             values[column] = over.value(_unqualified(assignment.expression, table))
         where = node.args.get("where")
         condition = TRUE if where is None else over.true(_unqualified(where.this, table))
@@ -148,7 +148,7 @@ class _Change:
         """Compile CREATE TABLE, with columns or AS SELECT."""
         only(node, "this", "kind", "replace", "exists", "expression")
         if str(node.args.get("kind")).upper() != "TABLE":
-            unsupported("of CREATE, only CREATE TABLE is supported", node)
+            unsupported("CREATE is supported only as CREATE TABLE", node)
         if node.expression is not None and is_query(node.expression):
             table, _ = _target(node.this)
             content: Buffer = self._queries.table(node.expression)
@@ -161,7 +161,7 @@ class _Change:
         if node.args.get("replace"):
             return created
         exists = call("in", symbol(table), call("key", call("env", i64(0))))
-        refused = self._program.failure(f"the table {table} exists already")
+        refused = self._program.failure(f"the table {table} already exists")
         return call("if", exists, symbol(table) if node.args.get("exists") else refused, created)
 
     def drop(self, node: Node) -> bytes:
@@ -169,7 +169,7 @@ class _Change:
         only(node, "this", "kind", "exists", "tables")
         targets = node.args.get("tables") or [node.this]
         if str(node.args.get("kind")).upper() != "TABLE" or len(targets) != 1:
-            unsupported("of DROP, only DROP TABLE with one table is supported", node)
+            unsupported("DROP is supported only as DROP TABLE with one table", node)
         table, _ = _target(targets[0])
         dropped = call("do", call("del", name(table)), symbol(table))
         return dropped if node.args.get("exists") else call("do", call("type", name(table)), dropped)
@@ -179,11 +179,11 @@ class _Change:
 
     def _vector(self, over: Expressions, payload: Buffer) -> bytes:
         """Return the step that holds an expression's values for all rows of the table."""
-        assert over.table is not None, "a changed table is one"
+        assert over.table is not None, "a change has a table"
         return self._program.let(call("at", select(over.table, {}, {"#": payload}), symbol("#")))
 
     def _assigned(self, over: Expressions, column: str, value: Value, chosen: Buffer) -> Buffer:
-        """Return what is stored in a column in the chosen rows: of the column's type, or what the engine refuses."""
+        """Return the value for a column in the chosen rows: of the column's type, or of one that the engine refuses."""
         let = self._program.let
         type_ = over.type_of(Value(name(column), column=column))
         if value.kind is Kind.NULL:
@@ -200,7 +200,7 @@ class _Change:
         width = len(cells[0]) if columns is None else len(columns)
         for place, row in enumerate(cells, 1):
             if len(row) != width:
-                unsupported(f"row {place} of VALUES has {len(row)} values in place of {width}")
+                unsupported(f"row {place} of VALUES has {len(row)} values instead of {width}")
         over = self._over(None)
         listed: list[Buffer] = []
         for place in range(width):
@@ -265,9 +265,9 @@ class _Change:
         self._program.check(equal(call("count", names), i64(0)), reason)
 
     def _converted(self, values: Buffer, type_: Buffer, chosen: Buffer) -> bytes:
-        """Return values as a column of another type holds them: other numbers, or strings in place of symbols.
+        """Convert values to the type of a column: numbers to other numbers, and symbols to strings.
 
-        The program fails if a chosen value would become another number. The engine's own conversion would cut it.
+        The program fails if a number in a chosen row would change, because the engine itself would truncate it.
         """
         own, values_, result = call("type", name("#v")), name("#v"), name("#r")
         numbers = call("and", one_of(own, _NUMBERS), one_of(type_, _NUMBERS))
@@ -314,7 +314,7 @@ def _unqualified(tree: Node, table: str) -> Node:
             return node
         only(node, "this", "table")
         if qualifier_of(node) not in ("", table):
-            unsupported("the statement knows the columns of one table only", node)
+            unsupported("the statement can use only the columns of the table that it changes", node)
         return plain_column(identifier(node))
 
     return replaced(tree, plain)

@@ -1,4 +1,4 @@
-"""SQL text to a syntax tree, and what the compiler asks of a tree. Names in it stay as they are written."""
+"""SQL text to a syntax tree, and functions that examine trees. Names stay as they are written."""
 
 import logging
 import re
@@ -66,7 +66,7 @@ def kind(node: Node) -> str:
 
 
 def part(node: Node, key: str) -> Any:
-    """Return a part of a node, or None. sqlglot has given some parts an underscore since they were named."""
+    """Return a part of a node, or None. Newer versions of sqlglot add an underscore to some keys."""
     value = node.args.get(key)
     return node.args.get(f"{key}_") if value is None else value
 
@@ -80,10 +80,10 @@ def fragment(node: Node) -> str:
     return text if len(text) <= _FRAGMENT else f"{text[: _FRAGMENT - 1]}…"
 
 
-def unsupported(what: str, node: Node | None = None) -> NoReturn:
-    """Raise `UnsupportedQuery`: what cannot be done, and the SQL that asks for it."""
+def unsupported(problem: str, node: Node | None = None) -> NoReturn:
+    """Raise `UnsupportedQuery` with the problem and the SQL that causes it."""
     where = "" if node is None else f": {fragment(node)}"
-    raise UnsupportedQuery(f"{what}{where}")
+    raise UnsupportedQuery(f"{problem}{where}")
 
 
 def only(node: Node, *keys: str) -> None:
@@ -116,7 +116,7 @@ def children(node: Node) -> Iterator[Node]:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """Yield a node and all below it that belong to the same query: nothing inside a subquery."""
+    """Yield a node and all nodes below it, except those in subqueries."""
     yield node
     for child in children(node):
         if not is_query(child):
@@ -124,7 +124,7 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def is_query(node: Node) -> bool:
-    """Whether a node is a query of its own."""
+    """Return whether a node is a query."""
     return isinstance(node, exp.Query) and not isinstance(node, exp.Table)
 
 
@@ -151,23 +151,23 @@ def alias_of(node: Node) -> tuple[Node, str | None]:
 
 
 def text_of(node: Node | None) -> str | None:
-    """Return the text of a text literal, or None if the node is another."""
+    """Return the text of a text literal, or None for any other node."""
     if node is not None and isinstance(node, exp.Literal) and node.is_string:
         return str(node.this)
     return None
 
 
 def integer_of(node: Node | None) -> int | None:
-    """Return the number of an integer literal, or None if the node is another."""
+    """Return the number of an integer literal, or None for any other node."""
     if node is not None and isinstance(node, exp.Literal) and not node.is_string and str(node.this).isdigit():
         return int(node.this)
     return None
 
 
 def replaced(tree: Node, function: Callable[[Node], Node]) -> Node:
-    """Return a copy of a tree in which `function` has replaced nodes, but none in subqueries.
+    """Return a copy of a tree whose nodes `function` has replaced, except those in subqueries.
 
-    It returns the node that it is given where that stays, and is then called with those below it.
+    If `function` returns the node that it was called with, that node stays, and `function` is called with its children.
     """
     copy = tree.copy()
     new = copy if is_query(copy) else function(copy)
@@ -197,7 +197,7 @@ def conjuncts(node: Node) -> list[Node]:
 
 
 def columns_of(node: Node) -> list[Node]:
-    """Return the columns in an expression or a query, not those in subqueries."""
+    """Return the columns in an expression or a query, without those in subqueries."""
     return [one for one in walk(node) if kind(one) == "Column" and kind(one.this) != "Star"]
 
 

@@ -48,7 +48,7 @@ class Source:
     Attributes:
         table: the table, as an expression that is cheap to repeat.
         stars: for each table in FROM, by its name in the query: its columns' names in `table`, and their own.
-        names: for columns that have a qualifier in the query and another name in `table`: that name.
+        names: by qualifier and column: the names of columns that have another name in `table`.
     """
 
     table: Buffer
@@ -59,7 +59,7 @@ class Source:
         """Return a copy of an expression in which columns are named as in `table`, without qualifiers.
 
         Raises:
-            UnsupportedQuery: a qualifier is no table in FROM.
+            UnsupportedQuery: a qualifier does not name a table in FROM.
         """
         return replaced(tree, lambda node: self._resolved(node) if kind(node) == "Column" else node)
 
@@ -78,7 +78,7 @@ class Tables:
 
     Args:
         program: receives the steps.
-        parameters: of the statement.
+        parameters: the parameters of the statement.
         named: the tables that WITH defines, by name.
         query: compiles a subquery to an expression that is cheap to repeat.
     """
@@ -126,7 +126,7 @@ class Tables:
             parameter = str(inner.this or "")
             value = self._parameters.one_or_several(parameter)
             if not self._parameters.checking and (value.kind is not Kind.LIST or value.payload[0] != Type.TABLE):
-                unsupported(f"FROM is followed by a table, and the parameter :{parameter} is none")
+                unsupported(f"FROM takes a table, but the parameter :{parameter} is not one")
             return alias_name or parameter, self._program.let(quoted(value.payload))
         table = identifier(node)
         return alias_name or table, self._named.get(table, name(table))
@@ -137,7 +137,7 @@ class _Join:
 
     Args:
         tables: the compiler of FROM.
-        left: what is joined already.
+        left: the tables that are already joined.
         join: the syntax of the join.
         used: all columns in the query.
     """

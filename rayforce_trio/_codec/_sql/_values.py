@@ -19,7 +19,7 @@ from ..._values._types import EPOCH_DAYS, EPOCH_NANOSECONDS, HAS_NULLS, Type
 from ...errors import RayforceConversionError, RayforceValueError, UnsupportedQuery
 
 Encode = Callable[[Any, str], Buffer]
-"""Returns the payload of a Python value; the str says where the value is, for errors."""
+"""Returns the payload of a Python value; the str is the place of the value, for errors."""
 
 _I64_NULL = -(2**63)
 _NANOSECONDS = {"day": 86_400 * 10**9, "hour": 3600 * 10**9, "minute": 60 * 10**9, "second": 10**9}
@@ -44,7 +44,7 @@ _NULL_ITEMS = {
 
 
 class Kind(enum.Enum):
-    """What is known of an expression's type before the query runs."""
+    """The kind of an expression, as far as it is known before the query runs."""
 
     UNKNOWN = enum.auto()
     """Not a constant; its type depends on the table."""
@@ -179,7 +179,7 @@ def text_value(text: str) -> Value:
 
 
 def atom_value(payload: Buffer) -> Value | None:
-    """Return the constant that an atom's payload holds, or None if the payload is no atom."""
+    """Return the constant that an atom's payload holds, or None if the payload is not an atom."""
     data = bytes(payload[:2])
     if payload == NULL:
         return NULL_VALUE
@@ -202,7 +202,7 @@ def int_of(value: Value) -> int | None:
 
 
 def negated(value: Value) -> Value | None:
-    """Return a constant number with the other sign, or None if the value is no constant number."""
+    """Return a constant number with the other sign, or None if the value is not a constant number."""
     if (whole := int_of(value)) is not None:
         return integer(-whole)
     if value.kind is Kind.FLOAT and len(value.payload) == 10:
@@ -287,10 +287,10 @@ class Parameters:
         return self._constant(name, self._values[name])
 
     def limit(self, name: str) -> int:
-        """Return a parameter that says how many rows.
+        """Return a parameter that is a number of rows.
 
         Raises:
-            RayforceValueError: it has no value, or one that is no whole number of 0 or more.
+            RayforceValueError: the parameter has no value, or its value is not an int of 0 or more.
         """
         value = self.one_or_several(name)
         if self._values is None:
@@ -302,7 +302,7 @@ class Parameters:
 
     @property
     def checking(self) -> bool:
-        """Whether the values are still unknown."""
+        """Whether the statement is compiled without values, only to check it."""
         return self._values is None
 
     def _constant(self, name: str, value: Any) -> Value:
