@@ -96,6 +96,15 @@ def test_an_error_with_parameters_quotes_the_query(native: NativeClient) -> None
         decode(reply, query)
 
 
+def test_an_error_for_text_that_looks_like_sql_says_how_to_send_sql(ask: Ask) -> None:
+    with pytest.raises(
+        RayforceUserError, match=r"^name: .*; to send SQL, use sql\(text\), or --sql on the command line$"
+    ):
+        answer(ask, "SELECT sym FROM prices")
+    with pytest.raises(RayforceUserError, match=r"^name: (?!.*SQL)"):
+        answer(ask, "(selected prices)")
+
+
 @pytest.mark.parametrize(
     ("params", "text"),
     [

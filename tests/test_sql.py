@@ -673,6 +673,7 @@ UNSUPPORTED = {
     "SELECT a FROM t AS x(b)": "column names after a table's alias",
     "SELECT a FROM t TABLESAMPLE (10)": "not supported",
     "SELECT *": r"\* needs FROM",
+    "SELECT FORM t": "a column needs FROM: FORM",
     "SELECT a FROM t EXCEPT SELECT a FROM u": "only SELECT and UNION",
     "WITH RECURSIVE c AS (SELECT 1 AS x) SELECT * FROM c": "RECURSIVE is not supported",
     "SELECT ?": r"write :name, not \?",

@@ -264,6 +264,10 @@ class _Pipe:
             missing -= len(part)
         return b"".join(parts)
 
+    def close(self) -> None:
+        """Close the pipe; pyarrow calls this when it drops a compressed stream."""
+        self._pipe.close()
+
 
 def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
     stream = file.stream()

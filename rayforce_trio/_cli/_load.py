@@ -108,10 +108,14 @@ class _Loading:
 
         Raises:
             Interrupted: Ctrl-C; the text says how many rows were loaded.
-            CommandFailed: the file is damaged, or the time limit has passed.
+            CommandFailed: the table already exists, the file is damaged, or the time limit has passed.
             RayforceError: the server refused the rows, or the connection was lost.
         """
         began = anyio.current_time()
+        if not (self._append or self._replace) and self._table in await session.call(session.connection.tables):
+            raise CommandFailed(
+                f"the server already has a table {self._table!r}; --append adds the rows to it, --replace replaces it"
+            )
         try:
             await session.call(partial(self._load, session.connection), status=self._status)
         except Interrupted as interrupted:

@@ -1,5 +1,6 @@
 """The exceptions for errors of the engine and of the server."""
 
+import re
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +17,8 @@ _CLASSES: dict[str, type[RayforceError]] = {
     CLOSING: ServerClosing,
     TIMEOUT: QueryTimeout,
 }
+
+_LIKE_SQL = re.compile(r"\s*(select|with|insert|update|delete|create|drop)\s", re.IGNORECASE)
 
 WORDS = MappingProxyType(
     {
@@ -50,13 +53,16 @@ def engine_error(failure: Failure, query: Any = None) -> RayforceError:
     """Return the exception for an error in place of a value.
 
     An error of the engine has rayforce-py's class for its code and the engine's message. A native server sends the code
-    alone; the message then explains the code and quotes the beginning of the query.
+    alone; the message then explains the code and quotes the beginning of the query. Text that looks like SQL is
+    answered with how to send SQL.
     """
     message = failure.message
     if not message:
         described = "" if query is None else describe(query)
         parts = [_words(failure.code, query), described and f"in the query {described}"]
         message = ", ".join(filter(None, parts))
+    if failure.code in ("name", "parse") and isinstance(query, str) and _LIKE_SQL.match(query):
+        message += "; to send SQL, use sql(text), or --sql on the command line"
     return _CLASSES.get(failure.code, RayforceUserError)(str(Failure(failure.code, message)))
 
 

@@ -95,6 +95,9 @@ class Tables:
         """Compile the FROM and the JOINs of a SELECT; without FROM, the table has one row."""
         from_ = part(statement, "from")
         if from_ is None:
+            for value in statement.expressions:
+                for column in columns_of(value):
+                    unsupported("a column needs FROM", column)
             return Source(self._program.let(_ONE_ROW), {})
         only(from_, "this")
         own_name, table = self._table(from_.this)
