@@ -213,7 +213,7 @@ def test_names_and_lengths_are_checked(data: Any, problem: str) -> None:
         ),
         (
             {"a": [np.int64(1), np.int64(-HIGHEST - 1)]},
-            f"column 'a', row 1: the engine takes the int64 {-HIGHEST - 1} for null; write None for null",
+            f"column 'a', row 1: the engine treats the int64 {-HIGHEST - 1} as null; write None for null",
         ),
     ],
 )
