@@ -254,7 +254,9 @@ async def test_rows_with_the_same_keys_are_replaced_and_others_appended(our_port
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("keys", [["px"], ["px", "sym"], ["sym", "n"], ["sym", "px", "n", "x"], [], "sym", None, 1, [None]])
+@pytest.mark.parametrize(
+    "keys", [["px"], ["px", "sym"], ["sym", "n"], ["sym", "px", "n", "x"], [], "sym", None, 1, [None]]
+)
 async def test_keys_that_are_not_the_first_columns_are_refused(in_process_port: int, name: str, keys: Any) -> None:
     async with connected_to(in_process_port) as connection:
         await connection.create_table(name, ROWS)
