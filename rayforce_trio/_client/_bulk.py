@@ -224,12 +224,7 @@ def _longest_message(exchange: Exchange) -> int:
 
 
 def _check_keys(keys: object, table: str, columns: Sequence[str]) -> None:
-    if (
-        isinstance(keys, str)
-        or not isinstance(keys, Sequence)
-        or not keys
-        or not all(isinstance(key, str) for key in keys)
-    ):
+    if not isinstance(keys, Sequence) or isinstance(keys, str) or not keys or not all(isinstance(k, str) for k in keys):
         raise RayforceValueError(f"keys must be a list of column names, not {keys!r}")
     if list(keys) != list(columns[: len(keys)]):
         raise RayforceValueError(
