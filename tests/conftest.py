@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from rayforce import core_version
 from support.native import native_server
 from support.processes import server_process
@@ -15,6 +16,10 @@ from support.watched import Queries
 from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess
 
 _names = itertools.count()
+
+# Machines are busy: a slow example is not an error.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 # A shell starts what it runs in the background with SIGINT ignored, and child processes inherit that; some are sent it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

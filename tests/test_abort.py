@@ -1,4 +1,4 @@
-"""`abort`, and what a connection tells of the queries that were cancelled."""
+"""`abort`, and the count of cancelled queries that the server stopped."""
 
 import anyio
 import pytest

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.opening import answer_to, try_to_connect
 from support.raw import open_raw
@@ -14,8 +14,6 @@ from rayforce_trio import WSClient, WSServer, auth
 from rayforce_trio._server._access import AccessPolicy, is_loopback, make_policy
 from rayforce_trio._transports import OpeningRequest, Refusal
 from rayforce_trio.errors import ConnectionRejected, RayforceValueError
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 OWN = ("127.0.0.1", 8765)
 LOOPBACK = ["127.0.0.1", "127.0.0.53", "127.255.255.255", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"]
@@ -242,7 +240,6 @@ def test_the_name_the_server_listens_on_is_its_own(own_host: str, host: str) -> 
     assert not allows_host(host, own_host="localhost")
 
 
-@unhurried
 @given(st.text(st.characters(codec="ascii")))
 def test_whatever_a_host_is_it_is_decided_about(host: str) -> None:
     allows_host(host)

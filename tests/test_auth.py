@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rayforce_trio import auth
@@ -20,7 +20,6 @@ SECRET = "s3cret-Öf-ann"
 TOKEN = "t0ken-of-ann"
 CHEAP = "$scrypt$ln=1,r=1,p=1${salt}${digest}"
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 Users = Callable[[Request], Awaitable[Principal | None]]
 
@@ -66,7 +65,6 @@ def test_who_they_count_as_can_be_said() -> None:
     assert token(TOKEN, principal=reader)(asking(token=TOKEN)) is reader
 
 
-@unhurried
 @given(st.text(), st.text())
 def test_only_the_same_text_is_the_same_secret(one: str, other: str) -> None:
     try:
@@ -203,7 +201,6 @@ def test_a_hash_says_how_it_was_made_and_is_never_the_same() -> None:
     assert SECRET not in one
 
 
-@unhurried
 @given(st.binary(min_size=1), st.binary(min_size=16, max_size=64))
 def test_a_hash_is_read_as_it_was_written(salt: bytes, digest: bytes) -> None:
     made = auth._Hash(10, 8, 1, salt, digest)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rayforce.errors import RayforceWSError as TheirError
 from rayforce.network.websocket import WSClient as TheirClient
@@ -28,7 +28,6 @@ PASSWORD = "s3cret of änn"
 TOKEN = "t0ken-of-bob"
 UNKNOWN = "This server lets in only whom it knows. Send a user name and a password, or a token, that it knows.\n"
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 both_loops = pytest.mark.parametrize("loop", ["trio", "asyncio"])
 
@@ -124,7 +123,6 @@ def test_the_header_goes_before_the_subprotocols() -> None:
     assert read("nonsense", [token_item("second")]) == (None, None, None)
 
 
-@unhurried
 @given(st.text(st.characters(codec="ascii")), st.lists(st.text(st.characters(codec="ascii")).map(TOKEN_PREFIX.__add__)))
 def test_whatever_comes_is_read_as_something_or_nothing(authorization: str, subprotocols: list[str]) -> None:
     for scheme in ("", "Basic ", "Bearer "):
@@ -134,7 +132,6 @@ def test_whatever_comes_is_read_as_something_or_nothing(authorization: str, subp
     read(None, subprotocols)
 
 
-@unhurried
 @given(st.text(), st.text(min_size=1))
 def test_what_a_client_sends_is_what_the_server_reads(user: str, password: str) -> None:
     try:
@@ -145,7 +142,6 @@ def test_what_a_client_sends_is_what_the_server_reads(user: str, password: str) 
     assert read(value) == (user, password, None)
 
 
-@unhurried
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1))
 def test_tokens_arrive_either_way(token: str) -> None:
     [(_, value)] = request_headers(None, None, token, None)

@@ -411,7 +411,7 @@ async def test_a_name_that_cannot_be_looked_up(host: str) -> None:
 
 def test_a_nursery_that_is_none_is_refused() -> None:
     with pytest.raises(errors.RayforceValueError, match="Invalid nursery: 5"):
-        WSClient(LOCAL, 80).connect(5)  # type: ignore[arg-type]  # what is tested
+        WSClient(LOCAL, 80).connect(5)  # type: ignore[arg-type]  # the wrong type is the test
 
 
 # Closing

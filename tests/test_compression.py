@@ -6,15 +6,13 @@ from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.cutting import cut
 from support.recorded import RECORDED, RECORDED_VERBOSE, Recorded
 
 from rayforce_trio._codec import SIZE_BYTES, Decompressor
 from rayforce_trio._protocol import HEADER_SIZE, FrameError, Header, MessageType, parse_frame
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 Run = tuple[int, bytes]
 """A control byte and what follows it: one byte to repeat, or so many bytes as its negative."""
@@ -97,7 +95,6 @@ def test_a_frame_of_a_server_may_arrive_in_pieces_of_any_size(recorded: Recorded
 # What a server could send
 
 
-@unhurried
 @given(st.data())
 def test_any_runs_cut_anywhere_make_what_they_stand_for(data: st.DataObject) -> None:
     runs = data.draw(some_runs)
@@ -105,7 +102,6 @@ def test_any_runs_cut_anywhere_make_what_they_stand_for(data: st.DataObject) -> 
     assert plain_of(payload, data.draw(cut(payload[SIZE_BYTES:]))) == expanded(runs)
 
 
-@unhurried
 @given(st.binary(min_size=1) | st.lists(st.sampled_from([b"\0", b"\1", b"ab"]), min_size=1, max_size=500).map(b"".join))
 def test_what_was_compressed_is_decompressed(plain: bytes) -> None:
     assert plain_of(packed(compressed(plain), size=len(plain))) == plain
@@ -145,7 +141,6 @@ def test_a_payload_that_announces_nothing_is_refused(rest: bytes) -> None:
         plain_of(bytes(SIZE_BYTES) + rest)
 
 
-@unhurried
 @given(st.data())
 def test_a_payload_that_ends_too_early_is_refused(data: st.DataObject) -> None:
     payload = packed(data.draw(some_runs))
@@ -154,7 +149,6 @@ def test_a_payload_that_ends_too_early_is_refused(data: st.DataObject) -> None:
         plain_of(payload, data.draw(cut(payload[SIZE_BYTES:])))
 
 
-@unhurried
 @given(st.data())
 def test_a_payload_of_less_than_it_announces_is_refused(data: st.DataObject) -> None:
     runs = data.draw(some_runs)
@@ -163,7 +157,6 @@ def test_a_payload_of_less_than_it_announces_is_refused(data: st.DataObject) -> 
         plain_of(payload, data.draw(cut(payload[SIZE_BYTES:])))
 
 
-@unhurried
 @given(st.data())
 def test_a_payload_of_more_than_it_announces_is_refused(data: st.DataObject) -> None:
     runs = data.draw(some_runs)
@@ -197,7 +190,6 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(payload[: draw(st.integers(SIZE_BYTES, len(payload)))]) + draw(st.binary(max_size=10))
 
 
-@unhurried
 @given(st.data())
 def test_whatever_is_decompressed_is_within_its_size_or_refused(data: st.DataObject) -> None:
     payload = data.draw(damaged() | st.binary(min_size=SIZE_BYTES))

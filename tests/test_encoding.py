@@ -256,4 +256,6 @@ def test_a_result_with_a_symbol_that_contains_nul_is_an_error(source: str) -> No
 def test_an_object_of_rayforce_becomes_the_payload_that_rayforce_makes() -> None:
     assert payload_of_object(I64(3)) == b"\xfb\0\3\0\0\0\0\0\0\0"
     assert payload_of_object(3) is None
+    with pytest.raises(RayforceConversionError, match=r"^Table\('prices'\) names a table of the server"):
+        payload_of_object(Table("prices"))
     assert isinstance(evaluate(encode("(til 3)", MessageType.SYNC)), Result)

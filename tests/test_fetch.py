@@ -7,7 +7,7 @@ import anyio.lowlevel
 import pytest
 from support.connected import connected_to
 from support.raw import RawPeer
-from support.scripted_server import connected
+from support.scripted_server import answer_the_close, connected
 from support.sweep import cancellation_of, swept
 
 from rayforce_trio import Columns, errors
@@ -62,7 +62,7 @@ async def test_an_error_of_the_evaluation_is_raised_as_by_execute(our_port: int)
         with pytest.raises(errors.RayforceTypeError, match="type"):
             await connection.fetch("(+ 1 'a)")
         with pytest.raises(errors.UnsupportedQuery):
-            await connection.fetch(42)  # type: ignore[arg-type]  # what is tested
+            await connection.fetch(42)  # type: ignore[arg-type]  # the wrong type is the test
 
 
 @pytest.mark.anyio
@@ -86,7 +86,7 @@ async def test_a_reply_that_is_not_understood_is_an_error(payload: bytes, messag
         for _ in range(2):
             await peer.receive_frame()
             await peer.send_frame(Header(0, MessageType.RESPONSE, len(payload)).pack() + payload)
-        await peer.receive_rest()
+        await answer_the_close(peer)
 
     async with connected(answer) as connection:
         for _ in range(2):
@@ -102,7 +102,7 @@ async def test_a_reply_of_another_wire_version_is_an_error_that_says_so() -> Non
         frame = bytearray(Header(0, MessageType.RESPONSE, 1).pack() + b"\x7e")
         frame[4] = 4
         await peer.send_frame(bytes(frame))
-        await peer.receive_rest()
+        await answer_the_close(peer)
 
     async with connected(answer) as connection:
         with pytest.raises(errors.ProtocolError, match="wire version 4"):
@@ -111,7 +111,7 @@ async def test_a_reply_of_another_wire_version_is_an_error_that_says_so() -> Non
 
 @pytest.mark.anyio
 async def test_other_tasks_run_while_a_large_result_is_read(in_process_port: int) -> None:
-    """Reading the symbols takes many steps, and a task beside it gets a turn between two of them."""
+    """Reading the symbols takes many steps, and another task runs between them."""
     async with connected_to(in_process_port) as connection:
         query = "(take [alpha beta gamma] 1000000)"
         frame_arrived = anyio.Event()

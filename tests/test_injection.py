@@ -1,4 +1,4 @@
-"""No value that a query carries is executed: whatever it is, the server prints nothing and sets nothing."""
+"""No value in a query is executed: the server prints nothing and sets nothing."""
 
 import contextlib
 import datetime as dt
@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rayforce import I64, Column, Dict, Expression, List, Operation, QuotedSymbol, String, Symbol, Table, Vector
+from rayforce import I64, Dict, Expression, List, Operation, QuotedSymbol, String, Symbol, Table, Vector
 from support.native import native_server
 from support.native_client import NativeClient, native_client
+from support.query_objects import column
 
 from rayforce_trio._codec import Call, decode, decode_verbose, encode, evaluate
 from rayforce_trio._protocol import MessageType, Reply
@@ -74,11 +75,6 @@ values = st.recursive(
     ),
     max_leaves=6,
 )
-
-
-def column(text: str) -> Any:
-    """Return a column, whose operators rayforce-py does not declare."""
-    return Column(text)
 
 
 here = Table({"id": Vector([1, 2], ray_type=I64), "v": Vector(["a", "b"], ray_type=Symbol)})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.opening import LOCAL, Answer, answer_to, parse_answer, try_to_connect
 from support.raw import RawPeer, connect_raw, open_raw, upgrade
@@ -384,7 +384,6 @@ async def test_networks_are_forgotten_when_there_are_too_many_the_oldest_first(a
     assert await fail(limit, "first") == 0.0
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.floats(0.0, 0.5)), max_size=60))
 def test_whatever_happens_the_count_is_right(events: list[tuple[str, bool, float]]) -> None:
     async def happen() -> None:

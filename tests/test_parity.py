@@ -1,4 +1,4 @@
-"""Query objects do on both engines what they do in process by themselves, whatever value they carry.
+"""Query objects have the same effect on both engines as their own `execute` in process, with any value in them.
 
 Each query is run three times: by its own `execute`, by the in-process engine and by a native server. The replies and
 the tables afterwards must be the same bytes, or this package refuses the query. It may do more than `execute` where
@@ -21,7 +21,6 @@ from rayforce import (
     I16,
     I32,
     I64,
-    Column,
     Dict,
     List,
     Operation,
@@ -31,13 +30,13 @@ from rayforce import (
     Vector,
 )
 from rayforce.types.null import Null
-from support.frames import whole_frame
 from support.native import native_server
 from support.native_client import NativeClient, native_client
+from support.query_objects import column, payload_of
 
 from rayforce_trio._codec import decode, decode_verbose, encode, evaluate
 from rayforce_trio._codec._objects import payload_of_pointer
-from rayforce_trio._protocol import HEADER_SIZE, MessageType, Reply, Result
+from rayforce_trio._protocol import MessageType, Reply
 from rayforce_trio.errors import RayforceConversionError, RayforceError
 
 Make = Callable[[Table, Table, Any], Any]
@@ -119,11 +118,6 @@ COLUMNS: dict[str, Any] = {
 """The types of the column `v` of the tables that the queries read and change."""
 
 
-def column(text: str) -> Any:
-    """Return a column, whose operators rayforce-py does not declare."""
-    return Column(text)
-
-
 # Each gets two tables, of the columns `id` and `v`, and `v` and `id`.
 CHANGES: dict[str, Make] = {
     "insert a row": lambda t, _, value: t.insert(3, value),
@@ -168,16 +162,16 @@ STRICTER = (
     "row table has 1 columns",  # `execute` damages a table with a column of lists
     "column must be list/vector-like",
 )
-"""How errors end or what they say where this package refuses what `execute` does."""
+"""Parts of the errors with which this package refuses queries that `execute` accepts."""
 
 IN_PYTHON = (TypeError, RuntimeError, KeyError, IndexError, RayforceConversionError)
-"""Errors of `execute` that are not the engine's opinion of the query."""
+"""Errors of `execute` that do not come from the engine."""
 
 EVALUATED = (list, tuple, List)
 """Values that `execute` evaluates in a clause, where they are data for this package."""
 
 MARKED_AS_NULL = "NaN"
-"""A value that the engine takes for null; `execute` leaves out the mark at some places, and `encode` at none."""
+"""A value that the engine treats as null. `execute` omits the mark of nulls in some places; `encode` never does."""
 
 GARBAGE = {(make, "Vector") for text, make in CHANGES.items() if text.startswith("upsert")}
 """Queries for which `execute` stores other values than it was given, because it takes vectors for atoms."""
@@ -185,7 +179,7 @@ GARBAGE = {(make, "Vector") for text, make in CHANGES.items() if text.startswith
 
 @dataclass
 class Outcome:
-    """What came of a query: the payloads of its result and of the tables afterwards, or an error."""
+    """The outcome of a query: the payloads of its result and of the tables afterwards, or an error."""
 
     payloads: tuple[bytes, bytes] | None
     error: Exception | None = None
@@ -207,13 +201,6 @@ def tables() -> tuple[Table, Table]:
     return Table(first), Table(second)
 
 
-def payload(reply: Reply) -> bytes:
-    """Return the payload of a reply. Raises the error in it, if it is one or is damaged."""
-    decode(reply)
-    assert isinstance(reply, Result)
-    return whole_frame(reply.frame)[HEADER_SIZE:]
-
-
 def by_itself(setup: bytes, make: Make, value: Any) -> Outcome:
     """Run a query with its own `execute`."""
     evaluate(setup)
@@ -222,24 +209,24 @@ def by_itself(setup: bytes, make: Make, value: Any) -> Outcome:
         assert isinstance(result, Table)
         # A change of a table by its name returns the name.
         returned = b"" if result.is_reference else bytes(payload_of_pointer(result.ptr))
-        return Outcome((returned, payload(evaluate(TABLES))))
+        return Outcome((returned, payload_of(evaluate(TABLES))))
     except Exception as error:  # noqa: BLE001 -- rayforce-py raises whatever its steps raise
         return Outcome(None, error)
 
 
 def outcome(printed_reply: Reply, tables_reply: Reply) -> Outcome:
-    """Return what came of a query that an engine ran; the tables must be whole afterwards, and nothing printed."""
+    """Return the outcome of a query that an engine ran. The tables must be intact afterwards, and nothing printed."""
     printed, reply = decode_verbose(printed_reply)
     assert printed == "", f"the query printed {printed!r}"
-    after = payload(tables_reply)
+    after = payload_of(tables_reply)
     try:
-        return Outcome((b"" if decode(reply) in NAMES else payload(reply), after))
+        return Outcome((b"" if decode(reply) in NAMES else payload_of(reply), after))
     except RayforceError as error:
         return Outcome(None, error)
 
 
 def expected(setup: bytes, make: Make, name: str, *, clause: bool) -> Outcome | None:
-    """Return what `execute` makes of a query; `None` if that is no measure."""
+    """Return the outcome of `execute` for a query; `None` if `execute` is not a valid reference for it."""
     value = VALUES[name]
     if (clause and isinstance(value, EVALUATED)) or (make, name) in GARBAGE or name == MARKED_AS_NULL:
         return None
@@ -290,11 +277,11 @@ def check(native: NativeClient, column_type: str, make: Make, *, clause: bool) -
 
 @pytest.mark.parametrize("column_type", COLUMNS)
 @pytest.mark.parametrize("operation", CHANGES)
-def test_a_change_does_what_it_does_by_itself(native: NativeClient, operation: str, column_type: str) -> None:
+def test_a_change_has_the_effect_of_its_own_execute(native: NativeClient, operation: str, column_type: str) -> None:
     check(native, column_type, CHANGES[operation], clause=False)
 
 
 @pytest.mark.parametrize("column_type", ["I64", "SYMBOL", "LIST"])
 @pytest.mark.parametrize("operation", CLAUSES)
-def test_a_clause_does_what_it_does_by_itself(native: NativeClient, operation: str, column_type: str) -> None:
+def test_a_clause_has_the_effect_of_its_own_execute(native: NativeClient, operation: str, column_type: str) -> None:
     check(native, column_type, CLAUSES[operation], clause=True)

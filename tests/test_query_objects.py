@@ -1,4 +1,4 @@
-"""Query objects on the server's tables: they give what they give in process, or an error says where the problem is."""
+"""Query objects on the server's tables: the same results as in process, or an error that locates the problem."""
 
 import datetime as dt
 import decimal
@@ -20,27 +20,14 @@ from rayforce import (
     Vector,
     eval_str,
 )
-from support.frames import whole_frame
 from support.native import native_server
 from support.native_client import NativeClient, native_client
+from support.query_objects import column, payload_of
 
 from rayforce_trio._codec import decode, encode, evaluate
 from rayforce_trio._codec._objects import payload_of_pointer
-from rayforce_trio._protocol import HEADER_SIZE, MessageType, Reply, Result
+from rayforce_trio._protocol import MessageType
 from rayforce_trio.errors import RayforceError, RayforceQueryCompilationError
-
-
-def column(text: str) -> Any:
-    """Return a column, whose operators rayforce-py does not declare."""
-    return Column(text)
-
-
-def payload(reply: Reply) -> bytes:
-    """Return the payload of a reply. Raises the error in it, if it is one or is damaged."""
-    decode(reply)
-    assert isinstance(reply, Result)
-    return whole_frame(reply.frame)[HEADER_SIZE:]
-
 
 TRADES = """(set trades (table [id sym time price] (list [1 2 3 4] [a b a c] [100 200 300 400] [1.5 2.5 0Nf 3.5])))"""
 QUOTES = "(set quotes (table [sym time bid] (list [a a b b] [90 280 190 210] [1.0 2.0 3.0 4.0])))"
@@ -112,26 +99,26 @@ def filled() -> Iterator[NativeClient]:
     with native_server() as server, native_client(server.port) as client:
         for source in READ:
             frame = encode(source, MessageType.SYNC)
-            assert payload(evaluate(frame)) == payload(client.request(frame)[0])
+            assert payload_of(evaluate(frame)) == payload_of(client.request(frame)[0])
         yield client
 
 
 @pytest.mark.parametrize("make", QUERIES.values(), ids=QUERIES)
-def test_a_query_gives_what_it_gives_by_itself(filled: NativeClient, make: Callable[[], Any]) -> None:
+def test_a_query_gives_the_result_of_its_own_execute(filled: NativeClient, make: Callable[[], Any]) -> None:
     frame = encode(make(), MessageType.SYNC)
     by_itself = bytes(payload_of_pointer(make().execute().ptr))
-    assert payload(evaluate(frame)) == by_itself
-    assert payload(filled.request(frame)[0]) == by_itself
+    assert payload_of(evaluate(frame)) == by_itself
+    assert payload_of(filled.request(frame)[0]) == by_itself
 
 
 @pytest.mark.parametrize("make", OF_A_TABLE_HERE.values(), ids=OF_A_TABLE_HERE)
-def test_a_query_of_the_servers_table_gives_what_it_gives_of_one_here(
+def test_a_query_of_the_servers_table_gives_the_result_for_a_local_table(
     filled: NativeClient, make: Callable[[Table], Any]
 ) -> None:
     frame = encode(make(Table("trades")), MessageType.SYNC)
     by_itself = bytes(payload_of_pointer(make(eval_str("trades")).execute().ptr))
-    assert payload(evaluate(frame)) == by_itself
-    assert payload(filled.request(frame)[0]) == by_itself
+    assert payload_of(evaluate(frame)) == by_itself
+    assert payload_of(filled.request(frame)[0]) == by_itself
 
 
 @pytest.mark.parametrize(
@@ -226,7 +213,7 @@ def test_a_function_of_this_process_goes_along(filled: NativeClient) -> None:
     twice = Fn("(fn [x] (* x 2))")
     query = Table("trades").select("id", twice=twice.apply(Column("price")))
     by_itself = bytes(payload_of_pointer(query.execute().ptr))
-    assert payload(filled.request(encode(query, MessageType.SYNC))[0]) == by_itself
+    assert payload_of(filled.request(encode(query, MessageType.SYNC))[0]) == by_itself
 
 
 @pytest.mark.parametrize(
@@ -237,7 +224,7 @@ def test_a_function_of_this_process_goes_along(filled: NativeClient) -> None:
     ],
     ids=["query", "table"],
 )
-def test_what_is_saved_on_the_server(filled: NativeClient, make: Callable[[], Any]) -> None:
+def test_tables_saved_on_the_server(filled: NativeClient, make: Callable[[], Any]) -> None:
     filled.request(encode(make(), MessageType.SYNC))
     saved = decode(filled.request(encode("saved", MessageType.SYNC))[0])
     assert saved.to_dict() == {"id": [3, 4]}

@@ -1,4 +1,4 @@
-"""SQL on both engines, compared with what DuckDB makes of the same statements and data."""
+"""SQL on both engines, compared with DuckDB for the same statements and data."""
 
 import datetime as dt
 import math
@@ -332,7 +332,7 @@ SELECT t.id, c.company FROM trades t JOIN companies c ON t.sym = c.sym ORDER BY 
 
 
 @pytest.mark.parametrize("text", SELECTS + ORDERED)
-def test_a_query_gives_what_duckdb_gives(
+def test_a_query_gives_the_result_of_duckdb(
     text: str, engines: dict[str, Engine], duck: duckdb.DuckDBPyConnection
 ) -> None:
     for table in TABLES:
@@ -358,7 +358,7 @@ SELECT sum(px) AS a, count(*) AS n FROM large l JOIN companies c ON l.sym = c.sy
 SELECT DISTINCT sym, qty FROM large WHERE qty > 90
 """.strip().splitlines(),
 )
-def test_a_query_of_many_rows_gives_what_duckdb_gives(
+def test_a_query_of_many_rows_gives_the_result_of_duckdb(
     text: str, engines: dict[str, Engine], duck: duckdb.DuckDBPyConnection
 ) -> None:
     text = text.replace("sum(px)", "sum(l.px)") if " l JOIN" in text else text
@@ -506,7 +506,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_cannot_be_stored_is_refused_and_changes_nothing(text: str, engines: dict[str, Engine]) -> None:
+def test_a_value_that_cannot_be_stored_is_refused_and_changes_nothing(text: str, engines: dict[str, Engine]) -> None:
     for engine in engines.values():
         execute(engine, "CREATE OR REPLACE TABLE bin (a BIGINT, b BOOLEAN, c SMALLINT, s SYMBOL)")
         execute(engine, "INSERT INTO bin VALUES (1, TRUE, 3, 'x')")
@@ -719,7 +719,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("text", UNSUPPORTED)
-def test_what_is_not_supported_is_an_error_at_once(text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_unsupported_sql_is_an_error_at_once(text: str, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RayforceError, match=UNSUPPORTED[text]):
         sql(text)
     assert not caplog.records
@@ -737,7 +737,7 @@ def test_what_is_not_supported_is_an_error_at_once(text: str, caplog: pytest.Log
         ("SELECT " + "(" * 5000 + "1" + ")" * 5000, "nested too deeply"),
     ],
 )
-def test_what_is_not_one_statement_is_an_error_at_once(text: str, error: str) -> None:
+def test_text_that_is_not_one_statement_is_an_error_at_once(text: str, error: str) -> None:
     with pytest.raises(RayforceError, match=error):
         sql(text)
 
@@ -784,7 +784,7 @@ def test_a_column_that_two_tables_have_needs_its_table(engines: dict[str, Engine
 
 def test_a_statement_is_text() -> None:
     with pytest.raises(UnsupportedQuery, match=r"sql\(\) takes a str, not int"):
-        sql(5)  # type: ignore[arg-type]  # the error is what is tested
+        sql(5)  # type: ignore[arg-type]  # the wrong type is the test
 
 
 def test_without_sqlglot_an_error_says_how_to_install_it() -> None:
@@ -807,7 +807,7 @@ def quoted_text(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4), number=st.integers(-(2**63) + 1, 2**63 - 1))
 def test_text_and_numbers_are_never_more_than_values(texts: list[str], number: int, engines: dict[str, Engine]) -> None:
     symbol = texts[0].replace("\0", "x")
@@ -828,7 +828,7 @@ def test_text_and_numbers_are_never_more_than_values(texts: list[str], number: i
         assert set(fetch(engine, f"SELECT t FROM held WHERE t LIKE {pattern} ESCAPE '!'").rows()) == {(texts[0],)}
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name_=TEXTS)
 def test_names_are_never_more_than_names(name_: str, engines: dict[str, Engine]) -> None:
     quoted_name = '"' + name_.replace('"', '""') + '"'

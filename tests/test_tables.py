@@ -30,7 +30,7 @@ async def test_the_schema_of_a_table(our_port: int, name: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_name_is_only_a_name(our_port: int) -> None:
-    """It is looked up as it is: nothing in it is evaluated."""
+    """The name is looked up unchanged; nothing in it is evaluated."""
     async with connected_to(our_port) as connection:
         with pytest.raises(errors.RayforceValueError, match="the server has no such table"):
             await connection.schema("(set hacked 1)")
@@ -39,7 +39,7 @@ async def test_a_name_is_only_a_name(our_port: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_table_that_is_none_is_an_error(our_port: int, name: str) -> None:
+async def test_the_schema_of_another_value_is_an_error(our_port: int, name: str) -> None:
     async with connected_to(our_port) as connection:
         with pytest.raises(errors.RayforceValueError, match=f"^table '{name}': the server has no such table$"):
             await connection.schema(name)
@@ -52,7 +52,7 @@ async def test_a_table_that_is_none_is_an_error(our_port: int, name: str) -> Non
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("table", ["", "a\0b", "a\nb", "\ud800", 5, None, b"t"])
-async def test_what_cannot_be_a_name_is_refused_before_anything_is_sent(in_process_port: int, table: Any) -> None:
+async def test_an_invalid_name_is_refused_before_anything_is_sent(in_process_port: int, table: Any) -> None:
     async with connected_to(in_process_port) as connection:
         with pytest.raises(errors.RayforceValueError, match="Invalid table"):
             await connection.schema(table)

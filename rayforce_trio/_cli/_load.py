@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .. import WSClientConnection
-from ..errors import RayforceError
+from ..errors import RayforceConversionError, RayforceError
 from ._arguments import seconds
 from ._evaluation import Session
 from ._exits import OK, CommandFailed, Interrupted, UsageError
@@ -77,6 +77,8 @@ def load(options: argparse.Namespace) -> int:
     async def load_new_table(calls: Calls, tasks: TaskGroup) -> int:
         with closing(open_file()) as source:  # opened before the connection, to report a mistake at once
             async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
+                if not options.replace and options.table in await session.call(session.connection.tables):
+                    raise CommandFailed(f"the server has a table {options.table!r} already; use --append or --replace")
                 await _Loading(source, options.table, append=False, replace=options.replace).run(session)
         return OK
 
@@ -106,14 +108,10 @@ class _Loading:
 
         Raises:
             Interrupted: Ctrl-C; the text says how many rows were loaded.
-            CommandFailed: the table already exists, the file is damaged, or the time limit has passed.
+            CommandFailed: the file is damaged, or the time limit has passed.
             RayforceError: the server refused the rows, or the connection was lost.
         """
         began = anyio.current_time()
-        if not (self._append or self._replace) and self._table in await session.call(session.connection.tables):
-            raise CommandFailed(
-                f"the server already has a table {self._table!r}; --append adds the rows to it, --replace replaces it"
-            )
         try:
             await session.call(partial(self._load, session.connection), status=self._status)
         except Interrupted as interrupted:
@@ -136,10 +134,14 @@ class _Loading:
 
     async def _send(self, connection: WSClientConnection, batch: Any) -> None:
         self._rows_before = self._rows
-        if self._append or self._rows:
-            await connection.insert(self._table, batch, progress=self._progress)
-        else:
-            await connection.create_table(self._table, batch, replace=self._replace, progress=self._progress)
+        try:
+            if self._append or self._rows:
+                await connection.insert(self._table, batch, progress=self._progress)
+            else:
+                await connection.create_table(self._table, batch, replace=self._replace, progress=self._progress)
+        except RayforceConversionError as error:
+            where = f"; row 0 is row {self._rows_before + 1} of the file" if ", row " in str(error) else ""
+            raise CommandFailed(f"{error}{where}") from None
         self._rows = self._rows_before + batch.num_rows
 
     def _progress(self, rows: int) -> None:

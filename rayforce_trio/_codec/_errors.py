@@ -58,7 +58,8 @@ def engine_error(failure: Failure, query: Any = None) -> RayforceError:
     """
     message = failure.message
     if not message:
-        parts = [_words(failure.code, query), "" if query is None else f"in the query {describe(query)}"]
+        described = "" if query is None else describe(query)
+        parts = [_words(failure.code, query), described and f"in the query {described}"]
         message = ", ".join(filter(None, parts))
     if failure.code in ("name", "parse") and isinstance(query, str) and _LIKE_SQL.match(query):
         message += "; to send SQL, use sql(text), or --sql on the command line"

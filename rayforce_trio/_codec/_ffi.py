@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import rayforce
 from rayforce import Dict
@@ -50,7 +50,7 @@ def check_foreign_thread(error: RuntimeError) -> None:
         ) from error
 
 
-def reraise(error: RuntimeError) -> None:
+def reraise(error: RuntimeError) -> NoReturn:
     """Raise a `RayforceError` in place of rayforce-py's bare `RuntimeError`."""
     check_foreign_thread(error)
     raise RayforceConversionError(str(error)) from None

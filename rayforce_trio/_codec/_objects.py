@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from rayforce import List, Operation, String
+from rayforce import List, Operation, String, Table
 from rayforce import _rayforce_c as ffi
 
 from .._protocol import HEADER_SIZE, SIZED, Failure, MessageType
 from .._values._payloads import Buffer
 from ..errors import RayforceConversionError
-from ._ffi import WIDTHS, pointer_of, serialize
+from ._ffi import WIDTHS, pointer_of, reraise, serialize
 
 _NUL_PATTERN = String("*\0*")
 _SHORT_LIST = 64  # items; fewer are looked at one by one
@@ -26,14 +26,21 @@ def payload_of_object(value: Any) -> Buffer | None:
     """Return the payload of an object of rayforce-py; `None` if the value is no such object.
 
     Raises:
-        RayforceConversionError: a symbol in it contains NUL, or the engine cannot serialize it.
+        RayforceConversionError: a symbol in it contains NUL, the engine cannot serialize it, or it is the name of a
+            table only.
+        RayforceThreadError: Rayforce was first imported in another thread.
     """
-    if isinstance(value, ffi.RayObject):
-        return payload_of_pointer(value)
-    if isinstance(value, Operation):
-        return payload_of_pointer(value.primitive)
-    pointer = pointer_of(value)
-    return None if pointer is None else payload_of_pointer(pointer)
+    if isinstance(value, Table) and value.is_reference:
+        raise RayforceConversionError(
+            f"Table({value._ptr!r}) names a table of the server and holds no data; fetch the table first"
+        )
+    try:
+        if isinstance(value, Operation):
+            return payload_of_pointer(value.primitive)
+        pointer = value if isinstance(value, ffi.RayObject) else pointer_of(value)
+        return None if pointer is None else payload_of_pointer(pointer)
+    except RuntimeError as error:
+        reraise(error)
 
 
 def payload_of_pointer(pointer: ffi.RayObject) -> Buffer:
@@ -56,11 +63,11 @@ def symbol_with_nul(pointer: ffi.RayObject) -> str | None:
         value = waiting.pop()
         kind = ffi.get_obj_type(value)
         if kind == -ffi.TYPE_SYMBOL:
-            if "\0" in (text := str(ffi.read_symbol(value))):
-                return text
+            if b"\0" in (text := _text(value)):
+                return text.decode(errors="replace")
         elif kind == ffi.TYPE_SYMBOL:
             if _any_with_nul(value):
-                return next(text for text in _texts(value) if "\0" in text)
+                return next(text for text in _texts(value) if b"\0" in text).decode(errors="replace")
         elif kind == ffi.TYPE_LIST:
             if _may_hold_symbols(value):
                 waiting += _items(value)
@@ -100,12 +107,12 @@ def _place_of_symbols(value: ffi.RayObject, size: int) -> tuple[int, int, int] |
         return None
     place = widths.index(None)
     names = list(_texts(ffi.table_keys(value)))
-    if ffi.get_obj_type(columns[place]) != ffi.TYPE_SYMBOL or any("\0" in text for text in names):
+    if ffi.get_obj_type(columns[place]) != ffi.TYPE_SYMBOL or any(b"\0" in text for text in names):
         return None
     sizes = [
         SIZED.size + (width or 0) * ffi.get_obj_length(column) for column, width in zip(columns, widths, strict=True)
     ]
-    before_columns = HEADER_SIZE + _TABLE_PREFIX + sum(len(text.encode()) + 1 for text in names)
+    before_columns = HEADER_SIZE + _TABLE_PREFIX + sum(len(text) + 1 for text in names)
     start = before_columns + sum(sizes[: place + 1])
     return start, size - sum(sizes[place + 1 :]), ffi.get_obj_length(columns[place])
 
@@ -133,5 +140,12 @@ def _items(values: ffi.RayObject) -> list[ffi.RayObject]:
     return [ffi.at_idx(values, index) for index in range(ffi.get_obj_length(values))]
 
 
-def _texts(symbols: ffi.RayObject) -> Iterator[str]:
-    return (str(ffi.read_symbol(ffi.at_idx(symbols, index))) for index in range(ffi.get_obj_length(symbols)))
+def _texts(symbols: ffi.RayObject) -> Iterator[bytes]:
+    return (_text(ffi.at_idx(symbols, index)) for index in range(ffi.get_obj_length(symbols)))
+
+
+def _text(symbol: ffi.RayObject) -> bytes:
+    try:
+        return str(ffi.read_symbol(symbol)).encode()
+    except UnicodeDecodeError as error:  # a symbol need not be UTF-8
+        return error.object

@@ -15,6 +15,7 @@ import difflib
 import struct
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -288,6 +289,7 @@ def _check_name(name: object) -> None:
 def _column(name: str, values: Any, other: _Other) -> _Steps[_Column]:
     """Return a column of a mapping."""
     where = f"column {name!r}"
+    other = partial(_object, where, other)
     if isinstance(values, np.ndarray):
         if not is_objects(values):
             return _array(values, where)
@@ -302,6 +304,13 @@ def _column(name: str, values: Any, other: _Other) -> _Steps[_Column]:
     elif (payload := other(values)) is not None and (payload[0] in DTYPES or payload[0] in (Type.SYMBOL, Type.STRING)):
         return _vector(read_columns(payload).vectors()["value"], where)
     raise RayforceConversionError(f"{where} is {type_name(values)}; write a list or an array of one dimension")
+
+
+def _object(where: str, other: _Other, value: Any) -> Buffer | None:
+    try:
+        return other(value)
+    except RayforceConversionError as error:
+        raise RayforceConversionError(f"{where}: {error}") from None
 
 
 def _sequence(values: Sequence[Any], where: str, other: _Other) -> _Steps[_Column]:

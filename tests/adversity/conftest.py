@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_internal_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No peer can make this package log a bug of its own."""
+    """Check that no peer makes this package log an internal error."""
     yield
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 

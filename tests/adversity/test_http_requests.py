@@ -129,7 +129,7 @@ async def test_a_request_sent_byte_by_byte_is_cut_all_the_same() -> None:
         peer = server.connect()
 
         async def drip() -> None:
-            while await peer.send(b"x"):  # noqa: ASYNC110 - the pace is the point
+            while await peer.send(b"x"):  # noqa: ASYNC110 - the test sends at this pace on purpose
                 await trio.sleep(0.02)
 
         async with trio.open_nursery() as nursery:

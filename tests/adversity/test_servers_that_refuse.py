@@ -15,7 +15,7 @@ from rayforce_trio.errors import ConnectError, ConnectionRejected, HandshakeErro
 @pytest.mark.anyio
 async def test_a_server_that_says_nothing_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
-    error = await fail_to_connect(RawPeer.receive_rest)  # type: ignore[arg-type]
+    error = await fail_to_connect(RawPeer.receive_rest)  # type: ignore[arg-type]  # it returns bytes
     assert type(error) is HandshakeError
     assert "took longer than 0.2 seconds" in str(error)
 

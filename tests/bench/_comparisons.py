@@ -33,10 +33,10 @@ from rayforce_trio._values._columns import read_columns
 from rayforce_trio._values._table_data import table_data
 
 Way: TypeAlias = Callable[[], Awaitable[object]]
-"""One way to do it; a call does it once."""
+"""One way to do something; each call does it once."""
 
 Ways: TypeAlias = tuple[Way, Way]
-"""Ours, and the one that it is compared with."""
+"""Our way, and the way that it is compared with."""
 
 ROWS = 1_000_000
 FEWER_ROWS = 100_000
@@ -45,12 +45,12 @@ FEWER_ROWS = 100_000
 _FILTERED_ROWS = 10_000_000
 _FILTER_SCRIPT = f"(set filtered (table [px] (list (as 'F64 (til {_FILTERED_ROWS})))))"
 _ABOVE = float(_FILTERED_ROWS - 1000)
-_EVERY_OTHER = 2  # how often values are null
+_EVERY_OTHER = 2  # every second value is null
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two ways to do one thing.
+    """Two ways to do the same thing.
 
     Attributes:
         label: what is done, and with how many rows.
@@ -277,7 +277,7 @@ COMPARISONS = (
 
 
 async def measure(comparison: Comparison, rounds: int) -> tuple[list[float], list[float]]:
-    """Return the seconds that both ways take, round by round, in turns. One round more comes first, and is dropped.
+    """Return the seconds that both ways take in each round, in turns. A first, additional round is dropped.
 
     A checkpoint. If cancelled, nothing is left running.
     """
@@ -297,7 +297,7 @@ def main() -> None:
         try:
             comparison = COMPARISONS[command["comparison"]]
             ours, other = trio.run(measure, comparison, command["rounds"])
-        except Exception as error:  # noqa: BLE001 - the parent reports it
+        except Exception as error:  # noqa: BLE001 - the parent process reports the error
             commander.tell_failure(error)
         else:
             ratios = [one / two for one, two in zip(ours, other, strict=True)]

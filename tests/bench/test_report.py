@@ -131,7 +131,7 @@ def test_a_contestant_that_fails_is_out_and_the_others_go_on(error: Failed, text
     assert results.failure(TIME.workload, PEER) == text
 
 
-def test_a_comparison_is_told_as_a_ratio_beside_its_goal_or_with_the_reason_why_there_is_none() -> None:
+def test_a_comparison_is_reported_as_a_ratio_with_its_goal_or_as_an_error() -> None:
     slower, failed = COMPARISONS[1], COMPARISONS[2]
     faster = COMPARISONS[0]
     figures = {"ours": 0.002, "other": 0.004, "ratio": 0.5}

@@ -15,7 +15,7 @@ import pytest
 import trio
 from support.leaks import no_leaks
 from support.naive import connect_naively
-from support.sweep import CancelAtSuspension, cancelled_at, swept
+from support.sweep import CancelAtSuspension, cancelled_at, run_driven, swept
 
 from rayforce_trio import WSClient, WSServer, errors
 
@@ -230,15 +230,7 @@ def pairs(step: int) -> list[tuple[int, ...]]:
 async def cancelled_on_asyncio(call: Any, suspensions: tuple[int, ...]) -> bool:
     """Run a coroutine cancelled at those suspensions; returns whether it was."""
     driven = CancelAtSuspension(call, *suspensions)
-
-    async def drive() -> None:
-        await driven
-
-    task = asyncio.create_task(drive())
-    await asyncio.wait([task], timeout=20)
-    assert task.done(), "hangs although cancelled"
-    if not task.cancelled():
-        task.result()
+    await run_driven(driven)
     return driven.reached > 0
 
 

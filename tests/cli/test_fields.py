@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rayforce import F32, F64, I64, Symbol, Table, Timestamp, Vector, eval_str
 
@@ -35,7 +35,6 @@ def read_csv(written: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(written, newline=""), strict=True))
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_csv_of_texts_can_be_read_back(first: list[str], second: list[str]) -> None:
     size = min(len(first), len(second))
@@ -44,20 +43,17 @@ def test_csv_of_texts_can_be_read_back(first: list[str], second: list[str]) -> N
     assert read_csv("".join(csv_lines(table))) == [["a,b", "c"], *rows]
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_csv_of_one_column_can_be_read_back(texts: list[str]) -> None:
     assert read_csv("".join(csv_lines(text_columns(**{"%s": texts})))) == [["%s"], *([text] for text in texts)]
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_json_of_texts_can_be_read_back(texts: list[str]) -> None:
     rows = json.loads("".join(json_lines(text_columns(**{'%d "': texts}), is_table=True)))
     assert rows == [{'%d "': text} for text in texts]
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(), min_size=1))
 def test_floats_keep_all_their_digits(values: list[float]) -> None:
     written = json.loads("".join(json_lines(columns_of(Vector(values, ray_type=F64)), is_table=False)))
@@ -69,7 +65,6 @@ def test_short_floats_have_few_digits() -> None:
     assert "".join(csv_lines(columns_of(Vector([0.1, 1e10], ray_type=F32)))) == "value\n0.1\n10000000000.0\n"
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63) + 1, 2**63 - 1), min_size=1))
 def test_timestamps_are_right_from_1707_to_2292(values: list[int]) -> None:
     written = "".join(csv_lines(columns_of(eval_str(f"(as 'TIMESTAMP [{' '.join(map(str, values))}])")))).splitlines()

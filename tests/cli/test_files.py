@@ -97,7 +97,7 @@ def rows_empty(write: Callable[[Path], None]) -> str | None:
 
 
 @EVERY_KIND
-def test_a_pipe_can_be_read_if_its_kind_needs_no_jumps(
+def test_a_pipe_can_be_read_if_its_kind_needs_no_random_access(
     write: Callable[[Path], None], opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "rows")

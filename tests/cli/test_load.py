@@ -11,7 +11,7 @@ import anyio
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from support.commands import BOUND, COMMAND, command, environment, wrong_usage
+from support.commands import BOUND, COMMAND, command, environment, started_with_input, wrong_usage
 from support.native import free_port
 from support.serve_native import Served
 from support.terminal import terminal
@@ -69,7 +69,7 @@ def test_csv_makes_a_new_table_with_inferred_types(url: str, name: str, prices: 
     ]
 
 
-def test_what_query_writes_as_csv_can_be_loaded(url: str, name: str, prices: str, tmp_path: Path) -> None:
+def test_csv_written_by_query_can_be_loaded(url: str, name: str, prices: str, tmp_path: Path) -> None:
     assert command("load", url, name, prices, "--type", "sym=SYMBOL").returncode == 0
     path = tmp_path / "again.csv"
     path.write_text(command("query", url, name, "--format", "csv").stdout)
@@ -89,9 +89,8 @@ def test_an_existing_table_is_left_alone_unless_it_is_to_be_replaced(url: str, n
     assert command("query", url, f"(set {name} (table [a] (list [1])))").returncode == 0
     done = command("load", url, name, prices)
     assert done.returncode == 1
-    assert done.stderr == (
-        f"error: the server already has a table {name!r}; --append adds the rows to it, --replace replaces it\n"
-    )
+    says = f"error: the server has a table '{name}' already; use --append or --replace\n"
+    assert done.stderr == says
     assert schema_of(url, name) == {"a": "I64"}
     assert command("load", url, name, prices, "--replace").returncode == 0
     assert schema_of(url, name) == SCHEMA
@@ -137,6 +136,20 @@ def test_batches_follow_each_other_and_a_wrong_value_ends_the_load(
     assert len(rows_of(url, name)) > 0
 
 
+def test_a_value_that_does_not_fit_is_found_in_the_file(url: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "numbers.arrow"
+    schema = pa.schema([("n", pa.int64())])
+    with pa.ipc.new_file(path, schema) as file:
+        file.write_batch(pa.record_batch([[1, 2, 3]], schema))
+        file.write_batch(pa.record_batch([[4, -(2**63)]], schema))
+    done = command("load", url, name, str(path))
+    assert done.returncode == 1
+    loaded, error = done.stderr.splitlines()
+    assert loaded == f"3 rows loaded into {name}"
+    assert error.startswith("error: column 'n', row 1: ")
+    assert error.endswith("; row 0 is row 4 of the file")
+
+
 def test_csv_can_come_from_a_pipe(url: str, name: str) -> None:
     done = subprocess.run(
         [*COMMAND, "load", url, name, "-"],
@@ -152,22 +165,16 @@ def test_csv_can_come_from_a_pipe(url: str, name: str) -> None:
 
 
 def test_ctrl_c_says_how_many_rows_were_loaded(url: str, name: str) -> None:
-    """The end of the pipe is kept open: the command waits for more rows when Ctrl-C comes."""
-    with subprocess.Popen(
-        [*COMMAND, "load", url, name, "-"],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    """The pipe stays open, so the command waits for more rows when Ctrl-C comes."""
+    with started_with_input("load", url, name, "-") as process:
         assert process.stdin is not None
-        process.stdin.write(b"n\n" + b"1\n" * 2**22)  # more than two batches
+        process.stdin.write("n\n" + "1\n" * 2**22)  # more than two batches
         process.stdin.flush()
         anyio.run(_until_exists, url, name)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=BOUND)
-    assert (process.returncode, out) == (130, b"")
-    loaded = int(err.decode().removeprefix("interrupted: ").partition(" ")[0])
+    assert (process.returncode, out) == (130, "")
+    loaded = int(err.removeprefix("interrupted: ").partition(" ")[0])
     assert loaded > 0
     assert loaded <= int(command("query", url, f"(count {name})").stdout)
 
@@ -175,12 +182,12 @@ def test_ctrl_c_says_how_many_rows_were_loaded(url: str, name: str) -> None:
 async def _until_exists(url: str, name: str) -> None:
     with anyio.fail_after(BOUND):
         async with WSClient("127.0.0.1", int(url[1:])).connect() as connection:
-            while name not in await connection.tables():  # noqa: ASYNC110 - nobody tells of it
+            while name not in await connection.tables():  # noqa: ASYNC110 - the server sends no notice of a new table
                 await anyio.sleep(0.01)
 
 
 def test_a_terminal_shows_a_progress_bar(url: str, name: str, tmp_path: Path) -> None:
-    """A named pipe is never at its end: the command waits as long as the test wants."""
+    """A named pipe that stays open has no end: the command waits as long as the test needs."""
     path = tmp_path / "rows"
     os.mkfifo(path)
     with terminal("load", url, name, str(path)) as shown:

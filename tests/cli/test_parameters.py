@@ -1,4 +1,4 @@
-"""How `-p NAME=VALUE` is typed."""
+"""The types of the values of `-p NAME=VALUE`."""
 
 from argparse import ArgumentTypeError
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -63,7 +63,7 @@ def test_a_value(text: str, value: Any) -> None:
         ),
     ],
 )
-def test_a_value_that_is_none_is_refused(text: str, says: str) -> None:
+def test_an_invalid_value_is_refused(text: str, says: str) -> None:
     with pytest.raises(ArgumentTypeError) as refused:
         parameter(text)
     assert str(refused.value).startswith(says)

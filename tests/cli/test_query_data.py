@@ -1,4 +1,4 @@
-"""`query` with parameters, SQL and Arrow, and what it writes of many rows."""
+"""`query` with parameters, SQL and Arrow, and its output of many rows."""
 
 import io
 import sys
@@ -52,7 +52,7 @@ def test_sql_with_a_parameter(prices: str, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr() == ("sym,twice\nc,7.0\nb,5.0\n", "")
 
 
-def test_sql_that_is_none_is_one_line_and_exit_code_1(prices: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_sql_is_one_line_and_exit_code_1(prices: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["query", prices, "--sql", "SELECT FROM WHERE"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -68,13 +68,11 @@ def test_sql_that_is_none_is_one_line_and_exit_code_1(prices: str, capsys: pytes
         (["-p", "a=1", "-p", "a=2"], "the parameter a is given twice"),
     ],
 )
-def test_parameters_that_are_none_are_wrong_usage(arguments: list[str], says: str) -> None:
+def test_invalid_parameters_are_wrong_usage(arguments: list[str], says: str) -> None:
     assert wrong_usage("query", ":8765", "1", *arguments).startswith(says)
 
 
-def test_arrow_is_a_stream_and_what_is_printed_stays_out_of_it(
-    prices: str, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_arrow_is_a_stream_without_the_printed_text(prices: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["query", prices, '(do (println "working") prices)', "--format", "arrow"]) == 0
     out, err = capfdbinary.readouterr()
     assert err == b"working\n"
@@ -82,7 +80,7 @@ def test_arrow_is_a_stream_and_what_is_printed_stays_out_of_it(
     assert table.to_pydict() == {"sym": ["a", "b", "c"], "px": [1.5, 2.5, 3.5]}
 
 
-def test_a_value_without_columns_is_no_arrow(prices: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_value_without_columns_cannot_be_arrow(prices: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["query", prices, "(+ 1 2)", "--format", "arrow"]) == 1
     out, err = capfdbinary.readouterr()
     assert out == b""
@@ -101,7 +99,7 @@ def test_arrow_is_not_for_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 @pytest.fixture
 def without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the import of pyarrow fail, as where it is not installed."""
+    """Make the import of pyarrow fail as if it were not installed."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "rayforce_trio._cli._files", raising=False)
     monkeypatch.delattr("rayforce_trio._cli._files", raising=False)

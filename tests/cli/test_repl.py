@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
-from support.commands import BOUND, COMMAND, command, environment
+from support.commands import BOUND, COMMAND, command, environment, started_with_input
 from support.native import free_port
 from support.serve_native import Served, natively_served
 from support.terminal import CTRL_C, CTRL_D, ENTER, ENTERED, PROMPTED, TAB, UP, Terminal, terminal
@@ -248,13 +248,7 @@ def test_nothing_at_all_is_no_error(served: Served) -> None:
 
 
 def test_each_value_is_there_before_the_next_expression_is_given(served: Served) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "repl", f":{served.port}"],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    ) as shell:
+    with started_with_input("repl", f":{served.port}") as shell:
         assert shell.stdin is not None
         assert shell.stdout is not None
         for number in range(3):
@@ -266,14 +260,7 @@ def test_each_value_is_there_before_the_next_expression_is_given(served: Served)
 
 def test_an_interrupt_cancels_the_query_in_the_engine_and_ends_it_with_130(served: Served, queries: Queries) -> None:
     query = queries()
-    with subprocess.Popen(
-        [*COMMAND, "repl", f":{served.port}"],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    ) as shell:
+    with started_with_input("repl", f":{served.port}") as shell:
         assert shell.stdin is not None
         print(query.text, file=shell.stdin, flush=True)
         anyio.run(query.begun)

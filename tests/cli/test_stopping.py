@@ -1,13 +1,12 @@
-"""`--timeout` and Ctrl-C: when a command ends, and what it says of the query that it leaves."""
+"""`--timeout` and Ctrl-C: the time at which a command ends, and its message about the unfinished query."""
 
 import signal
-import subprocess
 from collections.abc import Iterator
 from time import monotonic
 
 import anyio
 import pytest
-from support.commands import BOUND, COMMAND, environment
+from support.commands import BOUND, started_with_input
 from support.processes import server_process
 from support.terminal import CTRL_C, CTRL_D, PROMPTED, terminal
 from support.watched import Queries
@@ -20,7 +19,7 @@ LONG = 60  # seconds
 
 @pytest.fixture(scope="module")
 def busy_port() -> Iterator[int]:
-    """The port of a server with an engine in its own process: it cannot stop a query, nor answer meanwhile."""
+    """The port of a server with an in-process engine: while a query runs, it can neither stop it nor answer."""
     with server_process("in-process") as port:
         yield port
 
@@ -56,14 +55,8 @@ def test_ctrl_c_does_not_wait_for_a_busy_server_and_says_that_it_has_not_stopped
     busy_port: int, queries: Queries, command: str
 ) -> None:
     query = queries()
-    with subprocess.Popen(
-        [*COMMAND, command, f":{busy_port}", *([query.text] if command == "query" else [])],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    ) as process:
+    arguments = [command, f":{busy_port}", *([query.text] if command == "query" else [])]
+    with started_with_input(*arguments) as process:
         if command == "repl":
             assert process.stdin is not None
             print(query.text, file=process.stdin, flush=True)

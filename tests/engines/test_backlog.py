@@ -13,14 +13,12 @@ from unittest import mock
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.leaks import descriptors, no_leaks
 
 from rayforce_trio._engines import _backlog
 from rayforce_trio._engines._backlog import MEMORY_LIMIT, PATIENCE, Backlog
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 FULL = bytes(MEMORY_LIMIT)
 
@@ -64,7 +62,6 @@ async def take(backlog: Backlog, size: int) -> bytes:
 # First in, first out
 
 
-@unhurried
 @given(st.integers(1, 100), st.lists(sizes | st.none()))
 def test_what_is_put_is_got_in_order(limit: int, steps: list[int | None]) -> None:
     """A step puts so many bytes, or gets some if there are any."""
@@ -89,7 +86,6 @@ def test_what_is_put_is_got_in_order(limit: int, steps: list[int | None]) -> Non
         trio.run(run)
 
 
-@unhurried
 @given(st.data())
 def test_two_tasks_at_any_pace_keep_the_order(data: st.DataObject) -> None:
     pieces = numbered(data.draw(st.lists(sizes, max_size=20)))

@@ -85,7 +85,7 @@ async def test_what_only_reads_is_evaluated_as_ever(tmp_path: Path) -> None:
         assert (await connection.execute(high)).to_dict() == {"price": [2.0, 3.0]}
         verbose = await connection.execute_verbose("(do (println 7) 8)")
         assert (verbose.output, verbose.value) == ("7\n", 8)
-        with pytest.raises(errors.RayforceError, match="name: in the query nobody_set_this"):
+        with pytest.raises(errors.RayforceError, match="name: undefined name, in the query nobody_set_this"):
             await connection.execute("nobody_set_this")
         with trio.move_on_after(0.2) as patience:
             await connection.execute("(while true 1)")

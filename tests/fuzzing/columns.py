@@ -37,7 +37,7 @@ def make(random: Random) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Try a payload; nothing but the errors that are documented may come out of it, and no wrong column."""
+    """Read a payload: only the documented errors may be raised, and every column must be right."""
     if not data:
         return
     payload = data[1:]

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rayforce_trio._protocol import (
@@ -20,8 +20,6 @@ from rayforce_trio._protocol import (
     string_frame,
 )
 from rayforce_trio._protocol._client import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 
 def frame(message_type: MessageType, payload: bytes = b"\x7e") -> bytes:
@@ -219,7 +217,7 @@ def test_a_cancelled_request_counts_as_stopped_if_its_reply_says_so(reply: Any, 
     assert client.stopped == stopped
 
 
-def test_an_error_of_a_request_that_is_wanted_is_no_stop() -> None:
+def test_an_error_of_a_request_that_was_not_cancelled_is_not_a_stop() -> None:
     client = ClientProtocol(extended=True)
     sent(client)
     assert client.receive(dump_error(1, "cancel", "")) is not None
@@ -291,7 +289,6 @@ messages: st.SearchStrategy[Any] = (
 )
 
 
-@unhurried
 @given(st.booleans(), st.integers(0, 3), st.lists(messages))
 def test_arbitrary_messages_raise_nothing_but_violations(
     extended: bool, asked: int, arriving: list[bytes | str]

@@ -2,7 +2,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rayforce_trio._protocol import (
@@ -14,8 +14,6 @@ from rayforce_trio._protocol import (
     dump_error,
     parse_control,
 )
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 numbers = st.integers(min_value=1)
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -42,13 +40,11 @@ def test_the_text_on_the_wire() -> None:
     assert dump_error(7, "type", "no") == '{"error": {"request": 7, "code": "type", "message": "no"}}'
 
 
-@unhurried
 @given(numbers)
 def test_a_cancel_arrives_as_it_was_sent(number: int) -> None:
     assert parse_control(dump_cancel(number)) == [CancelNotice(number)]
 
 
-@unhurried
 @given(numbers, st.text(max_size=7), st.text())
 def test_an_error_arrives_as_it_was_sent(number: int, code: str, message: str) -> None:
     assert parse_control(dump_error(number, code, message)) == [ErrorNotice(number, code, message)]
@@ -138,7 +134,6 @@ def test_the_limit_counts_characters() -> None:
         parse_control(longest + " ")
 
 
-@unhurried
 @given(st.text() | json_values.map(json.dumps) | documents.map(json.dumps))
 def test_arbitrary_text_raises_nothing_but_violations(text: str) -> None:
     try:

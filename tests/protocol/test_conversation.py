@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from support.frames import whole_frame
@@ -200,5 +200,4 @@ class Conversation(RuleBasedStateMachine):
 @pytest.mark.parametrize("extended", [True, False], ids=["extended", "baseline"])
 def test_both_sides_stay_in_step(extended: bool) -> None:
     machine = type("Conversation", (Conversation,), {"extended": extended})
-    busy_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    run_state_machine_as_test(machine, settings=busy_machine)
+    run_state_machine_as_test(machine, settings=settings())

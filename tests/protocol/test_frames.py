@@ -1,7 +1,7 @@
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rayforce_trio._protocol import (
@@ -16,8 +16,6 @@ from rayforce_trio._protocol import (
     parse_header,
     string_frame,
 )
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 # As rayforce-py 2.4.0 serializes 3: an I64 atom.
 THREE = bytes.fromhex("fadeface 03 00 00 00 0a00000000000000 fb 00 0300000000000000")
@@ -44,7 +42,6 @@ def test_the_message_type_is_where_its_offset_says(message_type: MessageType) ->
     assert parse_frame(with_byte(MESSAGE_TYPE_OFFSET, message_type)).message_type is message_type
 
 
-@unhurried
 @given(flags, types, sizes)
 def test_what_was_packed_is_parsed(flags: int, message_type: MessageType, size: int) -> None:
     header = Header(flags, message_type, size)
@@ -52,7 +49,6 @@ def test_what_was_packed_is_parsed(flags: int, message_type: MessageType, size: 
     assert parse_header(header.pack()) == header
 
 
-@unhurried
 @given(flags, types, sizes, st.binary(min_size=1))
 def test_what_follows_a_header_does_not_change_it(
     flags: int, message_type: MessageType, size: int, following: bytes
@@ -100,7 +96,6 @@ def test_the_lowest_flag_says_compressed(flags: int, compressed: bool) -> None:
     assert Header(flags, MessageType.RESPONSE, 1).compressed is compressed
 
 
-@unhurried
 @given(st.binary() | st.binary(min_size=9).map(lambda rest: b"\xfa\xde\xfa\xce\x03\x00\x00" + rest))
 def test_arbitrary_bytes_raise_nothing_but_frame_errors(data: bytes) -> None:
     for parse in (parse_header, parse_frame):
@@ -137,13 +132,11 @@ def test_the_error_code_in_a_frame(payload: bytes, code: str | None) -> None:
     assert error_code(with_payload(payload)) == code
 
 
-@unhurried
 @given(st.binary(min_size=1))
 def test_every_payload_has_an_error_code_or_none(payload: bytes) -> None:
     assert (error_code(with_payload(payload)) is not None) == (payload[0] == 0x7F)
 
 
-@unhurried
 @given(st.text())
 def test_a_string_frame_is_a_response_that_holds_the_text(text: str) -> None:
     frame = string_frame(text)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rayforce_trio._protocol import (
@@ -11,8 +11,6 @@ from rayforce_trio._protocol import (
     check_hello_reply,
     parse_message_limit,
 )
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 messages = st.binary(max_size=4) | st.text(max_size=4)
 
@@ -57,7 +55,6 @@ def test_what_is_no_answer_to_the_greeting_is_refused(message: bytes | str, why:
         check_hello_reply(message)
 
 
-@unhurried
 @given(messages)
 def test_exactly_two_bytes_ending_in_zero_are_a_greeting(message: bytes | str) -> None:
     try:
@@ -69,7 +66,6 @@ def test_exactly_two_bytes_ending_in_zero_are_a_greeting(message: bytes | str) -
     assert accepted == (isinstance(message, bytes) and len(message) == 2 and message[1] == 0)
 
 
-@unhurried
 @given(messages)
 def test_exactly_one_byte_is_an_answer_to_it(message: bytes | str) -> None:
     try:

@@ -3,13 +3,13 @@
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cutting import cut
 
 from rayforce_trio._protocol._masking import _SMALL, TILE_SIZE, Masker, mask
 
-unhurried = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
+fifty_examples = settings(max_examples=50)
 
 keys = st.binary(min_size=4, max_size=4)
 edges = [edge + step for edge in (0, 4, _SMALL, TILE_SIZE, 2 * TILE_SIZE) for step in range(-5, 6) if edge + step >= 0]
@@ -29,7 +29,7 @@ def test_the_masked_hello_of_the_rfc() -> None:
     assert mask(b"Hello", bytes.fromhex("37fa213d")) == bytes.fromhex("7f9f4d5158")
 
 
-@unhurried
+@fifty_examples
 @given(payloads, keys)
 def test_a_mask_is_what_the_rfc_says(data: bytes, key: bytes) -> None:
     assert mask(data, key) == by_definition(data, key)
@@ -41,13 +41,13 @@ def test_a_mask_is_what_the_rfc_says_at_the_edges(size: int) -> None:
     assert mask(data, b"\x01\x80\0\xff") == by_definition(data, b"\x01\x80\0\xff")
 
 
-@unhurried
+@fifty_examples
 @given(payloads, keys)
 def test_the_mask_of_the_mask_is_what_there_was(data: bytes, key: bytes) -> None:
     assert mask(mask(data, key), key) == data
 
 
-@unhurried
+@fifty_examples
 @given(payloads, keys)
 def test_a_view_is_masked_as_the_bytes_are_and_stays_as_it_was(data: bytes, key: bytes) -> None:
     source = bytearray(data)
@@ -57,7 +57,7 @@ def test_a_view_is_masked_as_the_bytes_are_and_stays_as_it_was(data: bytes, key:
     assert source == data
 
 
-@unhurried
+@fifty_examples
 @given(st.data(), payloads, keys)
 def test_piece_after_piece_comes_to_the_same_in_place(draw: st.DataObject, data: bytes, key: bytes) -> None:
     masker = Masker(key)
@@ -69,7 +69,7 @@ def test_piece_after_piece_comes_to_the_same_in_place(draw: st.DataObject, data:
     assert b"".join(masked) == by_definition(data, key)
 
 
-@unhurried
+@fifty_examples
 @given(st.data(), payloads, keys)
 def test_piece_after_piece_comes_to_the_same_elsewhere(draw: st.DataObject, data: bytes, key: bytes) -> None:
     """The source stays as it is, and so does what lies behind in the target."""
@@ -85,7 +85,7 @@ def test_piece_after_piece_comes_to_the_same_elsewhere(draw: st.DataObject, data
     assert b"".join(masked) == by_definition(data, key)
 
 
-@unhurried
+@fifty_examples
 @given(payloads, keys, st.integers(0, 3))
 def test_a_part_of_a_buffer_is_masked_and_the_rest_stays(data: bytes, key: bytes, before: int) -> None:
     buffer = bytearray(b"<<<"[:before] + data + b">>>")

@@ -2,7 +2,7 @@ import socket
 import traceback
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.cutting import cut
 from support.native import native_server
@@ -19,8 +19,6 @@ from rayforce_trio._protocol import (
     dump_credentials,
     error_code,
 )
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 SECRET = "correct horse"
 LARGEST = 253  # bytes that user name and password have together
@@ -149,7 +147,6 @@ def test_credentials_as_they_are_sent(user: str, password: str, data: bytes) -> 
     assert dump_credentials(user, password) == data
 
 
-@unhurried
 @given(st.text(), st.text())
 def test_credentials_are_sent_as_they_are_or_not_at_all(user: str, password: str) -> None:
     try:
@@ -214,7 +211,6 @@ def test_a_server_takes_the_credentials_that_can_be_sent(user: str, password: st
 # Frames in pieces
 
 
-@unhurried
 @given(st.data())
 def test_however_it_is_cut_a_stream_gives_the_same_frames(data: st.DataObject) -> None:
     sent = data.draw(st.lists(frames, max_size=5))
@@ -229,7 +225,6 @@ def test_however_it_is_cut_a_stream_gives_the_same_frames(data: st.DataObject) -
     assert not receiver.within_frame
 
 
-@unhurried
 @given(st.data())
 def test_the_first_piece_tells_what_the_frame_is(data: st.DataObject) -> None:
     receiver = NativeReceiver()
@@ -242,7 +237,6 @@ def test_the_first_piece_tells_what_the_frame_is(data: st.DataObject) -> None:
         assert error_code(piece.data) == error_code(each)
 
 
-@unhurried
 @given(st.data())
 def test_no_more_is_kept_than_the_beginning_of_a_frame(data: st.DataObject) -> None:
     receiver = NativeReceiver()
@@ -310,7 +304,6 @@ def test_what_is_no_frame_is_refused_once_there_is_enough_to_tell(before: bytes,
             receiver.next_piece()
 
 
-@unhurried
 @given(st.data())
 def test_arbitrary_bytes_come_to_pieces_or_a_frame_error(data: st.DataObject) -> None:
     sent = data.draw(st.lists(frames | st.binary(max_size=50), max_size=4).map(b"".join))

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rayforce_trio._protocol import (
@@ -18,8 +18,6 @@ from rayforce_trio._protocol import (
     dump_error,
     string_frame,
 )
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 
 def frame(message_type: MessageType, payload: bytes = b"\x7e") -> bytes:
@@ -165,7 +163,6 @@ messages: st.SearchStrategy[Any] = (
 )
 
 
-@unhurried
 @given(st.lists(messages))
 def test_arbitrary_messages_raise_nothing_but_violations(arriving: list[bytes | str]) -> None:
     server = ServerProtocol(extended=True)
@@ -179,7 +176,6 @@ def test_arbitrary_messages_raise_nothing_but_violations(arriving: list[bytes | 
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-@unhurried
 @given(st.lists(messages))
 def test_in_the_baseline_every_message_is_a_request_and_raises_nothing(arriving: list[bytes | str]) -> None:
     server = ServerProtocol(extended=False)

@@ -2,7 +2,7 @@ import struct
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.frames import whole_frame
 
@@ -19,8 +19,6 @@ from rayforce_trio._protocol import (
     split_verbose,
     string_frame,
 )
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 
 
 def response(payload: bytes) -> bytes:
@@ -97,7 +95,6 @@ def test_the_answer_of_a_native_server(data: str, output: str, reply: Reply) -> 
     assert split_verbose(bytes.fromhex(data)) == (output, reply)
 
 
-@unhurried
 @given(encodable, replies)
 def test_what_was_joined_is_split(output: str, reply: Reply) -> None:
     joined = joined_frame(output.encode(), reply)
@@ -186,7 +183,6 @@ def damaged(draw: st.DrawFn) -> bytes:
     return response(bytes(payload[: draw(st.integers(1, len(payload)) | st.just(len(payload)))]))
 
 
-@unhurried
 @given(damaged() | st.binary(min_size=1).map(response))
 def test_whatever_is_split_raises_nothing_but_frame_errors(frame: bytes) -> None:
     with suppress(FrameError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import cycle, pairwise, product
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cutting import cut
 from support.memory import resident_memory
@@ -35,7 +35,6 @@ from rayforce_trio._protocol import (
 from rayforce_trio._protocol._masking import mask
 from rayforce_trio._protocol._websocket import Event
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are busy
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 LIMIT = 1 << 20
@@ -372,7 +371,6 @@ def test_a_close_without_status_is_packed_empty(masked: bool) -> None:
     assert events_of(reader(masked), packed) == [Close(NO_STATUS, "")]
 
 
-@unhurried
 @given(st.text(st.characters(codec=None), max_size=300), st.booleans())
 def test_of_any_reason_as_much_is_sent_as_there_is_room_for(reason: str, masked: bool) -> None:
     (event,) = events_of(reader(masked), pack_close(1000, reason, masked=masked))
@@ -431,7 +429,6 @@ def test_what_is_no_text_is_refused_with_the_byte_that_makes_it_none(first: byte
         check_text([first + b"".join(rest)], masked)
 
 
-@unhurried
 @given(st.data(), st.booleans())
 def test_what_is_no_text_is_noticed_in_any_fragments(draw: st.DataObject, masked: bool) -> None:
     parts = st.lists(st.sampled_from(TELLING) | st.text(max_size=4).map(str.encode), max_size=8)
@@ -792,7 +789,6 @@ def deliver(receiver: FrameReceiver, pieces: Iterable[bytes], into_room: Iterabl
 ways = st.lists(st.booleans(), min_size=1, max_size=8)
 
 
-@unhurried
 @pytest.mark.parametrize("pack", [packed_by_us, packed_by_wsproto])
 @given(st.data(), conversations(), st.booleans(), ways)
 def test_any_conversation_in_any_pieces_is_what_was_said(
@@ -809,7 +805,7 @@ def test_any_conversation_in_any_pieces_is_what_was_said(
 
 
 @pytest.mark.parametrize("pack", [packed_by_us, packed_by_wsproto])
-@settings(unhurried, max_examples=30)
+@settings(max_examples=30)
 @given(conversation=conversations(short_binaries), masked=st.booleans(), into_room=ways)
 def test_any_conversation_byte_by_byte_is_what_was_said(
     pack: Pack, conversation: Conversation, masked: bool, into_room: list[bool]
@@ -832,7 +828,6 @@ def damaged(draw: st.DrawFn, masked: bool) -> bytes:
     return bytes(data)
 
 
-@unhurried
 @given(st.data(), st.booleans(), ways)
 def test_whatever_arrives_raises_nothing_but_violations_and_makes_no_event_after_one(
     draw: st.DataObject, masked: bool, into_room: list[bool]

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
@@ -27,7 +27,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(*arguments: str, given: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end in this process, which spares the start of an interpreter.
+    """Run a command to its end in this process, without the start of an interpreter.
 
     Args:
         given: its standard input, a pipe; at most 64 KiB.
@@ -55,7 +55,7 @@ def _standard_input(given: str) -> Iterator[None]:
 
 
 def command_in_child(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end in a child process, as people run it, `more` being added to its environment."""
+    """Run a command to its end in a child process, with `more` in its environment."""
     return subprocess.run(
         [*COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
@@ -69,10 +69,19 @@ def command_in_child(*arguments: str, **more: str) -> "subprocess.CompletedProce
 
 def started(*arguments: str, **more: str) -> "subprocess.Popen[str]":
     """Start a command, with `more` in its environment; its standard input is empty."""
+    return _started(arguments, subprocess.DEVNULL, more)
+
+
+def started_with_input(*arguments: str) -> "subprocess.Popen[str]":
+    """Start a command whose standard input is a pipe."""
+    return _started(arguments, subprocess.PIPE, {})
+
+
+def _started(arguments: Sequence[str], stdin: int, more: Mapping[str, str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [*COMMAND, *arguments],
         env=environment(**more),
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",

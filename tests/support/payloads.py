@@ -31,7 +31,7 @@ def rayforce_payload(value: Any) -> Buffer | None:
 
 
 def type_in(payload: Buffer) -> str:
-    """Return what the engine calls the type of a payload: in lower case for an atom."""
+    """Return the engine's name for the type of a payload: in lower case for an atom."""
     name: str = value_in(evaluated(call("type", quoted(payload))))
     return name
 

@@ -63,7 +63,7 @@ class ProbedServer:
         """Wait until the server has closed the connection to every peer, even if the peers keep their sockets."""
         held = sum(peer.socket.fileno() >= 0 for peer in self._sockets)
         with trio.fail_after(5):  # below CLOSE_TIMEOUT, after which it closes them in any case
-            while len(descriptors()) > self._idle + held:  # noqa: ASYNC110 - the system tells nobody
+            while len(descriptors()) > self._idle + held:  # noqa: ASYNC110 - the system sends no notice of a closed descriptor
                 await trio.sleep(0.01)
 
 

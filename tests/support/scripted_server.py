@@ -15,7 +15,7 @@ Script = Callable[[RawPeer], Awaitable[None]]
 
 
 async def fail_to_connect(script: Script) -> RayforceWSError:
-    """Connect to a server that plays `script`; returns the exception that comes of it."""
+    """Connect to a server that plays `script`; returns the exception that this raises."""
     with anyio.fail_after(20):
         async with raw_server(script) as port:
             with pytest.raises(RayforceWSError) as caught:

@@ -130,7 +130,12 @@ async def cancellation_of(call: Coroutine[Any, Any, Any], step: int) -> BaseExce
         with cancelled_at(step, of_all_tasks=False):
             await watch()
         return raised
-    driven = CancelAtSuspension(watch(), step)
+    await run_driven(CancelAtSuspension(watch(), step))
+    return raised
+
+
+async def run_driven(driven: CancelAtSuspension) -> None:
+    """Run a coroutine that is cancelled at its suspensions to its end. asyncio only."""
 
     async def drive() -> None:
         await driven
@@ -140,4 +145,3 @@ async def cancellation_of(call: Coroutine[Any, Any, Any], step: int) -> BaseExce
     assert task.done(), "hangs although cancelled"
     if not task.cancelled():
         task.result()
-    return raised

@@ -1,4 +1,4 @@
-"""A server says in its opening handshake how long a message it accepts."""
+"""A server announces the longest message that it accepts in its opening handshake."""
 
 import anyio
 import pytest

@@ -1,4 +1,4 @@
-"""Arrow data as vectors: which type they become, and values that the engine cannot hold."""
+"""Arrow data as vectors: their types, and values that the engine cannot hold."""
 
 import sys
 from datetime import UTC, date, datetime, time, timedelta
@@ -267,7 +267,7 @@ def test_an_error_names_the_column() -> None:
         columns_of(pa.table({"price": [Decimal(1)]}))
 
 
-def test_a_row_that_is_null_as_a_whole() -> None:
+def test_a_whole_row_that_is_null() -> None:
     structs = pa.StructArray.from_arrays([pa.array([1])], ["a"], mask=pa.array([True]))
     with pytest.raises(RayforceConversionError, match=r"^the data: a whole row is null"):
         columns_of(structs)
@@ -347,7 +347,7 @@ ROUND_TRIPS = {
 
 @pytest.mark.parametrize("kind", ROUND_TRIPS, ids=str)
 @given(data=st.data())
-def test_what_is_sent_comes_back(kind: Any, data: st.DataObject) -> None:
+def test_sent_values_come_back(kind: Any, data: st.DataObject) -> None:
     values = data.draw(st.lists(st.none() | ROUND_TRIPS[kind], max_size=30))
     start = data.draw(st.integers(0, len(values)))
     array = pa.array(values, kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind)

@@ -382,7 +382,7 @@ def test_a_list_of_different_values() -> None:
         (payloads.dict_of(payloads.symbols([]), payloads.list_of([])), "an empty dict"),
     ],
 )
-def test_values_that_are_no_columns(payload: bytes, kind: str) -> None:
+def test_values_without_columns(payload: bytes, kind: str) -> None:
     with pytest.raises(NotColumns) as caught:
         read_columns(payload)
     assert caught.value.kind == kind
