@@ -78,7 +78,7 @@ def load(options: argparse.Namespace) -> int:
         with closing(open_file()) as source:  # opened before the connection, to report a mistake at once
             async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
                 if not options.replace and options.table in await session.call(session.connection.tables):
-                    raise CommandFailed(f"the server has a table {options.table!r} already; use --append or --replace")
+                    raise CommandFailed(f"the server already has a table {options.table!r}; use --append or --replace")
                 await _Loading(source, options.table, append=False, replace=options.replace).run(session)
         return OK
 
@@ -108,14 +108,10 @@ class _Loading:
 
         Raises:
             Interrupted: Ctrl-C; the text says how many rows were loaded.
-            CommandFailed: the table already exists, the file is damaged, or the time limit has passed.
+            CommandFailed: the file is damaged, or the time limit has passed.
             RayforceError: the server refused the rows, or the connection was lost.
         """
         began = anyio.current_time()
-        if not (self._append or self._replace) and self._table in await session.call(session.connection.tables):
-            raise CommandFailed(
-                f"the server already has a table {self._table!r}; --append adds the rows to it, --replace replaces it"
-            )
         try:
             await session.call(partial(self._load, session.connection), status=self._status)
         except Interrupted as interrupted:
