@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 
 from ..errors import RayforceError
 
+_UUID = "extension<arrow.uuid>"
+
 
 def with_nanoseconds(values: NDArray[Any]) -> list[Any]:
     """Return datetime64[ns] or timedelta64[ns] as pandas.Timestamp or Timedelta; nothing if pandas is missing."""
@@ -33,4 +35,6 @@ def to_frame(table: Any) -> Any:
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count and str(column.type) in nullable:
             frame[name] = column.to_pandas(types_mapper=lambda kind: nullable.get(str(kind)))
+        elif str(column.type) == _UUID:  # pyarrow before 26 makes bytes of them
+            frame[name] = pd.Series(column.to_pylist(), dtype=object)
     return frame
