@@ -11,6 +11,7 @@ import numpy as np
 
 from ._exits import UsageError
 
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TIME = re.compile(r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?", re.ASCII)
@@ -25,11 +26,14 @@ def parameter(text: str) -> tuple[str, Any]:
     """Return the name and the value of `NAME=VALUE`.
 
     Raises:
-        ArgumentTypeError: there is no name, or the value looks like JSON, a date or a time but is not valid.
+        ArgumentTypeError: the name is missing or cannot be one, or the value looks like a number, JSON, a date or a
+            time but is not valid.
     """
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    if not _NAME.fullmatch(name):
+        raise ArgumentTypeError(f"{name!r} cannot be the name of a parameter; use letters, digits and underscores")
     try:
         return name, _value(value)
     except ValueError as error:
@@ -54,7 +58,10 @@ def _value(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if text[:1] in ("[", "{", '"') or _NUMBER.fullmatch(text):
-        return json.loads(text)
+        value = json.loads(text)
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("the number is outside the 64-bit range of the engine; write it with a decimal point")
+        return value
     if _DATE.fullmatch(text):
         return date.fromisoformat(text)
     if _TIME.fullmatch(text):

@@ -53,6 +53,9 @@ def test_a_value(text: str, value: Any) -> None:
     [
         ("low", "'low' is not of the form NAME=VALUE"),
         ("=5", "'=5' is not of the form NAME=VALUE"),
+        ("a b=5", "'a b' cannot be the name of a parameter; use letters, digits and underscores"),
+        ("2low=5", "'2low' cannot be the name of a parameter"),
+        ("low=9223372036854775808", "low=9223372036854775808: the number is outside the 64-bit range"),
         ("low=[1", "low=[1: "),
         ('low="a', 'low="a: '),
         ("low=2024-02-30", "low=2024-02-30: day is out of range for month"),
