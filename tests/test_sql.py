@@ -133,6 +133,36 @@ def rows_of(rows: Any, *, ordered: bool) -> list[tuple[Any, ...]]:
 
 
 SELECTS = """
+SELECT id FROM trades WHERE (flag IS TRUE) = FALSE
+SELECT id + NULL AS x FROM trades
+SELECT id % NULL AS x FROM trades
+SELECT 1 IS NULL AS x, NULL IS NULL AS y
+SELECT sym || '-' || note AS x FROM trades WHERE note IS NOT NULL AND sym IS NOT NULL
+SELECT note || '!' AS x FROM trades WHERE note IS NOT NULL
+SELECT CONCAT('a', note) AS x FROM trades WHERE note IS NOT NULL
+SELECT CAST('abc' AS VARCHAR) AS x
+SELECT CAST(flag AS INTEGER) AS x FROM trades
+SELECT TRIM(note) AS x FROM trades WHERE note IS NOT NULL
+SELECT id FROM trades WHERE note LIKE NULL
+SELECT id FROM trades WHERE NOT (px > 10 OR qty IS NULL)
+SELECT CASE WHEN id > 3 THEN 1 ELSE 2.5 END AS x FROM trades
+SELECT CASE WHEN id > 3 THEN 'a' ELSE NULL END AS x FROM trades
+SELECT CASE WHEN id > 3 THEN 1 ELSE NULL END AS x FROM trades
+SELECT id FROM trades WHERE ts > '2024-01-01 09:45:00'
+SELECT id FROM trades WHERE ts <= '2024-01-01 09:45:00.5'
+SELECT ROUND(px, 1) AS x FROM trades
+SELECT SUBSTRING(note, 1, 2) AS x FROM trades WHERE note IS NOT NULL
+SELECT EXTRACT(YEAR FROM day) AS y FROM trades WHERE day IS NOT NULL
+SELECT -2.5 AS a, -(-3) AS b, - px AS c FROM trades
+SELECT id FROM trades WHERE id IN (1, 2.5, 4)
+SELECT id FROM trades WHERE id IN (1, NULL, 4)
+SELECT id FROM trades WHERE px IN (1, 10.5)
+SELECT count(*) FILTER (WHERE px > 10) AS n, sum(qty) FILTER (WHERE flag) AS s FROM trades
+SELECT sum(DISTINCT qty) AS a, avg(DISTINCT px) AS b FROM trades
+SELECT COALESCE(sym, 'none') AS x FROM trades
+SELECT COALESCE(NULL, px, 0) AS x FROM trades
+SELECT NULLIF(id, 3) AS x FROM trades
+SELECT sym, count(*) AS n FROM trades GROUP BY sym HAVING (count(*) > 1) IS TRUE
 SELECT id, px, sym, note, day, flag FROM trades
 SELECT "id" AS "my id", px AS Px FROM trades
 SELECT id FROM trades WHERE px > 10
@@ -714,6 +744,22 @@ UNSUPPORTED = {
     "ALTER TABLE t ADD COLUMN a BIGINT": "statements are SELECT",
     "PRAGMA x": "statements are SELECT",
     "EXPLAIN SELECT a FROM t": "statements are SELECT.*: EXPLAIN SELECT a FROM t",
+    "SELECT a IS 5 FROM t": "IS is supported with NULL, TRUE and FALSE",
+    "SELECT a FROM t WHERE a LIKE 'x' ESCAPE 'ab'": "ESCAPE is followed by one character",
+    "SELECT ROUND(a, b) FROM t": "ROUND takes 0 to 15 places",
+    "SELECT SUBSTRING(a, 0, 2) FROM t": "SUBSTRING takes a start of 1 or more",
+    "SELECT EXTRACT(EPOCH FROM a) FROM t": "EXTRACT of this part is not supported",
+    "SELECT log(2, a) FROM t": "only the natural logarithm is supported",
+    "SELECT CASE WHEN a THEN TRUE ELSE NULL END FROM t": "between this constant and NULL has no type",
+    "SELECT TIMESTAMP '2024-13-45 10:00:00'": "'2024-13-45 10:00:00' is not a timestamp",
+    "SELECT TIME '25:00:00'": "'25:00:00' is not a time",
+    "SELECT first(a) FILTER (WHERE b) FROM t": "FILTER is not supported for FIRST",
+    "SELECT median(DISTINCT a) FROM t": "DISTINCT in an aggregate is supported for",
+    "SELECT a FROM t UNION SELECT a FROM u ORDER BY 1": "takes columns' names, not positions",
+    "SELECT TRIM(BOTH 'x' FROM a) FROM t": "POSITION is not supported",
+    "WITH c(x) AS (SELECT a FROM t) SELECT x FROM c": "column names after a name in WITH",
+    "SELECT u.* FROM t": "FROM has no table u",
+    "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 2": "SET takes column = excluded.column",
     "SELECT a FROM t WHERE a > $1": r"a parameter is written :name, not \$1",
 }
 
