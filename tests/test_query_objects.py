@@ -20,6 +20,7 @@ from rayforce import (
     Vector,
     eval_str,
 )
+from rayforce.types.table import SelectQuery
 from support.native import native_server
 from support.native_client import NativeClient, native_client
 from support.query_objects import column, payload_of
@@ -49,6 +50,9 @@ QUERIES: dict[str, Callable[[], Any]] = {
     "all": lambda: Table("trades").select("*"),
     "nothing said": lambda: Table("trades").where(column("id") > 1),
     "columns": lambda: Table("trades").select("price", "id"),
+    "select as an expression": lambda: Expression(Operation.SELECT, Table("trades").select("id")),
+    "function as an operand": lambda: Expression(Operation.MAP, Operation.NEGATE, Vector([1, 2], ray_type=I64)),
+    "function by its name": lambda: Expression(Symbol("neg").ptr, 5),
     "two conditions": lambda: Table("trades").select("id").where(column("price") > 2.0).where(column("sym") == "b"),
     "any of two conditions": lambda: Table("trades").select("id").where((column("id") == 1) | (column("sym") == "c")),
     "by": lambda: Table("trades").select(total=column("price").sum(), n=column("id").count()).by("sym"),
@@ -228,3 +232,12 @@ def test_tables_saved_on_the_server(filled: NativeClient, make: Callable[[], Any
     filled.request(encode(make(), MessageType.SYNC))
     saved = decode(filled.request(encode("saved", MessageType.SYNC))[0])
     assert saved.to_dict() == {"id": [3, 4]}
+
+
+def test_rows_come_from_a_table_or_from_an_expression_that_makes_one(filled: NativeClient) -> None:
+    first: Any = Expression(Operation.TAKE, Table("trades"), 2)
+    query = SelectQuery(first).select("id")
+    assert decode(filled.request(encode(query, MessageType.SYNC))[0]).to_dict() == {"id": [1, 2]}
+    no_table: Any = "trades"
+    with pytest.raises(RayforceQueryCompilationError, match=r"^select\(\): str is not a table"):
+        encode(SelectQuery(no_table).select("id"), MessageType.SYNC)

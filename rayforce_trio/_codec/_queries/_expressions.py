@@ -134,7 +134,7 @@ def source_payload(table: Any, where: str) -> Buffer:
         return value_payload(table, f"{where}, the table")
     if isinstance(table, Expression | SelectQuery | _UngroupQuery):
         return compiled(table)
-    raise RayforceQueryCompilationError(f"{where}: {type_name(table)} is no table")
+    raise RayforceQueryCompilationError(f"{where}: {type_name(table)} is not a table")
 
 
 def target_payload(table: Any, where: str) -> Buffer:
