@@ -127,7 +127,7 @@ def test_a_scalar_arrives_as_an_atom(value: Any, type_name: str, arrives: Any) -
 
 @pytest.mark.parametrize(
     "value",
-    [None, pd.NA, pd.NaT, np.datetime64("NaT"), np.timedelta64("NaT", "s"), np.ma.masked, rayforce.Null],
+    [None, pd.NA, pd.NaT, np.datetime64("NaT", "s"), np.timedelta64("NaT", "s"), np.ma.masked, rayforce.Null],
     ids=steady_repr,
 )
 def test_null_arrives_as_null(value: Any) -> None:
