@@ -172,7 +172,7 @@ VECTORS: list[tuple[Any, str, list[Any]]] = [
     (np.array(["2024-01-01", "NaT"], "M8[D]"), "DATE", [dt.date(2024, 1, 1), None]),
     (np.array(["2024-01-01", "NaT"], "M8[us]"), "TIMESTAMP", [utc(2024, 1, 1), None]),
     (np.array(["2280-01-01"], "M8[s]"), "TIMESTAMP", [utc(2280, 1, 1)]),
-    (np.array(["NaT"], "M8"), "TIMESTAMP", [None]),
+    (np.array(["NaT"], "M8[s]"), "TIMESTAMP", [None]),
     (np.array([1, "NaT"], "m8[W]"), "TIMESPAN", [dt.timedelta(7), None]),
     (np.array([1, None], object), "I64", [1, None]),
     (np.array([ONE_UUID.bytes], "V16"), "GUID", [ONE_UUID]),
