@@ -558,3 +558,14 @@ async def test_a_table_that_changes_meanwhile_stops_the_rest(in_process_port: in
             await connection.create_table(name, LONG)
         assert 0 < raised.value.rows_inserted < 350  # type: ignore[attr-defined]  # the attribute under test
         assert await contents(connection, name) == {"x": [1]}
+
+
+@pytest.mark.trio
+async def test_a_limit_that_leaves_no_room_for_rows_is_an_error(name: str) -> None:
+    async with (
+        WSServer(port=0, host="127.0.0.1", max_message_size=200) as server,
+        WSClient("127.0.0.1", server.port).connect() as connection,
+    ):
+        with pytest.raises(errors.RayforceConversionError, match=r"^the server accepts messages of at most 200 bytes"):
+            await connection.create_table(name, {"a": [1]})
+        assert await connection.execute("(+ 1 2)") == 3

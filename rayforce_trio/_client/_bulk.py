@@ -11,7 +11,7 @@ from .._tasks import Turn
 from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols
 from .._values._table_data import TableData, table_data_steps
 from .._values._types import Type
-from ..errors import RayforceValueError
+from ..errors import RayforceConversionError, RayforceValueError
 from ._exchange import Exchange
 from ._tables import check_name, is_table, table_schema, text_of_symbol, value_of, value_payload
 
@@ -171,7 +171,12 @@ async def _send(
     turn = Turn()
     turn.begin()
     overhead = max(len(_frame(each, b"")) for each in (change, then or change))
-    size = _longest_message(exchange) - overhead
+    longest = _longest_message(exchange)
+    size = longest - overhead
+    if size <= 0:
+        raise RayforceConversionError(
+            f"the server accepts messages of at most {longest} bytes, which leaves no room for rows"
+        )
     messages = rows.payloads(size)
     message = await _next(messages, turn)
     if message is not None and message[1] < len(rows):
