@@ -11,13 +11,13 @@ import trio
 
 from .errors import RayforceWSError
 
-TURN = 100e-6
+TIME_SLICE = 100e-6
 """How long a task may go on with what needs no waiting before the others get their turn; in seconds.
 
 Measured: of a shorter one much goes into changing tasks, a longer one is felt by whoever asks beside a busy connection.
 """
 
-BATCH = 1e-3
+FLUSH_INTERVAL = 1e-3
 """How long a task that is busy may keep back what it has to send, so that it goes out together; in seconds.
 
 A single step of it may take longer: an evaluation in this process.
@@ -37,7 +37,7 @@ def event_class() -> type[trio.Event] | type[asyncio.Event]:
     return trio.Event if trio.lowlevel.in_trio_run() else asyncio.Event
 
 
-class Turn:
+class TimeSlice:
     """The time that one task may take at a stretch.
 
     Args:
@@ -49,13 +49,13 @@ class Turn:
         self._end = 0.0
         self._batch_end = 0.0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Say that the task has just come back from waiting, and has put nothing by."""
         now = time.perf_counter()
-        self._end = now + TURN
-        self._batch_end = now + BATCH
+        self._end = now + TIME_SLICE
+        self._batch_end = now + FLUSH_INTERVAL
 
-    async def pass_on(self) -> None:
+    async def yield_if_due(self) -> None:
         """Let other tasks run, if the time is over. Then a checkpoint, and else none; call it between two steps.
 
         Raises what `flush` raises.
@@ -65,9 +65,9 @@ class Turn:
             return
         if now >= self._batch_end:
             self._flush()
-            self._batch_end = now + BATCH
+            self._batch_end = now + FLUSH_INTERVAL
         await anyio.lowlevel.checkpoint()
-        self._end = time.perf_counter() + TURN
+        self._end = time.perf_counter() + TIME_SLICE
 
 
 async def race(*functions: Callable[[], Awaitable[None]]) -> None:
@@ -86,7 +86,7 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
             errors.append(error)
         task_group.cancel_scope.cancel()
 
-    with ungrouped():
+    with collapse_groups():
         async with anyio.create_task_group() as task_group:
             for function in functions:
                 task_group.start_soon(run, function)
@@ -98,7 +98,7 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
 
 
 @contextmanager
-def ungrouped(*minor: type[Exception]) -> Iterator[None]:
+def collapse_groups(*minor: type[Exception]) -> Iterator[None]:
     """Around a nursery: raise the one exception it ended with, not a group of it.
 
     Of several exceptions the first is raised. A cancellation wins over errors of the network, and those of the classes

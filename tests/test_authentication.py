@@ -18,7 +18,7 @@ from support.opening import LOCAL, answer_to, try_to_connect
 
 from rayforce_trio import InProcessEngine, NativeProcess, WSClient, WSServer, auth
 from rayforce_trio._client._credentials import request_headers
-from rayforce_trio._server._admission import ANSWER_TIME
+from rayforce_trio._server._authorizer import ANSWER_TIME
 from rayforce_trio._server._credentials import TOKEN_PREFIX, read_request
 from rayforce_trio._transports import OpeningRequest
 from rayforce_trio.auth import Principal, Request
@@ -566,9 +566,9 @@ async def test_an_engine_that_is_not_there_is_the_servers_fault_and_its_log_says
 
 
 def test_protected_mode_is_off_once_clients_are_authenticated() -> None:
-    assert not guarded()._admission._policy.protected
-    assert WSServer(0)._admission._policy.protected
-    assert not WSServer(0, allow_unauthenticated=True)._admission._policy.protected
+    assert not guarded()._authorizer._policy.protected
+    assert WSServer(0)._authorizer._policy.protected
+    assert not WSServer(0, allow_unauthenticated=True)._authorizer._policy.protected
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from support.opening import LOCAL, Answer, answer_to, parse_answer, try_to_connect
+from support.opening import LOCAL, HttpResponse, answer_to, parse_answer, try_to_connect
 from support.raw import RawPeer, connect_raw, open_raw, upgrade
 
 from rayforce_trio import WSClient, WSServer
@@ -168,7 +168,7 @@ async def test_no_limit_is_none() -> None:
 # Openings
 
 
-async def answer_from(peer: RawPeer) -> Answer:
+async def answer_from(peer: RawPeer) -> HttpResponse:
     with trio.fail_after(10):
         return parse_answer(await peer.receive_head(), await peer.receive_rest())
 

@@ -12,8 +12,7 @@ import trio.testing
 from support.certificates import client_context, local_certificates, server_context
 from support.leaks import no_leaks
 
-from rayforce_trio._tcp import READ_SIZE, LeanStream, TcpStream
-from rayforce_trio._tls import TlsStream
+from rayforce_trio._streams import READ_SIZE, ByteStream, TcpStream, TlsStream
 from rayforce_trio.errors import HandshakeError
 
 pytestmark = pytest.mark.trio
@@ -50,8 +49,8 @@ async def tls_pair(*, asked_later: bool = False) -> tuple[TlsStream, TlsStream]:
     return client, server
 
 
-Pair = Callable[[], Awaitable[tuple[LeanStream, LeanStream]]]
-Connected = Callable[[], AbstractAsyncContextManager[tuple[LeanStream, LeanStream]]]
+Pair = Callable[[], Awaitable[tuple[ByteStream, ByteStream]]]
+Connected = Callable[[], AbstractAsyncContextManager[tuple[ByteStream, ByteStream]]]
 
 TCP_OR_TLS = [pytest.param(tcp_pair, id="tcp"), pytest.param(tls_pair, id="tls")]
 
@@ -68,7 +67,7 @@ def connected(pair: Pair) -> Connected:
     """Two connected streams, for a while; in the end both are closed."""
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[tuple[LeanStream, LeanStream]]:
+    async def opened() -> AsyncIterator[tuple[ByteStream, ByteStream]]:
         one, other = await pair()
         with trio.fail_after(TIMEOUT):
             async with one, other:
@@ -77,7 +76,7 @@ def connected(pair: Pair) -> Connected:
     return opened
 
 
-def fill(stream: LeanStream) -> int:
+def fill(stream: ByteStream) -> int:
     """Send until the network takes no more, and has nothing left to move about; returns how many bytes it took."""
     taken = 0
     while True:
@@ -87,7 +86,7 @@ def fill(stream: LeanStream) -> int:
             return taken
 
 
-def reset(stream: LeanStream) -> None:
+def reset(stream: ByteStream) -> None:
     """Break the connection: the other end gets an RST."""
     with socket.socket(fileno=stream.fileno()) as borrowed:
         borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -95,7 +94,7 @@ def reset(stream: LeanStream) -> None:
     (stream._stream if isinstance(stream, TlsStream) else stream).close()  # TLS would say goodbye
 
 
-async def receive_all(stream: LeanStream) -> bytes:
+async def receive_all(stream: ByteStream) -> bytes:
     data = bytearray()
     while piece := await stream.receive_some():
         data += piece
@@ -113,7 +112,7 @@ async def test_it_is_a_stream_that_can_be_half_closed(pair: Pair) -> None:
 
 @pytest.mark.slow
 async def test_it_is_a_stream_when_it_is_clogged_too(pair: Pair) -> None:
-    async def clogged() -> tuple[LeanStream, LeanStream]:
+    async def clogged() -> tuple[ByteStream, ByteStream]:
         one, other = await pair()
         fill(one)
         fill(other)
@@ -458,7 +457,7 @@ async def test_who_asks_and_takes_no_answers_is_given_up(monkeypatch: pytest.Mon
         async with client, server:
             fill(client)
             ask_for_certificate(server)
-            monkeypatch.setattr("rayforce_trio._tls._UNTAKEN", 1000)  # the answer, with a certificate, is longer
+            monkeypatch.setattr("rayforce_trio._streams._tls._UNTAKEN", 1000)  # the answer, with a certificate, is longer
             with pytest.raises(trio.BrokenResourceError, match="the peer takes no answers"):
                 await client.receive_some()
 

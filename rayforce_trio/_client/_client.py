@@ -10,8 +10,8 @@ from anyio.abc import TaskGroup
 
 from .._addresses import Endpoint, parse_url
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
-from .._tasks import ungrouped
-from .._tls import check_context
+from .._streams import check_tls_context
+from .._tasks import collapse_groups
 from .._transports import (
     KeepAlive,
     check_size,
@@ -172,7 +172,7 @@ def _context(ssl: bool | SSLContext) -> SSLContext | None:
         return None
     if ssl is True:
         return create_default_context()
-    check_context(ssl, server_side=False)
+    check_tls_context(ssl, server_side=False)
     return ssl
 
 
@@ -228,5 +228,5 @@ class PendingConnection:
         else:
             self._connection._exchange.close_with(closed_by_us())
             # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
-            with ungrouped():
+            with collapse_groups():
                 await self._task_group.__aexit__(None, None, None)

@@ -14,8 +14,8 @@ from .._protocol import (
     ProtocolViolation,
     Reply,
 )
-from .._tasks import Event, Turn, event_class, race
-from .._transports import Transport, closed_by_us, end, say_goodbye
+from .._tasks import Event, TimeSlice, event_class, race
+from .._transports import Transport, aclose_shielded, closed_by_us, end
 from ..errors import ConnectionClosed, ProtocolError, RayforceWSError
 
 logger = logging.getLogger("rayforce_trio.client")
@@ -141,7 +141,7 @@ class Exchange:
         finally:
             self.close_with(closed_by_us())
             try:
-                await say_goodbye(self._transport)
+                await aclose_shielded(self._transport)
             finally:
                 self.abandon()
 
@@ -159,7 +159,7 @@ class Exchange:
             del message, received  # they may be large, and the next message may come much later
 
     async def _write(self) -> None:
-        turn = Turn(self._transport.flush)
+        time_slice = TimeSlice(self._transport.flush)
         while True:
             if self._send_error is not None:
                 raise self._send_error
@@ -169,11 +169,11 @@ class Exchange:
                     await self._transport.send(outgoing.message)
                     self._writing = False
                 self._sent(outgoing)
-                await turn.pass_on()
+                await time_slice.yield_if_due()
             self._transport.flush()
             self._outgoing = self._new_event()
             await self._outgoing.wait()
-            turn.begin()
+            time_slice.start()
 
     def _next_outgoing(self) -> Outgoing | None:
         refused, self._refused = self._refused, None

@@ -110,7 +110,7 @@ class CountedConnection:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._opened = False
-        self.settled = False
+        self.ready = False
 
     def __enter__(self) -> "CountedConnection":
         self._counters.accepted += 1
@@ -119,20 +119,20 @@ class CountedConnection:
     def __exit__(self, *_: object) -> None:
         if self._opened:
             self._counters.ended += 1
-        elif not self.settled:
+        elif not self.ready:
             self._counters.failed += 1
 
     def opened(self) -> None:
         """Count it as open until its end."""
         self._counters.opened += 1
-        self._opened = self.settled = True
+        self._opened = self.ready = True
 
     def refused(self, status: int) -> None:
         """Count it as refused, with an HTTP status."""
         self._counters.refused[status] += 1
-        self.settled = True
+        self.ready = True
 
     def answered(self) -> None:
         """Count it as a plain request that was answered."""
         self._counters.probes += 1
-        self.settled = True
+        self.ready = True

@@ -4,8 +4,16 @@ import logging
 import sys
 import traceback
 
-from .._protocol import HEADER_SIZE, SIZED, CloseCode, Frame, MessageType, ServerRequest, query_frame
+from .._protocol import (
+    HEADER_SIZE,
+    SIZED,
+    Frame,
+    MessageType,
+    ServerRequest,
+    query_frame,
+)
 from .._transports import close_code
+from .._websocket import CloseCode
 from ..errors import ConnectionClosed, RayforceWSError
 
 QUERY_LIMIT = 200

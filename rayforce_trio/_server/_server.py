@@ -14,20 +14,20 @@ import trio
 
 from .._addresses import authority_of, check_host, check_port
 from .._engines import Engine, InProcessEngine
-from .._tasks import ungrouped
-from .._tls import check_context
+from .._streams import check_tls_context
+from .._tasks import collapse_groups
 from .._transports import KeepAlive, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
-from ._admission import Admission, Authenticate
-from ._bounds import Bounds
+from ._authorizer import Authenticate, Authorizer
 from ._checks import check_flag, check_grace
 from ._counters import Counters
+from ._handler import ConnectionHandler
+from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._listener import patient
-from ._plain import PlainAnswers
-from ._reception import Reception
+from ._options import ConnectionOptions
 from ._shared_port import open_shared_listeners
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
@@ -111,7 +111,7 @@ class WSServer:
         if engine is not None and not isinstance(engine, Engine):
             raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an instance such as InProcessEngine()")
         if ssl_context is not None:
-            check_context(ssl_context, server_side=True)
+            check_tls_context(ssl_context, server_side=True)
         check_size(max_message_size)
         check_flag("reuse_port", reuse_port)
         check_flag("log_queries", log_queries)
@@ -126,18 +126,20 @@ class WSServer:
             allowed_hosts=allowed_hosts,
             own_host=host,
         )
-        self._admission = Admission(policy, authenticate, engine if engine is not None else InProcessEngine(), engines)
+        self._authorizer = Authorizer(
+            policy, authenticate, engine if engine is not None else InProcessEngine(), engines
+        )
         self._tls = ssl_context
         self._reuse_port = reuse_port
-        self._bounds = Bounds(open_timeout, write_timeout, query_timeout, max_in_flight, drain_timeout)
+        self._options = ConnectionOptions(open_timeout, write_timeout, query_timeout, max_in_flight, drain_timeout)
         self._counters = Counters()
         self._since: float | None = None
-        self._reception = Reception(
-            admission=self._admission,
+        self._handler = ConnectionHandler(
+            authorizer=self._authorizer,
             limits=ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated),
-            bounds=self._bounds,
+            bounds=self._options,
             counters=self._counters,
-            plain=PlainAnswers(self, self._is_well, self._admission, metrics=metrics),
+            endpoints=HttpEndpoints(self, self._is_well, self._authorizer, metrics=metrics),
             tls=ssl_context,
             max_message_size=max_message_size,
             keepalive=KeepAlive(ping_interval, ping_timeout),
@@ -167,7 +169,7 @@ class WSServer:
         It takes microseconds, is no checkpoint, and can be called whether the server serves or not, from other threads
         than the server's, too. Then, what belongs together may have come apart by what happened meanwhile.
         """
-        return self._counters.take(since=self._since, queued=self._reception.queued)
+        return self._counters.take(since=self._since, queued=self._handler.queued)
 
     async def run(self) -> None:
         """Serve as a program of its own: until SIGINT or SIGTERM, with a line printed at either end.
@@ -193,7 +195,7 @@ class WSServer:
                     patience.cancel()
                 stop_asked.set()
 
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, ungrouped():
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, collapse_groups():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(heed, signals)
                 with patience:
@@ -219,12 +221,12 @@ class WSServer:
         if self._stopping is not None:
             raise RayforceWSError("the server is serving already")
         self._starting, self._stopping, self._stopped = trio.CancelScope(), trio.Event(), trio.Event()
-        self._reception.begin()
+        self._handler.begin()
         try:
-            with ungrouped():
+            with collapse_groups():
                 async with trio.open_nursery() as nursery:
                     with self._starting:
-                        for engine in self._admission.engines:
+                        for engine in self._authorizer.engines:
                             await nursery.start(engine.run)
                     if self._starting.cancelled_caught:
                         raise RayforceWSError("the server was stopped before it listened")
@@ -268,7 +270,7 @@ class WSServer:
 
     async def __aenter__(self) -> "WSServer":
         _require_trio()
-        with ungrouped():
+        with collapse_groups():
             manager = trio.open_nursery()
             nursery = await manager.__aenter__()
             try:
@@ -289,7 +291,7 @@ class WSServer:
         assert manager is not None
         if self._stopping is not None:
             self._stop(self._stopping)
-        with ungrouped():
+        with collapse_groups():
             # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
             await manager.__aexit__(None, None, None)
 
@@ -297,12 +299,12 @@ class WSServer:
 
     def _stop(self, stopping: trio.Event, grace: float | None = None) -> None:
         self._starting.cancel()  # nothing, if it has started
-        self._reception.stop(self._bounds.drain_timeout if grace is None else grace)
+        self._handler.stop(self._options.drain_timeout if grace is None else grace)
         stopping.set()
 
     async def _serve(self, stopping: trio.Event, task_status: trio.TaskStatus["WSServer"]) -> None:
         listeners = await self._listen()
-        receive = self._reception.receive
+        receive = self._handler.receive
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 await accepting.start(
@@ -312,7 +314,7 @@ class WSServer:
                 task_status.started(self)
                 await stopping.wait()
                 accepting.cancel_scope.cancel()
-            self._reception.give_up_openings()
+            self._handler.cancel_handshakes()
 
     async def _listen(self) -> list[trio.SocketListener]:
         try:
@@ -328,7 +330,7 @@ class WSServer:
             raise ListenError(f"cannot listen on {self.url}: {reason}") from error
         self._bound_port = _port(listeners[0])
         addresses = (listener.socket.getsockname()[0] for listener in listeners)
-        self._reception.query_timeout = self._bounds.query_timeout_on(addresses)
+        self._handler.query_timeout = self._options.query_timeout_on(addresses)
         return listeners
 
     async def _open_listeners(self, port: int) -> list[trio.SocketListener]:
@@ -346,7 +348,7 @@ class WSServer:
 
     def _is_well(self) -> bool:
         """Whether clients can be sent here, as far as is known without asking an engine."""
-        return self._is_serving and not all(engine.is_down for engine in self._admission.engines)
+        return self._is_serving and not all(engine.is_down for engine in self._authorizer.engines)
 
 
 def _require_trio() -> None:

@@ -10,7 +10,7 @@ trio-websocket does the handshake and no more. What this stream keeps from it:
 
 import trio
 
-from .._tcp import READ_SIZE
+from .._streams import READ_SIZE
 from ..errors import ConnectionRejected, HandshakeError
 from ._base import BODY_LIMIT
 

@@ -16,7 +16,7 @@ READ_SIZE = 64 * 1024
 _PIECE = 1024 * 1024  # bytes; more is not sent without a look at whether the caller was cancelled
 
 
-class LeanStream(trio.abc.HalfCloseableStream):
+class ByteStream(trio.abc.HalfCloseableStream):
     """A stream that takes at once what the network does, and receives where the caller wants it.
 
     Its errors are trio's: `BrokenResourceError` for those of the network, `ClosedResourceError` once it is closed. One
@@ -58,7 +58,7 @@ class LeanStream(trio.abc.HalfCloseableStream):
                     await self.wait_send_all_might_not_block()
 
 
-class TcpStream(LeanStream):
+class TcpStream(ByteStream):
     """A stream over a socket.
 
     Args:

@@ -39,14 +39,14 @@ _NO_ENGINE = Refusal(503, "This server has no engine for you. Its log says why."
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class Authorized:
     """Who is let in, and the session that was opened for them."""
 
     principal: object
     session: Session
 
 
-class Admission:
+class Authorizer:
     """Decides about requests.
 
     Args:
@@ -83,7 +83,7 @@ class Admission:
 
     async def decide(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
-    ) -> Admitted | Refusal:
+    ) -> Authorized | Refusal:
         """Let a request in, or not. A checkpoint.
 
         Args:
@@ -104,7 +104,7 @@ class Admission:
             )
             return _NO_ENGINE
         try:
-            return Admitted(principal, await engine.open_session())
+            return Authorized(principal, await engine.open_session())
         except RayforceWSError as error:
             return Refusal(503, f"The engine cannot be reached: {error}")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import trio
 
-from ._addresses import os_error_text
-from ._tcp import READ_SIZE, LeanStream
-from .errors import HandshakeError, RayforceValueError
+from .._addresses import os_error_text
+from ..errors import HandshakeError, RayforceValueError
+from ._tcp import READ_SIZE, ByteStream
 
 _PIECE = 64 * 1024  # bytes; so many are encrypted at once, and then offered to the network
 
@@ -29,7 +29,7 @@ _WORDS = {
 """What some of OpenSSL's reasons mean; `it` is the peer."""
 
 
-def check_context(context: object, *, server_side: bool) -> None:
+def check_tls_context(context: object, *, server_side: bool) -> None:
     """Raise `RayforceValueError` if this is no `ssl.SSLContext` for a server, or a client."""
     wrong = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
     if not isinstance(context, ssl.SSLContext) or context.protocol is wrong:
@@ -40,23 +40,23 @@ def check_context(context: object, *, server_side: bool) -> None:
         )
 
 
-def speaks_plainly(error: BaseException | None) -> bool:
+def is_plaintext_error(error: BaseException | None) -> bool:
     """Whether a TLS handshake failed because the peer does not speak TLS."""
     return isinstance(error, ssl.SSLError) and error.reason in _PLAIN
 
 
-def reason_of(error: BaseException) -> str:
+def tls_error_text(error: BaseException) -> str:
     """Return why a TLS handshake failed, for the person who reads it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate cannot be trusted: {error.verify_message}"
-    if speaks_plainly(error):
+    if is_plaintext_error(error):
         return "it does not speak TLS"
     if isinstance(error, ssl.SSLError) and error.reason:
         return _WORDS.get(error.reason) or error.reason.lower().replace("_", " ")
     return os_error_text(error)
 
 
-class TlsStream(LeanStream):
+class TlsStream(ByteStream):
     """TLS over another stream. Shake hands before anything else.
 
     Args:
@@ -65,7 +65,7 @@ class TlsStream(LeanStream):
         server_hostname: as a client, the name that the server's certificate has to be for; `None`: as the server.
     """
 
-    def __init__(self, stream: LeanStream, context: ssl.SSLContext, *, server_hostname: str | None) -> None:
+    def __init__(self, stream: ByteStream, context: ssl.SSLContext, *, server_hostname: str | None) -> None:
         self._stream = stream
         self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -108,7 +108,7 @@ class TlsStream(LeanStream):
             except (ssl.SSLError, ssl.CertificateError) as error:
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     self._push()  # the alert, which tells the peer
-                raise HandshakeError(f"the TLS handshake failed: {reason_of(error)}") from error
+                raise HandshakeError(f"the TLS handshake failed: {tls_error_text(error)}") from error
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise HandshakeError("the connection broke during the TLS handshake") from error
 

@@ -13,7 +13,7 @@ QUERY_TIMEOUT = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ConnectionOptions:
     """The options of a server that hold for each of its connections; times are in seconds.
 
     Raises:

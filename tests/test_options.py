@@ -20,9 +20,9 @@ from rayforce_trio._codec import decode, encode
 from rayforce_trio._engines import Engine
 from rayforce_trio._protocol import MessageType, Result
 from rayforce_trio._protocol._client import MAX_IN_FLIGHT
-from rayforce_trio._server._bounds import Bounds
 from rayforce_trio._server._connection import MAX_QUEUED_REQUESTS, WSServerConnection
 from rayforce_trio._server._log import ConnectionLog
+from rayforce_trio._server._options import ConnectionOptions
 from rayforce_trio._transports._memory import memory_pair
 
 LOCAL = "127.0.0.1"
@@ -85,7 +85,7 @@ def test_an_option_that_makes_no_sense_is_an_error_at_once(option: str, values: 
 def test_by_default_a_query_has_300_seconds_where_others_may_ask(
     given: Any, addresses: list[str], limit: float | None
 ) -> None:
-    assert Bounds(query_timeout=given).query_timeout_on(addresses) == limit
+    assert ConnectionOptions(query_timeout=given).query_timeout_on(addresses) == limit
 
 
 @pytest.mark.trio
@@ -305,7 +305,7 @@ async def test_our_client_raises_an_error_of_its_own_for_it() -> None:
 @pytest.mark.trio
 async def test_our_client_never_meets_the_default_however_much_it_asks(caplog: pytest.LogCaptureFixture) -> None:
     engine = GateEngine()
-    assert Bounds().max_in_flight == 2 * MAX_IN_FLIGHT
+    assert ConnectionOptions().max_in_flight == 2 * MAX_IN_FLIGHT
     async with connected(engine) as connection, trio.open_nursery() as nursery:
         for _ in range(3000):
             nursery.start_soon(connection.execute, "1")

@@ -5,18 +5,18 @@ from typing import Protocol
 
 import trio
 
-from .._transports import Answer, OpeningRequest, Refusal
+from .._transports import HttpResponse, OpeningRequest, Refusal
 from ..errors import RayforceWSError
 from ..statistics import Statistics
-from ._admission import Admission
+from ._authorizer import Authorizer
 from ._checks import check_flag
 from ._log import ConnectionLog
 
 HEALTH = "/healthz"
 METRICS = "/metrics"
 
-_WELL = Answer(200, b"ok\n")
-_UNWELL = Answer(503, b"unavailable\n")
+_WELL = HttpResponse(200, b"ok\n")
+_UNWELL = HttpResponse(503, b"unavailable\n")
 _NO_METRICS = Refusal(404, "This server shows no metrics. To have them, start it with metrics.")
 _NOTHING = Refusal(
     426, "This is a Rayforce server over WebSocket, and the request asks for no WebSocket.", (("Upgrade", "websocket"),)
@@ -29,13 +29,13 @@ class Reporting(Protocol):
     def statistics(self) -> Statistics: ...
 
 
-class PlainAnswers:
+class HttpEndpoints:
     """Answers plain requests.
 
     Args:
         server: whose metrics are meant.
         is_well: whether clients can be sent to the server.
-        admission: says who may see the metrics.
+        authorizer: says who may see the metrics.
         metrics: whether anybody may.
 
     Raises:
@@ -43,15 +43,19 @@ class PlainAnswers:
         RayforceWSError: the library is missing that metrics need.
     """
 
-    def __init__(self, server: Reporting, is_well: Callable[[], bool], admission: Admission, *, metrics: bool) -> None:
+    def __init__(
+        self, server: Reporting, is_well: Callable[[], bool], authorizer: Authorizer, *, metrics: bool
+    ) -> None:
         check_flag("metrics", metrics)
         self._is_well = is_well
-        self._admission = admission
+        self._authorizer = authorizer
         self._page = _metrics_of(server) if metrics else None
 
-    async def answer(self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog) -> Answer | Refusal:
+    async def answer(
+        self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
+    ) -> HttpResponse | Refusal:
         """Return the answer to a request, or why it is refused. A checkpoint if somebody has to be asked who they are,
-        with arguments as for `Admission.decide`.
+        with arguments as for `Authorizer.decide`.
 
         Whoever asks for the health is told: it is one word, and who asks is often known by an IP address alone.
         """
@@ -61,8 +65,8 @@ class PlainAnswers:
         if path == METRICS:
             if self._page is None:
                 return _NO_METRICS
-            refusal = await self._admission.decide_about_reader(request, opening, log)
-            return refusal or Answer(200, *self._page.written(request.headers.get("accept", "")))
+            refusal = await self._authorizer.decide_about_reader(request, opening, log)
+            return refusal or HttpResponse(200, *self._page.written(request.headers.get("accept", "")))
         return _NOTHING
 
 

@@ -20,7 +20,7 @@ from support.engine_processes import ended, pid_of
 from support.engines import GateEngine
 from support.leaks import no_leaks
 from support.namespaces import two_hosts
-from support.opening import LOCAL, Answer, parse_answer, try_to_connect
+from support.opening import LOCAL, HttpResponse, parse_answer, try_to_connect
 from support.raw import connect_raw, open_raw, response, upgrade
 
 from rayforce_trio import (
@@ -53,20 +53,20 @@ async def served(**options: Any) -> AsyncIterator[WSServer]:
             yield server
 
 
-async def ask(port: int, request: bytes) -> Answer:
+async def ask(port: int, request: bytes) -> HttpResponse:
     """Return the answer to a request; the server must close the connection after it."""
     with trio.fail_after(10), connect_raw(port) as peer:
         await peer.send(request)
         return parse_answer(await peer.receive_head(), await peer.receive_rest())
 
 
-async def health(port: int, **options: Any) -> Answer:
+async def health(port: int, **options: Any) -> HttpResponse:
     return await ask(port, plain("/healthz", **options))
 
 
 # Health
 
-WELL = Answer(
+WELL = HttpResponse(
     200,
     {
         "content-type": "text/plain; charset=utf-8",

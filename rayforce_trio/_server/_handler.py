@@ -7,18 +7,27 @@ import trio
 
 from .._addresses import authority_of
 from .._protocol import SUBPROTOCOL
-from .._transports import Answer, Answered, BadRequest, KeepAlive, OpeningRequest, Refusal, Transport, accept
+from .._transports import (
+    BadRequest,
+    HttpRequestServed,
+    HttpResponse,
+    KeepAlive,
+    OpeningRequest,
+    Refusal,
+    Transport,
+    accept,
+)
 from ..errors import ConnectionRejected, RayforceWSError
-from ._admission import Admission, Admitted
-from ._bounds import Bounds
-from ._connection import WSServerConnection, greet
+from ._authorizer import Authorized, Authorizer
+from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
+from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._log import ConnectionLog, logger
-from ._plain import PlainAnswers
+from ._options import ConnectionOptions
 
 
-class Reception:
+class ConnectionHandler:
     """Serves the peers of one server, which brings them; its arguments are that server's.
 
     Attributes:
@@ -28,21 +37,21 @@ class Reception:
     def __init__(
         self,
         *,
-        admission: Admission,
+        authorizer: Authorizer,
         limits: ConnectionLimits,
-        bounds: Bounds,
+        bounds: ConnectionOptions,
         counters: Counters,
-        plain: PlainAnswers,
+        endpoints: HttpEndpoints,
         tls: ssl.SSLContext | None,
         max_message_size: int,
         keepalive: KeepAlive,
         log_queries: bool,
     ) -> None:
-        self._admission = admission
+        self._authorizer = authorizer
         self._limits = limits
-        self._bounds = bounds
+        self._options = bounds
         self._counters = counters
-        self._plain = plain
+        self._endpoints = endpoints
         self._tls = tls
         self._max_message_size = max_message_size
         self._keepalive = keepalive
@@ -71,7 +80,7 @@ class Reception:
         for connection in self._connections:
             connection.stop(self._grace_end)
 
-    def give_up_openings(self) -> None:
+    def cancel_handshakes(self) -> None:
         """End what is not open yet."""
         for opening in self._openings:
             opening.cancel()
@@ -109,7 +118,7 @@ class Reception:
     ) -> None:
         opened = _Opened()
         try:
-            with trio.move_on_after(self._bounds.open_timeout) as opening:
+            with trio.move_on_after(self._options.open_timeout) as opening:
                 self._openings.add(opening)
                 try:
                     async with self._limits.opening(address) as refusal:
@@ -121,7 +130,7 @@ class Reception:
                     await self._turn_away(stream, refusal, counted, log)
                     return
             if opened.admitted is None or opened.transport is None or opening.cancelled_caught:
-                if not counted.settled:
+                if not counted.ready:
                     log.not_opened("it took too long" if self._grace_end is None else "the server is shutting down")
                 return
             counted.opened()
@@ -131,11 +140,11 @@ class Reception:
                 opened.admitted.session,
                 opened.admitted.principal,
                 counters=self._counters,
-                max_in_flight=self._bounds.max_in_flight,
+                max_in_flight=self._options.max_in_flight,
                 query_timeout=self.query_timeout,
             )
             await self._converse(connection, log)
-        except (Answered, ConnectionRejected):
+        except (HttpRequestServed, ConnectionRejected):
             pass  # it was counted and logged when that was decided
         except BadRequest as error:
             _note_refusal(error.status, str(error), counted, log)
@@ -156,15 +165,15 @@ class Reception:
         log: ConnectionLog,
     ) -> None:
         async def decide(request: OpeningRequest) -> Refusal | None:
-            decision = await self._admission.decide(request, opening, log)
+            decision = await self._authorizer.decide(request, opening, log)
             if isinstance(decision, Refusal):
                 _note_refusal(decision.status, decision.reason, counted, log)
                 return decision
             opened.admitted = decision
             return None
 
-        async def answer(request: OpeningRequest) -> Answer | Refusal:
-            answer = await self._plain.answer(request, opening, log)
+        async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
+            answer = await self._endpoints.answer(request, opening, log)
             if isinstance(answer, Refusal):
                 _note_refusal(answer.status, answer.reason, counted, log)
             else:
@@ -180,9 +189,9 @@ class Reception:
             subprotocols=[SUBPROTOCOL],
             max_message_size=self._max_message_size,
             keepalive=self._keepalive,
-            write_timeout=self._bounds.write_timeout,
+            write_timeout=self._options.write_timeout,
         )
-        await greet(opened.transport)
+        await server_handshake(opened.transport)
 
     async def _converse(self, connection: WSServerConnection, log: ConnectionLog) -> None:
         self._connections.add(connection)
@@ -204,5 +213,5 @@ class _Opened:
     """What a peer's opening has come to so far, for whoever ends it."""
 
     def __init__(self) -> None:
-        self.admitted: Admitted | None = None
+        self.admitted: Authorized | None = None
         self.transport: Transport | None = None
