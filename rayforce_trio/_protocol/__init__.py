@@ -41,8 +41,9 @@ from ._native import (
     NativeReceiver,
     dump_credentials,
 )
+from ._pipeline import Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
-from ._server import CancelRequested, ServerProtocol, ServerRequest
+from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
 
@@ -63,10 +64,12 @@ __all__ = [
     "SUBPROTOCOL",
     "TIMEOUT",
     "VERBOSE_FLAG",
+    "Action",
     "CancelNotice",
     "CancelRequested",
     "ClientProtocol",
     "ClientRequest",
+    "ConnectionState",
     "ErrorNotice",
     "Failure",
     "Frame",
@@ -74,15 +77,18 @@ __all__ = [
     "FrameError",
     "Header",
     "LazyFrame",
+    "Message",
     "MessageType",
     "NativeHandshake",
     "NativeReceiver",
+    "Outcome",
     "Outgoing",
     "ProtocolViolation",
     "Reply",
     "ReplyReceived",
+    "RequestPipeline",
+    "RequestState",
     "Result",
-    "ServerProtocol",
     "ServerRequest",
     "check_hello",
     "check_hello_reply",
