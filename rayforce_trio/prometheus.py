@@ -22,7 +22,7 @@ __all__ = ["Collector"]
 
 
 class Server(Protocol):
-    """What is collected from."""
+    """A server with statistics."""
 
     def statistics(self) -> Statistics:
         """Return its numbers."""
@@ -72,7 +72,7 @@ class Collector(_Collector):
 
 
 class Page:
-    """What is answered to a request for a server's metrics.
+    """Render the metrics of a server for HTTP.
 
     Args:
         server: the `WSServer`.
@@ -81,7 +81,7 @@ class Page:
     def __init__(self, server: Server) -> None:
         self._collector = Collector(server)
 
-    def written(self, accept: str) -> tuple[bytes, str]:
+    def render(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type.
 
         Args:
