@@ -151,7 +151,7 @@ async def test_in_a_cancelled_scope_nothing_is_sent_although_others_wait(our_por
 
 @pytest.mark.trio
 async def test_replies_are_not_kept_back_while_a_slow_query_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._tasks.BATCH", 1000.0)
+    monkeypatch.setattr("rayforce_trio._tasks.FLUSH_INTERVAL", 1000.0)
     post, quick, slow = (
         frame(encode(query, message_type))
         for query, message_type in (

@@ -57,7 +57,7 @@ QUERIES: dict[str, Callable[[], Any]] = {
     "any of two conditions": lambda: Table("trades").select("id").where((column("id") == 1) | (column("sym") == "c")),
     "by": lambda: Table("trades").select(total=column("price").sum(), n=column("id").count()).by("sym"),
     "by computed": lambda: Table("trades").select(n=column("id").count()).by(odd=column("id") % 2),
-    "ungrouped": lambda: Table("trades").select(best=column("price").top(2)).by("sym").ungroup(),
+    "collapse_groups": lambda: Table("trades").select(best=column("price").top(2)).by("sym").ungroup(),
     "ordered": lambda: Table("trades").select("id", "price").order_by("price", "id"),
     "ordered, descending": lambda: Table("trades").order_by(column("sym"), desc=True),
     "distinct": lambda: Table("trades").select(s=column("sym").distinct()),
@@ -98,7 +98,7 @@ OF_A_TABLE_HERE: dict[str, Callable[[Table], Any]] = {
 
 
 @pytest.fixture(scope="module")
-def filled() -> Iterator[NativeClient]:
+def buffer_updated() -> Iterator[NativeClient]:
     """A native server with the tables that are also in this process."""
     with native_server() as server, native_client(server.port) as client:
         for source in READ:

@@ -137,9 +137,9 @@ async def test_stopping_a_server_that_is_not_started_is_an_error() -> None:
 @pytest.mark.trio
 async def test_it_cannot_serve_twice_at_once() -> None:
     async with in_time(), local_server() as server:
-        with pytest.raises(errors.RayforceWSError, match="serving already"):
+        with pytest.raises(errors.RayforceWSError, match="running already"):
             await server.serve()
-        with pytest.raises(errors.RayforceWSError, match="serving already"):
+        with pytest.raises(errors.RayforceWSError, match="running already"):
             async with server:
                 pass
         await check_answers(server.port)
@@ -413,7 +413,7 @@ async def test_connections_are_numbered_in_the_log(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.trio
 async def test_stopping_does_not_wait_for_an_engine_that_cannot_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._server._connection.GOODBYE_TIMEOUT", 0.2)
+    monkeypatch.setattr("rayforce_trio._server._connection.SHIELDED_CLOSE_TIMEOUT", 0.2)
     engine = GateEngine(stoppable=False)
     async with in_time(), trio.open_nursery() as nursery:
         server = local_server(engine=engine)

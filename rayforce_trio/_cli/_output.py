@@ -42,7 +42,7 @@ def write(parts: Iterable[str]) -> None:
         CommandFailed: it cannot be written, since a disk is full, say.
     """
     stdout = _standard_output()
-    shown = harmless if stdout.isatty() else str
+    shown = escape_controls if stdout.isatty() else str
     with _reported_errors():
         for part in parts:
             stdout.write(shown(part))
@@ -93,9 +93,9 @@ def warn(problem: str) -> None:
 
 def say(text: str) -> None:
     """Write a line to standard error, for people."""
-    print(harmless(text), file=sys.stderr, flush=True)  # noqa: T201 - a command talks
+    print(escape_controls(text), file=sys.stderr, flush=True)  # noqa: T201 - a command talks
 
 
-def harmless(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return a text without what could give orders to a terminal; lines and tabs stay."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -21,7 +21,7 @@ from ._evaluation import Session, evaluate
 from ._exits import FAILED, OK, CommandFailed, Interrupted
 from ._formats import as_text
 from ._lines import Lines
-from ._output import complain, harmless, say, use_encoding, write
+from ._output import complain, escape_controls, say, use_encoding, write
 from ._secrets import ask, keep_secrets_out_of_standard_input
 from ._target import add_target, target_of
 from ._values import column
@@ -74,7 +74,7 @@ def repl(options: argparse.Namespace) -> int:
     except ConnectionRejected as error:
         if error.status != HTTPStatus.UNAUTHORIZED or target.has_secret:
             raise
-        password = ask("Password: " if target.user is None else f"Password for {harmless(target.user)}: ")
+        password = ask("Password: " if target.user is None else f"Password for {escape_controls(target.user)}: ")
         if password is None:
             raise
     return run(partial(converse, replace(target, password=password).client()), backend="asyncio")

@@ -7,7 +7,7 @@ from typing import cast
 
 from .._codec import TabularData, payload_of_object
 from .._protocol import Header, MessageType
-from .._tasks import Turn
+from .._tasks import TimeSlice
 from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols
 from .._values._table_data import TableData, table_data_steps
 from .._values._types import Type
@@ -96,7 +96,7 @@ async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequen
 
 async def create(exchange: Exchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
     """Create a table, or replace one. A checkpoint."""
-    exchange.check_open()
+    exchange.check_usable()
     _check_new_name(table)
     value = value_of(table)
     free = call("nil?", value)
@@ -137,15 +137,15 @@ async def _fitted(data: TabularData, table: str, schema: dict[str, str]) -> Tabl
 
 async def _converted(data: TabularData) -> TableData:
     """Return data of any kind as columns that can be sent. A checkpoint every few milliseconds."""
-    turn = Turn()
-    turn.begin()
+    time_slice = TimeSlice()
+    time_slice.start()
     steps = table_data_steps(data, payload_of_object)
     while True:
         try:
             next(steps)
         except StopIteration as end:
             return cast(TableData, end.value)
-        await turn.pass_on()
+        await time_slice.yield_if_due()
 
 
 async def _send(
@@ -168,8 +168,8 @@ async def _send(
     """
     if then is None and not len(rows):
         return
-    turn = Turn()
-    turn.begin()
+    time_slice = TimeSlice()
+    time_slice.start()
     overhead = max(len(_frame(each, b"")) for each in (change, then or change))
     longest = _longest_message(exchange)
     size = longest - overhead
@@ -178,10 +178,10 @@ async def _send(
             f"the server accepts messages of at most {longest} bytes, which leaves no room for rows"
         )
     messages = rows.payloads(size)
-    message = await _next(messages, turn)
+    message = await _next(messages, time_slice)
     if message is not None and message[1] < len(rows):
         rest = rows.payloads(size)  # converted twice, to hold only one message in memory
-        while await _next(rest, turn) is not None:
+        while await _next(rest, time_slice) is not None:
             pass
     while message is not None:
         payload, count = message
@@ -189,17 +189,17 @@ async def _send(
         del message, payload
         _check_result(value_payload(exchange, result, f"({function} '{table} ...)"), table)
         inserted.add(count)
-        turn.begin()
-        message = await _next(messages, turn)
+        time_slice.start()
+        message = await _next(messages, time_slice)
         change = then or change
 
 
-async def _next(messages: Iterator[tuple[bytes, int] | None], turn: Turn) -> tuple[bytes, int] | None:
+async def _next(messages: Iterator[tuple[bytes, int] | None], time_slice: TimeSlice) -> tuple[bytes, int] | None:
     """Return the next message, or `None` after the last one. A checkpoint every few milliseconds."""
     for message in messages:
         if message is not None:
             return message
-        await turn.pass_on()
+        await time_slice.yield_if_due()
     return None
 
 

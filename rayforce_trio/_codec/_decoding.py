@@ -13,8 +13,8 @@ from .._protocol import (
     Failure,
     Frame,
     FrameError,
+    LazyFrame,
     Reply,
-    Sliced,
     error_code,
     is_null,
     split_verbose,
@@ -30,7 +30,7 @@ def reply_frame(reply: Reply, query: Any = None) -> Frame:
     """Return the frame of a reply that is a value. Raises as `decode`, damage in the payload excepted."""
     if isinstance(reply, Failure):
         raise engine_error(reply, query)
-    frame = reply.frame[:] if isinstance(reply.frame, Sliced) else reply.frame
+    frame = reply.frame[:] if isinstance(reply.frame, LazyFrame) else reply.frame
     if (code := error_code(frame)) is not None:
         raise engine_error(Failure(code, ""), query)
     if frame[FLAGS_OFFSET] & COMPRESSED_FLAG:
@@ -88,6 +88,6 @@ def decode_verbose(reply: Reply) -> tuple[str, Reply]:
     if isinstance(reply, Failure):
         return "", reply
     try:
-        return split_verbose(reply.frame[:] if isinstance(reply.frame, Sliced) else reply.frame)
+        return split_verbose(reply.frame[:] if isinstance(reply.frame, LazyFrame) else reply.frame)
     except FrameError as error:
         raise RayforceConversionError(f"the reply cannot be read: {error}") from None

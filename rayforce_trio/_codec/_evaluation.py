@@ -2,7 +2,7 @@
 
 from rayforce import _rayforce_c as ffi
 
-from .._protocol import FLAGS_OFFSET, VERBOSE_FLAG, Failure, Frame, MessageType, Reply, Result, Sliced, join_verbose
+from .._protocol import FLAGS_OFFSET, VERBOSE_FLAG, Failure, Frame, LazyFrame, MessageType, Reply, Result, join_verbose
 from ._capture import capture_stdout
 from ._ffi import byte_vector, check_foreign_thread, serialize
 from ._objects import lost_symbol
@@ -50,7 +50,7 @@ def _evaluate(frame: Frame) -> Reply:
     size = ffi.get_obj_length(response)
     if size <= _KEPT_WHOLE:
         return Result(bytes(ffi.read_u8_vector(response)))
-    return Result(Sliced(size, lambda start, end: _cut(response, start, end)))
+    return Result(LazyFrame(size, lambda start, end: _cut(response, start, end)))
 
 
 def _cut(vector: ffi.RayObject, start: int, end: int) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 
-def growing_pauses(first: float, limit: float) -> Iterator[float]:
+def exponential_backoff(first: float, limit: float) -> Iterator[float]:
     """Yield pauses in seconds, each twice as long as the one before, up to `limit`, without end."""
     pause = first
     while True:

@@ -33,7 +33,7 @@ class Engine(ABC):
 
         Raises:
             EngineError: the engine cannot be reached; the text is shown to the client. Or, if it was busy, later: see
-                `Session.settled`.
+                `Session.ready`.
         """
 
 
@@ -48,12 +48,12 @@ class Session(ABC):
             before the next request.
         evaluate: does the same as `request`, but at once, if the engine is this process; else `None`. Whoever calls it
             sees to it that no connection starves another.
-        settled: whether the engine has answered yet; one that has not is busy with somebody else's query, or hangs.
+        ready: whether the engine has answered yet; one that has not is busy with somebody else's query, or hangs.
         timed: whether `running_since` will be asked; set by whoever opens the session.
     """
 
     unread = 0
-    settled = True
+    ready = True
     timed = False
     evaluate: Callable[[Frame], Reply] | None = None
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import trio
 
-from .._tasks import ungrouped
+from .._tasks import collapse_groups
 from ._output import Output
 
-_LIFELINE = Path(__file__).with_name("_lifeline.py")
+_LIFELINE = Path(__file__).with_name("_exec_tied_to_parent.py")
 _LAST_WORDS = 1.0  # seconds to read what a process has printed that is dead, if a child of its keeps the output open
 
 
@@ -37,7 +37,7 @@ async def child_process(
         printed, stdout = os.pipe()
         child_ends.callback(os.close, stdout)
         own_ends.callback((stream := trio.lowlevel.FdStream(printed)).close)
-        with ungrouped():
+        with collapse_groups():
             async with trio.open_nursery() as nursery:
                 process: trio.Process = await nursery.start(
                     partial(

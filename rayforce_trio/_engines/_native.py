@@ -6,11 +6,11 @@ import trio
 
 from .._addresses import authority_of, check_host, check_port, os_error_text
 from .._protocol import dump_credentials
-from .._tcp import TcpStream
+from .._streams import TcpStream, stream_of
 from ..errors import EngineError, RayforceValueError
 from ._base import Engine
-from ._bell import Bell
-from ._native_session import Line, NativeSession
+from ._native_session import NativeSession, SessionGroup
+from ._wakeup import WakeupConnection
 
 CONNECT_TIMEOUT = 3.0
 """Bound on connecting, the name look-up included; in seconds."""
@@ -18,7 +18,7 @@ CONNECT_TIMEOUT = 3.0
 PATIENCE = 0.5
 """How long an engine is waited for until its session is opened although it has not answered; in seconds."""
 
-PATIENCE_IF_BUSY = 0.005
+BUSY_HANDSHAKE_TIMEOUT = 0.005
 """The same for one that is known to have something to do."""
 
 
@@ -48,7 +48,7 @@ class NativeEngine(Engine):
         self.host = host
         self.port = port
         self.user = user
-        self._line = Line(Bell(self._connect))
+        self._line = SessionGroup(WakeupConnection(self._connect))
 
     def __repr__(self) -> str:
         return f"NativeEngine({self.host!r}, {self.port})"
@@ -66,8 +66,8 @@ class NativeEngine(Engine):
         session = NativeSession(await self._connect(), self._credentials, self._name, self._line)
         try:
             await self._line.enter(session)
-            with trio.move_on_after(PATIENCE_IF_BUSY if busy else PATIENCE):
-                await session.settle()
+            with trio.move_on_after(BUSY_HANDSHAKE_TIMEOUT if busy else PATIENCE):
+                await session.handshake()
         except BaseException:
             await session.aclose()
             raise
@@ -80,7 +80,7 @@ class NativeEngine(Engine):
             except (OSError, UnicodeError) as error:
                 raise EngineError(f"{self._name} cannot be reached: {os_error_text(error)}") from None
             _watch_for_silence(stream)
-            return TcpStream(stream)
+            return stream_of(stream)
         raise EngineError(f"{self._name} cannot be reached within {CONNECT_TIMEOUT:g} seconds")
 
     @property

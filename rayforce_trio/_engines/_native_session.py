@@ -15,24 +15,24 @@ from .._protocol import (
     NATIVE_MAX_REQUEST,
     Failure,
     Frame,
+    FrameChunk,
     FrameError,
     MessageType,
     NativeHandshake,
     NativeReceiver,
-    Piece,
     ProtocolViolation,
     Reply,
     Result,
     error_code,
     parse_header,
 )
+from .._streams import BrokenResourceError, ClosedResourceError, TcpStream
 from .._tasks import race
-from .._tcp import TcpStream
 from ..errors import EngineError
-from ._backlog import Backlog
-from ._backoff import growing_pauses
+from ._backoff import exponential_backoff
 from ._base import Session
-from ._bell import Bell
+from ._reply_spool import ReplySpool
+from ._wakeup import WakeupConnection
 
 STOP_TIMEOUT = 2.0
 """How long a session that is closed waits for its query to have stopped, in seconds."""
@@ -57,22 +57,22 @@ _STOP = b"!"  # as TCP urgent data: stops the query of the connection it is sent
 _NOTHING = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")  # a request for the value 0
 
 
-class Line:
+class SessionGroup:
     """The sessions with one native server, which evaluates one request at a time and does not tell whose.
 
     Args:
-        bell: what reminds the server of their stops.
+        wakeup: what reminds the server of their stops.
 
     Attributes:
         sessions: those that there are.
         answered: when it last began to answer one of those that are timed, on trio's clock.
-        bell: as given. It hangs for as long as there are sessions.
+        wakeup: as given. It hangs for as long as there are sessions.
     """
 
-    def __init__(self, bell: Bell) -> None:
+    def __init__(self, wakeup: WakeupConnection) -> None:
         self.sessions = weakref.WeakSet[NativeSession]()
         self.answered = -math.inf
-        self.bell = bell
+        self.wakeup = wakeup
 
     async def enter(self, session: "NativeSession") -> None:
         """Add a session. A checkpoint. `leave` undoes it, even if it was cancelled or failed.
@@ -81,13 +81,13 @@ class Line:
             EngineError: the server cannot be reached.
         """
         self.sessions.add(session)
-        await self.bell.hang()
+        await self.wakeup.ensure_connected()
 
     def leave(self, session: "NativeSession") -> None:
         """Take a session out. No checkpoint. Idempotent."""
         self.sessions.discard(session)
         if not self.sessions:
-            self.bell.take_down()
+            self.wakeup.close()
 
 
 class NativeSession(Session):
@@ -103,8 +103,8 @@ class NativeSession(Session):
         asked: whether a request is under way whose reply has not begun.
     """
 
-    def __init__(self, stream: TcpStream, credentials: bytes, name: str, line: Line) -> None:
-        self.settled = False
+    def __init__(self, stream: TcpStream, credentials: bytes, name: str, line: SessionGroup) -> None:
+        self.ready = False
         self.asked = False
         self._line = line
         self._now = trio.lowlevel.current_clock().current_time
@@ -112,9 +112,9 @@ class NativeSession(Session):
         self._stream = stream
         self._name = name
         self._handshake = NativeHandshake(credentials)
-        self._go_on = trio.Event()  # set once settled, or if what waits for that is cancelled
+        self._go_on = trio.Event()  # set once ready, or if what waits for that is cancelled
         self._receiver = NativeReceiver()
-        self._backlog = Backlog()  # where the reply goes to the request under way
+        self._reply_spool = ReplySpool()  # where the reply goes to the request under way
         self._decompressor: Decompressor | None = None
         self._sent = False  # what was asked was sent, the whole of it
         self._answered = trio.Event()
@@ -124,7 +124,7 @@ class NativeSession(Session):
         self._unsent = b""
         self._late = trio.Event()  # set if something is to be sent when the network takes more
 
-    async def settle(self) -> None:
+    async def handshake(self) -> None:
         """Shake hands. A checkpoint; if cancelled, it can be called again, and goes on.
 
         Raises:
@@ -136,28 +136,28 @@ class NativeSession(Session):
                     await self._stream.send_all(self._handshake.to_send)
                     self._handshake.to_send = b""
                 self._handshake.receive(await self._stream.receive_some(self._handshake.expects))
-        except trio.BrokenResourceError:
+        except BrokenResourceError:
             raise self._lost("broke off the handshake") from None
         except ProtocolViolation as violation:
             raise self._lost(f"cannot be used: {violation}") from None
-        self.settled = True
+        self.ready = True
         self._go_on.set()
 
     async def run(self) -> None:
-        if not self.settled:
-            await self.settle()
+        if not self.ready:
+            await self.handshake()
         await race(self._receive_all, self._send_late, self._remind)
 
     async def request(self, frame: Frame) -> Reply:
         return await self._ask(lambda: self._send(frame, MessageType.SYNC), len(frame))
 
     def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:
-        if not self.settled or len(frame) > _SENT_AT_ONCE:
+        if not self.ready or len(frame) > _SENT_AT_ONCE:
             return False
         self._prepare()
         self._answer = answer
         data = _addressed(frame, MessageType.SYNC)
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # then it is gone, which `run` finds out
+        with suppress(BrokenResourceError, ClosedResourceError):  # then it is gone, which `run` finds out
             data = data[self._stream.send_nowait(data) :]
         if data:
             self._unsent = data
@@ -181,7 +181,7 @@ class NativeSession(Session):
     async def receive_some(self) -> bytes:
         data = b""
         while not data:
-            data = await self._backlog.get()
+            data = await self._reply_spool.get()
             if self._decompressor is not None:
                 data = self._decompress(self._decompressor, data)
         self.unread -= len(data)
@@ -214,7 +214,7 @@ class NativeSession(Session):
                         await race(self.run, self._answered.wait)
         finally:
             self._sent = False
-            self._backlog.close()
+            self._reply_spool.close()
             self._line.leave(self)
             await self._stream.aclose()
 
@@ -226,7 +226,7 @@ class NativeSession(Session):
         A failure that the engine reports has no message; one that is known here has one.
         """
         self._cancelled = False
-        if not self.settled:
+        if not self.ready:
             self._go_on = trio.Event()
             await self._go_on.wait()
         if self._cancelled:
@@ -238,13 +238,13 @@ class NativeSession(Session):
         self._sent = self.asked
         if self._sent and self._cancelled:
             self._stop()
-        return self._begin(await self._backlog.get())
+        return self._begin(await self._reply_spool.get())
 
     def _prepare(self) -> None:
         """Make ready for the next request."""
         self._cancelled = False
-        self._backlog.close()
-        self._backlog, self._decompressor, self._answered = Backlog(), None, trio.Event()
+        self._reply_spool.close()
+        self._reply_spool, self._decompressor, self._answered = ReplySpool(), None, trio.Event()
         self.asked = True
         if self.timed:
             self._asked_at = self._now()
@@ -279,14 +279,14 @@ class NativeSession(Session):
             else:
                 await self._stream.send_all(_addressed(view[:HEADER_SIZE], message_type))
                 await self._stream.send_all(view[HEADER_SIZE:])
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (BrokenResourceError, ClosedResourceError):
             raise self._lost("is gone") from None
 
     # Stopping
 
     def _stop(self) -> None:
         """Have the engine stop what it was asked last, now or before it begins with it."""
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # then it is gone, which `run` finds out
+        with suppress(BrokenResourceError, ClosedResourceError):  # then it is gone, which `run` finds out
             if not self._stream.send_urgent_nowait(_STOP):
                 self._late.set()  # the engine has not read the whole request yet, and the network is full of it
             else:
@@ -298,11 +298,11 @@ class NativeSession(Session):
             await self._stop_sent.wait()
             self._stop_sent = trio.Event()
             answered = self._answered
-            for pause in growing_pauses(_FIRST_REMINDER, _LONGEST_PAUSE):
+            for pause in exponential_backoff(_FIRST_REMINDER, _LONGEST_PAUSE):
                 with trio.move_on_after(pause):
                     await answered.wait()
                     break
-                self._line.bell.ring()
+                self._line.wakeup.wake()
 
     async def _send_late(self) -> None:
         """Send what the network would not take at once."""
@@ -315,8 +315,8 @@ class NativeSession(Session):
                     await self._stream.send_all(unsent)
                     self._sent = True
                 else:
-                    await self._stream.wait_send_all_might_not_block()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.wait_writable()
+            except (BrokenResourceError, ClosedResourceError):
                 raise self._lost("is gone") from None
             if self._sent and self._cancelled:
                 self._stop()
@@ -327,7 +327,7 @@ class NativeSession(Session):
         while True:
             self._receiver.feed(await self._receive())
             try:
-                while (piece := self._receiver.next_piece()) is not None:
+                while (piece := self._receiver.next_chunk()) is not None:
                     await self._take(piece)
             except ProtocolViolation as violation:
                 raise self._lost(f"sent what is no reply: {violation}") from None
@@ -343,13 +343,13 @@ class NativeSession(Session):
                     data = await self._stream.receive_some(_READ_SIZE)
                 if patience.cancelled_caught:
                     raise self._lost(f"stopped in the middle of a reply, for {STALL_TIMEOUT:g} seconds")
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (BrokenResourceError, ClosedResourceError):
             raise self._lost("is gone") from None
         if not data:
             raise self._lost("is gone")
         return data
 
-    async def _take(self, piece: Piece) -> None:
+    async def _take(self, piece: FrameChunk) -> None:
         if piece.header.message_type is MessageType.ASYNC:
             return  # it was pushed; nobody can have subscribed to anything yet
         if piece.header.message_type is MessageType.SYNC:
@@ -367,7 +367,7 @@ class NativeSession(Session):
                 answer, self._answer = self._answer, None
                 answer(self._begin(piece.data))
                 return
-        await self._backlog.put(piece.data)
+        await self._reply_spool.put(piece.data)
 
     def _damaged(self, error: FrameError) -> EngineError:
         return self._lost(f"sent a damaged reply: {error}")

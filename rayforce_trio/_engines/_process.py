@@ -13,7 +13,7 @@ import trio
 from .._codec import native_server
 from .._tasks import race
 from ..errors import EngineError, RayforceValueError
-from ._backoff import growing_pauses
+from ._backoff import exponential_backoff
 from ._base import Engine, Session
 from ._child import child_process
 from ._native import NativeEngine
@@ -134,7 +134,7 @@ class NativeProcess(Engine):
                 started = True
                 task_status.started()
 
-        pauses = growing_pauses(_FIRST_PAUSE, LONGEST_PAUSE)
+        pauses = exponential_backoff(_FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             since = trio.current_time()
             try:
@@ -148,7 +148,7 @@ class NativeProcess(Engine):
                     raise EngineError(f"the engine process cannot be started: {error}") from error
                 end = str(error)
             if trio.current_time() - since > _STABLE_AFTER:
-                pauses = growing_pauses(_FIRST_PAUSE, LONGEST_PAUSE)
+                pauses = exponential_backoff(_FIRST_PAUSE, LONGEST_PAUSE)
             pause = next(pauses)
             logger.warning("%s; it is started again in %g seconds", end, pause)
             await trio.sleep(pause)
@@ -213,7 +213,7 @@ class NativeProcess(Engine):
             await output.listening.wait()  # from here on the port is its own, and nobody else is told the user name
             session = await native.open_session()
             try:
-                await session.settle()  # the script may take its time, and so may the replay of the journal
+                await session.handshake()  # the script may take its time, and so may the replay of the journal
             finally:
                 await session.aclose()
             self._native, self._pid, self._gone = native, process.pid, trio.Event()

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import trio
 
-from .._tasks import ungrouped
+from .._tasks import collapse_groups
 from ..errors import EngineError, RayforceValueError
-from ._backoff import growing_pauses
+from ._backoff import exponential_backoff
 from ._base import Engine, Session
 
 _FIRST_PAUSE = 0.5  # seconds until an engine that could not be reached is tried again
@@ -53,7 +53,7 @@ class RoundRobinEngine(Engine):
             RayforceError: one of them cannot start, or ended.
         """
         try:
-            with ungrouped():
+            with collapse_groups():
                 async with trio.open_nursery() as self._nursery:
                     for engine in self._engines:
                         await self._nursery.start(engine.run)
@@ -76,7 +76,7 @@ class RoundRobinEngine(Engine):
                     reasons.append(str(error))
                     self._pass_over(engine)
                     continue
-                if session.settled:
+                if session.ready:
                     return session
                 busy, former = session, busy
                 if former is not None:
@@ -95,7 +95,7 @@ class RoundRobinEngine(Engine):
             self._nursery.start_soon(self._try_again, engine)
 
     async def _try_again(self, engine: Engine) -> None:
-        for pause in growing_pauses(_FIRST_PAUSE, _LONGEST_PAUSE):
+        for pause in exponential_backoff(_FIRST_PAUSE, _LONGEST_PAUSE):
             await trio.sleep(pause)
             try:
                 session = await engine.open_session()

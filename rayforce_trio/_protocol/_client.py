@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ._control import ErrorNotice, dump_cancel, parse_control
 from ._frames import Frame, MessageType, parse_frame
-from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, Reply, Result, Sliced
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
 
@@ -189,4 +189,4 @@ def _was_stopped(reply: Reply) -> bool:
     """Return whether the reply to a cancelled request says that it was stopped, or that it was never started."""
     if isinstance(reply, Failure):
         return reply.code in _STOPPED
-    return not isinstance(reply.frame, Sliced) and verbose_error_code(reply.frame) in _STOPPED
+    return not isinstance(reply.frame, LazyFrame) and verbose_error_code(reply.frame) in _STOPPED

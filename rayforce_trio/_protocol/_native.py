@@ -86,7 +86,7 @@ class NativeHandshake:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class FrameChunk:
     """Some bytes of a frame, its header included.
 
     Attributes:
@@ -117,11 +117,11 @@ class NativeReceiver:
         return bool(self._unread or self._data)
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived; what it makes is had from `next_piece`."""
+        """Take what arrived; what it makes is had from `next_chunk`."""
         self._data = data if self._at == len(self._data) else self._data[self._at :] + data
         self._at = 0
 
-    def next_piece(self) -> Piece | None:
+    def next_chunk(self) -> FrameChunk | None:
         """Return the next piece, or `None` until more has arrived.
 
         Raises:
@@ -140,10 +140,10 @@ class NativeReceiver:
         self._header = header
         return self._take(header, size, first=True)
 
-    def _take(self, header: Header, left: int, *, first: bool) -> Piece:
+    def _take(self, header: Header, left: int, *, first: bool) -> FrameChunk:
         data = self._data[self._at : self._at + left]
         self._at += len(data)
         if self._at == len(self._data):
             self._data, self._at = b"", 0  # it may be large, and the next may be long in coming
         self._unread = left - len(data)
-        return Piece(header, data, first, self._unread)
+        return FrameChunk(header, data, first, self._unread)

@@ -19,7 +19,7 @@ TIMEOUT = "timeout"
 """The error code of a request that the server stopped because it took too long. No engine has it."""
 
 
-class Sliced:
+class LazyFrame:
     """A frame that is too long to be copied whole: its length, and slices of it as bytes.
 
     Args:
@@ -29,21 +29,21 @@ class Sliced:
 
     def __init__(self, size: int, cut: Callable[[int, int], bytes]) -> None:
         self._size = size
-        self._cut = cut
+        self._frame_incomplete = cut
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, part: slice) -> bytes:
         start, end, _ = part.indices(self._size)
-        return self._cut(start, end)
+        return self._frame_incomplete(start, end)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """A request's value: a response frame. On its way out of this process it may be sliced, on its way in a view."""
 
-    frame: Frame | Sliced
+    frame: Frame | LazyFrame
 
 
 @dataclass(frozen=True, slots=True)

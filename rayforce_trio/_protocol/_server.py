@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ._control import CancelNotice, dump_error, parse_control
 from ._frames import Frame, FrameError, MessageType, parse_frame, string_frame
-from ._replies import CANCELLED, Failure, Reply, Sliced
+from ._replies import CANCELLED, Failure, LazyFrame, Reply
 from ._violation import ProtocolViolation
 
 _COMPRESSED = Failure("nyi", "compressed requests are not supported")  # what they grow to has no bound here
@@ -71,7 +71,7 @@ class ServerProtocol:
                 return [self._request(message, failure)]
         raise ProtocolViolation("a response to nothing that was asked")
 
-    def answer(self, request: ServerRequest, reply: Reply) -> Frame | Sliced | str:
+    def answer(self, request: ServerRequest, reply: Reply) -> Frame | LazyFrame | str:
         """Return the message that answers `request`; it counts as answered from here on."""
         if request.number is None:
             raise ValueError("a post is not answered")

@@ -20,22 +20,22 @@ from .._protocol import (
     SUBPROTOCOL,
     TIMEOUT,
     CancelRequested,
-    CloseCode,
     Failure,
     Frame,
     FrameError,
+    LazyFrame,
     ProtocolViolation,
     Reply,
     ServerProtocol,
     ServerRequest,
-    Sliced,
     check_hello,
     join_verbose,
     parse_frame,
     split_verbose,
 )
-from .._tasks import Turn, race
-from .._transports import CLOSE_TIMEOUT, GOODBYE_TIMEOUT, Transport, end, say_goodbye
+from .._tasks import TimeSlice, race
+from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, aclose_shielded, end
+from .._websocket import CloseCode
 from ..errors import EngineError, ProtocolError, RayforceWSError
 from ._counters import MAX_LATENCIES, Counters
 from ._log import ConnectionLog
@@ -56,11 +56,11 @@ _REFUSED = Failure(CLOSING, "the server is shutting down, and did not begin with
 
 T = TypeVar("T")
 
-Message = Frame | Sliced | str
+Message = Frame | LazyFrame | str
 """What is sent to a peer."""
 
 
-async def greet(transport: Transport) -> None:
+async def server_handshake(transport: Transport) -> None:
     """Take the client's greeting and answer it. A checkpoint; bound it in time.
 
     Raises:
@@ -121,13 +121,13 @@ class WSServerConnection:
         self._wake = trio.Event()
         self._asking = trio.CancelScope()
         self._engine_error: EngineError | None = None
-        self._peer_waits = True
+        self._replies_wanted = True
         self._stopping = trio.Event()
         self._draining = False
         self._late_posts = 0
         self._drained = trio.Event()
         self._grace = trio.CancelScope()
-        self._over = False  # nothing is begun with any more
+        self._stopped = False  # nothing is begun with any more
         self._closing = False  # the peer is told that the server is shutting down
         self._scope = trio.CancelScope()
         self._failed = trio.Event()
@@ -150,7 +150,7 @@ class WSServerConnection:
                 again, the earlier time counts.
         """
         self._grace.deadline = min(self._grace.deadline, at)
-        self._scope.deadline = min(self._scope.deadline, at + GOODBYE_TIMEOUT)
+        self._scope.deadline = min(self._scope.deadline, at + SHIELDED_CLOSE_TIMEOUT)
         self._draining = True
         self._refuse_from = 0
         self._stopping.set()
@@ -169,14 +169,18 @@ class WSServerConnection:
                     # Posts that have arrived are still carried out, for a while: their sender may leave once they are
                     # sent.
                     self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
-                    self._peer_waits = False
+                    self._replies_wanted = False
                     self._requests.close()
                     self._wake.set()
-                    if self._running is not None and (self._running.number is not None or self._over):
+                    if self._running is not None and (self._running.number is not None or self._stopped):
                         self._session.cancel()
                     if self._end is not None:
                         await end(self._transport, self._end)
-            if self._scope.cancelled_caught and not self._over and (self._running is not None or len(self._requests)):
+            if (
+                self._scope.cancelled_caught
+                and not self._stopped
+                and (self._running is not None or len(self._requests))
+            ):
                 self._log.warning("posts were left undone")
         except Exception:
             self._end = RayforceWSError("internal error")
@@ -188,7 +192,7 @@ class WSServerConnection:
             self._log.closed(self._end)
             if self._running is not None:
                 self._session.cancel()  # the engine is free at once, however long the peer takes to say goodbye
-            await say_goodbye(self._transport)
+            await aclose_shielded(self._transport)
 
     async def _talk(self) -> RayforceWSError | None:
         """Converse until the connection ends; returns the error it ended with."""
@@ -265,7 +269,7 @@ class WSServerConnection:
         """Begin with a request if nothing is to be done before and it needs no waiting; returns whether it did."""
         if self._working or self._running is not None or self._unsent is not None:
             return False
-        if request.number is None or request.failure is not None or self._over or not self._peer_waits:
+        if request.number is None or request.failure is not None or self._stopped or not self._replies_wanted:
             return False
         if self._session.evaluate is not None:
             self._send_later(self._message_for(request, self._session.evaluate(request.frame)))
@@ -290,7 +294,7 @@ class WSServerConnection:
             self._wake.set()
 
     def _message_for(self, request: ServerRequest, reply: Reply) -> Message:
-        if isinstance(reply, Failure) and self._peer_waits:
+        if isinstance(reply, Failure) and self._replies_wanted:
             self._counters.error(reply.code)
         return self._protocol.answer(request, reply)
 
@@ -337,7 +341,7 @@ class WSServerConnection:
         raise self._engine_error
 
     async def _work_all(self) -> None:
-        turn = Turn(self._flush)
+        time_slice = TimeSlice(self._flush)
         while True:
             if self._unsent is not None:
                 message, self._unsent = self._unsent, None
@@ -346,8 +350,8 @@ class WSServerConnection:
             elif self._engine_error is not None:
                 return
             elif self._running is None and len(self._requests):
-                await turn.pass_on()
-                if self._over:
+                await time_slice.yield_if_due()
+                if self._stopped:
                     return
                 self._running = self._requests.get_nowait()
                 if self._running.failure is _REFUSED:
@@ -365,7 +369,7 @@ class WSServerConnection:
                 await self._wake.wait()
                 self._wake = trio.Event()
                 self._working = True
-                turn.begin()
+                time_slice.start()
 
     async def _answer(self, request: ServerRequest) -> None:
         if request.number is None:
@@ -376,7 +380,7 @@ class WSServerConnection:
                 self._counters.failed_posts += 1
                 self._log.warning("a post failed: %s", failure)
             return
-        if not self._peer_waits:
+        if not self._replies_wanted:
             return
         reply: Reply | None = request.failure
         if reply is None and self._session.evaluate is not None:
@@ -431,7 +435,7 @@ class WSServerConnection:
     def _try_to_send(self, message: Message) -> bool:
         """Send a short message with the next `_flush`; returns whether that is done with it."""
         try:
-            if self._peer_waits:
+            if self._replies_wanted:
                 if not self._transport.send_nowait(message):
                     return False
                 self._count_answer(len(message))
@@ -444,7 +448,7 @@ class WSServerConnection:
         data = beginning
         while True:
             last = not self._session.unread
-            if self._peer_waits:
+            if self._replies_wanted:
                 assert isinstance(data, bytes)
                 try:
                     await self._transport.send_part(data, last=last)
@@ -466,7 +470,7 @@ class WSServerConnection:
 
     def _fail(self, error: RayforceWSError) -> None:
         """End the conversation with an error. Posts that have arrived are carried out all the same."""
-        self._peer_waits = False
+        self._replies_wanted = False
         if self._failure is None:
             self._failure = copy.copy(error)  # without its traceback: see `_talk`
         self._failed.set()
@@ -485,8 +489,8 @@ class WSServerConnection:
         if not self._drained.is_set():
             left = len(self._requests) + (self._running is not None)
             self._log.warning("the server stops, and leaves %d requests and posts undone", left)
-            self._peer_waits = False
-            self._over = True
+            self._replies_wanted = False
+            self._stopped = True
             if self._running is not None:
                 self._session.cancel()
         self._closing = True

@@ -10,39 +10,37 @@ from ..errors import RayforceWSError
 from . import _trio_opening
 from ._base import (
     CLOSE_TIMEOUT,
-    GOODBYE_TIMEOUT,
+    SHIELDED_CLOSE_TIMEOUT,
     WRITE_STALL_TIMEOUT,
     Transport,
+    aclose_shielded,
     check_size,
     close_code,
     closed_by_us,
     end,
-    say_goodbye,
 )
-from ._detached import start_detached
 from ._keepalive import KeepAlive
-from ._trio_opening import Answer, Answered, BadRequest, OpeningRequest, Refusal, accept, refuse
+from ._trio_opening import BadRequest, HttpRequestServed, HttpResponse, OpeningRequest, Refusal, accept, refuse
 
 __all__ = [
     "CLOSE_TIMEOUT",
-    "GOODBYE_TIMEOUT",
+    "SHIELDED_CLOSE_TIMEOUT",
     "WRITE_STALL_TIMEOUT",
-    "Answer",
-    "Answered",
     "BadRequest",
+    "HttpRequestServed",
+    "HttpResponse",
     "KeepAlive",
     "OpeningRequest",
     "Refusal",
     "Transport",
     "accept",
+    "aclose_shielded",
     "check_size",
     "close_code",
     "closed_by_us",
     "connect",
     "end",
     "refuse",
-    "say_goodbye",
-    "start_detached",
 ]
 
 

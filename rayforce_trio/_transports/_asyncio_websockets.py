@@ -16,8 +16,9 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from .._addresses import Endpoint, os_error_text
-from .._protocol import MESSAGE_LIMIT_HEADER, CloseCode, Frame, Sliced, parse_message_limit, shortened
-from .._tasks import Turn
+from .._protocol import MESSAGE_LIMIT_HEADER, Frame, LazyFrame, parse_message_limit
+from .._tasks import TimeSlice
+from .._websocket import CloseCode, shortened
 from ..errors import (
     ConnectionLost,
     ConnectionRejected,
@@ -116,7 +117,7 @@ class _ClientConnection(ClientConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.last_sign_of_life = self.loop.time()
-        self.turn = Turn()
+        self.time_slice = TimeSlice()
         self._hang_up: asyncio.TimerHandle | None = None
 
     async def handshake(self, *args: Any, **kwargs: Any) -> None:
@@ -128,7 +129,7 @@ class _ClientConnection(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         self.last_sign_of_life = self.loop.time()
-        self.turn.begin()
+        self.time_slice.start()
         super().data_received(data)
         if self._hang_up is None and self.protocol.close_expected():
             self._hang_up = self.loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
@@ -158,7 +159,7 @@ class AsyncioWebSocket(Transport):
 
     async def receive(self) -> bytes | str:
         await anyio.lowlevel.checkpoint_if_cancelled()  # recv is none while messages wait
-        await self._websocket.turn.pass_on()
+        await self._websocket.time_slice.yield_if_due()
         try:
             message = await self._websocket.recv()
         except WebsocketsClosed as error:
@@ -169,8 +170,8 @@ class AsyncioWebSocket(Transport):
             raise too_large(self.max_message_size)
         return message
 
-    async def send(self, message: Frame | Sliced | str) -> None:
-        assert not isinstance(message, Sliced)  # what a server sends
+    async def send(self, message: Frame | LazyFrame | str) -> None:
+        assert not isinstance(message, LazyFrame)  # what a server sends
         await anyio.lowlevel.checkpoint()  # the library's send is none while the network takes everything
         self._sending = True
         try:
@@ -183,8 +184,8 @@ class AsyncioWebSocket(Transport):
         finally:
             self._sending = False
 
-    def send_nowait(self, message: Frame | Sliced | str) -> bool:
-        if isinstance(message, Sliced) or len(message) > FRAGMENT_SIZE or self._sending:
+    def send_nowait(self, message: Frame | LazyFrame | str) -> bool:
+        if isinstance(message, LazyFrame) or len(message) > FRAGMENT_SIZE or self._sending:
             return False
         if self._websocket.state is not State.OPEN or self._websocket.transport.get_write_buffer_size():
             return False

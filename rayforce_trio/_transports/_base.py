@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 import anyio
 
 from .._addresses import Endpoint, os_error_text
-from .._protocol import CloseCode, Frame, Sliced, text_too_long, too_long
-from .._tls import reason_of, speaks_plainly
+from .._protocol import Frame, LazyFrame
+from .._streams import is_plaintext_error, tls_error_text
+from .._websocket import CloseCode, text_too_long, too_long
 from ..errors import (
     ConnectError,
     ConnectionClosed,
@@ -30,7 +31,7 @@ TEXT_LIMIT = 64 * 1024
 CLOSE_TIMEOUT = 10.0
 """Bound on the closing handshake, in seconds."""
 
-GOODBYE_TIMEOUT = 2.0
+SHIELDED_CLOSE_TIMEOUT = 2.0
 """How long a connection whose scope was cancelled may take to tell its peer, in seconds."""
 
 WRITE_STALL_TIMEOUT = 30.0
@@ -60,7 +61,7 @@ class Transport(ABC):
     async def receive(self) -> Frame | str:
         """Return the next message, a long one as a view. If cancelled, nothing is lost.
 
-        A checkpoint if it has to wait, and now and then if messages have arrived that nobody has taken: `TURN` in
+        A checkpoint if it has to wait, and now and then if messages have arrived that nobody has taken: `TIME_SLICE` in
         `_tasks`. In a cancelled scope it is always cancelled. Before it waits, it does what `flush` does.
 
         Raises:
@@ -71,7 +72,7 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    async def send(self, message: Frame | Sliced | str) -> None:
+    async def send(self, message: Frame | LazyFrame | str) -> None:
         """Send one message; returns when the network has taken it. A checkpoint.
 
         If cancelled, the message may have been cut, and then nothing more can be sent: end the connection.
@@ -81,7 +82,7 @@ class Transport(ABC):
             ConnectionLost: the connection broke, or the peer took nothing for too long.
         """
 
-    def send_nowait(self, message: Frame | Sliced | str) -> bool:  # noqa: ARG002 - a transport may have no such way
+    def send_nowait(self, message: Frame | LazyFrame | str) -> bool:  # noqa: ARG002 - a transport may have no such way
         """Put a short message among those that `flush` sends; returns whether it did, else use `send`. No checkpoint.
 
         Raises:
@@ -96,7 +97,7 @@ class Transport(ABC):
             ConnectionLost: the connection broke.
         """
 
-    async def send_part(self, data: Frame | Sliced, *, last: bool) -> None:
+    async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
         """Send a part of a binary message, the parts of which are sent one after the other; otherwise like `send`.
 
         Only the transports that a server can have do this. Between the parts nothing else may be sent.
@@ -147,8 +148,8 @@ def no_websocket_server(endpoint: Endpoint, reason: object) -> HandshakeError:
 
 def tls_failed(endpoint: Endpoint, error: BaseException) -> HandshakeError:
     """Return the error for a server with which TLS could not be agreed on."""
-    hint = "; if that is meant, connect to it without TLS" if speaks_plainly(error) else ""
-    return HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {reason_of(error)}{hint}")
+    hint = "; if that is meant, connect to it without TLS" if is_plaintext_error(error) else ""
+    return HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {tls_error_text(error)}{hint}")
 
 
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:
@@ -163,9 +164,9 @@ def closed_by_us() -> ConnectionClosed:
     return ConnectionClosed(CloseCode.NORMAL_CLOSURE, by_peer=False)
 
 
-async def say_goodbye(transport: Transport) -> None:
-    """Close although cancelled, within `GOODBYE_TIMEOUT`; nothing is left to do if it has ended. A checkpoint."""
-    with anyio.CancelScope(shield=True, deadline=anyio.current_time() + GOODBYE_TIMEOUT):
+async def aclose_shielded(transport: Transport) -> None:
+    """Close the transport, even in a cancelled scope, within `SHIELDED_CLOSE_TIMEOUT`. A checkpoint. Idempotent."""
+    with anyio.CancelScope(shield=True, deadline=anyio.current_time() + SHIELDED_CLOSE_TIMEOUT):
         await transport.aclose(CloseCode.GOING_AWAY)
 
 

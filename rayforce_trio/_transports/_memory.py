@@ -6,7 +6,8 @@ import math
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from .._protocol import CloseCode, Frame, Sliced, shortened
+from .._protocol import Frame, LazyFrame
+from .._websocket import CloseCode, shortened
 from ..errors import ConnectionClosed, ConnectionLost, RayforceWSError
 from ._base import (
     TEXT_LIMIT,
@@ -54,7 +55,7 @@ class MemoryTransport(Transport):
             raise too_large(self.max_message_size)
         return message
 
-    async def send(self, message: Frame | Sliced | str) -> None:
+    async def send(self, message: Frame | LazyFrame | str) -> None:
         if self._closed:
             raise self._closed
         if not isinstance(message, str):
@@ -65,7 +66,7 @@ class MemoryTransport(Transport):
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise self._closed or ConnectionLost("the other end is gone") from None
 
-    async def send_part(self, data: Frame | Sliced, *, last: bool) -> None:
+    async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
         self._unfinished += data[:]
         if last:
             message, self._unfinished = self._unfinished, b""

@@ -20,9 +20,16 @@ import wsproto.utilities
 
 from .._addresses import Endpoint, authority_of
 from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
-from .._tasks import ungrouped
-from .._tcp import LeanStream, TcpStream
-from .._tls import TlsStream, speaks_plainly
+from .._streams import (
+    BrokenResourceError,
+    ByteStream,
+    ClosedResourceError,
+    TlsStream,
+    connect_tcp,
+    is_plaintext_error,
+    stream_of,
+)
+from .._tasks import collapse_groups
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT, connect_failed, no_websocket_server, tls_failed
 from ._head_stream import HeadStream, HeadTooLong, PeerGone, SpeaksTls
@@ -91,7 +98,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What a plain HTTP request is answered: an HTTP status, the body and its type."""
 
     status: int
@@ -105,10 +112,10 @@ class Answer:
 
 
 Decide = Callable[[OpeningRequest], Awaitable[Refusal | None]]
-AnswerPlainly = Callable[[OpeningRequest], Awaitable[Answer | Refusal]]
+AnswerPlainly = Callable[[OpeningRequest], Awaitable[HttpResponse | Refusal]]
 
 
-class Answered(Exception):
+class HttpRequestServed(Exception):
     """The peer wanted no connection: it asked plainly, and was answered."""
 
 
@@ -143,7 +150,7 @@ async def connect(
         HandshakeError: what answers is no WebSocket server, or its TLS cannot be trusted.
     """
     try:
-        stream: LeanStream = TcpStream(await trio.open_tcp_stream(*endpoint.address))
+        stream: ByteStream = await connect_tcp(*endpoint.address)
     except (OSError, UnicodeError) as error:
         raise connect_failed(endpoint, error) from error
     try:
@@ -155,7 +162,7 @@ async def connect(
         raise
 
 
-async def _secure_client(stream: LeanStream, endpoint: Endpoint, tls: ssl.SSLContext) -> TlsStream:
+async def _secure_client(stream: ByteStream, endpoint: Endpoint, tls: ssl.SSLContext) -> TlsStream:
     try:
         secure = TlsStream(stream, tls, server_hostname=endpoint.host)
         await secure.do_handshake()
@@ -165,7 +172,7 @@ async def _secure_client(stream: LeanStream, endpoint: Endpoint, tls: ssl.SSLCon
 
 
 async def _upgrade_client(
-    stream: LeanStream,
+    stream: ByteStream,
     endpoint: Endpoint,
     subprotocols: Sequence[str],
     headers: Sequence[tuple[str, str]],
@@ -242,7 +249,7 @@ async def accept(
         write_timeout: a peer that takes nothing for so many seconds is given up.
 
     Raises:
-        Answered: it was a plain request, and `answer` had an answer.
+        HttpRequestServed: it was a plain request, and `answer` had an answer.
         ConnectionRejected: the request was refused.
         BadRequest: the peer sent no proper request, and was told so.
         HandshakeError: TLS could not be agreed on, or the peer went away meanwhile.
@@ -252,7 +259,7 @@ async def accept(
     except OSError as error:
         stream.socket.close()
         raise HandshakeError("the peer was gone before it was served") from error
-    lean: LeanStream = TcpStream(stream)
+    lean: ByteStream = stream_of(stream)
     try:
         if tls is not None:
             lean = await _secure_server(lean, tls)
@@ -264,12 +271,12 @@ async def accept(
         raise
 
 
-async def _secure_server(stream: LeanStream, tls: ssl.SSLContext) -> TlsStream:
+async def _secure_server(stream: ByteStream, tls: ssl.SSLContext) -> TlsStream:
     secure = TlsStream(stream, tls, server_hostname=None)
     try:
         await secure.do_handshake()
     except HandshakeError as error:
-        if speaks_plainly(error.__cause__):
+        if is_plaintext_error(error.__cause__):
             await _refuse_plainly(stream, 400, _TLS_WANTED)
             raise BadRequest(400, str(error)) from error.__cause__
         raise
@@ -277,7 +284,7 @@ async def _secure_server(stream: LeanStream, tls: ssl.SSLContext) -> TlsStream:
 
 
 async def _upgrade_server(
-    stream: LeanStream,
+    stream: ByteStream,
     peer: tuple[str, int],
     own: tuple[str, int],
     decide: Decide,
@@ -313,7 +320,7 @@ async def _upgrade_server(
             asked = OpeningRequest(plain.target.decode(), headers, peer[0], (own[0], own[1]), (), certificate)
             await _answer_plainly(head, await answer(asked), with_body=plain.method == b"GET")
         await _borrow_trio_websocket(shake_hands)
-    except (ConnectionRejected, Answered):
+    except (ConnectionRejected, HttpRequestServed):
         await _linger(stream)
         raise
     except HeadTooLong as error:
@@ -356,12 +363,12 @@ def _plain_request(head: bytes) -> h11.Request | None:
     return request if isinstance(request, h11.Request) else None
 
 
-async def _answer_plainly(head: HeadStream, answer: Answer | Refusal, *, with_body: bool) -> None:
+async def _answer_plainly(head: HeadStream, answer: HttpResponse | Refusal, *, with_body: bool) -> None:
     """Send the answer, and raise what it amounts to."""
     await head.send_all(_response(answer.status, answer.all_headers, answer.body, with_body=with_body))
     if isinstance(answer, Refusal):
         raise ConnectionRejected(answer.status, answer.reason)
-    raise Answered
+    raise HttpRequestServed
 
 
 def _check_request(head: bytes) -> None:
@@ -396,14 +403,14 @@ async def refuse(stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLCon
         stream: a connection just accepted; it is closed afterwards, whatever happens.
         tls: how to speak TLS; `None`: not at all.
     """
-    lean: LeanStream = TcpStream(stream)
+    lean: ByteStream = stream_of(stream)
     try:
         with trio.move_on_after(_LINGER_TIMEOUT):
             if tls is not None:
                 lean = await _secure_server(lean, tls)
             await lean.send_all(_response(refusal.status, refusal.all_headers, refusal.body))
             await _linger(lean)
-    except (trio.BrokenResourceError, trio.ClosedResourceError, HandshakeError):
+    except (BrokenResourceError, ClosedResourceError, HandshakeError):
         pass
     finally:
         lean.close()
@@ -417,34 +424,34 @@ def _response(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, 
 
 async def _borrow_trio_websocket(shake_hands: Callable[[trio.Nursery], Awaitable[None]]) -> None:
     """Run a handshake in a nursery for trio-websocket's reader task, and end that task; raises single exceptions."""
-    with ungrouped(*_HANDSHAKE_ERRORS):
+    with collapse_groups(*_HANDSHAKE_ERRORS):
         async with trio.open_nursery() as nursery:
             await shake_hands(nursery)
             nursery.cancel_scope.cancel()
 
 
-async def _refuse_bad_request(head: HeadStream, stream: LeanStream) -> None:
+async def _refuse_bad_request(head: HeadStream, stream: ByteStream) -> None:
     if head.answered:  # by trio-websocket
         await _linger(stream)
     else:
         await _refuse_plainly(stream, 400)
 
 
-async def _refuse_plainly(stream: LeanStream, status: int, body: bytes = b"") -> None:
+async def _refuse_plainly(stream: ByteStream, status: int, body: bytes = b"") -> None:
     """Answer a peer whose request trio-websocket could not read."""
     try:
         await stream.send_all(_response(status, [(b"Connection", b"close")], body))
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
+    except (BrokenResourceError, ClosedResourceError):
         return
     await _linger(stream)
 
 
-async def _linger(stream: LeanStream) -> None:
+async def _linger(stream: ByteStream) -> None:
     """Let a refused peer read why: closing a socket with unread bytes resets the connection, and the answer is lost."""
     with trio.move_on_after(_LINGER_TIMEOUT):
         try:
             await stream.send_eof()
             while await stream.receive_some():
                 pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (BrokenResourceError, ClosedResourceError):
             pass

@@ -11,24 +11,23 @@ from contextlib import suppress
 import trio
 
 from .._addresses import os_error_text
-from .._protocol import (
+from .._protocol import Frame, LazyFrame
+from .._streams import READ_SIZE, BrokenResourceError, ByteStream, ClosedResourceError
+from .._tasks import TimeSlice, race
+from .._websocket import (
     Close,
     CloseCode,
-    Frame,
-    FrameReceiver,
+    FrameReader,
     Masker,
     Opcode,
     Ping,
     Pong,
-    Sliced,
     WebSocketViolation,
     frame_header,
     new_key,
     pack_close,
     pack_frame,
 )
-from .._tasks import Turn, race
-from .._tcp import READ_SIZE, LeanStream
 from ..errors import ConnectionLost, MessageTooLarge, ProtocolError, RayforceWSError
 from ._base import (
     CLOSE_TIMEOUT,
@@ -64,7 +63,7 @@ class TrioWebSocket(Transport):
 
     def __init__(
         self,
-        stream: LeanStream,
+        stream: ByteStream,
         *,
         client: bool,
         leftover: bytes,
@@ -83,9 +82,9 @@ class TrioWebSocket(Transport):
         self._keepalive = keepalive
         self._write_timeout = write_timeout
         self._last_sign_of_life = trio.current_time()
-        self._turn = Turn(self.flush)
+        self._time_slice = TimeSlice(self.flush)
         # Incoming
-        self._receiver = FrameReceiver(masked=not client, max_message_size=max_message_size, max_text_size=TEXT_LIMIT)
+        self._receiver = FrameReader(masked=not client, max_message_size=max_message_size, max_text_size=TEXT_LIMIT)
         self._receiver.feed(leftover)
         self._receiving = False
         self._violated = False
@@ -93,7 +92,7 @@ class TrioWebSocket(Transport):
         self._write_lock = trio.Lock()
         self._outgoing = bytearray()  # whole frames, that are sent before anything else is; of the first, the rest
         self._within_message = False  # a message is being sent in parts
-        self._cut = False  # a long frame was begun and not finished: nothing can follow it
+        self._frame_incomplete = False  # a long frame was begun and not finished: nothing can follow it
         self._due_pongs = deque[Ping](maxlen=_DUE_PONGS)
         self._flush_due = trio.Event()
         # The end
@@ -132,7 +131,7 @@ class TrioWebSocket(Transport):
                 if self._receiver.has_bytes:
                     if not waited:
                         await trio.lowlevel.checkpoint_if_cancelled()
-                        await self._turn.pass_on()  # thousands of messages, or of pings, fit into one read
+                        await self._time_slice.yield_if_due()  # thousands of messages, or of pings, fit into one read
                     event = self._next_event()
                     waited = False
                     if isinstance(event, Ping | Pong):
@@ -141,7 +140,7 @@ class TrioWebSocket(Transport):
                         return event
                 self.flush()
                 await self._read()
-                self._turn.begin()
+                self._time_slice.start()
                 waited = True
         finally:
             self._receiving = False
@@ -168,16 +167,16 @@ class TrioWebSocket(Transport):
         """Wait for what arrives next."""
         if self._end is not None:
             raise copy.copy(self._end)
-        room = self._receiver.room
+        room = self._receiver.get_buffer()
         try:
             if room is not None and len(room) > READ_SIZE:
                 count = await self._stream.receive_into(room[:_PIECE])
-                self._receiver.filled(count)
+                self._receiver.buffer_updated(count)
             else:
                 data = await self._stream.receive_some()
                 count = len(data)
                 self._receiver.feed(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (BrokenResourceError, ClosedResourceError) as error:
             raise self._broken(error) from None
         if not count:
             raise self._lost("the peer went away without closing the connection")
@@ -185,7 +184,7 @@ class TrioWebSocket(Transport):
 
     # Sending
 
-    async def send(self, message: Frame | Sliced | str) -> None:
+    async def send(self, message: Frame | LazyFrame | str) -> None:
         await trio.lowlevel.checkpoint()
         if self._within_message:
             raise closed_by_us()  # a message was cut between two of its fragments
@@ -196,7 +195,7 @@ class TrioWebSocket(Transport):
         else:
             await self.send_part(message, last=True)
 
-    async def send_part(self, data: Frame | Sliced, *, last: bool) -> None:
+    async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
         size = len(data)
         for start in range(0, size or 1, FRAGMENT_SIZE):
             end = min(start + FRAGMENT_SIZE, size)
@@ -204,14 +203,14 @@ class TrioWebSocket(Transport):
                 self._check_open()
                 await self._send_fragment(data, start, end, fin=last and end == size)
 
-    def send_nowait(self, message: Frame | Sliced | str) -> bool:
+    def send_nowait(self, message: Frame | LazyFrame | str) -> bool:
         if self._write_lock.locked() or self._within_message:
             return False
         self._check_open()
         opcode = Opcode.BINARY
         if isinstance(message, str):
             opcode, message = Opcode.TEXT, message.encode()
-        if isinstance(message, Sliced) or len(self._outgoing) + len(message) > READ_SIZE:
+        if isinstance(message, LazyFrame) or len(self._outgoing) + len(message) > READ_SIZE:
             return False
         self._answer_pings()
         self._outgoing += pack_frame(opcode, message, masked=self._client)
@@ -246,12 +245,14 @@ class TrioWebSocket(Transport):
 
     async def _send_control(self, opcode: Opcode, payload: bytes) -> None:
         async with self._write_lock:
-            if not self._close_sent and not self._cut and self._end is None:  # it has no place in a closing handshake
+            if (
+                not self._close_sent and not self._frame_incomplete and self._end is None
+            ):  # it has no place in a closing handshake
                 await self._send_at_once(opcode, payload)
 
     def _answer_pings(self) -> None:
         """Put the pongs that are due before what is sent next; the lock is held by the caller, or by nobody."""
-        if self._close_sent or self._cut:
+        if self._close_sent or self._frame_incomplete:
             self._due_pongs.clear()  # they have no place there
         while self._due_pongs and len(self._outgoing) < READ_SIZE:  # a peer that takes none must not make them pile up
             self._outgoing += pack_frame(Opcode.PONG, self._due_pongs.popleft().payload, masked=self._client)
@@ -259,12 +260,12 @@ class TrioWebSocket(Transport):
     def _check_open(self) -> None:
         if self._end is not None:
             raise copy.copy(self._end)
-        if self._cut or self._close_sent:
+        if self._frame_incomplete or self._close_sent:
             raise closed_by_us()
 
     # From here on, the caller holds the write lock.
 
-    async def _send_fragment(self, message: Frame | Sliced, start: int, end: int, *, fin: bool) -> None:
+    async def _send_fragment(self, message: Frame | LazyFrame, start: int, end: int, *, fin: bool) -> None:
         opcode = Opcode.CONTINUATION if self._within_message else Opcode.BINARY
         self._within_message = not fin
         if end - start <= _COPIED:
@@ -278,15 +279,15 @@ class TrioWebSocket(Transport):
         self._outgoing += pack_frame(opcode, payload, fin=fin, masked=self._client)
         await self._send_outgoing()
 
-    async def _send_long(self, opcode: Opcode, message: Frame | Sliced, start: int, end: int, *, fin: bool) -> None:
+    async def _send_long(self, opcode: Opcode, message: Frame | LazyFrame, start: int, end: int, *, fin: bool) -> None:
         """Send a part of a message as a frame, piece by piece, to spare copies."""
         self._answer_pings()
         await self._send_outgoing()
         key = new_key() if self._client else b""
         masker = Masker(key) if key else None
-        whole = memoryview(message) if not isinstance(message, Sliced) else message
+        whole = memoryview(message) if not isinstance(message, LazyFrame) else message
         masked = memoryview(bytearray(_PIECE if masker else 0))
-        self._cut = True
+        self._frame_incomplete = True
         self._outgoing += frame_header(opcode, end - start, fin=fin, key=key)
         at, size = start, _COPIED
         while at < end:
@@ -300,8 +301,8 @@ class TrioWebSocket(Transport):
             else:
                 await self._send_piece(piece)
             at, size = at + size, _PIECE
-            await self._turn.pass_on()
-        self._cut = False
+            await self._time_slice.yield_if_due()
+        self._frame_incomplete = False
 
     async def _send_outgoing(self) -> None:
         while self._outgoing:
@@ -313,7 +314,7 @@ class TrioWebSocket(Transport):
         while piece:
             try:
                 piece = piece[self._stream.send_nowait(piece) :]
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            except (BrokenResourceError, ClosedResourceError) as error:
                 raise self._broken(error) from None
             if piece:
                 await self._wait_until_it_takes_more()
@@ -321,7 +322,7 @@ class TrioWebSocket(Transport):
     def _send_some(self) -> None:
         try:
             count = self._stream.send_nowait(self._outgoing)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (BrokenResourceError, ClosedResourceError) as error:
             raise self._broken(error) from None
         del self._outgoing[:count]
 
@@ -329,8 +330,8 @@ class TrioWebSocket(Transport):
         # A server need not wait for a peer that reads nothing; a client does, since the server may be evaluating.
         with trio.move_on_after(self._write_timeout) as patience:
             try:
-                await self._stream.wait_send_all_might_not_block()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                await self._stream.wait_writable()
+            except (BrokenResourceError, ClosedResourceError) as error:
                 raise self._broken(error) from None
         if patience.cancelled_caught:
             raise self._lost(f"the peer took nothing for {self._write_timeout:g} seconds")
@@ -362,21 +363,21 @@ class TrioWebSocket(Transport):
         try:
             with trio.move_on_after(CLOSE_TIMEOUT):
                 with suppress(RayforceWSError):
-                    await self._shake_hands_goodbye(code, reason)
+                    await self._closing_handshake(code, reason)
         finally:
             self._finish(closed_by_us())
             await self._stream.aclose()
 
-    async def _shake_hands_goodbye(self, code: int, reason: str) -> None:
+    async def _closing_handshake(self, code: int, reason: str) -> None:
         async with self._write_lock:
-            if self._cut:
+            if self._frame_incomplete:
                 return  # nothing can follow a frame that was begun; the peer would not understand
             if not self._close_sent:
                 self._outgoing += pack_close(code, reason, masked=self._client)
                 self._close_sent = True
             await self._send_outgoing()
             if self._violated:  # the peer's answer would not be understood; its hanging up will
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                with suppress(BrokenResourceError, ClosedResourceError):
                     await self._stream.send_eof()
         if self._receiving:
             await self._ended.wait()  # whoever receives sees the peer's answer

@@ -106,7 +106,7 @@ def _short(contestant: Contestant) -> str:
 
 
 @dataclass(frozen=True)
-class Line:
+class SessionGroup:
     """A row of the report's first table: one of our contestants beside the others.
 
     Attributes:
@@ -130,48 +130,48 @@ class Line:
     payload: int | None = None
 
 
-def _lines() -> Iterator[Line]:
-    yield Line("round trip, one core", peer_goal=2.8, native_goal=2.0)
-    yield Line("round trip, free", peer_goal=2.2, native_goal=2.2)
-    yield Line("in flight", "rate", native=RAW, peer_goal=6, native_goal=1.5)
-    yield Line("in flight, from one task", "rate", native=RAW, peer_goal=6, native_goal=1.5)
-    yield Line("reply 8 KB")
-    yield Line("reply 0.8 MB", peer_goal=300, native_goal=1.3)
-    yield Line("reply 8 MB", native_goal=1.3)
-    yield Line("reply 80 MB", native_goal=1.6)
-    yield Line("upload 0.8 MB", peer_goal=250)
-    yield Line("upload 8 MB")
+def _lines() -> Iterator[SessionGroup]:
+    yield SessionGroup("round trip, one core", peer_goal=2.8, native_goal=2.0)
+    yield SessionGroup("round trip, free", peer_goal=2.2, native_goal=2.2)
+    yield SessionGroup("in flight", "rate", native=RAW, peer_goal=6, native_goal=1.5)
+    yield SessionGroup("in flight, from one task", "rate", native=RAW, peer_goal=6, native_goal=1.5)
+    yield SessionGroup("reply 8 KB")
+    yield SessionGroup("reply 0.8 MB", peer_goal=300, native_goal=1.3)
+    yield SessionGroup("reply 8 MB", native_goal=1.3)
+    yield SessionGroup("reply 80 MB", native_goal=1.6)
+    yield SessionGroup("upload 0.8 MB", peer_goal=250)
+    yield SessionGroup("upload 8 MB")
     for count, rate, p99 in ((10, 2.5, 1.7), (100, 2.8, 1.7), (500, 2.3, 1.2)):
-        yield Line(f"{count} connections", "rate", native=None, peer_goal=rate)
-        yield Line(f"{count} connections", "p99", native=None, peer_goal=p99)
-    yield Line("quiet beside a flood", "p99", native=None, peer_goal=100, goal="≤ 1 ms")
-    yield Line("round trip, one core", subject=ASYNCIO, peer_goal=1.8)
-    yield Line("round trip, free", subject=ASYNCIO, peer_goal=1.8)
-    yield Line("in flight", "rate", ASYNCIO, RAW)
-    yield Line("reply 8 MB", subject=ASYNCIO, native_goal=2.0)
-    yield Line("reply 80 MB", subject=ASYNCIO)
-    yield Line("upload 8 MB", subject=ASYNCIO)
-    yield Line("round trip, one core", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
-    yield Line("round trip, free", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
-    yield Line("in flight", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
-    yield Line("in flight, from one task", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
-    yield Line("reply 8 MB", subject=ENGINE, native_goal=2.1)
-    yield Line("reply 80 MB", subject=ENGINE, native_goal=2.3)
-    yield Line("upload 8 MB", subject=ENGINE)
+        yield SessionGroup(f"{count} connections", "rate", native=None, peer_goal=rate)
+        yield SessionGroup(f"{count} connections", "p99", native=None, peer_goal=p99)
+    yield SessionGroup("quiet beside a flood", "p99", native=None, peer_goal=100, goal="≤ 1 ms")
+    yield SessionGroup("round trip, one core", subject=ASYNCIO, peer_goal=1.8)
+    yield SessionGroup("round trip, free", subject=ASYNCIO, peer_goal=1.8)
+    yield SessionGroup("in flight", "rate", ASYNCIO, RAW)
+    yield SessionGroup("reply 8 MB", subject=ASYNCIO, native_goal=2.0)
+    yield SessionGroup("reply 80 MB", subject=ASYNCIO)
+    yield SessionGroup("upload 8 MB", subject=ASYNCIO)
+    yield SessionGroup("round trip, one core", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
+    yield SessionGroup("round trip, free", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
+    yield SessionGroup("in flight", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
+    yield SessionGroup("in flight, from one task", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
+    yield SessionGroup("reply 8 MB", subject=ENGINE, native_goal=2.1)
+    yield SessionGroup("reply 80 MB", subject=ENGINE, native_goal=2.3)
+    yield SessionGroup("upload 8 MB", subject=ENGINE)
     for count in (10, 100, 500):
-        yield Line(f"{count} connections", "rate", ENGINE, native=None)
-        yield Line(f"{count} connections", "p99", ENGINE, native=None)
-    yield Line("quiet beside a flood", "p99", ENGINE, native=None)
+        yield SessionGroup(f"{count} connections", "rate", ENGINE, native=None)
+        yield SessionGroup(f"{count} connections", "p99", ENGINE, native=None)
+    yield SessionGroup("quiet beside a flood", "p99", ENGINE, native=None)
     for size, payload in (("8 MB", 8_000_000), ("80 MB", 80_000_000)):
-        yield Line(f"memory {size}", "server", goal=f"≤ 2.2{_TIMES} the payload", payload=payload)
-        yield Line(f"memory {size}", "client", goal=f"≤ 3{_TIMES} the payload", payload=payload)
-        yield Line(f"memory {size}", "server", ENGINE, goal="< 2 MB", payload=payload)
+        yield SessionGroup(f"memory {size}", "server", goal=f"≤ 2.2{_TIMES} the payload", payload=payload)
+        yield SessionGroup(f"memory {size}", "client", goal=f"≤ 3{_TIMES} the payload", payload=payload)
+        yield SessionGroup(f"memory {size}", "server", ENGINE, goal="< 2 MB", payload=payload)
 
 
 LINES = tuple(_lines())
 
 
-def against_peer(results: Results, line: Line, figure: Figure) -> str:
+def against_peer(results: Results, line: SessionGroup, figure: Figure) -> str:
     """Return how many times better than rayforce-py's WebSocket pair it is."""
     failure = results.failure(line.workload, PEER)
     if failure is not None:
@@ -181,7 +181,7 @@ def against_peer(results: Results, line: Line, figure: Figure) -> str:
     return _times(results.ratio(figure, PEER, line.subject))
 
 
-def against_native(results: Results, line: Line, figure: Figure) -> str:
+def against_native(results: Results, line: SessionGroup, figure: Figure) -> str:
     """Return how many times native's figure its own is."""
     return _NOTHING if line.native is None else _times(results.ratio(figure, line.subject, line.native))
 
@@ -190,7 +190,7 @@ def _times(ratio: float | None) -> str:
     return _NOTHING if ratio is None else f"{_digits(ratio)}{_TIMES}"
 
 
-def _goals(line: Line, figure: Figure) -> str:
+def _goals(line: SessionGroup, figure: Figure) -> str:
     goals = []
     if line.peer_goal is not None:
         goals.append(f"≥ {line.peer_goal:g}{_TIMES} the peer")
@@ -202,7 +202,7 @@ def _goals(line: Line, figure: Figure) -> str:
     return ", ".join(goals)
 
 
-def _value(results: Results, line: Line, figure: Figure) -> str:
+def _value(results: Results, line: SessionGroup, figure: Figure) -> str:
     value = results.median(figure, line.subject)
     if value is None or line.payload is None:
         return cell(results, figure, line.subject)

@@ -13,7 +13,7 @@ from ._client import SMALL
 from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, Arena, Contestant
 from ._results import Figure
 
-Turn: TypeAlias = Callable[[Arena, Contestant, float], dict[str, float]]
+TimeSlice: TypeAlias = Callable[[Arena, Contestant, float], dict[str, float]]
 """Takes the contestant whose turn it is, and how many seconds to measure; returns figures. Raises `Failed`."""
 
 _PATIENCE = 60.0  # with one turn, beyond the time it measures; in seconds
@@ -39,7 +39,7 @@ class Workload:
 
     name: str
     contestants: tuple[Contestant, ...]
-    turn: Turn
+    turn: TimeSlice
     figures: tuple[Figure, ...]
     is_fresh: bool = False
 

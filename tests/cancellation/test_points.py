@@ -17,7 +17,7 @@ from support.proxy import Lane, proxy
 from trio.testing import wait_all_tasks_blocked
 
 from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
-from rayforce_trio._protocol import SUBPROTOCOL, Frame, Sliced, string_frame
+from rayforce_trio._protocol import SUBPROTOCOL, Frame, LazyFrame, string_frame
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 
 LARGE = 20_000_000  # bytes
@@ -32,7 +32,7 @@ class CloggedTransport:
         self.sending = anyio.Event()
         transport.send = self.send  # type: ignore[method-assign]  # the point of it
 
-    async def send(self, message: Frame | Sliced | str) -> None:
+    async def send(self, message: Frame | LazyFrame | str) -> None:
         self.sending.set()
         await self._unclogged.wait()
         await self._send(message)
@@ -169,7 +169,7 @@ async def test_a_large_reply_cancelled_half_way_leaves_the_connection_in_step(ou
 async def test_a_frozen_server_delays_neither_cancellation_nor_the_end_of_the_scope(
     in_process_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayforce_trio._transports._base.GOODBYE_TIMEOUT", 0.2)
+    monkeypatch.setattr("rayforce_trio._transports._base.SHIELDED_CLOSE_TIMEOUT", 0.2)
     async with proxy(in_process_port) as between:
         with anyio.fail_after(2.5):
             with anyio.CancelScope() as scope:

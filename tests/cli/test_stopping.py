@@ -27,7 +27,9 @@ def busy_port() -> Iterator[int]:
 def test_a_timeout_ends_on_time_and_says_that_a_busy_server_has_not_stopped_the_query(
     busy_port: int, queries: Queries, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayforce_trio._transports._base.GOODBYE_TIMEOUT", LONG)  # a closing handshake would show
+    monkeypatch.setattr(
+        "rayforce_trio._transports._base.SHIELDED_CLOSE_TIMEOUT", LONG
+    )  # a closing handshake would show
     monkeypatch.setattr("rayforce_trio._transports._trio_websocket.CLOSE_TIMEOUT", LONG)
     query = queries()
     began = monotonic()

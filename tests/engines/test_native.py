@@ -40,7 +40,6 @@ from rayforce_trio._protocol import (
     FLAGS_OFFSET,
     HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,
-    REASON_LIMIT,
     Failure,
     MessageType,
     Reply,
@@ -48,6 +47,7 @@ from rayforce_trio._protocol import (
     parse_header,
     string_frame,
 )
+from rayforce_trio._websocket import REASON_LIMIT
 from rayforce_trio.errors import (
     ConnectError,
     ConnectionClosed,
@@ -212,7 +212,7 @@ async def test_a_server_that_says_nothing_may_be_busy_and_may_be_left(wants_cred
     async with fake_engine(script, hello=None) as fake:
         with trio.fail_after(20):
             async with no_leaks(within=10), open_session(at(fake.port)) as session:
-                assert not session.settled
+                assert not session.ready
         async with served(at(fake.port)) as port, no_leaks(within=5), WSClient(LOCAL, port).connect() as connection:
             with trio.move_on_after(0.1) as scope:
                 await connection.execute("(+ 1 2)")
@@ -575,7 +575,7 @@ async def test_a_stop_follows_its_request_however_late_the_engine_reads(size: in
                 nursery.start_soon(ask_at_length, session)
                 await wait_all_tasks_blocked()
                 if is_full:
-                    filling = _fill(session._stream.fileno())
+                    filling = _fill(session._stream._socket.fileno())
                 session.cancel()
                 await wait_all_tasks_blocked()
                 read_on.set()

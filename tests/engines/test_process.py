@@ -38,7 +38,7 @@ from support.watched import Queries
 
 from rayforce_trio import NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._codec import native_server
-from rayforce_trio._engines import _lifeline, _output, _process
+from rayforce_trio._engines import _exec_tied_to_parent, _output, _process
 
 PUBLIC_PASSWORD = "rayforce_trio"
 
@@ -970,8 +970,16 @@ def test_a_server_killed_before_the_program_began_takes_it_along(tmp_path: Path)
     trace = tmp_path / "trace"
     reader, writer = os.pipe()
     os.close(writer)
-    assert _lifeline.__file__ is not None
-    command = [sys.executable, "-I", "-S", _lifeline.__file__, "/bin/sh", "-c", f"touch {trace}; exec sleep 1000"]
+    assert _exec_tied_to_parent.__file__ is not None
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        _exec_tied_to_parent.__file__,
+        "/bin/sh",
+        "-c",
+        f"touch {trace}; exec sleep 1000",
+    ]
     with subprocess.Popen(command, stdin=reader, stderr=subprocess.DEVNULL) as child:
         os.close(reader)
         try:

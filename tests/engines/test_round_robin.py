@@ -56,7 +56,7 @@ class FakeEngine(Engine):
 class _FakeSession(Session):
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
-        self.settled = not engine.busy
+        self.ready = not engine.busy
 
     async def request(self, frame: Frame) -> Reply:  # noqa: ARG002
         await trio.lowlevel.checkpoint()

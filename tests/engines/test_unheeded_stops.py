@@ -19,7 +19,7 @@ LOCAL = "127.0.0.1"
 STOP = b"!"
 
 
-class Bell:
+class WakeupConnection:
     """What was heard on the connection on which nothing is asked.
 
     Attributes:
@@ -47,20 +47,20 @@ class Bell:
 
 
 @asynccontextmanager
-async def deaf_engine(bell: Bell, *, heeds_after: int) -> AsyncIterator[FakeEngine]:
-    """An engine that heeds no stop before the bell was rung so often."""
+async def deaf_engine(wakeup: WakeupConnection, *, heeds_after: int) -> AsyncIterator[FakeEngine]:
+    """An engine that heeds no stop before it was woken this many times."""
 
     async def serve(connection: FakeSession) -> None:
         connection.receive_stops_inline()
         first = await connection.take(1)
         if first == STOP:
-            await bell.hear(connection)
+            await wakeup.hear(connection)
         assert first + await connection.take(1) == HELLO
         await connection.send(HELLO_ANSWER)
         while True:
             await connection.receive_request()
             assert await connection.take(1) == STOP
-            await bell.until(heeds_after)
+            await wakeup.until(heeds_after)
             await connection.send(error_frame(CANCELLED))
 
     async with fake_engine(serve, hello=None) as engine:
@@ -91,50 +91,50 @@ async def stopped_reply(session: Session) -> Reply:
 
 @pytest.mark.trio
 async def test_the_engine_is_reminded_until_it_heeds() -> None:
-    bell = Bell()
+    wakeup = WakeupConnection()
     async with (
         no_leaks(),
-        deaf_engine(bell, heeds_after=3) as fake,
+        deaf_engine(wakeup, heeds_after=3) as fake,
         open_session(NativeEngine(LOCAL, fake.port)) as one,
     ):
         assert await stopped_reply(one) == Failure(CANCELLED, "")
-        assert bell.rings >= 3
+        assert wakeup.rings >= 3
         assert await stopped_reply(one) == Failure(CANCELLED, "")
 
 
 @pytest.mark.trio
 async def test_sessions_share_the_bell_for_as_long_as_there_is_one_of_them() -> None:
-    bell = Bell()
-    async with no_leaks(), deaf_engine(bell, heeds_after=1) as fake:
+    wakeup = WakeupConnection()
+    async with no_leaks(), deaf_engine(wakeup, heeds_after=1) as fake:
         engine = NativeEngine(LOCAL, fake.port)
         async with open_session(engine) as one:
             async with open_session(engine) as other:
                 assert await stopped_reply(other) == Failure(CANCELLED, "")
-            bell.rings = 0
+            wakeup.rings = 0
             assert await stopped_reply(one) == Failure(CANCELLED, "")
-            assert bell.connections == 1
-        bell.rings = 0
+            assert wakeup.connections == 1
+        wakeup.rings = 0
         async with open_session(engine) as third:
             assert await stopped_reply(third) == Failure(CANCELLED, "")
-        assert bell.connections == 2
+        assert wakeup.connections == 2
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize("rings_before", [0, 1])
 async def test_a_session_that_is_closed_reminds_the_engine_too(rings_before: int) -> None:
-    bell = Bell()
-    async with no_leaks(), deaf_engine(bell, heeds_after=rings_before + 3) as fake:
+    wakeup = WakeupConnection()
+    async with no_leaks(), deaf_engine(wakeup, heeds_after=rings_before + 3) as fake:
         session = await NativeEngine(LOCAL, fake.port).open_session()
         assert session.start(request(ENDLESS), lambda _: None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
             if rings_before:
                 session.cancel()
-                await bell.until(rings_before)
+                await wakeup.until(rings_before)
             nursery.cancel_scope.cancel()
         await session.aclose()
         assert session._answered.is_set()
-        assert bell.rings >= rings_before + 3
+        assert wakeup.rings >= rings_before + 3
 
 
 @pytest.mark.trio
@@ -173,7 +173,7 @@ async def test_to_ring_stops_nothing(native_port: int) -> None:
             await trio.lowlevel.checkpoint()
 
     async with open_session(engine) as one, open_session(engine) as other, trio.open_nursery() as nursery:
-        nursery.start_soon(ring_all_the_time, engine._line.bell.ring)
+        nursery.start_soon(ring_all_the_time, engine._line.wakeup.wake)
         for number in range(300):
             assert await ask(one, f"(+ {number} (sum (til 10000)))") == number + sum(range(10000))
             assert await ask(other, f"{number}") == number
@@ -182,7 +182,7 @@ async def test_to_ring_stops_nothing(native_port: int) -> None:
 
 @pytest.mark.trio
 async def test_cancelled_at_any_point_opening_leaves_no_bell_and_takes_none_away(native_port: int) -> None:
-    """Beside another session that is opened, and waits for the same bell."""
+    """Beside another session that is opened, and waits for the same wakeup connection."""
 
     async def run(step: int) -> bool:
         engine = NativeEngine(LOCAL, native_port)
@@ -196,10 +196,10 @@ async def test_cancelled_at_any_point_opening_leaves_no_bell_and_takes_none_away
                 with cancelled_at(step, of_all_tasks=True) as (scope,):
                     nursery.start_soon(open_another)
                     await (await engine.open_session()).aclose()
-            assert engine._line.bell._stream is not None
+            assert engine._line.wakeup._stream is not None
             assert set(engine._line.sessions) == set(others)
             await others[0].aclose()
-            assert engine._line.bell._stream is None
+            assert engine._line.wakeup._stream is None
         return scope.cancelled_caught
 
     with trio.fail_after(110):

@@ -6,7 +6,8 @@ import sys
 from random import Random
 
 from fuzzing.frames import BINARY, CONTINUATION, PING, TEXT, frame
-from rayforce_trio._protocol import FrameReceiver, Header, MessageType, NativeReceiver, WebSocketViolation
+from rayforce_trio._protocol import Header, MessageType, NativeReceiver
+from rayforce_trio._websocket import FrameReader, WebSocketViolation
 
 _LIMIT = 1 << 30
 _ALLOWED = 256 * 1024 * 1024  # bytes more than at the beginning: a huge page or three for each connection
@@ -58,12 +59,12 @@ def _native(random: Random) -> object:
     receiver.feed(
         struct.pack("<4sBBBBq", b"\xfa\xde\xfa\xce", 3, 0, 0, 2, random.randint(1 << 20, 1 << 62)) + bytes(100)
     )
-    receiver.next_piece()
+    receiver.next_chunk()
     return receiver
 
 
-def _received(stream: bytes) -> FrameReceiver:
-    receiver = FrameReceiver(masked=False, max_message_size=_LIMIT, max_text_size=_LIMIT)
+def _received(stream: bytes) -> FrameReader:
+    receiver = FrameReader(masked=False, max_message_size=_LIMIT, max_text_size=_LIMIT)
     receiver.feed(stream)
     try:
         while receiver.next_event() is not None:

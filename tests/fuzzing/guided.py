@@ -14,7 +14,9 @@ _BEGINNINGS = 500  # inputs to begin with
 
 def main() -> None:
     atheris = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["rayforce_trio._protocol", "rayforce_trio._values"]):
+    with atheris.instrument_imports(
+        include=["rayforce_trio._protocol", "rayforce_trio._websocket", "rayforce_trio._values"]
+    ):
         from fuzzing.targets import TARGETS
 
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:

@@ -15,6 +15,7 @@ from rayforce_trio._protocol import (
     Frame,
     FrameError,
     Header,
+    LazyFrame,
     MessageType,
     NativeHandshake,
     NativeReceiver,
@@ -23,7 +24,6 @@ from rayforce_trio._protocol import (
     Result,
     ServerProtocol,
     ServerRequest,
-    Sliced,
     check_hello,
     check_hello_reply,
     error_code,
@@ -100,7 +100,7 @@ def _check_native(message: bytes, variant: int, seed: int) -> None:
     try:
         for arrived in cut(message, seed):
             receiver.feed(arrived)
-            while (piece := receiver.next_piece()) is not None:
+            while (piece := receiver.next_chunk()) is not None:
                 assert piece.first == (left == 0)
                 left = HEADER_SIZE + piece.header.size if piece.first else left
                 left -= len(piece.data)
@@ -183,5 +183,5 @@ def _arrived(message: bytes, variant: int) -> Frame:
     return memoryview(message) if variant & 2 else message
 
 
-def _whole(frame: Frame | Sliced) -> bytes:
+def _whole(frame: Frame | LazyFrame) -> bytes:
     return bytes(frame[: len(frame)])

@@ -8,7 +8,7 @@ from websockets.protocol import Protocol, Side
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
-from rayforce_trio import _protocol as ours
+from rayforce_trio import _websocket as ours
 
 Said = tuple[str, bytes | str] | tuple[str, str, int]
 """`("binary" | "ping" | "pong", bytes)`, `("text", str)` or `("close", reason, code)`."""
@@ -35,13 +35,13 @@ def by_us(pieces: Iterable[bytes], *, masking: bool, max_message_size: int, max_
     Args:
         room: whether what belongs into its buffer is received right there.
     """
-    receiver = ours.FrameReceiver(masked=masking, max_message_size=max_message_size, max_text_size=max_text_size)
+    receiver = ours.FrameReader(masked=masking, max_message_size=max_message_size, max_text_size=max_text_size)
     heard = Heard()
     events: list[object] = []  # long messages are views: they must not change when more arrives
     for piece in pieces:
         rest = piece
         while rest:
-            place = receiver.room if room else None
+            place = receiver.get_buffer() if room else None
             if place is None:
                 receiver.feed(rest)
                 rest = b""
@@ -49,7 +49,7 @@ def by_us(pieces: Iterable[bytes], *, masking: bool, max_message_size: int, max_
                 count = min(len(place), len(rest))
                 assert count
                 place[:count] = rest[:count]
-                receiver.filled(count)
+                receiver.buffer_updated(count)
                 rest = rest[count:]
             try:
                 while (event := receiver.next_event()) is not None:

@@ -4,7 +4,7 @@ from random import Random
 
 from fuzzing.frames import masked
 from fuzzing.readers import Said, by_us, by_websockets, by_wsproto
-from rayforce_trio._protocol import (
+from rayforce_trio._websocket import (
     NO_STATUS,
     REASON_LIMIT,
     Masker,

@@ -9,8 +9,9 @@ from fuzzing import frames
 from fuzzing.__main__ import finds
 from fuzzing.receiving import cut
 from fuzzing.targets import TARGETS
-from rayforce_trio._protocol import _control, _websocket
+from rayforce_trio._protocol import _control
 from rayforce_trio._values import _reader
+from rayforce_trio._websocket import _frames
 
 _SEED = 6455
 
@@ -31,11 +32,11 @@ def test_nothing_is_found(name: str, count: int) -> None:
         ("_CONTROL_LIMIT", 126),
         ("_CLOSE_CODES", frozenset(range(1000, 5000))),
         ("_LENGTH_16", 125),
-        ("_OPCODES", {**_websocket._OPCODES, 3: _websocket.Opcode.BINARY}),
+        ("_OPCODES", {**_frames._OPCODES, 3: _frames.Opcode.BINARY}),
     ],
 )
 def test_a_rule_got_wrong_is_found(attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_websocket, attribute, wrong)
+    monkeypatch.setattr(_frames, attribute, wrong)
     assert any(isinstance(found, bytes) for found in finds(TARGETS["receiving"], _SEED, 3000))
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cutting import cut
 
-from rayforce_trio._protocol._masking import _SMALL, TILE_SIZE, Masker, mask
+from rayforce_trio._websocket._masking import _SMALL, TILE_SIZE, Masker, mask
 
 fifty_examples = settings(max_examples=50)
 

@@ -9,12 +9,12 @@ from support.native import native_server
 
 from rayforce_trio._protocol import (
     HEADER_SIZE,
+    FrameChunk,
     FrameError,
     Header,
     MessageType,
     NativeHandshake,
     NativeReceiver,
-    Piece,
     ProtocolViolation,
     dump_credentials,
     error_code,
@@ -36,13 +36,13 @@ frames = st.builds(
 ) | st.sampled_from([THREE, ERROR])
 
 
-def pieces_of(receiver: NativeReceiver, data: bytes = b"") -> list[Piece]:
+def pieces_of(receiver: NativeReceiver, data: bytes = b"") -> list[FrameChunk]:
     """Feed some bytes, and take whatever they make."""
     receiver.feed(data)
-    return list(iter(receiver.next_piece, None))
+    return list(iter(receiver.next_chunk, None))
 
 
-def joined(pieces: list[Piece]) -> list[bytes]:
+def joined(pieces: list[FrameChunk]) -> list[bytes]:
     """Put pieces together, up to the end of each frame by their own account."""
     whole, collected = [], b""
     for piece in pieces:
@@ -254,8 +254,8 @@ def test_a_frame_of_any_size_is_handed_out_as_it_comes(size: int) -> None:
     receiver = NativeReceiver()
     header = Header(0, MessageType.RESPONSE, size)
     (first,) = pieces_of(receiver, header.pack() + bytes(1000))
-    assert first == Piece(header, header.pack() + bytes(1000), first=True, unread=size - 1000)
-    assert pieces_of(receiver, bytes(5)) == [Piece(header, bytes(5), first=False, unread=size - 1005)]
+    assert first == FrameChunk(header, header.pack() + bytes(1000), first=True, unread=size - 1000)
+    assert pieces_of(receiver, bytes(5)) == [FrameChunk(header, bytes(5), first=False, unread=size - 1005)]
     assert receiver.within_frame
 
 
@@ -301,7 +301,7 @@ def test_what_is_no_frame_is_refused_once_there_is_enough_to_tell(before: bytes,
     receiver.feed(garbage[HEADER_SIZE - 1 :])
     for _ in range(2):
         with pytest.raises(FrameError, match=why):
-            receiver.next_piece()
+            receiver.next_chunk()
 
 
 @given(st.data())

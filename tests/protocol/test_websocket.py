@@ -14,14 +14,13 @@ from support.memory import resident_memory
 from support.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 from wsproto.frame_protocol import FrameProtocol
 
-from rayforce_trio._protocol import (
+from rayforce_trio._protocol import Header, MessageType
+from rayforce_trio._websocket import (
     NO_STATUS,
     REASON_LIMIT,
     Close,
     CloseCode,
-    FrameReceiver,
-    Header,
-    MessageType,
+    FrameReader,
     Opcode,
     Ping,
     Pong,
@@ -32,8 +31,8 @@ from rayforce_trio._protocol import (
     pack_frame,
     shortened,
 )
-from rayforce_trio._protocol._masking import mask
-from rayforce_trio._protocol._websocket import Event
+from rayforce_trio._websocket._frames import Event
+from rayforce_trio._websocket._masking import mask
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
@@ -51,11 +50,11 @@ def masked(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-def reader(masked: bool, *, max_message_size: int = LIMIT, max_text_size: int = LIMIT) -> FrameReceiver:
-    return FrameReceiver(masked=masked, max_message_size=max_message_size, max_text_size=max_text_size)
+def reader(masked: bool, *, max_message_size: int = LIMIT, max_text_size: int = LIMIT) -> FrameReader:
+    return FrameReader(masked=masked, max_message_size=max_message_size, max_text_size=max_text_size)
 
 
-def events_of(receiver: FrameReceiver, data: bytes = b"") -> list[Event]:
+def events_of(receiver: FrameReader, data: bytes = b"") -> list[Event]:
     """Feed some bytes, and take whatever they make."""
     receiver.feed(data)
     return list(iter(receiver.next_event, None))
@@ -66,15 +65,15 @@ def told(events: Iterable[Event]) -> list[Event]:
     return [bytes(event) if isinstance(event, memoryview) else event for event in events]
 
 
-def check_that_nothing_follows(receiver: FrameReceiver, masked: bool) -> None:
+def check_that_nothing_follows(receiver: FrameReader, masked: bool) -> None:
     """Check that a receiver takes whatever comes, and makes nothing of it."""
     for data in (b"", frame(b"late", masked=masked), b"\xff" * 20, bytes(20)):
         assert events_of(receiver, data) == []
         assert not receiver.has_bytes
-        assert receiver.room is None
+        assert receiver.get_buffer() is None
 
 
-def violation_of(receiver: FrameReceiver, data: bytes, masked: bool) -> WebSocketViolation:
+def violation_of(receiver: FrameReader, data: bytes, masked: bool) -> WebSocketViolation:
     """Return what some bytes break; nothing follows it."""
     with pytest.raises(WebSocketViolation) as caught:
         events_of(receiver, data)
@@ -89,7 +88,7 @@ def check_refusal(data: bytes, masked: bool, code: CloseCode, what: str) -> None
         what: the violation in words, as a part of them.
     """
 
-    def check(receiver: FrameReceiver, rest: bytes) -> None:
+    def check(receiver: FrameReader, rest: bytes) -> None:
         violation = violation_of(receiver, rest, masked)
         assert violation.code is code
         assert what in str(violation)
@@ -568,10 +567,10 @@ def test_a_long_message_costs_memory_once(masked: bool) -> None:
     receiver.feed(frame(size=size, masked=masked))
     assert receiver.next_event() is None
     before = resident_memory()
-    while (room := receiver.room) is not None:
+    while (room := receiver.get_buffer()) is not None:
         count = min(len(room), MEGABYTE)
         room[:count] = bytes(count)
-        receiver.filled(count)
+        receiver.buffer_updated(count)
         event = receiver.next_event()
     assert event is not None
     assert resident_memory() - before < 1.5 * size
@@ -610,7 +609,8 @@ def test_there_is_room_for_the_payload_of_a_binary_frame_and_for_nothing_else(ma
 
     def room() -> int | None:
         assert events_of(receiver) == []
-        return None if receiver.room is None else len(receiver.room)
+        place = receiver.get_buffer()
+        return None if place is None else len(place)
 
     assert room() is None
     for byte in data[: header - 1]:
@@ -620,10 +620,10 @@ def test_there_is_room_for_the_payload_of_a_binary_frame_and_for_nothing_else(ma
     assert room() == 10
     receiver.feed(data[header : header + 3])
     assert room() == 7
-    place = receiver.room
+    place = receiver.get_buffer()
     assert place is not None
     place[:5] = data[header + 3 : header + 8]
-    receiver.filled(5)
+    receiver.buffer_updated(5)
     assert room() == 2
     receiver.feed(data[header + 8 :])
     assert room() is None
@@ -632,10 +632,10 @@ def test_there_is_room_for_the_payload_of_a_binary_frame_and_for_nothing_else(ma
     assert events_of(receiver, frame(b"", PING, masked=masked)[1:]) == [Ping(b"")]
     receiver.feed(frame(size=4, opcode=CONTINUATION, masked=masked))
     assert room() == 4
-    place = receiver.room
+    place = receiver.get_buffer()
     assert place is not None
     place[:] = b"abcd"
-    receiver.filled(4)
+    receiver.buffer_updated(4)
     assert told(events_of(receiver)) == [b"0123456789abcd"]
     assert room() is None
     receiver.feed(frame(size=4, opcode=TEXT, masked=masked))
@@ -767,20 +767,20 @@ def unfinished(draw: st.DrawFn, masked: bool) -> bytes:
     return data[: draw(st.integers(0, len(data) - 1))]
 
 
-def deliver(receiver: FrameReceiver, pieces: Iterable[bytes], into_room: Iterable[bool]) -> Iterator[Event]:
+def deliver(receiver: FrameReader, pieces: Iterable[bytes], into_room: Iterable[bool]) -> Iterator[Event]:
     """Have the pieces arrive one after the other: some are fed, some received right where they belong."""
     choices = cycle(into_room)
     for piece in pieces:
         rest = piece
         while rest:
-            place = receiver.room if next(choices) else None
+            place = receiver.get_buffer() if next(choices) else None
             if place is None:
                 receiver.feed(rest)
                 rest = b""
             else:
                 count = min(len(place), len(rest))
                 place[:count] = rest[:count]
-                receiver.filled(count)
+                receiver.buffer_updated(count)
                 rest = rest[count:]
             while (event := receiver.next_event()) is not None:
                 yield event
@@ -848,7 +848,7 @@ def test_whatever_arrives_raises_nothing_but_violations_and_makes_no_event_after
 
 
 def outcome(
-    receiver: FrameReceiver, pieces: list[bytes], into_room: Iterable[bool]
+    receiver: FrameReader, pieces: list[bytes], into_room: Iterable[bool]
 ) -> tuple[list[Event], CloseCode | None]:
     """Return the events that came, and what was broken at last."""
     events: list[Event] = []

@@ -10,7 +10,7 @@ import trio.testing
 from rayforce_trio._codec import decode, decode_verbose, encode
 from rayforce_trio._engines import Engine, Session
 from rayforce_trio._protocol import CANCELLED, Failure, MessageType, Reply, Result, parse_frame
-from rayforce_trio._tasks import ungrouped
+from rayforce_trio._tasks import collapse_groups
 from support.frames import whole_frame
 from support.leaks import no_leaks
 
@@ -67,7 +67,7 @@ async def open_session(engine: Engine) -> AsyncIterator[Session]:
     """Open a session and run it beside the block. If the engine is lost, the block is cancelled, and this raises."""
     session = await engine.open_session()
     try:
-        with ungrouped():
+        with collapse_groups():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.run)
                 yield session

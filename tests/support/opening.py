@@ -15,7 +15,7 @@ LOCAL = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """An answer to an opening request; the names of the headers are in lower case."""
 
     status: int
@@ -23,13 +23,13 @@ class Answer:
     body: str
 
 
-def parse_answer(head: bytes, body: bytes = b"") -> Answer:
+def parse_answer(head: bytes, body: bytes = b"") -> HttpResponse:
     start, *lines = head.decode().rstrip("\r\n").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    return Answer(int(start.split()[1]), headers, body.decode())
+    return HttpResponse(int(start.split()[1]), headers, body.decode())
 
 
-async def answer_to(port: int, headers: Mapping[str, str | None] | None = None, *, path: str = "/") -> Answer:
+async def answer_to(port: int, headers: Mapping[str, str | None] | None = None, *, path: str = "/") -> HttpResponse:
     """Return the answer to an opening request. On trio."""
     with trio.fail_after(10), connect_raw(port) as peer:
         await peer.send(upgrade(headers, start=f"GET {path} HTTP/1.1"))

@@ -10,9 +10,10 @@ import pytest
 import sniffio
 import trio.testing
 
-from rayforce_trio._protocol import REASON_LIMIT, Frame
+from rayforce_trio._protocol import Frame
 from rayforce_trio._transports import Transport
 from rayforce_trio._transports._base import TEXT_LIMIT, end
+from rayforce_trio._websocket import REASON_LIMIT
 from rayforce_trio.errors import ConnectionClosed, ConnectionLost, MessageTooLarge, RayforceWSError
 from support.frames import whole_frame
 from support.leaks import no_leaks
@@ -151,7 +152,7 @@ async def a_receive_that_waits_is_a_checkpoint(one: Transport, other: Transport)
 
 
 async def messages_that_wait_let_others_have_their_turn_now_and_then(one: Transport, other: Transport) -> None:
-    """Each is received in a few microseconds, and after `TURN` it is for others to go on."""
+    """Each is received in a few microseconds, and after `TIME_SLICE` it is for others to go on."""
     messages: list[bytes | str] = [str(n) for n in range(2000)]
     turns = 0
 

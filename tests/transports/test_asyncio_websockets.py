@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from rayforce_trio._addresses import Endpoint
-from rayforce_trio._tasks import Turn
+from rayforce_trio._tasks import TimeSlice
 from rayforce_trio._transports import KeepAlive, Transport
 from rayforce_trio._transports._asyncio_websockets import AsyncioWebSocket, connect
 
@@ -34,7 +34,7 @@ class ServerEnd(ServerConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.turn = Turn()
+        self.time_slice = TimeSlice()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.foreign import clients
-from support.foreign.clients import ask, greet, served
+from support.foreign.clients import ask, served, server_handshake
 from support.foreign.connection import Dial, Refused
 from support.foreign.with_chromium import POINTED_HERE, Page, chromium, dial_from, pages, window
 from support.raw import SUBPROTOCOL
@@ -75,7 +75,7 @@ async def test_a_page_of_another_origin_is_refused(page: Page, origins: tuple[st
     async with served(allowed_origins=[allowed]) as server:
         await refused_with(403, page, other, server.port)
         async with dial_from(page, allowed, server.port) as client:
-            await greet(client)
+            await server_handshake(client)
             assert await ask(client, "(+ 1 2)") == 3
 
 
@@ -102,7 +102,7 @@ async def test_a_page_whose_name_was_pointed_here_is_refused(page: Page, origins
         served(allowed_origins=[foreign], allowed_hosts=[POINTED_HERE]) as server,
         dial_from(page, foreign, server.port, host=POINTED_HERE) as client,
     ):
-        await greet(client)
+        await server_handshake(client)
         assert await ask(client, "(+ 1 2)") == 3
 
 
@@ -116,12 +116,12 @@ async def test_a_page_says_who_it_is_by_a_token(page: Page, origins: tuple[str, 
         for offered in ([SUBPROTOCOL, token], [token, SUBPROTOCOL]):
             async with dial_from(page, allowed, server.port, subprotocol=None, others=offered) as client:
                 assert client.subprotocol == SUBPROTOCOL
-                await greet(client)
+                await server_handshake(client)
                 assert await ask(client, "(+ 1 2)") == 3
 
 
 async def test_a_page_that_is_left_says_so(page: Page, origins: tuple[str, str]) -> None:
     async with served(allowed_origins=[origins[0]]) as server, dial_from(page, origins[0], server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         await page.visit(f"{origins[0]}/peer.html")
     assert "closed by the client with code 1001" in server.logged_of(1)

@@ -85,7 +85,7 @@ def _logged() -> Iterator[list[logging.LogRecord]]:
         logger.removeHandler(recorder)
 
 
-async def greet(client: ForeignConnection) -> None:
+async def server_handshake(client: ForeignConnection) -> None:
     await client.send(HELLO)
     assert await client.receive() == HELLO_REPLY
 
@@ -119,7 +119,7 @@ def numbers(count: int) -> bytes:
 async def it_speaks_the_extended_protocol(dial: Dial) -> None:
     async with served() as server, dial(server.port) as client:
         assert client.subprotocol == SUBPROTOCOL
-        await greet(client)
+        await server_handshake(client)
         assert await ask(client, "(+ 1 2)") == 3
         await client.send(request('(+ 1 "a")'))
         error = json.loads(await client.receive_text())["error"]
@@ -131,7 +131,7 @@ async def it_speaks_the_baseline(dial: Dial) -> None:
     """To whoever offers nothing more."""
     async with served() as server, dial(server.port, subprotocol=None) as client:
         assert client.subprotocol is None
-        await greet(client)
+        await server_handshake(client)
         assert await ask(client, "(+ 1 2)") == 3
         assert (await ask(client, '(+ 1 "a")')).startswith("type")
         await client.send(b"")
@@ -143,7 +143,7 @@ async def it_speaks_the_baseline(dial: Dial) -> None:
 
 async def an_empty_message_is_no_frame(dial: Dial) -> None:
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         await client.send(b"")
         code, reason = await client.receive_close()
     assert code == 1002
@@ -152,7 +152,7 @@ async def an_empty_message_is_no_frame(dial: Dial) -> None:
 
 async def messages_of_every_length_pass_both_ways(dial: Dial) -> None:
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         for size in SIZES:
             text, message = echo_of(size)
             await client.send(message)
@@ -165,7 +165,7 @@ async def messages_of_every_length_pass_both_ways(dial: Dial) -> None:
 
 async def a_reply_of_8_mb_arrives_whole(dial: Dial) -> None:
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         await client.send(request("(til 1000000)"))
         reply = await client.receive_bytes()
         assert parse_frame(reply).message_type is MessageType.RESPONSE
@@ -175,14 +175,14 @@ async def a_reply_of_8_mb_arrives_whole(dial: Dial) -> None:
 
 async def an_upload_of_8_mb_arrives_whole(dial: Dial) -> None:
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         assert await ask(client, f'(count "{"x" * 8 * MEGABYTE}")') == 8 * MEGABYTE
         assert await ask(client, "(+ 1 2)") == 3
 
 
 async def requests_sent_ahead_are_answered_in_order(dial: Dial) -> None:
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         for n in range(100):
             await client.send(request(str(n)))
         assert [value_of(await client.receive_bytes()) for _ in range(100)] == list(range(100))
@@ -190,7 +190,7 @@ async def requests_sent_ahead_are_answered_in_order(dial: Dial) -> None:
 
 async def text_stops_a_query(dial: Dial) -> None:
     async with served(engine=NativeProcess()) as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         for number in (1, 2):
             await client.send(request("(while true 1)"))
             await client.send(f'{{"cancel": {number}, "þ€": "𝄞"}}')
@@ -202,7 +202,7 @@ async def text_stops_a_query(dial: Dial) -> None:
 async def its_close_is_understood_and_answered(dial: Dial) -> None:
     for code, reason in ((1000, ""), (4001, "dønë"), (4999, "x" * 123)):
         async with served() as server, dial(server.port) as client:
-            await greet(client)
+            await server_handshake(client)
             await client.close(code, reason)
             assert (await client.receive_close())[0] == code
         said = f": {reason}" if reason else ""
@@ -212,7 +212,7 @@ async def its_close_is_understood_and_answered(dial: Dial) -> None:
 async def it_hears_that_the_server_stops(dial: Dial) -> None:
     with trio.fail_after(_LIMIT):
         async with WSServer(0, host="127.0.0.1") as server, dial(server.port) as client:
-            await greet(client)
+            await server_handshake(client)
             assert await ask(client, "(+ 1 2)") == 3
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.stop)
@@ -221,7 +221,7 @@ async def it_hears_that_the_server_stops(dial: Dial) -> None:
 
 async def it_hears_why_it_is_cut_off(dial: Dial) -> None:
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         await client.send("no JSON")
         assert await client.receive_close() == (1002, "a text message that is not JSON")
 
@@ -230,7 +230,7 @@ async def a_message_over_the_limit_is_refused(dial: Dial) -> None:
     async with served(max_message_size=1000) as server:
         for over in (echo_of(1001)[1], bytes(MEGABYTE)):
             async with dial(server.port) as client:
-                await greet(client)
+                await server_handshake(client)
                 text, message = echo_of(1000)
                 await client.send(message)
                 assert value_of(await client.receive_bytes()) == text
@@ -242,7 +242,7 @@ async def a_message_over_the_limit_is_refused(dial: Dial) -> None:
 
 async def a_text_over_the_limit_is_refused(dial: Dial) -> None:
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         await client.send(" " * 65_537)
         assert (await client.receive_close())[0] == 1009
 
@@ -261,13 +261,13 @@ async def compression_is_offered_and_declined(dial: Dial) -> None:
     assert b"\r\nsec-websocket-extensions: permessage-deflate" in heads[0].lower()
     async with served() as server, dial(server.port) as client:
         assert client.extensions == ""
-        await greet(client)
+        await server_handshake(client)
         assert await ask(client, f'(count "{"x" * 100_000}")') == 100_000
 
 
 async def our_pings_are_answered(dial: Dial) -> None:
     async with _pinging() as between, dial(between.port) as client:
-        await greet(client)
+        await server_handshake(client)
         assert await ask(client, "(+ 1 2)") == 3
         await _three_pongs(between.to_server)
         assert await ask(client, "(+ 2 2)") == 4
@@ -291,7 +291,7 @@ async def our_pings_are_answered_in_the_middle_of_a_reply(dial: Dial) -> None:
         _pinging(engine=NativeEngine("127.0.0.1", engine.port)) as between,
         dial(between.port) as client,
     ):
-        await greet(client)
+        await server_handshake(client)
         begun = between.to_client.passed
         await client.send(request("anything"))
         await half_answered.wait()
@@ -311,7 +311,7 @@ async def _three_pongs(to_server: Lane) -> None:
 
 async def fragments_are_put_together(dial: FrameDial) -> None:
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         text, message = echo_of(300)
         large_text, large = echo_of(MEGABYTE)
         for expected, parts in (
@@ -326,7 +326,7 @@ async def fragments_are_put_together(dial: FrameDial) -> None:
 
 async def fragments_over_the_limit_together_are_refused(dial: FrameDial) -> None:
     async with served(max_message_size=1000) as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         for _ in range(3):
             await client.send_part(bytes(400), last=False)
         assert (await client.receive_close())[0] == 1009
@@ -334,7 +334,7 @@ async def fragments_over_the_limit_together_are_refused(dial: FrameDial) -> None
 
 async def its_pings_are_answered(dial: FrameDial) -> None:
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         for payload in (b"x", bytes(range(125)), b""):
             await client.ping(payload)
         assert await ask(client, "(+ 1 2)") == 3
@@ -343,7 +343,7 @@ async def its_pings_are_answered(dial: FrameDial) -> None:
 async def its_pings_are_answered_in_the_middle_of_an_upload(dial: FrameDial) -> None:
     text, message = echo_of(4 * MEGABYTE)
     async with served() as server, dial(server.port) as client:
-        await greet(client)
+        await server_handshake(client)
         for start in range(3):
             await client.send_part(message[start * MEGABYTE : (start + 1) * MEGABYTE], last=False)
             await client.ping(b"meanwhile %d" % start)
@@ -354,7 +354,7 @@ async def its_pings_are_answered_in_the_middle_of_an_upload(dial: FrameDial) -> 
 async def its_pings_are_answered_in_the_middle_of_a_reply(dial: FrameDial) -> None:
     count = 3_000_000  # 24 MB: what is on its way in sockets and proxy is half of it at most
     async with served() as server, proxy(server.port) as between, dial(between.port) as client:
-        await greet(client)
+        await server_handshake(client)
         between.to_client.freeze(after=MEGABYTE)
         await client.send(request(f"(til {count})"))
         await between.to_client.frozen()
@@ -369,7 +369,7 @@ async def its_pings_are_answered_in_the_middle_of_a_reply(dial: FrameDial) -> No
 async def our_pings_are_answered_in_the_middle_of_an_upload(dial: FrameDial) -> None:
     text, message = echo_of(200)
     async with _pinging() as between, dial(between.port) as client:
-        await greet(client)
+        await server_handshake(client)
         begun = between.to_server.passed
         await client.send_part(message[:100], last=False)
         await until_passed(between.to_server, begun + 106)
@@ -386,7 +386,7 @@ async def what_breaks_websocket_is_told_so_that_it_understands(dial: FrameDial) 
         (frame(b"", 0x3), 1002),
     ):
         async with served() as server, dial(server.port) as client:
-            await greet(client)
+            await server_handshake(client)
             assert await ask(client, "(+ 1 2)") == 3
             await client.send_raw(data)
             assert (await client.receive_close())[0] == code
@@ -394,7 +394,7 @@ async def what_breaks_websocket_is_told_so_that_it_understands(dial: FrameDial) 
 
 async def its_refusal_of_a_long_reply_is_understood(dial: FrameDial) -> None:
     async with served() as server, dial(server.port, max_size=1000) as client:
-        await greet(client)
+        await server_handshake(client)
         await client.send(request("(til 1000)"))
         await client.receive_close()
     assert any("the peer refused a message as too large" in line for line in server.log), server.log
@@ -403,7 +403,7 @@ async def its_refusal_of_a_long_reply_is_understood(dial: FrameDial) -> None:
 async def its_origin_decides(dial: FrameDial) -> None:
     async with served(allowed_origins=["https://example.org"]) as server:
         async with dial(server.port, origin="https://example.org") as client:
-            await greet(client)
+            await server_handshake(client)
             assert await ask(client, "(+ 1 2)") == 3
         with pytest.raises(Refused) as refused:
             async with dial(server.port, origin="https://example.com"):

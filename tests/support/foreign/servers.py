@@ -47,14 +47,14 @@ async def _connected(
 ) -> AsyncIterator[tuple[WSClientConnection, FrameConnection]]:
     accepted: list[FrameConnection] = []
 
-    async def greet() -> None:
+    async def server_handshake() -> None:
         server = await accept()
         assert await server.receive() == HELLO
         await server.send(HELLO_REPLY)
         accepted.append(server)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(greet)
+        tasks.start_soon(server_handshake)
         connection = await WSClient("127.0.0.1", port, **options).connect()
     async with connection:
         yield connection, accepted[0]

@@ -18,7 +18,7 @@ from typing import Any
 import trio
 from websockets.trio.client import ClientConnection, connect
 
-from rayforce_trio._tasks import ungrouped
+from rayforce_trio._tasks import collapse_groups
 from support.foreign.connection import ForeignConnection
 from support.foreign.remote import Event, RemoteConnection
 from support.raw import SUBPROTOCOL
@@ -202,7 +202,7 @@ async def window(devtools: str) -> AsyncIterator[Page]:
     """Open a page, empty at first."""
     async with connect(devtools, max_size=None, compression=None, ping_interval=None, proxy=None) as websocket:
         page = Page(websocket)
-        with ungrouped():
+        with collapse_groups():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(page.run)
                 await page.open_window()

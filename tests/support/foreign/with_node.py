@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 from anyio.abc import Process
 
-from rayforce_trio._tasks import ungrouped
+from rayforce_trio._tasks import collapse_groups
 from support.foreign.connection import ForeignServer, FrameConnection
 from support.foreign.remote import Event, RemoteConnection
 from support.raw import SUBPROTOCOL
@@ -61,7 +61,7 @@ async def _connection(process: Process, events: _Events) -> AsyncIterator[Remote
         connection.end()
 
     try:
-        with ungrouped():
+        with collapse_groups():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(take_all)
                 yield connection

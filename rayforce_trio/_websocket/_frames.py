@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy
 
-from ._frames import Frame, announced_size
+from .._protocol._frames import Frame, announced_size
+from .._protocol._violation import ProtocolViolation
 from ._masking import Masker, mask
-from ._violation import ProtocolViolation
 
 NO_STATUS = 1005
 """What stands for the code of a close frame that has none: section 7.4.1. It is never sent."""
@@ -147,7 +147,7 @@ def text_too_long(limit: int) -> str:
     return f"a text message is longer than the {limit} characters allowed"
 
 
-class FrameReceiver:
+class FrameReader:
     """Turns the bytes a peer sends into messages and control frames.
 
     Give it what arrives with `feed`, and take what that makes with `next_event`, until that is `None`. While the rest
@@ -190,18 +190,17 @@ class FrameReceiver:
         """Whether there may be an event without more bytes."""
         return self._at < len(self._data) or (self._frame is not None and not self._frame.left)
 
-    @property
-    def room(self) -> memoryview | None:
+    def get_buffer(self) -> memoryview | None:
         """Where the next bytes belong, if they are surely of the payload of a binary frame; else `None`."""
         if self._frame is None or not isinstance(self._message, _Binary) or self._at < len(self._data) or self._ended:
             return None
-        return self._message.room(self._frame.left)
+        return self._message.get_buffer(self._frame.left)
 
-    def filled(self, count: int) -> None:
+    def buffer_updated(self, count: int) -> None:
         """Take so many bytes that were received into `room`."""
         assert self._frame is not None
         assert isinstance(self._message, _Binary)
-        self._message.filled(count, self._frame.masker)
+        self._message.buffer_updated(count, self._frame.masker)
         self._frame.left -= count
 
     def next_event(self) -> Event | None:
@@ -327,7 +326,7 @@ class _Frame:
 class _Binary:
     """A binary message that is arriving, in one buffer; memory is given to it by the system as it is filled."""
 
-    def __init__(self, limits: FrameReceiver) -> None:
+    def __init__(self, limits: FrameReader) -> None:
         self._limits = limits
         self._buffer = memoryview(b"")
         self._size = 0
@@ -356,7 +355,7 @@ class _Binary:
         buffer[: self._size] = self._buffer[: self._size]
         self._buffer = buffer
 
-    def room(self, size: int) -> memoryview | None:
+    def get_buffer(self, size: int) -> memoryview | None:
         if self._size == len(self._buffer):
             try:
                 self._enlarge(self._expected)
@@ -364,7 +363,7 @@ class _Binary:
                 return None  # it is said when the next bytes are there
         return self._buffer[self._size : self._size + size]
 
-    def filled(self, count: int, masker: Masker | None) -> None:
+    def buffer_updated(self, count: int, masker: Masker | None) -> None:
         if masker is not None:
             masker.mask_in_place(self._buffer[self._size : self._size + count])
         self._size += count
@@ -373,7 +372,7 @@ class _Binary:
         if self._size + len(data) > len(self._buffer):
             self._enlarge(self._expected)
         self._buffer[self._size : self._size + len(data)] = data
-        self.filled(len(data), masker)
+        self.buffer_updated(len(data), masker)
 
     def finish(self) -> Frame:
         message = self._buffer[: self._size]
@@ -383,7 +382,7 @@ class _Binary:
 class _Text:
     """A text message that is arriving; what is no UTF-8 is noticed as soon as it is there."""
 
-    def __init__(self, limits: FrameReceiver) -> None:
+    def __init__(self, limits: FrameReader) -> None:
         self._limits = limits
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._parts: list[str] = []

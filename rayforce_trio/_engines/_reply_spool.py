@@ -17,7 +17,7 @@ PATIENCE = 0.25
 _READ_SIZE = 256 * 1024
 
 
-class Backlog:
+class ReplySpool:
     """The bytes of one reply, first in, first out, for one task that puts and one that gets.
 
     A native server evaluates nothing while one of its peers does not read a reply. So the one who puts waits only

@@ -5,12 +5,12 @@ from contextlib import suppress
 
 import trio
 
-from .._tcp import TcpStream
+from .._streams import BrokenResourceError, TcpStream
 
 _ANY = b"!"  # its value means nothing
 
 
-class Bell:
+class WakeupConnection:
     """A connection to a native server on which nothing is ever asked, shared by the sessions with it.
 
     A stop that arrives in the very moment in which the engine begins with the request goes unheeded (measured: one in
@@ -26,7 +26,7 @@ class Bell:
         self._stream: TcpStream | None = None
         self._hanging = trio.Lock()
 
-    async def hang(self) -> None:
+    async def ensure_connected(self) -> None:
         """See to it that there is a connection. A checkpoint; if cancelled, there may be none.
 
         The engine has to accept it, and so to be free, before it can be rung to any effect.
@@ -36,16 +36,16 @@ class Bell:
         """
         async with self._hanging:
             if self._stream is None or self._stream.peer_is_gone():
-                self.take_down()
+                self.close()
                 self._stream = await self._connect()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Have the engine look. No checkpoint."""
         if self._stream is not None:
-            with suppress(trio.BrokenResourceError):  # the engine is gone, as the sessions will find out
+            with suppress(BrokenResourceError):  # the engine is gone, as the sessions will find out
                 self._stream.send_urgent_nowait(_ANY)
 
-    def take_down(self) -> None:
+    def close(self) -> None:
         """Close the connection. No checkpoint. Idempotent."""
         if self._stream is not None:
             self._stream.close()

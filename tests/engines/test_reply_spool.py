@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.leaks import descriptors, no_leaks
 
-from rayforce_trio._engines import _backlog
-from rayforce_trio._engines._backlog import MEMORY_LIMIT, PATIENCE, Backlog
+from rayforce_trio._engines import _reply_spool
+from rayforce_trio._engines._reply_spool import MEMORY_LIMIT, PATIENCE, ReplySpool
 
 FULL = bytes(MEMORY_LIMIT)
 
@@ -26,15 +26,15 @@ sizes = st.integers(1, 40)
 
 
 @pytest.fixture
-def backlog() -> Iterator[Backlog]:
-    with closing(Backlog()) as made:
+def reply_spool() -> Iterator[ReplySpool]:
+    with closing(ReplySpool()) as made:
         yield made
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds no room in memory goes to the file at once."""
-    monkeypatch.setattr(_backlog, "PATIENCE", 0.0)
+    monkeypatch.setattr(_reply_spool, "PATIENCE", 0.0)
 
 
 def numbered(sizes: list[int]) -> list[bytes]:
@@ -47,12 +47,12 @@ def names_in(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir()]
 
 
-async def take(backlog: Backlog, size: int) -> bytes:
+async def take(reply_spool: ReplySpool, size: int) -> bytes:
     """Get pieces until they hold so many bytes."""
     data = b""
     with trio.fail_after(30):
         while len(data) < size:
-            piece = await backlog.get()
+            piece = await reply_spool.get()
             assert piece
             data += piece
     assert len(data) == size
@@ -71,18 +71,18 @@ def test_what_is_put_is_got_in_order(limit: int, steps: list[int | None]) -> Non
         unread = 0
         for step in steps:
             if step is not None:
-                await backlog.put(pieces.pop(0))
+                await reply_spool.put(pieces.pop(0))
                 unread += step
             elif unread:
-                data = await backlog.get()
+                data = await reply_spool.get()
                 assert data
                 assert left.startswith(data)
                 left = left[len(data) :]
                 unread -= len(data)
-        assert await take(backlog, unread) == left
+        assert await take(reply_spool, unread) == left
 
     pieces = numbered([step for step in steps if step is not None])
-    with mock.patch.multiple(_backlog, MEMORY_LIMIT=limit, PATIENCE=0.0), closing(Backlog()) as backlog:
+    with mock.patch.multiple(_reply_spool, MEMORY_LIMIT=limit, PATIENCE=0.0), closing(ReplySpool()) as reply_spool:
         trio.run(run)
 
 
@@ -98,13 +98,13 @@ def test_two_tasks_at_any_pace_keep_the_order(data: st.DataObject) -> None:
     async def put_all() -> None:
         for piece, length in zip(pieces, put_pauses, strict=False):
             await pause(length)
-            await backlog.put(piece)
+            await reply_spool.put(piece)
 
     async def get_all() -> None:
         left = sum(map(len, pieces))
         while left:
             await pause(get_pauses[len(got) % len(get_pauses)])
-            got.append(await backlog.get())
+            got.append(await reply_spool.get())
             left -= len(got[-1])
 
     async def run() -> None:
@@ -117,13 +117,13 @@ def test_two_tasks_at_any_pace_keep_the_order(data: st.DataObject) -> None:
     get_pauses = data.draw(st.lists(pauses, min_size=1, max_size=5))
     patience = data.draw(st.sampled_from([0.0, 1000.0]))
     limit = data.draw(st.integers(1, 100))
-    with mock.patch.multiple(_backlog, MEMORY_LIMIT=limit, PATIENCE=patience), closing(Backlog()) as backlog:
+    with mock.patch.multiple(_reply_spool, MEMORY_LIMIT=limit, PATIENCE=patience), closing(ReplySpool()) as reply_spool:
         trio.run(run)
     assert b"".join(got) == b"".join(pieces)
 
 
 @pytest.mark.trio
-async def test_many_megabytes_come_back_in_order(backlog: Backlog, impatient: None) -> None:
+async def test_many_megabytes_come_back_in_order(reply_spool: ReplySpool, impatient: None) -> None:
     put, got = hashlib.sha256(), hashlib.sha256()
     total = 64 * 700_000
 
@@ -131,26 +131,26 @@ async def test_many_megabytes_come_back_in_order(backlog: Backlog, impatient: No
         for n in range(64):
             piece = bytes([n]) * 700_000
             put.update(piece)
-            await backlog.put(piece)
+            await reply_spool.put(piece)
 
     async with no_leaks():
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(put_all)
                 while total:
-                    piece = await backlog.get()
+                    piece = await reply_spool.get()
                     got.update(piece)
                     total -= len(piece)
-        backlog.close()
+        reply_spool.close()
     assert got.digest() == put.digest()
 
 
 @pytest.mark.trio
-async def test_get_waits_for_what_comes(backlog: Backlog) -> None:
+async def test_get_waits_for_what_comes(reply_spool: ReplySpool) -> None:
     got = []
 
     async def get() -> None:
-        got.append(await backlog.get())
+        got.append(await reply_spool.get())
 
     with trio.fail_after(30):
         for n in range(3):
@@ -158,39 +158,41 @@ async def test_get_waits_for_what_comes(backlog: Backlog) -> None:
                 nursery.start_soon(get)
                 await trio.testing.wait_all_tasks_blocked()
                 assert len(got) == n
-                await backlog.put(bytes([n]))
+                await reply_spool.put(bytes([n]))
     assert got == [b"\0", b"\1", b"\2"]
 
 
 @pytest.mark.trio
-async def test_put_is_no_checkpoint_while_there_is_room_nor_get_while_there_is_something(backlog: Backlog) -> None:
+async def test_put_is_no_checkpoint_while_there_is_room_nor_get_while_there_is_something(
+    reply_spool: ReplySpool,
+) -> None:
     for _ in range(2):
         with trio.testing.assert_no_checkpoints():
-            await backlog.put(FULL[1:])
-            await backlog.put(b"1")
-            assert await backlog.get() == FULL[1:]
-            assert await backlog.get() == b"1"
+            await reply_spool.put(FULL[1:])
+            await reply_spool.put(b"1")
+            assert await reply_spool.get() == FULL[1:]
+            assert await reply_spool.get() == b"1"
 
 
 @pytest.mark.trio
-async def test_a_get_that_finds_nothing_is_a_checkpoint(backlog: Backlog) -> None:
+async def test_a_get_that_finds_nothing_is_a_checkpoint(reply_spool: ReplySpool) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
-        await backlog.get()
+        await reply_spool.get()
     assert scope.cancelled_caught
-    await backlog.put(b"1")
-    assert await backlog.get() == b"1"
+    await reply_spool.put(b"1")
+    assert await reply_spool.get() == b"1"
 
 
 # Memory
 
 
 @pytest.mark.trio
-async def test_memory_is_bounded(backlog: Backlog, impatient: None) -> None:
+async def test_memory_is_bounded(reply_spool: ReplySpool, impatient: None) -> None:
     tracemalloc.start()
     try:
         for n in range(500):
-            await backlog.put(bytes([n % 256]) * 64 * 1024)
+            await reply_spool.put(bytes([n % 256]) * 64 * 1024)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -199,35 +201,35 @@ async def test_memory_is_bounded(backlog: Backlog, impatient: None) -> None:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("size", [100, 64 * 1024, MEMORY_LIMIT // 3, MEMORY_LIMIT])
-async def test_no_more_stays_in_memory_than_its_limit(backlog: Backlog, impatient: None, size: int) -> None:
+async def test_no_more_stays_in_memory_than_its_limit(reply_spool: ReplySpool, impatient: None, size: int) -> None:
     with trio.testing.assert_no_checkpoints():
         for _ in range(MEMORY_LIMIT // size):
-            await backlog.put(bytes(size))
+            await reply_spool.put(bytes(size))
     with trio.testing.assert_checkpoints():
-        await backlog.put(bytes(size))
+        await reply_spool.put(bytes(size))
 
 
 @pytest.mark.trio
-async def test_a_piece_beyond_the_limit_is_taken_alone(backlog: Backlog, impatient: None) -> None:
+async def test_a_piece_beyond_the_limit_is_taken_alone(reply_spool: ReplySpool, impatient: None) -> None:
     with trio.testing.assert_no_checkpoints():
-        await backlog.put(FULL + b"1")
+        await reply_spool.put(FULL + b"1")
     with trio.testing.assert_checkpoints():
-        await backlog.put(b"2")
-    assert await take(backlog, len(FULL) + 2) == FULL + b"12"
+        await reply_spool.put(b"2")
+    assert await take(reply_spool, len(FULL) + 2) == FULL + b"12"
 
 
 @pytest.mark.trio
-async def test_a_file_that_was_read_to_its_end_is_done_with(backlog: Backlog, impatient: None) -> None:
+async def test_a_file_that_was_read_to_its_end_is_done_with(reply_spool: ReplySpool, impatient: None) -> None:
     """What comes later is kept in memory again; when that is full, the file has room again."""
     for n in range(3):
-        await backlog.put(FULL)
-        await backlog.put(bytes([n]))
+        await reply_spool.put(FULL)
+        await reply_spool.put(bytes([n]))
         with trio.testing.assert_checkpoints():
-            await backlog.put(bytes([n]))
-        assert await take(backlog, len(FULL) + 2) == FULL + bytes([n, n])
+            await reply_spool.put(bytes([n]))
+        assert await take(reply_spool, len(FULL) + 2) == FULL + bytes([n, n])
         with trio.testing.assert_no_checkpoints():
-            await backlog.put(b"in memory")
-        assert await backlog.get() == b"in memory"
+            await reply_spool.put(b"in memory")
+        assert await reply_spool.get() == b"in memory"
 
 
 # Patience
@@ -236,12 +238,12 @@ async def test_a_file_that_was_read_to_its_end_is_done_with(backlog: Backlog, im
 class Put:
     """A put in a task of its own; `done` is set at its end."""
 
-    def __init__(self, nursery: trio.Nursery, backlog: Backlog, data: bytes) -> None:
+    def __init__(self, nursery: trio.Nursery, reply_spool: ReplySpool, data: bytes) -> None:
         self.done = trio.Event()
-        nursery.start_soon(self._run, backlog, data)
+        nursery.start_soon(self._run, reply_spool, data)
 
-    async def _run(self, backlog: Backlog, data: bytes) -> None:
-        await backlog.put(data)
+    async def _run(self, reply_spool: ReplySpool, data: bytes) -> None:
+        await reply_spool.put(data)
         self.done.set()
 
     async def waits(self) -> bool:
@@ -251,65 +253,67 @@ class Put:
 
 @pytest.mark.trio
 async def test_a_put_that_finds_no_room_waits_until_there_is(
-    backlog: Backlog, mock_clock: trio.testing.MockClock
+    reply_spool: ReplySpool, mock_clock: trio.testing.MockClock
 ) -> None:
     async with no_leaks(), trio.open_nursery() as nursery:
-        await backlog.put(FULL)
-        put = Put(nursery, backlog, b"1")
+        await reply_spool.put(FULL)
+        put = Put(nursery, reply_spool, b"1")
         assert await put.waits()
         mock_clock.jump(PATIENCE / 2)
         assert await put.waits()
-        assert await backlog.get() == FULL
+        assert await reply_spool.get() == FULL
         await put.done.wait()
         with trio.testing.assert_no_checkpoints():
-            assert await backlog.get() == b"1"
+            assert await reply_spool.get() == b"1"
 
 
 @pytest.mark.trio
-async def test_a_put_waits_no_longer_than_the_patience(backlog: Backlog, mock_clock: trio.testing.MockClock) -> None:
+async def test_a_put_waits_no_longer_than_the_patience(
+    reply_spool: ReplySpool, mock_clock: trio.testing.MockClock
+) -> None:
     async with trio.open_nursery() as nursery:
-        await backlog.put(FULL)
-        put = Put(nursery, backlog, b"1")
+        await reply_spool.put(FULL)
+        put = Put(nursery, reply_spool, b"1")
         assert await put.waits()
         mock_clock.jump(PATIENCE)
         await put.done.wait()
-    assert await take(backlog, len(FULL) + 1) == FULL + b"1"
+    assert await take(reply_spool, len(FULL) + 1) == FULL + b"1"
 
 
 @pytest.mark.trio
 async def test_all_puts_together_wait_no_longer_than_the_patience(
-    backlog: Backlog, mock_clock: trio.testing.MockClock
+    reply_spool: ReplySpool, mock_clock: trio.testing.MockClock
 ) -> None:
-    await backlog.put(FULL)
+    await reply_spool.put(FULL)
     async with trio.open_nursery() as nursery:
         for _ in range(4):
-            put = Put(nursery, backlog, FULL)
+            put = Put(nursery, reply_spool, FULL)
             assert await put.waits()
             mock_clock.jump(PATIENCE / 5)
             assert await put.waits()
-            assert await backlog.get() == FULL
+            assert await reply_spool.get() == FULL
             await put.done.wait()
-        put = Put(nursery, backlog, b"1")
+        put = Put(nursery, reply_spool, b"1")
         assert await put.waits()
         mock_clock.jump(PATIENCE / 5 + 0.001)
         await put.done.wait()
-    assert await take(backlog, len(FULL) + 1) == FULL + b"1"
+    assert await take(reply_spool, len(FULL) + 1) == FULL + b"1"
     waited_until = trio.current_time()
     for _ in range(3):
-        await backlog.put(FULL)
+        await reply_spool.put(FULL)
         assert trio.current_time() == waited_until
-    assert await take(backlog, 3 * len(FULL)) == 3 * FULL
+    assert await take(reply_spool, 3 * len(FULL)) == 3 * FULL
 
 
 @pytest.mark.trio
-async def test_only_waiting_uses_up_patience(backlog: Backlog, mock_clock: trio.testing.MockClock) -> None:
-    await backlog.put(FULL)
+async def test_only_waiting_uses_up_patience(reply_spool: ReplySpool, mock_clock: trio.testing.MockClock) -> None:
+    await reply_spool.put(FULL)
     mock_clock.jump(100 * PATIENCE)
     async with trio.open_nursery() as nursery:
-        put = Put(nursery, backlog, b"1")
+        put = Put(nursery, reply_spool, b"1")
         mock_clock.jump(PATIENCE / 2)
         assert await put.waits()
-        assert await backlog.get() == FULL
+        assert await reply_spool.get() == FULL
 
 
 # The file
@@ -322,42 +326,42 @@ async def test_the_file_has_no_name_and_is_given_back(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     async with no_leaks():
         before = descriptors()
-        with closing(Backlog()) as backlog:
-            await backlog.put(FULL)
+        with closing(ReplySpool()) as reply_spool:
+            await reply_spool.put(FULL)
             assert descriptors() == before
-            await backlog.put(b"1")
+            await reply_spool.put(b"1")
             assert len(descriptors() - before) == 1
             assert names_in(tmp_path) == []
         assert descriptors() == before
 
 
 @pytest.mark.trio
-async def test_closing_again_is_nothing(backlog: Backlog, impatient: None) -> None:
-    backlog.close()
-    backlog.close()
-    await backlog.put(FULL)
-    await backlog.put(b"1")
-    backlog.close()
-    backlog.close()
+async def test_closing_again_is_nothing(reply_spool: ReplySpool, impatient: None) -> None:
+    reply_spool.close()
+    reply_spool.close()
+    await reply_spool.put(FULL)
+    await reply_spool.put(b"1")
+    reply_spool.close()
+    reply_spool.close()
 
 
 @pytest.mark.trio
 async def test_a_file_system_that_takes_little_at_a_time_gets_it_all(
-    monkeypatch: pytest.MonkeyPatch, backlog: Backlog, impatient: None
+    monkeypatch: pytest.MonkeyPatch, reply_spool: ReplySpool, impatient: None
 ) -> None:
     pwrite, pread = os.pwrite, os.pread
     monkeypatch.setattr(os, "pwrite", lambda file, data, offset: pwrite(file, data[:7], offset))
     monkeypatch.setattr(os, "pread", lambda file, size, offset: pread(file, min(size, 3), offset))
     pieces = numbered([100, 1, 49])
-    await backlog.put(FULL)
+    await reply_spool.put(FULL)
     for piece in pieces:
-        await backlog.put(piece)
-    assert await take(backlog, len(FULL) + 150) == FULL + b"".join(pieces)
+        await reply_spool.put(piece)
+    assert await take(reply_spool, len(FULL) + 150) == FULL + b"".join(pieces)
 
 
 @pytest.mark.trio
 async def test_what_is_being_written_is_not_read_yet(
-    monkeypatch: pytest.MonkeyPatch, backlog: Backlog, impatient: None
+    monkeypatch: pytest.MonkeyPatch, reply_spool: ReplySpool, impatient: None
 ) -> None:
     pwrite = os.pwrite
     written, may_return = threading.Event(), threading.Event()
@@ -368,16 +372,16 @@ async def test_what_is_being_written_is_not_read_yet(
         may_return.wait(30)
         return count
 
-    await backlog.put(FULL)
-    await backlog.put(b"one")
+    await reply_spool.put(FULL)
+    await reply_spool.put(b"one")
     monkeypatch.setattr(os, "pwrite", slow_pwrite)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(backlog.put, b"two")
+            nursery.start_soon(reply_spool.put, b"two")
             await trio.to_thread.run_sync(written.wait, 30)
-            assert await take(backlog, len(FULL) + 3) == FULL + b"one"
+            assert await take(reply_spool, len(FULL) + 3) == FULL + b"one"
             may_return.set()
-            assert await take(backlog, 3) == b"two"
+            assert await take(reply_spool, 3) == b"two"
 
 
 @pytest.mark.trio
@@ -393,20 +397,20 @@ async def test_when_the_disk_is_full_put_says_so(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(os, "pwrite", pwrite_within)
     async with no_leaks():
-        with closing(Backlog()) as backlog:
-            await backlog.put(FULL)
+        with closing(ReplySpool()) as reply_spool:
+            await reply_spool.put(FULL)
             with pytest.raises(OSError, match="No space left on device") as caught:
-                await backlog.put(bytes(range(200)))
+                await reply_spool.put(bytes(range(200)))
             assert caught.value.errno == errno.ENOSPC
-            assert await take(backlog, len(FULL) + room) == FULL + bytes(range(room))
+            assert await take(reply_spool, len(FULL) + room) == FULL + bytes(range(room))
 
 
 @pytest.mark.trio
 async def test_when_no_file_can_be_made_put_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backlog: Backlog, impatient: None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reply_spool: ReplySpool, impatient: None
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    await backlog.put(FULL)
+    await reply_spool.put(FULL)
     with pytest.raises(FileNotFoundError):
-        await backlog.put(b"1")
-    assert await backlog.get() == FULL
+        await reply_spool.put(b"1")
+    assert await reply_spool.get() == FULL

@@ -1,4 +1,4 @@
-"""Runs a program that cannot outlive the process that started it: `python _lifeline.py PROGRAM [ARGUMENT...]`.
+"""Run a program that cannot outlive its parent: `python _exec_tied_to_parent.py PROGRAM [ARGUMENT...]`.
 
 Standard input is a pipe whose other end that process alone holds, and on which it never writes. However it ends, the
 system closes the pipe; and the system is asked here to send SIGKILL, to this process group, when that happens. The

@@ -1,0 +1,86 @@
+"""TCP: the part that is the same on both event loops.
+
+Every stream has a non-blocking socket of its own. Bytes that the network takes at once cost one system call and no turn
+of the event loop.
+"""
+
+import socket
+
+from anyio import BrokenResourceError, ClosedResourceError
+
+from ._base import ByteStream
+
+
+class TcpStream(ByteStream):
+    """A stream over a connected TCP socket. The subclasses know how to wait for the socket.
+
+    Args:
+        sock: the socket; the stream owns it from now on.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._eof_sent = False
+
+    @property
+    def closed(self) -> bool:
+        return self._socket.fileno() < 0
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._error() from error
+
+    def send_urgent_nowait(self, data: bytes) -> bool:
+        """Send TCP urgent data; return False if the network does not take it now. No checkpoint."""
+        try:
+            return self._socket.send(data, socket.MSG_OOB) > 0
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise self._error() from error
+
+    def peer_is_gone(self) -> bool:
+        """Return whether the connection has ended or broken. Only for peers that send nothing. No checkpoint."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._check_open()
+        if self._eof_sent:
+            await self._checkpoint()
+            raise ClosedResourceError("nothing can be sent after send_eof")
+        await super().send_all(data)
+
+    async def send_eof(self) -> None:
+        await self._checkpoint()
+        if self.closed:
+            raise closed_error()
+        if not self._eof_sent:
+            self._eof_sent = True
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                raise self._error() from error
+
+    async def _check_open(self) -> None:
+        """Raise a `ClosedResourceError` if the stream is closed. A checkpoint in that case only."""
+        if self.closed:
+            await self._checkpoint()
+            raise closed_error()
+
+    def _error(self) -> BrokenResourceError | ClosedResourceError:
+        return closed_error() if self.closed else BrokenResourceError("the connection broke")
+
+
+def closed_error() -> ClosedResourceError:
+    """Return the error for the use of a stream that is closed."""
+    return ClosedResourceError("this stream is closed")
