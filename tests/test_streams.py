@@ -457,7 +457,9 @@ async def test_who_asks_and_takes_no_answers_is_given_up(monkeypatch: pytest.Mon
         async with client, server:
             fill(client)
             ask_for_certificate(server)
-            monkeypatch.setattr("rayforce_trio._streams._tls._UNTAKEN", 1000)  # the answer, with a certificate, is longer
+            monkeypatch.setattr(
+                "rayforce_trio._streams._tls._UNTAKEN", 1000
+            )  # the answer, with a certificate, is longer
             with pytest.raises(trio.BrokenResourceError, match="the peer takes no answers"):
                 await client.receive_some()
 

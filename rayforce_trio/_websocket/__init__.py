@@ -18,23 +18,53 @@ from ._frames import (
     text_too_long,
     too_long,
 )
+from ._http_heads import HEAD_LIMIT
 from ._masking import Masker
+from ._opening_request import (
+    HttpMethod,
+    HttpRequest,
+    InvalidRequest,
+    UpgradeRequest,
+    normalized_request,
+    parse_request,
+)
+from ._opening_response import (
+    BODY_LIMIT,
+    InvalidResponse,
+    ResponseParser,
+    UpgradeAccepted,
+    UpgradeRejected,
+    normalized_response,
+)
 
 __all__ = [
+    "BODY_LIMIT",
+    "HEAD_LIMIT",
     "NO_STATUS",
     "REASON_LIMIT",
     "Close",
     "CloseCode",
     "FrameReader",
+    "HttpMethod",
+    "HttpRequest",
+    "InvalidRequest",
+    "InvalidResponse",
     "Masker",
     "Opcode",
     "Ping",
     "Pong",
+    "ResponseParser",
+    "UpgradeAccepted",
+    "UpgradeRejected",
+    "UpgradeRequest",
     "WebSocketViolation",
     "frame_header",
     "new_key",
+    "normalized_request",
+    "normalized_response",
     "pack_close",
     "pack_frame",
+    "parse_request",
     "shortened",
     "text_too_long",
     "too_long",
