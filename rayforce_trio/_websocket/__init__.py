@@ -25,6 +25,7 @@ from ._opening_request import (
     HttpRequest,
     InvalidRequest,
     UpgradeRequest,
+    key_in,
     normalized_request,
     parse_request,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "UpgradeRequest",
     "WebSocketViolation",
     "frame_header",
+    "key_in",
     "new_key",
     "normalized_request",
     "normalized_response",

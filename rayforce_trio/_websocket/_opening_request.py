@@ -104,6 +104,15 @@ def normalized_request(request: UpgradeRequest) -> bytes:
     return pack_head(lines)
 
 
+def key_in(request: bytes) -> str:
+    """Return the value of `Sec-WebSocket-Key` in a request that this side made."""
+    parser = h11.Connection(h11.SERVER)
+    parser.receive_data(request)
+    event = parser.next_event()
+    assert isinstance(event, h11.Request)
+    return next(value.decode("ascii") for name, value in event.headers if name == b"sec-websocket-key")
+
+
 def _parse(head: bytes, *, leftover: bytes) -> UpgradeRequest | HttpRequest:
     request, headers = parse_head(h11.Connection(h11.SERVER), head)
     assert isinstance(request, h11.Request)

@@ -1,12 +1,12 @@
 """The server's part of the opening handshake, as a client reads it: RFC 6455, section 4.1."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import h11
 from wsproto.utilities import generate_accept_token
 
 from ._http_heads import InvalidHead, complete_head, has_token, pack_head, parse_head, wrong_header
-from ._opening_request import UpgradeRequest
 
 BODY_LIMIT = 64 * 1024
 """How much of the body of a rejection is kept, in bytes."""
@@ -62,12 +62,13 @@ class ResponseParser:
     """Parse the response to an upgrade request.
 
     Args:
-        request: the request, as it was sent.
+        key: the value of `Sec-WebSocket-Key` in the request.
+        subprotocols: the subprotocols that the request proposed.
     """
 
-    def __init__(self, request: UpgradeRequest) -> None:
-        self._accept = generate_accept_token(request.key.encode()).decode()
-        self._subprotocols = request.subprotocols
+    def __init__(self, *, key: str, subprotocols: Sequence[str]) -> None:
+        self._accept = generate_accept_token(key.encode()).decode()
+        self._subprotocols = subprotocols
         self._received = bytearray()
         self._http = h11.Connection(h11.CLIENT)
         self._http.send(_UPGRADE)  # h11 expects no response before it
@@ -146,13 +147,13 @@ class ResponseParser:
         return None
 
 
-def normalized_response(accepted: UpgradeAccepted, request: UpgradeRequest) -> bytes:
-    """Return the shortest head that accepts the request in the same way."""
+def normalized_response(accepted: UpgradeAccepted, key: str) -> bytes:
+    """Return the shortest head that accepts a request in the same way; `key` is that of the request."""
     lines = [
         "HTTP/1.1 101 Switching Protocols",
         "Upgrade: websocket",
         "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {generate_accept_token(request.key.encode()).decode()}",
+        f"Sec-WebSocket-Accept: {generate_accept_token(key.encode()).decode()}",
     ]
     if accepted.subprotocol is not None:
         lines.append(f"Sec-WebSocket-Protocol: {accepted.subprotocol}")

@@ -11,6 +11,7 @@ from rayforce_trio._websocket import (
     HttpRequest,
     InvalidRequest,
     UpgradeRequest,
+    key_in,
     normalized_request,
     parse_request,
 )
@@ -337,3 +338,7 @@ def test_a_normalized_request_asks_for_the_same(names: list[str]) -> None:
     normalized = accepted(normalized_request(request))
     assert (normalized.key, normalized.subprotocols) == (request.key, request.subprotocols)
     assert "cookie" not in normalized.headers
+
+
+def test_the_key_of_a_request_of_any_length() -> None:
+    assert key_in(upgrade({"Sec-WebSocket-Key": "x", "Cookie": "c" * HEAD_LIMIT})) == "x"

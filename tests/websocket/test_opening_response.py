@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.raw import response, upgrade, upgraded
+from support.raw import KEY, response, upgrade, upgraded
 
 from rayforce_trio._websocket import (
     BODY_LIMIT,
@@ -12,24 +12,16 @@ from rayforce_trio._websocket import (
     ResponseParser,
     UpgradeAccepted,
     UpgradeRejected,
-    UpgradeRequest,
     normalized_response,
-    parse_request,
 )
 
-REQUEST = upgrade({"Sec-WebSocket-Protocol": "rayforce.v1, chat"})
+REQUEST = upgrade()
 Response = UpgradeAccepted | UpgradeRejected | InvalidResponse | None
-
-
-def make_parser(request: bytes = REQUEST) -> ResponseParser:
-    parsed = parse_request(request)
-    assert isinstance(parsed, UpgradeRequest)
-    return ResponseParser(parsed)
 
 
 def parse(*pieces: bytes) -> Response:
     """Return the result of the first piece that has one; pieces after that are not received."""
-    parser = make_parser()
+    parser = ResponseParser(key=KEY, subprotocols=["rayforce.v1", "chat"])
     return next((result for piece in pieces if (result := parser.receive_data(piece)) is not None), None)
 
 
@@ -80,10 +72,9 @@ def test_the_parts_of_a_response() -> None:
 
 @pytest.mark.parametrize("subprotocol", [None, "chat"])
 def test_a_normalized_response_accepts_in_the_same_way(subprotocol: str | None) -> None:
-    request, accepted = parse_request(REQUEST), parse(answer({"Sec-WebSocket-Protocol": subprotocol}))
-    assert isinstance(request, UpgradeRequest)
+    accepted = parse(answer({"Sec-WebSocket-Protocol": subprotocol}))
     assert isinstance(accepted, UpgradeAccepted)
-    again = parse(normalized_response(accepted, request))
+    again = parse(normalized_response(accepted, KEY))
     assert isinstance(again, UpgradeAccepted)
     assert again.subprotocol == subprotocol
 
