@@ -39,7 +39,7 @@ LEVELS = {
 OUTSIDE = {
     "errors": {"rayforce.errors"},
     "_protocol": set[str](),
-    "_websocket": {"numpy"},
+    "_websocket": {"numpy", "h11"},
     "_values": {"numpy"},
     "_tasks": {"trio", "anyio", "asyncio"},
     "_addresses": set[str](),
@@ -49,7 +49,7 @@ OUTSIDE = {
     "prometheus": set[str](),
     "_streams": {"trio", "asyncio", "anyio", "sniffio"},
     "_codec": {"rayforce", "numpy"},
-    "_transports": {"trio", "anyio", "sniffio", "asyncio", "h11"},
+    "_transports": {"trio", "anyio", "sniffio", "asyncio"},
     "_engines": {"trio"},
     "_client": {"anyio"},
     "_server": {"trio"},
@@ -60,10 +60,10 @@ OUTSIDE = {
 
 # Replacing a library must not reach further than the modules built on it.
 LIBRARIES = {
-    "websockets": {"_transports._asyncio_websockets"},
-    "trio_websocket": {"_transports._trio_opening"},
+    "websockets": set[str](),
+    "trio_websocket": {"_transports._accepting", "_transports._connecting"},
     "aiohappyeyeballs": {"_streams._connecting"},
-    "wsproto": {"_transports._trio_opening"},
+    "wsproto": {"_transports._connecting", "_websocket._opening_response"},
     "prompt_toolkit": {"_cli._prompt"},
     "prometheus_client": {"prometheus"},
     "pyarrow": {"_values._arrow", "_values._arrow_import", "_cli._files"},
@@ -153,8 +153,9 @@ def test_a_module_imports_only_what_its_room_allows(path: Path) -> None:
         ("_transports._base", "import rayforce.errors", "rayforce.errors"),
         ("_transports._base", "import websockets.frames", "websockets.frames"),
         ("_transports._memory", "from .._engines import Engine", "rayforce_trio._engines"),
-        ("_transports._asyncio_websockets", "import wsproto", "wsproto"),
-        ("_transports._trio_websocket", "from websockets import connect", "websockets"),
+        ("_transports._websocket", "import wsproto", "wsproto"),
+        ("_websocket._connection", "import trio", "trio"),
+        ("_transports._connecting", "from websockets import connect", "websockets"),
         ("_tasks", "from ._transports import connect", "rayforce_trio._transports"),
         ("auth", "from ._transports import OpeningRequest", "rayforce_trio._transports"),
         ("auth", "import anyio", "anyio"),

@@ -31,7 +31,7 @@ from ..errors import ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT
 from ._head_stream import HeadStream
 from ._keepalive import KeepAlive
-from ._websocket import WebSocketTransport
+from ._trio_websocket import TrioWebSocket as WebSocketTransport
 
 _LINGER_TIMEOUT = 1.0  # seconds; a refused peer has this long to read the answer before the socket is closed
 
@@ -198,9 +198,7 @@ async def accept(
     )
 
 
-async def refuse(
-    socket_stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLContext | None = None
-) -> None:
+async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLContext | None = None) -> None:
     """Refuse a peer that has not sent a request, within about a second. A checkpoint.
 
     Args:
@@ -293,7 +291,7 @@ async def _decide(stream: ByteStream, asked: OpeningRequest, decide: Decide) -> 
 
 
 async def _refuse_bad_request(stream: ByteStream, status: int, reason: str, headers: Headers) -> NoReturn:
-    """Tell the peer that its request is not valid, and raise `BadRequest`. A checkpoint; close the stream afterwards."""
+    """Tell the peer that its request is not valid, and raise `BadRequest`. A checkpoint; close the stream after it."""
     await _answer(stream, Refusal(status, reason, headers))
     raise BadRequest(status, reason)
 

@@ -29,7 +29,7 @@ from ..errors import ConnectionRejected, HandshakeError, RayforceWSError
 from ._base import connect_failed, no_websocket_server, tls_failed
 from ._head_stream import HeadStream
 from ._keepalive import KeepAlive
-from ._websocket import WebSocketTransport
+from ._trio_websocket import TrioWebSocket as WebSocketTransport
 
 
 async def connect(
@@ -107,7 +107,9 @@ class _Opening:
         self.headers = [(name.encode(), value.encode()) for name, value in headers]
 
     async def exchange(self, request: bytes) -> tuple[UpgradeAccepted, bytes]:
-        """Send the request, and return the response, parsed and normalized. A checkpoint; if cancelled, close the stream.
+        """Send the request, and return the response and its normalized head.
+
+        A checkpoint. If this raises or is cancelled, close the stream.
 
         Raises:
             ConnectionRejected: the server refused the connection with an HTTP status.

@@ -14,8 +14,7 @@ from support.raw import CONTINUATION, PING, PONG, TEXT, RawPeer, accept_raw, fra
 from support.transport_contract import CHECKS, Check, check_that_pings_pass_between_fragments, check_transport
 
 from rayforce_trio._addresses import Endpoint
-from rayforce_trio._transports import KeepAlive, Transport
-from rayforce_trio._transports._trio_opening import OpeningRequest, accept, connect
+from rayforce_trio._transports import AcceptOptions, KeepAlive, OpeningRequest, Transport, accept, connect
 from rayforce_trio._transports._trio_websocket import TrioWebSocket
 
 pytestmark = pytest.mark.trio
@@ -34,14 +33,13 @@ async def open_server(listener: trio.SocketListener, max_message_size: int, *, t
     async def welcome(request: OpeningRequest) -> None:
         assert request.peer == "127.0.0.1"
 
-    return await accept(
-        await listener.accept(),
-        tls=server_context(local_certificates()) if tls else None,
-        decide=welcome,
+    options = AcceptOptions(
         subprotocols=["rayforce.v1"],
         max_message_size=max_message_size,
         keepalive=KeepAlive(),
+        tls=server_context(local_certificates()) if tls else None,
     )
+    return await accept(await listener.accept(), options, decide=welcome)
 
 
 @asynccontextmanager
