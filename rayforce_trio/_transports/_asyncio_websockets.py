@@ -18,7 +18,7 @@ from websockets.typing import Subprotocol
 from .._addresses import Endpoint, os_error_text
 from .._protocol import MESSAGE_LIMIT_HEADER, Frame, LazyFrame, parse_message_limit
 from .._tasks import TimeSlice
-from .._websocket import CloseCode, shortened
+from .._websocket import CloseCode, truncate_reason
 from ..errors import (
     ConnectionLost,
     ConnectionRejected,
@@ -206,7 +206,7 @@ class AsyncioWebSocket(Transport):
         try:
             await anyio.lowlevel.checkpoint()
             with anyio.move_on_after(CLOSE_TIMEOUT):  # the library bounds the wait for an answer, not the writing
-                await self._websocket.close(code, shortened(reason))
+                await self._websocket.close(code, truncate_reason(reason))
         finally:
             self.abort()
 

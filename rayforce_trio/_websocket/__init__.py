@@ -1,41 +1,55 @@
-"""WebSocket, RFC 6455, without I/O."""
+"""WebSocket (RFC 6455) without I/O."""
 
+from ._connection import EndedBy, Ending, LocalProtocolError, State, WebSocketConnection
 from ._frames import (
     NO_STATUS,
     REASON_LIMIT,
     Close,
     CloseCode,
-    FrameReader,
+    Data,
     Opcode,
+    Payload,
     Ping,
     Pong,
+    Sliceable,
+    WebSocketError,
     WebSocketViolation,
     frame_header,
+    message_too_long,
     new_key,
     pack_close,
     pack_frame,
-    shortened,
     text_too_long,
-    too_long,
+    truncate_reason,
 )
 from ._masking import Masker
+from ._reader import FrameReader
 
 __all__ = [
     "NO_STATUS",
     "REASON_LIMIT",
     "Close",
     "CloseCode",
+    "Data",
+    "EndedBy",
+    "Ending",
     "FrameReader",
+    "LocalProtocolError",
     "Masker",
     "Opcode",
+    "Payload",
     "Ping",
     "Pong",
+    "Sliceable",
+    "State",
+    "WebSocketConnection",
+    "WebSocketError",
     "WebSocketViolation",
     "frame_header",
+    "message_too_long",
     "new_key",
     "pack_close",
     "pack_frame",
-    "shortened",
     "text_too_long",
-    "too_long",
+    "truncate_reason",
 ]
