@@ -85,7 +85,7 @@ class ConnectionHandler:
         for opening in self._openings:
             opening.cancel()
 
-    async def receive(self, stream: trio.SocketStream) -> None:
+    async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one peer, until it is gone. Whatever it does, and whatever goes wrong, ends here."""
         connection_id = next(self._ids)
         try:

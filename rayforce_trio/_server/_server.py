@@ -26,9 +26,8 @@ from ._counters import Counters
 from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
-from ._listener import patient
+from ._listening import open_listeners
 from ._options import ConnectionOptions
-from ._shared_port import open_shared_listeners
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 
@@ -304,11 +303,10 @@ class WSServer:
 
     async def _serve(self, stopping: trio.Event, task_status: trio.TaskStatus["WSServer"]) -> None:
         listeners = await self._listen()
-        receive = self._handler.receive
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 await accepting.start(
-                    partial(trio.serve_listeners, receive, patient(listeners), handler_nursery=connections)
+                    partial(trio.serve_listeners, self._handler.handle, listeners, handler_nursery=connections)
                 )
                 self._since = time.time()
                 task_status.started(self)
@@ -318,25 +316,14 @@ class WSServer:
 
     async def _listen(self) -> list[trio.SocketListener]:
         try:
-            listeners = await self._open_listeners(self._asked_port)
-            while len({_port(listener) for listener in listeners}) > 1:
-                # Port 0 and a name with several addresses: each got a port of its own. Take the first one's for all.
-                port = _port(listeners[0])
-                for listener in listeners:
-                    listener.socket.close()
-                listeners = await self._open_listeners(port)
+            listeners = await open_listeners(self.host, self._asked_port, reuse_port=self._reuse_port)
         except (OSError, UnicodeError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
             raise ListenError(f"cannot listen on {self.url}: {reason}") from error
-        self._bound_port = _port(listeners[0])
-        addresses = (listener.socket.getsockname()[0] for listener in listeners)
-        self._handler.query_timeout = self._options.query_timeout_on(addresses)
+        names = [listener.socket.getsockname() for listener in listeners]
+        self._bound_port = int(names[0][1])
+        self._handler.query_timeout = self._options.query_timeout_on(name[0] for name in names)
         return listeners
-
-    async def _open_listeners(self, port: int) -> list[trio.SocketListener]:
-        if self._reuse_port:
-            return await open_shared_listeners(self.host, port)
-        return await trio.open_tcp_listeners(port, host=self.host)
 
     @property
     def _is_listening(self) -> bool:
@@ -358,7 +345,3 @@ def _require_trio() -> None:
         raise RayforceWSError(
             "the server needs trio: use trio.run(server.run); only the client runs on asyncio"
         ) from None
-
-
-def _port(listener: trio.SocketListener) -> int:
-    return int(listener.socket.getsockname()[1])

@@ -1,21 +1,25 @@
-"""`WSServer(reuse_port=True)`: several servers on one port."""
+"""Listening: on every address of a host, on a shared port, and when file descriptors run out."""
 
 import errno
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from support.engine_processes import LOCAL
+from support.gateway import gateway
 from support.leaks import no_leaks
+from support.raw import connect_raw
 
 from rayforce_trio import WSClient, WSServer, errors
 from rayforce_trio._engines import Engine, Session
 from rayforce_trio._protocol import Failure, Frame, Reply, Result, string_frame
+from rayforce_trio._server._listening import open_listeners
 
 BOTH = "both.test"
 """A host name with two addresses: 127.0.0.1 and ::1."""
@@ -201,6 +205,51 @@ async def test_addresses_of_a_family_that_the_system_lacks_are_left_out(
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("reuse_port", [False, True])
+@pytest.mark.parametrize("number", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
+@pytest.mark.parametrize("lacking", [socket.AF_INET, socket.AF_INET6])
+async def test_addresses_that_cannot_be_bound_are_left_out(
+    lacking: socket.AddressFamily, number: int, reuse_port: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where IPv6 is switched off, sockets can be made, but ::1 cannot be bound."""
+
+    class Unbindable:
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._inner.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        async def bind(self, _: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            raise OSError(number, "Cannot assign requested address")
+
+    make_socket = trio.socket.socket
+
+    def make(family: Any = socket.AF_INET, *args: Any, **options: Any) -> Any:
+        made = make_socket(family, *args, **options)
+        return Unbindable(made) if family == lacking else made
+
+    monkeypatch.setattr(trio.socket, "socket", make)
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    own, other = ("127.0.0.1", "::1") if lacking == socket.AF_INET6 else ("::1", "127.0.0.1")
+    with trio.fail_after(30):
+        async with no_leaks():
+            listeners = await open_listeners(BOTH, 0, reuse_port=reuse_port)
+            assert [listener.socket.getsockname()[0] for listener in listeners] == [own]
+            for listener in listeners:
+                await listener.aclose()
+            with pytest.raises(errors.ListenError, match="Cannot assign requested address"):
+                await named("one", host=other, reuse_port=reuse_port).serve()
+
+
+@pytest.mark.trio
 async def test_a_system_that_cannot_share_ports_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "SO_REUSEPORT")
     async with no_leaks():
@@ -221,3 +270,25 @@ async def test_an_unknown_host_is_a_plain_error_that_names_it() -> None:
     async with no_leaks():
         with pytest.raises(errors.ListenError, match=r"cannot listen on ws://nowhere\.invalid:0: Name or service"):
             await named("one", host="nowhere.invalid").serve()
+
+
+@pytest.mark.trio
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can change the limits of another process")
+async def test_a_server_that_ran_out_of_descriptors_goes_on_when_it_has_some_again(
+    native_port: int, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with gateway(native_port, log) as server, trio.fail_after(60):
+        async with WSClient(LOCAL, server.port).connect() as connection:
+            server.leave_descriptors(4)
+            with ExitStack() as peers:
+                for _ in range(40):
+                    peers.enter_context(connect_raw(server.port))
+                while "accept returned EMFILE (Too many open files)" not in log.read_text():
+                    assert await connection.execute("(+ 1 2)") == 3
+            served = False
+            while not served:
+                with suppress(errors.ConnectError):
+                    async with WSClient(LOCAL, server.port).connect() as other:
+                        served = await other.execute("(+ 1 2)") == 3
+            assert await connection.execute("(+ 1 2)") == 3
