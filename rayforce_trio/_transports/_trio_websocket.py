@@ -12,6 +12,7 @@ import trio
 
 from .._addresses import os_error_text
 from .._protocol import Frame, LazyFrame
+from .._protocol._frames import announced_size
 from .._streams import READ_SIZE, BrokenResourceError, ByteStream, ClosedResourceError
 from .._tasks import TimeSlice, race
 from .._websocket import (
@@ -84,7 +85,9 @@ class TrioWebSocket(Transport):
         self._last_sign_of_life = trio.current_time()
         self._time_slice = TimeSlice(self.flush)
         # Incoming
-        self._receiver = FrameReader(masked=not client, max_message_size=max_message_size, max_text_size=TEXT_LIMIT)
+        self._receiver = FrameReader(
+            masked=not client, max_message_size=max_message_size, max_text_size=TEXT_LIMIT, expected_size=announced_size
+        )
         self._receiver.feed(leftover)
         self._receiving = False
         self._violated = False

@@ -1,22 +1,26 @@
-"""WebSocket, RFC 6455, without I/O."""
+"""WebSocket (RFC 6455) without I/O."""
 
+from ._connection import EndedBy, Ending, LocalProtocolError, State, WebSocketConnection
 from ._frames import (
     NO_STATUS,
     REASON_LIMIT,
     Close,
     CloseCode,
-    FrameReader,
+    Data,
     Opcode,
+    Payload,
     Ping,
     Pong,
+    Sliceable,
+    WebSocketError,
     WebSocketViolation,
     frame_header,
+    message_too_long,
     new_key,
     pack_close,
     pack_frame,
-    shortened,
     text_too_long,
-    too_long,
+    truncate_reason,
 )
 from ._http_heads import HEAD_LIMIT
 from ._masking import Masker
@@ -37,6 +41,7 @@ from ._opening_response import (
     UpgradeRejected,
     normalized_response,
 )
+from ._reader import FrameReader
 
 __all__ = [
     "BODY_LIMIT",
@@ -45,29 +50,38 @@ __all__ = [
     "REASON_LIMIT",
     "Close",
     "CloseCode",
+    "Data",
+    "EndedBy",
+    "Ending",
     "FrameReader",
     "HttpMethod",
     "HttpRequest",
     "InvalidRequest",
     "InvalidResponse",
+    "LocalProtocolError",
     "Masker",
     "Opcode",
+    "Payload",
     "Ping",
     "Pong",
     "ResponseParser",
+    "Sliceable",
+    "State",
     "UpgradeAccepted",
     "UpgradeRejected",
     "UpgradeRequest",
+    "WebSocketConnection",
+    "WebSocketError",
     "WebSocketViolation",
     "frame_header",
     "key_in",
+    "message_too_long",
     "new_key",
     "normalized_request",
     "normalized_response",
     "pack_close",
     "pack_frame",
     "parse_request",
-    "shortened",
     "text_too_long",
-    "too_long",
+    "truncate_reason",
 ]

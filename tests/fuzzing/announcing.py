@@ -7,6 +7,7 @@ from random import Random
 
 from fuzzing.frames import BINARY, CONTINUATION, PING, TEXT, frame
 from rayforce_trio._protocol import Header, MessageType, NativeReceiver
+from rayforce_trio._protocol._frames import announced_size
 from rayforce_trio._websocket import FrameReader, WebSocketViolation
 
 _LIMIT = 1 << 30
@@ -64,7 +65,7 @@ def _native(random: Random) -> object:
 
 
 def _received(stream: bytes) -> FrameReader:
-    receiver = FrameReader(masked=False, max_message_size=_LIMIT, max_text_size=_LIMIT)
+    receiver = FrameReader(masked=False, max_message_size=_LIMIT, max_text_size=_LIMIT, expected_size=announced_size)
     receiver.feed(stream)
     try:
         while receiver.next_event() is not None:
