@@ -160,7 +160,7 @@ def test_a_module_imports_only_what_its_room_allows(path: Path) -> None:
         ("_transports._base", "import websockets.frames", "websockets.frames"),
         ("_transports._memory", "from .._engines import Engine", "rayforce_trio._engines"),
         ("_transports._asyncio_websockets", "import wsproto", "wsproto"),
-        ("_transports._trio_websocket", "from websockets import connect", "websockets"),
+        ("_transports._websocket", "from websockets import connect", "websockets"),
         ("_tasks", "from ._transports import connect", "rayforce_trio._transports"),
         ("auth", "from ._transports import OpeningRequest", "rayforce_trio._transports"),
         ("auth", "import anyio", "anyio"),

@@ -195,11 +195,10 @@ class AsyncioWebSocket(Transport):
     async def run(self) -> None:
         await self._keepalive.run(lambda: self._websocket.last_sign_of_life, self._ping, lambda: True)
 
-    async def _ping(self) -> None:
-        try:
-            await self._websocket.ping()
-        except WebsocketsClosed as error:
-            raise self._ended(error) from None
+    def _ping(self) -> None:
+        if self._websocket.state is State.OPEN:
+            self._websocket.protocol.send_ping(b"")
+            self._websocket.send_data()
 
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         self._closed_by_us |= self._websocket.state is State.OPEN

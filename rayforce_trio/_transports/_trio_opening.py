@@ -2,7 +2,7 @@
 
 trio-websocket's own connection is left after the handshake, since one bad peer can end a process that serves on it,
 pings wait behind whole messages, and nothing bounds a close. Its reader task is cancelled while it waits in a stream of
-ours, which keeps every byte after the HTTP head; the same socket then goes on in a `TrioWebSocket`.
+ours, which keeps every byte after the HTTP head; the same socket then goes on in a `WebSocketTransport`.
 """
 
 import base64
@@ -34,7 +34,7 @@ from ..errors import ConnectError, ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT, connect_failed, no_websocket_server, tls_failed
 from ._head_stream import HeadStream, HeadTooLong, PeerGone, SpeaksTls
 from ._keepalive import KeepAlive
-from ._trio_websocket import TrioWebSocket
+from ._websocket import WebSocketTransport
 
 _LINGER_TIMEOUT = 1.0  # seconds a refused peer has to read why, before the socket is closed
 
@@ -138,7 +138,7 @@ async def connect(
     headers: Sequence[tuple[str, str]] = (),
     max_message_size: int,
     keepalive: KeepAlive,
-) -> TrioWebSocket:
+) -> WebSocketTransport:
     """Open a connection. A checkpoint; if cancelled, nothing is left open.
 
     Args:
@@ -178,7 +178,7 @@ async def _upgrade_client(
     headers: Sequence[tuple[str, str]],
     max_message_size: int,
     keepalive: KeepAlive,
-) -> TrioWebSocket:
+) -> WebSocketTransport:
     head = HeadStream(stream, with_body=True)
     subprotocol: str | None = None
     message_limit: int | None = None
@@ -209,7 +209,7 @@ async def _upgrade_client(
         if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a server refuses a certificate as late as this
             raise tls_failed(endpoint, error.__cause__) from None
         raise no_websocket_server(endpoint, error) from error
-    return TrioWebSocket(
+    return WebSocketTransport(
         stream,
         client=True,
         leftover=head.leftover,
@@ -235,7 +235,7 @@ async def accept(
     max_message_size: int,
     keepalive: KeepAlive,
     write_timeout: float = WRITE_STALL_TIMEOUT,
-) -> TrioWebSocket:
+) -> WebSocketTransport:
     """Do the server's part of the opening handshake. A checkpoint; if it raises or is cancelled, nothing is left open.
 
     Args:
@@ -293,7 +293,7 @@ async def _upgrade_server(
     max_message_size: int,
     keepalive: KeepAlive,
     write_timeout: float,
-) -> TrioWebSocket:
+) -> WebSocketTransport:
     head = HeadStream(stream)
     certificate = stream.certificate if isinstance(stream, TlsStream) else None
     chosen: str | None = None
@@ -338,7 +338,7 @@ async def _upgrade_server(
     except _HANDSHAKE_ERRORS as error:
         await _refuse_bad_request(head, stream)
         raise BadRequest(head.answered or 400, f"the peer's opening handshake makes no sense: {error}") from error
-    return TrioWebSocket(
+    return WebSocketTransport(
         stream,
         client=False,
         leftover=head.leftover,
