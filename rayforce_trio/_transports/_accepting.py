@@ -31,7 +31,7 @@ from ..errors import ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT
 from ._head_stream import HeadStream
 from ._keepalive import KeepAlive
-from ._trio_websocket import TrioWebSocket as WebSocketTransport
+from ._websocket import WebSocketTransport
 
 _LINGER_TIMEOUT = 1.0  # seconds; a refused peer has this long to read the answer before the socket is closed
 

@@ -29,7 +29,7 @@ from ..errors import ConnectionRejected, HandshakeError, RayforceWSError
 from ._base import connect_failed, no_websocket_server, tls_failed
 from ._head_stream import HeadStream
 from ._keepalive import KeepAlive
-from ._trio_websocket import TrioWebSocket as WebSocketTransport
+from ._websocket import WebSocketTransport
 
 
 async def connect(

@@ -100,6 +100,8 @@ class FrameReader:
 
     def buffer_updated(self, count: int) -> None:
         """Take `count` bytes that were received into the buffer."""
+        if self._ended:  # since the call of `get_buffer`
+            return
         assert self._frame is not None
         assert isinstance(self._message, _Binary)
         self._message.buffer_updated(count, self._frame.masker)

@@ -16,7 +16,7 @@ def _no_internal_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @pytest.fixture
 def short_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait 0.1 seconds, not 10, for a peer that does not answer a close."""
-    monkeypatch.setattr("rayforce_trio._transports._trio_websocket.CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("rayforce_trio._transports._websocket.CLOSE_TIMEOUT", 0.1)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import trio
 from rayforce_trio._addresses import Endpoint
 from rayforce_trio._tasks import race
 from rayforce_trio._transports import AcceptOptions, KeepAlive, OpeningRequest, Transport, accept, connect, end
-from rayforce_trio._transports._trio_websocket import TrioWebSocket
+from rayforce_trio._transports._websocket import WebSocketTransport
 from rayforce_trio.errors import HandshakeError, RayforceWSError
 
 _LIMIT = 64 * 1024 * 1024  # bytes; the longest message of the suite has 16 MiB
@@ -60,7 +60,7 @@ async def _welcome(request: OpeningRequest) -> None:
 
 
 def _for_echo(transport: Transport) -> Transport:
-    assert isinstance(transport, TrioWebSocket)
+    assert isinstance(transport, WebSocketTransport)
     transport.max_text_size = _LIMIT
     return transport
 
