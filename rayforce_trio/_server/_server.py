@@ -15,7 +15,7 @@ import trio
 from .._addresses import authority_of, check_host, check_port
 from .._engines import Engine, InProcessEngine
 from .._streams import check_tls_context
-from .._tasks import collapse_groups
+from .._tasks import EventLoop, collapse_groups, in_trio, running_loop
 from .._transports import KeepAlive, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
@@ -149,6 +149,7 @@ class WSServer:
         self._starting = trio.CancelScope()
         self._stopping: trio.Event | None = None
         self._stopped = trio.Event()
+        self._loop: EventLoop | None = None  # the trio run in which it serves
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     @property
@@ -222,6 +223,7 @@ class WSServer:
         if self._stopping is not None:
             raise RayforceWSError("the server is running already")
         self._starting, self._stopping, self._stopped = trio.CancelScope(), trio.Event(), trio.Event()
+        self._loop = running_loop()
         self._handler.start()
         try:
             with collapse_groups():
@@ -266,8 +268,13 @@ class WSServer:
         """
         if grace is not None:
             check_grace("grace", grace)
+        _require_trio()
         if self._stopping is None:
             raise RayforceWSError("Server not started")
+        if running_loop() is not self._loop:
+            raise RayforceWSError(
+                "stop() must be called in the trio run that serves; from another thread, use trio.from_thread.run"
+            )
         self._stop(self._stopping, grace)
         await self._stopped.wait()
 
@@ -343,9 +350,5 @@ class WSServer:
 
 
 def _require_trio() -> None:
-    try:
-        trio.lowlevel.current_root_task()
-    except RuntimeError:
-        raise RayforceWSError(
-            "the server needs trio: use trio.run(server.run); only the client runs on asyncio"
-        ) from None
+    if not in_trio():
+        raise RayforceWSError("the server needs trio: use trio.run(server.run); only the client runs on asyncio")

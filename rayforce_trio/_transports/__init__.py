@@ -22,7 +22,6 @@ from ._base import (
     end,
 )
 from ._connecting import connect
-from ._detached import start_detached
 from ._keepalive import KeepAlive
 
 __all__ = [
@@ -45,5 +44,4 @@ __all__ = [
     "connect",
     "end",
     "refuse",
-    "start_detached",
 ]
