@@ -253,7 +253,7 @@ async def test_opening_cancelled_at_any_point_leaves_no_wakeup_connection_and_cl
                     nursery.start_soon(open_another)
                     await (await engine.open_session()).aclose()
             assert engine._group.wakeup._stream is not None
-            assert set(engine._group._sessions) == set(others)
+            assert set[object](engine._group._sessions) == set(others)
             await others[0].aclose()
             assert engine._group.wakeup._stream is None
         return scope.cancelled_caught
