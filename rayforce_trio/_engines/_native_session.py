@@ -23,7 +23,7 @@ from .._protocol import (
     Result,
     error_code,
 )
-from .._streams import TcpStream
+from .._streams import BrokenResourceError, ClosedResourceError, TcpStream
 from .._tasks import race
 from ..errors import EngineError
 from ._base import Session
@@ -41,7 +41,7 @@ _READ_SIZE = 384 * 1024  # bytes; measured: smaller reads take longer, larger on
 _MAX_START_SIZE = 64 * 1024  # bytes; a longer request is unlikely to be written without waiting
 _MAX_SEND_SIZE = 1024 * 1024  # bytes written between two checkpoints
 _STOP = b"!"  # as TCP urgent data
-_NETWORK_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
+_NETWORK_ERRORS = (BrokenResourceError, ClosedResourceError)
 
 
 class NativeSession(Session):
@@ -84,7 +84,7 @@ class NativeSession(Session):
         try:
             while exchange.state is ExchangeState.HANDSHAKING:
                 while exchange.data_to_send():
-                    await stream.wait_send_all_might_not_block()
+                    await stream.wait_writable()
                     exchange.bytes_sent(stream.send_nowait(exchange.data_to_send()))
                 if data := await stream.receive_some():
                     exchange.receive_data(data)
@@ -219,7 +219,7 @@ class NativeSession(Session):
         try:
             while True:
                 while exchange.data_to_send() or exchange.stop_due:
-                    await self._stream.wait_send_all_might_not_block()
+                    await self._stream.wait_writable()
                     self._send()
                 self._send_due = trio.Event()
                 await self._send_due.wait()

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import trio
 
-from .._streams import TcpStream
+from .._streams import BrokenResourceError, TcpStream
 from ..errors import EngineError
 from ._backoff import exponential_backoff
 
@@ -51,7 +51,7 @@ class WakeupConnection:
     def wake(self) -> None:
         """Make the server look for a stop. No checkpoint."""
         if self._stream is not None:
-            with suppress(trio.BrokenResourceError):  # the next `ensure_connected` connects again
+            with suppress(BrokenResourceError):  # the next `ensure_connected` connects again
                 self._stream.send_urgent_nowait(_WAKE)
 
     def close(self) -> None:
