@@ -561,7 +561,7 @@ async def test_a_session_asked_for_as_the_process_ends_waits_for_the_next(autoju
 
     async def end(engine: NativeProcess) -> None:
         engine._native, engine._ready = None, trio.Event()
-        engine._gone.set()
+        engine._ended.set()
 
     for _ in range(20):  # one of the two comes first, by chance
         engine = NativeProcess()
