@@ -34,13 +34,8 @@ from ._handshake import (
     check_hello_reply,
     parse_message_limit,
 )
-from ._native import (
-    NATIVE_MAX_REQUEST,
-    FrameChunk,
-    NativeHandshake,
-    NativeReceiver,
-    dump_credentials,
-)
+from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
+from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._server import CancelRequested, ServerProtocol, ServerRequest
 from ._verbose import join_verbose, split_verbose
@@ -58,16 +53,19 @@ __all__ = [
     "HELLO_REPLY",
     "MESSAGE_LIMIT_HEADER",
     "MESSAGE_TYPE_OFFSET",
+    "NATIVE_MAX_REPLY",
     "NATIVE_MAX_REQUEST",
     "SIZED",
     "SUBPROTOCOL",
     "TIMEOUT",
     "VERBOSE_FLAG",
+    "CancelAction",
     "CancelNotice",
     "CancelRequested",
     "ClientProtocol",
     "ClientRequest",
     "ErrorNotice",
+    "ExchangeState",
     "Failure",
     "Frame",
     "FrameChunk",
@@ -75,8 +73,7 @@ __all__ = [
     "Header",
     "LazyFrame",
     "MessageType",
-    "NativeHandshake",
-    "NativeReceiver",
+    "NativeExchange",
     "Outgoing",
     "ProtocolViolation",
     "Reply",
