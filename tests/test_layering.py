@@ -47,7 +47,7 @@ OUTSIDE = {
     "statistics": set[str](),
     "auth": {"trio"},
     "prometheus": set[str](),
-    "_streams": {"trio"},
+    "_streams": {"trio", "asyncio", "anyio", "sniffio"},
     "_codec": {"rayforce", "numpy"},
     "_transports": {"trio", "anyio", "sniffio", "asyncio", "h11"},
     "_engines": {"trio"},
@@ -62,6 +62,7 @@ OUTSIDE = {
 LIBRARIES = {
     "websockets": {"_transports._asyncio_websockets"},
     "trio_websocket": {"_transports._trio_opening"},
+    "aiohappyeyeballs": {"_streams._connecting"},
     "wsproto": {"_transports._trio_opening"},
     "prompt_toolkit": {"_cli._prompt"},
     "prometheus_client": {"prometheus"},

@@ -6,7 +6,7 @@ import trio
 
 from .._addresses import authority_of, check_host, check_port, os_error_text
 from .._protocol import dump_credentials
-from .._streams import TcpStream
+from .._streams import TcpStream, stream_of
 from ..errors import EngineError, RayforceValueError
 from ._base import Engine
 from ._native_session import NativeSession, SessionGroup
@@ -80,7 +80,7 @@ class NativeEngine(Engine):
             except (OSError, UnicodeError) as error:
                 raise EngineError(f"{self._name} cannot be reached: {os_error_text(error)}") from None
             _watch_for_silence(stream)
-            return TcpStream(stream)
+            return stream_of(stream)
         raise EngineError(f"{self._name} cannot be reached within {CONNECT_TIMEOUT:g} seconds")
 
     @property

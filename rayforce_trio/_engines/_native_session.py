@@ -26,7 +26,7 @@ from .._protocol import (
     error_code,
     parse_header,
 )
-from .._streams import TcpStream
+from .._streams import BrokenResourceError, ClosedResourceError, TcpStream
 from .._tasks import race
 from ..errors import EngineError
 from ._backoff import exponential_backoff
@@ -136,7 +136,7 @@ class NativeSession(Session):
                     await self._stream.send_all(self._handshake.to_send)
                     self._handshake.to_send = b""
                 self._handshake.receive(await self._stream.receive_some(self._handshake.expects))
-        except trio.BrokenResourceError:
+        except BrokenResourceError:
             raise self._lost("broke off the handshake") from None
         except ProtocolViolation as violation:
             raise self._lost(f"cannot be used: {violation}") from None
@@ -157,7 +157,7 @@ class NativeSession(Session):
         self._prepare()
         self._answer = answer
         data = _addressed(frame, MessageType.SYNC)
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # then it is gone, which `run` finds out
+        with suppress(BrokenResourceError, ClosedResourceError):  # then it is gone, which `run` finds out
             data = data[self._stream.send_nowait(data) :]
         if data:
             self._unsent = data
@@ -279,14 +279,14 @@ class NativeSession(Session):
             else:
                 await self._stream.send_all(_addressed(view[:HEADER_SIZE], message_type))
                 await self._stream.send_all(view[HEADER_SIZE:])
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (BrokenResourceError, ClosedResourceError):
             raise self._lost("is gone") from None
 
     # Stopping
 
     def _stop(self) -> None:
         """Have the engine stop what it was asked last, now or before it begins with it."""
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # then it is gone, which `run` finds out
+        with suppress(BrokenResourceError, ClosedResourceError):  # then it is gone, which `run` finds out
             if not self._stream.send_urgent_nowait(_STOP):
                 self._late.set()  # the engine has not read the whole request yet, and the network is full of it
             else:
@@ -315,8 +315,8 @@ class NativeSession(Session):
                     await self._stream.send_all(unsent)
                     self._sent = True
                 else:
-                    await self._stream.wait_send_all_might_not_block()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.wait_writable()
+            except (BrokenResourceError, ClosedResourceError):
                 raise self._lost("is gone") from None
             if self._sent and self._cancelled:
                 self._stop()
@@ -343,7 +343,7 @@ class NativeSession(Session):
                     data = await self._stream.receive_some(_READ_SIZE)
                 if patience.cancelled_caught:
                     raise self._lost(f"stopped in the middle of a reply, for {STALL_TIMEOUT:g} seconds")
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (BrokenResourceError, ClosedResourceError):
             raise self._lost("is gone") from None
         if not data:
             raise self._lost("is gone")

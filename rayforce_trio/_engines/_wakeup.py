@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import trio
 
-from .._streams import TcpStream
+from .._streams import BrokenResourceError, TcpStream
 
 _ANY = b"!"  # its value means nothing
 
@@ -42,7 +42,7 @@ class WakeupConnection:
     def wake(self) -> None:
         """Have the engine look. No checkpoint."""
         if self._stream is not None:
-            with suppress(trio.BrokenResourceError):  # the engine is gone, as the sessions will find out
+            with suppress(BrokenResourceError):  # the engine is gone, as the sessions will find out
                 self._stream.send_urgent_nowait(_ANY)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ trio-websocket does the handshake and no more. What this stream keeps from it:
 
 import trio
 
-from .._streams import READ_SIZE
+from .._streams import READ_SIZE, BrokenResourceError, ByteStream, ClosedResourceError
 from ..errors import ConnectionRejected, HandshakeError
 from ._base import BODY_LIMIT
 
@@ -46,7 +46,7 @@ class HeadStream(trio.abc.Stream):
         answered: the HTTP status of what was sent; 0: nothing was.
     """
 
-    def __init__(self, stream: trio.abc.Stream, *, with_body: bool = False) -> None:
+    def __init__(self, stream: ByteStream, *, with_body: bool = False) -> None:
         self._stream = stream
         self._with_body = with_body
         self._body: bytearray | None = None
@@ -101,18 +101,18 @@ class HeadStream(trio.abc.Stream):
     async def _receive(self) -> bytes:
         try:
             return bytes(await self._stream.receive_some(READ_SIZE))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (BrokenResourceError, ClosedResourceError) as error:
             raise PeerGone("the connection broke during the opening handshake") from error.__cause__
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
             await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (BrokenResourceError, ClosedResourceError):
             raise PeerGone("the connection broke during the opening handshake") from None
         self.answered = self.answered or _status_in(bytes(data))
 
     async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
+        await self._stream.wait_writable()
 
     async def aclose(self) -> None:
         """Called by trio-websocket when it has refused the peer by itself, and then nobody would be told."""

@@ -20,7 +20,15 @@ import wsproto.utilities
 
 from .._addresses import Endpoint, authority_of
 from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
-from .._streams import ByteStream, TcpStream, TlsStream, is_plaintext_error
+from .._streams import (
+    BrokenResourceError,
+    ByteStream,
+    ClosedResourceError,
+    TlsStream,
+    connect_tcp,
+    is_plaintext_error,
+    stream_of,
+)
 from .._tasks import collapse_groups
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT, connect_failed, no_websocket_server, tls_failed
@@ -142,7 +150,7 @@ async def connect(
         HandshakeError: what answers is no WebSocket server, or its TLS cannot be trusted.
     """
     try:
-        stream: ByteStream = TcpStream(await trio.open_tcp_stream(*endpoint.address))
+        stream: ByteStream = await connect_tcp(*endpoint.address)
     except (OSError, UnicodeError) as error:
         raise connect_failed(endpoint, error) from error
     try:
@@ -251,7 +259,7 @@ async def accept(
     except OSError as error:
         stream.socket.close()
         raise HandshakeError("the peer was gone before it was served") from error
-    lean: ByteStream = TcpStream(stream)
+    lean: ByteStream = stream_of(stream)
     try:
         if tls is not None:
             lean = await _secure_server(lean, tls)
@@ -395,14 +403,14 @@ async def refuse(stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLCon
         stream: a connection just accepted; it is closed afterwards, whatever happens.
         tls: how to speak TLS; `None`: not at all.
     """
-    lean: ByteStream = TcpStream(stream)
+    lean: ByteStream = stream_of(stream)
     try:
         with trio.move_on_after(_LINGER_TIMEOUT):
             if tls is not None:
                 lean = await _secure_server(lean, tls)
             await lean.send_all(_response(refusal.status, refusal.all_headers, refusal.body))
             await _linger(lean)
-    except (trio.BrokenResourceError, trio.ClosedResourceError, HandshakeError):
+    except (BrokenResourceError, ClosedResourceError, HandshakeError):
         pass
     finally:
         lean.close()
@@ -433,7 +441,7 @@ async def _refuse_plainly(stream: ByteStream, status: int, body: bytes = b"") ->
     """Answer a peer whose request trio-websocket could not read."""
     try:
         await stream.send_all(_response(status, [(b"Connection", b"close")], body))
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
+    except (BrokenResourceError, ClosedResourceError):
         return
     await _linger(stream)
 
@@ -445,5 +453,5 @@ async def _linger(stream: ByteStream) -> None:
             await stream.send_eof()
             while await stream.receive_some():
                 pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (BrokenResourceError, ClosedResourceError):
             pass

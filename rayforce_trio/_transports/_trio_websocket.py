@@ -12,7 +12,7 @@ import trio
 
 from .._addresses import os_error_text
 from .._protocol import Frame, LazyFrame
-from .._streams import READ_SIZE, ByteStream
+from .._streams import READ_SIZE, BrokenResourceError, ByteStream, ClosedResourceError
 from .._tasks import TimeSlice, race
 from .._websocket import (
     Close,
@@ -176,7 +176,7 @@ class TrioWebSocket(Transport):
                 data = await self._stream.receive_some()
                 count = len(data)
                 self._receiver.feed(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (BrokenResourceError, ClosedResourceError) as error:
             raise self._broken(error) from None
         if not count:
             raise self._lost("the peer went away without closing the connection")
@@ -314,7 +314,7 @@ class TrioWebSocket(Transport):
         while piece:
             try:
                 piece = piece[self._stream.send_nowait(piece) :]
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            except (BrokenResourceError, ClosedResourceError) as error:
                 raise self._broken(error) from None
             if piece:
                 await self._wait_until_it_takes_more()
@@ -322,7 +322,7 @@ class TrioWebSocket(Transport):
     def _send_some(self) -> None:
         try:
             count = self._stream.send_nowait(self._outgoing)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (BrokenResourceError, ClosedResourceError) as error:
             raise self._broken(error) from None
         del self._outgoing[:count]
 
@@ -330,8 +330,8 @@ class TrioWebSocket(Transport):
         # A server need not wait for a peer that reads nothing; a client does, since the server may be evaluating.
         with trio.move_on_after(self._write_timeout) as patience:
             try:
-                await self._stream.wait_send_all_might_not_block()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                await self._stream.wait_writable()
+            except (BrokenResourceError, ClosedResourceError) as error:
                 raise self._broken(error) from None
         if patience.cancelled_caught:
             raise self._lost(f"the peer took nothing for {self._write_timeout:g} seconds")
@@ -377,7 +377,7 @@ class TrioWebSocket(Transport):
                 self._close_sent = True
             await self._send_outgoing()
             if self._violated:  # the peer's answer would not be understood; its hanging up will
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                with suppress(BrokenResourceError, ClosedResourceError):
                     await self._stream.send_eof()
         if self._receiving:
             await self._ended.wait()  # whoever receives sees the peer's answer

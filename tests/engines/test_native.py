@@ -575,7 +575,7 @@ async def test_a_stop_follows_its_request_however_late_the_engine_reads(size: in
                 nursery.start_soon(ask_at_length, session)
                 await wait_all_tasks_blocked()
                 if is_full:
-                    filling = _fill(session._stream.fileno())
+                    filling = _fill(session._stream._socket.fileno())
                 session.cancel()
                 await wait_all_tasks_blocked()
                 read_on.set()

@@ -6,14 +6,13 @@ import pytest
 import trio
 import trio_websocket
 from support.raw import frame, upgrade, upgraded
-from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
+from support.streams import MemoryByteStream, memory_byte_streams
 
 from rayforce_trio._transports._base import BODY_LIMIT
 from rayforce_trio._transports._head_stream import HEAD_LIMIT, HeadStream, HeadTooLong
 from rayforce_trio.errors import ConnectionRejected, HandshakeError
 
 HEAD = upgrade()
-Stream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
 
 
 async def check_that_nothing_more_comes(head: HeadStream) -> None:
@@ -26,7 +25,7 @@ async def check_that_nothing_more_comes(head: HeadStream) -> None:
 
 @pytest.mark.trio
 async def test_a_head_passes_whole() -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream)
     await peer.send_all(HEAD)
     assert await head.receive_some(1) == HEAD
@@ -36,7 +35,7 @@ async def test_a_head_passes_whole() -> None:
 
 @pytest.mark.trio
 async def test_a_head_that_comes_byte_by_byte_passes_whole() -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream)
     async with trio.open_nursery() as nursery:
 
@@ -52,7 +51,7 @@ async def test_a_head_that_comes_byte_by_byte_passes_whole() -> None:
 
 @pytest.mark.trio
 async def test_what_follows_a_head_is_kept_back() -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream)
     await peer.send_all(HEAD + b"\r\n\r\nframes")
     assert await head.receive_some() == HEAD
@@ -63,7 +62,7 @@ async def test_what_follows_a_head_is_kept_back() -> None:
 
 @pytest.mark.trio
 async def test_what_follows_a_head_need_not_be_ascii() -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream)
     await peer.send_all(HEAD + b"\xff\xfe")
     assert await head.receive_some() == HEAD
@@ -73,7 +72,7 @@ async def test_what_follows_a_head_need_not_be_ascii() -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("trailing", [b"", b"frames" * HEAD_LIMIT], ids=["alone", "with trailing data"])
 async def test_a_head_of_just_the_limit_passes(trailing: bytes) -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     longest = b"x" * (HEAD_LIMIT - 4) + b"\r\n\r\n"
     await peer.send_all(longest + trailing)
     assert await HeadStream(stream).receive_some() == longest
@@ -82,7 +81,7 @@ async def test_a_head_of_just_the_limit_passes(trailing: bytes) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("data", [b"x" * HEAD_LIMIT, b"x" * (HEAD_LIMIT - 3) + b"\r\n\r\n"], ids=["no end", "one over"])
 async def test_a_head_over_the_limit_is_refused(data: bytes) -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     await peer.send_all(data)
     with pytest.raises(HeadTooLong, match=f"longer than {HEAD_LIMIT} bytes"):
         await HeadStream(stream).receive_some()
@@ -90,7 +89,7 @@ async def test_a_head_over_the_limit_is_refused(data: bytes) -> None:
 
 @pytest.mark.trio
 async def test_a_head_that_is_not_ascii_is_refused() -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     await peer.send_all(upgrade({"Host": "caf\xe9"}))
     with pytest.raises(HandshakeError, match="bytes that are not ASCII"):
         await HeadStream(stream).receive_some()
@@ -99,7 +98,7 @@ async def test_a_head_that_is_not_ascii_is_refused() -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("data", [b"", HEAD[:-1]], ids=["before the head", "in the head"])
 async def test_the_end_of_the_stream_is_an_error(data: bytes) -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     await peer.send_all(data)
     await peer.send_eof()
     with pytest.raises(HandshakeError, match="the peer closed the connection during the opening handshake"):
@@ -108,7 +107,7 @@ async def test_the_end_of_the_stream_is_an_error(data: bytes) -> None:
 
 @pytest.mark.trio
 async def test_a_broken_stream_is_an_error_whether_read_or_written() -> None:
-    _, stream = memory_stream_pair()
+    _, stream = memory_byte_streams()
     await stream.aclose()
     with pytest.raises(HandshakeError, match="the connection broke during the opening handshake"):
         await HeadStream(stream).receive_some()
@@ -118,7 +117,7 @@ async def test_a_broken_stream_is_an_error_whether_read_or_written() -> None:
 
 @pytest.mark.trio
 async def test_what_is_sent_passes() -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream)
     await head.wait_send_all_might_not_block()
     await head.send_all(b"answer")
@@ -128,7 +127,7 @@ async def test_what_is_sent_passes() -> None:
 @pytest.mark.trio
 async def test_closing_it_is_an_error_and_leaves_the_stream_open() -> None:
     """trio-websocket closes when it has refused a peer; only so does anybody learn of it."""
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     with pytest.raises(HandshakeError, match="makes no sense"):
         await HeadStream(stream).aclose()
     await peer.send_all(b"still open")
@@ -137,7 +136,7 @@ async def test_closing_it_is_an_error_and_leaves_the_stream_open() -> None:
 
 @pytest.mark.trio
 async def test_the_body_of_a_refusal_passes_up_to_its_limit() -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream, with_body=True)
     await peer.send_all(b"HTTP/1.1 403 Forbidden\r\n\r\nbody")
     assert await head.receive_some() == b"HTTP/1.1 403 Forbidden\r\n\r\n"
@@ -151,7 +150,7 @@ async def test_the_body_of_a_refusal_passes_up_to_its_limit() -> None:
 
 @pytest.mark.trio
 async def test_the_body_of_a_refusal_ends_with_the_stream() -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream, with_body=True)
     await peer.send_all(b"HTTP/1.1 403 Forbidden\r\n\r\nnot you")
     await peer.send_eof()
@@ -163,7 +162,7 @@ async def test_the_body_of_a_refusal_ends_with_the_stream() -> None:
 
 @pytest.mark.trio
 async def test_what_follows_an_accepted_upgrade_is_no_body() -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream, with_body=True)
     await peer.send_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\nframes")
     await head.receive_some()
@@ -184,7 +183,9 @@ async def take_over(shake_hands: Callable[[trio.Nursery], Awaitable[None]]) -> N
             nursery.cancel_scope.cancel()
 
 
-async def check_that_it_is_whole(peer: Stream, stream: Stream, head: HeadStream, early: bytes) -> None:
+async def check_that_it_is_whole(
+    peer: MemoryByteStream, stream: MemoryByteStream, head: HeadStream, early: bytes
+) -> None:
     """No byte is lost on either side of the takeover, nothing was said to the peer, and the stream is open."""
     await peer.send_all(FRAMES[len(early) :])
     assert head.leftover == early
@@ -196,7 +197,7 @@ async def check_that_it_is_whole(peer: Stream, stream: Stream, head: HeadStream,
 @pytest.mark.trio
 @pytest.mark.parametrize("early", [0, 1, len(FRAMES) - 1], ids=["none early", "a byte early", "nearly all early"])
 async def test_a_cancelled_reader_leaves_the_servers_stream_alone(early: int) -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream)
     await peer.send_all(HEAD + FRAMES[:early])
 
@@ -212,7 +213,7 @@ async def test_a_cancelled_reader_leaves_the_servers_stream_alone(early: int) ->
 @pytest.mark.trio
 @pytest.mark.parametrize("early", [0, 1, len(FRAMES) - 1], ids=["none early", "a byte early", "nearly all early"])
 async def test_a_cancelled_reader_leaves_the_clients_stream_alone(early: int) -> None:
-    peer, stream = memory_stream_pair()
+    peer, stream = memory_byte_streams()
     head = HeadStream(stream, with_body=True)
 
     async def shake_hands(nursery: trio.Nursery) -> None:
