@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Literal
@@ -199,9 +199,9 @@ class WSServer:
                 nursery.start_soon(heed, signals)
                 with patience:
                     async with self:
-                        print(f"Rayforce WebSocket served on {self.url}", flush=True)  # noqa: T201 - documented
+                        _announce(f"Rayforce WebSocket served on {self.url}")
                         await stop_asked.wait()
-                print("\nRayforce WebSocket Server stopped.", flush=True)  # noqa: T201 - documented
+                _announce("\nRayforce WebSocket Server stopped.")
                 nursery.cancel_scope.cancel()
 
     async def serve(self, *, task_status: trio.TaskStatus["WSServer"] = trio.TASK_STATUS_IGNORED) -> None:
@@ -336,6 +336,12 @@ class WSServer:
     def _is_well(self) -> bool:
         """Whether clients can be sent here, as far as is known without asking an engine."""
         return self._is_serving and not all(engine.is_down for engine in self._authorizer.engines)
+
+
+def _announce(text: str) -> None:
+    """Print a line for the user. A server runs on if nobody reads its output, or if the output cannot be written."""
+    with suppress(OSError, ValueError):
+        print(text, flush=True)  # noqa: T201 - documented
 
 
 def _require_trio() -> None:
