@@ -5,6 +5,8 @@ from collections import deque
 
 import trio
 
+from .._text import escape_controls
+
 LINE_LIMIT = 8 * 1024
 """The longest line that is logged as one record, in bytes."""
 
@@ -60,8 +62,7 @@ class Output:
         return line
 
     def _log(self, line: bytes, name: str) -> None:
-        text = line.decode("utf-8", "replace").rstrip()
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        text = escape_controls(line.decode("utf-8", "replace").rstrip())
         if text:
             self._last_lines.append(text)
             logger.log(logging.WARNING if text.startswith(_WARNING_PREFIXES) else logging.INFO, "%s: %s", name, text)

@@ -36,8 +36,9 @@ from ._handshake import (
 )
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
 from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
+from ._pipeline import Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
-from ._server import CancelRequested, ServerProtocol, ServerRequest
+from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
 
@@ -59,11 +60,13 @@ __all__ = [
     "SUBPROTOCOL",
     "TIMEOUT",
     "VERBOSE_FLAG",
+    "Action",
     "CancelAction",
     "CancelNotice",
     "CancelRequested",
     "ClientProtocol",
     "ClientRequest",
+    "ConnectionState",
     "ErrorNotice",
     "ExchangeState",
     "Failure",
@@ -72,14 +75,17 @@ __all__ = [
     "FrameError",
     "Header",
     "LazyFrame",
+    "Message",
     "MessageType",
     "NativeExchange",
+    "Outcome",
     "Outgoing",
     "ProtocolViolation",
     "Reply",
     "ReplyReceived",
+    "RequestPipeline",
+    "RequestState",
     "Result",
-    "ServerProtocol",
     "ServerRequest",
     "check_hello",
     "check_hello_reply",

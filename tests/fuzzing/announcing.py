@@ -9,6 +9,7 @@ from support.exchanges import waiting_exchange
 
 from fuzzing.frames import BINARY, CONTINUATION, PING, TEXT, frame
 from rayforce_trio._protocol import NATIVE_MAX_REPLY, Header, MessageType, ProtocolViolation
+from rayforce_trio._protocol._frames import announced_size
 from rayforce_trio._websocket import FrameReader, WebSocketViolation
 
 _LIMIT = 1 << 30
@@ -66,7 +67,7 @@ def _native(random: Random) -> object:
 
 
 def _received(stream: bytes) -> FrameReader:
-    receiver = FrameReader(masked=False, max_message_size=_LIMIT, max_text_size=_LIMIT)
+    receiver = FrameReader(masked=False, max_message_size=_LIMIT, max_text_size=_LIMIT, expected_size=announced_size)
     receiver.feed(stream)
     try:
         while receiver.next_event() is not None:
