@@ -41,7 +41,7 @@ OUTSIDE = {
     "_protocol": set[str](),
     "_websocket": {"numpy"},
     "_values": {"numpy"},
-    "_tasks": {"trio", "anyio", "asyncio"},
+    "_tasks": {"trio", "anyio", "asyncio", "sniffio"},
     "_addresses": set[str](),
     "_credentials": set[str](),
     "statistics": set[str](),

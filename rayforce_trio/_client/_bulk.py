@@ -96,7 +96,7 @@ async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequen
 
 async def create(exchange: Exchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
     """Create a table, or replace one. A checkpoint."""
-    exchange.check_open()
+    exchange.check_usable()
     _check_new_name(table)
     value = value_of(table)
     free = call("nil?", value)

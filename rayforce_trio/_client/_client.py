@@ -1,24 +1,18 @@
 """`WSClient`: where to connect, and the three ways to do it."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from dataclasses import dataclass
 from ssl import SSLContext, create_default_context
 from types import TracebackType
 from typing import Any, Protocol, TypedDict, Unpack
 
 import anyio
-from anyio.abc import TaskGroup
 
 from .._addresses import Endpoint, parse_url
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
-from .._tasks import collapse_groups
-from .._transports import (
-    KeepAlive,
-    check_size,
-    closed_by_us,
-    connect,
-    start_detached,
-)
+from .._tasks import DetachedTask, running_loop
+from .._transports import KeepAlive, check_size, closed_by_us, connect
 from ..errors import HandshakeError, RayforceValueError, RayforceWSError
 from ._connection import WSClientConnection
 from ._credentials import request_headers
@@ -137,7 +131,10 @@ class WSClient:
             raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery or an anyio TaskGroup")
         return PendingConnection(self._open, nursery)
 
-    async def _open(self) -> "WSClientConnection":
+    async def _open(self) -> WSClientConnection:
+        """Open a connection, whose task is not started yet. A checkpoint; if cancelled, no connection is left open."""
+        if running_loop() is None:
+            raise RayforceWSError("no event loop is running; call this in trio.run or asyncio.run")
         with anyio.move_on_after(OPEN_TIMEOUT):
             transport = await connect(
                 self._endpoint,
@@ -176,44 +173,61 @@ def _context(ssl: bool | SSLContext) -> SSLContext | None:
     return ssl
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of `async with client.connect()` that was entered and not left yet.
+
+    Attributes:
+        entered_by: the id of the task that entered it.
+        task: the connection's task; `None` if a nursery of the caller's holds it.
+    """
+
+    entered_by: int
+    connection: WSClientConnection
+    task: DetachedTask | None
+
+
 class PendingConnection:
     """A connection that is not open yet, from `WSClient.connect`. Await it, or enter it with `async with`.
 
     Each use makes a new connection. The errors are those of `WSClient.connect`.
     """
 
-    def __init__(self, open_: Callable[[], Awaitable["WSClientConnection"]], nursery: Nursery | None) -> None:
+    def __init__(self, open_: Callable[[], Awaitable[WSClientConnection]], nursery: Nursery | None) -> None:
         self._open = open_
         self._nursery = nursery
-        self._connection: WSClientConnection | None = None
-        self._task_group: TaskGroup | None = None
+        self._blocks: list[_Block] = []
 
-    def __await__(self) -> Generator[Any, Any, "WSClientConnection"]:
-        return self._start().__await__()
+    def __await__(self) -> Generator[Any, Any, WSClientConnection]:
+        return self._connect().__await__()
 
-    async def _start(self) -> "WSClientConnection":
-        connection = await self._open()
-        try:
-            if self._nursery is None:
-                start_detached(connection._exchange.run, connection._exchange.abandon)
-            else:
-                self._nursery.start_soon(connection._exchange.run)
-        except BaseException:
-            connection._exchange.abandon()
-            raise
+    async def _connect(self) -> WSClientConnection:
+        """Open a connection and start its task. A checkpoint; if cancelled, no connection is left open."""
+        connection, _ = await self._start()
         return connection
 
-    async def __aenter__(self) -> "WSClientConnection":
-        if self._nursery is not None:
-            self._connection = await self._start()
-            return self._connection
-        connection = self._connection = await self._open()
+    async def _start(self) -> tuple[WSClientConnection, DetachedTask | None]:
+        """Open a connection and start its task. A checkpoint; if cancelled, no connection is left open."""
+        connection = await self._open()
+        exchange = connection._exchange
+        if self._nursery is None:
+            connection._is_unclosed = True
+            return connection, DetachedTask(exchange.run, exchange.abort)
         try:
-            self._task_group = await anyio.create_task_group().__aenter__()
+            self._nursery.start_soon(exchange.run)
+        except (RuntimeError, AttributeError) as error:  # it is closed; or it is trio's, and trio is not running
+            exchange.abort()
+            raise RayforceWSError(
+                "the nursery cannot start the connection's task; it must be open, and belong to the running event loop"
+            ) from error
         except BaseException:
-            connection._exchange.abandon()
+            exchange.abort()
             raise
-        self._task_group.start_soon(connection._exchange.run)
+        return connection, None
+
+    async def __aenter__(self) -> WSClientConnection:
+        connection, task = await self._start()
+        self._blocks.append(_Block(anyio.get_current_task().id, connection, task))
         return connection
 
     async def __aexit__(
@@ -222,11 +236,35 @@ class PendingConnection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._connection is not None
-        if self._task_group is None:
-            await self._connection.close()
+        """Close the connection and wait for the end of its task, in any task of the connection's event loop.
+
+        A checkpoint. If cancelled, the connection is closed within 2 seconds, and its task has ended when this raises
+        the cancellation.
+        """
+        block = self._block_to_leave()
+        exchange = block.connection._exchange
+        exchange.check_closable()
+        self._blocks.remove(block)
+        if block.task is None:
+            await block.connection.close()
         else:
-            self._connection._exchange.close_with(closed_by_us())
-            # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
-            with collapse_groups():
-                await self._task_group.__aexit__(None, None, None)
+            block.connection._is_unclosed = False
+            exchange.close_with(closed_by_us())
+            await block.task.join()
+
+    def _block_to_leave(self) -> _Block:
+        """Return the latest block that the current task entered. If it entered none, return the latest of all.
+
+        Raises:
+            RayforceWSError: no block was entered, or several other tasks have entered one.
+        """
+        current = None if running_loop() is None else anyio.get_current_task().id
+        blocks = [block for block in self._blocks if block.entered_by == current] or self._blocks
+        if not blocks:
+            raise RayforceWSError("the block of this connect() was not entered, or was left already")
+        if len({block.entered_by for block in blocks}) > 1:
+            raise RayforceWSError(
+                "several tasks have entered this connect() object, and this task is none of them, so it is not clear "
+                "which connection to close; call connect() once for each block"
+            )
+        return blocks[-1]

@@ -19,7 +19,6 @@ from ._base import (
     closed_by_us,
     end,
 )
-from ._detached import start_detached
 from ._keepalive import KeepAlive
 from ._trio_opening import BadRequest, HttpRequestServed, HttpResponse, OpeningRequest, Refusal, accept, refuse
 
@@ -42,7 +41,6 @@ __all__ = [
     "connect",
     "end",
     "refuse",
-    "start_detached",
 ]
 
 
