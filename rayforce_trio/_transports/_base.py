@@ -22,9 +22,6 @@ from ..errors import (
     RayforceWSError,
 )
 
-BODY_LIMIT = 64 * 1024
-"""How much is kept of what a server says when it refuses, in bytes."""
-
 TEXT_LIMIT = 64 * 1024
 """The longest text message accepted, in characters: text is for control only."""
 

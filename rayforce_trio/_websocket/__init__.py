@@ -22,10 +22,30 @@ from ._frames import (
     text_too_long,
     truncate_reason,
 )
+from ._http_heads import HEAD_LIMIT
 from ._masking import Masker
+from ._opening_request import (
+    HttpMethod,
+    HttpRequest,
+    InvalidRequest,
+    UpgradeRequest,
+    key_in,
+    normalized_request,
+    parse_request,
+)
+from ._opening_response import (
+    BODY_LIMIT,
+    InvalidResponse,
+    ResponseParser,
+    UpgradeAccepted,
+    UpgradeRejected,
+    normalized_response,
+)
 from ._reader import FrameReader
 
 __all__ = [
+    "BODY_LIMIT",
+    "HEAD_LIMIT",
     "NO_STATUS",
     "REASON_LIMIT",
     "Close",
@@ -34,22 +54,34 @@ __all__ = [
     "EndedBy",
     "Ending",
     "FrameReader",
+    "HttpMethod",
+    "HttpRequest",
+    "InvalidRequest",
+    "InvalidResponse",
     "LocalProtocolError",
     "Masker",
     "Opcode",
     "Payload",
     "Ping",
     "Pong",
+    "ResponseParser",
     "Sliceable",
     "State",
+    "UpgradeAccepted",
+    "UpgradeRejected",
+    "UpgradeRequest",
     "WebSocketConnection",
     "WebSocketError",
     "WebSocketViolation",
     "frame_header",
+    "key_in",
     "message_too_long",
     "new_key",
+    "normalized_request",
+    "normalized_response",
     "pack_close",
     "pack_frame",
+    "parse_request",
     "text_too_long",
     "truncate_reason",
 ]

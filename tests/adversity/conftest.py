@@ -22,4 +22,4 @@ def short_close(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a refused peer 0.1 seconds, not 1, to read why and to close."""
-    monkeypatch.setattr("rayforce_trio._transports._trio_opening._LINGER_TIMEOUT", 0.1)
+    monkeypatch.setattr("rayforce_trio._transports._accepting._LINGER_TIMEOUT", 0.1)
