@@ -251,11 +251,6 @@ def test_every_event_in_every_state(state: str, event: str, outcome: str, client
         assert connection.data_to_send() is None
 
 
-def test_the_table_in_the_documentation_names_every_state() -> None:
-    for name in State.__members__:
-        assert name in (_connection.__doc__ or "")
-
-
 # Messages
 
 
