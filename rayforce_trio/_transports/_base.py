@@ -115,7 +115,6 @@ class Transport(ABC):
 
         A checkpoint. May be called while other tasks are in `receive`, `send` and `run`. Raises nothing of the network.
         If cancelled, the socket is closed all the same. Of a reason longer than `REASON_LIMIT`, the beginning is sent.
-        In the middle of a message of several fragments, the `websockets` library says 1011, whatever it is given.
         """
 
     @abstractmethod
