@@ -135,15 +135,16 @@ class DetachedTask:
             _detached_tasks.add(task)
             task.add_done_callback(self._done_on_asyncio)
 
-    async def join(self) -> None:
-        """Wait until the task has ended. A checkpoint.
+    async def join(self, ask_to_end: Callable[[], None]) -> None:
+        """Ask the task to end, and wait until it has. A checkpoint.
 
         If cancelled, cancel the task, wait for its end nevertheless, and then raise the cancellation. The task limits
-        how long that takes.
+        how long that takes. In a scope that is cancelled already, the task is cancelled without being asked before.
         """
         cancelled = anyio.get_cancelled_exc_class()
         try:
             await anyio.lowlevel.checkpoint()
+            ask_to_end()
             await self._ended.wait()
         except cancelled:
             self._scope.cancel()

@@ -249,8 +249,7 @@ class PendingConnection:
             await block.connection.close()
         else:
             block.connection._is_unclosed = False
-            exchange.close_with(closed_by_us())
-            await block.task.join()
+            await block.task.join(lambda: exchange.close_with(closed_by_us()))
 
     def _block_to_leave(self) -> _Block:
         """Return the latest block that the current task entered. If it entered none, return the latest of all.

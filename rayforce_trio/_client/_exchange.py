@@ -76,10 +76,9 @@ class Exchange:
             )
 
     def check_usable(self) -> None:
-        """Raise an error if the connection has ended, or belongs to another event loop."""
+        """Raise an error if the connection has ended, or belongs to another event loop. Every public call does this."""
         self.check_loop()
-        if self.reason is not None:
-            raise self._refusal(self.reason)
+        self._check_open()
 
     def check_closable(self) -> None:
         """Raise an error if the connection is open, and belongs to another event loop."""
@@ -93,9 +92,9 @@ class Exchange:
         and its reply is discarded.
 
         Raises:
-            RayforceWSError: the connection belongs to another event loop, has ended, or ends before the reply arrives.
+            RayforceWSError: the connection has ended, or ends before the reply arrives.
         """
-        self.check_usable()
+        self._check_open()
         await anyio.lowlevel.checkpoint_if_cancelled()  # or it could be sent before the cancellation is noticed
         request = self._protocol.submit(frame)
         del frame
@@ -108,7 +107,7 @@ class Exchange:
 
         If cancelled before that, the post is not sent, unless it was partly sent already. Raises as `request`.
         """
-        self.check_usable()
+        self._check_open()
         await anyio.lowlevel.checkpoint_if_cancelled()
         request = self._protocol.post(frame)
         del frame
@@ -253,15 +252,17 @@ class Exchange:
         self._transport.abort()
         self._closed.set()
 
-    def _refusal(self, reason: RayforceWSError) -> RayforceWSError:
-        """Return the error of a call on a connection that has ended for `reason`."""
-        refusal = copy.copy(reason)
-        message = "Cannot execute on closed connection" + ("" if self.closed_here else f": {reason}")
-        if isinstance(refusal, ConnectionClosed | ProtocolError):
-            refusal.message = message
+    def _check_open(self) -> None:
+        """Raise an error if the connection has ended."""
+        if self.reason is None:
+            return
+        error = copy.copy(self.reason)
+        message = "Cannot execute on closed connection" + ("" if self.closed_here else f": {self.reason}")
+        if isinstance(error, ConnectionClosed | ProtocolError):
+            error.message = message
         else:
-            refusal.args = (message,)
-        return refusal
+            error.args = (message,)
+        raise error
 
 
 class _Waiter:

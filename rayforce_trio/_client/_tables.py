@@ -47,6 +47,7 @@ async def evaluate(exchange: Exchange, expression: Buffer, description: str) -> 
     Raises:
         RayforceError: the evaluation failed, or the connection.
     """
+    exchange.check_usable()
     header = Header(0, MessageType.SYNC, len(expression)).pack()
     return value_payload(exchange, await exchange.request(b"".join([header, expression])), description)
 
