@@ -44,7 +44,7 @@ class ClientOptions(TypedDict, total=False):
 
 
 class WSClient:
-    """A client for a Rayforce WebSocket server, on trio and on asyncio (there with the extra `asyncio` installed).
+    """A client for a Rayforce WebSocket server, on trio and on asyncio.
 
     Args:
         host: the server's name or address.
@@ -125,7 +125,7 @@ class WSClient:
             ConnectError: nobody answers there.
             ConnectionRejected: the server refused.
             HandshakeError: what answers is no Rayforce WebSocket server, or it took longer than 5 seconds.
-            RayforceWSError: the running event loop is not supported, or lacks the library that the error names.
+            RayforceWSError: no event loop is running, or one that is not supported.
         """
         if nursery is not None and not hasattr(nursery, "start_soon"):
             raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery or an anyio TaskGroup")
