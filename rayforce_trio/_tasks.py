@@ -109,12 +109,10 @@ class TimeSlice:
 
 
 class DetachedTask:
-    """A task that no nursery holds. It runs until it returns, is cancelled by `join`, or the event loop ends.
+    """A task that no nursery holds. It runs until it returns, is cancelled, or the event loop ends.
 
     A nursery can only be left in the task that entered it, and in the reverse order of entering. A detached task can be
-    joined anywhere in its event loop.
-
-    Starting it is not a checkpoint.
+    joined anywhere in its event loop, which it must be started in. Starting it is not a checkpoint.
 
     Args:
         function: must raise nothing but cancellation.
@@ -135,18 +133,27 @@ class DetachedTask:
             _detached_tasks.add(task)
             task.add_done_callback(self._done_on_asyncio)
 
-    async def join(self) -> None:
-        """Wait until the task has ended. A checkpoint.
+    def cancel(self) -> None:
+        """Cancel the task. No checkpoint."""
+        self._scope.cancel()
 
-        If cancelled, cancel the task, wait for its end nevertheless, and then raise the cancellation. The task limits
-        how long that takes.
+    @trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave the task behind
+    async def join(self, stop: Callable[[], None]) -> None:
+        """Stop the task, and wait until it has ended. A checkpoint.
+
+        If cancelled, cancel the task, wait for its end nevertheless, and then raise the cancellation. The function
+        limits how long that takes.
+
+        Args:
+            stop: asks the function to return. It is not called if the caller is cancelled already.
         """
         cancelled = anyio.get_cancelled_exc_class()
         try:
             await anyio.lowlevel.checkpoint()
+            stop()
             await self._ended.wait()
         except cancelled:
-            self._scope.cancel()
+            self.cancel()
             with anyio.CancelScope(shield=True):
                 while not self._ended.is_set():
                     try:

@@ -186,7 +186,7 @@ async def values(driver: Driver) -> None:
             "(+ 1 2)",
             "(til 5)",
             '"text"',
-            "(list 1 2.5 'a \"b\" [2024.01.02])",
+            '(list 1 2.5 \'a "b" [2024.01.02])',
             "(dict [a b] (list 1 [2 3]))",
             "(table [sym px day] (list [a b] [1.5 0Nf] [2024.01.02 0Nd]))",
             "(take 0 0)",

@@ -80,9 +80,7 @@ class NativeServer:
 
 
 @contextmanager
-def native_server(
-    *options: str, script: str | None = None, directory: Path | None = None
-) -> Iterator[NativeServer]:
+def native_server(*options: str, script: str | None = None, directory: Path | None = None) -> Iterator[NativeServer]:
     """Run a native server on a free port; it is killed in the end.
 
     Args:
