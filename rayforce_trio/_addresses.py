@@ -6,6 +6,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from .errors import RayforceValueError
@@ -105,11 +106,29 @@ def _check_target(target: object) -> None:
         raise RayforceValueError("Invalid path. Must begin with / and be of visible ASCII characters, without a #")
 
 
-def parse_url(url: object) -> tuple[str, int | None, str, bool, str | None]:
-    """Take a URL apart: the host, the port, the path with the query, whether it wants TLS, and the user.
+class ParsedUrl(NamedTuple):
+    """The parts of a server's URL.
+
+    Attributes:
+        host: the host name or address, without brackets.
+        port: 1-65535; `None` means the scheme's default port.
+        target: the path with the query.
+        is_secure: whether the scheme is `wss`.
+        user: the user name, decoded, if there is one.
+    """
+
+    host: str
+    port: int | None
+    target: str
+    is_secure: bool
+    user: str | None
+
+
+def parse_url(url: object) -> ParsedUrl:
+    """Parse the URL of a server. The errors do not show the URL, which may contain a password.
 
     Raises:
-        RayforceValueError: it is no `ws://` or `wss://` URL, or has a password in it.
+        RayforceValueError: the URL is not a `ws://` or `wss://` URL, or contains a password.
     """
     try:
         if not isinstance(url, str):
@@ -117,13 +136,23 @@ def parse_url(url: object) -> tuple[str, int | None, str, bool, str | None]:
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
             raise ValueError
+    except (TypeError, ValueError):
+        raise RayforceValueError(
+            "Invalid URL. Must look like ws://host:port or wss://user@host:port/path, with an IPv6 address in brackets"
+        ) from None
+    try:
         port = parts.port
-    except (TypeError, ValueError):  # it is not shown: there may be a password in it
-        raise RayforceValueError("Invalid URL. Must look like wss://user@host:port/path, or ws://") from None
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise RayforceValueError("Invalid port in the URL. Must be a number between 1 and 65535")
     if parts.password is not None:
-        raise RayforceValueError("There is a password in the URL, which others may read; give password= instead")
+        raise RayforceValueError(
+            "The URL contains a password, which other users may be able to read. Give the password separately"
+        )
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return parts.hostname, port, target, parts.scheme == "wss", unquote(parts.username) if parts.username else None
+    user = unquote(parts.username) if parts.username else None
+    return ParsedUrl(parts.hostname, port, target, parts.scheme == "wss", user)
 
 
 def os_error_text(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
 import anyio
@@ -191,6 +191,7 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
             that network errors must not hide; otherwise the first one.
     """
     errors: list[Exception] = []
+    coroutines: list[Coroutine[object, object, None]] = []
 
     @trio.lowlevel.enable_ki_protection  # the caller's own task raises KeyboardInterrupt; here it would be in a group
     async def run(function: Callable[[], Awaitable[None]]) -> None:
@@ -200,10 +201,18 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
             errors.append(error)
         task_group.cancel_scope.cancel()
 
-    with collapse_groups():
-        async with anyio.create_task_group() as task_group:
-            for function in functions:
-                task_group.start_soon(run, function)
+    def start(function: Callable[[], Awaitable[None]]) -> Coroutine[object, object, None]:
+        coroutines.append(run(function))
+        return coroutines[-1]
+
+    try:
+        with collapse_groups():
+            async with anyio.create_task_group() as task_group:
+                for function in functions:
+                    task_group.start_soon(start, function)
+    finally:
+        for coroutine in coroutines:
+            coroutine.close()  # asyncio never starts one whose task is cancelled at once, and would warn about it
     if errors:
         try:
             raise next((error for error in errors if not isinstance(error, RayforceWSError)), errors[0])

@@ -29,7 +29,8 @@ class Request:
 
     Attributes:
         path: the path and query of the URL.
-        headers: the HTTP headers, with names in lower case. Values of a repeated header are joined by ", ".
+        headers: the HTTP headers, with names in lower case. Values of a repeated header are joined by ", ". Values are
+            decoded as Latin-1; for text in UTF-8, use `value.encode("latin-1").decode()`.
         peer: the client's IP address.
         username: the user name of HTTP Basic authentication, or `None`.
         password: the password of HTTP Basic authentication, or `None`.

@@ -326,6 +326,22 @@ async def test_rayforces_own_client_cannot_say_who_it_is_and_is_refused() -> Non
             await trio.to_thread.run_sync(connect)
 
 
+@pytest.mark.trio
+async def test_an_authenticator_sees_header_values_in_latin_1() -> None:
+    """Cookies of all the ports of localhost are sent to each of them, and some are in UTF-8."""
+    seen = []
+
+    def authenticate(request: Request) -> str:
+        seen.append(request.headers["cookie"])
+        return "ann"
+
+    async with guarded(authenticate) as server:
+        cookie = "name=čeština €"
+        assert (await answer_to(server.port, {"Cookie": cookie.encode().decode("latin-1")})).status == 101
+    [value] = seen
+    assert value.encode("latin-1").decode() == cookie
+
+
 # An authenticator that fails
 
 

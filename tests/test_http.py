@@ -92,6 +92,23 @@ async def test_a_server_that_serves_says_that_it_is_healthy(caplog: pytest.LogCa
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("headers", [{}, {"Host": "127.0.0.1"}], ids=["HAProxy", "nginx"])
+async def test_it_answers_http_1_0_which_proxies_speak(headers: dict[str, str]) -> None:
+    async with served(metrics=True) as server:
+        assert await ask(server.port, response("GET /healthz HTTP/1.0", {"Connection": "close", **headers})) == WELL
+        head = await ask(server.port, response("HEAD /healthz HTTP/1.0", headers))
+        assert (head.status, head.headers, head.body) == (200, WELL.headers, "")
+        metrics = await ask(server.port, response("GET /metrics HTTP/1.0", {"Host": "127.0.0.1"}))
+        assert metrics.status == 200
+
+
+@pytest.mark.trio
+async def test_it_answers_a_request_for_its_whole_url() -> None:
+    async with served() as server:
+        assert await ask(server.port, plain("http://127.0.0.1/healthz")) == WELL
+
+
+@pytest.mark.trio
 async def test_probes_are_logged_for_who_wants_to_know_everything(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "rayforce_trio.server")
     async with served() as server:
@@ -169,8 +186,7 @@ async def test_a_request_with_a_body_or_another_behind_it_is_answered_once() -> 
         plain("/healthz", method="POST"),
         plain("/healthz", method="get"),
         plain("/healthz", method="OPTIONS"),
-        plain("http://127.0.0.1/healthz"),
-        response("GET /healthz HTTP/1.0", {"Host": "127.0.0.1"}),
+        plain("http://foreign.example/healthz"),
         response("GET /healthz HTTP/1.1", {}),
         plain("/healthz", {"Host": "a\r\nHost: b"}),
         plain("/healthz", {"Authorization": "a\r\nAuthorization: b"}),

@@ -21,7 +21,8 @@ from rayforce_trio._codec import decode, encode
 from rayforce_trio._engines import Engine
 from rayforce_trio._protocol import MessageType, Result
 from rayforce_trio._protocol._client import MAX_IN_FLIGHT
-from rayforce_trio._server._connection import MAX_QUEUED_REQUESTS, WSServerConnection
+from rayforce_trio._protocol._pipeline import MAX_QUEUED_REQUESTS
+from rayforce_trio._server._connection import WSServerConnection
 from rayforce_trio._server._log import ConnectionLog
 from rayforce_trio._server._options import ConnectionOptions
 from rayforce_trio._transports._memory import memory_pair

@@ -8,6 +8,7 @@ import trio
 from .._addresses import authority_of
 from .._protocol import SUBPROTOCOL
 from .._transports import (
+    AcceptOptions,
     BadRequest,
     HttpRequestServed,
     HttpResponse,
@@ -52,9 +53,13 @@ class ConnectionHandler:
         self._options = bounds
         self._counters = counters
         self._endpoints = endpoints
-        self._tls = tls
-        self._max_message_size = max_message_size
-        self._keepalive = keepalive
+        self._accept_options = AcceptOptions(
+            subprotocols=[SUBPROTOCOL],
+            max_message_size=max_message_size,
+            keepalive=keepalive,
+            tls=tls,
+            write_timeout=bounds.write_timeout,
+        )
         self._log_queries = log_queries
         self.query_timeout: float | None = None
         self._stop_at: float | None = None  # on trio's clock, once the server stops
@@ -114,7 +119,7 @@ class ConnectionHandler:
         self, stream: trio.SocketStream, refusal: Refusal, counted: CountedConnection, log: ConnectionLog
     ) -> None:
         _record_refusal(refusal.status, refusal.reason, counted, log)
-        await self._limits.reject(stream, refusal, self._tls)
+        await self._limits.reject(stream, refusal, self._accept_options.tls)
 
     async def _open_and_serve(
         self, stream: trio.SocketStream, address: str, counted: CountedConnection, log: ConnectionLog
@@ -184,16 +189,7 @@ class ConnectionHandler:
                 log.debug("%s: %d", request.path.partition("?")[0], answer.status)
             return answer
 
-        opened.transport = await accept(
-            stream,
-            tls=self._tls,
-            decide=decide,
-            answer=answer,
-            subprotocols=[SUBPROTOCOL],
-            max_message_size=self._max_message_size,
-            keepalive=self._keepalive,
-            write_timeout=self._options.write_timeout,
-        )
+        opened.transport = await accept(stream, self._accept_options, decide=decide, answer=answer)
         await server_handshake(opened.transport)
 
     async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:

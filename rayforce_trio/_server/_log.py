@@ -12,6 +12,7 @@ from .._protocol import (
     ServerRequest,
     query_frame,
 )
+from .._text import escape_controls
 from .._transports import close_code
 from .._websocket import CloseCode
 from ..errors import ConnectionClosed, RayforceWSError
@@ -90,7 +91,7 @@ class ConnectionLog:
         if not logger.isEnabledFor(level):
             return
         who = self.peer if self.principal is None else f"{self.principal} at {self.peer}"
-        line = printable(f"connection {self.connection_id} ({who}): {text % arguments}")
+        line = escape_controls(f"connection {self.connection_id} ({who}): {text % arguments}")
         if error is None:
             logger.log(level, "%s", line)
             return
@@ -100,15 +101,10 @@ class ConnectionLog:
         logger.handle(record)
 
 
-def printable(text: str) -> str:
-    """Return a text in which all characters are escaped that are neither visible nor a space."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def printable_traceback(error: BaseException) -> str:
     """Return the traceback of an exception, indented, because its messages may quote line breaks from a peer."""
     lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
-    return "\n".join(f"  {printable(line)}" for line in lines)
+    return "\n".join(f"  {escape_controls(line)}" for line in lines)
 
 
 def beginning_of(frame: Frame) -> str:

@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Literal
@@ -202,9 +202,9 @@ class WSServer:
                 nursery.start_soon(handle_signals, signals)
                 with serving:
                     async with self:
-                        print(f"Rayforce WebSocket served on {self.url}", flush=True)  # noqa: T201 - documented
+                        _announce(f"Rayforce WebSocket served on {self.url}")
                         await stop_requested.wait()
-                print("\nRayforce WebSocket Server stopped.", flush=True)  # noqa: T201 - documented
+                _announce("\nRayforce WebSocket Server stopped.")
                 nursery.cancel_scope.cancel()
 
     async def serve(self, *, task_status: trio.TaskStatus["WSServer"] = trio.TASK_STATUS_IGNORED) -> None:
@@ -347,6 +347,12 @@ class WSServer:
     def _is_healthy(self) -> bool:
         """Return whether the server accepts clients and an engine is up, as far as is known without a query."""
         return self._is_serving and not all(engine.is_down for engine in self._authorizer.engines)
+
+
+def _announce(text: str) -> None:
+    """Print a line for the user. A server runs on if nobody reads its output, or if the output cannot be written."""
+    with suppress(OSError, ValueError):
+        print(text, flush=True)  # noqa: T201 - documented
 
 
 def _require_trio() -> None:

@@ -10,7 +10,7 @@ import anyio
 from .._addresses import Endpoint, os_error_text
 from .._protocol import Frame, LazyFrame
 from .._streams import is_plaintext_error, tls_error_text
-from .._websocket import CloseCode, text_too_long, too_long
+from .._websocket import CloseCode, message_too_long, text_too_long
 from ..errors import (
     ConnectError,
     ConnectionClosed,
@@ -21,9 +21,6 @@ from ..errors import (
     RayforceValueError,
     RayforceWSError,
 )
-
-BODY_LIMIT = 64 * 1024
-"""How much is kept of what a server says when it refuses, in bytes."""
 
 TEXT_LIMIT = 64 * 1024
 """The longest text message accepted, in characters: text is for control only."""
@@ -128,7 +125,7 @@ class Transport(ABC):
 
 def too_large(limit: int) -> MessageTooLarge:
     """Return the error for a message from the peer that is longer than `limit` bytes."""
-    return MessageTooLarge(too_long(limit))
+    return MessageTooLarge(message_too_long(limit))
 
 
 def text_too_large() -> MessageTooLarge:

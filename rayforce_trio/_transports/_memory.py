@@ -7,7 +7,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from .._protocol import Frame, LazyFrame
-from .._websocket import CloseCode, shortened
+from .._websocket import CloseCode, truncate_reason
 from ..errors import ConnectionClosed, ConnectionLost, RayforceWSError
 from ._base import (
     TEXT_LIMIT,
@@ -78,7 +78,7 @@ class MemoryTransport(Transport):
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         if self._closed is None:
             with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                self._outgoing.send_nowait(ConnectionClosed(code, shortened(reason)))
+                self._outgoing.send_nowait(ConnectionClosed(code, truncate_reason(reason)))
         self.abort()
         await anyio.lowlevel.checkpoint()
 

@@ -16,7 +16,7 @@ from support.secret_files import secret_file
 from support.terminal import CTRL_C, CTRL_D, ENTER, PROMPTED, terminal
 
 from rayforce_trio import auth
-from rayforce_trio._cli._arguments import limit
+from rayforce_trio._cli._options import limit
 
 SECRET = "correct-horse-battery"
 WRONG = "a-wrong-guess-of-it"

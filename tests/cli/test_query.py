@@ -17,8 +17,8 @@ from support.watched import Queries
 
 from rayforce_trio import WSClient, __version__
 from rayforce_trio._cli import _query, main
+from rayforce_trio._cli._console import show_error, write
 from rayforce_trio._cli._formats import FORMATS
-from rayforce_trio._cli._output import complain, write
 from rayforce_trio.errors import RayforceUserError
 
 
@@ -100,8 +100,8 @@ def test_where_nobody_listens_is_one_line_and_exit_code_3() -> None:
 
 
 def test_numbers_of_errors_are_left_out_where_the_words_follow(capsys: pytest.CaptureFixture[str]) -> None:
-    complain(FileNotFoundError(2, "No such file or directory", "file"))
-    complain(RayforceUserError("[Errno 2] of a query"))
+    show_error(FileNotFoundError(2, "No such file or directory", "file"))
+    show_error(RayforceUserError("[Errno 2] of a query"))
     assert capsys.readouterr().err == "error: No such file or directory: 'file'\nerror: [Errno 2] of a query\n"
 
 

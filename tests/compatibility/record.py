@@ -29,7 +29,7 @@ from compatibility.scenarios import LOCAL, SCENARIOS, Driver, Scenario
 from rayforce_trio import __version__
 
 _PIECE = 64 * 1024
-_TIME_LIMIT = 6.0  # seconds for one scenario
+_TIME_LIMIT = 30.0  # seconds for one scenario
 _GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 

@@ -1,5 +1,6 @@
-"""Stops that the engine does not heed, since they come in the very moment in which it begins with the request."""
+"""Stops that the engine misses because they arrive at the moment when it begins the request."""
 
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -12,55 +13,61 @@ from support.native import native_server
 from support.sweep import cancelled_at, swept
 
 from rayforce_trio import NativeEngine
-from rayforce_trio._engines import Session, _native_session
-from rayforce_trio._protocol import CANCELLED, Failure, Reply
+from rayforce_trio._engines import Session, _native_session, _wakeup
+from rayforce_trio._protocol import CANCELLED, Failure, Reply, Result
 
 LOCAL = "127.0.0.1"
 STOP = b"!"
 
 
-class WakeupConnection:
-    """What was heard on the connection on which nothing is asked.
+class Wakeups:
+    """The wake-ups that a fake engine has received.
 
     Attributes:
-        rings: how often it was rung.
-        connections: how many of its connections have rung.
+        count: how many there were.
+        connections: how many connections they came on.
+        reset_after: the connection that carries this wake-up is reset.
     """
 
     def __init__(self) -> None:
-        self.rings = 0
+        self.count = 0
         self.connections = 0
-        self._rung = trio.Event()
+        self.reset_after: int | None = None
+        self._received = trio.Event()
 
-    async def hear(self, connection: FakeSession) -> None:
+    async def receive(self, connection: FakeSession) -> None:
         self.connections += 1
         while True:
-            self.rings += 1
-            self._rung.set()
-            self._rung = trio.Event()
+            self.count += 1
+            self._received.set()
+            self._received = trio.Event()
+            if self.count == self.reset_after:
+                connection.reset()
+                return
             assert await connection.take(1) == STOP
 
-    async def until(self, rings: int) -> None:
+    async def until(self, count: int) -> None:
         with trio.fail_after(20):
-            while self.rings < rings:
-                await self._rung.wait()
+            while self.count < count:
+                await self._received.wait()
 
 
 @asynccontextmanager
-async def deaf_engine(wakeup: WakeupConnection, *, heeds_after: int) -> AsyncIterator[FakeEngine]:
-    """An engine that heeds no stop before it was woken this many times."""
+async def deaf_engine(wakeups: Wakeups, *, heeds_after: int) -> AsyncIterator[FakeEngine]:
+    """Run an engine that heeds no stop until it has been woken this many times."""
 
     async def serve(connection: FakeSession) -> None:
         connection.receive_stops_inline()
         first = await connection.take(1)
         if first == STOP:
-            await wakeup.hear(connection)
+            await wakeups.receive(connection)
+            return
         assert first + await connection.take(1) == HELLO
         await connection.send(HELLO_ANSWER)
         while True:
             await connection.receive_request()
             assert await connection.take(1) == STOP
-            await wakeup.until(heeds_after)
+            await wakeups.until(heeds_after)
             await connection.send(error_frame(CANCELLED))
 
     async with fake_engine(serve, hello=None) as engine:
@@ -69,7 +76,7 @@ async def deaf_engine(wakeup: WakeupConnection, *, heeds_after: int) -> AsyncIte
 
 @pytest.fixture(autouse=True)
 def _soon_reminded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native_session, "_FIRST_REMINDER", 0.001)
+    monkeypatch.setattr(_wakeup, "_FIRST_REMINDER", 0.001)
     monkeypatch.setattr(_native_session, "STOP_TIMEOUT", 20.0)  # the machine may be busy
 
 
@@ -91,55 +98,102 @@ async def stopped_reply(session: Session) -> Reply:
 
 @pytest.mark.trio
 async def test_the_engine_is_reminded_until_it_heeds() -> None:
-    wakeup = WakeupConnection()
+    wakeups = Wakeups()
     async with (
         no_leaks(),
-        deaf_engine(wakeup, heeds_after=3) as fake,
+        deaf_engine(wakeups, heeds_after=3) as fake,
         open_session(NativeEngine(LOCAL, fake.port)) as one,
     ):
         assert await stopped_reply(one) == Failure(CANCELLED, "")
-        assert wakeup.rings >= 3
+        assert wakeups.count >= 3
         assert await stopped_reply(one) == Failure(CANCELLED, "")
 
 
 @pytest.mark.trio
-async def test_sessions_share_the_bell_for_as_long_as_there_is_one_of_them() -> None:
-    wakeup = WakeupConnection()
-    async with no_leaks(), deaf_engine(wakeup, heeds_after=1) as fake:
+async def test_sessions_share_one_wakeup_connection_while_there_is_a_session() -> None:
+    wakeups = Wakeups()
+    async with no_leaks(), deaf_engine(wakeups, heeds_after=1) as fake:
         engine = NativeEngine(LOCAL, fake.port)
         async with open_session(engine) as one:
             async with open_session(engine) as other:
                 assert await stopped_reply(other) == Failure(CANCELLED, "")
-            wakeup.rings = 0
+            wakeups.count = 0
             assert await stopped_reply(one) == Failure(CANCELLED, "")
-            assert wakeup.connections == 1
-        wakeup.rings = 0
+            assert wakeups.connections == 1
+        wakeups.count = 0
         async with open_session(engine) as third:
             assert await stopped_reply(third) == Failure(CANCELLED, "")
-        assert wakeup.connections == 2
+        assert wakeups.connections == 2
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("rings_before", [0, 1])
-async def test_a_session_that_is_closed_reminds_the_engine_too(rings_before: int) -> None:
-    wakeup = WakeupConnection()
-    async with no_leaks(), deaf_engine(wakeup, heeds_after=rings_before + 3) as fake:
+@pytest.mark.parametrize("wakeups_before", [0, 1])
+async def test_a_session_that_is_closed_reminds_the_engine_too(wakeups_before: int) -> None:
+    wakeups = Wakeups()
+    async with no_leaks(), deaf_engine(wakeups, heeds_after=wakeups_before + 3) as fake:
         session = await NativeEngine(LOCAL, fake.port).open_session()
         assert session.start(request(ENDLESS), lambda _: None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
-            if rings_before:
+            if wakeups_before:
                 session.cancel()
-                await wakeup.until(rings_before)
+                await wakeups.until(wakeups_before)
             nursery.cancel_scope.cancel()
         await session.aclose()
-        assert session._answered.is_set()
-        assert wakeup.rings >= rings_before + 3
+        assert not session.awaiting_reply
+        assert wakeups.count >= wakeups_before + 3
 
 
 @pytest.mark.trio
-async def test_a_bell_whose_server_is_gone_is_replaced() -> None:
-    """One session is left of a server that was restarted, which nobody has noticed yet."""
+async def test_a_wakeup_connection_that_breaks_is_replaced_while_its_sessions_live_on() -> None:
+    wakeups = Wakeups()
+    wakeups.reset_after = 1
+    async with (
+        no_leaks(),
+        deaf_engine(wakeups, heeds_after=3) as fake,
+        open_session(NativeEngine(LOCAL, fake.port)) as session,
+    ):
+        assert await stopped_reply(session) == Failure(CANCELLED, "")
+        assert wakeups.connections == 2
+
+
+@pytest.mark.trio
+async def test_a_wakeup_connection_that_cannot_be_replaced_costs_nothing_but_the_reminders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempted = trio.Event()
+
+    async def refuse(host: str, port: int) -> trio.SocketStream:
+        attempted.set()
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async def serve(connection: FakeSession) -> None:
+        connection.receive_stops_inline()
+        first = await connection.take(1)
+        if first == STOP:
+            connection.reset()
+            return
+        assert first + await connection.take(1) == HELLO
+        await connection.send(HELLO_ANSWER)
+        await connection.receive_request()
+        assert await connection.take(1) == STOP
+        await attempted.wait()
+        await connection.answer("1")
+        await connection.serve()
+
+    async with (
+        no_leaks(),
+        fake_engine(serve, hello=None) as fake,
+        open_session(NativeEngine(LOCAL, fake.port)) as session,
+    ):
+        monkeypatch.setattr(trio, "open_tcp_stream", refuse)
+        assert isinstance(await stopped_reply(session), Result)
+        assert await ask(session, "1") == "2"
+
+
+@pytest.mark.trio
+async def test_a_wakeup_connection_whose_server_is_gone_is_replaced() -> None:
+    """A session with a server that has been restarted is still open."""
     with native_server() as first:
         engine = NativeEngine(LOCAL, first.port)
         left = await engine.open_session()
@@ -164,16 +218,16 @@ async def heeds_every_stop(session: Session, count: int) -> None:
 
 
 @pytest.mark.trio
-async def test_to_ring_stops_nothing(native_port: int) -> None:
+async def test_a_wakeup_stops_no_query(native_port: int) -> None:
     engine = NativeEngine(LOCAL, native_port)
 
-    async def ring_all_the_time(ring: Callable[[], None]) -> None:
+    async def wake_continuously(wake: Callable[[], None]) -> None:
         while True:
-            ring()
+            wake()
             await trio.lowlevel.checkpoint()
 
     async with open_session(engine) as one, open_session(engine) as other, trio.open_nursery() as nursery:
-        nursery.start_soon(ring_all_the_time, engine._line.wakeup.wake)
+        nursery.start_soon(wake_continuously, engine._group.wakeup.wake)
         for number in range(300):
             assert await ask(one, f"(+ {number} (sum (til 10000)))") == number + sum(range(10000))
             assert await ask(other, f"{number}") == number
@@ -181,8 +235,10 @@ async def test_to_ring_stops_nothing(native_port: int) -> None:
 
 
 @pytest.mark.trio
-async def test_cancelled_at_any_point_opening_leaves_no_bell_and_takes_none_away(native_port: int) -> None:
-    """Beside another session that is opened, and waits for the same wakeup connection."""
+async def test_opening_cancelled_at_any_point_leaves_no_wakeup_connection_and_closes_none_in_use(
+    native_port: int,
+) -> None:
+    """Another session is being opened and waits for the same wakeup connection."""
 
     async def run(step: int) -> bool:
         engine = NativeEngine(LOCAL, native_port)
@@ -196,10 +252,10 @@ async def test_cancelled_at_any_point_opening_leaves_no_bell_and_takes_none_away
                 with cancelled_at(step, of_all_tasks=True) as (scope,):
                     nursery.start_soon(open_another)
                     await (await engine.open_session()).aclose()
-            assert engine._line.wakeup._stream is not None
-            assert set(engine._line.sessions) == set(others)
+            assert engine._group.wakeup._stream is not None
+            assert set[object](engine._group._sessions) == set(others)
             await others[0].aclose()
-            assert engine._line.wakeup._stream is None
+            assert engine._group.wakeup._stream is None
         return scope.cancelled_caught
 
     with trio.fail_after(110):

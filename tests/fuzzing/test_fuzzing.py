@@ -2,6 +2,7 @@
 
 from random import Random
 from struct import Struct
+from types import ModuleType
 
 import pytest
 
@@ -11,7 +12,8 @@ from fuzzing.receiving import cut
 from fuzzing.targets import TARGETS
 from rayforce_trio._protocol import _control
 from rayforce_trio._values import _reader
-from rayforce_trio._websocket import _frames
+from rayforce_trio._websocket import Opcode, _frames
+from rayforce_trio._websocket import _reader as frame_reader
 
 _SEED = 6455
 
@@ -25,18 +27,20 @@ def test_nothing_is_found(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attribute", "wrong"),
+    ("module", "attribute", "wrong"),
     [
-        ("_RESERVED", 0x60),
-        ("_CONTROL_LIMIT", 124),
-        ("_CONTROL_LIMIT", 126),
-        ("_CLOSE_CODES", frozenset(range(1000, 5000))),
-        ("_LENGTH_16", 125),
-        ("_OPCODES", {**_frames._OPCODES, 3: _frames.Opcode.BINARY}),
+        (frame_reader, "RESERVED", 0x60),
+        (frame_reader, "CONTROL_LIMIT", 124),
+        (frame_reader, "CONTROL_LIMIT", 126),
+        (_frames, "_CLOSE_CODES", frozenset(range(1000, 5000))),
+        (frame_reader, "LENGTH_16", 125),
+        (frame_reader, "OPCODES", {**_frames.OPCODES, 3: Opcode.BINARY}),
     ],
 )
-def test_a_rule_got_wrong_is_found(attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_frames, attribute, wrong)
+def test_a_rule_got_wrong_is_found(
+    module: ModuleType, attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, attribute, wrong)
     assert any(isinstance(found, bytes) for found in finds(TARGETS["receiving"], _SEED, 3000))
 
 

@@ -12,8 +12,8 @@ import pytest
 from anyio.abc import TaskGroup
 from trio.testing import MockClock
 
-from rayforce_trio._cli._exits import Interrupted
-from rayforce_trio._cli._waiting import Calls, run
+from rayforce_trio._cli._console import Interrupted
+from rayforce_trio._cli._interrupts import Interruptible, run
 
 
 class Screen(io.StringIO):
@@ -21,11 +21,11 @@ class Screen(io.StringIO):
         return True
 
 
-async def shown_during(seconds: float, *, quietly: bool = False, status: Callable[[], str] | None = None) -> str:
+async def shown_during(seconds: float, *, show_progress: bool = True, status: Callable[[], str] | None = None) -> str:
     """Return what a terminal is shown during a call that takes so long."""
     with redirect_stderr(Screen()) as screen:
         async with anyio.create_task_group() as tasks:
-            await Calls(tasks).call(partial(anyio.sleep, seconds), quietly=quietly, status=status)
+            await Interruptible(tasks).call(partial(anyio.sleep, seconds), show_progress=show_progress, status=status)
     return screen.getvalue()
 
 
@@ -50,12 +50,12 @@ async def test_a_status_is_shown_before_the_time(autojump_clock: MockClock) -> N
 
 @pytest.mark.trio
 async def test_nothing_is_said_where_people_are_waited_for(autojump_clock: MockClock) -> None:
-    assert await shown_during(60, quietly=True) == ""
+    assert await shown_during(60, show_progress=False) == ""
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_ctrl_c_in_the_last_moment_makes_no_group(backend: str) -> None:
-    async def main(calls: Calls, tasks: TaskGroup) -> str:
+    async def main(interruptible: Interruptible, tasks: TaskGroup) -> str:
         os.kill(os.getpid(), signal.SIGINT)
         return "done"
 
@@ -66,14 +66,14 @@ def test_ctrl_c_in_the_last_moment_makes_no_group(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_ctrl_c_cancels_what_is_called_and_nothing_else(backend: str) -> None:
-    async def main(calls: Calls, tasks: TaskGroup) -> str:
+    async def main(interruptible: Interruptible, tasks: TaskGroup) -> str:
         async def interrupted() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             await anyio.sleep_forever()
 
         for _ in range(3):
             with pytest.raises(Interrupted):
-                await calls.call(interrupted)
+                await interruptible.call(interrupted)
         os.kill(os.getpid(), signal.SIGINT)  # nothing is called
         await anyio.wait_all_tasks_blocked()
         return "done"
@@ -83,8 +83,8 @@ def test_ctrl_c_cancels_what_is_called_and_nothing_else(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_an_error_is_raised_alone(backend: str) -> None:
-    async def main(calls: Calls, _: TaskGroup) -> None:
-        await calls.call(fail)
+    async def main(interruptible: Interruptible, _: TaskGroup) -> None:
+        await interruptible.call(fail)
 
     async def fail() -> None:
         await anyio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""WebSocket frames: what RFC 6455 has from section 5 on, rule by rule, and then any conversation in any pieces."""
+"""Frames, read and packed: each rule of RFC 6455 from section 5 on, then any conversation in any pieces."""
 
 import struct
 import sys
@@ -15,6 +15,7 @@ from support.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_fra
 from wsproto.frame_protocol import FrameProtocol
 
 from rayforce_trio._protocol import Header, MessageType
+from rayforce_trio._protocol._frames import announced_size
 from rayforce_trio._websocket import (
     NO_STATUS,
     REASON_LIMIT,
@@ -29,7 +30,7 @@ from rayforce_trio._websocket import (
     new_key,
     pack_close,
     pack_frame,
-    shortened,
+    truncate_reason,
 )
 from rayforce_trio._websocket._frames import Event
 from rayforce_trio._websocket._masking import mask
@@ -51,7 +52,12 @@ def masked(request: pytest.FixtureRequest) -> bool:
 
 
 def reader(masked: bool, *, max_message_size: int = LIMIT, max_text_size: int = LIMIT) -> FrameReader:
-    return FrameReader(masked=masked, max_message_size=max_message_size, max_text_size=max_text_size)
+    return FrameReader(
+        masked=masked,
+        max_message_size=max_message_size,
+        max_text_size=max_text_size,
+        expected_size=announced_size,
+    )
 
 
 def events_of(receiver: FrameReader, data: bytes = b"") -> list[Event]:
@@ -376,7 +382,7 @@ def test_of_any_reason_as_much_is_sent_as_there_is_room_for(reason: str, masked:
     assert isinstance(event, Close)
     whole = reason.encode(errors="replace").decode()
     assert whole.startswith(event.reason)
-    assert event.reason == shortened(reason)
+    assert event.reason == truncate_reason(reason)
     assert event.reason == whole or len(event.reason.encode()) > REASON_LIMIT - 4
 
 

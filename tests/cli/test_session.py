@@ -11,7 +11,7 @@ from support.processes import server_process
 from support.terminal import CTRL_C, CTRL_D, PROMPTED, terminal
 from support.watched import Queries
 
-from rayforce_trio._cli import _evaluation, main
+from rayforce_trio._cli import _session, main
 
 NOT_CONFIRMED = "the server has not confirmed that it stopped the query, which may still be running"
 LONG = 60  # seconds
@@ -30,7 +30,7 @@ def test_a_timeout_ends_on_time_and_says_that_a_busy_server_has_not_stopped_the_
     monkeypatch.setattr(
         "rayforce_trio._transports._base.SHIELDED_CLOSE_TIMEOUT", LONG
     )  # a closing handshake would show
-    monkeypatch.setattr("rayforce_trio._transports._trio_websocket.CLOSE_TIMEOUT", LONG)
+    monkeypatch.setattr("rayforce_trio._transports._websocket.CLOSE_TIMEOUT", LONG)
     query = queries()
     began = monotonic()
     code = main(["query", f":{busy_port}", query.text, "--timeout", "0.5"])
@@ -44,7 +44,7 @@ def test_a_timeout_ends_on_time_and_says_that_a_busy_server_has_not_stopped_the_
 def test_a_query_that_ends_by_itself_after_the_timeout_was_not_stopped(
     busy_port: int, queries: Queries, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_evaluation, "STOP_TIMEOUT", 30)
+    monkeypatch.setattr(_session, "STOP_TIMEOUT", 30)
     query = queries('(.sys.exec "sleep 0.5")')
     assert main(["query", f":{busy_port}", query.text, "--timeout", "0.2"]) == 1
     said = "error: no answer within 0.2 s; the query ended before the server could stop it\n"

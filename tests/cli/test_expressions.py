@@ -3,7 +3,7 @@
 import pytest
 from rayforce import errors, eval_str
 
-from rayforce_trio._cli._brackets import is_blank, is_unfinished
+from rayforce_trio._cli._expressions import is_blank, is_unfinished
 
 WHOLE = [
     "1",
