@@ -7,7 +7,6 @@ On trio, trio-websocket does the opening handshake; on asyncio, wsproto does. Bo
 import ssl
 from collections.abc import Sequence
 
-import sniffio
 import trio
 import trio_websocket
 import wsproto
@@ -16,7 +15,7 @@ import wsproto.events
 from .._addresses import Endpoint, authority_of
 from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
 from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, connect_tcp
-from .._tasks import collapse_groups
+from .._tasks import collapse_groups, in_trio
 from .._websocket import (
     InvalidResponse,
     ResponseParser,
@@ -25,7 +24,7 @@ from .._websocket import (
     key_in,
     normalized_response,
 )
-from ..errors import ConnectionRejected, HandshakeError, RayforceWSError
+from ..errors import ConnectionRejected, HandshakeError
 from ._base import connect_failed, no_websocket_server, tls_failed
 from ._head_stream import HeadStream
 from ._keepalive import KeepAlive
@@ -53,11 +52,7 @@ async def connect(
         ConnectError: the server cannot be reached.
         ConnectionRejected: the server refused the connection with an HTTP status.
         HandshakeError: the peer is not a WebSocket server, or its TLS certificate cannot be trusted.
-        RayforceWSError: the event loop is not supported.
     """
-    library = sniffio.current_async_library()
-    if library not in ("trio", "asyncio"):
-        raise RayforceWSError(f"the {library} event loop is not supported; use trio or asyncio")
     try:
         stream: ByteStream = await connect_tcp(*endpoint.address)
     except (OSError, UnicodeError) as error:
@@ -65,7 +60,7 @@ async def connect(
     try:
         if endpoint.tls is not None:
             stream = await _start_tls(stream, endpoint, endpoint.tls)
-        handshake = _handshake_on_trio if library == "trio" else _handshake_on_asyncio
+        handshake = _handshake_on_trio if in_trio() else _handshake_on_asyncio
         accepted = await handshake(_Opening(stream, endpoint, subprotocols, headers))
     except BaseException:
         stream.close()
