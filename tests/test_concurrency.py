@@ -22,7 +22,8 @@ from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer,
 from rayforce_trio._codec import encode, evaluate
 from rayforce_trio._engines import Session
 from rayforce_trio._protocol import Frame, MessageType, Reply, Result
-from rayforce_trio._server._connection import MAX_QUEUED_REQUESTS, WSServerConnection
+from rayforce_trio._protocol._pipeline import MAX_QUEUED_REQUESTS
+from rayforce_trio._server._connection import WSServerConnection
 from rayforce_trio._server._log import ConnectionLog
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 

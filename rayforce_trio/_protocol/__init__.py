@@ -34,15 +34,11 @@ from ._handshake import (
     check_hello_reply,
     parse_message_limit,
 )
-from ._native import (
-    NATIVE_MAX_REQUEST,
-    FrameChunk,
-    NativeHandshake,
-    NativeReceiver,
-    dump_credentials,
-)
+from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
+from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
+from ._pipeline import Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
-from ._server import CancelRequested, ServerProtocol, ServerRequest
+from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
 
@@ -58,31 +54,38 @@ __all__ = [
     "HELLO_REPLY",
     "MESSAGE_LIMIT_HEADER",
     "MESSAGE_TYPE_OFFSET",
+    "NATIVE_MAX_REPLY",
     "NATIVE_MAX_REQUEST",
     "SIZED",
     "SUBPROTOCOL",
     "TIMEOUT",
     "VERBOSE_FLAG",
+    "Action",
+    "CancelAction",
     "CancelNotice",
     "CancelRequested",
     "ClientProtocol",
     "ClientRequest",
+    "ConnectionState",
     "ErrorNotice",
+    "ExchangeState",
     "Failure",
     "Frame",
     "FrameChunk",
     "FrameError",
     "Header",
     "LazyFrame",
+    "Message",
     "MessageType",
-    "NativeHandshake",
-    "NativeReceiver",
+    "NativeExchange",
+    "Outcome",
     "Outgoing",
     "ProtocolViolation",
     "Reply",
     "ReplyReceived",
+    "RequestPipeline",
+    "RequestState",
     "Result",
-    "ServerProtocol",
     "ServerRequest",
     "check_hello",
     "check_hello_reply",

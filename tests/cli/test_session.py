@@ -30,7 +30,7 @@ def test_a_timeout_ends_on_time_and_says_that_a_busy_server_has_not_stopped_the_
     monkeypatch.setattr(
         "rayforce_trio._transports._base.SHIELDED_CLOSE_TIMEOUT", LONG
     )  # a closing handshake would show
-    monkeypatch.setattr("rayforce_trio._transports._trio_websocket.CLOSE_TIMEOUT", LONG)
+    monkeypatch.setattr("rayforce_trio._transports._websocket.CLOSE_TIMEOUT", LONG)
     query = queries()
     began = monotonic()
     code = main(["query", f":{busy_port}", query.text, "--timeout", "0.5"])

@@ -1,0 +1,461 @@
+"""The server's half of a connection, without I/O: requests come in, wait, run, and are answered in order.
+
+The I/O code reports events to a `RequestPipeline` by calling its methods, and performs the actions that it names:
+
+- `due` is the action that the current request needs next. The I/O code performs it, and reports the result.
+- `STOP_ENGINE`, returned by an event, is performed at once.
+
+A connection serves, then drains when the server stops, and is closed:
+
+    SERVING --drain--> DRAINING --first refused request--> CLOSING --all answered--> CLOSED
+
+A client that is gone takes the connection to CLOSING, where only posts are carried out. A lost engine and the end of
+the time to drain take it to CLOSED directly. So does the drain itself, once nothing is left to do.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+
+from ._control import CancelNotice, dump_error, parse_control
+from ._frames import COMPRESSED_FLAG, Frame, FrameError, MessageType, parse_frame, string_frame
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
+from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
+from ._verbose import join_verbose, split_verbose
+from ._violation import ProtocolViolation
+
+MAX_QUEUED_REQUESTS = 1024
+"""How many requests of one connection may wait beyond its `max_in_flight`. Further ones are left in the network.
+
+These are posts, which cannot be refused, and requests that are refused in their turn.
+"""
+
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+"""How many bytes the waiting requests may have together; one request may always wait."""
+
+_CANCELLED = Failure(CANCELLED, "the client cancelled the request")
+_CLOSING = Failure(CLOSING, "the server is shutting down and did not start the query")
+_COMPRESSED = Failure("nyi", "compressed requests are not supported")  # their size once decompressed has no bound
+_TEXT = Failure("type", "expected a binary message, got text")
+
+Message = Frame | LazyFrame | str
+"""A message for the client."""
+
+
+class ConnectionState(enum.Enum):
+    """The state of the server's end of a connection."""
+
+    SERVING = enum.auto()
+    """Requests are accepted and answered."""
+    DRAINING = enum.auto()
+    """The server stops: requests that have arrived are finished, those that arrive are refused in their turn."""
+    CLOSING = enum.auto()
+    """Nothing is accepted any more. Refused requests are answered, or, if the client is gone, posts carried out."""
+    CLOSED = enum.auto()
+    """Nothing is started or answered any more."""
+
+
+class Action(enum.Enum):
+    """Something that the I/O code has to do."""
+
+    NOTHING = enum.auto()
+    """Wait for an event. An action that is being performed will cause one."""
+    START = enum.auto()
+    """Start the request `current` on the engine."""
+    SEND = enum.auto()
+    """Send `message`, the whole answer."""
+    SEND_PART = enum.auto()
+    """Send `message`, a part of the answer; it is the last part if `unread` is 0."""
+    READ_PART = enum.auto()
+    """Read the next part of the reply from the engine."""
+    CLOSE = enum.auto()
+    """Close the connection."""
+    STOP_ENGINE = enum.auto()
+    """Have the engine stop the request that it runs."""
+
+
+# The members that every request meets. To look one up in its enum takes long in Python 3.11.
+_NOTHING, _START, _SEND = Action.NOTHING, Action.START, Action.SEND
+_SERVING, _DRAINING = ConnectionState.SERVING, ConnectionState.DRAINING
+_STREAMING, _DONE = RequestState.STREAMING, RequestState.DONE
+_REQUEST, _TIMED_OUT = MessageType.SYNC, Outcome.TIMED_OUT
+
+
+class RequestPipeline:
+    """Number, queue and answer the requests of one connection.
+
+    Args:
+        extended: whether the extended protocol was agreed on.
+        max_in_flight: how many requests may be unanswered; further ones are refused. `None`: any number.
+        query_timeout: how long a query may run, in seconds, for the error that says so.
+
+    Attributes:
+        state: the state of the connection.
+        due: the action to perform for `current`; `NOTHING` while it is being performed.
+        current: the request whose turn it is, from before it starts until its answer has been sent.
+        message: the answer of `current`, or a part of it, until it has been sent.
+        unread: how many bytes of the reply of `current` are still in the engine's session.
+        is_full: whether too much waits, and nothing more is to be received for now.
+        answered: how many requests have been answered.
+        busy: how many requests were refused because too many were unanswered.
+        late_posts: how many posts arrived too late to be carried out.
+    """
+
+    def __init__(self, *, extended: bool, max_in_flight: int | None = None, query_timeout: float | None = None) -> None:
+        self._extended = extended
+        self.max_in_flight = max_in_flight
+        self.query_timeout = query_timeout
+        self._max_queued = MAX_QUEUED_REQUESTS + (max_in_flight or 0)
+        self._last_number = 0
+        self._queue = deque[ServerRequest]()
+        self._queued_bytes = 0
+        self._queued_numbers: dict[int, ServerRequest] = {}
+        self.state = ConnectionState.SERVING
+        self.due = Action.NOTHING
+        self.current: ServerRequest | None = None
+        self.message: Message | None = None
+        self.unread = 0
+        self.is_full = False
+        self.answered = self.busy = self.late_posts = 0
+
+    @property
+    def queued(self) -> int:
+        """How many requests and posts wait for those before them."""
+        return len(self._queue)
+
+    @property
+    def unfinished(self) -> int:
+        """How many requests and posts have arrived and are not done."""
+        return len(self._queue) + (self.current is not None)
+
+    @property
+    def unanswered(self) -> int:
+        """How many requests have arrived and were not answered; in the end, they were abandoned."""
+        return self._last_number - self.answered
+
+    # Messages from the client
+
+    def receive(self, message: Frame | str, now: float = 0.0) -> ServerRequest | CancelRequested | None:
+        """Take a message that arrived at `now`; return the request in it, or the request that it cancels, if any.
+
+        Raises:
+            ProtocolViolation: the client must not have sent this. Nothing is changed by it.
+        """
+        failure: Failure | None = None
+        if not self._extended:
+            number: int | None = self._next_number()
+            message, failure = _check_baseline(message)
+        elif isinstance(message, str):
+            return self._receive_control(message)
+        else:
+            header = parse_frame(message)
+            if header.message_type is _REQUEST:
+                number = self._next_number()
+            elif header.message_type is MessageType.ASYNC:
+                number = None
+            else:
+                raise ProtocolViolation("the client sent a response, but the server has sent no request")
+            if header.flags & COMPRESSED_FLAG:
+                failure = _COMPRESSED
+        request = ServerRequest(number, message, now)
+        if failure is not None:
+            _refuse(request, Outcome.INVALID, failure)
+        if self.current is not None or self.state is not _SERVING or failure is not None:
+            self._enqueue(request)
+        else:
+            self.current = request
+            self.due = _START
+        return request
+
+    # What the I/O code has done
+
+    def performing(self) -> None:
+        """Report that the I/O code has begun to perform the action that was due, and will report the result.
+
+        Not needed for an action that is performed and reported without a checkpoint in between.
+        """
+        if self.due is Action.START:
+            assert self.current is not None
+            self.current.state = RequestState.RUNNING
+        elif self.due in (Action.NOTHING, Action.CLOSE):
+            raise ValueError("no action of a request is due")
+        self.due = Action.NOTHING
+
+    def replied(self, reply: Reply, unread: int = 0) -> None:
+        """Report the engine's reply to `current`, of which `unread` bytes are still to be read."""
+        request = self.current
+        if request is None or request.number is None:
+            raise ValueError("no request is running")
+        if self.due is not _START and request.state is not RequestState.RUNNING:
+            raise ValueError("no request is running")
+        request.state = _STREAMING
+        self.unread = unread
+        if self.state is not _SERVING and self.state is not _DRAINING:
+            self._skip_answer()
+            return
+        if request.outcome is _TIMED_OUT:
+            reply = self._explain_timeout(request, reply)
+        request.frame = b""
+        self.message = reply.frame if isinstance(reply, Result) else self._encode(request, reply)
+        self.due = Action.SEND_PART if unread else _SEND
+
+    def part_received(self, data: bytes, unread: int) -> None:
+        """Report the next part of the engine's reply to `current`, of which `unread` bytes are still to be read."""
+        if self.current is None or self.current.state is not RequestState.STREAMING or self.message is not None:
+            raise ValueError("no reply is being read")
+        self.unread = unread
+        if self.state is ConnectionState.SERVING or self.state is ConnectionState.DRAINING:
+            self.message = data
+            self.due = Action.SEND_PART
+        else:
+            self._skip_answer()
+
+    def sent(self) -> None:
+        """Report that `message` has been sent."""
+        if self.message is None:
+            raise ValueError("no answer is being sent")
+        if self.unread:
+            self._skip_answer()
+        else:
+            self.answered += 1
+            self.message = None
+            self._finish()
+
+    def send_failed(self) -> None:
+        """Report that `message` could not be sent: the client is gone."""
+        if self.message is None:
+            raise ValueError("no answer is being sent")
+        self._abandon_requests()
+        self._skip_answer()
+
+    def post_done(self) -> None:
+        """Report that the engine has carried out the post `current`."""
+        if self.current is None or self.current.number is not None or self.current.state is not RequestState.RUNNING:
+            raise ValueError("no post is running")
+        self._finish()
+
+    # Events that do not depend on an action. Each is allowed at any time.
+
+    def timed_out(self) -> Action:
+        """Report that the engine has run `current` for too long; return `STOP_ENGINE` if it is to be stopped now."""
+        return self._stop_running(Outcome.TIMED_OUT)
+
+    def drain(self) -> None:
+        """Finish all that has arrived, and accept nothing more."""
+        if self.state is ConnectionState.SERVING:
+            self.state = ConnectionState.DRAINING
+            if self.current is None:
+                self._close()
+
+    def client_gone(self) -> Action:
+        """Abandon the requests, since nobody waits for their answers; the posts are still carried out.
+
+        Returns `STOP_ENGINE` if the engine runs a request. A reply that has begun is read to its end.
+        """
+        self._abandon_requests()
+        request = self.current
+        if request is None:
+            self._finish()
+        elif request.number is not None:
+            if self.due is Action.SEND or self.due is Action.SEND_PART:
+                self._skip_answer()
+            elif request.state is RequestState.QUEUED:
+                self._finish()
+            else:
+                return self._stop_running(Outcome.CANCELLED)
+        return Action.NOTHING
+
+    def stop(self) -> Action:
+        """Drop all that has arrived; return `STOP_ENGINE` if the engine runs a request or post."""
+        action = self._stop_running(Outcome.CLOSING)
+        self._close()
+        return action
+
+    def engine_lost(self) -> None:
+        """Drop all that has arrived, since it cannot be evaluated any more."""
+        self._close()
+
+    # Inside
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def _receive_control(self, text: str) -> CancelRequested | None:
+        for notice in parse_control(text):
+            if isinstance(notice, CancelNotice):
+                return self._cancel(notice.number)
+        return None
+
+    def _cancel(self, number: int) -> CancelRequested | None:
+        current = self.current
+        if current is not None and current.number == number:
+            if self._stop_running(Outcome.CANCELLED) is Action.STOP_ENGINE:
+                return CancelRequested(current, running=True)
+            if self.due is not Action.START:
+                return None
+            _refuse(current, Outcome.CANCELLED, _CANCELLED)
+            self._take(current)
+            return CancelRequested(current, running=False)
+        request = self._queued_numbers.get(number)
+        if request is None or request.failure is not None:
+            return None
+        self._queued_bytes -= len(request.frame)
+        _refuse(request, Outcome.CANCELLED, _CANCELLED)
+        self._check_full()
+        return CancelRequested(request, running=False)
+
+    def _enqueue(self, request: ServerRequest) -> None:
+        if self.state is not ConnectionState.SERVING:
+            _refuse(request, Outcome.CLOSING, _CLOSING)
+            if request.number is None:
+                self.late_posts += 1
+            if request.number is None or self.state is not ConnectionState.DRAINING:
+                request.state = RequestState.DONE
+                return
+        elif request.number is None:
+            if request.failure is not None:
+                request.state = RequestState.DONE
+                return
+        elif self.current is None:
+            self._take(request)
+            return
+        elif self.max_in_flight is not None and self._in_flight >= self.max_in_flight:
+            self.busy += 1
+            limit = f"more than {self.max_in_flight} requests of this connection were unanswered (max_in_flight)"
+            _refuse(request, Outcome.BUSY, Failure(BUSY, limit))
+        if request.number is not None:
+            self._queued_numbers[request.number] = request
+        self._queue.append(request)
+        self._queued_bytes += len(request.frame)
+        self._check_full()
+
+    @property
+    def _in_flight(self) -> int:
+        """How many requests have no answer yet; one whose answer is being sent does not count."""
+        current = self.current
+        waits = current is not None and current.number is not None and current.state is not RequestState.STREAMING
+        return len(self._queued_numbers) + waits
+
+    def _check_full(self) -> None:
+        waiting = len(self._queue)
+        too_much = waiting > self._max_queued or (waiting > 1 and self._queued_bytes > MAX_QUEUED_BYTES)
+        self.is_full = too_much and self.state in (ConnectionState.SERVING, ConnectionState.DRAINING)
+
+    def _take(self, request: ServerRequest) -> None:
+        """Make a request the current one."""
+        self.current = request
+        if request.failure is None:
+            self.due = Action.START
+            return
+        if request.outcome is Outcome.CLOSING:
+            # Everything before it is answered. A client that keeps sending must not delay the end.
+            self.state = ConnectionState.CLOSING
+            self.is_full = False
+        request.state = RequestState.STREAMING
+        self.unread = 0
+        self.message = self._encode(request, request.failure)
+        self.due = Action.SEND
+
+    def _finish(self) -> None:
+        """Go on to the next request, or close if there is none and none is accepted."""
+        if self.current is not None:
+            self.current.state = _DONE
+            self.current = None
+        if self._queue:
+            request = self._queue.popleft()
+            self._queued_bytes -= len(request.frame)
+            if request.number is not None:
+                del self._queued_numbers[request.number]
+            self._check_full()
+            self._take(request)
+        elif self.state is _SERVING:
+            self.due = _NOTHING
+        else:
+            self._close()
+
+    def _skip_answer(self) -> None:
+        """Go on to what follows `message`: the rest of the reply, or the next request."""
+        self.message = None
+        if self.unread and self.state is not ConnectionState.CLOSED:
+            self.due = Action.READ_PART
+        else:
+            self._finish()
+
+    def _encode(self, request: ServerRequest, failure: Failure) -> Message:
+        """Return the message that answers a request with an error."""
+        request.failure = failure
+        if self._extended:
+            assert request.number is not None
+            return dump_error(request.number, failure.code, failure.message)
+        return string_frame(str(failure))
+
+    def _explain_timeout(self, request: ServerRequest, reply: Reply) -> Reply:
+        """Return the reply to a request that ran for too long, with the reason in place of the engine's `cancel`."""
+        reason = f"the query ran for more than {self.query_timeout:g} seconds, and was stopped (query_timeout)"
+        failure = Failure(TIMEOUT, reason)
+        if isinstance(reply, Failure):
+            return failure if reply.code == CANCELLED else reply
+        if not self.unread and parse_frame(request.frame).verbose:
+            with suppress(FrameError):
+                output, stopped = split_verbose(reply.frame[:])
+                if isinstance(stopped, Failure) and stopped.code == CANCELLED:
+                    return join_verbose(output.encode(), failure)
+        return reply
+
+    def _stop_running(self, outcome: Outcome) -> Action:
+        """Have the engine stop the current request, unless it does not run or was stopped before."""
+        request = self.current
+        if (
+            request is None
+            or request.state is not RequestState.RUNNING
+            or request.outcome is not Outcome.NONE
+            or self.state is ConnectionState.CLOSED
+        ):
+            return Action.NOTHING
+        request.outcome = outcome
+        return Action.STOP_ENGINE
+
+    def _abandon_requests(self) -> None:
+        """Keep nothing but the posts in the queue, and accept nothing more."""
+        if self.state is not ConnectionState.CLOSED:
+            self.state = ConnectionState.CLOSING
+            self._drop([request for request in self._queue if request.number is not None])
+            self._queue = deque(request for request in self._queue if request.number is None)
+
+    def _close(self) -> None:
+        if self.state is ConnectionState.CLOSED:
+            return
+        self.state = ConnectionState.CLOSED
+        self._drop(self._queue)
+        self._queue.clear()
+        if self.due is not Action.NOTHING:
+            self.message = None
+            self._finish()
+        self.due = Action.CLOSE
+
+    def _drop(self, requests: Iterable[ServerRequest]) -> None:
+        for request in requests:
+            self._queued_bytes -= len(request.frame)
+            request.frame = b""
+            request.state = RequestState.DONE
+        self._queued_numbers.clear()
+        self.is_full = False
+
+
+def _check_baseline(message: Frame | str) -> tuple[Frame, Failure | None]:
+    """Return the frame in a baseline message, which is always a request, and an error if it is invalid."""
+    if isinstance(message, str):
+        return b"", _TEXT
+    try:
+        return message, _COMPRESSED if parse_frame(message).compressed else None
+    except FrameError as error:
+        return b"", Failure("domain", str(error))
+
+
+def _refuse(request: ServerRequest, outcome: Outcome, failure: Failure) -> None:
+    """Have a request answered with an error instead of being started."""
+    request.outcome = outcome
+    request.failure = failure
+    request.frame = b""
