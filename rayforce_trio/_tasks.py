@@ -1,84 +1,199 @@
-"""Tasks that live and die together, and single exceptions instead of groups."""
+"""Tasks: the event loop they run in, time slices, tasks that end together, and single exceptions instead of groups."""
 
 import asyncio
+import contextvars
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
 import anyio
 import anyio.lowlevel
+import sniffio
 import trio
 
 from .errors import RayforceWSError
 
 TIME_SLICE = 100e-6
-"""How long a task may go on with what needs no waiting before the others get their turn; in seconds.
+"""How long a task may run before it yields to other tasks, in seconds.
 
-Measured: of a shorter one much goes into changing tasks, a longer one is felt by whoever asks beside a busy connection.
+Measured: a shorter slice spends too much time on switching tasks; a longer one delays other tasks noticeably.
 """
 
 FLUSH_INTERVAL = 1e-3
-"""How long a task that is busy may keep back what it has to send, so that it goes out together; in seconds.
+"""How long a busy task may buffer messages, in seconds, so that they are sent together.
 
-A single step of it may take longer: an evaluation in this process.
+A single step of the task may take longer: an evaluation in this process, for example.
 
-Measured: to send takes as long as to answer a small request, and more if that wakes the peer up.
+Measured: sending takes as long as answering a small request, and longer if it wakes the peer up.
 """
 
+EventLoop = trio.lowlevel.TrioToken | asyncio.AbstractEventLoop
+"""A run of trio, or an event loop of asyncio."""
+
 Event = trio.Event | asyncio.Event
-"""An event of the running loop."""
+"""An event of the running loop's own class. anyio's events are slower.
+
+On asyncio, waiting for an event that is set is not a checkpoint.
+"""
+
+_detached_tasks: set[asyncio.Task[None]] = set()  # asyncio keeps only weak references to tasks
+
+
+def in_trio() -> bool:
+    """Return whether trio runs the calling code.
+
+    In guest mode `trio.lowlevel.in_trio_run` is also true for the code of the host loop; this function is not.
+    """
+    return sniffio.thread_local.name == "trio"
+
+
+def running_loop() -> EventLoop | None:
+    """Return the event loop that runs the calling code, or `None` if there is none."""
+    if in_trio():
+        return trio.lowlevel.current_trio_token()
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def event_class() -> type[trio.Event] | type[asyncio.Event]:
-    """Return the running loop's own class of events: anyio's takes a detour with every call.
+    """Return the class of the running loop's own events."""
+    return trio.Event if in_trio() else asyncio.Event
 
-    To wait for one that is set is no checkpoint on asyncio.
-    """
-    return trio.Event if trio.lowlevel.in_trio_run() else asyncio.Event
+
+def call_soon(loop: EventLoop, function: Callable[[], object]) -> bool:
+    """Call a function in an event loop, from any thread. Return `False` if the loop has ended. No checkpoint."""
+    try:
+        if isinstance(loop, trio.lowlevel.TrioToken):
+            loop.run_sync_soon(function)
+        else:
+            loop.call_soon_threadsafe(function)
+    except RuntimeError:  # trio.RunFinishedError, or asyncio's loop is closed
+        return False
+    return True
 
 
 class TimeSlice:
-    """The time that one task may take at a stretch.
+    """Limits how long a task runs, and buffers messages, before it lets other tasks run.
 
     Args:
-        flush: sends what the task has put by.
+        flush: sends the messages that the task has buffered.
     """
 
     def __init__(self, flush: Callable[[], None] = lambda: None) -> None:
         self._flush = flush
         self._end = 0.0
-        self._batch_end = 0.0
+        self._flush_at = 0.0
 
     def start(self) -> None:
-        """Say that the task has just come back from waiting, and has put nothing by."""
+        """Start a time slice. Call this when the task has just waited, and has buffered nothing."""
         now = time.perf_counter()
         self._end = now + TIME_SLICE
-        self._batch_end = now + FLUSH_INTERVAL
+        self._flush_at = now + FLUSH_INTERVAL
 
     async def yield_if_due(self) -> None:
-        """Let other tasks run, if the time is over. Then a checkpoint, and else none; call it between two steps.
+        """Yield to other tasks if the time slice is used up. A checkpoint only in that case.
 
-        Raises what `flush` raises.
+        Call this between two steps of the task, neither of which may be lost if the checkpoint is cancelled. Raises
+        what `flush` raises.
         """
         now = time.perf_counter()
         if now < self._end:
             return
-        if now >= self._batch_end:
+        if now >= self._flush_at:
             self._flush()
-            self._batch_end = now + FLUSH_INTERVAL
+            self._flush_at = now + FLUSH_INTERVAL
         await anyio.lowlevel.checkpoint()
         self._end = time.perf_counter() + TIME_SLICE
 
 
-async def race(*functions: Callable[[], Awaitable[None]]) -> None:
-    """Run the functions at once until one of them returns or raises, then cancel the others and do the same.
+class DetachedTask:
+    """A task that no nursery holds. It runs until it returns, is cancelled, or the event loop ends.
 
-    A checkpoint. Raises a single exception, never a group: the first, unless one is no `RayforceWSError`, which is a
-    bug and must not be hidden by the network errors it causes.
+    A nursery can only be left in the task that entered it, and in the reverse order of entering. A detached task can be
+    joined anywhere in its event loop, which it must be started in. Starting it is not a checkpoint.
+
+    Args:
+        function: must raise nothing but cancellation.
+        abort: ends the function at once. Called when the task has ended, in case that it never began, and if `join` is
+            cancelled twice; idempotent.
+    """
+
+    def __init__(self, function: Callable[[], Awaitable[None]], abort: Callable[[], None]) -> None:
+        self._function = function
+        self._abort = abort
+        self._scope = anyio.CancelScope()
+        self._ended = event_class()()
+        if in_trio():
+            # A system task always begins. It gets the context that a task of a nursery would get.
+            trio.lowlevel.spawn_system_task(self._run_on_trio, context=contextvars.copy_context())
+        else:
+            task = asyncio.get_running_loop().create_task(self._run())
+            _detached_tasks.add(task)
+            task.add_done_callback(self._done_on_asyncio)
+
+    def cancel(self) -> None:
+        """Cancel the task. No checkpoint."""
+        self._scope.cancel()
+
+    @trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave the task behind
+    async def join(self, stop: Callable[[], None]) -> None:
+        """Stop the task, and wait until it has ended. A checkpoint.
+
+        If cancelled, cancel the task, wait for its end nevertheless, and then raise the cancellation. The function
+        limits how long that takes.
+
+        Args:
+            stop: asks the function to return. It is not called if the caller is cancelled already.
+        """
+        cancelled = anyio.get_cancelled_exc_class()
+        try:
+            await anyio.lowlevel.checkpoint()
+            stop()
+            await self._ended.wait()
+        except cancelled:
+            self.cancel()
+            with anyio.CancelScope(shield=True):
+                while not self._ended.is_set():
+                    try:
+                        await self._ended.wait()
+                    except cancelled:  # a task of asyncio can be cancelled several times, and is not shielded
+                        self._abort()
+            raise
+
+    async def _run(self) -> None:
+        with self._scope:
+            await self._function()
+
+    async def _run_on_trio(self) -> None:
+        try:
+            await self._run()
+        finally:
+            self._end()
+
+    def _done_on_asyncio(self, task: asyncio.Task[None]) -> None:
+        _detached_tasks.discard(task)
+        self._end()
+
+    def _end(self) -> None:
+        self._abort()
+        self._ended.set()
+
+
+async def race(*functions: Callable[[], Awaitable[None]]) -> None:
+    """Run functions concurrently until one of them returns or raises, then cancel the others and wait for their ends.
+
+    A checkpoint. If cancelled, all functions are cancelled, and have ended when the cancellation is raised.
+
+    Raises:
+        Exception: a single exception, never a group: the first one that is not a `RayforceWSError`, since it is a bug
+            that network errors must not hide; otherwise the first one.
     """
     errors: list[Exception] = []
+    coroutines: list[Coroutine[object, object, None]] = []
 
-    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the caller's own task; here it would come back in a group
+    @trio.lowlevel.enable_ki_protection  # the caller's own task raises KeyboardInterrupt; here it would be in a group
     async def run(function: Callable[[], Awaitable[None]]) -> None:
         try:
             await function()
@@ -86,23 +201,31 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
             errors.append(error)
         task_group.cancel_scope.cancel()
 
-    with collapse_groups():
-        async with anyio.create_task_group() as task_group:
-            for function in functions:
-                task_group.start_soon(run, function)
+    def start(function: Callable[[], Awaitable[None]]) -> Coroutine[object, object, None]:
+        coroutines.append(run(function))
+        return coroutines[-1]
+
+    try:
+        with collapse_groups():
+            async with anyio.create_task_group() as task_group:
+                for function in functions:
+                    task_group.start_soon(start, function)
+    finally:
+        for coroutine in coroutines:
+            coroutine.close()  # asyncio never starts one whose task is cancelled at once, and would warn about it
     if errors:
         try:
             raise next((error for error in errors if not isinstance(error, RayforceWSError)), errors[0])
         finally:
-            errors.clear()  # or this frame, in the traceback, and the error hold each other, and all they refer to
+            errors.clear()  # break the cycle of this frame, the error's traceback and the error
 
 
 @contextmanager
 def collapse_groups(*minor: type[Exception]) -> Iterator[None]:
-    """Around a nursery: raise the one exception it ended with, not a group of it.
+    """Raise a single exception instead of the group that a nursery raises. Put this around the nursery.
 
-    Of several exceptions the first is raised. A cancellation wins over errors of the network, and those of the classes
-    `minor`; together with any other exception it stays a group, so that neither is lost.
+    Of several exceptions, the first one is raised. A cancellation is raised rather than network errors and errors of
+    the classes `minor`. A cancellation together with any other exception remains a group, so that neither is lost.
     """
     try:
         yield

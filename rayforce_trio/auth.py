@@ -1,6 +1,6 @@
-"""Who is asking: what a server's `authenticate` gets and returns, and the kinds of it that most servers need.
+"""Authentication: the argument and result of a server's `authenticate`, and ready-made functions for common cases.
 
-All of the latter take the same time whether a secret is nearly right, wrong, or of a user that does not exist.
+The ready-made functions take the same time whether a secret is almost right, wrong, or belongs to no user.
 """
 
 import base64
@@ -25,16 +25,17 @@ __all__ = ["Principal", "Request", "hash_password", "password", "token", "users"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """A request to be let in, as `authenticate` gets it.
+    """A client's request to connect, the argument of `authenticate`.
 
     Attributes:
-        path: of the URL, with its query.
-        headers: the HTTP headers, names in lower case; of one that came several times, all values, joined by ", ".
+        path: the path and query of the URL.
+        headers: the HTTP headers, with names in lower case. Values of a repeated header are joined by ", ". Values are
+            decoded as Latin-1; for text in UTF-8, use `value.encode("latin-1").decode()`.
         peer: the client's IP address.
-        username: of HTTP Basic; `None` if there is none.
-        password: of HTTP Basic; `None` if there is none.
-        token: the bearer token, from the header or, of a browser, the subprotocol; `None` if there is none.
-        certificate: the client's TLS certificate; `None` if there is none.
+        username: the user name of HTTP Basic authentication, or `None`.
+        password: the password of HTTP Basic authentication, or `None`.
+        token: the bearer token, from the Authorization header or, in browsers, a subprotocol; or `None`.
+        certificate: the client's TLS certificate, as `ssl.SSLSocket.getpeercert` returns it, or `None`.
     """
 
     path: str
@@ -51,15 +52,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom the server has let in.
+    """An authenticated client.
 
     Attributes:
-        name: for the log.
-        engine: the name of the engine in `WSServer(engines=...)` that evaluates what this client asks; `None` means
-            the one given as `engine`.
+        name: the client's name in the log.
+        engine: the name in `WSServer(engines=...)` of the engine that evaluates this client's queries; `None` means
+            the server's `engine`.
 
     Raises:
-        RayforceValueError: the name is empty, or one of both is no string.
+        RayforceValueError: the name is empty, or one of the arguments is not a string.
     """
 
     name: str
@@ -73,14 +74,14 @@ class Principal:
 
 
 def password(secret: str, *, principal: Principal | None = None) -> Callable[[Request], Principal | None]:
-    """Return an `authenticate` that lets in who knows a password, whatever user name comes with it.
+    """Return an `authenticate` function that accepts one password, with any user name.
 
     Args:
         secret: the password.
-        principal: whom they count as. Default: `Principal("password")`.
+        principal: the principal of these clients. Default: `Principal("password")`.
 
     Raises:
-        RayforceValueError: the password is empty, no str, or has control characters, which no client can send.
+        RayforceValueError: the password is empty, not a str, or has control characters, which clients cannot send.
     """
     known, whom = _Secret(check_password(secret)), principal or Principal("password")
 
@@ -91,15 +92,15 @@ def password(secret: str, *, principal: Principal | None = None) -> Callable[[Re
 
 
 def token(secret: str, *others: str, principal: Principal | None = None) -> Callable[[Request], Principal | None]:
-    """Return an `authenticate` that lets in who has a token.
+    """Return an `authenticate` function that accepts bearer tokens.
 
     Args:
-        secret: the token; `secrets.token_urlsafe()` makes one that nobody guesses.
-        others: further tokens that are as good: the old one, say, while clients change to the new.
-        principal: whom they count as. Default: `Principal("token")`.
+        secret: the token. `secrets.token_urlsafe()` generates one that cannot be guessed.
+        others: further tokens, for example the old one while clients change to the new one.
+        principal: the principal of these clients. Default: `Principal("token")`.
 
     Raises:
-        RayforceValueError: a token is empty, no str, or not of visible ASCII characters.
+        RayforceValueError: a token is empty, not a str, or has characters other than visible ASCII.
     """
     known, whom = [_Secret(check_token(one)) for one in (secret, *others)], principal or Principal("token")
 
@@ -110,26 +111,29 @@ def token(secret: str, *others: str, principal: Principal | None = None) -> Call
 
 
 def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request], Awaitable[Principal | None]]:
-    """Return an async `authenticate` that lets in the users of a table, each with a password.
+    """Return an async `authenticate` function that accepts the users of a table with their passwords.
 
-    To check one takes a good part of a second of a processor, on purpose; it happens in a thread, and takes half of the
-    machine's processors at most, half of those for one network.
+    Checking a password takes a good part of a second of processor time, on purpose. It happens in a thread. The checks
+    use at most half of the machine's processors, and those of one network half of that. Each check is a checkpoint; if
+    cancelled, the thread finishes in the background.
 
     Args:
-        table: for each user name, what `hash_password` made of the password; or that and a `Principal`, which by
-            default has the user name. The hashes should have the same parameters: a user name that is unknown takes as
-            long as the first user's.
+        table: for each user name, the hash from `hash_password`, or a tuple of the hash and a `Principal`. The default
+            principal has the user name as its name. All hashes should have the same parameters, because checking an
+            unknown user takes as long as checking the first one.
 
     Raises:
-        RayforceValueError: the table is empty, or something in it is none of these.
+        RayforceValueError: the table is empty, or an entry is malformed.
     """
     if not table or not isinstance(table, Mapping):
-        raise RayforceValueError("Invalid users. Must be a dict of user names and what hash_password made, not empty")
+        raise RayforceValueError("Invalid users. Must be a non-empty dict of user names and hashes from hash_password")
     known = {name: _user(name, entry) for name, entry in table.items()}
     unknown = replace(next(iter(known.values()))[0], digest=secrets.token_bytes(_DIGEST_SIZE))
     half = max(1, (os.cpu_count() or 1) // 2)
     threads = trio.CapacityLimiter(half)
-    of_network: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()  # or one could fill the queue for them
+    of_network: WeakValueDictionary[str, trio.Semaphore] = (
+        WeakValueDictionary()
+    )  # so that one network cannot fill the queue
 
     async def authenticate(request: Request) -> Principal | None:
         if request.username is None or request.password is None:
@@ -144,12 +148,12 @@ def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request
 
 
 def hash_password(password: str) -> str:
-    """Return what `users` has to know of a password, and from which nobody can tell it: made by scrypt, salted.
+    """Return a salted scrypt hash of a password, for `users`.
 
-    This takes a good part of a second. It is no checkpoint.
+    This takes a good part of a second and is not a checkpoint.
 
     Raises:
-        RayforceValueError: the password is empty, no str, or has control characters, which no client can send.
+        RayforceValueError: the password is empty, not a str, or has control characters, which clients cannot send.
     """
     return str(_Hash.of(check_password(password)))
 
@@ -162,7 +166,7 @@ def _user(name: object, entry: object) -> tuple["_Hash", Principal]:
         case (str(text), Principal() as principal):
             return _Hash.parse(text, name), principal
     raise RayforceValueError(
-        f"Invalid entry of user {name!r}. Must be what hash_password made, or that and a Principal"
+        f"Invalid entry of user {name!r}. Must be a hash from hash_password, or a tuple of it and a Principal"
     )
 
 
@@ -171,7 +175,7 @@ def _is_text(value: object) -> bool:
 
 
 class _Secret:
-    """What is kept of a secret: enough to know it again, whatever its length, in the same time."""
+    """A digest of a secret, for comparison in constant time."""
 
     def __init__(self, secret: str) -> None:
         self._key = secrets.token_bytes(32)
@@ -184,7 +188,7 @@ class _Secret:
         return hmac.digest(self._key, text.encode(), "sha256")
 
 
-_LN, _R, _P = 14, 8, 5  # OWASP's parameters of least memory: 16 MiB for each password under way
+_LN, _R, _P = 14, 8, 5  # OWASP's parameters with the least memory: 16 MiB per check
 _MAX_P = 16
 _MAX_MEMORY = 256 * 1024 * 1024  # bytes
 _SALT_SIZE = 16
@@ -195,7 +199,7 @@ _FORM = re.compile(r"\$scrypt\$ln=(\d{1,2}),r=(\d{1,2}),p=(\d{1,2})\$([A-Za-z0-9
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Hash:
-    """A password's hash by scrypt; its text is that of the PHC string format."""
+    """An scrypt hash of a password. Its text is in the PHC string format."""
 
     ln: int
     r: int
@@ -218,10 +222,10 @@ class _Hash:
             except binascii.Error:
                 pass
             else:
-                if parsed._makes_sense:
+                if parsed._is_valid:
                     return parsed
-        # It is not shown: it may be the password itself.
-        raise RayforceValueError(f"The entry of user {user!r} is not what hash_password makes")
+        # The error does not show the entry, which may be the password itself.
+        raise RayforceValueError(f"The entry of user {user!r} is not a hash from hash_password")
 
     def fits(self, password: str) -> bool:
         return hmac.compare_digest(self.digest, self._digest_of(password))
@@ -234,7 +238,7 @@ class _Hash:
         return 128 * self.r * ((1 << self.ln) + self.p + 4)
 
     @property
-    def _makes_sense(self) -> bool:
+    def _is_valid(self) -> bool:
         in_range = 0 < self.ln < 16 * self.r and 0 < self.p <= _MAX_P and self._memory <= _MAX_MEMORY
         return in_range and len(self.digest) >= _MIN_DIGEST_SIZE
 

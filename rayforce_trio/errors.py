@@ -1,25 +1,25 @@
-"""Every exception a caller of `rayforce_trio` can meet.
+"""The exceptions of `rayforce_trio`.
 
     RayforceError                    rayforce-py's base class
-    +-- RayforceTypeError, ...       an evaluation failed in the engine: rayforce-py's own class for the error's code
+    +-- RayforceTypeError, ...       an evaluation failed: rayforce-py's class for the engine's error code
     +-- RayforceThreadError          Rayforce was used outside the thread that imported it
     +-- RayforceValueError           an argument is out of range
-    +-- RayforceWSError              anything of the network
-        +-- ConnectError             no connection could be made
-        |   +-- HandshakeError       the peer answered, but not with our handshake, or not in time
-        |   +-- ConnectionRejected   the peer answered with an HTTP status that refuses
-        +-- ListenError              the server could not listen
-        +-- EngineError              the engine behind a server cannot be started or reached, or is lost
-        +-- ConnectionClosed         the connection was closed, by either side, in good order
+    +-- RayforceWSError              base class of network errors
+        +-- ConnectError             the connection could not be opened
+        |   +-- HandshakeError       the opening handshake failed or timed out
+        |   +-- ConnectionRejected   the server refused the connection with an HTTP status
+        +-- ListenError              the server could not listen on its address
+        +-- EngineError              a server's engine cannot be started or reached, or is lost
+        +-- ConnectionClosed         either side closed the connection
         +-- ConnectionLost           the connection broke, or the peer fell silent
-        +-- MessageTooLarge          a message exceeded a limit, ours or the peer's
+        +-- MessageTooLarge          a message exceeded the limit of either side
         +-- ProtocolError            the peer broke the protocol
-        +-- QueryTimeout             the server stopped the query, which took too long
-        +-- ServerBusy               the server did not begin with the query: too many were unanswered
-        +-- ServerClosing            the server did not begin with the query: it is shutting down
-        +-- UnsupportedQuery         what was given is no query; also a `TypeError`
+        +-- QueryTimeout             the server stopped the query because it ran too long
+        +-- ServerBusy               the server did not start the query: too many are unanswered
+        +-- ServerClosing            the server did not start the query: it is shutting down
+        +-- UnsupportedQuery         the argument is not a query; also a `TypeError`
 
-The engine's classes are rayforce-py's own (`rayforce.errors`), so that `except RayforceError` keeps working.
+The classes of evaluation errors are those of `rayforce.errors`, so `except RayforceError` works with both packages.
 """
 
 from rayforce.errors import (
@@ -87,24 +87,24 @@ __all__ = [
 
 
 class ConnectError(RayforceWSError):
-    """No connection could be made: refused, unreachable, unknown host name."""
+    """The connection could not be opened: it was refused, or the host is unreachable or unknown."""
 
 
 class HandshakeError(ConnectError):
-    """The peer is there, but the opening handshake failed or did not end within its time.
+    """A peer was reached, but the opening handshake failed or timed out.
 
-    An HTTP status below 300, where 101 was due, is such a failure.
+    A response with an HTTP status below 300 other than 101 is a failed handshake, too.
     """
 
 
 class ConnectionRejected(ConnectError):
-    """The server refused the opening handshake, with an HTTP status of 300 or above.
+    """The server refused the opening handshake with an HTTP status of 300 or above.
 
     `str` shows the first line of the body, at most 200 characters.
 
     Attributes:
         status: the HTTP status.
-        body: what the peer said with it, at most 64 KiB of text.
+        body: the text of the response, at most 64 KiB.
     """
 
     def __init__(self, status: int, body: str = "") -> None:
@@ -119,23 +119,23 @@ class ConnectionRejected(ConnectError):
 
 
 class ListenError(RayforceWSError):
-    """The server could not listen on its address: port in use, no permission, no such address."""
+    """The server could not listen: the port is in use, or the address does not exist or is not permitted."""
 
 
 class EngineError(RayforceWSError):
-    """The engine behind a server cannot be started or reached, or was lost. Raised on the server's side.
+    """A server's engine cannot be started or reached, or is lost. Raised on the server's side.
 
-    A client whose session is concerned is refused with HTTP status 503, or closed with code 1011, and this text.
+    Its text reaches the client: in a refusal with HTTP status 503, or as the reason of close code 1011.
     """
 
 
 class ConnectionClosed(RayforceWSError):
-    """The connection was closed in good order.
+    """Either side closed the connection with a closing handshake.
 
     Attributes:
-        code: the WebSocket close code (RFC 6455, section 7.4): 1000 normal, 1001 going away, 1005 none given.
-        reason: the text that came with it.
-        by_peer: whether the peer closed it, and not this side.
+        code: the WebSocket close code (RFC 6455, section 7.4): 1000 normal, 1001 going away, 1005 no code.
+        reason: the text of the close frame.
+        by_peer: whether the peer, not this side, closed it.
         message: the error in one sentence, which `str` returns.
     """
 
@@ -151,7 +151,7 @@ class ConnectionClosed(RayforceWSError):
 
     @property
     def going_away(self) -> bool:
-        """Whether the peer said that it goes away, code 1001, as a server does that is shut down in good order."""
+        """Whether the peer closed with code 1001, as a server does when it shuts down."""
         return self.by_peer and self.code == 1001
 
     def __str__(self) -> str:
@@ -163,15 +163,15 @@ class ConnectionLost(RayforceWSError):
 
 
 class MessageTooLarge(RayforceWSError):
-    """A message exceeded `max_message_size`, ours or the peer's; the connection is closed by it."""
+    """A message exceeded the `max_message_size` of either side, which closed the connection."""
 
 
 class ProtocolError(RayforceWSError):
-    """The peer sent something the protocol does not allow; the connection is closed by it.
+    """The peer violated the protocol, which closed the connection.
 
     Attributes:
         message: the error in one sentence, which `str` returns.
-        code: the close code it is closed with.
+        code: the close code that this side sent.
     """
 
     def __init__(self, message: str, code: int = 1002) -> None:
@@ -184,25 +184,25 @@ class ProtocolError(RayforceWSError):
 
 
 class QueryTimeout(RayforceWSError):
-    """The query ran for longer than the server's `query_timeout`, and was stopped; the connection is usable.
+    """The server stopped the query because it ran longer than `query_timeout`. The connection stays usable.
 
-    What it has done before stays done.
+    Changes that the query made before it was stopped remain.
     """
 
 
 class ServerBusy(RayforceWSError):
-    """More requests of the connection were unanswered than the server's `max_in_flight`; the connection is usable.
+    """The connection has more unanswered requests than the server's `max_in_flight`. The connection stays usable.
 
-    This one was not begun with, and can be sent again.
+    The request was not started; it is safe to retry.
     """
 
 
 class ServerClosing(RayforceWSError):
-    """The server is shutting down, and did not begin with a request that came so late.
+    """The server is shutting down, and did not start the request. It closes the connection with code 1001.
 
-    It can be sent again, to a server that is not. The connection will be closed with code 1001.
+    It is safe to send the request again to another server, or after a restart.
     """
 
 
 class UnsupportedQuery(RayforceWSError, TypeError):
-    """What was given to `execute` or `post` is nothing that can be sent as a query."""
+    """The argument of `execute`, `post` or another call is not a query."""

@@ -1,4 +1,4 @@
-"""A server's statistics for Prometheus, by its client library: `pip install 'rayforce-trio[prometheus]'`."""
+"""A server's statistics as Prometheus metrics. Install it with `pip install 'rayforce-trio[prometheus]'`."""
 
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
@@ -22,17 +22,17 @@ __all__ = ["Collector"]
 
 
 class Server(Protocol):
-    """What is collected from."""
+    """A server with statistics."""
 
     def statistics(self) -> Statistics:
-        """Return its numbers."""
+        """Return the current numbers."""
 
 
 class Collector(_Collector):
-    """Turns what `WSServer.statistics` returns into metrics, whenever its registry is asked for them.
+    """Collect the statistics of a `WSServer` as metrics each time its registry is scraped.
 
-    Register it with a `prometheus_client.CollectorRegistry`, and have that served in any way the library has, from
-    another thread if need be. A registry takes the collector of one server.
+    Register it with a `prometheus_client.CollectorRegistry`, which the library can serve in several ways, also from
+    another thread. A registry can hold the collector of one server.
 
     Args:
         server: the `WSServer`.
@@ -42,37 +42,41 @@ class Collector(_Collector):
         self._server = server
 
     def describe(self) -> Iterator[Metric]:
-        """Yield the metrics, so that a registry can tell that it has them already."""
+        """Yield the metrics, so that a registry can detect duplicates."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics, as `prometheus_client` wants them."""
+        """Yield the current metrics."""
         now = self._server.statistics()
         connections, requests, posts = now.connections, now.requests, now.posts
-        yield _gauge("start_time_seconds", "When the server began to serve, since 1970; 0 while it does not", now.since)
-        yield _gauge("connections", "Connections that are open", connections.open)
-        yield _gauge("connections_opening", "Connections that are not open yet", connections.opening)
-        yield _counter("connections_opened", "Connections that were ever open", connections.total)
-        yield _counters(
-            "connections_refused", "Connections that were refused, by HTTP status", "status", connections.refused
+        yield _gauge(
+            "start_time_seconds", "When the server started, in seconds since 1970; 0 while it is not running", now.since
         )
-        yield _counter("connections_failed", "Connections that ended before they were open", connections.failed)
-        yield _counter("probes", "Requests for health or metrics that were answered", connections.probes)
+        yield _gauge("connections", "Open connections", connections.open)
+        yield _gauge("connections_opening", "Connections that are opening", connections.opening)
+        yield _counter("connections_opened", "Connections that were opened", connections.total)
+        yield _counters("connections_refused", "Refused connections, by HTTP status", "status", connections.refused)
+        yield _counter("connections_failed", "Connections that ended before they were opened", connections.failed)
+        yield _counter("probes", "Answered requests for health or metrics", connections.probes)
         yield _counter("requests", "Requests that arrived", requests.total)
-        yield _gauge("requests_in_flight", "Requests that are not answered yet", requests.in_flight)
-        yield _counter("requests_cancelled", "Requests that their client cancelled", requests.cancelled)
-        yield _counter("requests_abandoned", "Requests whose connection ended first", requests.abandoned)
-        yield _counters("request_errors", "Requests answered with an error, by its code", "code", requests.errors)
-        yield _histogram("request_duration_seconds", "From arrival until the reply was sent", now.latencies)
+        yield _gauge("requests_in_flight", "Unanswered requests", requests.in_flight)
+        yield _counter("requests_cancelled", "Requests that their clients cancelled", requests.cancelled)
+        yield _counter(
+            "requests_abandoned", "Requests that were unanswered when their connection ended", requests.abandoned
+        )
+        yield _counters("request_errors", "Requests answered with an error, by error code", "code", requests.errors)
+        yield _histogram(
+            "request_duration_seconds", "Seconds from the arrival of a request until its reply was sent", now.latencies
+        )
         yield _counter("posts", "Posts that arrived", posts.total)
         yield _counter("posts_failed", "Posts that are known to have failed", posts.failed)
-        yield _gauge("queued", "Requests and posts that wait for those before them", now.queued)
-        yield _counter("received_bytes", "Length of all messages from clients", now.bytes_in)
-        yield _counter("sent_bytes", "Length of all messages to clients", now.bytes_out)
+        yield _gauge("queued", "Requests and posts that wait for earlier ones", now.queued)
+        yield _counter("received_bytes", "Bytes of all messages from clients", now.bytes_in)
+        yield _counter("sent_bytes", "Bytes of all messages to clients", now.bytes_out)
 
 
 class Page:
-    """What is answered to a request for a server's metrics.
+    """Render the metrics of a server for HTTP.
 
     Args:
         server: the `WSServer`.
@@ -81,11 +85,11 @@ class Page:
     def __init__(self, server: Server) -> None:
         self._collector = Collector(server)
 
-    def written(self, accept: str) -> tuple[bytes, str]:
+    def render(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their content type.
 
         Args:
-            accept: the request's header of that name.
+            accept: the Accept header of the request.
         """
         encode, content_type = choose_encoder(accept)
         return encode(self._collector), content_type

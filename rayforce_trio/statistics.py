@@ -1,4 +1,4 @@
-"""What a server tells of itself: see `WSServer.statistics`. Plain numbers, which stay as they are."""
+"""The numbers that `WSServer.statistics` returns. They are snapshots: later events do not change them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ __all__ = ["Connections", "Histogram", "Posts", "Requests", "Statistics"]
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Connections, from the TCP connection on. Each is counted as what it came to, once.
+    """Numbers of connections. Each accepted TCP connection has exactly one outcome.
 
     Attributes:
-        open: how many are open: let in, and not ended.
-        opening: how many are neither open yet nor refused.
-        total: how many were ever open, those that are included.
-        refused: how many were refused, by HTTP status.
-        failed: how many ended before they were open, without being refused: the peer left, or took too long.
-        probes: how many were requests for `/healthz` or `/metrics`, and were answered.
+        open: connections that are open now.
+        opening: connections that are neither open nor refused yet.
+        total: connections that were opened, including those that are open now.
+        refused: refused connections, by HTTP status.
+        failed: connections that ended before they were opened, without a refusal: the peer left, or timed out.
+        probes: answered requests for `/healthz` or `/metrics`.
     """
 
     open: int
@@ -29,15 +29,15 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Requests, which are to be answered. `total` is those in flight, those abandoned and those in the latencies.
+    """Numbers of requests. `total` is the sum of `in_flight`, `abandoned` and the count of latencies.
 
     Attributes:
-        total: how many arrived.
-        in_flight: how many have arrived and are not answered yet.
-        cancelled: how many their client cancelled, whatever they came to.
-        abandoned: how many were not answered when their connection ended.
-        errors: how many were answered with an error, by its code, `cancel` among them. There are 64 codes at most; the
-            last is `other`, for whatever else there was.
+        total: requests that arrived.
+        in_flight: requests that are unanswered.
+        cancelled: requests that their clients cancelled, whatever their outcome.
+        abandoned: requests that were unanswered when their connection ended.
+        errors: requests that were answered with an error, by error code, including `cancel`. At most 64 codes are
+            counted; all others are counted as `other`.
     """
 
     total: int
@@ -49,11 +49,11 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class Posts:
-    """Posts, which are not answered.
+    """Numbers of posts, which are not answered.
 
     Attributes:
-        total: how many arrived.
-        failed: how many are known to have ended in an error; not every engine tells.
+        total: posts that arrived.
+        failed: posts that are known to have failed. Not every engine reports it.
     """
 
     total: int
@@ -62,12 +62,12 @@ class Posts:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often values fell between bounds.
+    """A histogram.
 
     Attributes:
-        bounds: the upper bounds, in ascending order; a value that equals one is below it.
-        counts: how many values fell below each bound and not below the one before; one more for those above all.
-        sum: of all values.
+        bounds: the upper bounds of the buckets, inclusive, in ascending order.
+        counts: the number of values in each bucket; the last one counts the values above all bounds.
+        sum: the sum of all values.
     """
 
     bounds: tuple[float, ...]
@@ -76,24 +76,24 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """The number of values."""
         return sum(self.counts)
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A server's numbers at one moment. What is counted is counted since the server was made.
+    """A server's numbers at one moment. Totals count from the creation of the server.
 
     Attributes:
-        since: when it began to serve, in seconds since 1970 (UTC); `None` while it does not.
+        since: when the server started, in seconds since 1970 (UTC); `None` while it is not running.
         connections: see `Connections`.
         requests: see `Requests`.
         posts: see `Posts`.
-        queued: how many requests and posts have arrived and wait for those of their connection before them.
-        latencies: the time from a request's arrival until the network was given the whole reply, in seconds. Requests
-            that the server has not read yet have not arrived.
-        bytes_in: the length of all messages from clients, in bytes, without what WebSocket and TLS add.
-        bytes_out: the same of the messages to clients.
+        queued: requests and posts that have arrived and wait for earlier ones of their connection.
+        latencies: seconds from the arrival of a request until its whole reply was given to the network. A request
+            arrives when the server reads it.
+        bytes_in: bytes of all messages from clients, without the overhead of WebSocket and TLS.
+        bytes_out: bytes of all messages to clients, without that overhead.
     """
 
     since: float | None

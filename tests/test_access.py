@@ -38,7 +38,9 @@ def allows_host(
 ) -> bool:
     policy = make_policy(allow_unauthenticated=True, allowed_origins=[], allowed_hosts=allowed, own_host=own_host)
     refusal = policy.decide(OpeningRequest("/", {"host": host}, "192.0.2.7", own))
-    assert refusal is None or (refusal.status == 421 and "allowed_hosts" in refusal.reason)
+    malformed = host in MALFORMED_HOSTS
+    assert refusal is None or refusal.status == (400 if malformed else 421)
+    assert refusal is None or malformed or "allowed_hosts" in refusal.reason
     return refusal is None
 
 
@@ -115,6 +117,20 @@ def test_a_page_of_the_server_itself_is_let_in(origin: str, own: tuple[str, int]
         ("http://localhost.example.org:8765", OWN),
         ("http://[::1:8765", OWN),
         ("http://localhost:8765", ("192.0.2.1", 8765)),
+        ("http://evil.example@127.0.0.1:8765", OWN),
+        ("http://evil:secret@127.0.0.1:8765", OWN),
+        ("http://@127.0.0.1:8765", OWN),
+        ("http://127.0.0.1:8765/", OWN),
+        ("http://127.0.0.1:8765/evil.example", OWN),
+        ("http://127.0.0.1:8765?evil.example", OWN),
+        ("http://127.0.0.1:8765#evil.example", OWN),
+        ("http://127.0.0.1:8765\\@evil.example", OWN),
+        ("http://127.0.0.1:08765", OWN),
+        ("http://127.0.0.1:8765 http://evil.example", OWN),
+        ("http://[::1%25evil.example]:8765", ("::1", 8765)),
+        ("http://[::1%evil.example]:8765", ("::1", 8765)),
+        ("//127.0.0.1:8765", OWN),
+        ("ftp://127.0.0.1:8765", OWN),
     ],
 )
 def test_a_page_of_anything_else_is_refused(origin: str, own: tuple[str, int]) -> None:
@@ -144,7 +160,13 @@ def test_null_is_let_in_only_if_listed() -> None:
     assert allows_origin("null", allowed=["null"])
 
 
-@pytest.mark.parametrize("origin", ["example.org", "", "*", "https://", "https://example.org/path", "https://a.org?q"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("example.org", "", "*", "https://", "https://example.org/path", "https://a.org?q", "https://ann@example.org"),
+        *("https://example.org:99999", "https://example.org:port", "https://[::1", "https://a b"),
+    ],
+)
 def test_an_allowed_origin_that_is_none_is_an_error(origin: str) -> None:
     with pytest.raises(RayforceValueError, match="is not an origin; an origin looks like https"):
         make_policy(allow_unauthenticated=False, allowed_origins=[origin])
@@ -194,6 +216,12 @@ STRANGE_HOSTS = [
     "127.1",
     "2130706433",
     "0177.0.0.1",
+    "192.0.2.1:8765",
+    "0.0.0.1",
+    "xn--localhost-",
+]
+
+MALFORMED_HOSTS = [
     "localhost@example.org",
     "example.org localhost",
     "localhost, example.org",
@@ -203,9 +231,23 @@ STRANGE_HOSTS = [
     "[]",
     "[::1]example.org",
     "[fe80::1%25eth0]:8765",
-    "192.0.2.1:8765",
-    "0.0.0.1",
-    "xn--localhost-",
+    "127.0.0.1%.evil.example",
+    "127.0.0.1%25.evil.example:8765",
+    "[::1%.evil.example]:8765",
+    "[::1%25lo]",
+    "127.0.0.1:evil.example",
+    "localhost:8765.evil.example",
+    "localhost:8765:8765",
+    "localhost:99999",
+    "localhost:+1",
+    "evil.example@127.0.0.1",
+    "127.0.0.1/evil.example",
+    "127.0.0.1#evil.example",
+    "127.0.0.1?evil.example",
+    "127.0.0.1\\evil.example",
+    "127.0.0.1 evil.example",
+    "http://127.0.0.1",
+    "::1",
 ]
 
 
@@ -219,6 +261,13 @@ def test_on_loopback_any_other_name_is_refused(host: str) -> None:
 def test_elsewhere_any_name_will_do_unless_some_are_listed(host: str) -> None:
     assert allows_host(host, own=("192.0.2.1", 8765))
     assert not allows_host(host, own=("192.0.2.1", 8765), allowed=["prices.example"])
+
+
+@pytest.mark.parametrize("host", MALFORMED_HOSTS)
+@pytest.mark.parametrize("own", [OWN, ("::1", 8765)])
+def test_on_loopback_a_host_that_only_begins_with_its_name_is_refused(host: str, own: tuple[str, int]) -> None:
+    assert not allows_host(host, own=own)
+    assert not allows_host(host, own=own, allowed=["prices.example", "localhost", "127.0.0.1", "::1"])
 
 
 @pytest.mark.parametrize("own", [OWN, ("192.0.2.1", 8765)])
@@ -240,10 +289,17 @@ def test_the_name_the_server_listens_on_is_its_own(own_host: str, host: str) -> 
     assert not allows_host(host, own_host="localhost")
 
 
+@pytest.mark.parametrize("host", MALFORMED_HOSTS)
+def test_elsewhere_a_malformed_host_is_refused_even_if_no_names_are_listed(host: str) -> None:
+    assert not allows_host(host, own=("192.0.2.1", 8765))
+
+
 @given(st.text(st.characters(codec="ascii")))
-def test_whatever_a_host_is_it_is_decided_about(host: str) -> None:
-    allows_host(host)
-    allows_host(host, own=("192.0.2.1", 8765), allowed=["prices.example"])
+def test_every_host_is_decided_about(host: str) -> None:
+    policy = make_policy(allow_unauthenticated=True, allowed_origins=[])
+    for own in (OWN, ("192.0.2.1", 8765)):
+        refusal = policy.decide(OpeningRequest("/", {"host": host}, "192.0.2.7", own))
+        assert refusal is None or refusal.status in (400, 421)
 
 
 @pytest.mark.parametrize("host", ["", "prices.example:8765", "http://prices.example", "[::1]", "two words", None, 7])
@@ -325,7 +381,7 @@ async def test_a_client_that_asks_for_another_name_is_refused_until_it_is_listed
         assert rejected is not None
         assert rejected.status == 421
         assert rejected.body == (
-            "This server is not to be asked for by this name. To have it answer, add the name to allowed_hosts.\n"
+            "This server does not answer to this host name. To change that, add the name to allowed_hosts.\n"
         )
         assert await try_to_connect(loop, server.port, host="localhost") is None
     async with WSServer(0, host="127.0.0.1", allowed_hosts=[another]) as server:
@@ -379,7 +435,7 @@ async def test_pages_are_let_in_by_their_origin() -> None:
             answer = await answer_to(server.port, {"Origin": origin})
             assert answer.status == 403
             assert answer.body == (
-                "This server is not open to pages of this origin. To let them in, add it to allowed_origins.\n"
+                "This server does not accept pages of this origin. To change that, add it to allowed_origins.\n"
             )
         with await open_raw(server.port):
             """Without an Origin, it is no page."""

@@ -232,7 +232,7 @@ GOOD = cheap_hash(SECRET)
 def test_what_is_no_hash_is_an_error_at_once_that_does_not_show_it(entry: str) -> None:
     with pytest.raises(RayforceValueError) as caught:
         users({"ann": entry})
-    assert "user 'ann' is not what hash_password makes" in str(caught.value)
+    assert "user 'ann' is not a hash from hash_password" in str(caught.value)
     assert not entry or entry not in str(caught.value)
 
 

@@ -18,7 +18,7 @@ from support.opening import LOCAL, answer_to, try_to_connect
 
 from rayforce_trio import InProcessEngine, NativeProcess, WSClient, WSServer, auth
 from rayforce_trio._client._credentials import request_headers
-from rayforce_trio._server._authorizer import ANSWER_TIME
+from rayforce_trio._server._authorizer import REFUSAL_TIMEOUT
 from rayforce_trio._server._credentials import TOKEN_PREFIX, read_request
 from rayforce_trio._transports import OpeningRequest
 from rayforce_trio.auth import Principal, Request
@@ -26,7 +26,7 @@ from rayforce_trio.errors import RayforceTypeError, RayforceUserError, RayforceV
 
 PASSWORD = "s3cret of änn"
 TOKEN = "t0ken-of-bob"
-UNKNOWN = "This server lets in only whom it knows. Send a user name and a password, or a token, that it knows.\n"
+UNKNOWN = "This server requires authentication. Send a valid user name and password, or a valid token.\n"
 
 
 both_loops = pytest.mark.parametrize("loop", ["trio", "asyncio"])
@@ -157,7 +157,7 @@ def test_tokens_arrive_either_way(token: str) -> None:
         ({"user": "ann"}, "A user needs a password, too"),
         ({"user": "ann", "password": PASSWORD, "token": TOKEN}, "Give either token, or user and password"),
         ({"password": PASSWORD, "token": TOKEN}, "Give either token, or user and password"),
-        ({"token": TOKEN, "headers": {"authorization": "Bearer x"}}, "Give either headers with Authorization, or"),
+        ({"token": TOKEN, "headers": {"authorization": "Bearer x"}}, "Give only one of: headers with Authorization"),
         ({"user": "a:b", "password": PASSWORD}, "Invalid user name"),
         ({"user": "a\r\nb", "password": PASSWORD}, "Invalid user name"),
         ({"user": 7, "password": PASSWORD}, "Invalid user name"),
@@ -179,9 +179,9 @@ def test_tokens_arrive_either_way(token: str) -> None:
         ({"headers": {"X-Name:": "a"}}, "Invalid name of a header"),
         ({"headers": {"": "a"}}, "Invalid name of a header"),
         ({"headers": {7: "a"}}, "Invalid name of a header"),
-        ({"headers": {"hOST": "a"}}, "The header hOST is the client's own"),
-        ({"headers": {"Sec-WebSocket-Protocol": "a"}}, "The header Sec-WebSocket-Protocol is the client's own"),
-        ({"headers": {"Transfer-Encoding": "chunked"}}, "The header Transfer-Encoding is the client's own"),
+        ({"headers": {"hOST": "a"}}, "The client sets the header hOST itself"),
+        ({"headers": {"Sec-WebSocket-Protocol": "a"}}, "The client sets the header Sec-WebSocket-Protocol itself"),
+        ({"headers": {"Transfer-Encoding": "chunked"}}, "The client sets the header Transfer-Encoding itself"),
         ({"headers": [("X-Name", "a")]}, "Invalid headers"),
     ],
 )
@@ -326,6 +326,22 @@ async def test_rayforces_own_client_cannot_say_who_it_is_and_is_refused() -> Non
             await trio.to_thread.run_sync(connect)
 
 
+@pytest.mark.trio
+async def test_an_authenticator_sees_header_values_in_latin_1() -> None:
+    """Cookies of all the ports of localhost are sent to each of them, and some are in UTF-8."""
+    seen = []
+
+    def authenticate(request: Request) -> str:
+        seen.append(request.headers["cookie"])
+        return "ann"
+
+    async with guarded(authenticate) as server:
+        cookie = "name=čeština €"
+        assert (await answer_to(server.port, {"Cookie": cookie.encode().decode("latin-1")})).status == 101
+    [value] = seen
+    assert value.encode("latin-1").decode() == cookie
+
+
 # An authenticator that fails
 
 
@@ -345,7 +361,7 @@ async def test_an_authenticator_that_raises_costs_the_peer_its_connection_and_no
         rejected = await try_to_connect(loop, server.port)
         assert rejected is not None
         assert rejected.status == 500
-        assert rejected.body == "This server failed when it was to find out who you are. Its log says why.\n"
+        assert rejected.body == "Authentication failed because of an error in the server. See the server's log.\n"
         assert await try_to_connect(loop, server.port, token=TOKEN) is None
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.name == "rayforce_trio.server"
@@ -383,7 +399,7 @@ async def test_an_authenticator_that_takes_too_long_is_given_up_and_the_peer_is_
         rejected = await try_to_connect(loop, server.port)
         assert rejected is not None
         assert rejected.status == 503
-        assert rejected.body == "This server did not find out in time who you are. Try again later.\n"
+        assert rejected.body == "Authentication took too long. Try again later.\n"
         assert (await answer_to(server.port)).headers["retry-after"] == "1"
     assert cancelled == 2
     assert caplog.text.count("): authenticate took too long") == 2
@@ -414,7 +430,7 @@ async def test_so_is_one_that_does_not_heed_that(right: bool, caplog: pytest.Log
     async def authenticate(request: Request) -> bool:
         deadline = trio.current_effective_deadline()
         with trio.CancelScope(shield=True):
-            await trio.sleep_until(deadline + ANSWER_TIME + 0.1)
+            await trio.sleep_until(deadline + REFUSAL_TIMEOUT + 0.1)
         return right
 
     async with guarded(authenticate, open_timeout=1.0) as server:
@@ -464,7 +480,7 @@ async def test_who_fails_too_often_is_slowed_down_and_not_even_asked(loop: str) 
         assert len(statuses) > 5
         assert asked == len(statuses) - 1
         assert rejected is not None
-        assert rejected.body == "Too many requests from your address did not say who they are. Try again later.\n"
+        assert rejected.body == "Too many failed authentications from your address. Try again later.\n"
         while await try_to_connect(loop, server.port, token=TOKEN) is not None:
             pass  # it is let in again before long
 
@@ -555,9 +571,12 @@ async def test_an_engine_that_is_not_there_is_the_servers_fault_and_its_log_says
     async with guarded(lambda _: Principal("ann", engine="missing"), engines={"there": GateEngine()}) as server:
         rejected = await try_to_connect(loop, server.port)
         assert rejected is not None
-        assert (rejected.status, rejected.body) == (503, "This server has no engine for you. Its log says why.\n")
+        assert (rejected.status, rejected.body) == (
+            503,
+            "This server has no engine for this client. See the server's log.\n",
+        )
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert "the engine 'missing' of this principal is not among those that WSServer was given as engines: 'there'" in (
+    assert "the engine 'missing' of this principal is not one of the engines of WSServer: 'there'" in (
         record.getMessage()
     )
 
@@ -609,7 +628,7 @@ async def test_the_log_names_who_is_meant_and_nothing_that_is_secret(caplog: pyt
                 assert await try_to_connect("trio", server.port, token=token) is None
     opened = [message for message in caplog.messages if message.endswith("): open")]
     named = [message.partition("(")[2].partition(" at 127.0.0.1:")[0] for message in opened]
-    assert named == [r"ann\nconnection 9 (root)", "bob", "some Somebody", "some bool", "some str"]
+    assert named == [r"ann\nconnection 9 (root)", "bob", "a Somebody", "a bool", "a str"]
 
 
 @pytest.mark.trio

@@ -79,7 +79,7 @@ WELL = HttpResponse(
 
 
 @pytest.mark.trio
-async def test_a_server_that_serves_says_that_it_is_well(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_serves_says_that_it_is_healthy(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with no_leaks(within=5.0), served() as server:
         assert await health(server.port) == WELL
@@ -92,12 +92,29 @@ async def test_a_server_that_serves_says_that_it_is_well(caplog: pytest.LogCaptu
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("headers", [{}, {"Host": "127.0.0.1"}], ids=["HAProxy", "nginx"])
+async def test_it_answers_http_1_0_which_proxies_speak(headers: dict[str, str]) -> None:
+    async with served(metrics=True) as server:
+        assert await ask(server.port, response("GET /healthz HTTP/1.0", {"Connection": "close", **headers})) == WELL
+        head = await ask(server.port, response("HEAD /healthz HTTP/1.0", headers))
+        assert (head.status, head.headers, head.body) == (200, WELL.headers, "")
+        metrics = await ask(server.port, response("GET /metrics HTTP/1.0", {"Host": "127.0.0.1"}))
+        assert metrics.status == 200
+
+
+@pytest.mark.trio
+async def test_it_answers_a_request_for_its_whole_url() -> None:
+    async with served() as server:
+        assert await ask(server.port, plain("http://127.0.0.1/healthz")) == WELL
+
+
+@pytest.mark.trio
 async def test_probes_are_logged_for_who_wants_to_know_everything(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "rayforce_trio.server")
     async with served() as server:
         await health(server.port)
     [message] = caplog.messages
-    assert re.fullmatch(r"connection 1 \(127\.0\.0\.1:\d+\): asked for /healthz: 200", message)
+    assert re.fullmatch(r"connection 1 \(127\.0\.0\.1:\d+\): /healthz: 200", message)
 
 
 @pytest.mark.trio
@@ -169,8 +186,7 @@ async def test_a_request_with_a_body_or_another_behind_it_is_answered_once() -> 
         plain("/healthz", method="POST"),
         plain("/healthz", method="get"),
         plain("/healthz", method="OPTIONS"),
-        plain("http://127.0.0.1/healthz"),
-        response("GET /healthz HTTP/1.0", {"Host": "127.0.0.1"}),
+        plain("http://foreign.example/healthz"),
         response("GET /healthz HTTP/1.1", {}),
         plain("/healthz", {"Host": "a\r\nHost: b"}),
         plain("/healthz", {"Authorization": "a\r\nAuthorization: b"}),
@@ -193,7 +209,9 @@ async def test_who_wants_no_websocket_is_told_what_this_is(path: str) -> None:
     async with served() as server:
         answer = await ask(server.port, plain(path))
         assert (answer.status, answer.headers["upgrade"]) == (426, "websocket")
-        assert answer.body == "This is a Rayforce server over WebSocket, and the request asks for no WebSocket.\n"
+        assert (
+            answer.body == "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket.\n"
+        )
 
 
 @pytest.mark.trio
@@ -201,7 +219,7 @@ async def test_metrics_that_nobody_turned_on_are_said_to_be_off() -> None:
     async with served() as server:
         answer = await ask(server.port, plain("/metrics"))
         assert answer.status == 404
-        assert answer.body == "This server shows no metrics. To have them, start it with metrics.\n"
+        assert answer.body == "This server has no metrics. To enable them, start it with metrics.\n"
 
 
 @pytest.mark.trio
@@ -238,7 +256,7 @@ async def test_a_flood_of_requests_does_not_keep_it_waiting() -> None:
 
 @pytest.mark.trio
 async def test_openings_that_do_not_end_are_a_reason_to_send_clients_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_PATIENCE", 0.1)
+    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_WAIT_TIMEOUT", 0.1)
     async with served(max_unauthenticated=2) as server:
         with connect_raw(server.port), connect_raw(server.port):
             answer = await health(server.port)
@@ -294,13 +312,13 @@ async def test_replicas_are_down_once_none_of_them_could_be_reached(native_port:
 async def test_a_server_that_stops_is_not_well() -> None:
     async with served() as server:
         with await open_raw(server.port) as peer:
-            assert server._is_well()
+            assert server._is_healthy()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.stop)
                 assert await peer.receive_close() == 1001
-                assert not server._is_well()
+                assert not server._is_healthy()
                 await peer.send_close(1001)
-    assert not server._is_well()
+    assert not server._is_healthy()
 
 
 # Metrics

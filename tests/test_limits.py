@@ -22,11 +22,11 @@ from rayforce_trio.errors import RayforceValueError
 
 both_loops = pytest.mark.parametrize("loop", ["trio", "asyncio"])
 
-IN_ALL = "This server has as many connections as it takes (max_connections). Try again later."
+IN_ALL = "This server has reached its limit of connections (max_connections). Try again later."
 OF_ADDRESS = (
-    "This server has as many connections from your address as it takes (max_connections_per_address). Try again later."
+    "This server has reached its limit of connections from your address (max_connections_per_address). Try again later."
 )
-OPENING = "This server has as many connections opening as it takes (max_unauthenticated). Try again later."
+OPENING = "This server has reached its limit of opening connections (max_unauthenticated). Try again later."
 
 
 @asynccontextmanager
@@ -75,7 +75,7 @@ def test_each_limit_is_reached_by_what_it_counts_and_given_back() -> None:
                 assert (refusal.status, refusal.reason) == (503, IN_ALL)
             assert counted.refusal("192.0.2.9") is None
         assert counted.refusal("192.0.2.7") is None
-    assert not counted._of_network
+    assert not counted._per_network
 
 
 def test_the_addresses_of_an_ipv6_network_share_a_limit() -> None:
@@ -178,7 +178,7 @@ async def answer_from(peer: RawPeer) -> HttpResponse:
 async def test_openings_that_do_not_end_keep_out_others_who_are_told_so(
     loop: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_PATIENCE", 0.1)
+    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_WAIT_TIMEOUT", 0.1)
     async with served(max_unauthenticated=3) as server:  # one address has two of them
         with connect_raw(server.port), await open_raw(server.port, hello=False):
             rejected = await try_to_connect(loop, server.port)
@@ -203,12 +203,12 @@ async def test_one_address_cannot_keep_out_the_others_by_openings(autojump_clock
     for _ in range(2):
         async with counted.opening("192.0.2.7") as refusal:
             assert refusal is None
-    assert not counted._openings_of_network
+    assert not counted._openings_per_network
 
 
 @pytest.mark.trio
 async def test_who_comes_with_many_others_is_let_in_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_PATIENCE", 20.0)
+    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_WAIT_TIMEOUT", 20.0)
     async with served(max_unauthenticated=1, max_connections_per_address=None) as server, AsyncExitStack() as clients:
         first = clients.enter_context(connect_raw(server.port))
         others = [clients.enter_context(connect_raw(server.port)) for _ in range(40)]
@@ -230,7 +230,7 @@ async def test_who_is_open_is_no_opening() -> None:
 
 @pytest.mark.trio
 async def test_a_flood_is_turned_away_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.MAX_TURNED_AWAY", 1)
+    monkeypatch.setattr("rayforce_trio._server._limits.MAX_REJECTING", 1)
     async with served(max_connections=1) as server, WSClient(LOCAL, server.port).connect() as client:
         with connect_raw(server.port) as told:
             assert (await told.receive_head()).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -246,7 +246,7 @@ async def test_a_flood_is_turned_away_without_a_word(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.trio
 async def test_a_server_that_stops_does_not_wait_for_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_PATIENCE", 60.0)
+    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_WAIT_TIMEOUT", 60.0)
     with trio.fail_after(4):  # less than an opening may take
         async with served(max_unauthenticated=1) as server:
             with connect_raw(server.port), connect_raw(server.port) as waiting:

@@ -17,22 +17,8 @@ from support.raw import CLOSE, RawPeer, close_frame, connect_raw, frame, open_ra
 from rayforce_trio import NativeProcess, WSClient, WSServer
 from rayforce_trio._codec import encode
 from rayforce_trio._protocol import MessageType
-from rayforce_trio._server._log import QUERY_LIMIT, ConnectionLog, beginning_of, printable
+from rayforce_trio._server._log import QUERY_LIMIT, ConnectionLog, beginning_of
 from rayforce_trio.errors import RayforceTypeError
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("as it is: änn €", "as it is: änn €"),
-        ("two\r\nlines", r"two\r\nlines"),
-        ("\x1b[2J\0\x7f\x9b", r"\x1b[2J\x00\x7f\x9b"),
-        ("\u202eleft to right\u2028", r"\u202eleft to right\u2028"),
-        ("\udc80", r"\udc80"),
-    ],
-)
-def test_what_is_not_visible_is_escaped(text: str, shown: str) -> None:
-    assert printable(text) == shown
 
 
 def test_a_line_names_the_connection_its_peer_and_who_that_is(caplog: pytest.LogCaptureFixture) -> None:

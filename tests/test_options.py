@@ -1,5 +1,6 @@
 """What one connection may take of a server: time in the engine, requests at once, and time to read its replies."""
 
+import inspect
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -71,6 +72,12 @@ def test_an_option_that_makes_no_sense_is_an_error_at_once(option: str, values: 
 # Time in the engine
 
 
+def options(query_timeout: Any) -> ConnectionOptions:
+    return ConnectionOptions(
+        open_timeout=5.0, write_timeout=30.0, query_timeout=query_timeout, max_in_flight=None, drain_timeout=10.0
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "addresses", "limit"),
     [
@@ -86,7 +93,7 @@ def test_an_option_that_makes_no_sense_is_an_error_at_once(option: str, values: 
 def test_by_default_a_query_has_300_seconds_where_others_may_ask(
     given: Any, addresses: list[str], limit: float | None
 ) -> None:
-    assert ConnectionOptions(query_timeout=given).query_timeout_on(addresses) == limit
+    assert options(query_timeout=given).query_timeout_on(addresses) == limit
 
 
 @pytest.mark.trio
@@ -306,7 +313,7 @@ async def test_our_client_raises_an_error_of_its_own_for_it() -> None:
 @pytest.mark.trio
 async def test_our_client_never_meets_the_default_however_much_it_asks(caplog: pytest.LogCaptureFixture) -> None:
     engine = GateEngine()
-    assert ConnectionOptions().max_in_flight == 2 * MAX_IN_FLIGHT
+    assert inspect.signature(WSServer).parameters["max_in_flight"].default == 2 * MAX_IN_FLIGHT
     async with connected(engine) as connection, trio.open_nursery() as nursery:
         for _ in range(3000):
             nursery.start_soon(connection.execute, "1")

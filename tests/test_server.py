@@ -137,9 +137,9 @@ async def test_stopping_a_server_that_is_not_started_is_an_error() -> None:
 @pytest.mark.trio
 async def test_it_cannot_serve_twice_at_once() -> None:
     async with in_time(), local_server() as server:
-        with pytest.raises(errors.RayforceWSError, match="serving already"):
+        with pytest.raises(errors.RayforceWSError, match="running already"):
             await server.serve()
-        with pytest.raises(errors.RayforceWSError, match="serving already"):
+        with pytest.raises(errors.RayforceWSError, match="running already"):
             async with server:
                 pass
         await check_answers(server.port)

@@ -1,4 +1,4 @@
-"""Who is let in by `serve`, by its arguments."""
+"""The clients that `serve` lets in."""
 
 import secrets
 from argparse import ArgumentParser, Namespace
@@ -8,58 +8,59 @@ from typing import Any
 
 from .. import auth
 from ..errors import RayforceValueError
-from ._exits import UsageError
+from ._console import UsageError
 from ._secrets import PASSWORD_VARIABLE, TOKEN_VARIABLE, add_secrets, all_lines, secrets_of
 
 _TOKEN_SIZE = 32  # bytes
 
 
 def add_authentication(parser: ArgumentParser) -> None:
-    """Add the arguments that say who is let in."""
-    who = parser.add_argument_group("who is let in; one of these")
-    choice = who.add_mutually_exclusive_group()
-    add_secrets(choice, "those who know the")
-    choice.add_argument(
-        "--users-file", metavar="FILE", help="users with a password each: lines of NAME:HASH, by `hash-password`"
+    """Add the options that say which clients are let in."""
+    group = parser.add_argument_group("clients to let in; one of these").add_mutually_exclusive_group()
+    add_secrets(group, "clients that know the {}")
+    group.add_argument(
+        "--users-file",
+        metavar="FILE",
+        help="users that know their password; FILE has lines NAME:HASH, with hashes from rayforce-trio hash-password",
     )
-    choice.add_argument(
-        "--generate-token", action="store_true", help="those who know a new token, which is shown on standard error"
+    group.add_argument(
+        "--generate-token", action="store_true", help="clients that know a new token, which is shown on standard error"
     )
-    choice.add_argument(
+    group.add_argument(
         "--allow-unauthenticated",
         action="store_true",
-        help="everybody who can reach the port; they can run any code in the engine",
+        help="all clients that can reach the port; they can run any code in the engine",
     )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Authentication:
-    """Who is let in.
+    """The clients that are let in.
 
     Attributes:
-        authenticate: for `WSServer`; `None`: nobody is asked.
-        generated: the token that was made, to be shown; `None`: there is none.
+        authenticate: the argument of `WSServer`; `None` means that clients are not authenticated.
+        generated_token: the token to show to the user, if one was generated.
     """
 
     authenticate: Callable[[auth.Request], object] | None = None
-    generated: str | None = None
+    generated_token: str | None = None
 
 
 def authentication_of(options: Namespace) -> Authentication:
-    """Return what the arguments and the environment say about who is let in.
+    """Return the clients that the options and the environment let in.
 
     Raises:
-        UsageError: they contradict each other, or there is nothing such in a file.
+        UsageError: the options contradict each other, or a file is not valid.
     """
     password, token = secrets_of(options)
     try:
         if options.users_file is not None:
-            return Authentication(auth.users(_users(options.users_file)))
+            return Authentication(auth.users(_read_users(options.users_file)))
         if options.generate_token:
             generated = secrets.token_urlsafe(_TOKEN_SIZE)
             return Authentication(auth.token(generated), generated)
         if options.allow_unauthenticated:
-            _refuse_contradiction(options, password, token)
+            _check_that_nothing_authenticates(options, password, token)
             return Authentication()
         if password is not None:
             return Authentication(auth.password(password))
@@ -71,14 +72,14 @@ def authentication_of(options: Namespace) -> Authentication:
 
 
 def by_certificate(request: auth.Request) -> auth.Principal | None:
-    """Let in who has shown a certificate, by the name that stands in it."""
+    """Let in a client that has shown a certificate, under the name in the certificate."""
     if request.certificate is None:
         return None
-    return auth.Principal(_name_in(request.certificate))
+    return auth.Principal(_certificate_name(request.certificate))
 
 
-def _name_in(certificate: Any) -> str:
-    """Return the common name in a certificate, as the `ssl` module tells it; else the first of its other names."""
+def _certificate_name(certificate: Any) -> str:
+    """Return the common name in a certificate of the `ssl` module, or else the first of its alternative names."""
     names = [pair for part in certificate.get("subject", ()) for pair in part if pair[0] == "commonName"]
     for _, name in [*names, *certificate.get("subjectAltName", ())]:
         if isinstance(name, str) and name:
@@ -86,26 +87,27 @@ def _name_in(certificate: Any) -> str:
     return "certificate"
 
 
-def _refuse_contradiction(options: Namespace, password: str | None, token: str | None) -> None:
-    for there, what in (
-        (password is not None, f"{PASSWORD_VARIABLE} is in the environment"),
-        (token is not None, f"{TOKEN_VARIABLE} is in the environment"),
+def _check_that_nothing_authenticates(options: Namespace, password: str | None, token: str | None) -> None:
+    for is_given, what in (
+        (password is not None, f"{PASSWORD_VARIABLE} is set"),
+        (token is not None, f"{TOKEN_VARIABLE} is set"),
         (options.tls_client_authority is not None, "--tls-client-authority asks clients for certificates"),
     ):
-        if there:
-            raise UsageError(f"{what}, which --allow-unauthenticated contradicts; leave out one")
+        if is_given:
+            raise UsageError(f"{what}, which contradicts --allow-unauthenticated; leave out one of the two")
 
 
-def _users(path: str) -> dict[str, str]:
-    """Return the hashes of the users in a file, each by its name."""
+def _read_users(path: str) -> dict[str, str]:
+    """Return the hashes of the users in a file, by the users' names."""
     users: dict[str, str] = {}
     for number, line in enumerate(all_lines(path), 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, colon, hash_ = line.partition(":")
         if not colon:
-            raise UsageError(f"{path}, line {number}: no NAME:HASH")  # not shown: it may be a password
+            # The line is not shown, because it may be a password.
+            raise UsageError(f"{path}, line {number} is not of the form NAME:HASH")
         if name in users:
-            raise UsageError(f"{path}, line {number}: the user {name!r} is there already")
+            raise UsageError(f"{path}, line {number}: the user {name!r} appears a second time")
         users[name] = hash_
     return users

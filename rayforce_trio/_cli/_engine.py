@@ -1,4 +1,4 @@
-"""What evaluates for `serve`, by its arguments."""
+"""The engine that `serve` uses."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -7,7 +7,7 @@ import rayforce
 
 from .. import InProcessEngine, NativeEngine, NativeProcess
 from ..errors import RayforceError
-from ._exits import CommandFailed, UsageError
+from ._console import CommandFailed, UsageError
 from ._secrets import first_line
 
 Engine = InProcessEngine | NativeEngine | NativeProcess
@@ -18,36 +18,43 @@ _OPTIONS = {
     "in-process": ("script",),
     _REMOTE: ("engine_user", "engine_password_file"),
 }
-"""What `--engine` may be, and the options that go with it."""
+"""The values of `--engine`, and the options that each accepts."""
 
 
 def add_engine(parser: ArgumentParser) -> None:
-    """Add the arguments that say what evaluates."""
-    engine = parser.add_argument_group("engine")
-    engine.add_argument(
+    """Add the options for the engine."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
         "--engine",
         metavar="ENGINE",
         default="native",
-        help="what evaluates: native, a child process (default); in-process, this one; or HOST:PORT, a Rayforce server",
+        help="native, a child process; in-process, this process; or HOST:PORT, a running Rayforce server; "
+        "default: %(default)s",
     )
-    engine.add_argument("--script", metavar="FILE", help="Rayfall code to run first; native and in-process")
-    engine.add_argument("--read-only", action="store_true", default=None, help="clients may only read; native")
-    engine.add_argument("--journal", metavar="BASE", help="log requests there, and replay them at start; native")
-    engine.add_argument(
-        "--journal-sync", action="store_true", default=None, help="have each on the disk before it runs; native"
+    group.add_argument("--script", metavar="FILE", help="Rayfall code to run first; native and in-process")
+    group.add_argument("--read-only", action="store_true", default=None, help="forbid clients to write; native")
+    group.add_argument(
+        "--journal", metavar="BASE", help="write requests to a journal, and replay it at the start; native"
     )
-    engine.add_argument("--memory", metavar="SIZE", help="what it takes before it uses the disk, such as 4G; native")
-    engine.add_argument("--cores", metavar="N", type=int, help="how many threads it may use, 0 for all; native")
-    engine.add_argument("--engine-user", metavar="NAME", help="user name for the server at HOST:PORT")
-    engine.add_argument("--engine-password-file", metavar="FILE", help="its password, the first line of a file")
+    group.add_argument(
+        "--journal-sync", action="store_true", default=None, help="sync each request to the disk before it runs; native"
+    )
+    group.add_argument(
+        "--memory", metavar="SIZE", help="memory to use before the engine uses the disk, such as 4G; native"
+    )
+    group.add_argument("--cores", metavar="N", type=int, help="number of threads, 0 for one per core; native")
+    group.add_argument("--engine-user", metavar="NAME", help="user name for the server at HOST:PORT")
+    group.add_argument(
+        "--engine-password-file", metavar="FILE", help="password for the server at HOST:PORT, the first line of FILE"
+    )
 
 
 def engine_of(options: Namespace) -> Engine:
-    """Return the engine that the arguments name.
+    """Return the engine that the options name. The script of an in-process engine runs now.
 
     Raises:
-        UsageError: there can be no such engine.
-        CommandFailed: the script of the engine in this process failed.
+        UsageError: the engine does not exist or does not accept an option.
+        CommandFailed: the script failed.
     """
     kind = options.engine if options.engine in _OPTIONS else _REMOTE
     given = {
@@ -55,24 +62,24 @@ def engine_of(options: Namespace) -> Engine:
     }
     for name in given:
         if name not in _OPTIONS[kind]:
-            raise UsageError(f"--{name.replace('_', '-')} is not for --engine {options.engine}")
+            raise UsageError(f"--{name.replace('_', '-')} does not apply to --engine {options.engine}")
     if kind == _REMOTE:
         return _remote(options.engine, **given)
     if kind == "in-process":
-        _load(**given)
+        _run_script(**given)
         return InProcessEngine()
     return NativeProcess(**given)
 
 
-def _remote(where: str, engine_user: str = "", engine_password_file: str | None = None) -> NativeEngine:
-    host, _, port = where.rpartition(":")
+def _remote(address: str, engine_user: str = "", engine_password_file: str | None = None) -> NativeEngine:
+    host, _, port = address.rpartition(":")
     if not port.isdecimal():
-        raise UsageError(f"--engine {where}: neither native nor in-process nor HOST:PORT")
+        raise UsageError(f"--engine {address} is not native, in-process or HOST:PORT")
     password = "" if engine_password_file is None else first_line(engine_password_file)
     return NativeEngine(host.strip("[]"), int(port), user=engine_user, password=password)
 
 
-def _load(script: str | None = None) -> None:
+def _run_script(script: str | None = None) -> None:
     """Run a script in this process."""
     if script is None:
         return
@@ -80,6 +87,6 @@ def _load(script: str | None = None) -> None:
         raise UsageError(f"--script: there is no file {script!r}")
     quoted = script.replace("\\", "\\\\").replace('"', '\\"')
     try:
-        rayforce.eval_str(f'(load "{quoted}")', raw=True)  # whatever it comes to
+        rayforce.eval_str(f'(load "{quoted}")', raw=True)  # raw: the result may be a value that Python cannot represent
     except RayforceError as error:
         raise CommandFailed(f"the script {script} failed: {error}") from None

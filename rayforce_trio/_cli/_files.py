@@ -15,7 +15,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from .. import Columns
-from ._exits import CommandFailed, UsageError
+from ._console import CommandFailed, UsageError
 
 TYPES: Mapping[str, Any] = {
     "B8": pa.bool_(),

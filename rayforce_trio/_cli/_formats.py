@@ -1,17 +1,38 @@
-"""What a query came to, as text, JSON or CSV."""
+"""Results of queries as text, JSON or CSV. See docs/command_line.md."""
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from rayforce import Dict, List, Table, Vector
+from rayforce import (
+    B8,
+    F32,
+    F64,
+    GUID,
+    I16,
+    I32,
+    I64,
+    U8,
+    Date,
+    Dict,
+    List,
+    Null,
+    String,
+    Symbol,
+    Table,
+    Time,
+    Timestamp,
+    Vector,
+)
 
 from .. import Columns, columns_of, draw
 from ..errors import RayforceConversionError
-from ._fields import csv_lines, json_lines
-from ._values import column, contents, plain, records, to_json
+from ._fields import csv_lines, json_item, json_items, json_lines
+
+_ATOMS = (B8, U8, I16, I32, I64, F32, F64, Date, Time, Timestamp, GUID)
 
 
 def as_text(value: Any) -> Iterator[str]:
@@ -41,6 +62,34 @@ def as_csv(value: Any) -> Iterator[str]:
 FORMATS: dict[str, Callable[[Any], Iterable[str]]] = {"text": as_text, "json": as_json, "csv": as_csv}
 
 
+def to_json_data(value: Any) -> Any:
+    """Return a value, as `execute` returns it, as data for the `json` module."""
+    if value is None or value is Null:
+        return None
+    if isinstance(value, Table):
+        return list(_rows_by_name(value))
+    if isinstance(value, Vector | List):
+        return items_of(value)
+    if isinstance(value, Dict):
+        keys, values = items_of(value.keys()), items_of(value.values())
+        if value.keys().get_type_code() in (-String.type_code, -Symbol.type_code):
+            return dict(zip(keys, values, strict=True))
+        return [list(pair) for pair in zip(keys, values, strict=True)]
+    if isinstance(value, String | Symbol):
+        return _text(value)
+    if isinstance(value, _ATOMS):
+        return json.loads(json_item(columns_of(Vector([value], ray_type=type(value)))))
+    return draw(value)  # functions and operators
+
+
+def items_of(values: Vector | List) -> list[Any]:
+    """Return the items of a vector or list, each as `to_json_data` returns it."""
+    if isinstance(values, List):
+        return [to_json_data(value) for value in values]
+    items: list[Any] = json.loads(f"[{','.join(json_items(columns_of(values)))}]")
+    return items
+
+
 def _columns(value: Any) -> Columns | None:
     """Return a table or vector as columns; `None` if it must be written item by item."""
     if isinstance(value, Table | Vector):
@@ -51,38 +100,61 @@ def _columns(value: Any) -> Columns | None:
 
 def _json_by_item(value: Any) -> Iterator[str]:
     if not isinstance(value, Table | Vector | List):
-        yield f"{to_json(plain(value))}\n"
+        yield f"{_json_text(to_json_data(value))}\n"
         return
     separator = "[\n"
-    for element in records(value) if isinstance(value, Table) else column(value):
+    for item in _rows_by_name(value) if isinstance(value, Table) else items_of(value):
         yield separator
-        yield to_json(element)
+        yield _json_text(item)
         separator = ",\n"
     yield "[]\n" if separator == "[\n" else "\n]\n"
 
 
 def _csv_by_item(value: Any) -> Iterator[str]:
-    names, rows = _rows(value)
+    names, rows = _csv_rows(value)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
-        writer.writerow(map(_cell, row))
+        writer.writerow(map(_csv_field, row))
     yield buffer.getvalue()
 
 
-def _rows(value: Any) -> tuple[list[str], Iterable[Iterable[Any]]]:
+def _csv_rows(value: Any) -> tuple[list[str], Iterable[Iterable[Any]]]:
+    """Return the header and the rows."""
     if isinstance(value, Table):
-        names, columns = contents(value)
+        names, columns = _contents(value)
         return names, zip(*columns, strict=True)
     if isinstance(value, Dict):
-        return ["key", "value"], zip(column(value.keys()), column(value.values()), strict=True)
+        return ["key", "value"], zip(items_of(value.keys()), items_of(value.values()), strict=True)
     if isinstance(value, Vector | List):
-        return ["value"], ([element] for element in column(value))
-    return ["value"], [[plain(value)]]
+        return ["value"], ([item] for item in items_of(value))
+    return ["value"], [[to_json_data(value)]]
 
 
-def _cell(value: Any) -> str:
+def _csv_field(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else to_json(value)
+    return value if isinstance(value, str) else _json_text(value)
+
+
+def _rows_by_name(table: Table) -> Iterator[dict[str, Any]]:
+    names, columns = _contents(table)
+    for row in zip(*columns, strict=True):
+        yield dict(zip(names, row, strict=True))
+
+
+def _contents(table: Table) -> tuple[list[str], list[list[Any]]]:
+    """Return the names of the columns, and the columns."""
+    return items_of(table.columns()), [items_of(values) for values in table.values()]
+
+
+def _json_text(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+
+
+def _text(value: String | Symbol) -> str:
+    try:
+        return str(value.to_python())
+    except UnicodeDecodeError as error:
+        return bytes(error.object).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""`hash-password`: what a file of users has to know of a password."""
+"""The command `hash-password`."""
 
 import argparse
 import sys
@@ -6,25 +6,24 @@ from typing import Any
 
 from .. import auth
 from ..errors import RayforceValueError
-from ._exits import OK, UsageError
-from ._output import write
-from ._secrets import ask, line_in, refuse
+from ._console import OK, UsageError, write
+from ._secrets import ask_secret, read_secret, refuse_secret
 
-DESCRIPTION = """Read a password, from the terminal without echo or else the first line of standard input, and print the
-hash by which `serve --users-file` knows it."""
+DESCRIPTION = """Print the hash of a password, for serve --users-file. The password is typed on the terminal without
+echo, or is the first line of standard input."""
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "hash-password", help="hash a password, for serve --users-file", description=DESCRIPTION
+        "hash-password", help="hash a password for serve --users-file", description=DESCRIPTION
     )
-    parser.add_argument("password", nargs="*", type=refuse, help=argparse.SUPPRESS)
+    parser.add_argument("password", nargs="*", type=refuse_secret, help=argparse.SUPPRESS)
     parser.set_defaults(run=hash_password)
 
 
 def hash_password(_: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
-    password = _from_terminal() if sys.stdin.isatty() else line_in(sys.stdin.buffer, "standard input")
+    """Run the command, and return its exit code."""
+    password = _ask_twice() if sys.stdin.isatty() else read_secret(sys.stdin.buffer, "standard input")
     try:
         write([f"{auth.hash_password(password)}\n"])
     except RayforceValueError as error:
@@ -32,10 +31,10 @@ def hash_password(_: argparse.Namespace) -> int:
     return OK
 
 
-def _from_terminal() -> str:
-    password = ask("Password: ")
+def _ask_twice() -> str:
+    password = ask_secret("Password: ")
     if password is None:
-        raise UsageError("there is no password")
-    if ask("The same again: ") != password:
+        raise UsageError("no password was entered")
+    if ask_secret("Repeat the password: ") != password:
         raise UsageError("the two passwords are not the same")
     return password

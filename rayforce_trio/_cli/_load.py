@@ -1,4 +1,4 @@
-"""The command `load`, which loads a file into a table of a server."""
+"""The command `load`."""
 
 import argparse
 from contextlib import aclosing, closing
@@ -10,13 +10,12 @@ from anyio.abc import TaskGroup
 
 from .. import WSClientConnection
 from ..errors import RayforceConversionError, RayforceError
-from ._arguments import seconds
-from ._evaluation import Session
-from ._exits import OK, CommandFailed, Interrupted, UsageError
-from ._output import say
+from ._console import OK, CommandFailed, Interrupted, UsageError, show
+from ._interrupts import Interruptible, run
+from ._options import add_timeout
 from ._secrets import keep_secrets_out_of_standard_input
+from ._session import Session
 from ._target import add_target, target_of
-from ._waiting import Calls, run
 
 if TYPE_CHECKING:
     from ._files import Source
@@ -44,14 +43,14 @@ def add_parser(commands: Any) -> None:
         help="the engine's type of a column, such as price=F64 or symbol=SYMBOL; may be repeated",
     )
     parser.add_argument(
-        "--delimiter", metavar="CHARACTER", default=",", help="the character between CSV fields; default: ,"
+        "--delimiter", metavar="CHARACTER", default=",", help="the character between CSV fields; default: %(default)s"
     )
-    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="the most seconds that the command may take")
+    add_timeout(parser)
     parser.set_defaults(run=load)
 
 
 def load(options: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     try:
         from ._files import TYPES, open_source
     except ModuleNotFoundError as error:
@@ -67,22 +66,25 @@ def load(options: argparse.Namespace) -> int:
     client = target_of(options).client()
     open_file = partial(open_source, options.file, given, delimiter=options.delimiter)
 
-    async def load_into_table(calls: Calls, tasks: TaskGroup) -> int:
-        async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
+    async def append(interruptible: Interruptible, tasks: TaskGroup) -> None:
+        """Insert the rows into the table. A checkpoint; if cancelled, the table keeps the rows inserted so far."""
+        async with aclosing(await Session.connect(client, interruptible, tasks, time_limit=options.timeout)) as session:
             schema = await session.call(partial(session.connection.schema, options.table))
             with closing(open_file(defaults=schema)) as source:
                 await _Loading(source, options.table, append=True, replace=False).run(session)
-        return OK
 
-    async def load_new_table(calls: Calls, tasks: TaskGroup) -> int:
+    async def create(interruptible: Interruptible, tasks: TaskGroup) -> None:
+        """Create the table with the rows. A checkpoint; if cancelled, the table keeps the rows inserted so far."""
         with closing(open_file()) as source:  # opened before the connection, to report a mistake at once
-            async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
+            async with aclosing(
+                await Session.connect(client, interruptible, tasks, time_limit=options.timeout)
+            ) as session:
                 if not options.replace and options.table in await session.call(session.connection.tables):
                     raise CommandFailed(f"the server already has a table {options.table!r}; use --append or --replace")
                 await _Loading(source, options.table, append=False, replace=options.replace).run(session)
-        return OK
 
-    return run(load_into_table if options.append else load_new_table, backend="trio")
+    run(append if options.append else create, backend="trio")
+    return OK
 
 
 def _column_type(text: str) -> tuple[str, str]:
@@ -104,35 +106,36 @@ class _Loading:
         self._rows_before = 0  # confirmed before the current batch
 
     async def run(self, session: Session) -> None:
-        """Load all rows, and report their number. A checkpoint.
+        """Load all rows, and report their number. A checkpoint; if cancelled, the table keeps the rows sent so far.
 
         Raises:
-            Interrupted: Ctrl-C; the text says how many rows were loaded.
+            Interrupted: the user pressed Ctrl-C; the text says how many rows were loaded.
             CommandFailed: the file is damaged, or the time limit has passed.
             RayforceError: the server refused the rows, or the connection was lost.
         """
-        began = anyio.current_time()
+        started_at = anyio.current_time()
         try:
             await session.call(partial(self._load, session.connection), status=self._status)
         except Interrupted as interrupted:
             raise Interrupted(f"interrupted: {self._loaded}{_current_batch(interrupted)}") from None
         except (CommandFailed, RayforceError):
-            say(self._loaded)
+            show(self._loaded)
             raise
-        say(f"{self._loaded} in {anyio.current_time() - began:.1f} s")
+        show(f"{self._loaded} in {anyio.current_time() - started_at:.1f} s")
 
     async def _load(self, connection: WSClientConnection) -> None:
-        """Send the batches one after the other."""
+        """Send all batches. A checkpoint; if cancelled, the current batch may be inserted in part."""
         while (batch := await self._next_batch()) is not None:
             await self._send(connection, batch)
         if self._rows == 0 and not self._append:
             await self._send(connection, self._source.schema.empty_table())
 
     async def _next_batch(self) -> Any:
-        # In a thread, because reading a pipe blocks. An abandoned thread ends with the process.
+        """Read a batch in a thread, because a pipe blocks. A checkpoint; if cancelled, the thread is abandoned."""
         return await anyio.to_thread.run_sync(self._source.next_batch, abandon_on_cancel=True)
 
     async def _send(self, connection: WSClientConnection, batch: Any) -> None:
+        """Send a batch. A checkpoint; if cancelled, the batch may be inserted in part."""
         self._rows_before = self._rows
         try:
             if self._append or self._rows:

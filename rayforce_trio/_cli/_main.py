@@ -1,4 +1,4 @@
-"""`main`: which command, and what becomes of its errors."""
+"""`main`: parses the arguments, runs a command, and turns its errors into messages and exit codes."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,10 +7,23 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import RayforceError
 from . import _hash_password, _load, _query, _repl, _serve
-from ._exits import FAILED, INTERRUPTED, OK, USAGE, CommandFailed, Interrupted, OutputClosed, UsageError, code_of
-from ._output import complain, open_standard_streams, say
+from ._console import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    CommandFailed,
+    Interrupted,
+    OutputClosed,
+    UsageError,
+    exit_code_of,
+    open_standard_streams,
+    show,
+    show_error,
+    write,
+)
 
-_EPILOG = "Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 no connection, or lost; 130 Ctrl-C."
+_EPILOG = "Exit codes: 0 success; 1 failure; 2 wrong usage; 3 no connection, or a lost one; 130 Ctrl-C."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -18,18 +31,22 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**arguments, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        complain(f"{message} (see {self.prog} --help)")
+        show_error(f"{message} (see {self.prog} --help)")
         raise SystemExit(USAGE)
+
+    def _print_message(self, message: str, _file: Any = None) -> None:
+        """Write the help or the version. The original ignores errors."""
+        write([message])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code.
 
     Args:
-        arguments: those of the command line, by default this process's.
+        arguments: the arguments of the command line; `None` means those of this process.
 
     Raises:
-        SystemExit: after `--help` and `--version`, and where the arguments are wrong.
+        SystemExit: after `--help` and `--version`, and if the arguments are wrong.
     """
     try:
         open_standard_streams()
@@ -37,18 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except (Interrupted, KeyboardInterrupt) as interrupted:
         if str(interrupted):
-            say(str(interrupted))
+            show(str(interrupted))
         return INTERRUPTED
     except OutputClosed:
         return OK
     except UsageError as error:
-        complain(error)
+        show_error(error)
         return USAGE
     except RayforceError as error:
-        complain(error)
-        return code_of(error)
+        show_error(error)
+        return exit_code_of(error)
     except (CommandFailed, OSError) as error:
-        complain(error)
+        show_error(error)
         return FAILED
 
 

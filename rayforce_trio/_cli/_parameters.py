@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._exits import UsageError
+from ._console import UsageError
 
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
@@ -23,7 +23,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 
 
 def parameter(text: str) -> tuple[str, Any]:
-    """Return the name and the value of `NAME=VALUE`.
+    """Parse a parameter `NAME=VALUE`; returns the name and the value.
 
     Raises:
         ArgumentTypeError: the name is missing or cannot be one, or the value looks like a number, JSON, a date or a

@@ -1,4 +1,4 @@
-"""`query`: one expression, its value to standard output."""
+"""The command `query`."""
 
 import argparse
 import sys
@@ -10,25 +10,34 @@ from anyio.abc import TaskGroup
 
 from .. import Columns, Query, Value, VerboseResult, columns_of, sql
 from ..errors import RayforceConversionError
-from ._arguments import seconds
-from ._brackets import is_blank
-from ._evaluation import Session, evaluate
-from ._exits import FAILED, OK, CommandFailed, UsageError
+from ._console import (
+    FAILED,
+    OK,
+    CommandFailed,
+    UsageError,
+    set_output_encoding,
+    show,
+    show_error,
+    write,
+    write_bytes,
+)
+from ._expressions import is_blank
 from ._formats import FORMATS
-from ._output import complain, say, use_encoding, write, write_bytes
+from ._interrupts import Interruptible, run
+from ._options import add_timeout
 from ._parameters import parameter, parameters
 from ._secrets import keep_secrets_out_of_standard_input
+from ._session import Session, evaluate
 from ._target import add_target, target_of
-from ._waiting import Calls, run
 
-DESCRIPTION = "Evaluate an expression on a server, and write its value to standard output. Ctrl-C cancels it there."
+DESCRIPTION = "Evaluate an expression on a server, and write its value to standard output. Ctrl-C cancels the query."
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("query", help="evaluate an expression on a server", description=DESCRIPTION)
     add_target(parser)
     parser.add_argument("expression", metavar="EXPR", help="Rayfall code; - reads it from standard input")
-    parser.add_argument("--sql", action="store_true", help="the expression is SQL, in which :name is a parameter")
+    parser.add_argument("--sql", action="store_true", help="EXPR is SQL, in which :name is a parameter")
     parser.add_argument(
         "-p",
         "--parameter",
@@ -36,50 +45,51 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         type=parameter,
-        help="a parameter that the expression uses by its name, such as low=200 or day=2024-01-31; may be repeated",
+        help="a parameter of the expression, such as low=200 or day=2024-01-31; may be repeated",
     )
     parser.add_argument(
         "--format",
         choices=(*FORMATS, "arrow"),
         default="text",
-        help="the format of the output; default: text, as the engine draws it",
+        help="output format; text is the format of the engine's own shell; default: %(default)s",
     )
-    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, help="the most seconds that the command may take")
+    add_timeout(parser)
     parser.set_defaults(run=query)
 
 
 def query(options: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     if options.expression == "-":
         keep_secrets_out_of_standard_input(options)
     client = target_of(options).client()
-    expression = _standard_input() if options.expression == "-" else _checked(options.expression)
+    expression = _read_standard_input() if options.expression == "-" else _check_utf8(options.expression)
     if is_blank(expression):
-        raise UsageError("there is no expression")
+        raise UsageError("the expression is empty")
     values = parameters(options.parameter)
-    asked: Query = sql(expression) if options.sql else expression
+    query_: Query = sql(expression) if options.sql else expression
     if options.format == "arrow":
         _check_arrow_output()
 
-    async def ask(calls: Calls, tasks: TaskGroup) -> VerboseResult:
-        async with aclosing(await Session.connect(client, calls, tasks, time_limit=options.timeout)) as session:
-            return await session.call(partial(evaluate, session.connection, asked, values))
+    async def evaluate_query(interruptible: Interruptible, tasks: TaskGroup) -> VerboseResult:
+        """Evaluate the query. A checkpoint; if cancelled, the query is cancelled and the connection closed."""
+        async with aclosing(await Session.connect(client, interruptible, tasks, time_limit=options.timeout)) as session:
+            return await session.call(partial(evaluate, session.connection, query_, values))
 
-    result = run(ask, backend="trio")
+    result = run(evaluate_query, backend="trio")
     _write(result, options.format)
     if result.error is None:
         return OK
-    complain(result.error)
+    show_error(result.error)
     return FAILED
 
 
 def _write(result: VerboseResult, format_: str) -> None:
     if format_ == "text":
-        use_encoding(None, "backslashreplace")
+        set_output_encoding(None, "backslashreplace")
         write([result.output, *FORMATS[format_](result.value)])
         return
     if result.output:
-        say(result.output.rstrip("\n"))
+        show(result.output.rstrip("\n"))
     if result.error is not None:
         return
     if format_ == "arrow":
@@ -87,7 +97,7 @@ def _write(result: VerboseResult, format_: str) -> None:
 
         write_bytes(arrow_stream(_columns(result.value)))
         return
-    use_encoding("utf-8", "strict")
+    set_output_encoding("utf-8", "strict")
     write(FORMATS[format_](result.value))
 
 
@@ -99,10 +109,10 @@ def _columns(value: Value) -> Columns:
 
 
 def _check_arrow_output() -> None:
-    """Raise an error before the query is sent if its result could not be written."""
+    """Raise an error, before the query is sent, if its result cannot be written."""
     if sys.stdout is not None and sys.stdout.isatty():
         raise UsageError(
-            "--format arrow writes binary data, which a terminal cannot show; redirect it to a file or pipe"
+            "--format arrow writes binary data, which a terminal cannot show; redirect it to a file or a pipe"
         )
     try:
         from . import _files  # noqa: F401 - imported only to see whether pyarrow is installed
@@ -110,15 +120,15 @@ def _check_arrow_output() -> None:
         raise CommandFailed(f"--format arrow needs {error.name}: pip install 'rayforce-trio[arrow]'") from None
 
 
-def _checked(expression: str) -> str:
+def _check_utf8(expression: str) -> str:
     try:
         expression.encode()
-    except UnicodeEncodeError:  # how Python passes on other bytes
+    except UnicodeEncodeError:  # Python decodes other bytes of an argument as surrogates
         raise UsageError("the expression is not UTF-8") from None
     return expression
 
 
-def _standard_input() -> str:
+def _read_standard_input() -> str:
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:

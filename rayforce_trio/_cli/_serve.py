@@ -1,10 +1,12 @@
-"""`serve`: a server as a program of its own."""
+"""The command `serve`."""
 
 import argparse
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from inspect import signature
 from ipaddress import ip_address
 from ssl import SSLContext
 from typing import Any
@@ -13,107 +15,107 @@ import trio
 
 from .. import WSServer
 from ..errors import RayforceValueError
-from ._arguments import DEFAULT_HOST, DEFAULT_PORT, grace, limit, query_timeout, seconds, size
 from ._authentication import Authentication, add_authentication, authentication_of
+from ._console import OK, CommandFailed, OutputClosed, UsageError, flush_output, show, show_warning
 from ._engine import add_engine, engine_of
-from ._exits import OK, UsageError
-from ._output import say, warn
-from ._tls import server_context
+from ._options import DEFAULT_HOST, DEFAULT_PORT, drain_timeout, limit, query_timeout, seconds, size, size_text
+from ._tls import add_certificate, server_context
 
-DESCRIPTION = "Serve RayforceDB over WebSocket, until SIGINT or SIGTERM."
+DESCRIPTION = "Serve RayforceDB over WebSocket until SIGINT or SIGTERM."
 
-_LEVELS = ("debug", "info", "warning", "error")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_SERVER_PARAMETERS = signature(WSServer).parameters
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("serve", help="run a server", description=DESCRIPTION)
+    parser = commands.add_parser("serve", help="start a server", description=DESCRIPTION)
     parser.set_defaults(run=serve)
+    _add_network(parser.add_argument_group("network"))
+    add_authentication(parser)
+    _add_limits(parser.add_argument_group("limits"))
+    add_engine(parser)
+    parser.add_argument("--metrics", action="store_true", help="answer GET /metrics for Prometheus")
+    parser.add_argument("--log-queries", action="store_true", help="log the beginning of every query")
+    parser.add_argument(
+        "--log-level", choices=_LOG_LEVELS, default="info", help="lowest level to log; default: %(default)s"
+    )
 
-    network = parser.add_argument_group("network")
-    network.add_argument("--host", default=DEFAULT_HOST, help="name or address to listen on; default: %(default)s")
-    network.add_argument(
+
+def _add_network(group: Any) -> None:
+    group.add_argument("--host", default=DEFAULT_HOST, help="name or address to listen on; default: %(default)s")
+    group.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help="port to listen on, 0 for a free one; default: %(default)s"
     )
-    network.add_argument("--reuse-port", action="store_true", help="share the port with other servers of the same user")
-    network.add_argument(
+    group.add_argument("--reuse-port", action="store_true", help="share the port with other servers of the same user")
+    group.add_argument(
         "--allowed-origin",
         metavar="ORIGIN",
         action="append",
         default=[],
-        help="let in browser pages of this origin, such as https://example.org; may be repeated",
+        help="let browser pages of this origin connect, such as https://example.org; may be repeated",
     )
-    network.add_argument(
+    group.add_argument(
         "--allowed-host",
         metavar="NAME",
         action="append",
         default=[],
-        help="a name under which clients may ask for the server; may be repeated",
+        help="a host name that clients may use for the server; may be repeated",
     )
-    network.add_argument("--tls-certificate", metavar="FILE", help="speak TLS, and show this certificate; PEM")
-    network.add_argument("--tls-key", metavar="FILE", help="its key, as PEM; by default in the same file")
-    network.add_argument(
-        "--tls-client-authority",
-        metavar="FILE",
-        help="let in only clients that show a certificate of this authority; PEM",
+    add_certificate(group, "use TLS, with this certificate")
+    group.add_argument(
+        "--tls-client-authority", metavar="FILE", help="let in only clients with a certificate of this authority; PEM"
     )
-    network.add_argument(
-        "--max-message-size",
-        metavar="SIZE",
-        type=size,
-        default="64M",
-        help="of what clients send; default: %(default)s",
-    )
-    add_authentication(parser)
+    _add_server_option(group, "--max-message-size", "SIZE", size, "size limit of a message from a client", size_text)
 
-    limits = parser.add_argument_group("limits")
-    for name, default, what in (
-        ("--max-connections", "128", "connections in all"),
-        ("--max-connections-per-address", "32", "connections from one address"),
-        ("--max-unauthenticated", "32", "connections that are not open yet"),
-        ("--max-in-flight", "1024", "requests of one connection without an answer"),
+
+def _add_limits(group: Any) -> None:
+    for name, help_ in (
+        ("--max-connections", "connections in total"),
+        ("--max-connections-per-address", "connections from one address"),
+        ("--max-unauthenticated", "connections that are still being opened"),
+        ("--max-in-flight", "unanswered requests of one connection"),
     ):
-        limits.add_argument(
-            name, metavar="N", type=limit, default=default, help=f"{what}, 0 for any number; default: %(default)s"
-        )
-
-    limits.add_argument(
+        _add_server_option(group, name, "N", limit, f"{help_}, 0 for no limit")
+    _add_server_option(
+        group,
         "--query-timeout",
-        metavar="SECONDS",
-        type=query_timeout,
-        default="auto",
-        help="that a query may run in the engine, 0 for any time; auto, which is the default, is 300, or 0 if only "
-        "this machine can connect",
+        "SECONDS",
+        query_timeout,
+        "seconds that a query may run in the engine, 0 for no limit; auto means 300, or 0 if only this machine can "
+        "connect",
     )
-    limits.add_argument(
+    _add_server_option(
+        group,
         "--drain-timeout",
-        metavar="SECONDS",
-        type=grace,
-        default="10",
-        help="that queries have to finish when the server stops, 0 for none; default: %(default)s",
+        "SECONDS",
+        drain_timeout,
+        "seconds to let running queries finish on shutdown, 0 to stop them at once",
     )
-    for name, default, what in (
-        ("--open-timeout", "5", "that a client has to open a connection"),
-        ("--write-timeout", "30", "after which a client is dropped that takes nothing of what it is sent"),
+    for name, help_ in (
+        ("--open-timeout", "seconds that a client has to open a connection"),
+        ("--write-timeout", "seconds after which a client that does not read is disconnected"),
     ):
-        limits.add_argument(
-            name, metavar="SECONDS", type=seconds, default=default, help=f"{what}; default: %(default)s"
-        )
+        _add_server_option(group, name, "SECONDS", seconds, help_)
 
-    add_engine(parser)
-    parser.add_argument("--metrics", action="store_true", help="answer GET /metrics, for Prometheus")
-    parser.add_argument("--log-queries", action="store_true", help="log the beginning of every query")
-    parser.add_argument("--log-level", choices=_LEVELS, default="info", help="of the log; default: %(default)s")
+
+def _add_server_option(
+    group: Any, name: str, metavar: str, type_: Callable[[str], Any], help_: str, shown: Callable[[Any], str] = str
+) -> None:
+    """Add an option with the default of the parameter of `WSServer` that has its name."""
+    default = _SERVER_PARAMETERS[name.removeprefix("--").replace("-", "_")].default
+    text = f"{default:g}" if isinstance(default, float) else shown(default)
+    group.add_argument(name, metavar=metavar, type=type_, default=default, help=f"{help_}; default: {text}")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     authentication = authentication_of(options)
     tls = _tls(options)
     _check_exposure(options, authentication)
     try:
         server = _Server(
             options.port,
-            authentication.generated,
+            authentication.generated_token,
             host=options.host,
             engine=engine_of(options),
             ssl_context=tls,
@@ -140,21 +142,23 @@ def serve(options: argparse.Namespace) -> int:
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     trio.run(server.run)
+    with suppress(OutputClosed, CommandFailed):  # the server stopped as asked, whether or not its output was read
+        flush_output()
     return OK
 
 
 class _Server(WSServer):
-    """A server that shows the token that was made for it, once it listens."""
+    """A server that shows its generated token as soon as it listens."""
 
-    def __init__(self, port: int, generated: str | None, **options: Any) -> None:
+    def __init__(self, port: int, generated_token: str | None, **options: Any) -> None:
         super().__init__(port, **options)
-        self._generated = generated
+        self._generated_token = generated_token
 
     async def __aenter__(self) -> "_Server":
+        """Start the server, and show the token. A checkpoint; if cancelled, the server is stopped."""
         await super().__aenter__()
-        if self._generated is not None:
-            with suppress(OSError):  # nobody reads standard error
-                say(f"Clients of {self.url} need this token, which is not shown again:\n{self._generated}")
+        if self._generated_token is not None:
+            show(f"Clients of {self.url} need this token, which is not shown again:\n{self._generated_token}")
         return self
 
 
@@ -163,26 +167,28 @@ def _tls(options: argparse.Namespace) -> SSLContext | None:
         return server_context(options.tls_certificate, options.tls_key, options.tls_client_authority)
     for name in ("key", "client_authority"):
         if getattr(options, f"tls_{name}") is not None:
-            raise UsageError(f"--tls-{name.replace('_', '-')} needs a --tls-certificate")
+            raise UsageError(f"--tls-{name.replace('_', '-')} needs --tls-certificate")
     return None
 
 
 def _check_exposure(options: argparse.Namespace, authentication: Authentication) -> None:
-    """Refuse to be open to other machines, but on purpose."""
+    """Refuse to let in clients on other machines without authentication, unless the user asks for it."""
     if options.allow_unauthenticated or _is_loopback(options.host):
         return
     if authentication.authenticate is None:
         raise UsageError(
-            f"--host {options.host} is more than this machine, and whoever can connect can run any code in the engine, "
-            "since nothing authenticates clients; add --generate-token, or another of the options that say who is let "
-            "in (see rayforce-trio serve --help)"
+            f"--host {options.host} lets other machines connect, and clients can run any code in the engine, but "
+            "nothing authenticates them; add --generate-token, or another option for authentication (see rayforce-trio "
+            "serve --help)"
         )
     if options.tls_certificate is None:
-        warn(f"--host {options.host} is more than this machine; without --tls-certificate secrets travel unencrypted")
+        show_warning(
+            f"--host {options.host} lets other machines connect; without --tls-certificate, secrets are not encrypted"
+        )
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether listening on a host can be reached from this machine alone; a name that is unknown cannot at all."""
+    """Whether only this machine can connect to a host. True for an unknown name, on which the server cannot listen."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -1,60 +1,53 @@
-"""The server that a client's command is about, and what it is told of the client."""
+"""The server that a client command connects to, and the client's secrets."""
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from ssl import SSLContext
-from urllib.parse import unquote, urlsplit
 
 from .. import WSClient
+from .._addresses import ParsedUrl, parse_url
 from ..errors import RayforceValueError
-from ._arguments import DEFAULT_HOST, DEFAULT_PORT
-from ._exits import UsageError
+from ._console import UsageError
+from ._options import DEFAULT_HOST, DEFAULT_PORT
 from ._secrets import PASSWORD_VARIABLE, add_secrets, secrets_of
-from ._tls import client_context
+from ._tls import add_certificate, client_context
 
-_SHORT = re.compile(r"(?P<user>[^/?#@]+@)?(?P<host>\[[^\]/?#@]*\]|[^:/?#@\[\]]*)(:(?P<port>\d+))?", re.ASCII)
-
-_NO_URL = (
-    "this is no URL of a server; such look like ws://host:port, wss://user@host:port/path or, in short and without a "
-    "path, host:port or :port"
-)
+_SHORT_URL = re.compile(r"(?P<user>[^/?#@]+@)?(?P<host>\[[^\]/?#@]*\]|[^:/?#@\[\]]*)(:(?P<port>\d+))?", re.ASCII)
 
 
 def add_target(parser: ArgumentParser) -> None:
-    """Add the arguments that say which server to connect to, and as whom."""
+    """Add the options for the server, the user and TLS."""
     parser.add_argument(
         "url",
         metavar="URL",
-        type=address,
-        help=f"wss://user@host:port/path, ws://host:port, or in short host:port or :port; in these, this machine and "
-        f"port {DEFAULT_PORT} are the defaults",
+        type=server_url,
+        help=f"ws://host:port, wss://user@host:port/path, or short host:port, :port or host, where the host defaults "
+        f"to {DEFAULT_HOST} and the port to {DEFAULT_PORT}",
     )
-    who = parser.add_argument_group("who you are")
-    who.add_argument("--user", metavar="NAME", help="your user name; or in the URL")
-    add_secrets(who.add_mutually_exclusive_group(), "your")
-    tls = parser.add_argument_group("TLS, where the URL begins with wss")
+    user = parser.add_argument_group("authentication")
+    user.add_argument("--user", metavar="NAME", help="your user name, if it is not in the URL")
+    add_secrets(user.add_mutually_exclusive_group(), "your {}")
+    tls = parser.add_argument_group("TLS, for URLs that begin with wss")
     tls.add_argument(
-        "--tls-authority", metavar="FILE", help="the authority to trust, as PEM; by default whom the system trusts"
+        "--tls-authority", metavar="FILE", help="the authority to trust, PEM; default: those that the system trusts"
     )
-    tls.add_argument("--tls-certificate", metavar="FILE", help="a certificate to show to the server, as PEM")
-    tls.add_argument("--tls-key", metavar="FILE", help="its key, as PEM; by default in the same file")
+    add_certificate(tls, "a certificate to show to the server")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Target:
-    """A server, and what it is told of the client.
+    """A server, and the client's secrets.
 
     Attributes:
-        url: where it is, without a user name.
-        tls: how to speak TLS; `None`: not at all.
-        user: the user name; `None`: there is none.
-        password: what goes with it; `None`: there is none, so the user name is not sent either.
-        token: `None`: there is none.
+        url: the parts of the server's URL.
+        tls: the TLS context; `None` means no TLS.
+        user: the user name, if there is one.
+        password: the password, if there is one. Without it, the user name is not sent.
+        token: the token, if there is one.
     """
 
-    url: str
+    url: ParsedUrl
     tls: SSLContext | None
     user: str | None
     password: str | None
@@ -65,14 +58,16 @@ class Target:
         return self.password is not None or self.token is not None
 
     def client(self) -> WSClient:
-        """Return a client for it.
+        """Return a client for the server.
 
         Raises:
-            UsageError: there can be no such server, or nothing like this can be sent to one.
+            UsageError: the host, the path, the user name or a secret is not valid.
         """
         try:
-            return WSClient.from_url(
-                self.url,
+            return WSClient(
+                self.url.host,
+                self.url.port,
+                path=self.url.target,
                 ssl=False if self.tls is None else self.tls,
                 user=None if self.password is None else self.user,
                 password=self.password,
@@ -82,73 +77,49 @@ class Target:
             raise UsageError(error) from None
 
 
-def target_of(options: Namespace, *, may_ask: bool = False) -> Target:
-    """Return the server that the arguments name, with the secrets that they and the environment have.
+def target_of(options: Namespace, *, can_ask: bool = False) -> Target:
+    """Return the server that the options name, with the secrets from files and the environment.
 
     Args:
-        may_ask: a user name can do without a password, for which the user is going to be asked.
+        can_ask: accept a user name without a password, because the command can ask for the password.
 
     Raises:
-        UsageError: they contradict each other, or something is missing in them.
+        UsageError: the options contradict each other, or one is missing.
     """
-    url, in_url = options.url
-    if in_url is not None and options.user is not None:
-        raise UsageError("there is a user name in the URL already; leave out --user")
-    user = options.user if in_url is None else in_url
+    url: ParsedUrl = options.url
+    if url.user is not None and options.user is not None:
+        raise UsageError("the URL already contains a user name; leave out --user")
+    user = options.user if url.user is None else url.user
     password, token = secrets_of(options)
     if user is not None and token is not None:
-        raise UsageError("a user name goes with a password, not with a token")
-    if user is not None and password is None and not may_ask:
-        raise UsageError(f"a user name needs a password, from --password-file or {PASSWORD_VARIABLE}")
-    return Target(url, _tls(options, url), user, password, token)
+        raise UsageError("a user name needs a password, and cannot be used with a token")
+    if user is not None and password is None and not can_ask:
+        raise UsageError(f"a user name needs a password; use --password-file or set {PASSWORD_VARIABLE}")
+    return Target(url, _tls(options, is_secure=url.is_secure), user, password, token)
 
 
-def address(text: str) -> tuple[str, str | None]:
-    """Return the URL without its user name, and the user name, of `wss://user@host:port/path` or `user@host:port`.
+def server_url(text: str) -> ParsedUrl:
+    """Parse a URL such as `wss://user@host:port/path`, or the short form `user@host:port`.
 
     Raises:
-        ArgumentTypeError: it is none of these. It is not shown: there may be a password in it.
+        ArgumentTypeError: the text is neither. The error does not show the text, which may contain a password.
     """
-    if _is_ipv6(text.removeprefix("ws://").removeprefix("wss://")):
-        raise ArgumentTypeError("an IPv6 address stands in brackets, as in [::1]:8765")
-    short = _SHORT.fullmatch(text)
+    short = _SHORT_URL.fullmatch(text)
     if short is not None:
         text = f"ws://{short['user'] or ''}{short['host'] or DEFAULT_HOST}:{short['port'] or DEFAULT_PORT}"
     try:
-        parts = urlsplit(text)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
-            raise ValueError
-    except ValueError:
-        raise ArgumentTypeError(_NO_URL) from None
-    if parts.password is not None:
-        raise ArgumentTypeError(
-            f"other users could read a password in a URL, in the list of processes; use --password-file or "
-            f"{PASSWORD_VARIABLE}"
-        )
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if port == 0:
-        raise ArgumentTypeError("the port of a server is a number between 1 and 65535")
-    user = unquote(parts.username) if parts.username else None
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), user
+        return parse_url(text)
+    except RayforceValueError as error:
+        hint = "" if "://" in text else "; the short forms are host:port, :port and host"
+        raise ArgumentTypeError(f"{error}{hint}") from None
 
 
-def _is_ipv6(text: str) -> bool:
-    try:
-        IPv6Address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _tls(options: Namespace, url: str) -> SSLContext | None:
-    if url.startswith("wss:"):
+def _tls(options: Namespace, *, is_secure: bool) -> SSLContext | None:
+    if is_secure:
         if options.tls_key is not None and options.tls_certificate is None:
-            raise UsageError("--tls-key is the key of a --tls-certificate")
+            raise UsageError("--tls-key needs --tls-certificate")
         return client_context(options.tls_authority, options.tls_certificate, options.tls_key)
     for name in ("authority", "certificate", "key"):
         if getattr(options, f"tls_{name}") is not None:
-            raise UsageError(f"--tls-{name} is for URLs that begin with wss://")
+            raise UsageError(f"--tls-{name} needs a URL that begins with wss://")
     return None

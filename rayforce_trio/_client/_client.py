@@ -1,43 +1,40 @@
-"""`WSClient`: where to connect, and the three ways to do it."""
+"""`WSClient`, which knows where to connect, and `PendingConnection`, which connects."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from ssl import SSLContext, create_default_context
 from types import TracebackType
 from typing import Any, Protocol, TypedDict, Unpack
 
 import anyio
-from anyio.abc import TaskGroup
 
 from .._addresses import Endpoint, parse_url
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
-from .._tasks import collapse_groups
-from .._transports import (
-    KeepAlive,
-    check_size,
-    closed_by_us,
-    connect,
-    start_detached,
-)
+from .._tasks import DetachedTask, running_loop
+from .._transports import KeepAlive, check_size, closed_by_us, connect
 from ..errors import HandshakeError, RayforceValueError, RayforceWSError
 from ._connection import WSClientConnection
 from ._credentials import request_headers
 
 OPEN_TIMEOUT = 5.0
-"""Bound on opening a connection, the name look-up and the handshakes included; in seconds."""
+"""How long opening a connection may take, in seconds: name look-up, TCP, TLS and both handshakes."""
 
 DEFAULT_MAX_MESSAGE_SIZE = 1024**3
 
+DEFAULT_KEEPALIVE = KeepAlive()
+
 
 class Nursery(Protocol):
-    """A `trio.Nursery` or an `anyio.abc.TaskGroup`, in which a connection's tasks run."""
+    """A `trio.Nursery` or an `anyio.abc.TaskGroup`, in which a connection's task runs."""
 
     def start_soon(self, async_fn: Callable[[], Coroutine[Any, Any, None]], /) -> Any:
         """Start a task that runs until it ends or the nursery is cancelled."""
 
 
 class ClientOptions(TypedDict, total=False):
-    """The options of `WSClient.from_url`: those of `WSClient`, all of them optional."""
+    """The options of `WSClient.from_url`, which are those of `WSClient`. All of them are optional."""
 
     ssl: bool | SSLContext
     user: str | None
@@ -50,21 +47,25 @@ class ClientOptions(TypedDict, total=False):
 
 
 class WSClient:
-    """A client for a Rayforce WebSocket server, on trio and on asyncio (there with the extra `asyncio` installed).
+    """A client for a Rayforce WebSocket server, on trio and on asyncio.
+
+    A client holds no connection, and can be used in any number of event loops.
 
     Args:
-        host: the server's name or address.
-        port: its port, 1-65535; `None` means 80, or with TLS 443.
-        ssl: whether to speak TLS: `True`, trusting the certificates that the system trusts; or an `ssl.SSLContext`, for
-            others, or with a certificate for this client.
-        path: of the server's URL, for a proxy that goes by it.
-        user: the user name to send with the password (HTTP Basic).
-        password: the password; it can be without a user name, if the server wants none.
-        token: a bearer token to send instead of both.
+        host: the server's host name or IP address.
+        port: the server's port, 1-65535; `None` means 80, or with TLS 443.
+        ssl: `True` to use TLS and trust the certificates that the system trusts; an `ssl.SSLContext` to trust other
+            certificates, or to show a certificate of this client's; `False` for no TLS.
+        path: the path of the server's URL, for a proxy that needs it.
+        user: the user name, which is sent with the password (HTTP Basic).
+        password: the password. It can be sent without a user name, if the server expects none.
+        token: a bearer token, which is sent instead of a user name and a password.
         headers: further headers for the opening request.
         max_message_size: the longest message accepted from the server, in bytes. Default: 1 GiB.
-        ping_interval: seconds of silence after which the server is pinged; `None`: never. Default: 60.
-        ping_timeout: seconds it then has before the connection counts as lost; `None`: for ever. Default: 30.
+        ping_interval: how long the server may be silent before it is pinged, in seconds; `None`: it is never pinged.
+            Default: 60.
+        ping_timeout: how long the server may take to answer a ping before the connection is lost, in seconds; `None`:
+            there is no limit. Default: 30.
 
     Raises:
         RayforceValueError: an argument is out of range, cannot be sent, or contradicts another.
@@ -82,8 +83,8 @@ class WSClient:
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
-        ping_interval: float | None = 60.0,
-        ping_timeout: float | None = 30.0,
+        ping_interval: float | None = DEFAULT_KEEPALIVE.interval,
+        ping_timeout: float | None = DEFAULT_KEEPALIVE.timeout,
     ) -> None:
         check_size(max_message_size)
         self._endpoint = Endpoint(host, port, path, _context(ssl))
@@ -91,53 +92,64 @@ class WSClient:
         self._max_message_size = max_message_size
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
         self.uri = str(self._endpoint)
-        """Where this client connects to, as in its repr."""
+        """The URL to which this client connects, without a query."""
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[ClientOptions]) -> "WSClient":
-        """Return a client for `wss://user@host:port/path`, or `ws://`; all but the host can be left out.
+        """Return a client for a URL: `ws://` or `wss://`, then `user@host:port/path`. Only the host is required.
 
         Args:
-            url: without a password, since URLs are shown and logged.
-            options: as for `WSClient`; `ssl` can be a context, if the URL begins with `wss`.
+            url: the URL, without a password, because URLs are shown and logged.
+            options: as for `WSClient`; `ssl` can be an `ssl.SSLContext` if the URL begins with `wss`.
 
         Raises:
-            RayforceValueError: it is no such URL, or contradicts the options.
+            RayforceValueError: the URL is not valid, or an option contradicts it.
         """
         host, port, target, secure, user = parse_url(url)
         if twice := {"host", "port", "path"} & options.keys():
             raise RayforceValueError(f"{twice.pop()} is part of the URL; leave it out of the options")
         if user is not None and options.setdefault("user", user) != user:
-            raise RayforceValueError("The user of the options contradicts the URL, which names another")
+            raise RayforceValueError("The option user contradicts the URL, which has another user name")
         if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
             raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
         return cls(host, port, path=target, **options)
 
     def connect(self, nursery: Nursery | None = None) -> "PendingConnection":
-        """Connect to the server, within 5 seconds. Await what this returns, or enter it with `async with`.
+        """Connect to the server, within 5 seconds. Await the object that this returns, or enter it with `async with`.
 
-        It is no coroutine, and each use of it makes a connection of its own.
+        - `async with client.connect() as connection:` closes the connection at the end of the block. Prefer this form.
+        - `connection = await client.connect(nursery)` closes the connection when the nursery (trio) or task group
+          (anyio) is cancelled, if `close` was not called before.
+        - `connection = await client.connect()` closes the connection when the event loop ends, if `close` was not
+          called before. A connection that nothing refers to any more is closed, with a `ResourceWarning`.
 
-        - `async with client.connect() as connection:` The connection's tasks live in the block. The form to prefer.
-        - `connection = await client.connect(nursery)` They live in a nursery (trio) or task group (anyio) of yours.
-        - `connection = await client.connect()` They live until `close()`, the connection's loss or the end of the run.
+        Each use of the object makes a connection of its own. Use a connection in the event loop in which it was opened.
+        A block can be left in any task of that loop, and in any order.
 
-        Awaiting or entering is a checkpoint; if cancelled, no connection is left open.
+        Awaiting and entering are checkpoints; if cancelled, no connection is left open. Leaving a block is a
+        checkpoint; if the block was cancelled, the connection is closed within 2 seconds, otherwise within 10. An
+        exception of the block is raised as it is, never in a group.
 
         Args:
-            nursery: what starts the connection's tasks; it has to be open as long as the connection is used.
+            nursery: the nursery or task group that runs the connection's task. It must stay open while the connection
+                is used.
 
         Raises:
-            ConnectError: nobody answers there.
-            ConnectionRejected: the server refused.
-            HandshakeError: what answers is no Rayforce WebSocket server, or it took longer than 5 seconds.
-            RayforceWSError: the running event loop is not supported, or lacks the library that the error names.
+            ConnectError: no connection could be made to the server's address.
+            ConnectionRejected: the server refused the connection.
+            HandshakeError: the peer is not a Rayforce WebSocket server, or connecting took longer than 5 seconds.
+            RayforceWSError: there is no event loop, or one that is not supported; or the nursery cannot run the
+                connection's task.
+            RayforceValueError: `nursery` is not a nursery. Raised by `connect` itself.
         """
         if nursery is not None and not hasattr(nursery, "start_soon"):
             raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery or an anyio TaskGroup")
         return PendingConnection(self._open, nursery)
 
-    async def _open(self) -> "WSClientConnection":
+    async def _open(self) -> WSClientConnection:
+        """Open a connection, whose task is not started yet. A checkpoint; if cancelled, no connection is left open."""
+        if running_loop() is None:
+            raise RayforceWSError("no event loop is running; call this in trio.run or asyncio.run")
         with anyio.move_on_after(OPEN_TIMEOUT):
             transport = await connect(
                 self._endpoint,
@@ -176,44 +188,61 @@ def _context(ssl: bool | SSLContext) -> SSLContext | None:
     return ssl
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of `async with client.connect()` that was entered and not left yet.
+
+    Attributes:
+        entered_by: the id of the task that entered it.
+        task: the connection's task; `None` if a nursery of the caller's holds it.
+    """
+
+    entered_by: int
+    connection: WSClientConnection
+    task: DetachedTask | None
+
+
 class PendingConnection:
     """A connection that is not open yet, from `WSClient.connect`. Await it, or enter it with `async with`.
 
     Each use makes a new connection. The errors are those of `WSClient.connect`.
     """
 
-    def __init__(self, open_: Callable[[], Awaitable["WSClientConnection"]], nursery: Nursery | None) -> None:
+    def __init__(self, open_: Callable[[], Awaitable[WSClientConnection]], nursery: Nursery | None) -> None:
         self._open = open_
         self._nursery = nursery
-        self._connection: WSClientConnection | None = None
-        self._task_group: TaskGroup | None = None
+        self._blocks: list[_Block] = []
 
-    def __await__(self) -> Generator[Any, Any, "WSClientConnection"]:
-        return self._start().__await__()
+    def __await__(self) -> Generator[Any, Any, WSClientConnection]:
+        return self._connect().__await__()
 
-    async def _start(self) -> "WSClientConnection":
-        connection = await self._open()
-        try:
-            if self._nursery is None:
-                start_detached(connection._exchange.run, connection._exchange.abandon)
-            else:
-                self._nursery.start_soon(connection._exchange.run)
-        except BaseException:
-            connection._exchange.abandon()
-            raise
+    async def _connect(self) -> WSClientConnection:
+        """Open a connection and start its task. A checkpoint; if cancelled, no connection is left open."""
+        connection, _ = await self._start()
         return connection
 
-    async def __aenter__(self) -> "WSClientConnection":
-        if self._nursery is not None:
-            self._connection = await self._start()
-            return self._connection
-        connection = self._connection = await self._open()
+    async def _start(self) -> tuple[WSClientConnection, DetachedTask | None]:
+        """Open a connection and start its task. A checkpoint; if cancelled, no connection is left open."""
+        connection = await self._open()
+        exchange = connection._exchange
+        if self._nursery is None:
+            connection._is_unclosed = True
+            return connection, DetachedTask(exchange.run, exchange.abort)
         try:
-            self._task_group = await anyio.create_task_group().__aenter__()
+            self._nursery.start_soon(exchange.run)
+        except (RuntimeError, AttributeError) as error:  # it is closed; or it is trio's, and trio is not running
+            exchange.abort()
+            raise RayforceWSError(
+                "the nursery cannot start the connection's task; it must be open, and belong to the running event loop"
+            ) from error
         except BaseException:
-            connection._exchange.abandon()
+            exchange.abort()
             raise
-        self._task_group.start_soon(connection._exchange.run)
+        return connection, None
+
+    async def __aenter__(self) -> WSClientConnection:
+        connection, task = await self._start()
+        self._blocks.append(_Block(anyio.get_current_task().id, connection, task))
         return connection
 
     async def __aexit__(
@@ -222,11 +251,37 @@ class PendingConnection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._connection is not None
-        if self._task_group is None:
-            await self._connection.close()
+        """Close the connection and wait for the end of its task, in any task of the connection's event loop.
+
+        A checkpoint. If this or the block was cancelled, the connection is closed with code 1001 and within 2 seconds.
+        The connection's task has ended when this returns or raises the cancellation. If a nursery of the caller's holds
+        that task, the connection is closed as by `WSClientConnection.close` instead.
+        """
+        block = self._block_to_leave()
+        exchange = block.connection._exchange
+        exchange.check_closable()
+        self._blocks.remove(block)
+        block.connection._is_unclosed = False
+        if block.task is None or running_loop() is not exchange.loop:
+            await exchange.close()
         else:
-            self._connection._exchange.close_with(closed_by_us())
-            # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
-            with collapse_groups():
-                await self._task_group.__aexit__(None, None, None)
+            if isinstance(exc, anyio.get_cancelled_exc_class()):
+                block.task.cancel()
+            await block.task.join(partial(exchange.close_with, closed_by_us()))
+
+    def _block_to_leave(self) -> _Block:
+        """Return the latest block that the current task entered. If it entered none, return the latest of all.
+
+        Raises:
+            RayforceWSError: no block was entered, or several other tasks have entered one.
+        """
+        current = None if running_loop() is None else anyio.get_current_task().id
+        blocks = [block for block in self._blocks if block.entered_by == current] or self._blocks
+        if not blocks:
+            raise RayforceWSError("the block of this connect() was not entered, or was left already")
+        if len({block.entered_by for block in blocks}) > 1:
+            raise RayforceWSError(
+                "several tasks have entered this connect() object, and this task is none of them, so it is not clear "
+                "which connection to close; call connect() once for each block"
+            )
+        return blocks[-1]

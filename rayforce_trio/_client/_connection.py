@@ -1,7 +1,10 @@
 """`WSClientConnection`: the calls that a connection offers."""
 
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -17,7 +20,8 @@ from .._codec import (
     engine_error,
     reply_payload,
 )
-from .._protocol import Failure, MessageType, Reply
+from .._protocol import Failure, MessageType
+from .._tasks import call_soon
 from .._transports import Transport, closed_by_us
 from .._values._columns import Columns
 from ..errors import RayforceError, RayforceWSError
@@ -45,8 +49,12 @@ class VerboseResult:
 class WSClientConnection:
     """A connection to a Rayforce WebSocket server, made by `WSClient.connect`.
 
-    Any number of tasks may use it at once: requests are pipelined, and each one gets its own reply.
+    Any number of tasks may use it at once: requests are pipelined, and each one gets its own reply. In another event
+    loop than the one in which it was opened, every call of an open connection raises `RayforceWSError`.
     """
+
+    _is_unclosed = False
+    """Whether the caller has to close the connection, and has not done so yet. A nursery closes its connections."""
 
     def __init__(self, transport: Transport) -> None:
         self._exchange = Exchange(transport)
@@ -58,7 +66,7 @@ class WSClientConnection:
 
     @property
     def stopped_queries(self) -> int:
-        """Count the cancelled calls whose queries were stopped by the server, or never sent.
+        """The number of cancelled calls whose queries were stopped by the server, or never sent.
 
         The server answers a cancelled call later than the call ends, and before it answers any later call. A query that
         still ran to its end does not count.
@@ -92,10 +100,11 @@ class WSClientConnection:
             RayforceThreadError: Rayforce was first imported in another thread.
             ConnectionClosed: the connection is closed, or was closed before the reply arrived.
             ConnectionLost: the connection broke.
+            RayforceWSError: the connection was opened in another event loop. Nothing was sent.
             MessageTooLarge: the query or its result is longer than one side allows.
             ProtocolError: the server broke the protocol.
         """
-        return decode(await self._request(query, params), query)
+        return decode(await self._exchange.request(self._encode(query, MessageType.SYNC, params)), query)
 
     async def fetch(self, query: Query, params: Parameters | None = None) -> Columns:
         """Evaluate a query on the server and return its result as columns, without making Rayforce objects.
@@ -112,7 +121,8 @@ class WSClientConnection:
             RayforceConversionError: the result has a type that only `execute` can read, or is damaged.
             RayforceError: otherwise as `execute`.
         """
-        return await read_columns(reply_payload(await self._request(query, params), query), self._exchange)
+        reply = await self._exchange.request(self._encode(query, MessageType.SYNC, params))
+        return await read_columns(reply_payload(reply, query), self._exchange)
 
     async def call(self, function: str, *arguments: Any) -> Value:
         """Call a function of the server and return its value.
@@ -130,7 +140,7 @@ class WSClientConnection:
                 represent the result.
             RayforceError: otherwise as `execute`.
         """
-        self._exchange.check_open()
+        self._exchange.check_usable()
         query = encode_call(function, arguments)
         return decode(await self._exchange.request(encode(query, MessageType.SYNC)), query)
 
@@ -150,7 +160,8 @@ class WSClientConnection:
         """
         if not self._exchange.extended:
             raise RayforceWSError("this server speaks only the baseline protocol, which does not send printed text")
-        output, reply = decode_verbose(await self._request(query, params, verbose=True))
+        frame = self._encode(query, MessageType.SYNC, params, verbose=True)
+        output, reply = decode_verbose(await self._exchange.request(frame))
         if isinstance(reply, Failure):
             return VerboseResult(output, None, engine_error(reply, query))
         return VerboseResult(output, decode(reply, query), None)
@@ -274,21 +285,37 @@ class WSClientConnection:
         return inserted.rows
 
     async def close(self) -> None:
-        """Close the connection, within 10 seconds; waiting calls raise `ConnectionClosed`. Idempotent.
+        """Close the connection within 10 seconds. Idempotent. Calls that still wait raise `ConnectionClosed`.
 
         A checkpoint. If cancelled, the connection is still closed within that time.
+
+        Raises:
+            RayforceWSError: the connection is open, and was opened in another event loop.
         """
-        self._exchange.close_with(closed_by_us())
-        await self._exchange.ended.wait()
+        self._exchange.check_closable()
+        self._is_unclosed = False
+        await self._exchange.close()
 
     def abort(self) -> None:
         """Close the connection at once, without waiting for the server. Idempotent, and no checkpoint.
 
         Calls that still wait raise `ConnectionClosed`. The server stops their queries when it notices the loss.
+
+        Raises:
+            RayforceWSError: the connection is open, and was opened in another event loop.
         """
-        self._exchange.abandon()
+        self._exchange.check_closable()
+        self._is_unclosed = False
+        if not self._exchange.closed:
+            self._exchange.abort()
 
     async def __aenter__(self) -> "WSClientConnection":
+        """Return the connection, which is closed at the end of the block. Not a checkpoint.
+
+        Raises:
+            RayforceWSError: the connection is open, and was opened in another event loop.
+        """
+        self._exchange.check_closable()
         return self
 
     async def __aexit__(
@@ -297,16 +324,34 @@ class WSClientConnection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Close the connection as `close` does. A checkpoint; if cancelled, as `close`."""
         await self.close()
 
     def __repr__(self) -> str:
         return f"WSClientConnection({'closed' if self.closed else 'open'})"
 
-    async def _request(self, query: Query, params: Parameters | None, *, verbose: bool = False) -> Reply:
-        return await self._exchange.request(self._encode(query, MessageType.SYNC, params, verbose=verbose))
+    def __del__(self) -> None:
+        if not self._is_unclosed or sys.is_finalizing():
+            return
+        exchange = self._exchange
+        if exchange.reason is None:
+            if call_soon(exchange.loop, partial(exchange.close_with, closed_by_us())):
+                outcome = "it is closed now, because nothing refers to it any more"
+            else:
+                outcome = "its event loop was closed first"
+        elif exchange.closed_here:
+            outcome = "it was closed when its event loop ended"
+        else:
+            return  # the server closed it, or it was lost
+        warnings.warn(
+            f"unclosed connection to {exchange.peer}: {outcome}; use 'async with', or call close()",
+            ResourceWarning,
+            source=self,
+            stacklevel=2,
+        )
 
     def _encode(
         self, query: Query, message_type: MessageType, params: Parameters | None, *, verbose: bool = False
     ) -> bytes:
-        self._exchange.check_open()
+        self._exchange.check_usable()
         return encode(query, message_type, params=params, verbose=verbose)

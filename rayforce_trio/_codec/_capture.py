@@ -1,4 +1,4 @@
-"""What the engine prints while it evaluates: it writes to the C library's standard output, past Python's."""
+"""Capture the output of the engine, which writes to the standard output of the C library and not to `sys.stdout`."""
 
 import ctypes
 import os
@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import IO, TypeVar
 
 T = TypeVar("T")
 
@@ -15,27 +15,36 @@ _c_library = ctypes.CDLL(None)
 
 
 def capture_stdout(function: Callable[[], T]) -> tuple[bytes, T]:
-    """Return what the process wrote to its standard output while `function` ran, and what that returned.
+    """Call a function; returns the bytes that the process wrote to standard output meanwhile, and the result.
 
-    Evaluation holds the GIL, so nearly all that is written meanwhile is the engine's.
+    Evaluation holds the GIL, so nearly all of the output is the engine's. If the process has no standard output, no
+    bytes are returned.
 
     Raises:
-        OSError: there is no room for it.
+        OSError: the output cannot be stored; the function was not called.
     """
-    with tempfile.TemporaryFile() as file:
-        with suppress(AttributeError, OSError, ValueError):  # there may be no sys.stdout, or a closed one
+    with _open_file() as file:
+        with suppress(AttributeError, OSError, ValueError):  # sys.stdout may be None or closed
             sys.stdout.flush()
         _c_library.fflush(None)
         try:
-            before = os.dup(_STDOUT)
+            saved = os.dup(_STDOUT)
         except OSError:  # the process has no standard output
             return b"", function()
         os.dup2(file.fileno(), _STDOUT)
         try:
             result = function()
         finally:
-            _c_library.fflush(None)  # not Python's: what it could not print before is none of the function's
-            os.dup2(before, _STDOUT)
-            os.close(before)
+            _c_library.fflush(None)  # sys.stdout is not flushed: its text is not the function's
+            os.dup2(saved, _STDOUT)
+            os.close(saved)
         file.seek(0)
         return file.read(), result
+
+
+def _open_file() -> IO[bytes]:
+    """Open a file without a name: in memory if the system can, because there may be no writable directory."""
+    if hasattr(os, "memfd_create"):
+        with suppress(OSError):
+            return os.fdopen(os.memfd_create("rayforce-output"), "w+b")
+    return tempfile.TemporaryFile()

@@ -26,7 +26,7 @@ def evaluate(frame: Frame) -> Reply:
     try:
         return join_verbose(*capture_stdout(lambda: _evaluate(frame)))
     except OSError as error:
-        return Failure("io", f"what it prints cannot be captured: {error.strerror}")
+        return Failure("io", f"the output of the query cannot be captured: {error.strerror}")
 
 
 def _evaluate(frame: Frame) -> Reply:

@@ -1,4 +1,4 @@
-"""What evaluates queries, behind one interface."""
+"""The engines that evaluate queries, behind one interface."""
 
 from ._base import Engine, Session
 from ._in_process import InProcessEngine

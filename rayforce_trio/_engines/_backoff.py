@@ -1,11 +1,11 @@
-"""How long to wait before trying again."""
+"""Delays before retries."""
 
 from collections.abc import Iterator
 
 
 def exponential_backoff(first: float, limit: float) -> Iterator[float]:
-    """Yield pauses in seconds, each twice as long as the one before, up to `limit`, without end."""
-    pause = first
+    """Yield delays in seconds without end: `first`, then always twice as long, up to `limit`."""
+    delay = first
     while True:
-        yield pause
-        pause = min(2 * pause, limit)
+        yield delay
+        delay = min(2 * delay, limit)

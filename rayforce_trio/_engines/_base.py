@@ -1,4 +1,4 @@
-"""What evaluates, behind one interface. To add an engine, subclass the two classes here."""
+"""The interface of engines. To add an engine, subclass the two classes in this module."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from .._protocol import Failure, Frame, Reply
 
 
 class Engine(ABC):
-    """Something that evaluates queries: in this process, in another, on another machine."""
+    """Evaluates queries: in this process, in another one, or on another machine."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Do what the engine has to do in the background, until cancelled; by itself that is nothing. A checkpoint.
+        """Run the engine's background work until cancelled; the default is to wait. A checkpoint.
 
-        Meant for `nursery.start`: `task_status.started()` is called once sessions can be opened.
+        For `nursery.start`: `task_status.started()` is called when sessions can be opened.
 
         Raises:
-            RayforceError: the engine cannot start, or ended.
+            RayforceError: the engine cannot be started, or has ended.
         """
         task_status.started()
         await trio.sleep_forever()
 
     @property
     def is_down(self) -> bool:
-        """Whether it is known, without asking it, that no session can be opened at present; by itself it never is."""
+        """Whether the engine is known to be unable to open sessions at present. The default is false."""
         return False
 
     @abstractmethod
@@ -32,24 +32,25 @@ class Engine(ABC):
         """Open a session for one connection. A checkpoint; if cancelled, nothing is left open.
 
         Raises:
-            EngineError: the engine cannot be reached; the text is shown to the client. Or, if it was busy, later: see
-                `Session.ready`.
+            EngineError: the engine cannot be reached or rejects the connection; the client receives the text. If the
+                engine is busy, it may reject the connection later: see `Session.ready`.
         """
 
 
 class Session(ABC):
-    """One connection's way to the engine.
+    """The access of one connection to the engine.
 
-    `run` runs in a task of its own, beside the one that calls `request`, `receive_some` and `post`; any task may call
-    `cancel`. In the end, when no other call is under way, comes `aclose`.
+    `run` must run in a separate task while another task calls `request`, `post` and `receive_some`. Any task may call
+    `cancel`. Call `aclose` at the end, when no other call is in progress.
 
     Attributes:
-        unread: how many bytes of the last reply are still to be had from `receive_some`. They must be had, all of them,
+        unread: how many bytes of the last reply `receive_some` still has to return. The caller must receive all of them
             before the next request.
-        evaluate: does the same as `request`, but at once, if the engine is this process; else `None`. Whoever calls it
-            sees to it that no connection starves another.
-        ready: whether the engine has answered yet; one that has not is busy with somebody else's query, or hangs.
-        timed: whether `running_since` will be asked; set by whoever opens the session.
+        evaluate: like `request`, but synchronous, if the engine is in this process; otherwise `None`. The caller must
+            yield to other tasks often enough.
+        ready: whether the engine has accepted the session. Until then, it is busy with a query of another client, or
+            does not respond.
+        timed: whether `running_since` is used. The task that opens the session sets it.
     """
 
     unread = 0
@@ -58,70 +59,74 @@ class Session(ABC):
     evaluate: Callable[[Frame], Reply] | None = None
 
     async def run(self) -> None:
-        """Do what the session has to do in the background, until cancelled; by itself that is nothing.
+        """Run the session's background work until cancelled; the default is to wait. A checkpoint.
 
         Raises:
-            EngineError: the engine is lost; what `request` and `post` wait for does not come.
+            EngineError: the engine is lost. Pending calls of `request` and `post` do not return.
         """
         await trio.sleep_forever()
 
     @abstractmethod
     async def request(self, frame: Frame) -> Reply:
-        """Evaluate a request and return its reply; an error of the evaluation is a reply, too.
+        """Evaluate a request and return its reply, which may be an error of the evaluation.
 
-        Always a checkpoint, so that no connection starves another. If it is cancelled, only `aclose` may follow;
-        whether the request was carried out is unknown.
+        Always a checkpoint, so that other connections can run. If cancelled, the request may or may not have been
+        evaluated, and only `aclose` may be called.
 
         Args:
-            frame: a whole IPC frame; whatever its message type, it is a request.
+            frame: a whole IPC frame of any message type.
 
         Returns:
-            If `unread` is not 0 afterwards, the frame in the `Result` is only the beginning of it.
+            The reply. If `unread` is not 0 afterwards, the frame in the `Result` is incomplete: `receive_some` returns
+            the rest.
 
         Raises:
-            EngineError: the engine is lost; the session is of no more use.
+            EngineError: the engine is lost. Only `aclose` may be called.
         """
 
     async def receive_some(self) -> bytes:
-        """Return the next piece of a reply of which something is unread. A checkpoint; if cancelled, as `request`.
+        """Return the next bytes of a reply that has unread bytes. A checkpoint only if it has to wait.
+
+        If cancelled, only `aclose` may be called.
 
         Raises:
-            EngineError: the engine is lost; the session is of no more use.
+            EngineError: the engine is lost or sent a damaged reply. Only `aclose` may be called.
         """
-        raise NotImplementedError("this session returns replies whole")
+        raise NotImplementedError("this session returns complete replies")
 
-    def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:  # noqa: ARG002 - a session may have no such way
-        """Begin with a request, if that needs no waiting; returns whether it did. No checkpoint.
+    def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:  # noqa: ARG002 - for subclasses
+        """Start the request now if the session is idle and the engine would not block; returns whether it did so.
+
+        No checkpoint. If this returns false, call `request` instead.
 
         Args:
             frame: as for `request`.
-            answer: called with the reply, in the task that `run` runs in; the same holds for it as for what `request`
-                returns. It may call `start`.
+            answer: called with the reply, as `request` would return it, in the task of `run`. It may call `start`.
         """
         return False
 
     @abstractmethod
     async def post(self, frame: Frame) -> Failure | None:
-        """Evaluate a post; otherwise like `request`. Returns the error of the evaluation, if the engine tells it."""
+        """Evaluate a post; otherwise like `request`. Returns the error of the evaluation if the engine reports it."""
 
     def running_since(self) -> float | None:
-        """Return since when, at the earliest, the engine has been at work on the request or post under way.
+        """Estimate since when the engine has been evaluating the request or post in flight, on trio's clock.
 
-        On trio's clock. `None` if there is none, or its reply has begun, or the engine could not be stopped anyway.
+        Returns `None` if there is none, if its reply has begun, or if the engine cannot be stopped.
         """
         return None
 
     @abstractmethod
     def cancel(self) -> None:
-        """Ask the engine to stop the request or post under way, if it can.
+        """Ask the engine to stop the request or post in flight. No checkpoint.
 
-        `request` then returns as ever: the value if that came first, else a `Failure` with the code `cancel`. Nothing
-        happens if nothing is under way. No checkpoint.
+        `request` then returns a `Failure` with the code `cancel`, or the value if the evaluation was complete already.
+        Without a request or post in flight, nothing happens.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Stop what is under way and give back what the session holds, within 2 seconds. A checkpoint. Idempotent.
+        """Stop the request in flight and release all resources, within 2 seconds. A checkpoint. Idempotent.
 
-        If cancelled, it does all the same.
+        If cancelled, it releases them all the same.
         """

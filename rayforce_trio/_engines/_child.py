@@ -1,4 +1,4 @@
-"""A child process that ends with a block of code, or with this process."""
+"""A child process that ends with a block of code, or at the latest with this process."""
 
 import os
 import signal
@@ -14,37 +14,38 @@ import trio
 from .._tasks import collapse_groups
 from ._output import Output
 
-_LIFELINE = Path(__file__).with_name("_exec_tied_to_parent.py")
-_LAST_WORDS = 1.0  # seconds to read what a process has printed that is dead, if a child of its keeps the output open
+_EXEC_TIED_TO_PARENT = Path(__file__).with_name("_exec_tied_to_parent.py")
+_OUTPUT_TIMEOUT = 1.0  # seconds to read the output of a process that has ended, if its own child keeps the pipe open
 
 
 @asynccontextmanager
 async def child_process(
     command: Sequence[str], environment: Mapping[str, str], output: Output
 ) -> AsyncIterator[trio.Process]:
-    """Run a program during a block, and log what it prints; when the block is left, it has ended.
+    """Run a program during a block and log its output.
 
-    It is killed then, with what it has started. Ctrl-C in a terminal does not reach it.
+    A checkpoint on entry and on exit. At the end of the block, or if that is cancelled, the program and the processes
+    that it has started are killed. Ctrl-C in a terminal does not reach them.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the program cannot be started.
     """
-    # The pipes are made here, not by trio, which leaves them open if it is cancelled while it starts the program.
+    # The pipes are created here because trio leaves them open if it is cancelled while it starts the program.
     with ExitStack() as child_ends, ExitStack() as own_ends:
-        lifeline, held = os.pipe()
-        child_ends.callback(os.close, lifeline)
-        own_ends.callback(os.close, held)
-        printed, stdout = os.pipe()
+        stdin, held_by_parent = os.pipe()
+        child_ends.callback(os.close, stdin)
+        own_ends.callback(os.close, held_by_parent)
+        output_pipe, stdout = os.pipe()
         child_ends.callback(os.close, stdout)
-        own_ends.callback((stream := trio.lowlevel.FdStream(printed)).close)
+        own_ends.callback((stream := trio.lowlevel.FdStream(output_pipe)).close)
         with collapse_groups():
             async with trio.open_nursery() as nursery:
                 process: trio.Process = await nursery.start(
                     partial(
                         trio.run_process,
-                        [sys.executable, "-I", "-S", _LIFELINE, *command],
+                        [sys.executable, "-I", "-S", _EXEC_TIED_TO_PARENT, *command],
                         env=environment,
-                        stdin=lifeline,
+                        stdin=stdin,
                         stdout=stdout,
                         stderr=subprocess.STDOUT,
                         start_new_session=True,
@@ -56,12 +57,12 @@ async def child_process(
                 nursery.start_soon(output.log_all, stream, f"engine process {process.pid}")
                 yield process
                 if process.returncode is not None:
-                    with trio.move_on_after(_LAST_WORDS):
+                    with trio.move_on_after(_OUTPUT_TIMEOUT):
                         await output.ended.wait()
                 nursery.cancel_scope.cancel()
 
 
 async def _kill(process: trio.Process) -> None:
-    """End a process, and those it has started; SIGTERM would not end one that is stopped."""
+    """Kill a process group. No checkpoint. SIGTERM would not end a process that is stopped."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The engine embedded in this process."""
+"""The engine that is embedded in this process."""
 
 import trio
 
@@ -8,25 +8,25 @@ from ._base import Engine, Session
 
 
 class InProcessEngine(Engine):
-    """Evaluates in this process: clients query what the application has loaded.
+    """Evaluates in this process: clients query the data that the application has loaded.
 
-    An evaluation blocks the event loop until it is done (the engine allows no other thread), and can be neither
-    interrupted nor cancelled. Of short ones, a connection gets a tenth of a millisecond's worth done before the others
-    get their turn.
-    Clients can do whatever this process can, and end it with `(exit 0)`.
+    An evaluation blocks the event loop until it is done (the engine allows no other thread). It cannot be interrupted
+    or cancelled. A connection with many short queries yields to other connections every tenth of a millisecond.
+    Clients can do whatever this process can, and can end it with `(exit 0)`.
     """
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wait until cancelled. A checkpoint.
 
         Raises:
-            RayforceThreadError: Rayforce was first imported in another thread than this.
+            RayforceThreadError: Rayforce was first imported in a thread other than the current one.
         """
         _codec.check_thread()
         task_status.started()
         await trio.sleep_forever()
 
     async def open_session(self) -> Session:
+        """Open a session. A checkpoint."""
         await trio.lowlevel.checkpoint()
         return _InProcessSession()
 
@@ -42,7 +42,7 @@ class _InProcessSession(Session):
 
     async def request(self, frame: Frame) -> Reply:
         self._cancelled = False
-        await trio.lowlevel.checkpoint()  # before: cancelled here, nothing was done; and what was done is reported
+        await trio.lowlevel.checkpoint()  # before the evaluation, so that its result is never lost
         if self._cancelled:
             return Failure(CANCELLED, "the request was cancelled before it began")
         return _codec.evaluate(frame)
@@ -52,7 +52,7 @@ class _InProcessSession(Session):
         return reply if isinstance(reply, Failure) else None
 
     def cancel(self) -> None:
-        self._cancelled = True  # heeded if the evaluation did not begin; nothing else runs once it has
+        self._cancelled = True  # has an effect only before the evaluation begins: nothing else runs during it
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""A native Rayforce server, reached over TCP: one connection of its protocol for each session."""
+"""The engine that is a native Rayforce server, reached over TCP: each session has a connection of its own."""
 
 import socket
 
@@ -6,32 +6,33 @@ import trio
 
 from .._addresses import authority_of, check_host, check_port, os_error_text
 from .._protocol import dump_credentials
-from .._streams import TcpStream
+from .._streams import TcpStream, stream_of
 from ..errors import EngineError, RayforceValueError
 from ._base import Engine
-from ._native_session import NativeSession, SessionGroup
+from ._native_session import NativeSession
+from ._session_group import SessionGroup
 from ._wakeup import WakeupConnection
 
 CONNECT_TIMEOUT = 3.0
-"""Bound on connecting, the name look-up included; in seconds."""
+"""The time limit for connecting, including the name lookup, in seconds."""
 
-PATIENCE = 0.5
-"""How long an engine is waited for until its session is opened although it has not answered; in seconds."""
+HANDSHAKE_TIMEOUT = 0.5
+"""How long `open_session` waits for the handshake of an engine that may be idle, in seconds."""
 
 BUSY_HANDSHAKE_TIMEOUT = 0.005
-"""The same for one that is known to have something to do."""
+"""How long `open_session` waits for the handshake of an engine that is known to be busy, in seconds."""
 
 
 class NativeEngine(Engine):
-    """A Rayforce server of its own (`rayforce -p PORT`), on this machine or another.
+    """A separate Rayforce server (`rayforce -p PORT`), on this machine or another.
 
-    The event loop stays free while queries run, and cancelling one stops it in the engine. Frames are passed through
-    undecoded, and replies as they arrive, so that one of any size costs the server little memory.
+    The event loop stays free while queries run, and cancelling a query stops it in the engine. Frames are passed on
+    without decoding, and replies while they arrive, so a reply of any size needs little memory in the server.
 
     Args:
         host: the native server's name or address.
-        port: its port, 1-65535.
-        user: the user name, if the server wants credentials (`-u`, `-U`).
+        port: the native server's port, 1-65535.
+        user: the user name, if the native server requires credentials (`-u`, `-U`).
         password: the password.
 
     Raises:
@@ -48,7 +49,7 @@ class NativeEngine(Engine):
         self.host = host
         self.port = port
         self.user = user
-        self._line = SessionGroup(WakeupConnection(self._connect))
+        self._group = SessionGroup(WakeupConnection(self._connect))
 
     def __repr__(self) -> str:
         return f"NativeEngine({self.host!r}, {self.port})"
@@ -56,17 +57,17 @@ class NativeEngine(Engine):
     async def open_session(self) -> NativeSession:
         """Open a session. A checkpoint; if cancelled, nothing is left open.
 
-        An engine answers only between two queries, so one that does not answer at once is taken to be busy. Its session
-        is opened all the same, and is `settled` later.
+        An engine performs handshakes only between two queries. If it does not answer in time, it is taken to be busy:
+        the session is returned although its `ready` is still false.
 
         Raises:
-            EngineError: nothing listens there, or what does is no Rayforce server, or it refuses the credentials.
+            EngineError: nothing listens there, or the server there is not a Rayforce server or rejects the credentials.
         """
-        busy = any(session.asked for session in self._line.sessions)
-        session = NativeSession(await self._connect(), self._credentials, self._name, self._line)
+        is_busy = self._group.is_busy
+        session = NativeSession(await self._connect(), self._credentials, self._name, self._group)
         try:
-            await self._line.enter(session)
-            with trio.move_on_after(BUSY_HANDSHAKE_TIMEOUT if busy else PATIENCE):
+            await self._group.add(session)
+            with trio.move_on_after(BUSY_HANDSHAKE_TIMEOUT if is_busy else HANDSHAKE_TIMEOUT):
                 await session.handshake()
         except BaseException:
             await session.aclose()
@@ -74,13 +75,18 @@ class NativeEngine(Engine):
         return session
 
     async def _connect(self) -> TcpStream:
+        """Connect to the server. A checkpoint; if cancelled, nothing is left open.
+
+        Raises:
+            EngineError: the server cannot be reached.
+        """
         with trio.move_on_after(CONNECT_TIMEOUT):
             try:
                 stream = await trio.open_tcp_stream(self.host, self.port)
             except (OSError, UnicodeError) as error:
                 raise EngineError(f"{self._name} cannot be reached: {os_error_text(error)}") from None
-            _watch_for_silence(stream)
-            return TcpStream(stream)
+            _enable_keepalive(stream)
+            return stream_of(stream)
         raise EngineError(f"{self._name} cannot be reached within {CONNECT_TIMEOUT:g} seconds")
 
     @property
@@ -88,9 +94,9 @@ class NativeEngine(Engine):
         return f"the engine at {authority_of(self.host, self.port)}"
 
 
-def _watch_for_silence(stream: trio.SocketStream) -> None:
-    """Have the system find out, within two minutes, that the engine's host has vanished."""
+def _enable_keepalive(stream: trio.SocketStream) -> None:
+    """Make the operating system detect within two minutes that the engine's host is gone."""
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, option):  # macOS has not all of them in every version
+        if hasattr(socket, option):  # some versions of macOS lack some of them
             stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

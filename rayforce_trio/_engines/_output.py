@@ -1,29 +1,31 @@
-"""What an engine process prints: to the log, line by line, and the end of it kept for errors."""
+"""The output of an engine process: logged line by line; the last lines are kept for errors."""
 
 import logging
 from collections import deque
 
 import trio
 
+from .._text import escape_controls
+
 LINE_LIMIT = 8 * 1024
-"""The longest line logged as one, in bytes."""
+"""The longest line that is logged as one record, in bytes."""
 
 _KEPT_LINES = 50
 _READ_SIZE = 64 * 1024
-_TROUBLE = ("ipc: ", "error: ", "log: ERROR", "log: WARN")  # "ipc: " begins what is said of a post that failed
+_WARNING_PREFIXES = ("ipc: ", "error: ", "log: ERROR", "log: WARN")  # "ipc: " reports a post that failed
 
 logger = logging.getLogger("rayforce_trio.engine")
 
 
 class Output:
-    """Reads the output of one process.
+    """Logs the output of one process.
 
     Args:
-        address: where the process is to listen.
+        address: the address that the process is to listen on.
 
     Attributes:
-        listening: set once the process has said that it listens.
-        ended: set once it has closed its output.
+        listening: set when the process has printed that it listens.
+        ended: set when the output has ended.
     """
 
     def __init__(self, address: str = "") -> None:
@@ -33,11 +35,16 @@ class Output:
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def __str__(self) -> str:
-        """The last lines."""
+        """Return the last lines."""
         return "\n".join(self._last_lines)
 
     async def log_all(self, stream: trio.abc.ReceiveStream, name: str) -> None:
-        """Log what comes from `stream`, until it ends; `name` says whose it is."""
+        """Log the lines of a stream until it ends. A checkpoint; if cancelled, an incomplete line is lost.
+
+        Args:
+            stream: the output.
+            name: the name of the process, which begins each record.
+        """
         rest = b""
         while data := await stream.receive_some(_READ_SIZE):
             *lines, rest = (rest + data).split(b"\n")
@@ -48,17 +55,16 @@ class Output:
         self.ended.set()
 
     def _log_long(self, line: bytes, name: str) -> bytes:
-        """Log what a line has beyond the limit, and return the rest of it."""
+        """Log a line in parts while it is longer than the limit; returns the rest."""
         while len(line) > LINE_LIMIT:
             self._log(line[:LINE_LIMIT], name)
             line = line[LINE_LIMIT:]
         return line
 
     def _log(self, line: bytes, name: str) -> None:
-        text = line.decode("utf-8", "replace").rstrip()
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        text = escape_controls(line.decode("utf-8", "replace").rstrip())
         if text:
             self._last_lines.append(text)
-            logger.log(logging.WARNING if text.startswith(_TROUBLE) else logging.INFO, "%s: %s", name, text)
-        if self._announcement in text:  # what scripts and queries print may stand before it on the line
+            logger.log(logging.WARNING if text.startswith(_WARNING_PREFIXES) else logging.INFO, "%s: %s", name, text)
+        if self._announcement in text:  # the output of scripts and queries may precede it on the line
             self.listening.set()

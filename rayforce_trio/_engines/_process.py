@@ -1,4 +1,4 @@
-"""A native Rayforce server as a child of this process: started, watched, restarted, and ended with the server."""
+"""The engine that is a native Rayforce server in a child process: started, supervised and restarted here."""
 
 import logging
 import os
@@ -19,14 +19,14 @@ from ._child import child_process
 from ._native import NativeEngine
 from ._output import Output
 
-LONGEST_PAUSE = 30.0
-"""The longest pause before a process that keeps dying is started again, in seconds."""
+MAX_RESTART_DELAY = 30.0
+"""The longest delay before a process that ends repeatedly is restarted, in seconds."""
 
-_FIRST_PAUSE = 0.1
-_STABLE_AFTER = 60.0  # seconds: one that lived so long does not keep dying
-_SESSION_PATIENCE = 1.5  # seconds a new session waits for a process that is being restarted
+_FIRST_RESTART_DELAY = 0.1  # seconds
+_STABLE_AFTER = 60.0  # seconds; after a process that ran so long, the delays begin again
+_RESTART_TIMEOUT = 1.5  # seconds that `open_session` waits for a process that is being restarted
 _PORT_ATTEMPTS = 10
-_LAST_WORDS = 1.0  # seconds for a process that broke off the handshake to end, and so to explain it
+_EXIT_TIMEOUT = 1.0  # seconds for a process that ended the handshake to exit, so that its output explains why
 _PASSWORD = "rayforce_trio"
 _PORT_TAKEN = "Address already in use"
 _HOST = "127.0.0.1"
@@ -36,25 +36,28 @@ logger = logging.getLogger("rayforce_trio.engine")
 
 
 class NativeProcess(Engine):
-    """A Rayforce server process of the server's own, which lives and ends with it.
+    """A Rayforce server process that starts and ends with the server.
 
-    As with `NativeEngine`, the event loop stays free while queries run, and cancelling one stops it. What a client does
-    to the engine ends at most this process, and a new one takes its place: sessions that were open fail, new ones work.
-    It listens on a free port of the loopback interface, and lets in nobody else.
+    As with `NativeEngine`, the event loop stays free while queries run, and cancelling a query stops it. If a query
+    kills the engine process, the server restarts it: open sessions fail, and new ones work. The process listens on a
+    free port of the loopback interface and accepts no other clients.
 
     Args:
-        script: a Rayfall file to run first. If it fails, so does starting the server; later restarts are tried again.
-        read_only: have the engine refuse clients what writes, runs programs or reads files (`-U`). Tables on the disk
-            can still be read, and directories listed, and the process ended (`.sys.exit`). Not with a journal.
-        journal: where to log requests before they run (`-l`, `.log` and the like are appended), and to replay them from
-            at start, before the script runs. Posts are not in it.
-        journal_sync: have every entry on the disk before the request runs (`-L`).
-        memory: what the engine may take before it uses the disk, in bytes or as the engine writes it, `"4G"` (`-m`).
-        cores: how many threads it may use (`-c`).
+        script: a Rayfall file that the process runs first. If the script fails, the server does not start; if it fails
+            in a later restart, the restart is repeated.
+        read_only: makes the engine refuse operations that write, run programs or read files (`-U`). Clients can still
+            read tables on the disk, list directories and end the process (`.sys.exit`). Cannot be used with a journal.
+        journal: the base name of the journal files (`-l`; the engine appends `.log` and other suffixes). The process
+            logs requests there before it runs them, and replays them when it starts, before the script runs. Posts are
+            not logged.
+        journal_sync: whether each entry must be on the disk before its request runs (`-L`).
+        memory: how much memory the engine uses before it uses the disk, in bytes or in the engine's notation, such as
+            `"4G"` (`-m`).
+        cores: how many threads the engine uses (`-c`); 0 for all cores.
         executable: the program; the default is the one that comes with rayforce-py.
 
     Raises:
-        RayforceValueError: an argument is out of range, or there is no such file.
+        RayforceValueError: an argument is out of range, or a file does not exist.
     """
 
     def __init__(
@@ -70,11 +73,11 @@ class NativeProcess(Engine):
     ) -> None:
         if read_only and journal is not None:
             raise RayforceValueError(
-                "read_only and journal do not go together: clients that only read leave nothing to bring back, and "
-                "what a journal replays is not restricted as they are. Load what they read with a script"
+                "read_only and journal cannot be used together: read-only clients change nothing that a journal could "
+                "restore, and replayed requests are not restricted. Load the data with a script instead"
             )
         if journal_sync and journal is None:
-            raise RayforceValueError("journal_sync needs journal, which says where the journal is")
+            raise RayforceValueError("journal_sync needs journal, the base name of the journal files")
         self._script = None if script is None else _file(script, "script")
         self._executable = _file(native_server() if executable is None else executable, "executable")
         self._options = ["-U" if read_only else "-u", _PASSWORD]
@@ -82,18 +85,20 @@ class NativeProcess(Engine):
             self._options += ["-L" if journal_sync else "-l", str(_path(journal, "journal"))]
         if memory is not None:
             if type(memory) not in (int, str) or not memory:
-                raise RayforceValueError(f"Invalid memory: {memory!r}. Must be a number of bytes, or such as '4G'")
+                raise RayforceValueError(
+                    f"Invalid memory: {memory!r}. Must be a number of bytes, or a string such as '4G'"
+                )
             self._options += ["-m", str(memory)]
         if cores is not None:
             if type(cores) is not int or not 0 <= cores <= 1023:
-                raise RayforceValueError(f"Invalid cores: {cores!r}. Must be an int between 0, for all, and 1023")
+                raise RayforceValueError(f"Invalid cores: {cores!r}. Must be an int between 0 (all cores) and 1023")
             self._options += ["-c", str(cores)]
         self._read_only = read_only
         self._running = False
         self._pid: int | None = None
         self._native: NativeEngine | None = None
         self._ready = trio.Event()
-        self._gone = trio.Event()
+        self._ended = trio.Event()
 
     def __repr__(self) -> str:
         given = [repr(self._script)] if self._script else []
@@ -101,7 +106,7 @@ class NativeProcess(Engine):
 
     @property
     def pid(self) -> int | None:
-        """The process's id; `None` while it is not ready."""
+        """The process id; `None` while the process is not ready."""
         return self._pid
 
     @property
@@ -109,16 +114,17 @@ class NativeProcess(Engine):
         return self._native is None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a process running, until cancelled. A checkpoint; when it has ended, so has the process.
+        """Keep a process running until cancelled. A checkpoint; however this ends, no process is left running.
 
-        `task_status.started()` is called once the process answers; a script, or a journal, may take its time.
+        `task_status.started()` is called when the process is ready, after it has replayed the journal and run the
+        script.
 
         Raises:
-            EngineError: it ended before it answered the first time; the text carries what it printed. Or it runs
-                already, for another server.
+            EngineError: the first process ended before it was ready; the text includes its output. Or the engine is
+                already in use by another server.
         """
         if self._running:
-            raise EngineError("an engine process serves one server at a time; make another NativeProcess")
+            raise EngineError("a NativeProcess serves one server at a time; create another one")
         self._running = True
         try:
             await self._keep_running(task_status)
@@ -126,6 +132,7 @@ class NativeProcess(Engine):
             self._running = False
 
     async def _keep_running(self, task_status: trio.TaskStatus[None]) -> None:
+        """Run one process after the other until cancelled. Checkpoints, cancellation and errors are those of `run`."""
         started = False
 
         def on_ready() -> None:
@@ -134,7 +141,7 @@ class NativeProcess(Engine):
                 started = True
                 task_status.started()
 
-        pauses = exponential_backoff(_FIRST_PAUSE, LONGEST_PAUSE)
+        delays = exponential_backoff(_FIRST_RESTART_DELAY, MAX_RESTART_DELAY)
         while True:
             since = trio.current_time()
             try:
@@ -148,43 +155,52 @@ class NativeProcess(Engine):
                     raise EngineError(f"the engine process cannot be started: {error}") from error
                 end = str(error)
             if trio.current_time() - since > _STABLE_AFTER:
-                pauses = exponential_backoff(_FIRST_PAUSE, LONGEST_PAUSE)
-            pause = next(pauses)
-            logger.warning("%s; it is started again in %g seconds", end, pause)
-            await trio.sleep(pause)
+                delays = exponential_backoff(_FIRST_RESTART_DELAY, MAX_RESTART_DELAY)
+            delay = next(delays)
+            logger.warning("%s; it will be restarted in %g seconds", end, delay)
+            await trio.sleep(delay)
 
     async def open_session(self) -> Session:
-        reason = down = "the engine process is not running; it is being started again"
-        with trio.move_on_after(_SESSION_PATIENCE):
+        """Open a session, and wait for a restart if necessary. A checkpoint; if cancelled, nothing is left open.
+
+        Raises:
+            EngineError: the process is not running, or its script rejects the connection.
+        """
+        reason = not_running = "the engine process is not running; it is being restarted"
+        with trio.move_on_after(_RESTART_TIMEOUT):
             while True:
                 await self._ready.wait()
-                native, gone = self._native, self._gone
+                native, ended = self._native, self._ended
                 if native is None:
-                    continue  # it ended just now
+                    continue  # it has just ended
                 try:
                     return await native.open_session()
                 except EngineError as error:
                     reason = str(error)
-                await gone.wait()  # it may have ended, though that was not noticed yet
-                reason = down
+                await ended.wait()  # the process may have ended already, but that has not been noticed yet
+                reason = not_running
         raise EngineError(reason)
 
     async def _run_once(self, on_ready: Callable[[], None]) -> str:
-        """Start a process and wait for its end; returns how it ended.
+        """Start a process and wait for its end; returns a description of how it ended.
+
+        A checkpoint; if cancelled, the process is killed.
 
         Raises:
-            EngineError: it ended before it answered.
-            OSError: it could not be started.
+            EngineError: the process ended before it was ready.
+            OSError: the process could not be started.
         """
         for _ in range(_PORT_ATTEMPTS):
             end = await self._run_on(_free_port(), on_ready)
             if end is not None:
                 return end
-        raise EngineError("the engine process found every port taken that had just been free")
+        raise EngineError(
+            "the engine process could not be started: every free port was taken before the process could use it"
+        )
 
     async def _run_on(self, port: int, on_ready: Callable[[], None]) -> str | None:
-        """Like `_run_once`, on this port; returns `None` if somebody took it in the meantime."""
-        native = _OwnServer(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD)
+        """Like `_run_once`, on this port; returns `None` if another process has taken the port."""
+        native = _ChildServer(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD)
         output = Output(f"{_HOST}:{port}")
         command = [self._executable, *self._arguments(port)]
         environment = {
@@ -194,59 +210,65 @@ class NativeProcess(Engine):
             "RAYFORCE_TRIO_READ_ONLY": "yes" if self._read_only else "",
         }
         async with child_process(command, environment, output) as process:
-            answered = await self._attend(process, native, output, on_ready)
-        if answered:
-            return f"the engine process {process.pid} {_how(process)}"
+            was_ready = await self._supervise(process, native, output, on_ready)
+        if was_ready:
+            return f"the engine process {process.pid} {_exit_text(process)}"
         if _PORT_TAKEN in str(output):
             return None
-        what = "" if self._script is None else f", with the script {self._script},"
+        script = "" if self._script is None else f", with the script {self._script},"
         raise EngineError(
-            f"the engine process {process.pid}{what} {_how(process)} before it could be used; it printed:\n{output}"
+            f"the engine process {process.pid}{script} {_exit_text(process)} before it was ready; it printed:\n{output}"
         )
 
-    async def _attend(
+    async def _supervise(
         self, process: trio.Process, native: NativeEngine, output: Output, on_ready: Callable[[], None]
     ) -> bool:
-        """Let sessions in as soon as the process answers, until it ends; returns whether it ever answered."""
+        """Allow sessions when the process is ready, until it ends; returns whether it was ever ready.
 
-        async def let_in() -> None:
-            await output.listening.wait()  # from here on the port is its own, and nobody else is told the user name
+        A checkpoint; if cancelled, no more sessions are allowed.
+
+        Raises:
+            EngineError: the process is running but ended the handshake.
+        """
+
+        async def allow_sessions() -> None:
+            await output.listening.wait()  # the port belongs to the process now: no other one receives the user name
             session = await native.open_session()
             try:
-                await session.handshake()  # the script may take its time, and so may the replay of the journal
+                await session.handshake()  # waits for the replay of the journal and for the script
             finally:
                 await session.aclose()
-            self._native, self._pid, self._gone = native, process.pid, trio.Event()
+            self._native, self._pid, self._ended = native, process.pid, trio.Event()
             self._ready.set()
             on_ready()
             await trio.sleep_forever()
 
-        async def wait() -> None:
+        async def wait_for_exit() -> None:
             await process.wait()
 
         try:
-            await race(let_in, wait)
+            await race(allow_sessions, wait_for_exit)
         except EngineError as error:
-            with trio.move_on_after(_LAST_WORDS):
+            with trio.move_on_after(_EXIT_TIMEOUT):
                 await process.wait()
             if process.returncode is None:
                 raise EngineError(f"{error}. Does the script set .ipc.on.auth? It printed:\n{output}") from None
         finally:
-            answered = self._native is native
-            if answered:
+            was_ready = self._native is native
+            if was_ready:
                 self._native, self._pid, self._ready = None, None, trio.Event()
-                self._gone.set()
-        return answered
+                self._ended.set()
+        return was_ready
 
     def _arguments(self, port: int) -> list[str]:
         return ["-p", f"{_HOST}:{port}", *self._options, str(_HERE / "_boot.rfl")]
 
 
-class _OwnServer(NativeEngine):
+class _ChildServer(NativeEngine):
     _name = "the engine process"
 
 
-def _how(process: trio.Process) -> str:
+def _exit_text(process: trio.Process) -> str:
     code = process.returncode
     assert code is not None
     return f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
@@ -254,7 +276,7 @@ def _how(process: trio.Process) -> str:
 
 def _path(path: object, argument: str) -> Path:
     try:
-        return Path(path).absolute()  # type: ignore[arg-type]  # what is no path raises
+        return Path(path).absolute()  # type: ignore[arg-type]  # anything but a path raises TypeError
     except TypeError:
         raise RayforceValueError(f"Invalid {argument}: {path!r}. Must be a path") from None
 

@@ -1,60 +1,65 @@
-"""Replies on their way from an engine that must not wait to a client that may be slow."""
+"""A queue for the bytes of a long reply, between an engine that must not wait and a client that may be slow."""
 
 import os
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import IO
 
 import trio
 
 MEMORY_LIMIT = 512 * 1024
-"""How much of a reply is kept in memory, in bytes; one piece is always taken."""
+"""How many bytes of a reply are kept in memory. A single chunk may be longer."""
 
-PATIENCE = 0.25
-"""How long a reply may hold up its engine, all in all, before the rest of it goes to a file; in seconds."""
+WAIT_LIMIT = 0.25
+"""How long the client may delay the engine with one reply, in total, before the rest goes to a file; in seconds."""
 
 _READ_SIZE = 256 * 1024
 
 
 class ReplySpool:
-    """The bytes of one reply, first in, first out, for one task that puts and one that gets.
+    """The bytes of one reply, first in, first out. One task puts and another one gets.
 
-    A native server evaluates nothing while one of its peers does not read a reply. So the one who puts waits only
-    `PATIENCE`; what the client is too slow for goes to a file that has no name, and memory stays bounded. Close
-    it in the end.
+    A native server evaluates nothing while a peer does not read its reply. So `put` waits for the client only for
+    `WAIT_LIMIT` seconds in total; later bytes go to an unnamed temporary file, and memory stays bounded. Call `close`
+    at the end.
+
+    Args:
+        decompress: applied to all bytes in `get`. It may return no bytes, and may raise an error.
     """
 
-    def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
-        self._patience = PATIENCE
+    def __init__(self, decompress: Callable[[bytes], bytes] | None = None) -> None:
+        self._decompress = decompress
+        self._chunks: deque[bytes] = deque()
+        self._size = 0  # bytes in `_chunks`
+        self._wait_left = WAIT_LIMIT
         self._file: IO[bytes] | None = None
-        self._written = 0
+        self._written = 0  # bytes
         self._read = 0
         self._changed = trio.Event()
 
     def close(self) -> None:
-        """Forget the bytes, and give back the file. Idempotent."""
+        """Discard the bytes and close the file. No checkpoint. Idempotent."""
         if self._file is not None:
             self._file.close()
 
     async def put(self, data: bytes) -> None:
-        """Append some bytes. A checkpoint only if there is no room in memory; if cancelled, they may be lost.
+        """Append some bytes. A checkpoint only if memory is full; if cancelled, they may be lost.
 
         Raises:
-            OSError: there is no room in the file system, either.
+            OSError: the file cannot be created, or the file system is full.
         """
         while self._written == self._read and self._size and self._size + len(data) > MEMORY_LIMIT:
-            if self._patience <= 0:
+            if self._wait_left <= 0:
                 break
             since = trio.current_time()
-            with trio.move_on_after(self._patience):
+            with trio.move_on_after(self._wait_left):
                 await self._change()
-            self._patience -= trio.current_time() - since
+            self._wait_left -= trio.current_time() - since
         else:
-            if self._written == self._read:  # else what is in the file comes first
-                self._pieces.append(data)
+            if self._written == self._read:  # otherwise the bytes in the file come first
+                self._chunks.append(data)
                 self._size += len(data)
                 self._changed.set()
                 return
@@ -62,19 +67,36 @@ class ReplySpool:
         self._changed.set()
 
     async def get(self) -> bytes:
-        """Take the next bytes. A checkpoint only if it has to wait; if cancelled, some may be lost."""
-        while not self._pieces:
+        """Return the next bytes, at least one. A checkpoint only if it has to wait; if cancelled, some may be lost.
+
+        Raises the errors of `decompress`.
+        """
+        data = b""
+        while not data:
+            data = await self._next()
+            if self._decompress is not None:
+                data = self._decompress(data)
+        return data
+
+    async def _next(self) -> bytes:
+        """Return the next bytes as they were put. Checkpoints and cancellation are those of `get`."""
+        while not self._chunks:
             if self._file is not None and self._read < self._written:
                 return await self._read_back(self._file)
             await self._change()
-        data = self._pieces.popleft()
+        data = self._chunks.popleft()
         self._size -= len(data)
         self._changed.set()
         return data
 
     async def _write(self, data: bytes) -> None:
+        """Append to the file. A checkpoint; if cancelled, a part may have been written."""
         if self._file is None:
-            self._file = await trio.to_thread.run_sync(tempfile.TemporaryFile)
+            try:
+                self._file = await trio.to_thread.run_sync(tempfile.TemporaryFile)
+            except FileNotFoundError as error:
+                text = f"{error.strerror}; set TMPDIR to a writable directory"
+                raise FileNotFoundError(error.errno, text) from None
         view = memoryview(data)
         while view:
             count = await trio.to_thread.run_sync(os.pwrite, self._file.fileno(), view, self._written)
@@ -82,12 +104,14 @@ class ReplySpool:
             view = view[count:]
 
     async def _read_back(self, file: IO[bytes]) -> bytes:
+        """Return the next bytes of the file. A checkpoint; if cancelled, nothing is lost."""
         size = min(_READ_SIZE, self._written - self._read)
         data = await trio.to_thread.run_sync(partial(os.pread, file.fileno(), size, self._read))
         self._read += len(data)
         return data
 
     async def _change(self) -> None:
+        """Wait for the other task. A checkpoint; if cancelled, nothing is lost."""
         if self._changed.is_set():
             self._changed = trio.Event()
         await self._changed.wait()

@@ -1,4 +1,4 @@
-"""Several engines behind one server, each with its share of the sessions."""
+"""The engine that distributes its sessions over other engines."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -10,22 +10,21 @@ from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
 from ._base import Engine, Session
 
-_FIRST_PAUSE = 0.5  # seconds until an engine that could not be reached is tried again
-_LONGEST_PAUSE = 10.0
+_FIRST_RETRY_DELAY = 0.5  # seconds until an engine that could not be reached is tried again
+_MAX_RETRY_DELAY = 10.0
 
 
 class RoundRobinEngine(Engine):
-    """Spreads sessions over several engines, one after the other: replicas of the same data, on one host or on several.
+    """Assigns sessions in turn to several engines: replicas of the same data, on one host or on several.
 
-    An engine that cannot be reached is passed over, and tried again in the background until it can. One that is busy is
-    passed over, too, if another is not. A session stays with its engine; when that is lost, so is the session, and the
-    next one goes to another engine.
+    An engine that cannot be reached is skipped, and retried in the background until it can be reached. A busy engine is
+    skipped if another engine is not busy. A session stays with its engine. If that engine is lost, the session fails.
 
     Args:
-        engines: at least one; for the most part each is a `NativeEngine`.
+        engines: one engine or more, usually of the class `NativeEngine`.
 
     Raises:
-        RayforceValueError: there is none, or what is given is none.
+        RayforceValueError: there is no engine, or an element is not an engine.
     """
 
     def __init__(self, engines: Iterable[Engine]) -> None:
@@ -34,7 +33,7 @@ class RoundRobinEngine(Engine):
         except TypeError:
             self._engines = []
         if not self._engines or not all(isinstance(engine, Engine) for engine in self._engines):
-            raise RayforceValueError(f"Invalid engines: {engines!r}. Must be one engine or more, in a list")
+            raise RayforceValueError(f"Invalid engines: {engines!r}. Must be a list of one engine or more")
         self._order = deque(self._engines)
         self._down: set[Engine] = set()
         self._nursery: trio.Nursery | None = None
@@ -47,10 +46,10 @@ class RoundRobinEngine(Engine):
         return all(engine in self._down or engine.is_down for engine in self._engines)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run all of the engines, until cancelled. A checkpoint.
+        """Run all engines until cancelled. A checkpoint; however this ends, no engine is left running.
 
         Raises:
-            RayforceError: one of them cannot start, or ended.
+            RayforceError: an engine cannot be started, or has ended.
         """
         try:
             with collapse_groups():
@@ -63,40 +62,46 @@ class RoundRobinEngine(Engine):
             self._down.clear()
 
     async def open_session(self) -> Session:
+        """Open a session with the next engine. A checkpoint; if cancelled, nothing is left open.
+
+        Raises:
+            EngineError: no engine can be reached; the text has the reason of each.
+        """
         up = [engine for engine in self._order if engine not in self._down]
         reasons = []
         busy: Session | None = None
         try:
-            for engine in up or list(self._order):  # if none is known to be up, each may be
+            for engine in up or list(self._order):  # if all are marked as down, any of them may be up again
                 self._order.remove(engine)
                 self._order.append(engine)
                 try:
                     session = await engine.open_session()
                 except EngineError as error:
                     reasons.append(str(error))
-                    self._pass_over(engine)
+                    self._mark_down(engine)
                     continue
                 if session.ready:
                     return session
-                busy, former = session, busy
-                if former is not None:
-                    await former.aclose()
+                busy, previous = session, busy
+                if previous is not None:
+                    await previous.aclose()
             if busy is None:
                 raise EngineError("; ".join(reasons))
             session, busy = busy, None
-            return session  # all of them are, and this one is as good as any
+            return session  # every engine is busy
         finally:
             if busy is not None:
                 await busy.aclose()
 
-    def _pass_over(self, engine: Engine) -> None:
+    def _mark_down(self, engine: Engine) -> None:
         if engine not in self._down and self._nursery is not None:
             self._down.add(engine)
-            self._nursery.start_soon(self._try_again, engine)
+            self._nursery.start_soon(self._retry, engine)
 
-    async def _try_again(self, engine: Engine) -> None:
-        for pause in exponential_backoff(_FIRST_PAUSE, _LONGEST_PAUSE):
-            await trio.sleep(pause)
+    async def _retry(self, engine: Engine) -> None:
+        """Try to reach an engine until that succeeds. A checkpoint; if cancelled, nothing is left open."""
+        for delay in exponential_backoff(_FIRST_RETRY_DELAY, _MAX_RETRY_DELAY):
+            await trio.sleep(delay)
             try:
                 session = await engine.open_session()
             except EngineError:

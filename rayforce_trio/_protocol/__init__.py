@@ -4,7 +4,7 @@ Bytes and text in, events and bytes and text out. Nothing here waits, opens a so
 or calls the engine.
 """
 
-from ._client import ClientProtocol, ClientRequest, Outgoing, ReplyReceived
+from ._client import ClientProtocol, ClientRequest, ClientRequestState, Outgoing, ReplyReceived
 from ._control import CONTROL_LIMIT, CancelNotice, ErrorNotice, dump_cancel, dump_error, parse_control
 from ._frames import (
     COMPRESSED_FLAG,
@@ -34,13 +34,8 @@ from ._handshake import (
     check_hello_reply,
     parse_message_limit,
 )
-from ._native import (
-    NATIVE_MAX_REQUEST,
-    FrameChunk,
-    NativeHandshake,
-    NativeReceiver,
-    dump_credentials,
-)
+from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
+from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
 from ._pipeline import Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
@@ -59,18 +54,22 @@ __all__ = [
     "HELLO_REPLY",
     "MESSAGE_LIMIT_HEADER",
     "MESSAGE_TYPE_OFFSET",
+    "NATIVE_MAX_REPLY",
     "NATIVE_MAX_REQUEST",
     "SIZED",
     "SUBPROTOCOL",
     "TIMEOUT",
     "VERBOSE_FLAG",
     "Action",
+    "CancelAction",
     "CancelNotice",
     "CancelRequested",
     "ClientProtocol",
     "ClientRequest",
+    "ClientRequestState",
     "ConnectionState",
     "ErrorNotice",
+    "ExchangeState",
     "Failure",
     "Frame",
     "FrameChunk",
@@ -79,8 +78,7 @@ __all__ = [
     "LazyFrame",
     "Message",
     "MessageType",
-    "NativeHandshake",
-    "NativeReceiver",
+    "NativeExchange",
     "Outcome",
     "Outgoing",
     "ProtocolViolation",

@@ -445,7 +445,7 @@ class RequestPipeline:
 
 
 def _check_baseline(message: Frame | str) -> tuple[Frame, Failure | None]:
-    """Return the frame in a message of the baseline, where every message is a request, and its error if it has one."""
+    """Return the frame in a baseline message, which is always a request, and an error if it is invalid."""
     if isinstance(message, str):
         return b"", _TEXT
     try:

@@ -1,14 +1,25 @@
-"""Who may connect, by where they come from. Evaluation is remote code execution: a server is open only on purpose."""
+"""Decide which clients may connect, by their address, Host and Origin.
 
+Clients can run any code in the engine, so a server is open to other machines only if its operator says so.
+"""
+
+import string
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
-from urllib.parse import urlsplit
+from ipaddress import IPv6Address, ip_address
 
-from .._addresses import authority_of, check_host, ip_of
+from .._addresses import check_host, ip_of
 from .._transports import OpeningRequest, Refusal
 from ..errors import RayforceValueError
 from ._checks import check_flag
+
+_HOST_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-._~!$&'()*+,;=")
+"""The characters of a host name: RFC 3986, section 3.2.2, without percent-encoding, which no client needs."""
+
+_SCHEME_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + "+-.")
+
+_SCHEMES = {"http": 80, "https": 443}
+"""The schemes whose pages can be of this very server, and their default ports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +27,12 @@ class AccessPolicy:
     """Protected mode, and the checks of Host and Origin.
 
     Args:
-        protected: let in only peers on this machine.
-        allowed_origins: the origins (`https://example.org`) whose browser pages may connect, the server's own aside.
-        allowed_hosts: the names under which the server may be asked for; none: any, but on loopback addresses.
-        own_host: the name that it has by itself.
+        protected: refuse peers on other machines.
+        allowed_origins: the origins (`https://example.org`) whose browser pages may connect. Those of the server itself
+            always may.
+        allowed_hosts: the names that clients may use for the server. If empty, any name is fine on addresses that are
+            not loopback addresses.
+        own_host: the name that the server listens on.
     """
 
     protected: bool
@@ -28,30 +41,31 @@ class AccessPolicy:
     own_host: str = "localhost"
 
     def decide(self, request: OpeningRequest) -> Refusal | None:
-        """Return why a request is refused, or `None`."""
+        """Return the refusal of a request, or `None` if it is allowed."""
         if self.protected and not is_loopback(request.peer):
             return Refusal(
                 403,
-                "This server runs in protected mode: it lets in only clients on its own machine, because clients can "
-                "run any code in it and nothing authenticates them. To let in those who authenticate themselves, "
-                "start it with authenticate; to let in everybody who can reach its port, "
+                "This server runs in protected mode: it accepts only clients on its own machine, because clients can "
+                "run any code in it and it does not authenticate them. To accept clients that authenticate, start it "
+                "with authenticate; to accept every client that can reach its port, "
                 "start it with allow_unauthenticated=True.",
             )
-        if not self._is_asked_for(request.headers.get("host", ""), request.own_address[0]):
+        host = parse_host(request.headers.get("host", ""))
+        if host is None:
+            return Refusal(400, "The Host header is not a host name or an IP address, with or without a port.")
+        if not self._allows_host(host, request.own_address[0]):
             return Refusal(
-                421,
-                "This server is not to be asked for by this name. To have it answer, add the name to allowed_hosts.",
+                421, "This server does not answer to this host name. To change that, add the name to allowed_hosts."
             )
         origin = request.headers.get("origin")
         if origin is not None and not self._is_allowed(origin, request.own_address):
             return Refusal(
-                403, "This server is not open to pages of this origin. To let them in, add it to allowed_origins."
+                403, "This server does not accept pages of this origin. To change that, add it to allowed_origins."
             )
         return None
 
-    def _is_asked_for(self, host: str, own_address: str) -> bool:
-        """Whether a Host is not some name that was pointed here, so that its pages may ask this server."""
-        name = _name_in(host)
+    def _allows_host(self, name: str, own_address: str) -> bool:
+        """Return False for a foreign name, which may have been pointed here so that its pages can reach the server."""
         if name in self.allowed_hosts:
             return True
         if not is_loopback(own_address):
@@ -64,7 +78,7 @@ class AccessPolicy:
             return False
 
     def _is_allowed(self, origin: str, own_address: tuple[str, int]) -> bool:
-        return _normalized(origin) in self.allowed_origins or _is_own(origin, own_address)
+        return origin.lower() in self.allowed_origins or _is_own(origin, own_address)
 
 
 def make_policy(
@@ -89,19 +103,18 @@ def make_policy(
     allowed_origins = list(allowed_origins)
     if not all(isinstance(origin, str) for origin in allowed_origins):
         raise RayforceValueError(f"Invalid allowed_origins: {allowed_origins!r}. Must be a list of strings")
-    origins = frozenset(_normalized(origin) for origin in allowed_origins)
+    origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
     for origin in origins:
-        parts = urlsplit(origin)
-        if origin != "null" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
+        if origin != "null" and _parse_origin(origin) is None:
             raise RayforceValueError(
                 f"{origin!r} is not an origin; an origin looks like https://example.org or http://host:8080"
             )
     protected = not authenticated and not allow_unauthenticated
-    return AccessPolicy(protected, origins, _checked_hosts(allowed_hosts), _name_in(authority_of(own_host, None)))
+    return AccessPolicy(protected, origins, _checked_hosts(allowed_hosts), _normalized(own_host))
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is of this machine's loopback; IPv4 addresses mapped into IPv6 included."""
+    """Return whether an IP address is a loopback address. It may be an IPv4 address mapped into IPv6."""
     return ip_of(address).is_loopback
 
 
@@ -112,37 +125,79 @@ def _checked_hosts(hosts: Iterable[str]) -> frozenset[str]:
     for host in hosts:
         check_host(host)
         if "*" in host:
-            raise RayforceValueError(f"Invalid allowed_hosts: {host!r}. Must be names as they are, without patterns")
-    return frozenset(_name_in(authority_of(host, None)) for host in hosts)
+            raise RayforceValueError(f"Invalid allowed_hosts: {host!r}. Must be exact names, without patterns")
+    return frozenset(map(_normalized, hosts))
 
 
-def _name_in(host: str) -> str:
-    """Return the name or address in a Host header, without port and brackets; what makes no sense stays what it is."""
-    name, _, port = host.rpartition(":")
-    if not name or "]" in port:
-        name = host
-    if name.startswith("[") and name.endswith("]"):
-        name = name[1:-1]
-    return name.lower().removesuffix(".")
+def parse_host(header: str) -> str | None:
+    """Return the name or address in a Host header, in lower case, without port and brackets; `None` if malformed.
+
+    An empty header, which HTTP allows, is an empty name.
+    """
+    parsed = _parse_authority(header)
+    return None if parsed is None else parsed[0]
+
+
+def _parse_authority(text: str) -> tuple[str, int | None] | None:
+    """Return the host and the port of `host:port`; `None` if malformed, for example with a user or a zone in it."""
+    if text.startswith("["):
+        name, bracket, rest = text[1:].partition("]")
+        is_host = bracket == "]" and _is_ipv6(name)
+    else:
+        name, colon, port = text.partition(":")
+        rest = colon + port
+        is_host = _HOST_CHARACTERS.issuperset(name)
+    if not is_host or rest[:1] not in ("", ":"):
+        return None
+    if rest in ("", ":"):
+        return _normalized(name), None
+    return (_normalized(name), int(rest[1:])) if _is_port(rest[1:]) else None
+
+
+def _parse_origin(origin: str) -> tuple[str, str, int | None] | None:
+    """Return the scheme, host and port of an origin, RFC 6454, section 6.1; `None` if malformed."""
+    scheme, separator, rest = origin.lower().partition("://")
+    authority = _parse_authority(rest)
+    if (
+        not separator
+        or not scheme
+        or not _SCHEME_CHARACTERS.issuperset(scheme)
+        or authority is None
+        or not authority[0]
+    ):
+        return None
+    return scheme, *authority
 
 
 def _is_own(origin: str, own_address: tuple[str, int]) -> bool:
-    """Whether an origin is this very server, under a name that nobody else's DNS can give to it.
+    """Return whether an origin is this very server, by a name that no foreign DNS can point here.
 
-    Comparing with the Host header would not do: a page of a name that was rebound to this address has both the same.
+    Comparing it with the Host header would not be enough: a page whose name was rebound to this address has both.
     """
+    parsed = _parse_origin(origin)
+    if parsed is None or parsed[0] not in _SCHEMES:
+        return False
+    scheme, host, port = parsed
+    if (port or _SCHEMES[scheme]) != own_address[1]:
+        return False
+    if host == "localhost":
+        return is_loopback(own_address[0])
     try:
-        parts = urlsplit(origin)
-        host, port = parts.hostname, parts.port
-        port = port or {"http": 80, "https": 443}[parts.scheme]
-        if host is None or port != own_address[1]:
-            return False
-        if host == "localhost":
-            return is_loopback(own_address[0])
         return ip_address(host) == ip_address(own_address[0].partition("%")[0])
-    except (ValueError, KeyError):
+    except ValueError:
         return False
 
 
-def _normalized(origin: str) -> str:
-    return origin.lower().rstrip("/")
+def _is_ipv6(text: str) -> bool:
+    try:
+        return IPv6Address(text).scope_id is None
+    except ValueError:
+        return False
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and not text.startswith("0") and len(text) <= 5 and int(text) <= 65535
+
+
+def _normalized(name: str) -> str:
+    return name.lower().removesuffix(".")

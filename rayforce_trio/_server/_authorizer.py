@@ -1,4 +1,4 @@
-"""Who gets in, and to which engine."""
+"""Authorization: which clients may connect, and to which engine."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,45 +18,45 @@ from ._failures import FailureLimit
 from ._log import ConnectionLog
 
 Authenticate = Callable[[Request], object | Awaitable[object]]
-"""Says who is asking, at once or asynchronously; something falsy: nobody who may get in."""
+"""A function that returns the principal of a request, or something falsy to refuse it. It may be async."""
 
-ANSWER_TIME = 1.0
-"""How much longer than it has a peer's opening may take, to be told that it is refused; in seconds."""
+REFUSAL_TIMEOUT = 1.0
+"""Seconds that sending a refusal may take beyond the deadline of the opening."""
 
 _UNKNOWN = Refusal(
     401,
-    "This server lets in only whom it knows. Send a user name and a password, or a token, that it knows.",
+    "This server requires authentication. Send a valid user name and password, or a valid token.",
     (("WWW-Authenticate", 'Basic realm="rayforce", charset="UTF-8"'),),
 )
-_TOO_LATE = Refusal(503, "This server did not find out in time who you are. Try again later.", (("Retry-After", "1"),))
-_FAILED = Refusal(500, "This server failed when it was to find out who you are. Its log says why.")
+_TOO_LATE = Refusal(503, "Authentication took too long. Try again later.", (("Retry-After", "1"),))
+_FAILED = Refusal(500, "Authentication failed because of an error in the server. See the server's log.")
 _FROM_ELSEWHERE = Refusal(
     403,
-    "This server shows this to its own machine alone, since nothing authenticates its clients. To show it to those who "
-    "authenticate themselves, start the server with authenticate.",
+    "This server shows this page only to its own machine, because it does not authenticate clients. To show it to "
+    "authenticated clients, start the server with authenticate.",
 )
-_NO_ENGINE = Refusal(503, "This server has no engine for you. Its log says why.")
+_NO_ENGINE = Refusal(503, "This server has no engine for this client. See the server's log.")
 
 
 @dataclass(frozen=True, slots=True)
 class Authorized:
-    """Who is let in, and the session that was opened for them."""
+    """An authorized client: its principal, and the session that was opened for it."""
 
     principal: object
     session: Session
 
 
 class Authorizer:
-    """Decides about requests.
+    """Decide whether clients may connect, and open their sessions.
 
     Args:
-        policy: what to check first.
-        authenticate: says who is asking; `None`: nobody does.
-        engine: what evaluates.
-        engines: others, by their names, which principals may be bound to.
+        policy: the checks that come first.
+        authenticate: the function that authenticates; `None`: clients are not authenticated.
+        engine: the engine of principals that name no other.
+        engines: further engines, by the names that principals use.
 
     Raises:
-        RayforceValueError: an argument is none of these, or they contradict each other.
+        RayforceValueError: an argument has the wrong type, or the arguments contradict each other.
     """
 
     def __init__(
@@ -67,29 +67,30 @@ class Authorizer:
         engines: Mapping[str, Engine] | None,
     ) -> None:
         if authenticate is not None and not callable(authenticate):
-            raise RayforceValueError("Invalid authenticate. Must be a function that takes a Request, or None")
+            raise RayforceValueError("Invalid authenticate. Must be a function that takes an auth.Request, or None")
         self._policy = policy
         self._authenticate = authenticate
         self._engine = engine
         self._named = _checked(engines)
         if self._named and authenticate is None:
-            raise RayforceValueError("engines needs authenticate, whose principals say which of them is theirs")
+            raise RayforceValueError("engines needs authenticate, because principals select one of them")
         self._failures = FailureLimit()
 
     @property
     def engines(self) -> list[Engine]:
-        """All engines, each once."""
+        """All engines, without duplicates."""
         return list(dict.fromkeys([self._engine, *self._named.values()]))
 
     async def decide(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> Authorized | Refusal:
-        """Let a request in, or not. A checkpoint.
+        """Authorize a client that wants to connect, or refuse it. A checkpoint; if cancelled, no session is open.
 
         Args:
-            opening: the scope of the peer's opening, cancelled by its deadline. If `authenticate` refuses, or has not
-                come to an end by then, the deadline is put off by `ANSWER_TIME`.
-            log: is told who was let in.
+            request: the client's opening request.
+            opening: the scope of the client's opening. If `authenticate` refuses, or does not return before the scope's
+                deadline, the deadline is extended by `REFUSAL_TIMEOUT` so that the refusal can be sent.
+            log: receives the name of the principal.
         """
         principal = await self._principal_of(request, opening, log)
         if isinstance(principal, Refusal):
@@ -98,7 +99,7 @@ class Authorizer:
         engine = self._engine if name is None else self._named.get(name)
         if engine is None:
             log.error(
-                "the engine %r of this principal is not among those that WSServer was given as engines: %s",
+                "the engine %r of this principal is not one of the engines of WSServer: %s",
                 name,
                 ", ".join(map(repr, self._named)) or "none",
             )
@@ -108,11 +109,13 @@ class Authorizer:
         except RayforceWSError as error:
             return Refusal(503, f"The engine cannot be reached: {error}")
 
-    async def decide_about_reader(
+    async def authorize_metrics(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> Refusal | None:
-        """Let a request see what the server tells of itself, or not: one that could connect, and is either of somebody
-        whom `authenticate` knows or, without that, from this machine. A checkpoint, with arguments as for `decide`.
+        """Return the refusal of a request for metrics, or `None` if it is allowed. A checkpoint.
+
+        The client must be allowed to connect, and must be authenticated or, on a server without `authenticate`, on this
+        machine. Arguments and cancellation are as for `decide`.
         """
         principal = await self._principal_of(request, opening, log)
         if isinstance(principal, Refusal):
@@ -130,7 +133,7 @@ class Authorizer:
     async def _identify(
         self, authenticate: Authenticate, opening_request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> object:
-        """Return the principal, or a `Refusal`."""
+        """Return the principal or a `Refusal`. A checkpoint if `authenticate` is one."""
         request = read_request(opening_request)
         deadline, opening.deadline = opening.deadline, inf
         found: object = None
@@ -141,11 +144,11 @@ class Authorizer:
             log.exception("authenticate failed")
             found = _FAILED
         else:
-            if trio.current_time() >= deadline:  # it may not have heeded that
+            if trio.current_time() >= deadline:  # it may have shielded itself from the deadline
                 log.warning("authenticate took too long")
                 found = _TOO_LATE
         if isinstance(found, Refusal):
-            opening.deadline = max(deadline, trio.current_time()) + ANSWER_TIME
+            opening.deadline = max(deadline, trio.current_time()) + REFUSAL_TIMEOUT
             return found
         opening.deadline = deadline
         log.principal = _name_of(found, request)
@@ -154,7 +157,7 @@ class Authorizer:
     async def _ask(self, authenticate: Authenticate, request: Request) -> object:
         async with self._failures.attempt(network_of(request.peer)) as attempt:
             if attempt.retry_after:
-                return _slow_down(attempt.retry_after)
+                return _too_many_failures(attempt.retry_after)
             principal = authenticate(request)
             if inspect.isawaitable(principal):
                 principal = await principal
@@ -177,18 +180,18 @@ def _is_named_engine(item: tuple[object, object]) -> bool:
     return isinstance(name, str) and name != "" and isinstance(engine, Engine)
 
 
-def _slow_down(seconds: float) -> Refusal:
+def _too_many_failures(seconds: float) -> Refusal:
     return Refusal(
         429,
-        "Too many requests from your address did not say who they are. Try again later.",
+        "Too many failed authentications from your address. Try again later.",
         (("Retry-After", str(max(1, ceil(seconds)))),),
     )
 
 
 def _name_of(principal: object, request: Request) -> str:
-    """Return how the log names a principal: by nothing that could be a secret."""
+    """Return the name of a principal for the log. It is never a secret."""
     if isinstance(principal, Principal):
         return principal.name
     if isinstance(principal, str) and principal not in (request.password, request.token):
         return principal
-    return f"some {type(principal).__name__}"
+    return f"a {type(principal).__name__}"

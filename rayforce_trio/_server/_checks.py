@@ -1,4 +1,4 @@
-"""Options of a server that make no sense are refused at once, with words that say what would."""
+"""Checks of a server's options. Each raises an error that names the option and the values it may have."""
 
 from typing import TypeGuard
 
@@ -6,25 +6,29 @@ from ..errors import RayforceValueError
 
 
 def check_flag(name: str, value: object) -> None:
-    """Raise `RayforceValueError` if an option is neither `True` nor `False`."""
+    """Raise `RayforceValueError` if the option `name` is not a bool."""
     if not isinstance(value, bool):
         raise RayforceValueError(f"Invalid {name}: {value!r}. Must be True or False")
 
 
 def check_limit(name: str, value: object) -> None:
-    """Raise `RayforceValueError` if an option is neither a whole number above 0 nor `None`."""
+    """Raise `RayforceValueError` if the option `name` is neither a positive int nor `None`."""
     if value is not None and (type(value) is not int or value < 1):
         raise RayforceValueError(f"Invalid {name}: {value!r}. Must be a number above 0, or None for no limit")
 
 
 def check_timeout(name: str, value: object, others: str = "") -> None:
-    """Raise `RayforceValueError` if an option is no number of seconds above 0; its text names `others` that may be."""
+    """Raise `RayforceValueError` if the option `name` is not a positive number of seconds.
+
+    Args:
+        others: further values that the option may have, for the text of the error.
+    """
     if not _is_number(value) or not value > 0:
         raise RayforceValueError(f"Invalid {name}: {value!r}. Must be a number of seconds above 0{others}")
 
 
 def check_grace(name: str, value: object) -> None:
-    """Raise `RayforceValueError` if an option is no number of seconds, 0 included."""
+    """Raise `RayforceValueError` if the option `name` is not a number of seconds, 0 or above."""
     if not _is_number(value) or not value >= 0:
         raise RayforceValueError(f"Invalid {name}: {value!r}. Must be a number of seconds, 0 or above")
 

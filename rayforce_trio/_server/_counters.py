@@ -1,4 +1,4 @@
-"""What a server counts. On the way of a small request that has to cost next to nothing."""
+"""The counters of a server. They are updated for every request, so an update must cost next to nothing."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -12,36 +12,36 @@ LATENCY_BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
 )
-"""The bounds of the histogram of latencies, in seconds."""
+"""The upper bounds of the buckets of latencies, in seconds."""
 
 MAX_LATENCIES = 1024
-"""How many latencies are put by, to be sorted together: that takes a third of the time."""
+"""The number of latencies that are collected before they are sorted: together that takes a third of the time."""
 
 MAX_ERROR_CODES = 64
-"""How many codes of errors are told apart: a client can make up its own."""
+"""The number of error codes that are counted separately. Clients can invent codes."""
 
 _OTHER = "other"
 
 
 class Counters:
-    """Numbers that only grow, since the server was made. Those who serve write to the attributes.
+    """Totals since the server was created. The handler and the connections increase the attributes directly.
 
     Attributes:
-        accepted: TCP connections.
-        opened: of these, such as were open.
-        ended: of these, such as ended.
-        refused: of those accepted, such as were refused, by HTTP status.
-        failed: such as came to nothing else.
-        probes: such as asked for health or metrics, and were answered.
-        requests: that arrived.
-        cancelled: of these, such as their client cancelled.
-        abandoned: such as were not answered when their connection ended.
-        latencies: of requests that were answered lately, in seconds; with `MAX_LATENCIES` of them, `sort_latencies` is
-            to be called.
-        posts: that arrived.
-        failed_posts: of these, such as are known to have failed.
-        bytes_in: of messages from clients.
-        bytes_out: of messages to clients.
+        accepted: accepted TCP connections.
+        opened: connections that completed the opening.
+        ended: opened connections that have ended.
+        refused: refused connections, by HTTP status.
+        failed: connections that ended before they were opened, refused or answered.
+        probes: answered requests for health or metrics.
+        requests: requests that arrived.
+        cancelled: requests that their clients cancelled.
+        abandoned: requests that were unanswered when their connection ended.
+        latencies: the latencies of the latest answers, in seconds. Call `sort_latencies` once there are
+            `MAX_LATENCIES`.
+        posts: posts that arrived.
+        failed_posts: posts that are known to have failed.
+        bytes_in: bytes of messages from clients.
+        bytes_out: bytes of messages to clients.
     """
 
     def __init__(self) -> None:
@@ -56,20 +56,24 @@ class Counters:
         self._sorting = Lock()
 
     def error(self, code: str) -> None:
-        """Count a request whose answer is an error."""
+        """Count a request that was answered with an error."""
         known = code in self._errors or len(self._errors) < MAX_ERROR_CODES - 1
         self._errors[code if known else _OTHER] += 1
 
     def sort_latencies(self) -> None:
-        """Put the latencies into the histogram."""
+        """Move the collected latencies into the histogram."""
         with self._sorting:
             self._sorted = _with(self._sorted, self.latencies)
             self.latencies = []
 
     def take(self, *, since: float | None, queued: int) -> Statistics:
-        """Return the numbers of this moment, and those given. No checkpoint.
+        """Return the totals as of now. Not a checkpoint.
 
-        Another thread may call this, too: what comes of something is read before what it came of.
+        Other threads may call this, so the counter of an outcome is read before the counter of its cause.
+
+        Args:
+            since: when the server started, in seconds since 1970; `None` if it does not serve.
+            queued: the number of requests and posts that wait.
         """
         with self._sorting:
             latencies = _with(self._sorted, self.latencies.copy())
@@ -91,7 +95,7 @@ class Counters:
 
 
 def _with(histogram: Histogram, values: list[float]) -> Histogram:
-    """Return a histogram with more values; fast for many of them."""
+    """Return a histogram with more values."""
     ordered = sorted(values)
     below = [bisect_right(ordered, bound) for bound in histogram.bounds] + [len(ordered)]
     added = [count - before for before, count in pairwise([0, *below])]
@@ -99,18 +103,18 @@ def _with(histogram: Histogram, values: list[float]) -> Histogram:
 
 
 class CountedConnection:
-    """A connection that was accepted; what it comes to is counted once.
+    """Count the outcome of one accepted connection, exactly once.
 
-    Use it as a context manager, as long as the connection lasts: if it comes to nothing else, it has failed.
+    Use it as a context manager around the connection's whole life. A connection without an outcome has failed.
 
     Attributes:
-        settled: whether it was open, refused or answered.
+        has_outcome: whether the connection was opened, refused or answered.
     """
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._opened = False
-        self.ready = False
+        self.has_outcome = False
 
     def __enter__(self) -> "CountedConnection":
         self._counters.accepted += 1
@@ -119,20 +123,20 @@ class CountedConnection:
     def __exit__(self, *_: object) -> None:
         if self._opened:
             self._counters.ended += 1
-        elif not self.ready:
+        elif not self.has_outcome:
             self._counters.failed += 1
 
     def opened(self) -> None:
-        """Count it as open until its end."""
+        """Count it as open until the context ends."""
         self._counters.opened += 1
-        self._opened = self.ready = True
+        self._opened = self.has_outcome = True
 
     def refused(self, status: int) -> None:
-        """Count it as refused, with an HTTP status."""
+        """Count it as refused with an HTTP status."""
         self._counters.refused[status] += 1
-        self.ready = True
+        self.has_outcome = True
 
     def answered(self) -> None:
-        """Count it as a plain request that was answered."""
+        """Count it as an answered HTTP request for health or metrics."""
         self._counters.probes += 1
-        self.ready = True
+        self.has_outcome = True

@@ -1,4 +1,4 @@
-"""What a request brings to say who is asking."""
+"""The credentials in an opening request."""
 
 import base64
 import re
@@ -8,29 +8,29 @@ from .._transports import OpeningRequest
 from ..auth import Request
 
 TOKEN_PREFIX = "rayforce.token."
-"""Begins the subprotocol that a browser proposes to send a token: the rest is the token in base64url, unpadded."""
+"""The prefix of a subprotocol that carries a token, for browsers: the rest is the token in unpadded base64url."""
 
 
 def read_request(opening: OpeningRequest) -> Request:
-    """Return what `authenticate` gets to see.
+    """Return the argument of `authenticate` for an opening request.
 
-    Credentials that make no sense count as none. A header goes before a subprotocol.
+    Malformed credentials count as no credentials. An Authorization header takes precedence over a subprotocol.
     """
     username = password = token = None
     authorization = opening.headers.get("authorization")
     if authorization is None:
-        token = _of_subprotocols(opening.subprotocols)
+        token = _token_in_subprotocols(opening.subprotocols)
     else:
         scheme, _, credentials = authorization.partition(" ")
         credentials = credentials.strip(" ")
         if scheme.lower() == "basic":
-            username, password = _of_basic(credentials)
+            username, password = _parse_basic(credentials)
         elif scheme.lower() == "bearer" and is_token(credentials):
             token = credentials
     return Request(opening.path, opening.headers, opening.peer, username, password, token, opening.certificate)
 
 
-def _of_basic(credentials: str) -> tuple[str, str] | tuple[None, None]:
+def _parse_basic(credentials: str) -> tuple[str, str] | tuple[None, None]:
     try:
         text = base64.b64decode(credentials, validate=True).decode()
     except ValueError:
@@ -39,7 +39,7 @@ def _of_basic(credentials: str) -> tuple[str, str] | tuple[None, None]:
     return (username, password) if colon and is_sendable(text) else (None, None)
 
 
-def _of_subprotocols(proposed: tuple[str, ...]) -> str | None:
+def _token_in_subprotocols(proposed: tuple[str, ...]) -> str | None:
     encoded = [name.removeprefix(TOKEN_PREFIX) for name in proposed if name.startswith(TOKEN_PREFIX)]
     if len(encoded) != 1 or not re.fullmatch("[A-Za-z0-9_-]+", encoded[0]):
         return None

@@ -1,4 +1,4 @@
-"""How often one peer may fail to say who it is: guessing is slowed down."""
+"""A limit on failed authentication, which slows down guessing."""
 
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
@@ -9,15 +9,15 @@ import trio
 
 FAILURES_PER_SECOND = 5
 
-_MAX_NETWORKS = 4096  # that are remembered; whichever failed longest ago is forgotten first
+_MAX_NETWORKS = 4096  # remembered at most; the one whose last failure is oldest is forgotten first
 
 
 class Attempt:
-    """An attempt of a peer to say who it is.
+    """One attempt of a peer to authenticate.
 
     Attributes:
-        retry_after: seconds after which to try again; 0: now.
-        failed: to be set if the attempt has failed.
+        retry_after: seconds until the peer may try; 0: it may try now.
+        failed: the caller sets it if the attempt fails.
     """
 
     def __init__(self, retry_after: float) -> None:
@@ -26,7 +26,7 @@ class Attempt:
 
 
 class FailureLimit:
-    """Allows a network `FAILURES_PER_SECOND` failures in any second."""
+    """Allow each network `FAILURES_PER_SECOND` failures within any second."""
 
     def __init__(self) -> None:
         self._networks: OrderedDict[str, _Network] = OrderedDict()
@@ -36,24 +36,25 @@ class FailureLimit:
 
     @asynccontextmanager
     async def attempt(self, name: str) -> AsyncIterator[Attempt]:
-        """Make an attempt as long as the block lasts.
+        """Make an attempt that lasts until the block ends.
 
-        A checkpoint if others of the network are making so many that, should they fail, this one is one too many: it
-        waits for them. So right attempts never count, however many come at once, and wrong ones gain nothing by it.
+        A checkpoint only if the attempts of the same network in progress could use up its failures: then this one waits
+        for them. So any number of valid logins succeed at once, and simultaneous guesses gain nothing. If cancelled
+        while it waits, no attempt was made; an attempt that is cancelled has not failed.
 
         Args:
-            name: of the network: see `network_of`.
+            name: the name of the network: see `network_of`.
         """
         network = self._networks.setdefault(name, _Network())
         while network.attempts and network.attempts + network.recent_failures() >= FAILURES_PER_SECOND:
             with trio.move_on_at(network.forgets_at):
                 await network.ended.wait()
-            network = self._networks.setdefault(name, network)  # it may have been forgotten meanwhile
+            network = self._networks.setdefault(name, network)  # it may have been forgotten while this waited
         if network.recent_failures() >= FAILURES_PER_SECOND:
             yield Attempt(network.forgets_at - trio.current_time())
             return
         attempt = Attempt(0.0)
-        network.begin()
+        network.start()
         try:
             yield attempt
         finally:
@@ -72,13 +73,13 @@ class FailureLimit:
 
 class _Network:
     def __init__(self) -> None:
-        self.attempts = 0  # under way
-        self.failures: deque[float] = deque(maxlen=FAILURES_PER_SECOND)  # when
+        self.attempts = 0  # in progress
+        self.failures: deque[float] = deque(maxlen=FAILURES_PER_SECOND)  # times
         self.ended = trio.Event()
 
     @property
     def forgets_at(self) -> float:
-        """When the first of its failures counts no more."""
+        """The time at which its oldest failure expires."""
         return self.failures[0] + 1.0 if self.failures else inf
 
     def recent_failures(self) -> int:
@@ -86,7 +87,7 @@ class _Network:
             self.failures.popleft()
         return len(self.failures)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self.attempts += 1
 
     def end(self, *, failed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Receives peers: each is let in or not, and kept apart from everything else."""
+"""Handle the connections of a server, from accepting them to their end, each isolated from the others."""
 
 import itertools
 import ssl
@@ -8,6 +8,7 @@ import trio
 from .._addresses import authority_of
 from .._protocol import SUBPROTOCOL
 from .._transports import (
+    AcceptOptions,
     BadRequest,
     HttpRequestServed,
     HttpResponse,
@@ -28,10 +29,10 @@ from ._options import ConnectionOptions
 
 
 class ConnectionHandler:
-    """Serves the peers of one server, which brings them; its arguments are that server's.
+    """Handle the connections of one server. The arguments are the server's.
 
     Attributes:
-        query_timeout: how long a query of those who come from now on may run, in seconds; `None`: for ever.
+        query_timeout: seconds that a query of a new connection may run; `None`: without limit.
     """
 
     def __init__(
@@ -52,41 +53,48 @@ class ConnectionHandler:
         self._options = bounds
         self._counters = counters
         self._endpoints = endpoints
-        self._tls = tls
-        self._max_message_size = max_message_size
-        self._keepalive = keepalive
+        self._accept_options = AcceptOptions(
+            subprotocols=[SUBPROTOCOL],
+            max_message_size=max_message_size,
+            keepalive=keepalive,
+            tls=tls,
+            write_timeout=bounds.write_timeout,
+        )
         self._log_queries = log_queries
         self.query_timeout: float | None = None
-        self._grace_end: float | None = None  # once it stops
+        self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
         self._connections: set[WSServerConnection] = set()
-        self._openings: set[trio.CancelScope] = set()
+        self._handshakes: set[trio.CancelScope] = set()
 
     @property
     def queued(self) -> int:
-        """How many requests and posts wait for those before them; other threads may ask."""
+        """The number of requests and posts that wait in all connections. Other threads may read this."""
         return sum(connection.queued for connection in self._connections.copy())
 
-    def begin(self) -> None:
-        """Be ready for peers."""
-        self._grace_end = None
+    def start(self) -> None:
+        """Forget an earlier `stop`."""
+        self._stop_at = None
 
     def stop(self, grace: float) -> None:
-        """Have every connection end, within so many seconds; may be called again, to have it sooner."""
-        end = trio.current_time() + grace
-        self._grace_end = end if self._grace_end is None else min(self._grace_end, end)
+        """Drain every connection within `grace` seconds. Calling it again can only shorten the time."""
+        stop_at = trio.current_time() + grace
+        self._stop_at = stop_at if self._stop_at is None else min(self._stop_at, stop_at)
         if self._connections:
             logger.info("stopping: %d connections have %g seconds to finish", len(self._connections), grace)
         for connection in self._connections:
-            connection.stop(self._grace_end)
+            connection.stop(self._stop_at)
 
     def cancel_handshakes(self) -> None:
-        """End what is not open yet."""
-        for opening in self._openings:
+        """Cancel the openings of all connections that are not open yet."""
+        for opening in self._handshakes:
             opening.cancel()
 
-    async def receive(self, stream: trio.SocketStream) -> None:
-        """Serve one peer, until it is gone. Whatever it does, and whatever goes wrong, ends here."""
+    async def handle(self, stream: trio.SocketStream) -> None:
+        """Serve one connection to its end. A checkpoint; if cancelled, the client is told, and the socket is closed.
+
+        Nothing that a peer does, and no bug, raises an exception into the nursery of the other connections.
+        """
         connection_id = next(self._ids)
         try:
             address, port, *_ = stream.socket.getpeername()
@@ -98,40 +106,40 @@ class ConnectionHandler:
                 if not address:
                     log.not_opened("the peer was gone before it was served")
                 elif (refusal := self._limits.refusal(address)) is not None:
-                    await self._turn_away(stream, refusal, counted, log)
+                    await self._reject(stream, refusal, counted, log)
                 else:
                     with self._limits.connection(address):
-                        await self._serve_peer(stream, address, counted, log)
+                        await self._open_and_serve(stream, address, counted, log)
             except Exception:
                 log.exception("internal error")
             finally:
                 stream.socket.close()
 
-    async def _turn_away(
+    async def _reject(
         self, stream: trio.SocketStream, refusal: Refusal, counted: CountedConnection, log: ConnectionLog
     ) -> None:
-        _note_refusal(refusal.status, refusal.reason, counted, log)
-        await self._limits.turn_away(stream, refusal, self._tls)
+        _record_refusal(refusal.status, refusal.reason, counted, log)
+        await self._limits.reject(stream, refusal, self._accept_options.tls)
 
-    async def _serve_peer(
+    async def _open_and_serve(
         self, stream: trio.SocketStream, address: str, counted: CountedConnection, log: ConnectionLog
     ) -> None:
         opened = _Opened()
         try:
             with trio.move_on_after(self._options.open_timeout) as opening:
-                self._openings.add(opening)
+                self._handshakes.add(opening)
                 try:
                     async with self._limits.opening(address) as refusal:
                         if refusal is None:
                             await self._open(stream, opening, opened, counted, log)
                 finally:
-                    self._openings.discard(opening)
+                    self._handshakes.discard(opening)
                 if refusal is not None:
-                    await self._turn_away(stream, refusal, counted, log)
+                    await self._reject(stream, refusal, counted, log)
                     return
             if opened.admitted is None or opened.transport is None or opening.cancelled_caught:
-                if not counted.ready:
-                    log.not_opened("it took too long" if self._grace_end is None else "the server is shutting down")
+                if not counted.has_outcome:
+                    log.not_opened("it took too long" if self._stop_at is None else "the server is shutting down")
                 return
             counted.opened()
             connection = WSServerConnection(
@@ -143,16 +151,16 @@ class ConnectionHandler:
                 max_in_flight=self._options.max_in_flight,
                 query_timeout=self.query_timeout,
             )
-            await self._converse(connection, log)
+            await self._serve_connection(connection, log)
         except (HttpRequestServed, ConnectionRejected):
-            pass  # it was counted and logged when that was decided
+            pass  # counted and logged already
         except BadRequest as error:
-            _note_refusal(error.status, str(error), counted, log)
+            _record_refusal(error.status, str(error), counted, log)
         except RayforceWSError as error:
             log.not_opened(str(error))
         finally:
             if opened.transport is not None:
-                opened.transport.abort()  # nothing, if it was closed
+                opened.transport.abort()  # has no effect if it was closed
             if opened.admitted is not None:
                 await opened.admitted.session.aclose()
 
@@ -167,7 +175,7 @@ class ConnectionHandler:
         async def decide(request: OpeningRequest) -> Refusal | None:
             decision = await self._authorizer.decide(request, opening, log)
             if isinstance(decision, Refusal):
-                _note_refusal(decision.status, decision.reason, counted, log)
+                _record_refusal(decision.status, decision.reason, counted, log)
                 return decision
             opened.admitted = decision
             return None
@@ -175,42 +183,33 @@ class ConnectionHandler:
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
             answer = await self._endpoints.answer(request, opening, log)
             if isinstance(answer, Refusal):
-                _note_refusal(answer.status, answer.reason, counted, log)
+                _record_refusal(answer.status, answer.reason, counted, log)
             else:
                 counted.answered()
-                log.debug("asked for %s: %d", request.path.partition("?")[0], answer.status)
+                log.debug("%s: %d", request.path.partition("?")[0], answer.status)
             return answer
 
-        opened.transport = await accept(
-            stream,
-            tls=self._tls,
-            decide=decide,
-            answer=answer,
-            subprotocols=[SUBPROTOCOL],
-            max_message_size=self._max_message_size,
-            keepalive=self._keepalive,
-            write_timeout=self._options.write_timeout,
-        )
+        opened.transport = await accept(stream, self._accept_options, decide=decide, answer=answer)
         await server_handshake(opened.transport)
 
-    async def _converse(self, connection: WSServerConnection, log: ConnectionLog) -> None:
+    async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:
         self._connections.add(connection)
         try:
             log.info("open")
-            if self._grace_end is not None:
-                connection.stop(self._grace_end)
+            if self._stop_at is not None:
+                connection.stop(self._stop_at)
             await connection.run()
         finally:
             self._connections.discard(connection)
 
 
-def _note_refusal(status: int, reason: str, counted: CountedConnection, log: ConnectionLog) -> None:
+def _record_refusal(status: int, reason: str, counted: CountedConnection, log: ConnectionLog) -> None:
     counted.refused(status)
     log.refused(status, reason)
 
 
 class _Opened:
-    """What a peer's opening has come to so far, for whoever ends it."""
+    """The resources that the opening of a connection has acquired so far, so that they are released if it fails."""
 
     def __init__(self) -> None:
         self.admitted: Authorized | None = None

@@ -1,4 +1,4 @@
-"""What is answered to those who want no connection: `GET /healthz`, and `GET /metrics` if that was asked for."""
+"""Answers to plain HTTP requests: `GET /healthz`, and `GET /metrics` if the server has metrics."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -12,69 +12,71 @@ from ._authorizer import Authorizer
 from ._checks import check_flag
 from ._log import ConnectionLog
 
-HEALTH = "/healthz"
-METRICS = "/metrics"
+HEALTH_PATH = "/healthz"
+METRICS_PATH = "/metrics"
 
-_WELL = HttpResponse(200, b"ok\n")
-_UNWELL = HttpResponse(503, b"unavailable\n")
-_NO_METRICS = Refusal(404, "This server shows no metrics. To have them, start it with metrics.")
-_NOTHING = Refusal(
-    426, "This is a Rayforce server over WebSocket, and the request asks for no WebSocket.", (("Upgrade", "websocket"),)
+_HEALTHY = HttpResponse(200, b"ok\n")
+_UNHEALTHY = HttpResponse(503, b"unavailable\n")
+_NO_METRICS = Refusal(404, "This server has no metrics. To enable them, start it with metrics.")
+_NO_UPGRADE = Refusal(
+    426,
+    "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket.",
+    (("Upgrade", "websocket"),),
 )
 
 
 class Reporting(Protocol):
-    """What can be asked for its numbers."""
+    """A server that returns statistics."""
 
     def statistics(self) -> Statistics: ...
 
 
 class HttpEndpoints:
-    """Answers plain requests.
+    """Answer plain HTTP requests.
 
     Args:
-        server: whose metrics are meant.
-        is_well: whether clients can be sent to the server.
-        authorizer: says who may see the metrics.
-        metrics: whether anybody may.
+        server: the server whose metrics are shown.
+        is_healthy: returns whether the server can accept clients.
+        authorizer: decides which clients may see the metrics.
+        metrics: whether the server has metrics.
 
     Raises:
-        RayforceValueError: `metrics` is no bool.
-        RayforceWSError: the library is missing that metrics need.
+        RayforceValueError: `metrics` is not a bool.
+        RayforceWSError: the library that metrics need is not installed.
     """
 
     def __init__(
-        self, server: Reporting, is_well: Callable[[], bool], authorizer: Authorizer, *, metrics: bool
+        self, server: Reporting, is_healthy: Callable[[], bool], authorizer: Authorizer, *, metrics: bool
     ) -> None:
         check_flag("metrics", metrics)
-        self._is_well = is_well
+        self._is_healthy = is_healthy
         self._authorizer = authorizer
-        self._page = _metrics_of(server) if metrics else None
+        self._metrics = _metrics_of(server) if metrics else None
 
     async def answer(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> HttpResponse | Refusal:
-        """Return the answer to a request, or why it is refused. A checkpoint if somebody has to be asked who they are,
-        with arguments as for `Authorizer.decide`.
+        """Return the response to a request, or its refusal.
 
-        Whoever asks for the health is told: it is one word, and who asks is often known by an IP address alone.
+        A checkpoint if the client has to be authenticated; arguments and cancellation are as for `Authorizer.decide`.
+        Every client may ask for the health: it is one word, and load balancers do not authenticate.
         """
         path = request.path.partition("?")[0]
-        if path == HEALTH:
-            return _WELL if self._is_well() else _UNWELL
-        if path == METRICS:
-            if self._page is None:
+        if path == HEALTH_PATH:
+            return _HEALTHY if self._is_healthy() else _UNHEALTHY
+        if path == METRICS_PATH:
+            if self._metrics is None:
                 return _NO_METRICS
-            refusal = await self._authorizer.decide_about_reader(request, opening, log)
-            return refusal or HttpResponse(200, *self._page.written(request.headers.get("accept", "")))
-        return _NOTHING
+            refusal = await self._authorizer.authorize_metrics(request, opening, log)
+            return refusal or HttpResponse(200, *self._metrics.render(request.headers.get("accept", "")))
+        return _NO_UPGRADE
 
 
-class _Page(Protocol):
-    def written(self, accept: str) -> tuple[bytes, str]: ...
+class _MetricsPage(Protocol):
+    def render(self, accept: str) -> tuple[bytes, str]: ...
 
 
-def _metrics_of(server: Reporting) -> _Page:
+def _metrics_of(server: Reporting) -> _MetricsPage:
     try:
         from .. import prometheus  # only here: it needs an optional dependency
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""How many connections at once: in all, of one peer, and such as are not open yet."""
+"""Limits on the number of connections: in total, from one network, and during the opening handshake."""
 
 import ssl
 from collections import Counter
@@ -12,25 +12,25 @@ from .._addresses import network_of
 from .._transports import Refusal, refuse
 from ._checks import check_limit
 
-OPENING_PATIENCE = 1.0
-"""How long a peer waits until one of those before it is open or gone, if too many are opening; in seconds."""
+OPENING_WAIT_TIMEOUT = 1.0
+"""Seconds that a peer waits for another opening to end, if `max_unauthenticated` connections are opening."""
 
-MAX_TURNED_AWAY = 32
-"""How many peers are told at the same time that they are too many; others find the connection closed."""
+MAX_REJECTING = 32
+"""The number of peers that can be sent a rejection at the same time; the connections of others are just closed."""
 
-_RETRY_AFTER = "5"  # seconds; then every opening that is under way now has come to its end
+_RETRY_AFTER = "5"  # seconds; every opening that is in progress now has ended by then
 
 
 class ConnectionLimits:
-    """The limits of a server, and what counts towards them.
+    """The limits of a server, and the connections that count towards them.
 
     Args:
-        max_connections: connections in all, those that are opening included; `None`: no limit.
-        max_per_address: of these, from one IPv4 address or one /64 of IPv6.
-        max_unauthenticated: of these, such as are opening; one network has half of them at most.
+        max_connections: the limit on all connections, including those that are opening; `None`: no limit.
+        max_per_address: the limit on connections from one IPv4 address or one /64 network of IPv6.
+        max_unauthenticated: the limit on connections that are opening. One network can have half of them.
 
     Raises:
-        RayforceValueError: a limit is no number above 0.
+        RayforceValueError: a limit is not a positive int.
     """
 
     def __init__(
@@ -42,70 +42,71 @@ class ConnectionLimits:
         self._max_connections = max_connections
         self._max_per_address = max_per_address
         self._connections = 0
-        self._of_network: Counter[str] = Counter()
+        self._per_network: Counter[str] = Counter()
         self._openings = None if max_unauthenticated is None else trio.Semaphore(max_unauthenticated)
         self._share = ((max_unauthenticated or 0) + 1) // 2
-        self._openings_of_network: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()
-        self._turned_away = 0
+        self._openings_per_network: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()
+        self._rejecting = 0
 
     def refusal(self, address: str) -> Refusal | None:
-        """Return why one more connection from an address is refused, or `None`."""
+        """Return the refusal of one more connection from an address; `None` if it is within the limits."""
         if self._max_connections is not None and self._connections >= self._max_connections:
-            return _refusal("This server has as many connections as it takes (max_connections).")
-        if self._max_per_address is not None and self._of_network[network_of(address)] >= self._max_per_address:
+            return _refusal("This server has reached its limit of connections (max_connections).")
+        if self._max_per_address is not None and self._per_network[network_of(address)] >= self._max_per_address:
             return _refusal(
-                "This server has as many connections from your address as it takes (max_connections_per_address)."
+                "This server has reached its limit of connections from your address (max_connections_per_address)."
             )
         return None
 
     @contextmanager
     def connection(self, address: str) -> Iterator[None]:
-        """Count a connection as long as the block lasts."""
+        """Count a connection until the block ends."""
         network = network_of(address)
         self._connections += 1
-        self._of_network[network] += 1
+        self._per_network[network] += 1
         try:
             yield
         finally:
             self._connections -= 1
-            self._of_network[network] -= 1
-            if not self._of_network[network]:
-                del self._of_network[network]
+            self._per_network[network] -= 1
+            if not self._per_network[network]:
+                del self._per_network[network]
 
     @asynccontextmanager
     async def opening(self, address: str) -> AsyncIterator[Refusal | None]:
-        """Count a connection as opening as long as the block lasts; yields why it is refused, or `None`.
+        """Count a connection as opening until the block ends. Yields its refusal, or `None`.
 
-        A checkpoint. If too many are opening, it waits for a second: others come all at once, and are open in no time.
+        A checkpoint. If too many connections are opening, it waits up to `OPENING_WAIT_TIMEOUT`: a burst of connections
+        normally opens within that second. If cancelled, the connection no longer counts.
         """
         async with AsyncExitStack() as held:
-            with trio.move_on_after(OPENING_PATIENCE) as patience:
+            with trio.move_on_after(OPENING_WAIT_TIMEOUT) as wait:
                 for openings in self._openings_for(address):
                     await held.enter_async_context(openings)
-            if patience.cancelled_caught:
-                yield _refusal("This server has as many connections opening as it takes (max_unauthenticated).")
+            if wait.cancelled_caught:
+                yield _refusal("This server has reached its limit of opening connections (max_unauthenticated).")
             else:
                 yield None
 
     def _openings_for(self, address: str) -> list[trio.Semaphore]:
-        """Return what a connection that opens takes: first of its network's, so that others get the rest."""
+        """Return the semaphores that an opening holds: that of its network first, which leaves the rest to others."""
         if self._openings is None:
             return []
         share = trio.Semaphore(self._share)
-        return [self._openings_of_network.setdefault(network_of(address), share), self._openings]
+        return [self._openings_per_network.setdefault(network_of(address), share), self._openings]
 
-    async def turn_away(self, stream: trio.SocketStream, refusal: Refusal, tls: ssl.SSLContext | None) -> None:
-        """Tell a peer that it is one too many, within a second, and close its connection. A checkpoint."""
-        if self._turned_away >= MAX_TURNED_AWAY:
+    async def reject(self, stream: trio.SocketStream, refusal: Refusal, tls: ssl.SSLContext | None) -> None:
+        """Send a refusal to a peer, and close its connection within about a second, even if cancelled. A checkpoint."""
+        if self._rejecting >= MAX_REJECTING:
             stream.socket.close()
             await trio.lowlevel.checkpoint()
             return
-        self._turned_away += 1
+        self._rejecting += 1
         try:
             await refuse(stream, refusal, tls=tls)
         finally:
-            self._turned_away -= 1
+            self._rejecting -= 1
 
 
-def _refusal(why: str) -> Refusal:
-    return Refusal(503, f"{why} Try again later.", (("Retry-After", _RETRY_AFTER),))
+def _refusal(reason: str) -> Refusal:
+    return Refusal(503, f"{reason} Try again later.", (("Retry-After", _RETRY_AFTER),))

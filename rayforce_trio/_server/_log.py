@@ -1,4 +1,4 @@
-"""The log of one connection: every line names it, and nothing that a peer sends can look like a line of its own."""
+"""The log of one connection. Every line names the connection, and a peer cannot forge lines."""
 
 import logging
 import sys
@@ -12,14 +12,15 @@ from .._protocol import (
     ServerRequest,
     query_frame,
 )
+from .._text import escape_controls
 from .._transports import close_code
 from .._websocket import CloseCode
 from ..errors import ConnectionClosed, RayforceWSError
 
 QUERY_LIMIT = 200
-"""How much of a query is logged, in characters."""
+"""The length to which logged queries are cut, in characters."""
 
-_STRING = query_frame("", MessageType.SYNC, 0)[HEADER_SIZE]  # what a query as text begins with
+_STRING = query_frame("", MessageType.SYNC, 0)[HEADER_SIZE]  # the first byte of a text query
 _TEXT = HEADER_SIZE + SIZED.size
 
 logger = logging.getLogger("rayforce_trio.server")
@@ -31,10 +32,10 @@ class ConnectionLog:
     Args:
         connection_id: counts the server's connections, from 1.
         peer: the client's address.
-        queries: whether to log what clients ask.
+        queries: whether to log the clients' queries.
 
     Attributes:
-        principal: the name of who was let in; `None`: nobody yet, or nobody asks.
+        principal: the name of the authenticated client; `None` before authentication, or without it.
     """
 
     def __init__(self, connection_id: int, peer: str, *, queries: bool = False) -> None:
@@ -44,16 +45,16 @@ class ConnectionLog:
         self.principal: str | None = None
 
     def refused(self, status: int, reason: str) -> None:
-        """Log that the connection was refused, and why."""
-        level = logging.WARNING if status >= 500 else logging.INFO  # what the operator can do something about
+        """Log the refusal of the connection: as a warning if the operator can do something about it."""
+        level = logging.WARNING if status >= 500 else logging.INFO
         self._log(level, "refused with %d: %s", (status, reason))
 
-    def not_opened(self, why: str) -> None:
-        """Log that the connection ended before it was open, without being refused."""
-        self.info("not opened: %s", why)
+    def not_opened(self, reason: str) -> None:
+        """Log that the connection ended before it was opened, without a refusal."""
+        self.info("not opened: %s", reason)
 
     def closed(self, error: RayforceWSError | None) -> None:
-        """Log what ended the connection once it was open; `None`: the server ended."""
+        """Log the end of an opened connection. `None` as the error means that the server has stopped."""
         if error is None or (isinstance(error, ConnectionClosed) and not error.by_peer):
             self.info("closed with code %d: the server is shutting down", CloseCode.GOING_AWAY)
         elif isinstance(error, ConnectionClosed):
@@ -83,36 +84,31 @@ class ConnectionLog:
         self._log(logging.ERROR, text, arguments)
 
     def exception(self, text: str, *arguments: object) -> None:
-        """Log an error with the traceback of the exception that is being handled."""
+        """Log an error with the traceback of the current exception."""
         self._log(logging.ERROR, text, arguments, error=sys.exception())
 
     def _log(self, level: int, text: str, arguments: tuple[object, ...], *, error: BaseException | None = None) -> None:
         if not logger.isEnabledFor(level):
             return
         who = self.peer if self.principal is None else f"{self.principal} at {self.peer}"
-        line = printable(f"connection {self.connection_id} ({who}): {text % arguments}")
+        line = escape_controls(f"connection {self.connection_id} ({who}): {text % arguments}")
         if error is None:
             logger.log(level, "%s", line)
             return
         information = (type(error), error, error.__traceback__)
         record = logger.makeRecord(logger.name, level, __file__, 0, "%s", (line,), information)
-        record.exc_text = printable_traceback(error)  # which formatters take instead of making their own
+        record.exc_text = printable_traceback(error)  # formatters use this text instead of their own
         logger.handle(record)
 
 
-def printable(text: str) -> str:
-    """Return a text with everything escaped that is no visible character, and no space."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def printable_traceback(error: BaseException) -> str:
-    """Return an exception's traceback, indented: its messages may quote what a peer has sent, line breaks included."""
+    """Return the traceback of an exception, indented, because its messages may quote line breaks from a peer."""
     lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
-    return "\n".join(f"  {printable(line)}" for line in lines)
+    return "\n".join(f"  {escape_controls(line)}" for line in lines)
 
 
 def beginning_of(frame: Frame) -> str:
-    """Return the beginning of the query in a frame, on one line; of one that is no text, the frame's size."""
+    """Return the beginning of the text query in a frame, on one line. For other queries, return the frame's size."""
     if len(frame) < _TEXT or frame[HEADER_SIZE] != _STRING:
         return f"({len(frame)} bytes)"
     end = _TEXT + 4 * QUERY_LIMIT

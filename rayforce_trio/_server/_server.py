@@ -1,11 +1,11 @@
-"""`WSServer`: listens, and begins and ends whatever serves."""
+"""`WSServer`: the options of a server, and its life from listening to the end of its last connection."""
 
 import signal
 import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Literal
@@ -15,7 +15,7 @@ import trio
 from .._addresses import authority_of, check_host, check_port
 from .._engines import Engine, InProcessEngine
 from .._streams import check_tls_context
-from .._tasks import collapse_groups
+from .._tasks import EventLoop, collapse_groups, in_trio, running_loop
 from .._transports import KeepAlive, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
@@ -26,57 +26,58 @@ from ._counters import Counters
 from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
-from ._listener import patient
+from ._listening import open_listeners
 from ._options import ConnectionOptions
-from ._shared_port import open_shared_listeners
 
-DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
+DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024**2
+"""Bytes."""
 
 
 class WSServer:
     """A Rayforce server over WebSocket.
 
     Args:
-        port: 1-65535, or 0 for a free one, which `port` tells once the server listens.
+        port: 1-65535, or 0 for a free port; the attribute `port` has the number once the server listens.
         host: the name or address to listen on; the default is every IPv4 address of the machine.
-        engine: what evaluates the queries: an `InProcessEngine`, which is the default, a `NativeEngine`, a
+        engine: the engine that evaluates queries: an `InProcessEngine` (the default), a `NativeEngine`, a
             `NativeProcess`, or several of them in a `RoundRobinEngine`.
-        ssl_context: the certificate to show and how to speak TLS, from `ssl.create_default_context` with the purpose
-            `CLIENT_AUTH`; if it asks clients for certificates, `authenticate` gets to see them. `None`: no TLS.
-        authenticate: a function, async or not, that gets an `auth.Request` and returns who that is, an
-            `auth.Principal` say, or something falsy: the client is refused with HTTP status 401. `auth` has some. By
-            default nobody is asked.
-        engines: further engines by name; `auth.Principal` can name one that evaluates for it.
-        allow_unauthenticated: let in clients that are not on this machine although nobody is asked. Whoever can connect
-            can run any code in the server, so without `authenticate` only clients on the loopback interface are let
-            in, whatever `host` is.
-        allowed_origins: origins (`https://example.org`) whose browser pages may connect; the server's own always may.
-        allowed_hosts: names under which clients may ask for the server, without ports. On loopback addresses in
-            addition to those addresses, `localhost` and `host`; on others by default any will do.
-        max_connections: how many connections there may be, in all; `None`: no limit. Default: 128.
-        max_connections_per_address: how many of them from one IPv4 address or /64 of IPv6. Default: 32.
-        max_unauthenticated: how many of them may be opening. Default: 32.
-        max_in_flight: how many requests of one connection may be unanswered; those beyond are answered with an error of
-            code `busy`, in their turn. `None`: any number, but of some the server reads no more for a while. Default:
-            1024, twice of what `WSClient` has.
-        max_message_size: the longest message accepted from a client, in bytes. Default: 64 MiB.
-        reuse_port: let other processes of the same user, that ask for it too, listen on the port (`SO_REUSEPORT`); the
-            system spreads the connections over them.
-        ping_interval: seconds of silence after which a client is pinged; `None`: never. Default: 60.
-        ping_timeout: seconds it then has to show life before it is dropped; `None`: for ever. Default: 30.
-        open_timeout: seconds for a client's opening, from the TCP connection to its greeting. Default: 5.
-        write_timeout: seconds after which a client is dropped that takes nothing of what it is sent. Default: 30.
-        query_timeout: seconds that a query may run in the engine, its waiting aside; then it is stopped, and answered
-            with an error of code `timeout`. `None`: as long as it likes. Default, `"auto"`: 300, but `None` if all
-            addresses that are listened on are of the loopback interface. An `InProcessEngine` cannot be interrupted.
-        drain_timeout: seconds that queries have to finish when the server stops. Default: 10.
-        log_queries: log what clients ask, the beginning of it, on one line.
-        metrics: answer `GET /metrics` with the statistics, for Prometheus: to those whom `authenticate` knows or,
-            without it, to clients on this machine. It needs the prometheus_client library.
+        ssl_context: the server's certificate and TLS settings, from `ssl.create_default_context` with the purpose
+            `CLIENT_AUTH`. If it requests client certificates, `authenticate` receives them. `None`: no TLS.
+        authenticate: a function that takes an `auth.Request` and returns the client's principal, for example an
+            `auth.Principal`, or something falsy to refuse the client with HTTP status 401. It may be async. `auth` has
+            ready-made ones. By default, clients are not authenticated.
+        engines: further engines by name; an `auth.Principal` can name the one that evaluates its queries.
+        allow_unauthenticated: accept clients on other machines without authentication. Every client can run any code
+            in the engine, so by default a server without `authenticate` accepts only clients on the loopback interface,
+            whatever `host` is.
+        allowed_origins: origins (`https://example.org`) whose browser pages may connect, besides the server's own.
+        allowed_hosts: host names, without ports, by which clients may address the server. On loopback addresses, these
+            are allowed besides those addresses, `localhost` and `host`. On other addresses, any name is allowed if the
+            list is empty.
+        max_connections: the limit on all connections; `None`: no limit.
+        max_connections_per_address: the limit on connections from one IPv4 address or /64 network of IPv6.
+        max_unauthenticated: the limit on connections that are opening.
+        max_in_flight: the limit on unanswered requests of one connection. Further requests are answered with an error
+            of code `busy`, in their turn. `None`: no limit, but the server stops reading while too many requests wait.
+            The default is twice the number that `WSClient` sends.
+        max_message_size: the longest message that the server accepts, in bytes.
+        reuse_port: share the port with other processes of the same user that set this, too (`SO_REUSEPORT`). The system
+            distributes the connections.
+        ping_interval: seconds of silence after which the server pings a client; `None`: never.
+        ping_timeout: seconds in which the client must then send something; `None`: no limit.
+        open_timeout: seconds for the opening of a connection, from TCP to the Rayforce handshake.
+        write_timeout: seconds after which the server drops a client that reads nothing of what it is sent.
+        query_timeout: seconds that a query may run in the engine, without its time in the queue. The server then stops
+            it and answers with an error of code `timeout`. `None`: no limit. `"auto"`: 300, or no limit if the server
+            listens only on loopback addresses. An `InProcessEngine` cannot be interrupted.
+        drain_timeout: seconds to let running queries finish when the server stops.
+        log_queries: log the beginning of each query, on one line.
+        metrics: answer `GET /metrics` with statistics for Prometheus, to authenticated clients or, without
+            `authenticate`, to clients on this machine. This needs the prometheus_client library.
 
     Raises:
         RayforceValueError: an argument is out of range.
-        RayforceWSError: `metrics` is asked for, and the library is missing.
+        RayforceWSError: `metrics` is true, and the library is not installed.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class WSServer:
         check_flag("reuse_port", reuse_port)
         check_flag("log_queries", log_queries)
         self.host = host
-        """The name or address to listen on, as it was given."""
-        self._asked_port = port
+        """The name or address to listen on, as given."""
+        self._requested_port = port
         self._bound_port: int | None = None
         policy = make_policy(
             authenticated=authenticate is not None,
@@ -139,7 +140,7 @@ class WSServer:
             limits=ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated),
             bounds=self._options,
             counters=self._counters,
-            endpoints=HttpEndpoints(self, self._is_well, self._authorizer, metrics=metrics),
+            endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
             tls=ssl_context,
             max_message_size=max_message_size,
             keepalive=KeepAlive(ping_interval, ping_timeout),
@@ -148,80 +149,82 @@ class WSServer:
         self._starting = trio.CancelScope()
         self._stopping: trio.Event | None = None
         self._stopped = trio.Event()
+        self._loop: EventLoop | None = None  # the trio run in which it serves
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
     @property
     def port(self) -> int:
-        """The port the server listens on; before it does, the one it was given."""
-        return self._asked_port if self._bound_port is None else self._bound_port
+        """The port that the server listens on; before it listens, the requested port."""
+        return self._requested_port if self._bound_port is None else self._bound_port
 
     @property
     def url(self) -> str:
-        """The URL the server listens at: `ws://`, or with TLS `wss://`, the host and the port."""
+        """The URL of the server: `ws://host:port`, or `wss://host:port` with TLS."""
         return f"{'ws' if self._tls is None else 'wss'}://{authority_of(self.host, self.port)}"
 
     def __repr__(self) -> str:
         return f"WSServer(port={self.port})"
 
     def statistics(self) -> Statistics:
-        """Return the numbers of this moment: of connections, requests, posts, errors, bytes and latencies.
+        """Return the current numbers of connections, requests, posts, errors, bytes and latencies.
 
-        It takes microseconds, is no checkpoint, and can be called whether the server serves or not, from other threads
-        than the server's, too. Then, what belongs together may have come apart by what happened meanwhile.
+        This takes microseconds and is not a checkpoint. It works whether the server is running or not, and from other
+        threads, where numbers that belong together may differ by events in between.
         """
         return self._counters.take(since=self._since, queued=self._handler.queued)
 
     async def run(self) -> None:
-        """Serve as a program of its own: until SIGINT or SIGTERM, with a line printed at either end.
+        """Serve until SIGINT or SIGTERM, and print a line at the start and at the end. Meant for `trio.run`.
 
-        The first signal does what `stop` does, the second, or one before it listens, what cancelling does. A
-        checkpoint. If cancelled, the server ends like with `serve`.
+        The first signal stops the server as `stop` does. The second signal, or one before the server listens, cancels
+        it. A checkpoint. If cancelled, the server ends as with `serve`.
 
         Raises:
             ListenError: the server cannot listen on its address.
-            RayforceWSError: it serves already, or this is not the main thread, which alone can receive signals; use
-                `serve` there.
-            RayforceError: the engine cannot start, or ended.
+            RayforceWSError: the server is running already, or this is not the main thread, which alone can receive
+                signals; use `serve` in other threads.
+            RayforceError: the engine cannot start, or has ended.
         """
         if threading.current_thread() is not threading.main_thread():
-            raise RayforceWSError("run() needs the main thread, to receive signals; elsewhere use serve()")
+            raise RayforceWSError("run() needs the main thread to receive signals; use serve() in other threads")
         _require_trio()
-        stop_asked = trio.Event()
-        patience = trio.CancelScope()
+        stop_requested = trio.Event()
+        serving = trio.CancelScope()
 
-        async def heed(signals: AsyncIterator[int]) -> None:
+        async def handle_signals(signals: AsyncIterator[int]) -> None:
             async for _ in signals:
-                if stop_asked.is_set() or not self._is_listening:
-                    patience.cancel()
-                stop_asked.set()
+                if stop_requested.is_set() or not self._is_listening:
+                    serving.cancel()
+                stop_requested.set()
 
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, collapse_groups():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(heed, signals)
-                with patience:
+                nursery.start_soon(handle_signals, signals)
+                with serving:
                     async with self:
-                        print(f"Rayforce WebSocket served on {self.url}", flush=True)  # noqa: T201 - documented
-                        await stop_asked.wait()
-                print("\nRayforce WebSocket Server stopped.", flush=True)  # noqa: T201 - documented
+                        _announce(f"Rayforce WebSocket served on {self.url}")
+                        await stop_requested.wait()
+                _announce("\nRayforce WebSocket Server stopped.")
                 nursery.cancel_scope.cancel()
 
     async def serve(self, *, task_status: trio.TaskStatus["WSServer"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` or cancellation. Meant for `server = await nursery.start(WSServer(port=0).serve)`.
 
-        A checkpoint. If cancelled, queries are stopped, and connections are closed within 2 seconds, with code 1001
-        unless a message to them was cut. When it has ended, every socket is closed and every task is done. A server can
-        serve again afterwards.
+        A checkpoint. If cancelled, running queries are stopped, and connections are closed within 2 seconds, with code
+        1001 unless a message to the client was left incomplete. When this returns, every socket is closed and every
+        task has ended. The server can serve again afterwards.
 
         Raises:
             ListenError: the server cannot listen on its address.
-            RayforceWSError: it serves already, or was stopped before it listened.
-            RayforceError: the engine cannot start, or ended.
+            RayforceWSError: the server is running already, or was stopped before it listened.
+            RayforceError: the engine cannot start, or has ended.
         """
         _require_trio()
         if self._stopping is not None:
-            raise RayforceWSError("the server is serving already")
+            raise RayforceWSError("the server is running already")
         self._starting, self._stopping, self._stopped = trio.CancelScope(), trio.Event(), trio.Event()
-        self._handler.begin()
+        self._loop = running_loop()
+        self._handler.start()
         try:
             with collapse_groups():
                 async with trio.open_nursery() as nursery:
@@ -237,7 +240,9 @@ class WSServer:
             self._stopped.set()
 
     async def start(self, nursery: trio.Nursery) -> None:
-        """Serve in a nursery of the caller's; returns once the server listens. A checkpoint.
+        """Serve in the caller's nursery, and return when the server listens.
+
+        A checkpoint. If cancelled, the server has ended.
 
         Raises:
             ListenError, RayforceWSError, RayforceError: as for `serve`.
@@ -246,25 +251,30 @@ class WSServer:
         await nursery.start(self.serve)
 
     async def stop(self, grace: float | None = None) -> None:
-        """Stop serving: no new connections, and each of the others is closed with code 1001 when its queries are done.
+        """Stop accepting connections, and close each open one with code 1001 when its queries are finished.
 
-        What has not finished when the grace is over is stopped in the engine, and not answered. Requests that come
-        after the stop are answered with an error of code `closing`, as long as there is something to wait for.
+        Queries that are still running after the grace period are stopped in the engine and not answered. Requests that
+        arrive after the stop are answered with an error of code `closing` while older ones are still running.
 
-        A checkpoint; all is over within the grace and 5 seconds. If cancelled, the server stops all the same. It may be
-        called again with a shorter grace.
+        A checkpoint. It returns when the server has ended, at most 5 seconds after the grace period. If cancelled, the
+        server stops all the same. It may be called again with a shorter grace period.
 
         Args:
-            grace: how long queries may take to finish, in seconds; default: `drain_timeout`.
+            grace: seconds to let running queries finish. Default: `drain_timeout`.
 
         Raises:
-            RayforceWSError: the server is not started.
-            RayforceValueError: the grace is no number of seconds.
+            RayforceWSError: the server is not running.
+            RayforceValueError: `grace` is not a number of seconds.
         """
         if grace is not None:
             check_grace("grace", grace)
+        _require_trio()
         if self._stopping is None:
             raise RayforceWSError("Server not started")
+        if running_loop() is not self._loop:
+            raise RayforceWSError(
+                "stop() must be called in the trio run that serves; from another thread, use trio.from_thread.run"
+            )
         self._stop(self._stopping, grace)
         await self._stopped.wait()
 
@@ -292,23 +302,22 @@ class WSServer:
         if self._stopping is not None:
             self._stop(self._stopping)
         with collapse_groups():
-            # Not told of `exc`, which would come back wrapped in a group; Python raises it again by itself.
+            # The nursery would raise `exc` again in a group; Python raises it by itself.
             await manager.__aexit__(None, None, None)
 
     # Inside
 
     def _stop(self, stopping: trio.Event, grace: float | None = None) -> None:
-        self._starting.cancel()  # nothing, if it has started
+        self._starting.cancel()  # has no effect once it has started
         self._handler.stop(self._options.drain_timeout if grace is None else grace)
         stopping.set()
 
     async def _serve(self, stopping: trio.Event, task_status: trio.TaskStatus["WSServer"]) -> None:
         listeners = await self._listen()
-        receive = self._handler.receive
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 await accepting.start(
-                    partial(trio.serve_listeners, receive, patient(listeners), handler_nursery=connections)
+                    partial(trio.serve_listeners, self._handler.handle, listeners, handler_nursery=connections)
                 )
                 self._since = time.time()
                 task_status.started(self)
@@ -318,25 +327,14 @@ class WSServer:
 
     async def _listen(self) -> list[trio.SocketListener]:
         try:
-            listeners = await self._open_listeners(self._asked_port)
-            while len({_port(listener) for listener in listeners}) > 1:
-                # Port 0 and a name with several addresses: each got a port of its own. Take the first one's for all.
-                port = _port(listeners[0])
-                for listener in listeners:
-                    listener.socket.close()
-                listeners = await self._open_listeners(port)
+            listeners = await open_listeners(self.host, self._requested_port, reuse_port=self._reuse_port)
         except (OSError, UnicodeError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
             raise ListenError(f"cannot listen on {self.url}: {reason}") from error
-        self._bound_port = _port(listeners[0])
-        addresses = (listener.socket.getsockname()[0] for listener in listeners)
-        self._handler.query_timeout = self._options.query_timeout_on(addresses)
+        names = [listener.socket.getsockname() for listener in listeners]
+        self._bound_port = int(names[0][1])
+        self._handler.query_timeout = self._options.query_timeout_on(name[0] for name in names)
         return listeners
-
-    async def _open_listeners(self, port: int) -> list[trio.SocketListener]:
-        if self._reuse_port:
-            return await open_shared_listeners(self.host, port)
-        return await trio.open_tcp_listeners(port, host=self.host)
 
     @property
     def _is_listening(self) -> bool:
@@ -346,19 +344,17 @@ class WSServer:
     def _is_serving(self) -> bool:
         return self._stopping is not None and not self._stopping.is_set()
 
-    def _is_well(self) -> bool:
-        """Whether clients can be sent here, as far as is known without asking an engine."""
+    def _is_healthy(self) -> bool:
+        """Return whether the server accepts clients and an engine is up, as far as is known without a query."""
         return self._is_serving and not all(engine.is_down for engine in self._authorizer.engines)
 
 
+def _announce(text: str) -> None:
+    """Print a line for the user. A server runs on if nobody reads its output, or if the output cannot be written."""
+    with suppress(OSError, ValueError):
+        print(text, flush=True)  # noqa: T201 - documented
+
+
 def _require_trio() -> None:
-    try:
-        trio.lowlevel.current_root_task()
-    except RuntimeError:
-        raise RayforceWSError(
-            "the server needs trio: use trio.run(server.run); only the client runs on asyncio"
-        ) from None
-
-
-def _port(listener: trio.SocketListener) -> int:
-    return int(listener.socket.getsockname()[1])
+    if not in_trio():
+        raise RayforceWSError("the server needs trio: use trio.run(server.run); only the client runs on asyncio")

@@ -1,14 +1,23 @@
-"""Byte streams: TCP, and TLS over it, behind one interface, `ByteStream`."""
+"""Byte streams on trio and asyncio behind one interface, `ByteStream`: TCP, and TLS over it."""
 
-from ._tcp import READ_SIZE, ByteStream, TcpStream
+from anyio import BrokenResourceError, ClosedResourceError
+
+from ._base import READ_SIZE, ByteStream
+from ._connecting import connect_tcp
+from ._tcp import TcpStream
 from ._tls import TlsStream, check_tls_context, is_plaintext_error, tls_error_text
+from ._trio_tcp import stream_of
 
 __all__ = [
     "READ_SIZE",
+    "BrokenResourceError",
     "ByteStream",
+    "ClosedResourceError",
     "TcpStream",
     "TlsStream",
     "check_tls_context",
+    "connect_tcp",
     "is_plaintext_error",
+    "stream_of",
     "tls_error_text",
 ]

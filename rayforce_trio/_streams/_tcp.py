@@ -1,77 +1,31 @@
-"""A TCP connection under trio, as lean as it can be: a message that the network takes at once costs one system call.
+"""TCP: the part that is the same on both event loops.
 
-`trio.SocketStream` goes round the event loop once for every call, and tries to receive before it waits for data. On
-small messages that is a third of the time a request takes.
+Every stream has a non-blocking socket of its own. Bytes that the network takes at once cost one system call and no turn
+of the event loop.
 """
 
-import operator
 import socket
-from abc import abstractmethod
 
-import trio
+from anyio import BrokenResourceError, ClosedResourceError
 
-READ_SIZE = 64 * 1024
-"""How much is received at once, in bytes, unless the caller has a buffer of another size."""
-
-_PIECE = 1024 * 1024  # bytes; more is not sent without a look at whether the caller was cancelled
-
-
-class ByteStream(trio.abc.HalfCloseableStream):
-    """A stream that takes at once what the network does, and receives where the caller wants it.
-
-    Its errors are trio's: `BrokenResourceError` for those of the network, `ClosedResourceError` once it is closed. One
-    task may receive and one send at a time.
-    """
-
-    @abstractmethod
-    def fileno(self) -> int:
-        """Return the socket's file descriptor; -1 once it is closed."""
-
-    @abstractmethod
-    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
-        """Send what the network takes at once; returns how many bytes that was. No checkpoint.
-
-        What is sent next has to begin with the rest.
-        """
-
-    @abstractmethod
-    async def receive_some(self, max_bytes: int | None = None) -> bytes: ...
-
-    @abstractmethod
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Receive to the beginning of a buffer; returns how many bytes, 0 if the peer sends no more. A checkpoint."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the socket at once; whoever waits for it gets a `ClosedResourceError`. No checkpoint. Idempotent."""
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of it. A checkpoint; if cancelled, part of it may have been sent, and nothing else can follow."""
-        await trio.lowlevel.checkpoint()
-        with memoryview(data) as view:
-            sent = 0
-            while sent < len(view):
-                with view[sent : sent + _PIECE] as piece:
-                    count = self.send_nowait(piece)
-                sent += count
-                if sent < len(view):
-                    await self.wait_send_all_might_not_block()
+from ._base import ByteStream
 
 
 class TcpStream(ByteStream):
-    """A stream over a socket.
+    """A stream over a connected TCP socket. The subclasses know how to wait for the socket.
 
     Args:
-        stream: where the socket comes from; it is of no more use afterwards.
+        sock: the socket; the stream owns it from now on.
     """
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._socket = socket.socket(fileno=stream.socket.detach())
-        self._socket.setblocking(False)
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
         self._eof_sent = False
 
-    def fileno(self) -> int:
-        return self._socket.fileno()
+    @property
+    def closed(self) -> bool:
+        return self._socket.fileno() < 0
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         try:
@@ -82,7 +36,7 @@ class TcpStream(ByteStream):
             raise self._error() from error
 
     def send_urgent_nowait(self, data: bytes) -> bool:
-        """Send TCP urgent data; returns whether the network took it at once. No checkpoint."""
+        """Send TCP urgent data; return False if the network does not take it now. No checkpoint."""
         try:
             return self._socket.send(data, socket.MSG_OOB) > 0
         except BlockingIOError:
@@ -91,7 +45,7 @@ class TcpStream(ByteStream):
             raise self._error() from error
 
     def peer_is_gone(self) -> bool:
-        """Whether the connection has ended or broken, if the peer has sent nothing. No checkpoint."""
+        """Return whether the connection has ended or broken. Only for peers that send nothing. No checkpoint."""
         try:
             return not self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -102,42 +56,14 @@ class TcpStream(ByteStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._check_open()
         if self._eof_sent:
-            await trio.lowlevel.checkpoint()
-            raise trio.ClosedResourceError("nothing can be sent after the end of the stream")
+            await self._checkpoint()
+            raise ClosedResourceError("nothing can be sent after send_eof")
         await super().send_all(data)
 
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the network takes more. A checkpoint."""
-        await self._check_open()
-        await trio.lowlevel.wait_writable(self._socket)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError("max_bytes must be at least 1")
-        while True:
-            await self._check_open()
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                return self._socket.recv(max_bytes or READ_SIZE)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                raise self._error() from error
-
-    async def receive_into(self, buffer: memoryview) -> int:
-        while True:
-            await self._check_open()
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                return self._socket.recv_into(buffer)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                raise self._error() from error
-
     async def send_eof(self) -> None:
-        await trio.lowlevel.checkpoint()
-        await self._check_open()
+        await self._checkpoint()
+        if self.closed:
+            raise closed_error()
         if not self._eof_sent:
             self._eof_sent = True
             try:
@@ -145,21 +71,16 @@ class TcpStream(ByteStream):
             except OSError as error:
                 raise self._error() from error
 
-    def close(self) -> None:
-        if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._socket)
-            self._socket.close()
-
-    async def aclose(self) -> None:
-        self.close()
-        await trio.lowlevel.checkpoint()
-
     async def _check_open(self) -> None:
-        if self._socket.fileno() < 0:
-            await trio.lowlevel.checkpoint()
-            raise trio.ClosedResourceError("this stream was closed")
+        """Raise a `ClosedResourceError` if the stream is closed. A checkpoint in that case only."""
+        if self.closed:
+            await self._checkpoint()
+            raise closed_error()
 
-    def _error(self) -> trio.BrokenResourceError | trio.ClosedResourceError:
-        if self._socket.fileno() < 0:
-            return trio.ClosedResourceError("this stream was closed")
-        return trio.BrokenResourceError("the connection broke")
+    def _error(self) -> BrokenResourceError | ClosedResourceError:
+        return closed_error() if self.closed else BrokenResourceError("the connection broke")
+
+
+def closed_error() -> ClosedResourceError:
+    """Return the error for the use of a stream that is closed."""
+    return ClosedResourceError("this stream is closed")

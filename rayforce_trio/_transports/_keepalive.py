@@ -1,27 +1,27 @@
-"""Keepalive pings, the same on both event loops."""
+"""Keepalive pings."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
 
 from ..errors import ConnectionLost, RayforceValueError
 
-# How long a loop that was blocked (by an evaluation in this process, say) gets to read what has arrived meanwhile,
-# before silence is held against the peer; in seconds.
+# Seconds that an event loop which was blocked, for example by an evaluation in this process, gets to read what has
+# arrived meanwhile, before the silence counts against the peer.
 _CATCH_UP = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """When to ping a silent peer and when to give it up.
+    """When to ping a silent peer, and when to give it up.
 
     Args:
         interval: seconds of silence after which a ping is sent; `None`: never.
-        timeout: seconds the peer then has to show life; `None`: for ever.
+        timeout: seconds in which the peer then has to show a sign of life; `None`: unlimited.
 
     Raises:
-        RayforceValueError: one of them is not above 0.
+        RayforceValueError: one of them is not a number above 0.
     """
 
     interval: float | None = 60.0
@@ -33,22 +33,19 @@ class KeepAlive:
                 raise RayforceValueError(f"Invalid {name}: {seconds!r}. Must be a number of seconds above 0, or None")
 
     async def run(
-        self,
-        last_sign_of_life: Callable[[], float],
-        ping: Callable[[], Awaitable[None]],
-        listening: Callable[[], bool],
+        self, last_sign_of_life: Callable[[], float], ping: Callable[[], None], listening: Callable[[], bool]
     ) -> None:
-        """Ping when it is quiet; returns never.
+        """Send pings while the peer is silent, until cancelled, which changes nothing. A checkpoint.
 
         Args:
-            last_sign_of_life: when the peer last sent or took a byte, on the event loop's clock. A large message that
-                makes its way in either direction is life enough, since no pong can overtake it.
-            ping: send a ping.
-            listening: whether what the peer says is read at present. While it is not, for want of room, its silence is
-                not held against it; a ping still finds out whether the connection is broken.
+            last_sign_of_life: returns when the peer last sent or took a byte, on the event loop's clock. Progress of a
+                large message in either direction counts, since a pong cannot overtake it.
+            ping: sends a ping as soon as possible. No checkpoint.
+            listening: returns whether what the peer sends is being read. While it is not, for lack of room, its
+                silence does not count; a ping still finds out whether the connection is broken.
 
         Raises:
-            ConnectionLost: the peer showed no life in time.
+            ConnectionLost: the peer showed no sign of life in time.
         """
         interval = self.interval
         if interval is None:
@@ -63,13 +60,12 @@ class KeepAlive:
             if now < due:
                 continue
             due = now + interval
+            ping()
             if self.timeout is None:
-                await ping()
                 continue
-            with anyio.CancelScope(deadline=now + self.timeout):  # a ping that cannot leave is silence, too
-                await ping()
-                await anyio.sleep_forever()
-            if last_sign_of_life() == heard and listening():
-                await anyio.sleep(_CATCH_UP)
-            if last_sign_of_life() == heard and listening():
+            for seconds in (self.timeout, _CATCH_UP):
+                await anyio.sleep(seconds)
+                if last_sign_of_life() != heard or not listening():
+                    break
+            else:
                 raise ConnectionLost(f"the peer fell silent: no answer to a ping for {self.timeout:g} seconds")

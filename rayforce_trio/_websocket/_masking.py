@@ -1,16 +1,16 @@
-"""The mask that RFC 6455, section 5.3, has a client lay over what it sends: every byte XOR one of four."""
+"""Masking: a client XORs every byte that it sends with one of the four bytes of a key (RFC 6455, section 5.3)."""
 
 import numpy
 
 _SMALL = 1024
-"""Up to so many bytes, one XOR of two long integers is faster than calling numpy."""
+"""For data of at most this many bytes, one XOR of two long integers is faster than a call of numpy."""
 
 TILE_SIZE = 64 * 1024
-"""Longer data is masked in pieces of so many bytes, which stay in the processor's cache."""
+"""Longer data is masked in pieces of this many bytes, which stay in the processor's cache."""
 
 
 def mask(data: bytes | memoryview, key: bytes) -> bytes:
-    """Return `data` masked, or unmasked, which is the same; `key` has 4 bytes."""
+    """Return `data` masked or, which is the same operation, unmasked. The key has 4 bytes."""
     size = len(data)
     if size <= _SMALL:
         pattern = (key * (size // 4 + 1))[:size]
@@ -21,7 +21,7 @@ def mask(data: bytes | memoryview, key: bytes) -> bytes:
 
 
 class Masker:
-    """Masks one long payload, piece after piece.
+    """Masks one long payload piece by piece.
 
     Args:
         key: 4 bytes.
@@ -32,7 +32,7 @@ class Masker:
         self._phase = 0
 
     def mask_in_place(self, data: memoryview) -> None:
-        """Mask the next bytes of the payload, where they are."""
+        """Mask the next bytes of the payload in place."""
         self._mask(data, data)
 
     def mask_into(self, target: memoryview, data: memoryview) -> None:

@@ -16,10 +16,10 @@ def _no_internal_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @pytest.fixture
 def short_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait 0.1 seconds, not 10, for a peer that does not answer a close."""
-    monkeypatch.setattr("rayforce_trio._transports._trio_websocket.CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("rayforce_trio._transports._websocket.CLOSE_TIMEOUT", 0.1)
 
 
 @pytest.fixture
 def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a refused peer 0.1 seconds, not 1, to read why and to close."""
-    monkeypatch.setattr("rayforce_trio._transports._trio_opening._LINGER_TIMEOUT", 0.1)
+    monkeypatch.setattr("rayforce_trio._transports._accepting._LINGER_TIMEOUT", 0.1)

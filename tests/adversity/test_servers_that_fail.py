@@ -215,8 +215,7 @@ async def test_a_server_gets_a_pong_for_its_ping() -> None:
 
 @pytest.mark.anyio
 async def test_a_server_that_does_not_answer_a_close_does_not_hold_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("_trio_websocket", "_asyncio_websockets"):
-        monkeypatch.setattr(f"rayforce_trio._transports.{module}.CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr("rayforce_trio._transports._websocket.CLOSE_TIMEOUT", 0.2)
 
     async with connected(lambda _: anyio.sleep_forever()) as connection:
         with anyio.fail_after(5):

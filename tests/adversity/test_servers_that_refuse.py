@@ -1,19 +1,20 @@
-"""Servers that refuse or break the opening of a connection: `connect` raises the error that says so."""
+"""Servers that refuse a connection or break the opening handshake: the error of `connect` says what is wrong."""
 
+import re
 from functools import partial
 
 import anyio
 import pytest
 from support.raw import HELLO_REPLY, TEXT, RawPeer, accept_raw, close_frame, frame, raw_server, response, upgraded
-from support.scripted_server import Script, fail_to_connect, failure_of, take_request_and_say
+from support.scripted_server import Script, answer_the_close, fail_to_connect, failure_of, take_request_and_say
 
 from rayforce_trio import WSClient
-from rayforce_trio._transports._base import BODY_LIMIT
+from rayforce_trio._websocket import BODY_LIMIT, HEAD_LIMIT
 from rayforce_trio.errors import ConnectError, ConnectionRejected, HandshakeError
 
 
 @pytest.mark.anyio
-async def test_a_server_that_says_nothing_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_server_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
     error = await fail_to_connect(RawPeer.receive_rest)  # type: ignore[arg-type]  # it returns bytes
     assert type(error) is HandshakeError
@@ -21,7 +22,7 @@ async def test_a_server_that_says_nothing_fails_the_handshake(monkeypatch: pytes
 
 
 @pytest.mark.anyio
-async def test_a_server_that_does_not_greet_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_does_not_answer_the_hello_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
 
     async def upgrade_only(peer: RawPeer) -> None:
@@ -42,42 +43,97 @@ async def reset(peer: RawPeer) -> None:
     peer.reset()
 
 
-ANSWERS_THAT_ARE_NONE: dict[str, Script] = {
-    "closes at once": hang_up,
-    "resets": reset,
-    "garbage": partial(take_request_and_say, b"\x00garbage\r\n\r\n"),
-    "garbage without an end": partial(take_request_and_say, b"SSH-2.0-server\r\n"),
-    "a head without an end": partial(
-        take_request_and_say, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+ADDRESS = r"ws://127\.0\.0\.1:\d+"
+CLOSED = "the peer closed the connection during the opening handshake"
+
+NOT_HTTP: dict[str, tuple[Script, str]] = {
+    "closes at once": (hang_up, "the (peer closed the connection|connection broke) during the opening handshake"),
+    "resets": (reset, "the connection broke during the opening handshake"),
+    "garbage": (partial(take_request_and_say, b"\x00garbage\r\n\r\n"), "its answer is not HTTP"),
+    "another protocol": (partial(take_request_and_say, b"SSH-2.0-server\r\n"), "its answer is not HTTP"),
+    "a TLS alert": (
+        partial(take_request_and_say, b"\x15\x03\x01\x00\x02\x02\x46"),
+        "it speaks TLS; connect to it with wss://",
     ),
-    "a head over the limit": partial(take_request_and_say, b"HTTP/1.1 101 X\r\nX-Long: " + b"x" * 2_000_000),
-    "a head that is not ASCII": partial(take_request_and_say, b"HTTP/1.1 101 X\r\nUpgrade: w\xe9bsocket\r\n\r\n"),
+    "a head without an end": (
+        partial(take_request_and_say, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"),
+        CLOSED,
+    ),
+    "a head over the limit": (
+        partial(take_request_and_say, b"HTTP/1.1 101 X\r\nX-Long: " + b"x" * 2_000_000),
+        f"the head is longer than {HEAD_LIMIT} bytes",
+    ),
+    "a folded header": (
+        partial(take_request_and_say, b"HTTP/1.1 101 X\r\nUpgrade: websocket,\r\n h2c\r\n\r\n"),
+        "a header is folded over several lines",
+    ),
 }
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("script", ANSWERS_THAT_ARE_NONE.values(), ids=ANSWERS_THAT_ARE_NONE.keys())
-async def test_an_answer_that_is_no_http_fails_the_handshake(script: Script) -> None:
-    assert type(await fail_to_connect(script)) is HandshakeError
+@pytest.mark.parametrize(("script", "reason"), NOT_HTTP.values(), ids=NOT_HTTP.keys())
+async def test_an_answer_that_is_not_http_fails_the_handshake(script: Script, reason: str) -> None:
+    error = await fail_to_connect(script)
+    assert type(error) is HandshakeError
+    assert re.fullmatch(
+        rf"Failed to connect to ws://127\.0\.0\.1:\d+: the peer is not a WebSocket server: {reason}", str(error)
+    )
 
 
-WRONG_UPGRADES: dict[str, dict[str, str | None]] = {
-    "wrong accept key": {"Sec-WebSocket-Accept": "d3Jvbmc="},
-    "no accept key": {"Sec-WebSocket-Accept": None},
-    "wrong subprotocol": {"Sec-WebSocket-Protocol": "rayforce.v9"},
-    "wrong Upgrade": {"Upgrade": "h2c"},
-    "an extension nobody asked for": {"Sec-WebSocket-Extensions": "permessage-deflate"},
+WRONG_UPGRADES: dict[str, tuple[dict[str, str | None], str]] = {
+    "wrong accept key": (
+        {"Sec-WebSocket-Accept": "d3Jvbmc="},
+        "the Sec-WebSocket-Accept header does not match the key of the request",
+    ),
+    "no accept key": ({"Sec-WebSocket-Accept": None}, "the Sec-WebSocket-Accept header is missing"),
+    "wrong subprotocol": (
+        {"Sec-WebSocket-Protocol": "rayforce.v9"},
+        "it chose the subprotocol 'rayforce.v9', which was not requested",
+    ),
+    "wrong Upgrade": ({"Upgrade": "h2c"}, "the Upgrade header is 'h2c', not 'websocket'"),
+    "no Upgrade": ({"Upgrade": None}, "the Upgrade header is missing"),
+    "no Connection": ({"Connection": None}, "the Connection header is missing"),
+    "wrong Connection": ({"Connection": "close"}, "the Connection header is 'close', not 'Upgrade'"),
+    "Upgrade that is not ASCII": ({"Upgrade": "w\xe9bsocket"}, "the value of the upgrade header is not ASCII"),
+    "an extension": (
+        {"Sec-WebSocket-Extensions": "permessage-deflate"},
+        "it chose the extension 'permessage-deflate', which was not requested",
+    ),
 }
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("headers", WRONG_UPGRADES.values(), ids=WRONG_UPGRADES.keys())
-async def test_a_wrong_upgrade_fails_the_handshake(headers: dict[str, str | None]) -> None:
+@pytest.mark.parametrize(("headers", "reason"), WRONG_UPGRADES.values(), ids=WRONG_UPGRADES.keys())
+async def test_a_wrong_upgrade_fails_the_handshake(headers: dict[str, str | None], reason: str) -> None:
     async def script(peer: RawPeer) -> None:
         await peer.send(upgraded(await peer.receive_head(), headers))
         await peer.receive_rest()
 
-    assert type(await fail_to_connect(script)) is HandshakeError
+    error = await fail_to_connect(script)
+    assert type(error) is HandshakeError
+    assert str(error).endswith(f": the peer is not a WebSocket server: {reason}")
+
+
+UNUSUAL_UPGRADES: dict[str, tuple[bytes, dict[str, str | None]]] = {
+    "UTF-8 in a cookie": (b"Switching Protocols", {"Set-Cookie": "name=čeština".encode().decode("latin-1")}),
+    "no reason phrase": (b"", {}),
+    "a second Connection line": (b"Switching Protocols", {"Connection": "Upgrade\r\nConnection: keep-alive"}),
+    "a line of 12 KB": (b"Switching Protocols", {"X-Long": "x" * 12_000}),
+    "200 headers": (b"Switching Protocols", {f"X-{number}": "x" for number in range(200)}),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("phrase", "headers"), UNUSUAL_UPGRADES.values(), ids=UNUSUAL_UPGRADES.keys())
+async def test_an_unusual_upgrade_is_accepted(phrase: bytes, headers: dict[str, str | None]) -> None:
+    async def script(peer: RawPeer) -> None:
+        response = upgraded(await peer.receive_head(), headers).replace(b" Switching Protocols", b" " + phrase, 1)
+        await peer.send(response.replace(b"101 \r\n", b"101\r\n") + frame(HELLO_REPLY, masked=False))
+        await answer_the_close(peer)
+
+    with anyio.fail_after(20):
+        async with raw_server(script) as port, WSClient("127.0.0.1", port).connect():
+            pass
 
 
 @pytest.mark.anyio
@@ -92,7 +148,7 @@ async def test_an_http_status_is_reported_with_its_body(status: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_long_refusal_is_cut() -> None:
+async def test_the_body_of_a_rejection_is_truncated() -> None:
     body = b"no" * 150_000
 
     async def refuse(peer: RawPeer) -> None:
@@ -110,7 +166,7 @@ async def test_a_long_refusal_is_cut() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("headers", [{"Content-Length": "6"}, {"Connection": "close"}], ids=["sized", "until the end"])
-async def test_a_server_of_another_kind_is_no_refusal(headers: dict[str, str | None]) -> None:
+async def test_a_status_below_300_is_not_a_rejection(headers: dict[str, str | None]) -> None:
     answer = response("HTTP/1.1 200 OK", headers, b"a page")
     error = await fail_to_connect(partial(take_request_and_say, answer))
     assert type(error) is HandshakeError
@@ -129,16 +185,16 @@ HELLO_ANSWERS = {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("answer", "said"), HELLO_ANSWERS.values(), ids=HELLO_ANSWERS.keys())
-async def test_a_wrong_answer_to_the_greeting_fails_the_handshake(answer: bytes, said: str) -> None:
+@pytest.mark.parametrize(("answer", "reason"), HELLO_ANSWERS.values(), ids=HELLO_ANSWERS.keys())
+async def test_a_wrong_answer_to_the_hello_fails_the_handshake(answer: bytes, reason: str) -> None:
     error = await fail_to_connect(partial(accept_raw, hello=answer))
     assert type(error) is HandshakeError
-    with pytest.raises(HandshakeError, match=said):
+    with pytest.raises(HandshakeError, match=reason):
         raise error
 
 
 @pytest.mark.anyio
-async def test_nobody_there_is_a_connect_error() -> None:
+async def test_a_port_without_a_listener_is_a_connect_error() -> None:
     async with raw_server(hang_up) as port:
         pass
     error = await failure_of(WSClient("127.0.0.1", port).connect())

@@ -6,13 +6,14 @@ import trio
 
 from rayforce_trio._addresses import Endpoint
 from rayforce_trio._tasks import race
-from rayforce_trio._transports import KeepAlive, OpeningRequest, Transport, accept, connect, end
-from rayforce_trio._transports._trio_websocket import TrioWebSocket
+from rayforce_trio._transports import AcceptOptions, KeepAlive, OpeningRequest, Transport, accept, connect, end
+from rayforce_trio._transports._websocket import WebSocketTransport
 from rayforce_trio.errors import HandshakeError, RayforceWSError
 
 _LIMIT = 64 * 1024 * 1024  # bytes; the longest message of the suite has 16 MiB
 _OPEN_TIMEOUT = 10.0
 _QUIET = KeepAlive(interval=None)  # a ping that nobody expects fails a case
+_OPTIONS = AcceptOptions(subprotocols=[], max_message_size=_LIMIT, keepalive=_QUIET)
 
 
 async def echo(transport: Transport) -> None:
@@ -46,9 +47,7 @@ async def open_client(port: int) -> Transport:
 async def _handle(stream: trio.SocketStream) -> None:
     try:
         with trio.fail_after(_OPEN_TIMEOUT):
-            transport = await accept(
-                stream, decide=_welcome, subprotocols=[], max_message_size=_LIMIT, keepalive=_QUIET
-            )
+            transport = await accept(stream, _OPTIONS, decide=_welcome)
         await echo(_for_echo(transport))
     except HandshakeError:
         pass  # of the peer's; the server goes on
@@ -61,7 +60,7 @@ async def _welcome(request: OpeningRequest) -> None:
 
 
 def _for_echo(transport: Transport) -> Transport:
-    assert isinstance(transport, TrioWebSocket)
+    assert isinstance(transport, WebSocketTransport)
     transport.max_text_size = _LIMIT
     return transport
 

@@ -109,7 +109,7 @@ async def test_execute_stays_in_step_on_trio(
 ) -> None:
     async with WSServer(port=0, host="127.0.0.1") as server, no_leaks(within=5):
         tally = await sweep_execute_on_trio(
-            lambda: WSClient("127.0.0.1", server.port).connect()._start(),
+            lambda: WSClient("127.0.0.1", server.port).connect()._connect(),
             make_query,
             of_all_tasks=of_all_tasks,
             then_again_after=then_again_after,
@@ -262,7 +262,7 @@ async def test_execute_stays_in_step_on_asyncio(
 ) -> None:
     async with no_leaks():
         tally = await sweep_execute_on_asyncio(
-            lambda: WSClient("127.0.0.1", in_process_port).connect()._start(), make_query
+            lambda: WSClient("127.0.0.1", in_process_port).connect()._connect(), make_query
         )
     assert (tally.wrong, tally.closed) == (0, 0)
     assert tally.cancelled >= 4
@@ -272,7 +272,7 @@ async def test_execute_stays_in_step_on_asyncio(
 @pytest.mark.anyio
 async def test_execute_stays_in_step_with_a_baseline_server_on_asyncio(their_port: int) -> None:
     async with no_leaks():
-        tally = await sweep_execute_on_asyncio(lambda: WSClient("127.0.0.1", their_port).connect()._start(), a_sum)
+        tally = await sweep_execute_on_asyncio(lambda: WSClient("127.0.0.1", their_port).connect()._connect(), a_sum)
     assert (tally.wrong, tally.closed) == (0, 0)
 
 

@@ -16,7 +16,7 @@ from rayforce import eval_str
 
 from rayforce_trio import columns_of
 from rayforce_trio._cli import _files
-from rayforce_trio._cli._exits import CommandFailed, UsageError
+from rayforce_trio._cli._console import CommandFailed, UsageError
 from rayforce_trio._cli._files import Source, arrow_stream, open_source
 
 TABLE = pa.table({"sym": pa.array(["a", "b", None]).dictionary_encode(), "px": [1.5, None, 3.0]})

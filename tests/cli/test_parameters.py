@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayforce_trio._cli._exits import UsageError
+from rayforce_trio._cli._console import UsageError
 from rayforce_trio._cli._parameters import parameter, parameters
 
 

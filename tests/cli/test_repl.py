@@ -1,5 +1,6 @@
 """`repl`, on a terminal, and from pipes and files."""
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
+import pytest
 from support.commands import BOUND, COMMAND, command, environment, started_with_input
 from support.native import free_port
 from support.serve_native import Served, natively_served
@@ -185,13 +187,62 @@ def test_nothing_is_kept_if_so_asked(served: Served, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_no_history_can_be_kept_the_session_goes_on(served: Served, tmp_path: Path) -> None:
-    file = tmp_path / "no directory"
+@pytest.mark.parametrize("home", ["no home", "home does not exist", "home is not a directory"])
+def test_where_history_cannot_be_kept_the_shell_works_and_says_why(served: Served, tmp_path: Path, home: str) -> None:
+    file = tmp_path / "file"
     file.touch()
-    with terminal("repl", f":{served.port}", XDG_STATE_HOME=str(file)) as shown:
-        shown.until(f"error: no history is kept: {file}/rayforce-trio: Not a directory")
+    # The user has no entry in the password database either.
+    (tmp_path / "sitecustomize.py").write_text("import pwd\npwd.getpwuid = {}.__getitem__")
+    cases: dict[str, tuple[dict[str, str | None], str]] = {
+        "no home": ({"HOME": None}, "there is no home directory"),
+        "home does not exist": ({"HOME": "/nonexistent"}, "/nonexistent: No such file or directory"),
+        "home is not a directory": ({"HOME": str(file)}, f"{file}/.local/state/rayforce-trio: Not a directory"),
+    }
+    variables, reason = cases[home]
+    path = f"{tmp_path}:{environment()['PYTHONPATH']}"
+    with terminal("repl", f":{served.port}", XDG_STATE_HOME=None, PYTHONPATH=path, **variables) as shown:
+        shown.until(f"warning: the history is not kept: {reason}\n")
         shown.enter("(+ 40 2)")
         shown.until("42\n")
+        shown.until(PROMPTED)
+        shown.type(UP)
+        shown.until("(+ 40 2)")
+        shown.type(CTRL_C)
+        shown.until(PROMPTED)
+        shown.type(CTRL_D)
+        shown.rest()
+        assert shown.process.wait(BOUND) == 0
+    assert not Path("/nonexistent").exists()
+
+
+def test_where_the_state_directory_cannot_be_made_the_shell_works_and_says_why(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with terminal("repl", f":{served.port}", XDG_STATE_HOME=str(file)) as shown:
+        shown.until(f"warning: the history is not kept: {file}/rayforce-trio: Not a directory\n")
+        shown.enter("(+ 40 2)")
+        shown.until("42\n")
+
+
+def test_a_history_that_can_no_longer_be_written_is_reported_once_and_the_shell_works(
+    served: Served, tmp_path: Path
+) -> None:
+    with terminal("repl", f":{served.port}", XDG_STATE_HOME=str(tmp_path)) as shown:
+        shown.until(PROMPTED)
+        shutil.rmtree(tmp_path / "rayforce-trio")
+        for number in range(2):
+            shown.type(f"(+ 40 {number})" + ENTER)
+            shown.until(ENTERED)
+            before = shown.until(f"{40 + number}\n")
+            assert ("warning: the history is not kept: " in before) is (number == 0)
+            shown.until(PROMPTED)
+        shown.type(UP + UP)
+        shown.until("(+ 40 0)")
+        shown.type(CTRL_C)
+        shown.until(PROMPTED)
+        shown.type(CTRL_D)
+        assert "Traceback" not in shown.rest()
+        assert shown.process.wait(BOUND) == 0
 
 
 def test_without_prompt_toolkit_one_is_told_what_to_install(served: Served, tmp_path: Path) -> None:
@@ -274,7 +325,7 @@ def test_an_interrupt_cancels_the_query_in_the_engine_and_ends_it_with_130(serve
 def test_a_secret_cannot_come_from_where_the_expressions_do() -> None:
     done = command("repl", ":8765", "--password-file", "/dev/stdin", given="secret\n(+ 1 2)\n")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: standard input is read for expressions, so no secret can come from /dev/stdin\n"
+    assert done.stderr == "error: standard input is the input of this command; read the secret from another file\n"
 
 
 def test_a_connection_that_is_lost_ends_it_with_exit_code_3() -> None:

@@ -8,8 +8,7 @@ import pytest
 from rayforce import F64, Symbol, Table, Vector
 
 from rayforce_trio import WSClient, draw, errors
-from rayforce_trio._cli._formats import as_csv, as_json, as_text
-from rayforce_trio._cli._values import plain
+from rayforce_trio._cli._formats import as_csv, as_json, as_text, to_json_data
 
 INFINITE = Vector([float("inf"), float("-inf"), 1.0], ray_type=F64)  # no query comes to it: the engine makes it null
 
@@ -93,25 +92,25 @@ CONTAINERS: list[tuple[str, object]] = [
 @pytest.mark.parametrize(("expression", "value", "drawn"), ATOMS)
 def test_an_atom(our_port: int, expression: str, value: object, drawn: str | None) -> None:
     atom = received(our_port, expression)
-    assert plain(atom) == value
-    assert type(plain(atom)) is type(value)
+    assert to_json_data(atom) == value
+    assert type(to_json_data(atom)) is type(value)
     if drawn is not None:
         assert draw(atom) == drawn
 
 
 @pytest.mark.parametrize(("expression", "value"), CONTAINERS)
 def test_a_container(our_port: int, expression: str, value: object) -> None:
-    assert plain(received(our_port, expression)) == value
+    assert to_json_data(received(our_port, expression)) == value
 
 
 def test_guids_are_written_as_usual(our_port: int) -> None:
     guids = received(our_port, "(guid 2)")
-    assert plain(guids) == draw(guids)[1:-1].split(" ")
-    assert plain(guids[0]) == plain(guids)[0]
+    assert to_json_data(guids) == draw(guids)[1:-1].split(" ")
+    assert to_json_data(guids[0]) == to_json_data(guids)[0]
 
 
 def test_infinities_are_strings_in_json() -> None:
-    assert plain(INFINITE) == ["Infinity", "-Infinity", 1.0]
+    assert to_json_data(INFINITE) == ["Infinity", "-Infinity", 1.0]
 
 
 @pytest.mark.parametrize(("expression", "value"), CONTAINERS)
@@ -163,7 +162,7 @@ def test_text_that_the_engine_cuts_in_the_middle_of_a_character_is_drawn_all_the
 
 def test_text_that_is_not_utf_8_is_written_with_a_replacement(our_port: int) -> None:
     half_a_character = received(our_port, '(first "é")')
-    assert plain(half_a_character) == "\ufffd"
+    assert to_json_data(half_a_character) == "\ufffd"
     assert draw(half_a_character) == '"\ufffd"'
 
 

@@ -77,7 +77,7 @@ def _no_internal_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def short_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait but shortly for an engine to be reached, and to answer."""
     monkeypatch.setattr("rayforce_trio._engines._native.CONNECT_TIMEOUT", 0.2)
-    monkeypatch.setattr("rayforce_trio._engines._native.PATIENCE", 0.2)
+    monkeypatch.setattr("rayforce_trio._engines._native.HANDSHAKE_TIMEOUT", 0.2)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def test_it_keeps_the_contract_behind_a_password(option: str, name: str) -
         ({"host": ""}, "Invalid host"),
         ({"port": 0}, "Invalid port"),
         ({"port": 65536}, "Invalid port"),
-        ({"user": "a:b"}, "Invalid user or password: a user name holds no colon"),
+        ({"user": "a:b"}, "Invalid user or password: a user name must not contain a colon"),
         ({"password": "p\0w"}, "Invalid user or password: .* zero character"),
         ({"user": "u" * 100, "password": "p" * 154}, "Invalid user or password: .* at most 253 bytes"),
         ({"password": None}, None),
@@ -245,10 +245,13 @@ async def test_a_server_that_the_system_had_stopped_answers_what_was_asked_meanw
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"\x04\x00", "cannot be used: it speaks wire version 4, and only 3 is spoken here"),
-        (b"SSH-2.0", "cannot be used: it is no Rayforce server: it answered 53 53"),
-        (b"\x03\x01\x01", "cannot be used: it refused the user name or the password"),
-        (b"", "cannot be used: it hung up in the handshake; it is no Rayforce server, or speaks another version"),
+        (b"\x04\x00", "cannot be used: it has wire version 4; only version 3 is supported"),
+        (b"SSH-2.0", "cannot be used: it is not a Rayforce server: it answered 53 53"),
+        (b"\x03\x01\x01", "cannot be used: it rejected the user name or the password"),
+        (
+            b"",
+            "cannot be used: it ended the handshake; it is not a Rayforce server or has another version",
+        ),
     ],
 )
 @pytest.mark.usefixtures("short_open")
@@ -275,7 +278,7 @@ async def test_what_makes_an_engine_useless_is_told_even_if_it_is_known_late_onl
 async def test_a_wrong_password_and_a_missing_one(option: str, given: dict[str, str]) -> None:
     with native_server(option, "secret") as native:
         engine = NativeEngine(LOCAL, native.port, **given)
-        assert await refusal_of(engine) == "cannot be used: it refused the user name or the password"
+        assert await refusal_of(engine) == "cannot be used: it rejected the user name or the password"
 
 
 @pytest.mark.trio
@@ -283,7 +286,7 @@ async def test_a_user_the_servers_own_hook_refuses() -> None:
     hook = '(set .ipc.on.auth (fn [user password] (== user "ann")))'
     with native_server("-u", "secret", script=hook) as native:
         refused = NativeEngine(LOCAL, native.port, user="bob", password="secret")
-        assert await refusal_of(refused) == "cannot be used: it refused the user name or the password"
+        assert await refusal_of(refused) == "cannot be used: it rejected the user name or the password"
         with trio.fail_after(20):
             async with open_session(NativeEngine(LOCAL, native.port, user="ann", password="secret")) as session:
                 assert await ask(session, "(+ 1 2)") == 3
@@ -292,13 +295,13 @@ async def test_a_user_the_servers_own_hook_refuses() -> None:
 @pytest.mark.trio
 async def test_another_wire_version_than_ours() -> None:
     async with fake_engine(FakeSession.serve, hello=b"\x04\x00") as fake:
-        assert await refusal_of(at(fake.port)) == "cannot be used: it speaks wire version 4, and only 3 is spoken here"
+        assert await refusal_of(at(fake.port)) == "cannot be used: it has wire version 4; only version 3 is supported"
 
 
 @pytest.mark.trio
 async def test_a_server_that_hangs_up_on_our_version(native_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._protocol._native.WIRE_VERSION", 4)
-    hung_up = "cannot be used: it hung up in the handshake; it is no Rayforce server, or speaks another version"
+    monkeypatch.setattr("rayforce_trio._protocol._native_exchange.WIRE_VERSION", 4)
+    hung_up = "cannot be used: it ended the handshake; it is not a Rayforce server or has another version"
     assert await refusal_of(at(native_port)) == hung_up
 
 
@@ -335,15 +338,18 @@ async def _want_credentials_and_hang_up(session: FakeSession) -> None:
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        (_speak_ssh, "cannot be used: it is no Rayforce server: it answered 53 53"),
-        (_speak_http, "cannot be used: it is no Rayforce server: it answered 48 54"),
-        (_hang_up, "cannot be used: it hung up in the handshake; it is no Rayforce server, or speaks another version"),
+        (_speak_ssh, "cannot be used: it is not a Rayforce server: it answered 53 53"),
+        (_speak_http, "cannot be used: it is not a Rayforce server: it answered 48 54"),
+        (
+            _hang_up,
+            "cannot be used: it ended the handshake; it is not a Rayforce server or has another version",
+        ),
         (
             _hang_up_in_the_middle,
-            "cannot be used: it hung up in the handshake; it is no Rayforce server, or speaks another version",
+            "cannot be used: it ended the handshake; it is not a Rayforce server or has another version",
         ),
-        (_reset, "broke off the handshake"),
-        (_want_credentials_and_hang_up, "cannot be used: it refused the user name or the password"),
+        (_reset, "closed the connection during the handshake"),
+        (_want_credentials_and_hang_up, "cannot be used: it rejected the user name or the password"),
     ],
 )
 async def test_what_answers_but_is_no_rayforce_server(script: Script, why: str) -> None:
@@ -355,7 +361,9 @@ async def test_what_answers_but_is_no_rayforce_server(script: Script, why: str) 
 async def test_our_own_server_is_no_engine(native_port: int) -> None:
     """It waits for a client that speaks HTTP, and gives up."""
     async with served(at(native_port), open_timeout=0.2) as port:
-        with pytest.raises(EngineError, match=r"cannot be used: it .* no Rayforce server|broke off the handshake"):
+        with pytest.raises(
+            EngineError, match=r"cannot be used: it .* not a Rayforce server|closed the connection during the handshake"
+        ):
             async with open_session(at(port)):
                 await trio.sleep_forever()
 
@@ -511,10 +519,10 @@ async def test_a_request_longer_than_an_engine_takes_is_answered_with_an_error(
 ) -> None:
     longest = "(+ 1 2)" + " " * 993
     monkeypatch.setattr(f"{SESSION}.NATIVE_MAX_REQUEST", len(request(longest)) - HEADER_SIZE)
-    monkeypatch.setattr(f"{SESSION}._SENT_AT_ONCE", len(request(longest)))
+    monkeypatch.setattr(f"{SESSION}._MAX_START_SIZE", len(request(longest)))
     async with no_leaks(within=10), connected(at(native_port)) as connection:
         assert await connection.execute(longest) == 3
-        with pytest.raises(RayforceLimitError, match=r"^limit: the engine takes requests of at most \d+ bytes$"):
+        with pytest.raises(RayforceLimitError, match=r"^limit: the engine accepts requests of at most \d+ bytes$"):
             await connection.execute(longest + " ")
         assert await connection.execute(longest) == 3
 
@@ -527,7 +535,7 @@ async def test_a_post_longer_than_an_engine_takes_is_an_error_in_the_log(
     async with connected(at(native_port)) as connection:
         await connection.post("(+ 1 2)" + " " * 1000)
         assert await connection.execute("(+ 1 2)") == 3
-    assert "a post failed: limit: the engine takes requests of at most 1000 bytes" in caplog.text
+    assert "a post failed: limit: the engine accepts requests of at most 1000 bytes" in caplog.text
 
 
 @pytest.mark.trio
@@ -575,7 +583,7 @@ async def test_a_stop_follows_its_request_however_late_the_engine_reads(size: in
                 nursery.start_soon(ask_at_length, session)
                 await wait_all_tasks_blocked()
                 if is_full:
-                    filling = _fill(session._stream.fileno())
+                    filling = _fill(session._stream._socket.fileno())
                 session.cancel()
                 await wait_all_tasks_blocked()
                 read_on.set()
@@ -594,6 +602,38 @@ def _fill(descriptor: int) -> int:
         return taken
     finally:
         sock.detach()
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("short_open")
+async def test_a_request_cancelled_before_the_handshake_is_never_sent() -> None:
+    greet = trio.Event()
+    replies: list[Reply] = []
+
+    async def serve(session: FakeSession) -> None:
+        await session.take(2)
+        await greet.wait()
+        await session.send(HELLO_ANSWER)
+        await session.serve()
+
+    async def ask_for(session: Session, query: str) -> None:
+        replies.append(await session.request(request(query)))
+
+    async with fake_engine(serve, hello=None) as fake, open_session(at(fake.port)) as session:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask_for, session, "1")
+                await wait_all_tasks_blocked()
+                session.cancel()
+            assert replies == [Failure("cancel", "the request was cancelled before it began")]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask_for, session, "2")
+                await wait_all_tasks_blocked()
+                assert session.running_since() is None
+                greet.set()
+            assert replies[1:] == [Result(string_frame("1"))]
+        (own,) = [each for each in fake.sessions if each.requests]
+        assert own.requests == [request("2")]
 
 
 @on_linux
@@ -692,13 +732,13 @@ GARBAGE = b"garbage, and more of it than a frame's header has, and more than is 
         (_with_header(MESSAGE_TYPE_OFFSET, 3), "unknown message type 3"),
         (announce(0), "a payload of 0 bytes"),
         (announce(-1), "a payload of -1 bytes"),
-        (announce(2**40) + bytes(100), "a reply of 1099511627776 bytes; 17179869184 are allowed"),
-        (request("1"), "a request"),
+        (announce(2**40) + bytes(100), "it sent a reply of 1099511627776 bytes; the limit is 17179869184"),
+        (request("1"), "it sent a request"),
     ],
 )
 @pytest.mark.usefixtures("short_stall")
 async def test_what_is_no_reply(reply: bytes, why: str) -> None:
-    await check_that_it_ends_the_session(_answering(reply), f"sent what is no reply: {why}")
+    await check_that_it_ends_the_session(_answering(reply), f"broke the protocol: {why}")
 
 
 @pytest.mark.trio
@@ -766,7 +806,7 @@ async def test_a_compressed_reply_that_goes_on_after_its_end() -> None:
 )
 @pytest.mark.usefixtures("short_stall")
 async def test_half_a_frame_and_then_nothing(reply: bytes) -> None:
-    await check_that_it_ends_the_session(_answering(reply), "stopped in the middle of a reply, for 0.2 seconds")
+    await check_that_it_ends_the_session(_answering(reply), "sent part of a reply and then nothing for 0.2 seconds")
 
 
 @pytest.mark.trio
@@ -801,11 +841,11 @@ def _answering(reply: bytes) -> Script:
     [
         (None, "is gone"),
         (b"", "is gone"),
-        (string_frame("1"), "sent what is no reply: a reply to nothing that was asked"),
-        (error_frame("type"), "sent what is no reply: a reply to nothing that was asked"),
-        (request("1"), "sent what is no reply: a request"),
-        (GARBAGE, "sent what is no reply: not a Rayforce frame"),
-        (post("1")[:9], "stopped in the middle of a reply, for 0.2 seconds"),
+        (string_frame("1"), "broke the protocol: it sent a reply without a request"),
+        (error_frame("type"), "broke the protocol: it sent a reply without a request"),
+        (request("1"), "broke the protocol: it sent a request"),
+        (GARBAGE, "broke the protocol: not a Rayforce frame"),
+        (post("1")[:9], "sent part of a reply and then nothing for 0.2 seconds"),
     ],
     ids=["reset", "hang-up", "a reply", "an error", "a request", "garbage", "half a header"],
 )
@@ -942,7 +982,7 @@ async def test_of_a_reply_that_cannot_be_kept_is_told_why(native_port: int, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    told = rf"^the engine at {LOCAL}:{native_port} sent a reply that cannot be kept: No space left on device$"
+    told = rf"^the engine at {LOCAL}:{native_port} sent a reply that cannot be stored: No space left on device$"
 
     async def ask_and_read_nothing() -> None:
         async with open_session(at(native_port)) as session:

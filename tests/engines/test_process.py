@@ -178,9 +178,9 @@ async def test_a_script_that_fails_is_an_error_that_carries_what_was_printed(
 async def test_a_script_that_takes_the_login_hook_is_an_error_that_says_so(
     start: Start, tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_process, "_LAST_WORDS", 0.05)
+    monkeypatch.setattr(_process, "_EXIT_TIMEOUT", 0.05)
     script = write(tmp_path / "bad.rfl", "(set .ipc.on.auth (fn [user password] false))")
-    await check_fails(start, NativeProcess(script), r"refused the user name.*Does the script set \.ipc\.on\.auth\?")
+    await check_fails(start, NativeProcess(script), r"rejected the user name.*Does the script set \.ipc\.on\.auth\?")
 
 
 @pytest.mark.trio
@@ -197,7 +197,7 @@ async def test_a_script_that_takes_the_login_hook_is_an_error_that_says_so(
 async def test_what_the_program_refuses_is_an_error_that_says_why(
     options: dict[str, Any], said: str, family: Family
 ) -> None:
-    await check_fails(by_serve, NativeProcess(**options), f"(?s)before it could be used; it printed:\n.*{said}")
+    await check_fails(by_serve, NativeProcess(**options), f"(?s)before it was ready; it printed:\n.*{said}")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ async def test_a_port_taken_in_the_meantime_is_given_up_for_another(monkeypatch:
 async def test_when_every_port_is_taken_it_gives_up(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
     with socket.create_server((LOCAL, 0)) as taken:
         monkeypatch.setattr(_process, "_free_port", lambda: taken.getsockname()[1])
-        await check_fails(by_serve, NativeProcess(), "every port taken")
+        await check_fails(by_serve, NativeProcess(), "every free port was taken")
 
 
 @pytest.mark.trio
@@ -318,10 +318,10 @@ async def test_nobody_gets_in_with_what_the_process_list_shows() -> None:
         other = "a" if secret[-1] != "a" else "b"
         near = [secret[:-1], secret + "x", secret[:-1] + other, secret[::-1], secret.swapcase(), secret[0], other]
         for user in ["", "root", PUBLIC_PASSWORD, "null", "true", '"', "(", "x" * len(secret), *near]:
-            with pytest.raises(errors.EngineError, match="refused the user name or the password"):
+            with pytest.raises(errors.EngineError, match="rejected the user name or the password"):
                 await log_in(user)
         for password in ["", "x", secret]:
-            with pytest.raises(errors.EngineError, match="refused the user name or the password"):
+            with pytest.raises(errors.EngineError, match="rejected the user name or the password"):
                 await log_in(secret, password)
         await log_in(secret)
 
@@ -348,7 +348,7 @@ async def test_no_secret_is_logged(caplog: pytest.LogCaptureFixture, log: Log) -
         assert await ask(server, "1") == 1
         await kill(engine, log)
         assert await ask(server, "1") == 1
-    assert "started again" in caplog.text
+    assert "restarted" in caplog.text
     assert secret not in caplog.text
     assert secret not in repr(engine)
 
@@ -492,7 +492,7 @@ async def test_a_client_that_ends_it_ends_nobodys_server(log: Log) -> None:
             assert await ask_on(connection, "(+ 1 2)") == 3
             with pytest.raises(errors.RayforceError, match=r"^name"):  # it is a new one
                 await connection.execute("x")
-        record = await log.told("ended with exit code 3; it is started again in 0.1 seconds")
+        record = await log.told("ended with exit code 3; it will be restarted in 0.1 seconds")
         assert record.levelno == logging.WARNING
 
 
@@ -531,7 +531,7 @@ async def test_new_connections_wait_for_the_restart(log: Log) -> None:
         for number in range(3):
             pids.add(pid_of(engine))
             os.kill(pid_of(engine), signal.SIGKILL)
-            await log.told("was killed by signal 9; it is started again", times=number + 1)
+            await log.told("was killed by signal 9; it will be restarted", times=number + 1)
             assert engine.pid is None
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
@@ -542,7 +542,7 @@ async def test_new_connections_wait_for_the_restart(log: Log) -> None:
 
 @pytest.mark.trio
 async def test_who_comes_before_its_end_was_noticed_is_let_in_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_process, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_process, "_FIRST_RESTART_DELAY", 0.001)
     with trio.fail_after(30):
         async with no_leaks(), running(engine := NativeProcess()):
             for _ in range(5):
@@ -556,12 +556,12 @@ async def test_who_comes_before_its_end_was_noticed_is_let_in_too(monkeypatch: p
 @pytest.mark.trio
 async def test_a_session_asked_for_as_the_process_ends_waits_for_the_next(autojump_clock: trio.abc.Clock) -> None:
     async def ask(engine: NativeProcess) -> None:
-        with pytest.raises(errors.EngineError, match="is not running; it is being started again"):
+        with pytest.raises(errors.EngineError, match="is not running; it is being restarted"):
             await engine.open_session()
 
     async def end(engine: NativeProcess) -> None:
         engine._native, engine._ready = None, trio.Event()
-        engine._gone.set()
+        engine._ended.set()
 
     for _ in range(20):  # one of the two comes first, by chance
         engine = NativeProcess()
@@ -576,7 +576,7 @@ async def test_a_session_asked_for_as_the_process_ends_waits_for_the_next(autoju
 async def test_who_is_not_let_in_is_told_why() -> None:
     async with serving(NativeProcess()) as server:
         await ask(server, "(do (set .ipc.on.auth (fn [user password] false)) null)")
-        with pytest.raises(errors.ConnectionRejected, match=r"503.*refused the user name or the password"):
+        with pytest.raises(errors.ConnectionRejected, match=r"503.*rejected the user name or the password"):
             await ask(server, "1")
 
 
@@ -591,15 +591,15 @@ async def test_while_it_keeps_dying_pauses_grow_and_clients_are_told_until_the_s
         write(script, '(+ 1 "a")')
         await kill(engine, log)
         for pause in (0.1, 0.2, 0.4):
-            record = await log.told(f"it is started again in {pause} seconds")
+            record = await log.told(f"it will be restarted in {pause} seconds")
             assert record.levelno == logging.WARNING
         assert len(log.saying("cannot add i64 and str\nstartup script")) == 2  # each warning carries what was printed
-        monkeypatch.setattr(_process, "_SESSION_PATIENCE", 0)
+        monkeypatch.setattr(_process, "_RESTART_TIMEOUT", 0)
         with pytest.raises(errors.ConnectionRejected) as caught:
             await ask(server, "1")
         assert caught.value.status == 503
-        assert "the engine process is not running; it is being started again" in caught.value.body
-        monkeypatch.setattr(_process, "_SESSION_PATIENCE", 30)
+        assert "the engine process is not running; it is being restarted" in caught.value.body
+        monkeypatch.setattr(_process, "_RESTART_TIMEOUT", 30)
         write(script, "(set x 18)")
         assert await ask(server, "x") == 18
 
@@ -608,7 +608,7 @@ async def test_while_it_keeps_dying_pauses_grow_and_clients_are_told_until_the_s
 async def test_who_waits_for_it_is_let_in_even_if_it_died_once_more(
     tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_process, "_SESSION_PATIENCE", 60)
+    monkeypatch.setattr(_process, "_RESTART_TIMEOUT", 60)
     script = write(tmp_path / "script.rfl", "(set x 17)")
     engine, values = NativeProcess(script), list[int]()
 
@@ -621,7 +621,7 @@ async def test_who_waits_for_it_is_let_in_even_if_it_died_once_more(
             write(script, "(exit 3)")
             await kill(engine, log)
             nursery.start_soon(ask_engine)
-            await log.told("it is started again in 0.2 seconds")
+            await log.told("it will be restarted in 0.2 seconds")
             write(script, "(set x 18)")
     assert values == [18]
 
@@ -642,21 +642,21 @@ async def test_pauses_are_short_again_for_one_that_has_lived_long(log: Log, monk
     async with serving(engine) as server:
         for number in range(3):
             await kill(engine, log)
-            await log.told("it is started again in 0.1 seconds", times=number + 1)
+            await log.told("it will be restarted in 0.1 seconds", times=number + 1)
             assert await ask(server, "1") == 1
 
 
 @pytest.mark.trio
 async def test_pauses_grow_to_a_limit(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_process, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(_process, "LONGEST_PAUSE", 0.03)
+    monkeypatch.setattr(_process, "_FIRST_RESTART_DELAY", 0.01)
+    monkeypatch.setattr(_process, "MAX_RESTART_DELAY", 0.03)
     script = write(tmp_path / "script.rfl", "")
     engine = NativeProcess(script)
     async with serving(engine):
         write(script, "(exit 3)")
         await kill(engine, log)
-        await log.told("started again in 0.03 seconds", times=3)
-        assert len(log.saying("started again in 0.01 seconds")) == len(log.saying("started again in 0.02 seconds")) == 1
+        await log.told("restarted in 0.03 seconds", times=3)
+        assert len(log.saying("restarted in 0.01 seconds")) == len(log.saying("restarted in 0.02 seconds")) == 1
 
 
 @pytest.mark.trio
@@ -672,8 +672,8 @@ async def test_a_restart_that_the_system_refuses_is_tried_again(log: Log, monkey
     async with serving(engine) as server:
         monkeypatch.setattr(trio, "run_process", run_or_fail)
         await kill(engine, log)
-        await log.told("no more processes; it is started again in 0.2 seconds")
-        await log.told("none yet; it is started again in 0.4 seconds")
+        await log.told("no more processes; it will be restarted in 0.2 seconds")
+        await log.told("none yet; it will be restarted in 0.4 seconds")
         assert await ask(server, "(+ 1 2)") == 3
 
 
@@ -683,7 +683,7 @@ async def test_it_is_started_again_when_file_descriptors_are_to_be_had_again(log
     async with serving(engine) as server:
         with no_new_descriptors():
             await kill(engine, log)
-            await log.told("Too many open files; it is started again in 0.2 seconds")
+            await log.told("Too many open files; it will be restarted in 0.2 seconds")
         assert await ask(server, "(+ 1 2)") == 3
 
 
@@ -827,7 +827,7 @@ async def test_however_early_it_is_cancelled_the_process_is_gone(family: Family)
 async def test_cancelled_at_any_point_of_a_restart_the_process_is_gone(
     family: Family, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_process, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(_process, "_FIRST_RESTART_DELAY", 0.001)
 
     async def run(step: int) -> bool:
         engine = NativeProcess()

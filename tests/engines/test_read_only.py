@@ -105,7 +105,7 @@ async def test_who_ends_the_engine_changes_nothing_for_those_who_come_then(tmp_p
 
 
 def test_a_journal_contradicts_it(tmp_path: Path) -> None:
-    with pytest.raises(errors.RayforceValueError, match=r"^read_only and journal do not go together"):
+    with pytest.raises(errors.RayforceValueError, match=r"^read_only and journal cannot be used together"):
         NativeProcess(read_only=True, journal=tmp_path / "journal")
 
 

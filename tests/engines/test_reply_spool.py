@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support.leaks import descriptors, no_leaks
 
 from rayforce_trio._engines import _reply_spool
-from rayforce_trio._engines._reply_spool import MEMORY_LIMIT, PATIENCE, ReplySpool
+from rayforce_trio._engines._reply_spool import MEMORY_LIMIT, WAIT_LIMIT, ReplySpool
 
 FULL = bytes(MEMORY_LIMIT)
 
@@ -34,7 +34,7 @@ def reply_spool() -> Iterator[ReplySpool]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds no room in memory goes to the file at once."""
-    monkeypatch.setattr(_reply_spool, "PATIENCE", 0.0)
+    monkeypatch.setattr(_reply_spool, "WAIT_LIMIT", 0.0)
 
 
 def numbered(sizes: list[int]) -> list[bytes]:
@@ -82,7 +82,7 @@ def test_what_is_put_is_got_in_order(limit: int, steps: list[int | None]) -> Non
         assert await take(reply_spool, unread) == left
 
     pieces = numbered([step for step in steps if step is not None])
-    with mock.patch.multiple(_reply_spool, MEMORY_LIMIT=limit, PATIENCE=0.0), closing(ReplySpool()) as reply_spool:
+    with mock.patch.multiple(_reply_spool, MEMORY_LIMIT=limit, WAIT_LIMIT=0.0), closing(ReplySpool()) as reply_spool:
         trio.run(run)
 
 
@@ -117,7 +117,10 @@ def test_two_tasks_at_any_pace_keep_the_order(data: st.DataObject) -> None:
     get_pauses = data.draw(st.lists(pauses, min_size=1, max_size=5))
     patience = data.draw(st.sampled_from([0.0, 1000.0]))
     limit = data.draw(st.integers(1, 100))
-    with mock.patch.multiple(_reply_spool, MEMORY_LIMIT=limit, PATIENCE=patience), closing(ReplySpool()) as reply_spool:
+    with (
+        mock.patch.multiple(_reply_spool, MEMORY_LIMIT=limit, WAIT_LIMIT=patience),
+        closing(ReplySpool()) as reply_spool,
+    ):
         trio.run(run)
     assert b"".join(got) == b"".join(pieces)
 
@@ -259,7 +262,7 @@ async def test_a_put_that_finds_no_room_waits_until_there_is(
         await reply_spool.put(FULL)
         put = Put(nursery, reply_spool, b"1")
         assert await put.waits()
-        mock_clock.jump(PATIENCE / 2)
+        mock_clock.jump(WAIT_LIMIT / 2)
         assert await put.waits()
         assert await reply_spool.get() == FULL
         await put.done.wait()
@@ -275,7 +278,7 @@ async def test_a_put_waits_no_longer_than_the_patience(
         await reply_spool.put(FULL)
         put = Put(nursery, reply_spool, b"1")
         assert await put.waits()
-        mock_clock.jump(PATIENCE)
+        mock_clock.jump(WAIT_LIMIT)
         await put.done.wait()
     assert await take(reply_spool, len(FULL) + 1) == FULL + b"1"
 
@@ -289,13 +292,13 @@ async def test_all_puts_together_wait_no_longer_than_the_patience(
         for _ in range(4):
             put = Put(nursery, reply_spool, FULL)
             assert await put.waits()
-            mock_clock.jump(PATIENCE / 5)
+            mock_clock.jump(WAIT_LIMIT / 5)
             assert await put.waits()
             assert await reply_spool.get() == FULL
             await put.done.wait()
         put = Put(nursery, reply_spool, b"1")
         assert await put.waits()
-        mock_clock.jump(PATIENCE / 5 + 0.001)
+        mock_clock.jump(WAIT_LIMIT / 5 + 0.001)
         await put.done.wait()
     assert await take(reply_spool, len(FULL) + 1) == FULL + b"1"
     waited_until = trio.current_time()
@@ -308,10 +311,10 @@ async def test_all_puts_together_wait_no_longer_than_the_patience(
 @pytest.mark.trio
 async def test_only_waiting_uses_up_patience(reply_spool: ReplySpool, mock_clock: trio.testing.MockClock) -> None:
     await reply_spool.put(FULL)
-    mock_clock.jump(100 * PATIENCE)
+    mock_clock.jump(100 * WAIT_LIMIT)
     async with trio.open_nursery() as nursery:
         put = Put(nursery, reply_spool, b"1")
-        mock_clock.jump(PATIENCE / 2)
+        mock_clock.jump(WAIT_LIMIT / 2)
         assert await put.waits()
         assert await reply_spool.get() == FULL
 
@@ -411,6 +414,6 @@ async def test_when_no_file_can_be_made_put_says_so(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     await reply_spool.put(FULL)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"; set TMPDIR to a writable directory$"):
         await reply_spool.put(b"1")
     assert await reply_spool.get() == FULL

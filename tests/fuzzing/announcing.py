@@ -1,12 +1,15 @@
 """Frames that announce much and bring little: memory must not be taken before there is something to keep in it."""
 
 import resource
-import struct
 import sys
+from contextlib import suppress
 from random import Random
 
+from support.exchanges import waiting_exchange
+
 from fuzzing.frames import BINARY, CONTINUATION, PING, TEXT, frame
-from rayforce_trio._protocol import Header, MessageType, NativeReceiver
+from rayforce_trio._protocol import NATIVE_MAX_REPLY, Header, MessageType, ProtocolViolation
+from rayforce_trio._protocol._frames import announced_size
 from rayforce_trio._websocket import FrameReader, WebSocketViolation
 
 _LIMIT = 1 << 30
@@ -55,16 +58,16 @@ def _in_fragments(random: Random) -> object:
 
 
 def _native(random: Random) -> object:
-    receiver = NativeReceiver()
-    receiver.feed(
-        struct.pack("<4sBBBBq", b"\xfa\xde\xfa\xce", 3, 0, 0, 2, random.randint(1 << 20, 1 << 62)) + bytes(100)
-    )
-    receiver.next_chunk()
-    return receiver
+    exchange = waiting_exchange()
+    size = random.choice([random.randint(1 << 20, NATIVE_MAX_REPLY), random.randint(1 << 20, 1 << 62)])
+    exchange.receive_data(Header(0, MessageType.RESPONSE, size).pack() + bytes(100))
+    with suppress(ProtocolViolation):
+        exchange.next_event()
+    return exchange
 
 
 def _received(stream: bytes) -> FrameReader:
-    receiver = FrameReader(masked=False, max_message_size=_LIMIT, max_text_size=_LIMIT)
+    receiver = FrameReader(masked=False, max_message_size=_LIMIT, max_text_size=_LIMIT, expected_size=announced_size)
     receiver.feed(stream)
     try:
         while receiver.next_event() is not None:

@@ -6,20 +6,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
+from support.exchanges import send_request, waiting_exchange
+
 from fuzzing.frames import mutated
 from fuzzing.receiving import cut
 from rayforce_trio._protocol import (
     HEADER_SIZE,
     Action,
     ClientProtocol,
+    ClientRequestState,
+    ExchangeState,
     Failure,
     Frame,
     FrameError,
     Header,
     LazyFrame,
     MessageType,
-    NativeHandshake,
-    NativeReceiver,
+    NativeExchange,
     ProtocolViolation,
     Reply,
     RequestPipeline,
@@ -85,30 +88,28 @@ def _check_greetings(message: bytes, variant: int, seed: int) -> None:
         for check_greeting in (check_hello, check_hello_reply):
             with suppress(ProtocolViolation):
                 check_greeting(hello)
-    handshake = NativeHandshake(b"\x03u:\0")
+    exchange = NativeExchange(b"\x03u:\0")
     with suppress(ProtocolViolation):
-        rest = message
-        while not handshake.done:
-            piece, rest = rest[: handshake.expects], rest[handshake.expects :]
-            handshake.receive(piece)
+        for piece in cut(message, seed):
+            if exchange.state is ExchangeState.HANDSHAKING:
+                exchange.receive_data(piece)
 
 
 def _check_native(message: bytes, variant: int, seed: int) -> None:
-    receiver = NativeReceiver()
-    taken = b""
+    """Give the bytes to an exchange that always has a request in flight."""
+    exchange = waiting_exchange()
     left = 0
-    try:
+    with suppress(ProtocolViolation):
         for arrived in cut(message, seed):
-            receiver.feed(arrived)
-            while (piece := receiver.next_chunk()) is not None:
-                assert piece.first == (left == 0)
-                left = HEADER_SIZE + piece.header.size if piece.first else left
-                left -= len(piece.data)
-                assert piece.unread == left
-                taken += piece.data
-    except FrameError:
-        assert left == 0
-    assert message.startswith(taken)
+            exchange.receive_data(arrived)
+            while (chunk := exchange.next_event()) is not None:
+                assert chunk.first == (left == 0)
+                left = HEADER_SIZE + chunk.header.size if chunk.first else left
+                left -= len(chunk.data)
+                assert chunk.unread == left
+                assert chunk.data in message
+                if not left:
+                    send_request(exchange)
 
 
 def _check_verbose(message: bytes, variant: int, seed: int) -> None:
@@ -144,7 +145,7 @@ def _check_client(message: bytes, variant: int, seed: int) -> None:
         pass
     if variant & 4:
         client.cancel(requests[1])
-    waiting = [request for request in requests if request.wanted]
+    waiting = [request for request in requests if request.state is ClientRequestState.SENT]
     with suppress(ProtocolViolation):
         for piece in cut(message, seed | 1):
             received = client.receive(_arrived(piece, variant) if seed & 2 else piece.decode(errors="replace"))

@@ -2,6 +2,7 @@
 
 from random import Random
 from struct import Struct
+from types import ModuleType
 
 import pytest
 
@@ -11,33 +12,58 @@ from fuzzing.receiving import cut
 from fuzzing.targets import TARGETS
 from rayforce_trio._protocol import _control
 from rayforce_trio._values import _reader
-from rayforce_trio._websocket import _frames
+from rayforce_trio._websocket import Opcode, _frames, _http_heads, _opening_request, _opening_response
+from rayforce_trio._websocket import _reader as frame_reader
 
 _SEED = 6455
 
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("announcing", 500), ("columns", 1500), ("messages", 3000), ("receiving", 1500), ("sending", 200)],
+    [
+        ("announcing", 500),
+        ("columns", 1500),
+        ("messages", 3000),
+        ("opening", 1500),
+        ("receiving", 1500),
+        ("sending", 200),
+    ],
 )
 def test_nothing_is_found(name: str, count: int) -> None:
     assert [found.hex() for found in finds(TARGETS[name], _SEED, count) if isinstance(found, bytes)] == []
 
 
 @pytest.mark.parametrize(
-    ("attribute", "wrong"),
+    ("module", "attribute", "wrong"),
     [
-        ("_RESERVED", 0x60),
-        ("_CONTROL_LIMIT", 124),
-        ("_CONTROL_LIMIT", 126),
-        ("_CLOSE_CODES", frozenset(range(1000, 5000))),
-        ("_LENGTH_16", 125),
-        ("_OPCODES", {**_frames._OPCODES, 3: _frames.Opcode.BINARY}),
+        (frame_reader, "RESERVED", 0x60),
+        (frame_reader, "CONTROL_LIMIT", 124),
+        (frame_reader, "CONTROL_LIMIT", 126),
+        (_frames, "_CLOSE_CODES", frozenset(range(1000, 5000))),
+        (frame_reader, "LENGTH_16", 125),
+        (frame_reader, "OPCODES", {**_frames.OPCODES, 3: Opcode.BINARY}),
     ],
 )
-def test_a_rule_got_wrong_is_found(attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_frames, attribute, wrong)
+def test_a_rule_got_wrong_is_found(
+    module: ModuleType, attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, attribute, wrong)
     assert any(isinstance(found, bytes) for found in finds(TARGETS["receiving"], _SEED, 3000))
+
+
+@pytest.mark.parametrize(
+    ("module", "attribute", "wrong"),
+    [
+        (_http_heads, "_TEXT", bytes(range(256))),
+        (_opening_request, "_check_upgrade", lambda *_: None),
+        (_opening_response, "generate_accept_token", lambda key: key),
+    ],
+)
+def test_a_rule_of_the_opening_got_wrong_is_found(
+    module: ModuleType, attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, attribute, wrong)
+    assert any(isinstance(found, bytes) for found in finds(TARGETS["opening"], _SEED, 3000))
 
 
 @pytest.mark.parametrize(("attribute", "wrong"), [("_NULL_ATOM", 2), ("_LENGTH", Struct(">q")), ("LENGTH_SIZE", 9)])

@@ -21,9 +21,10 @@ _BANNER = re.compile(r"Rayforce WebSocket served on wss?://(?P<host>\S+):(?P<por
 _ROOT = Path(__file__).parents[2]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """Return what the commands are run with: this very package, and whatever else a test wants."""
-    return {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONIOENCODING": "utf-8", **more}
+def environment(**more: str | None) -> dict[str, str]:
+    """Return the environment for a command: this very package, and the variables of a test; `None` removes one."""
+    variables = {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONIOENCODING": "utf-8", **more}
+    return {name: value for name, value in variables.items() if value is not None}
 
 
 def command(*arguments: str, given: str = "", **more: str) -> "subprocess.CompletedProcess[str]":

@@ -28,11 +28,12 @@ class NativeServer:
         output: the lines it has printed so far.
     """
 
-    def __init__(self, port: int, arguments: list[str]) -> None:
+    def __init__(self, port: int, arguments: list[str], directory: Path | None = None) -> None:
         self.port = port
         self.output: list[str] = []
         self._process = subprocess.Popen(
             [native_program(), "-p", f"{HOST}:{port}", *arguments],
+            cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -79,21 +80,22 @@ class NativeServer:
 
 
 @contextmanager
-def native_server(*options: str, script: str | None = None) -> Iterator[NativeServer]:
+def native_server(*options: str, script: str | None = None, directory: Path | None = None) -> Iterator[NativeServer]:
     """Run a native server on a free port; it is killed in the end.
 
     Args:
         options: for its command line, such as `"-u", "password"`.
         script: Rayfall code that it runs before it answers anybody; it listens already.
+        directory: its working directory; default: that of this process.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as scripts:
         arguments = list(options)
         if script is not None:
-            file = Path(directory, "script.rfl")
+            file = Path(scripts, "script.rfl")
             file.write_text(script, encoding="utf-8")
             arguments.append(str(file))
         for _ in range(_PORT_ATTEMPTS):
-            server = NativeServer(free_port(), arguments)
+            server = NativeServer(free_port(), arguments, directory)
             try:
                 if server.wait_until_it_listens():
                     yield server

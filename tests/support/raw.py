@@ -143,6 +143,13 @@ class RawPeer:
         self._received[:] = rest
         return head + end
 
+    async def receive_some(self) -> bytes:
+        """Return the bytes that have arrived, as soon as there are some; none at the end of the stream."""
+        if not self._received:
+            await self._more()
+        some, self._received = bytes(self._received), bytearray()
+        return some
+
     async def receive_rest(self) -> bytes:
         """Return everything up to the end of the connection."""
         while await self._more():

@@ -91,7 +91,7 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*arguments: str, **more: str) -> Iterator[Terminal]:
+def terminal(*arguments: str, **more: str | None) -> Iterator[Terminal]:
     """Run a command on a terminal of 24 lines and 80 columns for the block; it is killed if it has not ended then."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))

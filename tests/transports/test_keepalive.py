@@ -1,6 +1,6 @@
 """Keepalive: its arithmetic on a virtual clock, and its effect on real sockets."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +28,7 @@ class Watched:
         self.pings: list[float] = []
         self.listening = True
 
-    async def ping(self) -> None:
+    def ping(self) -> None:
         self.pings.append(trio.current_time())
 
     def live(self) -> None:
@@ -39,7 +39,7 @@ class Watched:
             await trio.sleep_until(time)
             self.live()
 
-    async def run(self, ping: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def run(self, ping: Callable[[], None] | None = None) -> None:
         await self.keepalive.run(lambda: self.life, ping or self.ping, lambda: self.listening)
 
     async def run_until(self, end: float, *times_of_life: float) -> None:
@@ -98,19 +98,12 @@ async def test_without_a_timeout_nobody_is_lost(autojump_clock: MockClock) -> No
 
 
 @pytest.mark.trio
-async def test_a_ping_that_cannot_leave_is_silence(autojump_clock: MockClock) -> None:
-    with pytest.raises(ConnectionLost, match="fell silent"):
-        await Watched().run(trio.sleep_forever)
-    assert trio.current_time() == 91
-
-
-@pytest.mark.trio
-async def test_a_message_that_makes_its_way_is_life_though_the_ping_cannot_leave(autojump_clock: MockClock) -> None:
+async def test_a_message_that_makes_its_way_is_life_although_no_pong_arrives(autojump_clock: MockClock) -> None:
     peer = Watched()
     with trio.move_on_at(1000) as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.live_at, *range(70, 1000, 80))
-            await peer.run(trio.sleep_forever)
+            await peer.run()
     assert scope.cancelled_caught
 
 
@@ -143,7 +136,7 @@ async def test_a_peer_that_is_not_listened_to_is_pinged_and_not_lost(autojump_cl
 
 @pytest.mark.trio
 async def test_a_ping_that_fails_ends_the_watch(autojump_clock: MockClock) -> None:
-    async def fail() -> None:
+    def fail() -> None:
         raise ConnectionLost("broken")
 
     with pytest.raises(ConnectionLost, match="broken"):

@@ -1,0 +1,88 @@
+"""Expressions in text: where an expression ends, and expressions from standard input."""
+
+import os
+import re
+
+import anyio
+
+from ._console import UsageError
+
+_READ_SIZE = 64 * 1024  # bytes
+_TOKEN = re.compile(
+    r"""
+    (?P<string> "(?:\\.|[^"\\])*" | '(?:\\.|[^\\)\]}\s])' )  # a string or a character; '(' is a character, ')' is not
+    | (?P<unfinished> " )
+    | (?P<comment> ;[^\n]* )
+    | (?P<open> [(\[{] )
+    | (?P<close> [)\]}] )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def is_unfinished(text: str) -> bool:
+    """Whether a bracket or a string is unclosed at the end of a text, so that the expression continues."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += (token.lastgroup == "open") - (token.lastgroup == "close")
+        if token.lastgroup == "unfinished":
+            return True
+        if depth < 0:
+            return False  # a syntax error, whatever follows
+    return depth > 0
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text contains only white space and comments."""
+    return all(not line.strip() or line.lstrip().startswith(";") for line in text.splitlines())
+
+
+class ExpressionReader:
+    """Reads expressions from a file, pipe or socket: one per line, or per several lines if brackets are unclosed.
+
+    Args:
+        descriptor: the descriptor of the file, pipe or socket.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._buffer = b""
+        self._ended = False
+
+    async def read(self) -> str | None:
+        """Return the next expression, or `None` at the end.
+
+        A checkpoint unless the expression is already in the buffer. If cancelled, the lines of an expression that is
+        not complete are lost.
+
+        Raises:
+            UsageError: the expression is not UTF-8.
+        """
+        expression = ""
+        while (line := await self._read_line()) is not None:
+            expression += line
+            if not is_unfinished(expression):
+                return expression
+        return expression or None
+
+    async def _read_line(self) -> str | None:
+        """Return the next line, or `None` at the end. If cancelled, the received part of the line is kept."""
+        while b"\n" not in self._buffer and not self._ended:
+            await self._receive()
+        line, newline, self._buffer = self._buffer.partition(b"\n")
+        if not line and not newline:
+            return None
+        try:
+            return (line + newline).decode()
+        except UnicodeDecodeError:
+            raise UsageError("standard input is not UTF-8") from None
+
+    async def _receive(self) -> None:
+        """Read some bytes into the buffer. A checkpoint; if cancelled, nothing is read."""
+        try:
+            await anyio.wait_readable(self._descriptor)
+        except PermissionError:
+            await anyio.lowlevel.checkpoint()  # epoll refuses regular files: they are always readable
+        data = os.read(self._descriptor, _READ_SIZE)
+        self._buffer += data
+        self._ended = not data

@@ -1,0 +1,90 @@
+"""Options that several commands share, and the types of options: sizes, seconds and limits."""
+
+import math
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from typing import Literal, NoReturn
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8765
+
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+def add_timeout(parser: ArgumentParser) -> None:
+    """Add `--timeout` to a command that makes one connection."""
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=seconds, help="seconds after which the command gives up; default: no limit"
+    )
+
+
+def size(text: str) -> int:
+    """Parse a number of bytes, such as `65536`, `64K`, `64M` or `1G`.
+
+    Raises:
+        ArgumentTypeError: the text is not a size.
+    """
+    found = re.fullmatch(r"(\d+)([KMG]?)", text, re.ASCII | re.IGNORECASE)
+    if found is None:
+        raise ArgumentTypeError(f"{text!r} is not a size; write 65536, 64K, 64M or 1G, for example")
+    return int(found[1]) * _UNITS[found[2].upper()]
+
+
+def size_text(number: int) -> str:
+    """Return a number of bytes as `size` parses it, with the largest unit that divides it."""
+    unit = next(unit for unit in reversed(_UNITS) if number % _UNITS[unit] == 0)
+    return f"{number // _UNITS[unit]}{unit}"
+
+
+def query_timeout(text: str) -> float | Literal["auto"] | None:
+    """Parse a number of seconds, `auto`, or 0, which means no limit and is returned as `None`.
+
+    Raises:
+        ArgumentTypeError: the text is none of these.
+    """
+    if text == "auto":
+        return "auto"
+    return _number(text, "not a number of seconds, 0 or auto") or None
+
+
+def drain_timeout(text: str) -> float:
+    """Parse a number of seconds, which may be 0.
+
+    Raises:
+        ArgumentTypeError: the text is not a number, or the number is negative or infinite.
+    """
+    return _number(text, "not 0 or a positive number of seconds")
+
+
+def seconds(text: str) -> float:
+    """Parse a positive number of seconds.
+
+    Raises:
+        ArgumentTypeError: the text is not a number, or the number is not positive or infinite.
+    """
+    reason = "not a positive number of seconds"
+    return _number(text, reason) or _refuse(text, reason)
+
+
+def limit(text: str) -> int | None:
+    """Parse a positive integer, or 0, which means no limit and is returned as `None`.
+
+    Raises:
+        ArgumentTypeError: the text is neither.
+    """
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        _refuse(text, "not a limit; write a number, or 0 for no limit")
+    return int(text) or None
+
+
+def _number(text: str, reason: str) -> float:
+    """Parse a finite number that is not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    return value if 0 <= value < math.inf else _refuse(text, reason)
+
+
+def _refuse(text: str, reason: str) -> NoReturn:
+    raise ArgumentTypeError(f"{text!r} is {reason}")

@@ -1,0 +1,331 @@
+"""The server's part of the opening handshake, on trio.
+
+`parse_request` reads and checks the request; the server decides; trio-websocket then performs the handshake on a head
+that has only the headers it needs. trio-websocket's own connection is not used after that: one bad peer can end a
+process that serves on it, pings wait behind whole messages, and nothing bounds a close.
+"""
+
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+import trio
+import trio_websocket
+
+from .._addresses import authority_of
+from .._protocol import MESSAGE_LIMIT_HEADER
+from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, is_plaintext_error, stream_of
+from .._tasks import collapse_groups
+from .._websocket import (
+    HttpMethod,
+    HttpRequest,
+    InvalidRequest,
+    UpgradeRequest,
+    normalized_request,
+    parse_request,
+)
+from ..errors import ConnectionRejected, HandshakeError
+from ._base import WRITE_STALL_TIMEOUT
+from ._head_stream import HeadStream
+from ._keepalive import KeepAlive
+from ._websocket import WebSocketTransport
+
+_LINGER_TIMEOUT = 1.0  # seconds; a refused peer has this long to read the answer before the socket is closed
+
+_TLS_WANTED = "This port speaks TLS; connect to it with wss:// or https://."
+_INCOMPLETE = "The request is not valid: it ended before its head was complete."
+_NO_UPGRADE = "The request is not valid: the Upgrade header is missing."
+
+_TEXT_TYPE = "text/plain; charset=utf-8"
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningRequest:
+    """A client's request to open a connection, or a plain HTTP request.
+
+    Attributes:
+        path: the path of the URL, with its query.
+        headers: the HTTP headers, with names in lower case and values in Latin-1. Headers that decide who is let in are
+            there at most once. The values of others that came several times are joined by ", ".
+        peer: the client's IP address.
+        own_address: the IP address and port that the client connected to.
+        subprotocols: the subprotocols that the client proposes, in its order. They are not among the headers.
+        certificate: the client's TLS certificate, in the form of `ssl.SSLSocket.getpeercert`, if it was asked for one.
+    """
+
+    path: str
+    headers: dict[str, str] = field(repr=False)  # with secrets among them
+    peer: str
+    own_address: tuple[str, int]
+    subprotocols: tuple[str, ...] = field(default=(), repr=False)
+    certificate: dict[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The answer to a client that is refused.
+
+    Attributes:
+        status: an HTTP status, 400 to 599.
+        reason: a sentence for the client's user.
+        headers: further headers of the answer.
+    """
+
+    status: int
+    reason: str
+    headers: Headers = ()
+
+    @property
+    def body(self) -> bytes:
+        """The reason as a line of text."""
+        return self.reason.encode() + b"\n"
+
+    @property
+    def all_headers(self) -> Headers:
+        """The headers that every refusal has, and the further ones."""
+        return (("Content-Type", _TEXT_TYPE), ("Connection", "close"), *self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """The answer to a plain HTTP request: an HTTP status, the body and its type."""
+
+    status: int
+    body: bytes
+    content_type: str = _TEXT_TYPE
+
+    @property
+    def all_headers(self) -> Headers:
+        """The headers of the answer."""
+        return (("Content-Type", self.content_type), ("Cache-Control", "no-store"), ("Connection", "close"))
+
+
+Decide = Callable[[OpeningRequest], Awaitable[Refusal | None]]
+Answer = Callable[[OpeningRequest], Awaitable[HttpResponse | Refusal]]
+
+
+class HttpRequestServed(Exception):
+    """The peer sent a plain HTTP request, and was answered."""
+
+
+class BadRequest(HandshakeError):
+    """The peer's request is not valid, and the peer was told so.
+
+    Attributes:
+        status: the HTTP status of the answer.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptOptions:
+    """The options of a server's connections.
+
+    Attributes:
+        subprotocols: the subprotocols that the server speaks, the preferred one first.
+        max_message_size: the longest message accepted, in bytes. A client that speaks one of the subprotocols is told.
+        keepalive: when to ping a client.
+        tls: the context for TLS; `None`: no TLS.
+        write_timeout: a peer that takes nothing for this many seconds has its connection closed.
+    """
+
+    subprotocols: Sequence[str]
+    max_message_size: int
+    keepalive: KeepAlive
+    tls: ssl.SSLContext | None = None
+    write_timeout: float = WRITE_STALL_TIMEOUT
+
+
+async def accept(
+    socket_stream: trio.SocketStream, options: AcceptOptions, *, decide: Decide, answer: Answer | None = None
+) -> WebSocketTransport:
+    """Do the server's part of the opening handshake. A checkpoint; if it raises or is cancelled, nothing is left open.
+
+    Args:
+        socket_stream: a connection that was just accepted. Do not use it after this call.
+        options: the options of the connection.
+        decide: called with a request for a connection; returns why it is refused, or `None`.
+        answer: called with a plain HTTP request, GET or HEAD; returns the response, or why it is refused. `None`: plain
+            HTTP requests are not valid.
+
+    Raises:
+        HttpRequestServed: `answer` returned a response, which was sent.
+        ConnectionRejected: the request was refused.
+        BadRequest: the request is not valid, and the peer was told so.
+        HandshakeError: the TLS handshake failed, or the peer went away.
+    """
+    try:
+        peer, own = socket_stream.socket.getpeername(), socket_stream.socket.getsockname()
+    except OSError as error:
+        socket_stream.socket.close()
+        raise HandshakeError("the peer was gone before it was served") from error
+    stream: ByteStream = stream_of(socket_stream)
+    try:
+        if options.tls is not None:
+            stream = await _start_tls(stream, options.tls)
+        request = await _receive_request(stream)
+        certificate = stream.certificate if isinstance(stream, TlsStream) else None
+        proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
+        asked = OpeningRequest(request.target, request.headers, peer[0], (own[0], own[1]), proposed, certificate)
+        if isinstance(request, HttpRequest):
+            await _serve_http_request(stream, request, asked, answer)
+        await _decide(stream, asked, decide)
+        subprotocol = next((name for name in options.subprotocols if name in proposed), None)
+        await _handshake(stream, request, subprotocol, options.max_message_size)
+    except (BrokenResourceError, ClosedResourceError) as error:
+        stream.close()
+        raise HandshakeError("the connection broke during the opening handshake") from error.__cause__
+    except BaseException:
+        stream.close()
+        raise
+    return WebSocketTransport(
+        stream,
+        client=False,
+        leftover=request.leftover,
+        subprotocol=subprotocol,
+        peer=authority_of(peer[0], peer[1]),
+        max_message_size=options.max_message_size,
+        keepalive=options.keepalive,
+        write_timeout=options.write_timeout,
+    )
+
+
+async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLContext | None = None) -> None:
+    """Refuse a peer that has not sent a request, within about a second. A checkpoint.
+
+    Args:
+        socket_stream: a connection that was just accepted; it is closed afterwards, even if this is cancelled.
+        refusal: the answer.
+        tls: the context for TLS; `None`: no TLS.
+    """
+    stream: ByteStream = stream_of(socket_stream)
+    try:
+        with trio.move_on_after(_LINGER_TIMEOUT):
+            if tls is not None:
+                stream = await _start_tls(stream, tls)
+            await _answer(stream, refusal)
+    except HandshakeError:
+        pass
+    finally:
+        stream.close()
+
+
+async def _start_tls(stream: ByteStream, context: ssl.SSLContext) -> TlsStream:
+    """Do the TLS handshake. A checkpoint; if it raises or is cancelled, close the stream.
+
+    Raises:
+        BadRequest: the peer does not speak TLS, and was told so.
+        HandshakeError: the handshake failed for another reason.
+    """
+    secure = TlsStream(stream, context, server_hostname=None)
+    try:
+        await secure.do_handshake()
+    except HandshakeError as error:
+        if is_plaintext_error(error.__cause__):
+            await _answer(stream, Refusal(400, _TLS_WANTED))
+            raise BadRequest(400, str(error)) from error.__cause__
+        raise
+    return secure
+
+
+async def _receive_request(stream: ByteStream) -> UpgradeRequest | HttpRequest:
+    """Receive a request. A checkpoint; if it raises or is cancelled, close the stream.
+
+    Raises:
+        BadRequest: the request is not valid, and the peer was told so.
+        HandshakeError: the peer closed the connection.
+        BrokenResourceError: the connection broke.
+    """
+    received = bytearray()
+    request = None
+    while request is None:
+        data = await stream.receive_some()
+        if not data:
+            if received:  # it may have closed its side only, and still wait for an answer
+                await _answer(stream, Refusal(400, _INCOMPLETE))
+            raise HandshakeError("the peer closed the connection during the opening handshake")
+        received += data
+        request = parse_request(received)
+    if isinstance(request, InvalidRequest):
+        await _refuse_bad_request(stream, request.status, request.reason, request.headers)
+    return request
+
+
+async def _serve_http_request(
+    stream: ByteStream, request: HttpRequest, asked: OpeningRequest, answer: Answer | None
+) -> NoReturn:
+    """Answer a plain HTTP request. A checkpoint; close the stream afterwards.
+
+    Raises:
+        HttpRequestServed: the response was sent.
+        ConnectionRejected: the request was refused.
+        BadRequest: the server answers no plain HTTP requests.
+    """
+    if answer is None:
+        await _refuse_bad_request(stream, 426, _NO_UPGRADE, (("Upgrade", "websocket"),))
+    response = await answer(asked)
+    await _answer(stream, response, with_body=request.method is HttpMethod.GET)
+    if isinstance(response, Refusal):
+        raise ConnectionRejected(response.status, response.reason)
+    raise HttpRequestServed
+
+
+async def _decide(stream: ByteStream, asked: OpeningRequest, decide: Decide) -> None:
+    """Ask whether to let the client in. If it raises or is cancelled, close the stream.
+
+    Raises:
+        ConnectionRejected: the request was refused, and the peer was told so.
+    """
+    refusal = await decide(asked)
+    if refusal is not None:
+        await _answer(stream, refusal)
+        raise ConnectionRejected(refusal.status, refusal.reason)
+
+
+async def _refuse_bad_request(stream: ByteStream, status: int, reason: str, headers: Headers) -> NoReturn:
+    """Tell the peer that its request is not valid, and raise `BadRequest`. A checkpoint; close the stream after it."""
+    await _answer(stream, Refusal(status, reason, headers))
+    raise BadRequest(status, reason)
+
+
+async def _handshake(
+    stream: ByteStream, request: UpgradeRequest, subprotocol: str | None, max_message_size: int
+) -> None:
+    """Accept the request with trio-websocket. A checkpoint; if it raises or is cancelled, close the stream."""
+
+    async def receive_head() -> bytes:
+        return normalized_request(request)
+
+    limit = (MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size)
+    with collapse_groups(BrokenResourceError, ClosedResourceError):
+        async with trio.open_nursery() as nursery:
+            proposal = await trio_websocket.wrap_server_stream(
+                nursery, HeadStream(send=stream.send_all, receive_head=receive_head)
+            )
+            await proposal.accept(subprotocol=subprotocol, extra_headers=None if subprotocol is None else [limit])
+            nursery.cancel_scope.cancel()  # its reader task is not needed any more
+
+
+async def _answer(stream: ByteStream, response: HttpResponse | Refusal, *, with_body: bool = True) -> None:
+    """Send the last response on a connection, and wait until the peer has had a chance to read it. A checkpoint.
+
+    Does nothing if the peer is gone. If cancelled, the response may have been cut.
+    """
+    head = f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"
+    headers = (*response.all_headers, ("Content-Length", str(len(response.body))))
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
+    with suppress(BrokenResourceError, ClosedResourceError):
+        await stream.send_all(head.encode("latin-1") + (response.body if with_body else b""))
+        # Closing a socket with unread bytes resets the connection, and the peer loses the response.
+        with trio.move_on_after(_LINGER_TIMEOUT):
+            await stream.send_eof()
+            while await stream.receive_some():
+                pass

@@ -1,0 +1,205 @@
+"""Open a client's connection, on both event loops: TCP, TLS, and the opening handshake of WebSocket.
+
+On trio, trio-websocket does the opening handshake; on asyncio, wsproto does. Both receive the server's response after
+`ResponseParser` has checked it and reduced it to the headers that they need, so the errors are the same.
+"""
+
+import ssl
+from collections.abc import Sequence
+
+import trio
+import trio_websocket
+import wsproto
+import wsproto.events
+
+from .._addresses import Endpoint, authority_of, os_error_text
+from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
+from .._streams import (
+    BrokenResourceError,
+    ByteStream,
+    ClosedResourceError,
+    TlsStream,
+    connect_tcp,
+    is_plaintext_error,
+    tls_error_text,
+)
+from .._tasks import collapse_groups, in_trio
+from .._websocket import (
+    InvalidResponse,
+    ResponseParser,
+    UpgradeAccepted,
+    UpgradeRejected,
+    key_in,
+    normalized_response,
+)
+from ..errors import ConnectError, ConnectionRejected, HandshakeError
+from ._head_stream import HeadStream
+from ._keepalive import KeepAlive
+from ._websocket import WebSocketTransport
+
+
+async def connect(
+    endpoint: Endpoint,
+    *,
+    subprotocols: Sequence[str],
+    headers: Sequence[tuple[str, str]] = (),
+    max_message_size: int,
+    keepalive: KeepAlive,
+) -> WebSocketTransport:
+    """Open a WebSocket connection on the running event loop. A checkpoint; if cancelled, nothing is left open.
+
+    Args:
+        endpoint: the server.
+        subprotocols: the subprotocols to propose, the preferred one first.
+        headers: further headers of the request; they may be secret.
+        max_message_size: the longest message accepted, in bytes.
+        keepalive: when to ping the server.
+
+    Raises:
+        ConnectError: the server cannot be reached.
+        ConnectionRejected: the server refused the connection with an HTTP status.
+        HandshakeError: the peer is not a WebSocket server, or its TLS certificate cannot be trusted.
+    """
+    try:
+        host = _host_header(endpoint)
+        stream: ByteStream = await connect_tcp(*endpoint.address)
+    except (OSError, UnicodeError) as error:
+        raise ConnectError(f"Failed to connect to {endpoint}: {os_error_text(error)}") from error
+    try:
+        if endpoint.tls is not None:
+            stream = await _start_tls(stream, endpoint, endpoint.tls)
+        handshake = _handshake_on_trio if in_trio() else _handshake_on_asyncio
+        accepted = await handshake(_Opening(stream, endpoint, host, subprotocols, headers))
+    except BaseException:
+        stream.close()
+        raise
+    return WebSocketTransport(
+        stream,
+        client=True,
+        leftover=accepted.leftover,
+        subprotocol=accepted.subprotocol,
+        peer=endpoint.authority,
+        max_message_size=max_message_size,
+        keepalive=keepalive,
+        peer_max_message_size=parse_message_limit(accepted.headers.get(MESSAGE_LIMIT_HEADER.lower())),
+    )
+
+
+def _host_header(endpoint: Endpoint) -> str:
+    """Return the value of the Host header. Raises `UnicodeError` if the host cannot be a name."""
+    host, port = endpoint.address
+    # The zone of an IPv6 address means something on this machine only.
+    return authority_of(host.partition("%")[0], port).encode("idna").decode()
+
+
+async def _start_tls(stream: ByteStream, endpoint: Endpoint, context: ssl.SSLContext) -> TlsStream:
+    """Do the TLS handshake. A checkpoint; if cancelled, close the stream."""
+    try:
+        secure = TlsStream(stream, context, server_hostname=endpoint.host)
+        await secure.do_handshake()
+    except (HandshakeError, ValueError) as error:
+        raise _tls_failed(endpoint, error.__cause__ or error) from None
+    return secure
+
+
+class _Opening:
+    """The exchange of the two HTTP heads with a server."""
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        endpoint: Endpoint,
+        host: str,
+        subprotocols: Sequence[str],
+        headers: Sequence[tuple[str, str]],
+    ) -> None:
+        self._stream = stream
+        self._endpoint = endpoint
+        self.host = host
+        self.target = endpoint.target
+        self.subprotocols = list(subprotocols)
+        self.headers = [(name.encode(), value.encode()) for name, value in headers]
+
+    async def exchange(self, request: bytes) -> tuple[UpgradeAccepted, bytes]:
+        """Send the request, and return the response and its normalized head.
+
+        A checkpoint. If this raises or is cancelled, close the stream.
+
+        Raises:
+            ConnectionRejected: the server refused the connection with an HTTP status.
+            HandshakeError: the peer is not a WebSocket server, or the connection broke.
+        """
+        key = key_in(request)
+        parser = ResponseParser(key=key, subprotocols=self.subprotocols)
+        response = None
+        try:
+            await self._stream.send_all(request)
+            while response is None:
+                response = parser.receive_data(await self._stream.receive_some())
+        except (BrokenResourceError, ClosedResourceError) as error:
+            if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3, a server refuses a certificate as late as this
+                raise _tls_failed(self._endpoint, error.__cause__) from None
+            reason = "the connection broke during the opening handshake"
+            raise _not_a_websocket_server(self._endpoint, reason) from error.__cause__
+        match response:
+            case UpgradeRejected(status, body):
+                raise ConnectionRejected(status, body.decode("utf-8", "replace"))
+            case InvalidResponse(reason):
+                raise _not_a_websocket_server(self._endpoint, reason)
+            case UpgradeAccepted():
+                return response, normalized_response(response, key)
+
+
+async def _handshake_on_trio(opening: _Opening) -> UpgradeAccepted:
+    """Do the opening handshake with trio-websocket. A checkpoint; if cancelled, close the stream."""
+    request = b""
+    accepted: UpgradeAccepted | None = None
+
+    async def send(data: bytes) -> None:
+        nonlocal request
+        request += data
+
+    async def receive_head() -> bytes:
+        nonlocal accepted
+        accepted, head = await opening.exchange(request)
+        return head
+
+    with collapse_groups():
+        async with trio.open_nursery() as nursery:
+            # The annotation asks for a socket; trio-websocket calls nothing of it that trio.abc.Stream lacks.
+            await trio_websocket.wrap_client_stream(
+                nursery,
+                HeadStream(send=send, receive_head=receive_head),  # type: ignore[arg-type]
+                opening.host,
+                opening.target,
+                subprotocols=opening.subprotocols,
+                extra_headers=opening.headers,
+            )
+            nursery.cancel_scope.cancel()  # its reader task is not needed any more
+    assert accepted is not None
+    return accepted
+
+
+async def _handshake_on_asyncio(opening: _Opening) -> UpgradeAccepted:
+    """Do the opening handshake with wsproto. A checkpoint; if cancelled, close the stream."""
+    client = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
+    request = client.send(
+        wsproto.events.Request(
+            host=opening.host,
+            target=opening.target,
+            subprotocols=opening.subprotocols,
+            extra_headers=opening.headers,
+        )
+    )
+    accepted, head = await opening.exchange(request)
+    client.receive_data(head)
+    return accepted
+
+
+def _not_a_websocket_server(endpoint: Endpoint, reason: str) -> HandshakeError:
+    return HandshakeError(f"Failed to connect to {endpoint}: the peer is not a WebSocket server: {reason}")
+
+
+def _tls_failed(endpoint: Endpoint, error: BaseException) -> HandshakeError:
+    hint = "; if that is meant, connect to it without TLS" if is_plaintext_error(error) else ""
+    return HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {tls_error_text(error)}{hint}")

@@ -1,0 +1,348 @@
+"""A WebSocket connection after its opening handshake, over a byte stream, on trio and asyncio.
+
+`WebSocketConnection` decides what is sent and what the received bytes mean. This module moves the bytes and waits. It
+starts no tasks: the owner of a transport receives, sends and runs `run` in tasks of its own.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+import anyio.lowlevel
+import trio
+
+from .._addresses import os_error_text
+from .._protocol import Frame, LazyFrame
+from .._protocol._frames import announced_size
+from .._streams import READ_SIZE, BrokenResourceError, ByteStream, ClosedResourceError
+from .._tasks import Event, TimeSlice, event_class, race
+from .._websocket import (
+    Close,
+    CloseCode,
+    EndedBy,
+    LocalProtocolError,
+    State,
+    WebSocketConnection,
+    WebSocketViolation,
+)
+from ..errors import ConnectionLost, MessageTooLarge, ProtocolError, RayforceWSError
+from ._base import CLOSE_TIMEOUT, TEXT_LIMIT, Transport, closed_by_peer, closed_by_us
+from ._keepalive import KeepAlive
+
+_MAX_READ = 256 * 1024  # bytes; the payload of a long message is received in pieces of at most this size
+
+
+class WebSocketTransport(Transport):
+    """A WebSocket connection over a byte stream.
+
+    Args:
+        stream: the stream of the opening handshake. The transport owns it from now on.
+        client: whether this end is the client.
+        leftover: the bytes that were received after the opening handshake.
+        subprotocol: the negotiated subprotocol.
+        peer: the peer's address, for people to read.
+        max_message_size: the longest message to accept, in bytes.
+        keepalive: when to send pings.
+        peer_max_message_size: the longest message that the server accepts, in bytes; `None` if unknown.
+        write_timeout: the connection is lost if the peer takes no bytes for this many seconds while some are sent.
+    """
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        *,
+        client: bool,
+        leftover: bytes,
+        subprotocol: str | None,
+        peer: str,
+        max_message_size: int,
+        keepalive: KeepAlive,
+        peer_max_message_size: int | None = None,
+        write_timeout: float = math.inf,
+    ) -> None:
+        self.subprotocol = subprotocol
+        self.peer = peer
+        self.peer_max_message_size = peer_max_message_size
+        self._stream = stream
+        self._keepalive = keepalive
+        self._write_timeout = write_timeout
+        self._connection = WebSocketConnection(
+            client=client,
+            max_message_size=max_message_size,
+            max_text_size=TEXT_LIMIT,
+            expected_size=announced_size,
+        )
+        self._connection.receive_data(leftover)
+        self._new_event = event_class()
+        if self._new_event is trio.Event:  # anyio's functions look for the running loop on every call
+            self._current_time: Callable[[], float] = trio.current_time
+            self._checkpoint_if_cancelled = trio.lowlevel.checkpoint_if_cancelled
+        else:
+            self._current_time = asyncio.get_running_loop().time
+            self._checkpoint_if_cancelled = anyio.lowlevel.checkpoint_if_cancelled
+        self._last_sign_of_life = self._current_time()
+        self._time_slice = TimeSlice(self.flush)
+        self._receiving = False  # a task is in `receive`
+        self._receive_left: Event | None = None  # `aclose` waits for that task to leave
+        self._write_lock = anyio.Lock()
+        self._writing = False  # the lock is held by a task that sends all there is to send
+        self._flush_due = self._new_event()
+        self._closed = self._new_event()  # the stream is being closed
+        self._close_reads = False  # `aclose` reads until the peer's close frame, so no other task may
+
+    @property
+    def max_message_size(self) -> int:
+        """The longest message to accept, in bytes; may be changed at any time."""
+        return self._connection.max_message_size
+
+    @max_message_size.setter
+    def max_message_size(self, size: int) -> None:
+        self._connection.max_message_size = size
+
+    @property
+    def max_text_size(self) -> int:
+        """The longest text message to accept, in characters; may be changed at any time."""
+        return self._connection.max_text_size
+
+    @max_text_size.setter
+    def max_text_size(self, size: int) -> None:
+        self._connection.max_text_size = size
+
+    # Receiving
+
+    async def receive(self) -> Frame | str:
+        if self._close_reads:
+            await self._closed.wait()
+        connection = self._connection
+        self._receiving = True
+        try:
+            read = not connection.has_bytes
+            if not read:
+                await self._checkpoint_if_cancelled()
+                await self._time_slice.yield_if_due()
+            while True:
+                if read:
+                    if not connection.receiving:
+                        raise self._error()
+                    self.flush()
+                    await self._read()
+                    self._time_slice.start()
+                try:
+                    event = connection.next_event()
+                except WebSocketViolation:
+                    raise self._error() from None
+                read = event is None
+                if event is None:
+                    continue
+                if isinstance(event, (bytes, memoryview, str)):
+                    return event
+                if isinstance(event, Close):
+                    raise self._error()
+                self._flush_due.set()  # for the pong, if the event is a ping
+                await self._checkpoint_if_cancelled()  # one read can contain thousands of pings
+                await self._time_slice.yield_if_due()
+        finally:
+            self._receiving = False
+            if self._receive_left is not None:
+                self._receive_left.set()
+
+    async def _read(self) -> None:
+        """Wait for bytes and pass them to the connection. A checkpoint; if cancelled, no bytes are lost."""
+        connection = self._connection
+        buffer = connection.get_buffer()
+        try:
+            if buffer is not None and len(buffer) > READ_SIZE:
+                count = await self._stream.receive_into(buffer[:_MAX_READ])
+                connection.buffer_updated(count)
+            else:
+                data = await self._stream.receive_some()
+                count = len(data)
+                connection.receive_data(data)
+        except (BrokenResourceError, ClosedResourceError) as error:
+            raise self._broken(error) from None
+        if not count:
+            connection.receive_eof()
+            raise self._error()
+        self._last_sign_of_life = self._current_time()
+
+    # Sending
+
+    async def send(self, message: Frame | LazyFrame | str) -> None:
+        await self._send(lambda: self._connection.send(message))
+
+    async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
+        await self._send(lambda: self._connection.send_part(data, last=last))
+
+    async def _send(self, queue: Callable[[], None]) -> None:
+        """Call `queue`, and send until the message is sent. A checkpoint.
+
+        If cancelled, `run` sends what is left of a short message. A long message of which something was sent has been
+        cut: nothing can follow it.
+        """
+        connection = self._connection
+        async with self._write_lock:
+            try:
+                queue()
+            except LocalProtocolError:
+                raise self._error() from None
+            try:
+                await self._write()
+                if connection.sending:  # the connection closes
+                    raise self._error()
+            finally:
+                connection.abandon()
+
+    def send_nowait(self, message: Frame | LazyFrame | str) -> bool:
+        if self._writing:
+            return False
+        try:
+            return self._connection.send_short(message)
+        except LocalProtocolError:
+            raise self._error() from None
+
+    def flush(self) -> None:
+        if self._writing:
+            return
+        data = self._connection.data_to_send()
+        if data is None:
+            return
+        size = len(data)
+        try:
+            count = self._stream.send_nowait(data)
+        except (BrokenResourceError, ClosedResourceError) as error:
+            raise self._broken(error) from None
+        self._connection.bytes_sent(count)
+        if count < size:
+            self._flush_due.set()
+
+    async def _write(self) -> None:
+        """Send everything there is to send. The caller holds the lock.
+
+        If cancelled, `run` sends what is left of short messages.
+
+        Raises:
+            ConnectionLost: the connection broke, or the peer took nothing for `write_timeout` seconds.
+        """
+        connection, stream = self._connection, self._stream
+        self._writing = True
+        try:
+            while (data := connection.data_to_send()) is not None:
+                size = len(data)
+                try:
+                    count = stream.send_nowait(data)
+                except (BrokenResourceError, ClosedResourceError) as error:
+                    raise self._broken(error) from None
+                connection.bytes_sent(count)
+                if count < size:
+                    await self._wait_writable()
+                elif connection.sending:
+                    await self._time_slice.yield_if_due()
+        except BaseException:
+            self._flush_due.set()
+            raise
+        finally:
+            self._writing = False
+
+    async def _wait_writable(self) -> None:
+        """Wait until the network takes more bytes. A checkpoint; cancelling it changes nothing."""
+        # A server gives up a peer that reads nothing. A client does not: the server may be evaluating.
+        with anyio.move_on_after(self._write_timeout) as scope:
+            try:
+                await self._stream.wait_writable()
+            except (BrokenResourceError, ClosedResourceError) as error:
+                raise self._broken(error) from None
+        if scope.cancelled_caught:
+            self._connection.connection_lost(f"the peer took nothing for {self._write_timeout:g} seconds")
+            raise self._error()
+        self._last_sign_of_life = self._current_time()
+
+    async def run(self) -> None:
+        await race(self._flush_when_due, self._keep_alive)
+
+    async def _keep_alive(self) -> None:
+        """Send pings when the peer is silent, until cancelled. Raises `ConnectionLost` if it stays silent."""
+        await self._keepalive.run(lambda: self._last_sign_of_life, self._ping, lambda: self._receiving)
+
+    def _ping(self) -> None:
+        self._connection.ping()
+        self._flush_due.set()
+
+    async def _flush_when_due(self) -> None:
+        """Send what `flush` could not send, and pings and pongs, until cancelled, which cuts no frame."""
+        while True:
+            await self._flush_due.wait()
+            self._flush_due = self._new_event()
+            async with self._write_lock:
+                await self._write()
+
+    # Ending
+
+    async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        self._connection.close(code, reason)
+        try:
+            with anyio.move_on_after(CLOSE_TIMEOUT), suppress(RayforceWSError):
+                await self._closing_handshake()
+        finally:
+            self._disconnect()
+            await self._stream.aclose()
+
+    async def _closing_handshake(self) -> None:
+        """Send the close frame, and read until that of the peer arrives. A checkpoint.
+
+        If cancelled, the close frame may not have been sent.
+
+        Raises:
+            ConnectionLost: the connection broke, or the peer closed it without a close frame.
+        """
+        connection = self._connection
+        async with self._write_lock:
+            await self._write()
+            if connection.state is State.FAILED:  # an answer would not be understood, so wait for the peer to hang up
+                with suppress(BrokenResourceError, ClosedResourceError):
+                    await self._stream.send_eof()
+        state = connection.state
+        while connection.state is state is not State.CLOSED:  # a violation ends the handshake
+            if self._receiving:  # that task reads the peer's answer
+                self._receive_left = self._new_event()
+                await self._receive_left.wait()
+            else:
+                self._close_reads = True
+                await self._read()
+                with suppress(WebSocketViolation):
+                    while connection.next_event() is not None:
+                        pass
+
+    def abort(self) -> None:
+        self._disconnect()
+        self._stream.close()
+
+    def _disconnect(self) -> None:
+        self._connection.abort()
+        self._closed.set()
+
+    def _broken(self, error: Exception) -> RayforceWSError:
+        """Record that the network connection broke, and return the error to raise."""
+        text = os_error_text(error)
+        if error.__cause__ is not None:
+            # On Python 3.12, the frames in its traceback refer to it, and so to the message they were sending.
+            error.__cause__.__traceback__ = None
+        self._connection.connection_lost(f"the connection broke: {text}")
+        return self._error()
+
+    def _error(self) -> RayforceWSError:
+        """Return a new error that says how the connection ended.
+
+        An error that is kept would refer, by its traceback, to this connection and to the message it was sending.
+        """
+        ending = self._connection.ending
+        if ending is None or ending.by is EndedBy.US:
+            return closed_by_us()
+        if ending.by is EndedBy.PEER:
+            return closed_by_peer(ending.code, ending.reason)
+        if ending.by is EndedBy.LOSS:
+            return ConnectionLost(ending.reason)
+        if ending.code == CloseCode.MESSAGE_TOO_BIG:
+            return MessageTooLarge(ending.reason)
+        return ProtocolError(f"the peer broke the WebSocket protocol: {ending.reason}", ending.code)

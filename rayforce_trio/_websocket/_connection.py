@@ -1,0 +1,444 @@
+"""A WebSocket connection after its opening handshake, without I/O (RFC 6455, sections 5 to 7).
+
+Received bytes go in, messages come out; messages go in, bytes to send come out. This module decides what may be sent
+when: it answers pings, finishes a frame before it begins another one, and performs the closing handshake.
+
+    event                   OPEN                 CLOSING                     FAILED              CLOSED
+    send, send_part,        message is queued    LocalProtocolError          LocalProtocolError  LocalProtocolError
+    send_short
+    ping, or a ping         ping or pong is      ignored                     ignored             ignored
+    arrives                 queued
+    close                   CLOSING, close       a close frame is queued     as in CLOSING       ignored
+                            frame is queued      unless one was before
+    abandon                 a message not begun is dropped; after one cut between two frames, only control frames
+                            and a close are sent; after one cut within a frame: CLOSED
+    a message arrives       returned             returned                    ignored             ignored
+    a close frame arrives   CLOSING              CLOSED, once our close      ignored             ignored
+                                                 frame is sent
+    a violation arrives     FAILED               FAILED                      ignored             ignored
+    receive_eof             CLOSED               CLOSED; ignored if the      CLOSED              ignored
+                                                 peer's close has arrived
+    connection_lost, abort  CLOSED               CLOSED                      CLOSED              ignored
+    our close frame is sent                      CLOSED, if the peer's       ignored
+                                                 close has arrived
+
+In CLOSING, messages arrive only until the close frame of the peer does. `close` alone sends a close frame: after a
+close frame or a violation of the peer, the owner of the connection calls it with the code and the reason to answer.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ._frames import (
+    NO_STATUS,
+    Close,
+    Event,
+    Opcode,
+    Payload,
+    Ping,
+    WebSocketError,
+    WebSocketViolation,
+    frame_header,
+    new_key,
+    pack_close,
+    pack_frame,
+)
+from ._masking import Masker
+from ._reader import FrameReader
+
+FRAGMENT_SIZE = 8 * 1024 * 1024
+"""A longer message is sent in fragments of this many bytes. Pings, pongs and a close are sent between them."""
+
+PIECE_SIZE = 256 * 1024
+"""A long frame is masked and sent in pieces of this many bytes."""
+
+MAX_BUFFERED = 64 * 1024
+"""Short messages and pongs are buffered up to about this many bytes."""
+
+MAX_PONGS = 64
+"""If more pings than this wait for a pong, only the latest are answered (section 5.5.3)."""
+
+_MAX_COPIED = 16 * 1024  # bytes; up to this many are copied behind a frame header, to send both together
+
+
+class State(enum.Enum):
+    """What a connection can do."""
+
+    OPEN = "messages can be sent and received"
+    CLOSING = "one side has closed: no messages can be sent"
+    FAILED = "the peer broke the protocol: nothing that it sends is read"
+    CLOSED = "nothing can be sent or received: close the network connection"
+
+
+# On Python 3.11, looking up a member in its enum takes ten times as long as looking up a global name.
+_OPEN, _CLOSING = State.OPEN, State.CLOSING
+_BINARY, _TEXT = Opcode.BINARY, Opcode.TEXT
+
+
+class EndedBy(enum.Enum):
+    """Who ended a connection, or what did."""
+
+    US = "this side closed it"
+    PEER = "the peer closed it"
+    VIOLATION = "the peer broke the protocol"
+    LOSS = "the network connection was lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a connection ended; `code` and `reason` are those of the close frame, the violation or the loss."""
+
+    by: EndedBy
+    code: int = NO_STATUS
+    reason: str = ""
+
+
+class LocalProtocolError(WebSocketError):
+    """This side must not send a message now. If the connection has ended, `ending` of the connection says why."""
+
+
+class WebSocketConnection:
+    """One end of a connection.
+
+    Pass received bytes to `receive_data`, then call `next_event` until it returns `None`. While the rest of a long
+    binary frame is missing, `get_buffer` returns the memory where it belongs: report bytes received there with
+    `buffer_updated` instead. Call `receive_eof` when the peer has sent everything, and `connection_lost` or `abort`
+    when the network connection breaks or is closed.
+
+    After each call that queues something, and after `next_event`, send what `data_to_send` returns, and report how
+    much the network took with `bytes_sent`. At most one message may be under way at a time.
+
+    In the state FAILED, end the sending side of the network connection when there is nothing more to send, and then
+    read until the peer ends its own.
+
+    Args:
+        client: whether this end is the client, whose frames are masked.
+        max_message_size: the longest binary message to accept, in bytes.
+        max_text_size: the longest text message to accept, in characters.
+        expected_size: see `FrameReader`.
+
+    Attributes:
+        state: see `State`.
+        ending: how the connection ended; `None` while it is open. The first cause counts.
+        receiving: whether messages may still arrive.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: bool,
+        max_message_size: int,
+        max_text_size: int,
+        expected_size: Callable[[memoryview], int] = lambda _beginning: 0,
+    ) -> None:
+        self.state = _OPEN
+        self.ending: Ending | None = None
+        self.receiving = True
+        self._client = client
+        self._reader = reader = FrameReader(
+            masked=not client,
+            max_message_size=max_message_size,
+            max_text_size=max_text_size,
+            expected_size=expected_size,
+        )
+        # Bound here because every read calls them.
+        self.receive_data = reader.feed
+        self.get_buffer = reader.get_buffer
+        self.buffer_updated = reader.buffer_updated
+        # Sending
+        self._outgoing = bytearray()  # frames; the first may have been sent in part
+        self._message: _OutgoingMessage | None = None  # a long message under way
+        self._piece = memoryview(b"")  # the unsent rest of a piece of its current frame
+        self._in_frame = False  # that frame has begun: nothing else can be sent before its end
+        self._mid_message = False  # the last data frame that has begun does not end its message
+        self._cut = False  # the rest of that message will never be sent
+        self._control_due = False  # one of the following is to be sent
+        self._due_pongs = deque[bytes](maxlen=MAX_PONGS)
+        self._ping_due = False
+        self._close_frame = b""
+        self._close_called = False
+        self._close_written = False  # the close frame is in _outgoing, or was sent
+
+    @property
+    def max_message_size(self) -> int:
+        """The longest binary message to accept, in bytes; may be changed at any time."""
+        return self._reader.max_message_size
+
+    @max_message_size.setter
+    def max_message_size(self, size: int) -> None:
+        self._reader.max_message_size = size
+
+    @property
+    def max_text_size(self) -> int:
+        """The longest text message to accept, in characters; may be changed at any time."""
+        return self._reader.max_text_size
+
+    @max_text_size.setter
+    def max_text_size(self, size: int) -> None:
+        self._reader.max_text_size = size
+
+    # Receiving
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether `next_event` may return an event before more bytes arrive."""
+        return self._reader.has_bytes
+
+    def next_event(self) -> Event | None:
+        """Return the next message or control frame, or `None` if more bytes have to arrive first.
+
+        A ping is answered already, a close frame has changed the state: they are returned for the caller to know.
+
+        Raises:
+            WebSocketViolation: the peer broke the protocol, or sent a message that is too long.
+        """
+        try:
+            event = self._reader.next_event()
+        except WebSocketViolation as violation:
+            self._stop_receiving(State.FAILED, Ending(EndedBy.VIOLATION, violation.code, str(violation)))
+            raise
+        if event is None or type(event) is bytes:
+            return event
+        if isinstance(event, Ping):
+            if self.state is _OPEN:
+                self._due_pongs.append(event.payload)
+                self._control_due = True
+        elif isinstance(event, Close):
+            self._stop_receiving(State.CLOSING, Ending(EndedBy.PEER, event.code, event.reason))
+            self._close_if_done()
+        return event
+
+    def receive_eof(self) -> None:
+        """Handle the end of what the peer sends."""
+        if self.state is _CLOSING and not self.receiving:
+            return  # the peer has closed, and can still receive the answer
+        self.connection_lost("the peer went away without closing the connection")
+
+    def connection_lost(self, reason: str) -> None:
+        """Handle the loss of the network connection."""
+        self._disconnect(Ending(EndedBy.LOSS, reason=reason))
+
+    def abort(self) -> None:
+        """End the connection from this side, without telling the peer."""
+        self._disconnect(Ending(EndedBy.US))
+
+    # Sending
+
+    @property
+    def sending(self) -> bool:
+        """Whether a long message is under way: part of it has not been sent. The end of the connection cuts it."""
+        return self._message is not None
+
+    def send(self, message: Payload | str) -> None:
+        """Queue a message. If it is long, keep it until it is sent (see `sending`), or call `abandon`.
+
+        Raises:
+            LocalProtocolError: the connection is not open, or another message is under way or was cut.
+        """
+        if self._mid_message:
+            raise LocalProtocolError("the message before this one is unfinished")
+        if isinstance(message, str):
+            self._send(_TEXT, message.encode(), last=True)
+        else:
+            self._send(_BINARY, message, last=True)
+
+    def send_part(self, data: Payload, *, last: bool) -> None:
+        """Queue the next part of a binary message. Otherwise like `send`."""
+        self._send(_BINARY, data, last=last)
+
+    def send_short(self, message: Payload | str) -> bool:
+        """Queue a short message. If this returns False, nothing was queued: call `send` when there is nothing to send.
+
+        Raises:
+            LocalProtocolError: the connection is not open.
+        """
+        if self.state is not _OPEN:
+            raise LocalProtocolError("the connection is not open")
+        opcode = _BINARY
+        if isinstance(message, str):
+            opcode, message = _TEXT, message.encode()
+        elif not isinstance(message, (bytes, memoryview)):
+            return False
+        if self._message is not None or self._mid_message or len(self._outgoing) + len(message) > MAX_BUFFERED:
+            return False
+        if self._control_due:
+            self._queue_control_frames()
+        self._outgoing += pack_frame(opcode, message, masked=self._client)
+        return True
+
+    def abandon(self) -> None:
+        """Give up the long message under way, if there is one. The rest of its current frame can never be sent."""
+        if self._message is None:
+            return
+        self._message = None
+        if self._in_frame:
+            self.abort()
+        self._cut = self._mid_message
+
+    def ping(self) -> None:
+        """Queue a ping, unless one is queued already."""
+        if self.state is _OPEN:
+            self._ping_due = self._control_due = True
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Start the closing handshake, or answer the close frame or the violation of the peer.
+
+        The frame that is being sent is finished first. Do nothing if called before.
+
+        Args:
+            code: a code that may be sent, or `NO_STATUS`.
+            reason: truncated to `REASON_LIMIT` bytes of UTF-8.
+        """
+        if self._close_called or self.state is State.CLOSED:
+            return
+        self._close_called = True
+        if self.state is _OPEN:
+            self.state = State.CLOSING
+            self.ending = Ending(EndedBy.US, code, reason)
+            self._drop_pings_and_pongs()
+        self._close_frame = pack_close(code, reason, masked=self._client)
+        self._control_due = True
+
+    def data_to_send(self) -> bytearray | memoryview | None:
+        """Return the bytes to send next, or `None` if there are none.
+
+        They are valid until `bytes_sent` is called, which must be before the next call of this method.
+        """
+        if self._in_frame:
+            if not self._piece and not self._outgoing:
+                self._piece = self._next_piece(PIECE_SIZE)
+            return self._piece or self._outgoing
+        if self._control_due:
+            self._queue_control_frames()
+        if not self._outgoing:
+            if self._message is None or self.state is not _OPEN:
+                return None
+            self._begin_frame()
+        return self._outgoing
+
+    def bytes_sent(self, count: int) -> None:
+        """Remove the first `count` bytes of what `data_to_send` returned: the network took them."""
+        if self._piece:
+            self._piece = self._piece[count:]
+        else:
+            del self._outgoing[:count]
+        if self._in_frame:
+            self._end_frame_if_done()
+        elif self.state is _CLOSING:
+            self._close_if_done()
+
+    def _send(self, opcode: Opcode, data: Payload, *, last: bool) -> None:
+        if self.state is not _OPEN or self._cut:
+            raise LocalProtocolError("the connection is not open, or a message was cut")
+        if self._message is not None:
+            raise LocalProtocolError("another message is being sent")
+        if len(data) > _MAX_COPIED:
+            self._message = _OutgoingMessage(opcode, data, last)
+            return
+        if self._control_due:
+            self._queue_control_frames()
+        self._outgoing += pack_frame(self._opcode(opcode), data[:], fin=last, masked=self._client)
+        self._mid_message = not last
+
+    def _opcode(self, opcode: Opcode) -> Opcode:
+        return Opcode.CONTINUATION if self._mid_message else opcode
+
+    def _queue_control_frames(self) -> None:
+        self._control_due = False
+        while self._due_pongs and len(self._outgoing) < MAX_BUFFERED:
+            self._outgoing += pack_frame(Opcode.PONG, self._due_pongs.popleft(), masked=self._client)
+        if self._due_pongs:
+            self._control_due = True  # the peer takes no bytes at present
+        if self._ping_due:
+            self._ping_due = False
+            self._outgoing += pack_frame(Opcode.PING, b"", masked=self._client)
+        if self._close_frame:
+            self._outgoing += self._close_frame
+            self._close_frame = b""
+            self._close_written = True
+
+    def _drop_pings_and_pongs(self) -> None:
+        self._due_pongs.clear()
+        self._ping_due = False
+        self._control_due = bool(self._close_frame)
+
+    # The long message under way
+
+    def _begin_frame(self) -> None:
+        message = self._message
+        assert message is not None
+        message.frame_end = min(message.at + FRAGMENT_SIZE, len(message.data))
+        fin = message.last and message.frame_end == len(message.data)
+        key = new_key() if self._client else b""
+        message.masker = Masker(key) if key else None
+        self._outgoing += frame_header(self._opcode(message.opcode), message.frame_end - message.at, fin=fin, key=key)
+        self._outgoing += self._next_piece(_MAX_COPIED)
+        self._in_frame = True
+        self._mid_message = not fin
+
+    def _next_piece(self, size: int) -> memoryview:
+        assert self._message is not None
+        return self._message.next_piece(size)
+
+    def _end_frame_if_done(self) -> None:
+        message = self._message
+        assert message is not None
+        if self._piece or self._outgoing or message.at < message.frame_end:
+            return
+        self._in_frame = False
+        if message.at == len(message.data):
+            self._message = None
+
+    # The end
+
+    def _close_if_done(self) -> None:
+        if self._close_written and not self._outgoing and not self.receiving:
+            self.state = State.CLOSED
+
+    def _stop_receiving(self, state: State, ending: Ending) -> None:
+        self.state = state
+        self.receiving = False
+        self.ending = self.ending or ending
+        self._drop_pings_and_pongs()
+
+    def _disconnect(self, ending: Ending) -> None:
+        self._close_frame = b""
+        self._stop_receiving(State.CLOSED, ending)
+        self._reader.end()
+        self._outgoing = bytearray()
+        self._piece = memoryview(b"")
+        self._in_frame = False
+
+
+class _OutgoingMessage:
+    """A long message, or a long part of one, that is sent frame by frame and piece by piece.
+
+    Attributes:
+        at: the position of the next piece.
+        frame_end: the end of the current frame.
+        masker: the masker of the current frame, if it is masked.
+    """
+
+    __slots__ = ("_buffer", "at", "data", "frame_end", "last", "masker", "opcode")
+
+    def __init__(self, opcode: Opcode, data: Payload, last: bool) -> None:
+        self.opcode = opcode
+        self.data = memoryview(data) if isinstance(data, bytes) else data
+        self.last = last
+        self.at = 0
+        self.frame_end = 0
+        self.masker: Masker | None = None
+        self._buffer: memoryview | None = None
+
+    def next_piece(self, size: int) -> memoryview:
+        """Return up to `size` bytes of the current frame, masked if need be; valid until the next call."""
+        piece = memoryview(self.data[self.at : min(self.at + size, self.frame_end)])
+        self.at += len(piece)
+        if self.masker is not None:
+            if self._buffer is None:
+                self._buffer = memoryview(bytearray(PIECE_SIZE))
+            self.masker.mask_into(self._buffer, piece)
+            piece = self._buffer[: len(piece)]
+        return piece
