@@ -119,7 +119,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
             frame(b"", size=1001),
             "closed with code 1009: a message is longer than the 1000 bytes allowed here (max_message_size)",
         ),
-        (frame(b"no frame"), "closed with code 1002: a frame has a header of 16 bytes, these are 8 bytes"),
+        (frame(b"no frame"), "closed with code 1002: a frame needs a header of 16 bytes, but has 8 bytes"),
     ],
 )
 async def test_a_connection_has_a_line_when_it_opens_and_one_when_it_ends(
