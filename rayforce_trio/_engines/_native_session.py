@@ -32,7 +32,7 @@ from ._session_group import SessionGroup
 from ._wakeup import StopReminder
 
 STOP_TIMEOUT = 2.0
-"""How long `aclose` waits for the engine to heed the stop, in seconds."""
+"""How long `aclose` waits for the engine to obey the stop, in seconds."""
 
 STALL_TIMEOUT = 30.0
 """How long an engine may send nothing in the middle of a frame, in seconds."""
@@ -146,7 +146,7 @@ class NativeSession(Session):
                 replied = trio.Event()
                 self._on_reply = lambda _: replied.set()
                 self.cancel()
-                # A connection that is reset loses the stop, so wait until the engine has heeded it.
+                # A connection that is reset loses the stop, so wait until the engine has obeyed it.
                 deadline = trio.current_time() + STOP_TIMEOUT
                 with trio.CancelScope(shield=True, deadline=deadline), suppress(EngineError):
                     await race(self.run, replied.wait)

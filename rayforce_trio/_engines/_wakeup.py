@@ -10,7 +10,7 @@ from ..errors import EngineError
 from ._backoff import exponential_backoff
 
 _FIRST_REMINDER = 0.05
-"""How long after an unheeded stop the server is woken, in seconds. The interval doubles with each reminder."""
+"""How long after a missed stop the server is woken, in seconds. The interval doubles with each reminder."""
 
 _MAX_REMINDER_INTERVAL = 1.0
 """The longest interval between two reminders, in seconds."""
@@ -62,7 +62,7 @@ class WakeupConnection:
 
 
 class StopReminder:
-    """Wakes the server until it heeds the stop of one session.
+    """Wakes the server until it obeys the stop of one session.
 
     Args:
         wakeup: the connection to wake it with.
@@ -70,7 +70,7 @@ class StopReminder:
 
     def __init__(self, wakeup: WakeupConnection) -> None:
         self._wakeup = wakeup
-        self._stop_sent = trio.Event()  # set while a stop is not heeded
+        self._stop_sent = trio.Event()  # set while the server has not obeyed a stop
         self._reply_begun = trio.Event()
 
     def stop_sent(self) -> None:
@@ -88,6 +88,8 @@ class StopReminder:
         """Send the reminders until cancelled. A checkpoint. It can be run again and then continues."""
         while True:
             await self._stop_sent.wait()
+            if not self._stop_sent.is_set():
+                continue  # the reply began before this task could run
             reply_begun = self._reply_begun
             for interval in exponential_backoff(_FIRST_REMINDER, _MAX_REMINDER_INTERVAL):
                 with trio.move_on_after(interval):

@@ -1,21 +1,14 @@
-"""The message pipe that the client and the server are written against, and its limits.
-
-To add a WebSocket library, write one more module with a `Transport` in it; nothing else has to change.
-"""
+"""The interface between a WebSocket connection and its users: the client, the server and the tests."""
 
 from abc import ABC, abstractmethod
 
 import anyio
 
-from .._addresses import Endpoint, os_error_text
 from .._protocol import Frame, LazyFrame
-from .._streams import is_plaintext_error, tls_error_text
-from .._websocket import CloseCode, message_too_long, text_too_long
+from .._websocket import CloseCode
 from ..errors import (
-    ConnectError,
     ConnectionClosed,
     ConnectionLost,
-    HandshakeError,
     MessageTooLarge,
     ProtocolError,
     RayforceValueError,
@@ -23,30 +16,30 @@ from ..errors import (
 )
 
 TEXT_LIMIT = 64 * 1024
-"""The longest text message accepted, in characters: text is for control only."""
+"""The longest text message to accept, in characters. Text messages are control messages."""
 
 CLOSE_TIMEOUT = 10.0
-"""Bound on the closing handshake, in seconds."""
+"""The longest time that a closing handshake takes, in seconds."""
 
 SHIELDED_CLOSE_TIMEOUT = 2.0
-"""How long a connection whose scope was cancelled may take to tell its peer, in seconds."""
+"""The longest time that a closing handshake takes in a cancelled scope, in seconds."""
 
 WRITE_STALL_TIMEOUT = 30.0
-"""A peer that takes not one piece of READ_SIZE bytes in so many seconds is given up by a server."""
+"""A server gives up a peer that takes no bytes for this many seconds while some are being sent."""
 
 
 class Transport(ABC):
-    """A WebSocket connection after its opening handshake: whole messages in order, bytes or text.
+    """A WebSocket connection after its opening handshake. It carries whole messages, bytes or text, in order.
 
-    At most one task may be in `receive` and one in `send` at a time, while `run` runs in a third. A transport starts no
-    tasks of its own. Whoever has one must end it with `aclose` or `abort`.
+    At most one task may be in `receive` and one in `send` or `send_part` at a time, while `run` runs in a third. A
+    transport starts no tasks. Its owner must end it with `aclose` or `abort`.
 
     Attributes:
-        subprotocol: the one agreed on, or `None`.
+        subprotocol: the negotiated subprotocol, or `None`.
         peer: the peer's address, for people to read.
-        max_message_size: the longest message accepted from the peer, in bytes; on trio it may be changed meanwhile.
-        peer_max_message_size: the longest message that the server accepts, in bytes; `None` if it did not say so, and
-            at the server's end.
+        max_message_size: the longest message to accept, in bytes; may be changed at any time.
+        peer_max_message_size: the longest message that the server accepts, in bytes; `None` if the server did not
+            announce it, and always in a server.
     """
 
     subprotocol: str | None
@@ -56,54 +49,51 @@ class Transport(ABC):
 
     @abstractmethod
     async def receive(self) -> Frame | str:
-        """Return the next message, a long one as a view. If cancelled, nothing is lost.
+        """Return the next message; a long one is a view. If cancelled, nothing is lost.
 
-        A checkpoint if it has to wait, and now and then if messages have arrived that nobody has taken: `TIME_SLICE` in
-        `_tasks`. In a cancelled scope it is always cancelled. Before it waits, it does what `flush` does.
+        A checkpoint if no message has arrived yet. Otherwise it yields to other tasks when the task has used up its
+        `TIME_SLICE`, and raises the cancellation if the scope is cancelled. Before it waits, it calls `flush`.
 
         Raises:
             ConnectionClosed: the peer closed the connection, or `aclose` did.
             ConnectionLost: the connection broke.
             MessageTooLarge: the message is longer than `max_message_size`; close with code 1009.
-            ProtocolError: the peer broke the WebSocket protocol; close with the error's code.
+            ProtocolError: the peer broke the WebSocket protocol; close with the code of the error.
         """
 
     @abstractmethod
     async def send(self, message: Frame | LazyFrame | str) -> None:
-        """Send one message; returns when the network has taken it. A checkpoint.
+        """Send one message, and return when the network has taken it. A checkpoint.
 
-        If cancelled, the message may have been cut, and then nothing more can be sent: end the connection.
+        If cancelled, the message may have been cut. Then nothing more can be sent: end the connection.
 
         Raises:
             ConnectionClosed: the connection is closed or closing.
-            ConnectionLost: the connection broke, or the peer took nothing for too long.
+            ConnectionLost: the connection broke, or the peer took no bytes for too long.
+            MessageTooLarge, ProtocolError: `receive` has raised it before.
         """
 
-    def send_nowait(self, message: Frame | LazyFrame | str) -> bool:  # noqa: ARG002 - a transport may have no such way
-        """Put a short message among those that `flush` sends; returns whether it did, else use `send`. No checkpoint.
+    def send_nowait(self, message: Frame | LazyFrame | str) -> bool:  # noqa: ARG002 - nothing is buffered by default
+        """Buffer a short message for the next `flush`. If this returns False, call `send` instead. No checkpoint.
 
-        Raises:
-            ConnectionClosed, ConnectionLost: as `send`.
+        Raises the same errors as `send`.
         """
         return False
 
-    def flush(self) -> None:  # noqa: B027 - nothing is put by unless send_nowait is overridden, too
-        """Send what `send_nowait` has put by. No checkpoint: what the network does not take at once, `run` sends.
+    def flush(self) -> None:  # noqa: B027 - nothing to do unless send_nowait is overridden
+        """Send the buffered messages. `run` sends what the network does not take at once. No checkpoint.
 
         Raises:
             ConnectionLost: the connection broke.
         """
 
+    @abstractmethod
     async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
-        """Send a part of a binary message, the parts of which are sent one after the other; otherwise like `send`.
-
-        Only the transports that a server can have do this. Between the parts nothing else may be sent.
-        """
-        raise NotImplementedError(f"{type(self).__name__} sends whole messages only")
+        """Send the next part of a binary message, like `send`. Between the parts, no other message may be sent."""
 
     @abstractmethod
     async def run(self) -> None:
-        """Answer the peer's pings and send our own, until cancelled.
+        """Send pings, pongs and what `flush` could not send, until cancelled, which cuts no frame. A checkpoint.
 
         Raises:
             ConnectionLost: the peer fell silent, or the connection broke.
@@ -111,42 +101,19 @@ class Transport(ABC):
 
     @abstractmethod
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Close in good order: finish the frame under way, shake hands, close the socket; at most `CLOSE_TIMEOUT`.
+        """Finish the frame that is being sent, perform the closing handshake, and close the socket. A checkpoint.
 
-        A checkpoint. May be called while other tasks are in `receive`, `send` and `run`. Raises nothing of the network.
-        If cancelled, the socket is closed all the same. Of a reason longer than `REASON_LIMIT`, the beginning is sent.
-        In the middle of a message of several fragments, the `websockets` library says 1011, whatever it is given.
+        Takes at most `CLOSE_TIMEOUT`. If cancelled, close the socket at once. Other tasks may be in `receive`, `send`
+        and `run`. Raises no network errors. Idempotent.
+
+        Args:
+            code: the close code. If the peer has closed, or has broken the protocol, this is the answer.
+            reason: truncated to `REASON_LIMIT` bytes.
         """
 
     @abstractmethod
     def abort(self) -> None:
-        """Close the socket at once, without waiting and without a word to the peer. Idempotent."""
-
-
-def too_large(limit: int) -> MessageTooLarge:
-    """Return the error for a message from the peer that is longer than `limit` bytes."""
-    return MessageTooLarge(message_too_long(limit))
-
-
-def text_too_large() -> MessageTooLarge:
-    """Return the error for a text message from the peer that is longer than `TEXT_LIMIT`."""
-    return MessageTooLarge(text_too_long(TEXT_LIMIT))
-
-
-def connect_failed(endpoint: Endpoint, error: OSError | UnicodeError) -> ConnectError:
-    """Return the error for a server to which no TCP connection could be made."""
-    return ConnectError(f"Failed to connect to {endpoint}: {os_error_text(error)}")
-
-
-def no_websocket_server(endpoint: Endpoint, reason: object) -> HandshakeError:
-    """Return the error for a peer whose opening handshake is not a WebSocket server's."""
-    return HandshakeError(f"Failed to connect to {endpoint}: the peer is not a WebSocket server: {reason}")
-
-
-def tls_failed(endpoint: Endpoint, error: BaseException) -> HandshakeError:
-    """Return the error for a server with which TLS could not be agreed on."""
-    hint = "; if that is meant, connect to it without TLS" if is_plaintext_error(error) else ""
-    return HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {tls_error_text(error)}{hint}")
+        """Close the socket at once, without telling the peer. No checkpoint. Idempotent."""
 
 
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:
@@ -162,13 +129,19 @@ def closed_by_us() -> ConnectionClosed:
 
 
 async def aclose_shielded(transport: Transport) -> None:
-    """Close the transport, even in a cancelled scope, within `SHIELDED_CLOSE_TIMEOUT`. A checkpoint. Idempotent."""
+    """Close the transport, even in a cancelled scope, within `SHIELDED_CLOSE_TIMEOUT`. A checkpoint. Idempotent.
+
+    If cancelled, the close goes on; the caller's next checkpoint raises the cancellation.
+    """
     with anyio.CancelScope(shield=True, deadline=anyio.current_time() + SHIELDED_CLOSE_TIMEOUT):
         await transport.aclose(CloseCode.GOING_AWAY)
 
 
 async def end(transport: Transport, error: RayforceWSError) -> None:
-    """End a connection that failed with `error`: in good order if the peer can still be told, else at once."""
+    """End a connection that failed with `error`: tell the peer if that is possible, else close the socket at once.
+
+    A checkpoint if the peer is told. If cancelled, the socket is closed at once.
+    """
     code = close_code(error)
     if code is None:
         transport.abort()
@@ -177,7 +150,7 @@ async def end(transport: Transport, error: RayforceWSError) -> None:
 
 
 def close_code(error: RayforceWSError) -> int | None:
-    """Return the code that a connection which failed with `error` is closed with; `None` if nobody can be told."""
+    """Return the code to close a connection with that failed with `error`; `None` if the peer cannot be told."""
     match error:
         case MessageTooLarge():
             return CloseCode.MESSAGE_TOO_BIG
@@ -189,6 +162,6 @@ def close_code(error: RayforceWSError) -> int | None:
 
 
 def check_size(max_message_size: int) -> None:
-    """Raise `RayforceValueError` if `max_message_size` is no number of bytes."""
+    """Raise `RayforceValueError` if `max_message_size` is not a number of bytes."""
     if type(max_message_size) is not int or max_message_size < 1:
         raise RayforceValueError(f"Invalid max_message_size: {max_message_size!r}. Must be a number of bytes above 0")

@@ -1,4 +1,4 @@
-"""A transport in memory, for tests and for trying things out: no sockets, no timers, either event loop."""
+"""A transport in memory, for tests: without sockets and timers, on either event loop."""
 
 import contextlib
 import math
@@ -7,23 +7,18 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from .._protocol import Frame, LazyFrame
-from .._websocket import CloseCode, truncate_reason
-from ..errors import ConnectionClosed, ConnectionLost, RayforceWSError
-from ._base import (
-    TEXT_LIMIT,
-    Transport,
-    closed_by_peer,
-    closed_by_us,
-    text_too_large,
-    too_large,
-)
+from .._websocket import CloseCode, message_too_long, text_too_long, truncate_reason
+from ..errors import ConnectionClosed, ConnectionLost, MessageTooLarge, RayforceWSError
+from ._base import TEXT_LIMIT, Transport, closed_by_peer, closed_by_us
+
+_NO_LIMIT = 2**63
 
 
 class MemoryTransport(Transport):
     """One end of a pair.
 
     Attributes:
-        sent: every message that was sent from this end, in order.
+        sent: the messages that this end has sent, in order.
     """
 
     def __init__(
@@ -34,9 +29,9 @@ class MemoryTransport(Transport):
     ) -> None:
         self.subprotocol = subprotocol
         self.peer = "memory"
-        self.max_message_size = 2**63
+        self.max_message_size = _NO_LIMIT
         self.sent: list[bytes | str] = []
-        self._unfinished = b""
+        self._parts = b""  # of a message whose last part was not sent yet
         self._outgoing = outgoing
         self._incoming = incoming
         self._closed: RayforceWSError | None = None
@@ -50,9 +45,9 @@ class MemoryTransport(Transport):
             self._closed = closed_by_peer(message.code, message.reason)
             raise self._closed
         if isinstance(message, str) and len(message) > TEXT_LIMIT:
-            raise text_too_large()
+            raise MessageTooLarge(text_too_long(TEXT_LIMIT))
         if len(message) > self.max_message_size:
-            raise too_large(self.max_message_size)
+            raise MessageTooLarge(message_too_long(self.max_message_size))
         return message
 
     async def send(self, message: Frame | LazyFrame | str) -> None:
@@ -67,9 +62,9 @@ class MemoryTransport(Transport):
             raise self._closed or ConnectionLost("the other end is gone") from None
 
     async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
-        self._unfinished += data[:]
+        self._parts += data[:]
         if last:
-            message, self._unfinished = self._unfinished, b""
+            message, self._parts = self._parts, b""
             await self.send(message)
 
     async def run(self) -> None:
@@ -89,7 +84,7 @@ class MemoryTransport(Transport):
 
 
 def memory_pair(subprotocol: str | None = None) -> tuple[MemoryTransport, MemoryTransport]:
-    """Return the two ends of a connection; what one sends, the other receives. Sending never waits."""
+    """Return the two ends of a connection. Its buffers are unlimited, so sending never waits."""
     to_server, at_server = anyio.create_memory_object_stream[bytes | str | ConnectionClosed](math.inf)
     to_client, at_client = anyio.create_memory_object_stream[bytes | str | ConnectionClosed](math.inf)
     return (

@@ -292,6 +292,9 @@ class WebSocketTransport(Transport):
         """Send the close frame, and read until that of the peer arrives. A checkpoint.
 
         If cancelled, the close frame may not have been sent.
+
+        Raises:
+            ConnectionLost: the connection broke, or the peer closed it without a close frame.
         """
         connection = self._connection
         async with self._write_lock:
@@ -299,8 +302,9 @@ class WebSocketTransport(Transport):
             if connection.state is State.FAILED:  # an answer would not be understood, so wait for the peer to hang up
                 with suppress(BrokenResourceError, ClosedResourceError):
                     await self._stream.send_eof()
-        while connection.state is not State.CLOSED:
-            if self._receiving:  # that task sees the peer's answer
+        state = connection.state
+        while connection.state is state is not State.CLOSED:  # a violation ends the handshake
+            if self._receiving:  # that task reads the peer's answer
                 self._receive_left = self._new_event()
                 await self._receive_left.wait()
             else:

@@ -1,7 +1,7 @@
 """Record the conversations of the present version: `python -m compatibility.record [SCENARIO…]`.
 
-The recordings of a released version are never made again: those files are the proof that later versions understand it.
-So this refuses to overwrite the files of a version, unless `--again` is given before its release.
+The recordings of a released version are never made again: they prove that later versions understand it. So this program
+does not overwrite files, unless `--again` is given, which is for the time before the release.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from support.raw import raw_server
 from support.wire import WireReader
 
 from compatibility.hosts import perform_with_files
-from compatibility.recording import DIRECTORY, Event, Recording, Side
+from compatibility.recording import DIRECTORY, Event, Recording, Side, file_name
 from compatibility.scenarios import LOCAL, SCENARIOS, Driver, Scenario
 from rayforce_trio import __version__
 
@@ -174,11 +174,12 @@ def main() -> None:
     for name in arguments.scenarios or SCENARIOS:
         scenario = SCENARIOS[name]
         for client, loop in _clients(scenario).items():
+            file = file_name(__version__, name, client)
+            if (DIRECTORY / file).exists() and not arguments.again:
+                parser.error(f"{file} exists already; recordings of a released version are kept")
             recording = anyio.run(partial(record, scenario, client), backend=loop)
-            if (DIRECTORY / recording.file).exists() and not arguments.again:
-                parser.error(f"{recording.file} exists already; recordings of a released version are kept")
             recording.save()
-            print(recording.file, len(recording.events))
+            print(file, len(recording.events))
 
 
 if __name__ == "__main__":

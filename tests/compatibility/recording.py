@@ -41,15 +41,15 @@ class Event:
 
     Attributes:
         side: the sender; `None` for a step.
-        what: a head, a frame, bytes that are neither, `None` for the end of the stream, or the name of a step.
+        content: a head, a frame, bytes that are neither, `None` for the end of the stream, or the name of a step.
     """
 
     side: Side | None
-    what: Head | Frame | bytes | str | None
+    content: Head | Frame | bytes | str | None
 
     @property
     def kind(self) -> Kind:
-        match self.what:
+        match self.content:
             case Head():
                 return "head"
             case Frame(opcode=opcode, final=final):
@@ -63,11 +63,11 @@ class Event:
     @property
     def raw(self) -> bytes:
         """The bytes on the wire."""
-        match self.what:
+        match self.content:
             case Head(raw=raw) | Frame(raw=raw):
                 return raw
             case bytes():
-                return self.what
+                return self.content
         return b""
 
 
@@ -91,10 +91,6 @@ class Recording:
     outcomes: dict[str, Any]
     events: list[Event]
 
-    @property
-    def file(self) -> str:
-        return f"{self.version}/{self.scenario}.{self.client}.json"
-
     def save(self) -> None:
         """Write the file, with one event on each line."""
         document = {
@@ -106,7 +102,7 @@ class Recording:
         }
         fields = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in document.items()]
         events = ",\n".join(f"  {json.dumps(event)}" for event in _dump_events(self.events))
-        path = DIRECTORY / self.file
+        path = DIRECTORY / file_name(self.version, self.scenario, self.client)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{\n" + ",\n".join([*fields, f'"events": [\n{events}\n]']) + "\n}\n", encoding="ascii")
 
@@ -117,6 +113,11 @@ class Recording:
             load_event(event) for shown in document["events"] for event in [shown] * shown.pop("repeated", 1)
         ]
         return cls(**document)
+
+
+def file_name(version: str, scenario: str, client: str) -> str:
+    """Return the path of a recording in `DIRECTORY`."""
+    return f"{version}/{scenario}.{client}.json"
 
 
 def _dump_events(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -132,7 +133,7 @@ def _dump_events(events: Iterable[Event]) -> list[dict[str, Any]]:
 
 def dump_event(event: Event) -> dict[str, Any]:
     """Return an event as it is written to a file."""
-    match event.what:
+    match event.content:
         case str(step):
             return {"step": step}
         case Head(lines=lines, body=body):
@@ -140,7 +141,7 @@ def dump_event(event: Event) -> dict[str, Any]:
             if body:
                 shown["body"] = body.decode("latin-1")
         case Frame():
-            shown = _dump_frame(event.what)
+            shown = _dump_frame(event.content)
         case bytes(cut):
             shown = {"cut": cut.hex()}
         case None:

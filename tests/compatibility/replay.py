@@ -51,7 +51,7 @@ class _Player:
         self.ended.set()
 
     async def catch_up(self) -> None:
-        """Wait until the other side has sent what comes next in the recording, or can send nothing more."""
+        """Wait until the other side has sent every expected event, or has ended its stream."""
         counts = self.log.counts
         await self.log.until(
             lambda: (
@@ -68,8 +68,8 @@ class _Player:
     async def send(self, event: Event) -> None:
         """Send an event of the recording and log it."""
         data = event.raw
-        if isinstance(event.what, Head) and event.what.starts_websocket and self.side == "server":
-            data = self._accepted(event.what)
+        if isinstance(event.content, Head) and event.content.starts_websocket and self.side == "server":
+            data = self._accepted(event.content)
         if event.kind == "end":
             with suppress(OSError):
                 self.peer.half_close()
@@ -106,10 +106,10 @@ async def replay_client(recording: Recording, host: Host) -> list[Event]:
                 elif event.side == "client":
                     await player.catch_up()
                     await player.send(event)
-                elif event.what not in ("hold replies", "pass replies"):
+                elif event.content not in ("hold replies", "pass replies"):
                     await player.catch_up()
                     await _barrier(player)
-                    await host.perform(str(event.what))
+                    await host.perform(str(event.content))
             await player.ended.wait()
         return [event for event in player.log.events if event.side == "server"]
 
@@ -122,7 +122,7 @@ async def _barrier(player: _Player) -> None:
 
 
 def _is_barrier(event: Event) -> bool:
-    return isinstance(event.what, Frame) and event.what.opcode == PONG and event.what.payload == BARRIER
+    return isinstance(event.content, Frame) and event.content.opcode == PONG and event.content.payload == BARRIER
 
 
 class ReplayedServer(Driver):
@@ -131,7 +131,7 @@ class ReplayedServer(Driver):
     def __init__(self, recording: Recording, port: int, log: EventLog) -> None:
         super().__init__(port)
         self.log = log
-        self._steps = [str(event.what) for event in recording.events if event.kind == "step"]
+        self._steps = [str(event.content) for event in recording.events if event.kind == "step"]
         self._reached = 0  # steps that the scenario has come to
         self._passed = 0  # steps that it has been let go on from
 
@@ -166,9 +166,9 @@ async def replay_server(recording: Recording, scenario: Scenario) -> tuple[list[
                 await player.catch_up()
                 if event.kind == "step":
                     await driver.pass_step()
-                    if event.what == "hold replies":
+                    if event.content == "hold replies":
                         held = []
-                    elif event.what == "pass replies" and held is not None:
+                    elif event.content == "pass replies" and held is not None:
                         for late in held:
                             await peer.send(late.raw)
                         held = None

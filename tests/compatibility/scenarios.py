@@ -36,7 +36,7 @@ _LONG = 100  # rows
 
 
 class Driver(ABC):
-    """What a scenario can do besides calling the client.
+    """Connects the client of a scenario, waits for events, and keeps the outcomes of calls.
 
     Attributes:
         port: where the client connects.
@@ -87,7 +87,7 @@ class Driver(ABC):
                 self.outcomes["closed"] = described_error(connection.closed)
 
     async def connect(self, label: str, **options: Any) -> None:
-        """Connect, close and keep what came of it."""
+        """Connect and close, and keep the outcome."""
 
         async def connect() -> str:
             async with WSClient(LOCAL, self.port, **options).connect():
@@ -140,7 +140,7 @@ class Scenario:
 
     Attributes:
         play: makes the client's calls.
-        client: whose client plays it: this package's on both loops, rayforce-py's, or one made by hand.
+        client: this package's client on both loops, rayforce-py's, or one made by hand.
         engine: the server's engine; or `rayforce-py`: its server instead of this package's.
         server_options: further options of `WSServer`.
         serve: a server made by hand, in place of any other.

@@ -1,7 +1,7 @@
-"""This version understands released versions: their recorded clients talk to our server, their servers to our client.
+"""This version understands released versions: recorded clients talk to our server, and recorded servers to our client.
 
-Never delete or record again a conversation of a released version. If this version rightly sends something else, say
-so here: in `comparing.py`, for all recordings, or in `CLIENTS_AND_LOOPS`.
+Keep the recordings of released versions as they are. If this version is right to send something else, change the rules
+in `comparing.py`, or leave the file out of `CLIENTS_AND_LOOPS` and say why.
 """
 
 from functools import cache
@@ -58,7 +58,7 @@ async def test_our_server_answers_a_recorded_client_as_before(file: str, tmp_pat
 
 
 @pytest.mark.parametrize(("file", "anyio_backend"), CLIENTS_AND_LOOPS)
-async def test_our_client_gets_from_a_recorded_server_what_it_got_before(file: str) -> None:
+async def test_our_client_does_the_same_with_a_recorded_server_as_before(file: str) -> None:
     recording = recording_of(file)
     with anyio.fail_after(_TIME_LIMIT):
         events, outcomes = await replay_server(recording, SCENARIOS[recording.scenario])

@@ -604,6 +604,38 @@ def _fill(descriptor: int) -> int:
         sock.detach()
 
 
+@pytest.mark.trio
+@pytest.mark.usefixtures("short_open")
+async def test_a_request_cancelled_before_the_handshake_is_never_sent() -> None:
+    greet = trio.Event()
+    replies: list[Reply] = []
+
+    async def serve(session: FakeSession) -> None:
+        await session.take(2)
+        await greet.wait()
+        await session.send(HELLO_ANSWER)
+        await session.serve()
+
+    async def ask_for(session: Session, query: str) -> None:
+        replies.append(await session.request(request(query)))
+
+    async with fake_engine(serve, hello=None) as fake, open_session(at(fake.port)) as session:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask_for, session, "1")
+                await wait_all_tasks_blocked()
+                session.cancel()
+            assert replies == [Failure("cancel", "the request was cancelled before it began")]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask_for, session, "2")
+                await wait_all_tasks_blocked()
+                assert session.running_since() is None
+                greet.set()
+            assert replies[1:] == [Result(string_frame("1"))]
+        (own,) = [each for each in fake.sessions if each.requests]
+        assert own.requests == [request("2")]
+
+
 @on_linux
 @pytest.mark.trio
 async def test_a_query_cancelled_while_the_engine_is_stopped_never_runs(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a WebSocket peer says, as three implementations hear it: ours, wsproto's, and that of `websockets`."""
+"""Three readers of what a WebSocket peer sends: ours, that of wsproto, and that of `websockets`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,49 +16,64 @@ Said = tuple[str, bytes | str] | tuple[str, str, int]
 
 @dataclass
 class Heard:
-    """What came of a stream.
+    """What a reader made of a stream.
 
     Attributes:
         said: the messages and control frames, in order.
-        verdict: the close code for what the peer broke, if it did.
-        why: the verdict in words.
+        verdict: the close code for a violation, if there was one.
+        why: the violation in words.
+        answer: what our connection sends, if it is closed after all that.
     """
 
     said: list[Said] = field(default_factory=list)
     verdict: int | None = None
     why: str = ""
+    answer: bytes = b""
 
 
 def by_us(pieces: Iterable[bytes], *, masking: bool, max_message_size: int, max_text_size: int, room: bool) -> Heard:
-    """Hear with our codec; nothing but its own error may come out of it.
+    """Read with our connection, which may raise nothing but its own error.
 
     Args:
-        room: whether what belongs into its buffer is received right there.
+        room: whether to receive into its buffer where it offers one.
     """
-    receiver = ours.FrameReader(masked=masking, max_message_size=max_message_size, max_text_size=max_text_size)
+    connection = ours.WebSocketConnection(
+        client=not masking, max_message_size=max_message_size, max_text_size=max_text_size
+    )
     heard = Heard()
     events: list[object] = []  # long messages are views: they must not change when more arrives
     for piece in pieces:
         rest = piece
         while rest:
-            place = receiver.get_buffer() if room else None
+            place = connection.get_buffer() if room else None
             if place is None:
-                receiver.feed(rest)
+                connection.receive_data(rest)
                 rest = b""
             else:
                 count = min(len(place), len(rest))
                 assert count
                 place[:count] = rest[:count]
-                receiver.buffer_updated(count)
+                connection.buffer_updated(count)
                 rest = rest[count:]
             try:
-                while (event := receiver.next_event()) is not None:
+                while (event := connection.next_event()) is not None:
                     events.append(event)
             except ours.WebSocketViolation as violation:
                 assert heard.verdict is None, "a second violation"
                 heard.verdict, heard.why = int(violation.code), str(violation)
     heard.said = [_said(event) for event in events]
+    heard.answer = _sent_by(connection)
+    connection.close(1000)
+    heard.answer += _sent_by(connection)
     return heard
+
+
+def _sent_by(connection: ours.WebSocketConnection) -> bytes:
+    sent = bytearray()
+    while (data := connection.data_to_send()) is not None:
+        sent += data
+        connection.bytes_sent(len(data))
+    return bytes(sent)
 
 
 def by_wsproto(stream: bytes, *, masking: bool) -> Heard:

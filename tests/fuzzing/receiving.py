@@ -1,11 +1,12 @@
-"""What a peer sends, heard whole and in pieces, by our codec and by two others: all have to hear the same."""
+"""What a peer sends, read whole and in pieces, by our connection and by two other readers, who must agree."""
 
 from collections.abc import Iterator
 from itertools import pairwise
 from random import Random
 
 from fuzzing.frames import stream
-from fuzzing.readers import Heard, by_us, by_websockets, by_wsproto
+from fuzzing.readers import Heard, Said, by_us, by_websockets, by_wsproto
+from rayforce_trio._websocket._connection import MAX_PONGS
 
 _SETTINGS = 4  # bytes: who sends and how it is received; limits; a seed for the cuts
 _WIDE = 1 << 22
@@ -21,7 +22,7 @@ def make(random: Random) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Raise what our codec must not raise, or an `AssertionError` if what it hears is not what was said."""
+    """Raise what our connection must not raise, or an `AssertionError` if it misreads or answers wrongly."""
     settings, said = data[:_SETTINGS].ljust(_SETTINGS, b"\0"), data[_SETTINGS:]
     masking = bool(settings[0] & 1)
     max_message_size, max_text_size = _LIMITS[settings[1] % len(_LIMITS)]
@@ -38,6 +39,7 @@ def check(data: bytes) -> None:
     for said_so in whole.said:
         if said_so[0] in ("binary", "text"):
             assert len(said_so[1]) <= (max_text_size if said_so[0] == "text" else max_message_size)
+    _check_answer(whole, masking=masking)
     _compare_with_wsproto(whole, said, masking=masking)
     if settings[0] & 12 == 0:  # it is slow
         _compare_with_websockets(whole, by_websockets(said, masking=masking))
@@ -51,6 +53,16 @@ def cut(data: bytes, seed: int) -> Iterator[bytes]:
     random = Random(seed)
     points = sorted(random.randint(0, len(data)) for _ in range(random.randint(0, 6)))
     yield from (data[start:end] for start, end in pairwise([0, *points, len(data)]))
+
+
+def _check_answer(ours: Heard, *, masking: bool) -> None:
+    """Check that the latest pings were answered, unless the peer ended the connection, and that a close followed."""
+    expected: list[Said] = [("close", "", 1000)]
+    if ours.verdict is None and not (ours.said and ours.said[-1][0] == "close"):
+        expected[:0] = [("pong", said[1]) for said in ours.said if said[0] == "ping"][-MAX_PONGS:]
+    answer = by_wsproto(ours.answer, masking=not masking)
+    assert answer.verdict is None, f"ours: {ours}; our answer: {answer}"
+    assert answer.said == expected, f"ours: {ours}; our answer: {answer}"
 
 
 def _compare_with_wsproto(ours: Heard, said: bytes, *, masking: bool) -> None:

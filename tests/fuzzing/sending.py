@@ -1,5 +1,6 @@
-"""What our codec writes, read by itself and by two others: all have to read what was to be said."""
+"""What our connection sends, read by itself and by two other readers, who must read what was meant."""
 
+from functools import partial
 from random import Random
 
 from fuzzing.frames import masked
@@ -9,6 +10,7 @@ from rayforce_trio._websocket import (
     REASON_LIMIT,
     Masker,
     Opcode,
+    WebSocketConnection,
     frame_header,
     new_key,
     pack_close,
@@ -30,7 +32,7 @@ def make(random: Random) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Raise an `AssertionError` if a frame of ours does not say what it was made for."""
+    """Raise an `AssertionError` if a frame of ours is not read as it was meant."""
     settings, rest = data[:_SETTINGS].ljust(_SETTINGS, b"\0"), data[_SETTINGS:]
     masking = bool(settings[0] & 1)
     written: list[bytes] = []
@@ -55,10 +57,29 @@ def _write(random: Random, rest: bytes, written: list[bytes], meant: list[Said],
     for opcode, part in ((Opcode.BINARY, rest[:at]), (Opcode.CONTINUATION, rest[at:])):
         written.append(_in_pieces(random, opcode, part, fin=opcode is Opcode.CONTINUATION, masking=masking))
     meant.append(("binary", rest))
+    written.append(_by_connection(random, rest, at, text, masking=masking))
+    meant += [("binary", rest), ("text", text)]
     code, reason = random.choice(_CODES), text[: random.choice([0, 10, 40, 200])]
     written.append(pack_close(code, reason, masked=masking))
     sent = reason.encode()[:REASON_LIMIT].decode(errors="ignore")
     meant.append(("close", "" if code == NO_STATUS else sent, code))
+
+
+def _by_connection(random: Random, rest: bytes, at: int, text: str, *, masking: bool) -> bytes:
+    """Return what a connection sends, of which the network takes some bytes at a time."""
+    connection = WebSocketConnection(client=masking, max_message_size=_WIDE, max_text_size=_WIDE)
+    sent = bytearray()
+    for send in (
+        partial(connection.send_part, rest[:at], last=False),
+        partial(connection.send_part, rest[at:], last=True),
+        partial(connection.send, text),
+    ):
+        send()
+        while (data := connection.data_to_send()) is not None:
+            count = random.choice([1, 2, 3, 7, 1000, len(data), len(data)])
+            sent += data[:count]
+            connection.bytes_sent(min(count, len(data)))
+    return bytes(sent)
 
 
 def _in_pieces(random: Random, opcode: Opcode, payload: bytes, *, fin: bool, masking: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""What every transport promises. Each of `CHECKS` proves one fact about a pair, on whatever event loop is running."""
+"""The contract of transports: each of `CHECKS` checks one promise on a pair, on the running event loop."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,24 +25,24 @@ Connect = Callable[[int], Awaitable[Transport]]
 
 MEGABYTE = 1024 * 1024
 MAX_SIZE = 4 * MEGABYTE
-TIMEOUT = 8  # seconds; below CLOSE_TIMEOUT, or a close that nobody answered would do
+TIMEOUT = 8  # seconds; below CLOSE_TIMEOUT, so that a close which is not answered fails the check
 
 
 async def check_transport(check: Check, make_pair: MakePair) -> None:
-    """Check one fact about either end of a pair.
+    """Run a check on a pair, and again with its ends exchanged.
 
     Args:
         check: one of `CHECKS`.
-        make_pair: opens a connection with a given `max_message_size`, and aborts both its ends at last.
+        make_pair: opens a connection with a given `max_message_size`, and aborts both ends afterwards.
     """
-    for turned in (False, True):
+    for exchanged in (False, True):
         with anyio.fail_after(TIMEOUT):
             async with no_leaks(), make_pair(MAX_SIZE) as (client, server):
-                await (check(server, client) if turned else check(client, server))
+                await (check(server, client) if exchanged else check(client, server))
 
 
 async def check_that_pings_pass_between_fragments(connect: Connect) -> None:
-    """A ping is answered in the middle of a large message to a peer that reads slowly.
+    """Check that a ping is answered in the middle of a large message to a peer that reads slowly.
 
     Args:
         connect: opens a connection to a port of this machine.
@@ -88,7 +88,7 @@ async def messages_arrive_whole_and_in_order(one: Transport, other: Transport) -
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(_send_all, one, messages)
         received = [await other.receive() for _ in messages]
-    # Of messages so large, a plain comparison would take a minute to say where they differ.
+    # If messages this long differ, pytest would take a minute to say where.
     assert list(map(len, received)) == list(map(len, messages))
     assert all(map(_same, received, messages))
 
@@ -107,7 +107,7 @@ async def both_ends_may_send_much_at_once(one: Transport, other: Transport) -> N
 
 
 async def a_cancelled_receive_loses_nothing(one: Transport, other: Transport) -> None:
-    """It is cancelled after each number of steps, before, in the middle of and after messages of all sizes."""
+    """It is cancelled after different numbers of steps: before, in the middle of and after messages of all sizes."""
     messages: list[bytes | str] = [bytes([n]) * size for n in range(20) for size in (0, 10, 70_000)]
     messages += [b"x" * (2 * MEGABYTE + 1), "text"] * 4
     received: list[Frame | str] = []
@@ -131,7 +131,7 @@ async def a_cancelled_receive_loses_nothing(one: Transport, other: Transport) ->
 
 
 async def a_receive_in_a_cancelled_scope_is_cancelled(one: Transport, other: Transport) -> None:
-    """Even if a message waits, which stays."""
+    """Even if a message has arrived. The message is not lost."""
     await _send_all(one, ["first", "second"])
     assert await other.receive() == "first"
     await _check_that_it_is_cancelled(other.receive)
@@ -151,25 +151,25 @@ async def a_receive_that_waits_is_a_checkpoint(one: Transport, other: Transport)
                 assert await other.receive() == str(n)
 
 
-async def messages_that_wait_let_others_have_their_turn_now_and_then(one: Transport, other: Transport) -> None:
-    """Each is received in a few microseconds, and after `TIME_SLICE` it is for others to go on."""
+async def receiving_many_messages_yields_to_other_tasks(one: Transport, other: Transport) -> None:
+    """Each takes a few microseconds; after `TIME_SLICE`, the other tasks run."""
     messages: list[bytes | str] = [str(n) for n in range(2000)]
-    turns = 0
+    yields = 0
 
-    async def count_turns() -> None:
-        nonlocal turns
+    async def count_yields() -> None:
+        nonlocal yields
         while True:
             await anyio.lowlevel.checkpoint()
-            turns += 1
+            yields += 1
 
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(_send_all, one, messages)
         await anyio.wait_all_tasks_blocked()
-        task_group.start_soon(count_turns)
+        task_group.start_soon(count_yields)
         for message in messages:
             assert await other.receive() == message
         task_group.cancel_scope.cancel()
-    assert turns > 5
+    assert yields > 5
 
 
 async def a_send_is_a_checkpoint(one: Transport, other: Transport) -> None:
@@ -180,7 +180,7 @@ async def a_send_is_a_checkpoint(one: Transport, other: Transport) -> None:
 
 
 async def a_close_is_a_checkpoint(one: Transport, other: Transport) -> None:
-    """The second one, which has nothing to do, too."""
+    """A second one, which has nothing to do, is one too."""
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(_answer_close, other)
         for _ in range(2):
@@ -201,7 +201,7 @@ async def a_close_tells_the_peer_code_and_reason(one: Transport, other: Transpor
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(one.aclose, 1011, "brøken")
         assert await other.receive() == b"last"
-        for call in (other.receive, other.receive, lambda: other.send(b"late")):  # and so it stays
+        for call in (other.receive, other.receive, lambda: other.send(b"late")):  # every call raises the same
             with pytest.raises(
                 ConnectionClosed, match="the peer closed the connection with code 1011: brøken"
             ) as closed:
@@ -210,7 +210,7 @@ async def a_close_tells_the_peer_code_and_reason(one: Transport, other: Transpor
         await other.aclose()
 
 
-async def of_a_reason_too_long_the_beginning_is_sent(one: Transport, other: Transport) -> None:
+async def a_long_reason_is_truncated(one: Transport, other: Transport) -> None:
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(one.aclose, 1000, "€" * REASON_LIMIT)
         closed = await _answer_close(other)
@@ -222,8 +222,10 @@ async def the_end_that_closed_can_neither_send_nor_receive(one: Transport, other
     await _check_that_it_is_closed(one)
 
 
-async def a_close_with_an_error_code_is_a_close_all_the_same(one: Transport, other: Transport) -> None:
-    """An error code says what the peer did wrong, and that the end that closed need not hear."""
+async def a_close_with_an_error_code_is_a_normal_close_for_the_end_that_closed(
+    one: Transport, other: Transport
+) -> None:
+    """The error code is for the peer."""
     await _close(one, other, 1002)
     await _check_that_it_is_closed(one)
 
@@ -258,7 +260,7 @@ async def a_close_ends_a_receive_under_way(one: Transport, other: Transport) -> 
 
 
 async def a_close_in_the_middle_of_a_send_tells_code_and_reason(one: Transport, other: Transport) -> None:
-    """The send ends; the message, of which a part may have gone, does not arrive, or arrives whole."""
+    """The send ends. Its message arrives whole or not at all."""
 
     async def send() -> None:
         with suppress(ConnectionClosed):
@@ -279,7 +281,7 @@ async def a_close_in_the_middle_of_a_send_tells_code_and_reason(one: Transport, 
     assert (closed.value.code, closed.value.reason) == (1001, "bye")
 
 
-async def a_cancelled_close_closes_all_the_same(one: Transport, other: Transport) -> None:
+async def a_cancelled_close_closes_the_socket(one: Transport, other: Transport) -> None:
     with anyio.CancelScope() as scope:
         scope.cancel()
         await one.aclose()
@@ -318,20 +320,20 @@ CHECKS: tuple[Check, ...] = (
     a_receive_in_a_cancelled_scope_is_cancelled,
     a_send_in_a_cancelled_scope_is_cancelled,
     a_receive_that_waits_is_a_checkpoint,
-    messages_that_wait_let_others_have_their_turn_now_and_then,
+    receiving_many_messages_yields_to_other_tasks,
     a_send_is_a_checkpoint,
     a_close_is_a_checkpoint,
     a_message_longer_than_the_limit_is_refused,
     a_text_longer_than_the_limit_is_refused,
     a_close_tells_the_peer_code_and_reason,
-    of_a_reason_too_long_the_beginning_is_sent,
+    a_long_reason_is_truncated,
     the_end_that_closed_can_neither_send_nor_receive,
-    a_close_with_an_error_code_is_a_close_all_the_same,
+    a_close_with_an_error_code_is_a_normal_close_for_the_end_that_closed,
     a_second_close_does_nothing,
     both_ends_may_close_at_once,
     a_close_ends_a_receive_under_way,
     a_close_in_the_middle_of_a_send_tells_code_and_reason,
-    a_cancelled_close_closes_all_the_same,
+    a_cancelled_close_closes_the_socket,
     an_abort_says_nothing_to_the_peer,
     an_abort_ends_a_receive_under_way,
 )
@@ -343,7 +345,7 @@ async def _send_all(transport: Transport, messages: list[bytes | str]) -> None:
 
 
 async def _answer_close(transport: Transport) -> ConnectionClosed:
-    """Wait for the close, and do what whoever has a transport must: close it, too."""
+    """Wait for the peer's close, and then close this end, as the owner of a transport must."""
     with pytest.raises(ConnectionClosed) as closed:
         await transport.receive()
     await transport.aclose()
@@ -372,17 +374,17 @@ async def _check_that_it_is_cancelled(call: Callable[[], Awaitable[object]]) -> 
 
 async def _check_refusal(one: Transport, other: Transport, message: bytes | str, match: str) -> None:
     async def send() -> None:
-        with suppress(RayforceWSError):  # the peer may refuse before it has all
+        with suppress(RayforceWSError):  # the peer may refuse the message before it has arrived
             await one.send(message)
 
-    async def hear_of_it() -> None:
+    async def receive_the_refusal() -> None:
         with pytest.raises(MessageTooLarge, match="the peer refused a message as too large"):
             await one.receive()
         await one.aclose()
 
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(send)
-        task_group.start_soon(hear_of_it)
+        task_group.start_soon(receive_the_refusal)
         with pytest.raises(MessageTooLarge, match=match) as refused:
             await other.receive()
         await end(other, refused.value)
@@ -394,7 +396,7 @@ def _same(received: Frame | str, sent: bytes | str) -> bool:
 
 @contextmanager
 def _checkpoints() -> Iterator[None]:
-    """Fail if the block lets no other task run."""
+    """Fail if no other task runs during the block."""
     if sniffio.current_async_library() == "trio":
         with trio.testing.assert_checkpoints():
             yield

@@ -3,7 +3,7 @@
 import math
 import select
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -27,7 +27,6 @@ from support.streams import fill, socket_of, tcp_pair, tls_pair
 from support.transport_contract import CHECKS, Check, check_that_pings_pass_between_fragments, check_transport
 
 from rayforce_trio._streams import ByteStream, connect_tcp
-from rayforce_trio._tasks import race
 from rayforce_trio._transports import KeepAlive, Transport
 from rayforce_trio._transports._websocket import WebSocketTransport
 from rayforce_trio.errors import ConnectionClosed, ConnectionLost, MessageTooLarge, ProtocolError
@@ -283,15 +282,9 @@ async def test_the_error_of_a_violation_is_raised_again() -> None:
             assert await peer.receive_rest() == b""  # the transport sends its end, and waits for that of the peer
             peer.half_close()
 
-        await race(answer_after(transport), answer)
-
-
-def answer_after(transport: Transport) -> Callable[[], Awaitable[None]]:
-    async def close() -> None:
-        await transport.aclose(1002)
-        await anyio.sleep_forever()
-
-    return close
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answer)
+            await transport.aclose(1002)
 
 
 async def test_a_receive_that_is_cancelled_does_not_hold_up_a_close() -> None:
@@ -316,6 +309,23 @@ async def test_a_receive_that_is_cancelled_does_not_hold_up_a_close() -> None:
                 await transport.receive()
             await peer.send(close_frame(1000, masked=False))
             await closed.wait()
+
+
+@pytest.mark.parametrize("receiving", [True, False])
+async def test_a_violation_ends_a_close_at_once(receiving: bool) -> None:
+    """The peer does not end the connection, and is not waited for."""
+
+    async def receive(transport: Transport) -> None:
+        with pytest.raises(ConnectionClosed):
+            await transport.receive()
+
+    async with with_raw_peer(client=True) as (transport, peer), anyio.create_task_group() as tasks:
+        if receiving:
+            tasks.start_soon(receive, transport)
+            await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(transport.aclose)
+        assert await peer.receive_close() == 1000
+        await peer.send_frame(opcode=3)
 
 
 async def test_an_abort_at_the_moment_when_bytes_arrive_ends_a_receive() -> None:

@@ -1,4 +1,4 @@
-"""The mask of RFC 6455, section 5.3, against its plainest definition."""
+"""Masking, compared with the definition in RFC 6455, section 5.3."""
 
 import random
 
@@ -31,25 +31,25 @@ def test_the_masked_hello_of_the_rfc() -> None:
 
 @fifty_examples
 @given(payloads, keys)
-def test_a_mask_is_what_the_rfc_says(data: bytes, key: bytes) -> None:
+def test_data_is_masked_as_the_rfc_says(data: bytes, key: bytes) -> None:
     assert mask(data, key) == by_definition(data, key)
 
 
 @pytest.mark.parametrize("size", edges)
-def test_a_mask_is_what_the_rfc_says_at_the_edges(size: int) -> None:
+def test_data_of_any_size_is_masked_as_the_rfc_says(size: int) -> None:
     data = random.Random(size).randbytes(size)
     assert mask(data, b"\x01\x80\0\xff") == by_definition(data, b"\x01\x80\0\xff")
 
 
 @fifty_examples
 @given(payloads, keys)
-def test_the_mask_of_the_mask_is_what_there_was(data: bytes, key: bytes) -> None:
+def test_masking_twice_restores_the_data(data: bytes, key: bytes) -> None:
     assert mask(mask(data, key), key) == data
 
 
 @fifty_examples
 @given(payloads, keys)
-def test_a_view_is_masked_as_the_bytes_are_and_stays_as_it_was(data: bytes, key: bytes) -> None:
+def test_a_view_is_masked_like_bytes_and_does_not_change(data: bytes, key: bytes) -> None:
     source = bytearray(data)
     masked = mask(memoryview(source), key)
     assert type(masked) is bytes
@@ -59,7 +59,7 @@ def test_a_view_is_masked_as_the_bytes_are_and_stays_as_it_was(data: bytes, key:
 
 @fifty_examples
 @given(st.data(), payloads, keys)
-def test_piece_after_piece_comes_to_the_same_in_place(draw: st.DataObject, data: bytes, key: bytes) -> None:
+def test_pieces_are_masked_in_place_like_the_whole(draw: st.DataObject, data: bytes, key: bytes) -> None:
     masker = Masker(key)
     masked = []
     for piece in draw.draw(cut(data)):
@@ -71,8 +71,8 @@ def test_piece_after_piece_comes_to_the_same_in_place(draw: st.DataObject, data:
 
 @fifty_examples
 @given(st.data(), payloads, keys)
-def test_piece_after_piece_comes_to_the_same_elsewhere(draw: st.DataObject, data: bytes, key: bytes) -> None:
-    """The source stays as it is, and so does what lies behind in the target."""
+def test_pieces_are_masked_into_a_target_like_the_whole(draw: st.DataObject, data: bytes, key: bytes) -> None:
+    """Neither the source nor the rest of the target changes."""
     masker = Masker(key)
     masked = []
     for piece in draw.draw(cut(data)):
@@ -87,7 +87,7 @@ def test_piece_after_piece_comes_to_the_same_elsewhere(draw: st.DataObject, data
 
 @fifty_examples
 @given(payloads, keys, st.integers(0, 3))
-def test_a_part_of_a_buffer_is_masked_and_the_rest_stays(data: bytes, key: bytes, before: int) -> None:
+def test_only_a_part_of_a_buffer_is_masked(data: bytes, key: bytes, before: int) -> None:
     buffer = bytearray(b"<<<"[:before] + data + b">>>")
     Masker(key).mask_in_place(memoryview(buffer)[before : before + len(data)])
     assert buffer == b"<<<"[:before] + by_definition(data, key) + b">>>"

@@ -1,4 +1,4 @@
-"""Frames, read and packed: each rule of RFC 6455 from section 5 on, then any conversation in any pieces."""
+"""Reading and packing frames: each rule of RFC 6455 from section 5 on, then any conversation in any pieces."""
 
 import struct
 import sys
@@ -47,7 +47,7 @@ KEY = bytes.fromhex("37fa213d")
 
 @pytest.fixture(params=[True, False], ids=["of a client", "of a server"])
 def masked(request: pytest.FixtureRequest) -> bool:
-    """Whose frames are read: a client's are masked, a server's are not."""
+    """Whether the frames are masked: those of a client are, those of a server are not."""
     return bool(request.param)
 
 
@@ -61,18 +61,18 @@ def reader(masked: bool, *, max_message_size: int = LIMIT, max_text_size: int = 
 
 
 def events_of(receiver: FrameReader, data: bytes = b"") -> list[Event]:
-    """Feed some bytes, and take whatever they make."""
+    """Feed bytes, and return the events."""
     receiver.feed(data)
     return list(iter(receiver.next_event, None))
 
 
-def told(events: Iterable[Event]) -> list[Event]:
-    """Return the events, views turned into bytes."""
+def as_bytes(events: Iterable[Event]) -> list[Event]:
+    """Return the events, with bytes in place of views."""
     return [bytes(event) if isinstance(event, memoryview) else event for event in events]
 
 
-def check_that_nothing_follows(receiver: FrameReader, masked: bool) -> None:
-    """Check that a receiver takes whatever comes, and makes nothing of it."""
+def check_that_it_has_ended(receiver: FrameReader, masked: bool) -> None:
+    """Check that the reader ignores further bytes."""
     for data in (b"", frame(b"late", masked=masked), b"\xff" * 20, bytes(20)):
         assert events_of(receiver, data) == []
         assert not receiver.has_bytes
@@ -80,18 +80,18 @@ def check_that_nothing_follows(receiver: FrameReader, masked: bool) -> None:
 
 
 def violation_of(receiver: FrameReader, data: bytes, masked: bool) -> WebSocketViolation:
-    """Return what some bytes break; nothing follows it."""
+    """Return the violation that these bytes cause. The reader ignores everything after it."""
     with pytest.raises(WebSocketViolation) as caught:
         events_of(receiver, data)
-    check_that_nothing_follows(receiver, masked)
+    check_that_it_has_ended(receiver, masked)
     return caught.value
 
 
 def check_refusal(data: bytes, masked: bool, code: CloseCode, what: str) -> None:
-    """Check that `data` breaks the protocol with its last byte, however it comes, and whatever came before and after.
+    """Check that the last byte of `data` is a violation, in whatever pieces it arrives and whatever surrounds it.
 
     Args:
-        what: the violation in words, as a part of them.
+        what: a part of the text of the violation.
     """
 
     def check(receiver: FrameReader, rest: bytes) -> None:
@@ -103,10 +103,10 @@ def check_refusal(data: bytes, masked: bool, code: CloseCode, what: str) -> None
     check(reader(masked), data + frame(b"late", masked=masked))
     by_byte = reader(masked)
     for byte in data[:-1]:
-        told(events_of(by_byte, bytes([byte])))
+        as_bytes(events_of(by_byte, bytes([byte])))
     check(by_byte, data[-1:])
     later = reader(masked)
-    assert told(events_of(later, frame(b"good", masked=masked) + frame(b"", PING, masked=masked))) == [
+    assert as_bytes(events_of(later, frame(b"good", masked=masked) + frame(b"", PING, masked=masked))) == [
         b"good",
         Ping(b""),
     ]
@@ -131,7 +131,7 @@ def test_an_example_of_the_rfc_is_read(masked: bool, data: str, events: list[Eve
     assert events_of(reader(masked), bytes.fromhex(data)) == events
 
 
-def test_frames_are_packed_as_the_rfc_has_them() -> None:
+def test_an_example_of_the_rfc_is_packed() -> None:
     hello = b"Hello"
     assert pack_frame(Opcode.TEXT, hello, masked=False) == bytes.fromhex("810548656c6c6f")
     assert pack_frame(Opcode.TEXT, hello[:3], masked=False, fin=False) == bytes.fromhex("010348656c")
@@ -157,27 +157,27 @@ def test_a_length_is_written_in_its_shortest_form(size: int, unmasked: str, mask
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 65537])
-def test_lengths_around_those_where_the_form_changes_are_read(size: int, masked: bool) -> None:
+def test_a_length_of_each_form_is_read(size: int, masked: bool) -> None:
     payload = (b"0123456789abc" * (size // 13 + 1))[:size]
-    assert told(events_of(reader(masked), pack_frame(Opcode.BINARY, payload, masked=masked))) == [payload]
-    assert told(events_of(reader(masked), frame(payload, masked=masked))) == [payload]
+    assert as_bytes(events_of(reader(masked), pack_frame(Opcode.BINARY, payload, masked=masked))) == [payload]
+    assert as_bytes(events_of(reader(masked), frame(payload, masked=masked))) == [payload]
 
 
-def test_every_masked_frame_gets_a_key_of_its_own() -> None:
-    """The mask of zeros is the key."""
+def test_every_masked_frame_has_another_key() -> None:
+    """The masked form of zeros is the key."""
     keys = {pack_frame(Opcode.BINARY, bytes(4), masked=True)[-4:] for _ in range(100)}
     assert len(keys) == 100
     assert {len(new_key()) for _ in range(10)} == {4}
 
 
-def test_a_view_is_packed_as_the_bytes_are() -> None:
+def test_a_view_is_packed_like_bytes() -> None:
     for payload in (b"", b"short", bytes(2000)):
         assert pack_frame(Opcode.BINARY, memoryview(payload), masked=False) == frame(payload, masked=False)
         packed = pack_frame(Opcode.BINARY, memoryview(payload), masked=True)
-        assert told(events_of(reader(True), packed)) == [payload]
+        assert as_bytes(events_of(reader(True), packed)) == [payload]
 
 
-# What breaks the rules of section 5.2: the beginning of a frame, which is refused with its last byte
+# Violations of section 5.2: the beginning of a frame, which is refused when its last byte arrives
 
 
 @pytest.mark.parametrize("rsv", range(1, 8))
@@ -194,7 +194,7 @@ def test_a_reserved_opcode_is_refused(opcode: int, masked: bool) -> None:
 
 
 @pytest.mark.parametrize("opcode", list(Opcode), ids=lambda opcode: opcode.name)
-def test_a_frame_is_masked_by_a_client_and_by_nobody_else(opcode: Opcode, masked: bool) -> None:
+def test_a_client_must_mask_its_frames_and_a_server_must_not(opcode: Opcode, masked: bool) -> None:
     what = "a frame that is not masked" if masked else "a masked frame"
     check_refusal(frame(b"", opcode, masked=not masked)[:2], masked, CloseCode.PROTOCOL_ERROR, what)
 
@@ -218,7 +218,7 @@ def test_a_length_with_the_highest_bit_set_is_refused(size: int, masked: bool) -
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_a_length_that_is_too_long_is_refused_in_a_text_and_in_a_continuation_too(opcode: int, masked: bool) -> None:
+def test_a_length_in_a_form_that_is_too_long_is_refused_in_a_continuation(opcode: int, masked: bool) -> None:
     begun = frame(b"", opcode, fin=False, masked=masked)
     data = begun + struct.pack("!BBH", 0x80, 0x80 * masked | 126, 125)
     check_refusal(data, masked, CloseCode.PROTOCOL_ERROR, "shortest form")
@@ -234,7 +234,7 @@ def test_a_continuation_of_nothing_is_refused(fin: bool, masked: bool) -> None:
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_a_continuation_of_what_has_ended_is_refused(opcode: int, masked: bool) -> None:
+def test_a_continuation_of_a_complete_message_is_refused(opcode: int, masked: bool) -> None:
     ended = frame(b"a", opcode, fin=False, masked=masked) + frame(b"b", CONTINUATION, masked=masked)
     for before in (ended, frame(b"ab", opcode, masked=masked)):
         data = before + frame(b"", CONTINUATION, masked=masked)
@@ -254,7 +254,7 @@ def test_a_new_message_within_a_fragmented_one_is_refused(
     check_refusal(data, masked, CloseCode.PROTOCOL_ERROR, "a new message within a fragmented one")
 
 
-def test_a_new_message_within_a_fragmented_one_is_refused_with_its_payload_too(masked: bool) -> None:
+def test_a_new_message_within_a_fragmented_one_is_refused_if_it_arrives_whole(masked: bool) -> None:
     data = frame(b"a", fin=False, masked=masked) + frame(b"whole", masked=masked)
     assert violation_of(reader(masked), data, masked).code is CloseCode.PROTOCOL_ERROR
 
@@ -269,7 +269,7 @@ def test_fragments_make_one_message_even_if_they_are_empty(opcode: int, masked: 
         expected: Event = b"".join(parts)
         if opcode == TEXT:
             expected = b"".join(parts).decode()
-        assert told(events_of(reader(masked), data)) == [expected]
+        assert as_bytes(events_of(reader(masked), data)) == [expected]
 
 
 # Section 5.5: control frames
@@ -289,16 +289,14 @@ def test_a_control_frame_of_more_than_125_bytes_is_refused(opcode: int, size: in
 
 
 @pytest.mark.parametrize("size", [0, 1, 124, 125])
-def test_pings_and_pongs_are_handed_out_with_their_payload(size: int, masked: bool) -> None:
+def test_pings_and_pongs_are_returned_with_their_payload(size: int, masked: bool) -> None:
     payload = bytes(range(size))
     data = pack_frame(Opcode.PING, payload, masked=masked) + pack_frame(Opcode.PONG, payload, masked=masked)
     assert events_of(reader(masked), data) == [Ping(payload), Pong(payload)]
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_control_frames_between_fragments_are_handed_out_at_once_and_the_message_later(
-    opcode: int, masked: bool
-) -> None:
+def test_control_frames_between_fragments_are_returned_before_the_message(opcode: int, masked: bool) -> None:
     receiver = reader(masked)
     halves = ("€" * 10).encode()[:14], ("€" * 10).encode()[14:]  # the cut goes through a character
     assert events_of(receiver, frame(halves[0], opcode, fin=False, masked=masked)) == []
@@ -306,7 +304,7 @@ def test_control_frames_between_fragments_are_handed_out_at_once_and_the_message
         assert events_of(receiver, pack_frame(Opcode.PING, b"now", masked=masked)) == [Ping(b"now")]
         assert events_of(receiver, frame(b"", CONTINUATION, fin=False, masked=masked)) == []
         assert events_of(receiver, pack_frame(Opcode.PONG, b"", masked=masked)) == [Pong(b"")]
-    events = told(events_of(receiver, frame(halves[1], CONTINUATION, masked=masked)))
+    events = as_bytes(events_of(receiver, frame(halves[1], CONTINUATION, masked=masked)))
     assert events == ["€" * 10 if opcode == TEXT else ("€" * 10).encode()]
 
 
@@ -322,12 +320,12 @@ INVALID_CODES = [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000
 
 
 @pytest.mark.parametrize("code", VALID_CODES)
-def test_a_close_frame_tells_code_and_reason(code: int, masked: bool) -> None:
+def test_a_close_frame_has_a_code_and_a_reason(code: int, masked: bool) -> None:
     for reason in ("", "enough", "€" * 41):
         receiver = reader(masked)
         data = frame(struct.pack("!H", code) + reason.encode(), CLOSE, masked=masked)
         assert events_of(receiver, data + frame(b"late", masked=masked)) == [Close(code, reason)]
-        check_that_nothing_follows(receiver, masked)
+        check_that_it_has_ended(receiver, masked)
 
 
 @pytest.mark.parametrize("code", INVALID_CODES)
@@ -338,7 +336,7 @@ def test_a_close_frame_with_a_code_that_must_not_be_sent_is_refused(code: int, m
 def test_an_empty_close_frame_has_no_status(masked: bool) -> None:
     receiver = reader(masked)
     assert events_of(receiver, frame(b"", CLOSE, masked=masked)) == [Close(NO_STATUS, "")]
-    check_that_nothing_follows(receiver, masked)
+    check_that_it_has_ended(receiver, masked)
 
 
 def test_a_close_frame_of_one_byte_is_refused(masked: bool) -> None:
@@ -346,7 +344,7 @@ def test_a_close_frame_of_one_byte_is_refused(masked: bool) -> None:
 
 
 @pytest.mark.parametrize("reason", [b"\xff", b"ok \xe2\x82", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"])
-def test_a_close_frame_whose_reason_is_no_utf_8_is_refused(reason: bytes, masked: bool) -> None:
+def test_a_close_frame_whose_reason_is_not_utf_8_is_refused(reason: bytes, masked: bool) -> None:
     data = frame(struct.pack("!H", 1000) + reason, CLOSE, masked=masked)
     check_refusal(data, masked, CloseCode.INVALID_DATA, "reason is not UTF-8")
 
@@ -356,12 +354,12 @@ def test_a_close_frame_within_a_fragmented_message_ends_it(opcode: int, masked: 
     receiver = reader(masked)
     data = frame(b"\xe2", opcode, fin=False, masked=masked) + close_frame(1001, masked=masked)
     assert events_of(receiver, data + frame(b"\x82\xac", CONTINUATION, masked=masked)) == [Close(1001, "")]
-    check_that_nothing_follows(receiver, masked)
+    check_that_it_has_ended(receiver, masked)
 
 
-def test_messages_before_a_close_are_handed_out(masked: bool) -> None:
+def test_messages_before_a_close_are_returned(masked: bool) -> None:
     data = frame(b"one", masked=masked) + frame(b"two", TEXT, masked=masked) + close_frame(1000, masked=masked)
-    assert told(events_of(reader(masked), data)) == [b"one", "two", Close(1000, "")]
+    assert as_bytes(events_of(reader(masked), data)) == [b"one", "two", Close(1000, "")]
 
 
 @pytest.mark.parametrize("code", VALID_CODES)
@@ -377,7 +375,7 @@ def test_a_close_without_status_is_packed_empty(masked: bool) -> None:
 
 
 @given(st.text(st.characters(codec=None), max_size=300), st.booleans())
-def test_of_any_reason_as_much_is_sent_as_there_is_room_for(reason: str, masked: bool) -> None:
+def test_any_reason_is_truncated_to_the_limit(reason: str, masked: bool) -> None:
     (event,) = events_of(reader(masked), pack_close(1000, reason, masked=masked))
     assert isinstance(event, Close)
     whole = reason.encode(errors="replace").decode()
@@ -386,13 +384,13 @@ def test_of_any_reason_as_much_is_sent_as_there_is_room_for(reason: str, masked:
     assert event.reason == whole or len(event.reason.encode()) > REASON_LIMIT - 4
 
 
-# Section 8.1: text is UTF-8, and what is not is noticed as soon as it is there
+# Section 8.1: text must be UTF-8; anything else is refused as soon as it arrives
 
 TELLING = [bytes([byte]) for byte in bytes.fromhex("00 7f 80 8f 90 9f a0 bf c0 c1 c2 df e0 ed ef f0 f4 f5 ff")]
-"""The bytes at the edges of what may stand at some place of a character."""
+"""The first and the last byte of each range that UTF-8 allows at some position of a character."""
 
 ENDINGS = [b"".join(ending) for size in range(4) for ending in product([b"\x80", b"\x90", b"\xa0"], repeat=size)]
-"""One of them completes whatever can be completed to a character."""
+"""Any bytes that can be completed to a character are completed by one of these."""
 
 
 def is_text(data: bytes) -> bool:
@@ -408,7 +406,7 @@ def may_become_text(data: bytes) -> bool:
 
 
 def check_text(fragments: list[bytes], masked: bool) -> None:
-    """Send a text byte by byte; it arrives, or is refused with the first byte after which it can be none."""
+    """Send a text byte by byte. It arrives, or is refused at the first byte that cannot be part of UTF-8."""
     receiver = reader(masked)
     seen = b""
     for index, fragment in enumerate(fragments):
@@ -429,18 +427,18 @@ def check_text(fragments: list[bytes], masked: bool) -> None:
 
 
 @pytest.mark.parametrize("first", TELLING, ids=bytes.hex)
-def test_what_is_no_text_is_refused_with_the_byte_that_makes_it_none(first: bytes, masked: bool) -> None:
+def test_invalid_utf_8_is_refused_at_the_first_wrong_byte(first: bytes, masked: bool) -> None:
     for rest in product(TELLING, repeat=2):
         check_text([first + b"".join(rest)], masked)
 
 
 @given(st.data(), st.booleans())
-def test_what_is_no_text_is_noticed_in_any_fragments(draw: st.DataObject, masked: bool) -> None:
+def test_invalid_utf_8_is_refused_in_any_fragments(draw: st.DataObject, masked: bool) -> None:
     parts = st.lists(st.sampled_from(TELLING) | st.text(max_size=4).map(str.encode), max_size=8)
     check_text(draw.draw(cut(b"".join(draw.draw(parts)))), masked)
 
 
-def test_bytes_that_are_no_utf_8_may_stand_in_a_binary_message(masked: bool) -> None:
+def test_a_binary_message_need_not_be_utf_8(masked: bool) -> None:
     assert events_of(reader(masked), frame(b"\xff\xc0", masked=masked)) == [b"\xff\xc0"]
 
 
@@ -455,21 +453,21 @@ def test_a_binary_message_beyond_the_limit_is_refused_by_its_header(size: int, f
 
 
 @pytest.mark.parametrize("limit", [0, 1, 10, 125, 126, 1000, 65536, 70000])
-def test_a_binary_message_of_just_the_limit_arrives_and_a_longer_one_does_not(limit: int, masked: bool) -> None:
+def test_the_longest_binary_message_arrives_and_a_longer_one_does_not(limit: int, masked: bool) -> None:
     receiver = reader(masked, max_message_size=limit)
-    assert told(events_of(receiver, frame(bytes(limit), masked=masked))) == [bytes(limit)]
+    assert as_bytes(events_of(receiver, frame(bytes(limit), masked=masked))) == [bytes(limit)]
     violation = violation_of(receiver, frame(bytes(limit + 1), masked=masked), masked)
     assert violation.code is CloseCode.MESSAGE_TOO_BIG
 
 
-def test_a_message_for_which_there_is_no_memory_is_refused_as_too_long(masked: bool) -> None:
+def test_a_message_is_refused_as_too_long_if_there_is_no_memory_for_it(masked: bool) -> None:
     receiver = reader(masked, max_message_size=1 << 63)
-    # Memory for the first of it is there, and of the rest it is asked for once that has come.
+    # Memory for the whole message is allocated when its beginning has arrived.
     violation = violation_of(receiver, frame(size=1 << 62, masked=masked) + bytes(2 << 20), masked)
     assert violation.code is CloseCode.MESSAGE_TOO_BIG
 
 
-def test_fragments_that_are_too_long_together_are_refused_by_the_header_of_the_first_too_many(masked: bool) -> None:
+def test_fragments_beyond_the_limit_are_refused_by_a_header(masked: bool) -> None:
     begun = frame(bytes(LIMIT // 2), fin=False, masked=masked)
     receiver = reader(masked)
     assert events_of(receiver, begun + frame(bytes(LIMIT // 2), CONTINUATION, fin=False, masked=masked)) == []
@@ -482,20 +480,20 @@ def test_fragments_that_are_too_long_together_are_refused_by_the_header_of_the_f
     assert violation.code is CloseCode.MESSAGE_TOO_BIG
 
 
-def test_the_limits_may_be_changed_meanwhile(masked: bool) -> None:
+def test_the_limits_may_be_changed(masked: bool) -> None:
     receiver = reader(masked, max_message_size=10, max_text_size=5)
     assert receiver.text_limit == 5
     receiver.max_message_size = 20
     receiver.max_text_size = 30
     assert receiver.text_limit == 20  # of characters, none of which is less than a byte
-    assert told(events_of(receiver, frame(bytes(20), masked=masked))) == [bytes(20)]
+    assert as_bytes(events_of(receiver, frame(bytes(20), masked=masked))) == [bytes(20)]
     assert events_of(receiver, frame(b"x" * 20, TEXT, masked=masked)) == ["x" * 20]
     receiver.max_message_size = 3
     assert violation_of(receiver, frame(bytes(4), masked=masked), masked).code is CloseCode.MESSAGE_TOO_BIG
 
 
 @pytest.mark.parametrize("character", ["x", "é", "€", "𝄞"])
-def test_a_text_of_just_the_limit_arrives_and_a_longer_one_does_not(character: str, masked: bool) -> None:
+def test_the_longest_text_arrives_and_a_longer_one_does_not(character: str, masked: bool) -> None:
     receiver = reader(masked, max_text_size=300)
     assert events_of(receiver, pack_frame(Opcode.TEXT, (character * 300).encode(), masked=masked)) == [character * 300]
     data = pack_frame(Opcode.TEXT, (character * 301).encode(), masked=masked)
@@ -504,7 +502,7 @@ def test_a_text_of_just_the_limit_arrives_and_a_longer_one_does_not(character: s
     assert "longer than the 300 characters allowed" in str(violation)
 
 
-def test_a_text_that_is_surely_too_long_is_refused_by_its_header(masked: bool) -> None:
+def test_a_text_that_must_be_too_long_is_refused_by_its_header(masked: bool) -> None:
     receiver = reader(masked, max_text_size=100)
     assert events_of(receiver, frame(size=400, opcode=TEXT, masked=masked)) == []
     receiver = reader(masked, max_text_size=100)
@@ -512,7 +510,7 @@ def test_a_text_that_is_surely_too_long_is_refused_by_its_header(masked: bool) -
     assert violation_of(receiver, data, masked).code is CloseCode.MESSAGE_TOO_BIG
 
 
-def test_a_text_is_refused_once_it_is_too_long_and_not_when_it_is_whole(masked: bool) -> None:
+def test_a_text_is_refused_as_soon_as_it_is_too_long(masked: bool) -> None:
     receiver = reader(masked, max_text_size=100)
     data = frame(b"x" * 200, TEXT, masked=masked)
     assert events_of(receiver, data[:-100]) == []
@@ -520,8 +518,8 @@ def test_a_text_is_refused_once_it_is_too_long_and_not_when_it_is_whole(masked: 
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_a_message_in_very_many_fragments_that_hold_nothing_is_refused(opcode: int, masked: bool) -> None:
-    """Control frames between them are none of its fragments."""
+def test_a_message_in_too_many_small_fragments_is_refused(opcode: int, masked: bool) -> None:
+    """Control frames between the fragments do not count."""
     between = frame(b"", PING, masked=masked) * 3
     for payload in (b"", b"x"):
         receiver = reader(masked)
@@ -535,23 +533,23 @@ def test_a_message_in_very_many_fragments_that_hold_nothing_is_refused(opcode: i
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_a_message_in_very_many_fragments_that_hold_something_arrives(opcode: int, masked: bool) -> None:
+def test_a_message_in_many_longer_fragments_arrives(opcode: int, masked: bool) -> None:
     data = frame(b"x" * 256, opcode, fin=False, masked=masked)
     data += frame(b"x" * 256, CONTINUATION, fin=False, masked=masked) * 3000 + frame(b"", CONTINUATION, masked=masked)
     whole = b"x" * (256 * 3001)
-    assert told(events_of(reader(masked), data)) == [whole.decode() if opcode == TEXT else whole]
+    assert as_bytes(events_of(reader(masked), data)) == [whole.decode() if opcode == TEXT else whole]
 
 
-def test_messages_of_few_fragments_are_counted_each_for_itself(masked: bool) -> None:
+def test_the_fragments_of_each_message_are_counted(masked: bool) -> None:
     data = frame(b"", fin=False, masked=masked) + frame(b"", CONTINUATION, masked=masked)
-    assert told(events_of(reader(masked), data * 2000)) == [b""] * 2000
+    assert as_bytes(events_of(reader(masked), data * 2000)) == [b""] * 2000
 
 
 @on_linux
 @pytest.mark.parametrize("begun", [b"", Header(0, MessageType.SYNC, GIGABYTE - 16).pack()], ids=["nothing", "a header"])
 @pytest.mark.parametrize("fin", [True, False])
-def test_what_was_announced_costs_no_memory_before_it_arrives(begun: bytes, fin: bool, masked: bool) -> None:
-    """Sixty peers announce a gigabyte each, in the frame or, where it is a fragment, in what it begins with."""
+def test_an_announced_size_takes_no_memory_before_the_message_arrives(begun: bytes, fin: bool, masked: bool) -> None:
+    """Sixty peers announce a gigabyte each: in the header of a frame, or at the beginning of a fragmented message."""
     before = resident_memory()
     receivers = []
     for _ in range(60):
@@ -562,27 +560,27 @@ def test_what_was_announced_costs_no_memory_before_it_arrives(begun: bytes, fin:
             data = frame(begun, fin=fin, size=GIGABYTE, masked=masked)
         assert events_of(receiver, data) == []
         receivers.append(receiver)
-        # Where something of it has arrived, the system may give a huge page, of 2 MB.
+        # The system may back the beginning of the buffer with a huge page of 2 MB.
         assert resident_memory() - before < 60 * 3 * MEGABYTE
 
 
 @on_linux
-def test_a_long_message_costs_memory_once(masked: bool) -> None:
+def test_a_long_message_is_in_memory_once(masked: bool) -> None:
     size = 64 * MEGABYTE
     receiver = reader(masked, max_message_size=size)
     receiver.feed(frame(size=size, masked=masked))
     assert receiver.next_event() is None
     before = resident_memory()
-    while (room := receiver.get_buffer()) is not None:
-        count = min(len(room), MEGABYTE)
-        room[:count] = bytes(count)
+    while (buffer := receiver.get_buffer()) is not None:
+        count = min(len(buffer), MEGABYTE)
+        buffer[:count] = bytes(count)
         receiver.buffer_updated(count)
         event = receiver.next_event()
     assert event is not None
     assert resident_memory() - before < 1.5 * size
 
 
-# What arrives, and where it is received
+# Messages and buffers
 
 
 @pytest.mark.parametrize("fragments", [1, 2, 5])
@@ -597,58 +595,58 @@ def test_a_short_message_is_bytes_and_a_long_one_a_view(fragments: int, masked: 
         for whole in (data, frame(payload, masked=masked)):
             (event,) = events_of(reader(masked), whole)
             assert type(event) is (bytes if size <= KEPT_WHOLE else memoryview)
-            assert told([event]) == [payload]
+            assert as_bytes([event]) == [payload]
 
 
-def test_a_view_stays_as_it_is_when_more_arrives(masked: bool) -> None:
+def test_a_view_does_not_change_when_more_arrives(masked: bool) -> None:
     receiver = reader(masked)
     first, second = b"1" * (KEPT_WHOLE + 1), b"2" * (KEPT_WHOLE + 1)
     events = events_of(receiver, frame(first, masked=masked) + frame(second, masked=masked))
     events += events_of(receiver, frame(first, masked=masked))
-    assert told(events) == [first, second, first]
+    assert as_bytes(events) == [first, second, first]
 
 
-def test_there_is_room_for_the_payload_of_a_binary_frame_and_for_nothing_else(masked: bool) -> None:
+def test_there_is_a_buffer_for_the_payload_of_a_binary_frame_only(masked: bool) -> None:
     receiver = reader(masked)
     data = pack_frame(Opcode.BINARY, b"0123456789", masked=masked, fin=False)
     header = len(data) - 10
 
-    def room() -> int | None:
+    def size_of_buffer() -> int | None:
         assert events_of(receiver) == []
         place = receiver.get_buffer()
         return None if place is None else len(place)
 
-    assert room() is None
+    assert size_of_buffer() is None
     for byte in data[: header - 1]:
         receiver.feed(bytes([byte]))
-        assert room() is None
+        assert size_of_buffer() is None
     receiver.feed(data[header - 1 : header])
-    assert room() == 10
+    assert size_of_buffer() == 10
     receiver.feed(data[header : header + 3])
-    assert room() == 7
+    assert size_of_buffer() == 7
     place = receiver.get_buffer()
     assert place is not None
     place[:5] = data[header + 3 : header + 8]
     receiver.buffer_updated(5)
-    assert room() == 2
+    assert size_of_buffer() == 2
     receiver.feed(data[header + 8 :])
-    assert room() is None
+    assert size_of_buffer() is None
     assert events_of(receiver, frame(b"", PING, masked=masked)[:1]) == []
-    assert room() is None
+    assert size_of_buffer() is None
     assert events_of(receiver, frame(b"", PING, masked=masked)[1:]) == [Ping(b"")]
     receiver.feed(frame(size=4, opcode=CONTINUATION, masked=masked))
-    assert room() == 4
+    assert size_of_buffer() == 4
     place = receiver.get_buffer()
     assert place is not None
     place[:] = b"abcd"
     receiver.buffer_updated(4)
-    assert told(events_of(receiver)) == [b"0123456789abcd"]
-    assert room() is None
+    assert as_bytes(events_of(receiver)) == [b"0123456789abcd"]
+    assert size_of_buffer() is None
     receiver.feed(frame(size=4, opcode=TEXT, masked=masked))
-    assert room() is None
+    assert size_of_buffer() is None
 
 
-def test_it_tells_whether_there_is_more_to_take(masked: bool) -> None:
+def test_it_tells_whether_there_are_bytes_left(masked: bool) -> None:
     receiver = reader(masked)
     assert not receiver.has_bytes
     receiver.feed(frame(b"one", masked=masked) + frame(b"two", masked=masked))
@@ -664,7 +662,7 @@ def test_it_tells_whether_there_is_more_to_take(masked: bool) -> None:
 
 @dataclass(frozen=True)
 class Fragment:
-    """A frame to pack: what it is of, what it holds, and whether it ends its message."""
+    """A frame to pack; `fin` says whether it is the last of its message."""
 
     opcode: Opcode
     payload: bytes
@@ -685,7 +683,7 @@ def packed_by_us(fragments: list[Fragment], masked: bool) -> bytes:
 
 
 def packed_by_wsproto(fragments: list[Fragment], masked: bool) -> bytes:
-    """It counts for itself which frame begins a message, and takes text as `str`."""
+    """Pack with wsproto, which counts the frames of a message itself, and takes text as `str`."""
     protocol = FrameProtocol(client=masked, extensions=[])
     is_text = False
     packed = []
@@ -711,7 +709,7 @@ def close_of(payload: bytes) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a peer says, in frames, and what is to be made of it."""
+    """The frames that a peer sends, and the events that must come of them."""
 
     fragments: list[Fragment]
     events: list[Event]
@@ -736,7 +734,7 @@ closes = st.just(b"") | st.builds(
 
 @st.composite
 def conversations(draw: st.DrawFn, binaries: st.SearchStrategy[bytes] = binaries) -> Conversation:
-    """Messages in fragments, text cut between characters, with control frames between them; perhaps a close."""
+    """Make messages in fragments (text is cut between characters), control frames between them, perhaps a close."""
     fragments: list[Fragment] = []
     events: list[Event] = []
 
@@ -768,14 +766,14 @@ def conversations(draw: st.DrawFn, binaries: st.SearchStrategy[bytes] = binaries
 
 @st.composite
 def unfinished(draw: st.DrawFn, masked: bool) -> bytes:
-    """The beginning of a frame, without its end."""
+    """Make the beginning of a frame."""
     data = pack_frame(draw(st.sampled_from(list(Opcode)[1:3])), b"x" * draw(st.sampled_from([1, 300])), masked=masked)
     return data[: draw(st.integers(0, len(data) - 1))]
 
 
-def deliver(receiver: FrameReader, pieces: Iterable[bytes], into_room: Iterable[bool]) -> Iterator[Event]:
-    """Have the pieces arrive one after the other: some are fed, some received right where they belong."""
-    choices = cycle(into_room)
+def deliver(receiver: FrameReader, pieces: Iterable[bytes], in_place: Iterable[bool]) -> Iterator[Event]:
+    """Let the pieces arrive one by one: some are fed, some are received into the buffer."""
+    choices = cycle(in_place)
     for piece in pieces:
         rest = piece
         while rest:
@@ -797,36 +795,36 @@ ways = st.lists(st.booleans(), min_size=1, max_size=8)
 
 @pytest.mark.parametrize("pack", [packed_by_us, packed_by_wsproto])
 @given(st.data(), conversations(), st.booleans(), ways)
-def test_any_conversation_in_any_pieces_is_what_was_said(
-    pack: Pack, draw: st.DataObject, conversation: Conversation, masked: bool, into_room: list[bool]
+def test_any_conversation_is_read_in_any_pieces(
+    pack: Pack, draw: st.DataObject, conversation: Conversation, masked: bool, in_place: list[bool]
 ) -> None:
     is_closed = bool(conversation.fragments) and conversation.fragments[-1].opcode is Opcode.CLOSE
     trailing = draw.draw(st.binary(max_size=50) if is_closed else unfinished(masked))
     data = pack(conversation.fragments, masked) + trailing
-    assert told(events_of(reader(masked), data)) == conversation.events
+    assert as_bytes(events_of(reader(masked), data)) == conversation.events
     receiver = reader(masked)
-    assert told(deliver(receiver, draw.draw(cut(data)), into_room)) == conversation.events
+    assert as_bytes(deliver(receiver, draw.draw(cut(data)), in_place)) == conversation.events
     if is_closed:
-        check_that_nothing_follows(receiver, masked)
+        check_that_it_has_ended(receiver, masked)
 
 
 @pytest.mark.parametrize("pack", [packed_by_us, packed_by_wsproto])
 @settings(max_examples=30)
-@given(conversation=conversations(short_binaries), masked=st.booleans(), into_room=ways)
-def test_any_conversation_byte_by_byte_is_what_was_said(
-    pack: Pack, conversation: Conversation, masked: bool, into_room: list[bool]
+@given(conversation=conversations(short_binaries), masked=st.booleans(), in_place=ways)
+def test_any_conversation_is_read_byte_by_byte(
+    pack: Pack, conversation: Conversation, masked: bool, in_place: list[bool]
 ) -> None:
     data = pack(conversation.fragments, masked)
     pieces = [data[at : at + 1] for at in range(len(data))]
-    assert told(deliver(reader(masked), pieces, into_room)) == conversation.events
+    assert as_bytes(deliver(reader(masked), pieces, in_place)) == conversation.events
 
 
-# Whatever a peer sends
+# Any bytes
 
 
 @st.composite
 def damaged(draw: st.DrawFn, masked: bool) -> bytes:
-    """Proper frames, changed here and there."""
+    """Make valid frames, and change some bytes."""
     data = bytearray(packed_by_us(draw(conversations()).fragments, masked))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, min(len(data), 300)))
@@ -835,34 +833,34 @@ def damaged(draw: st.DrawFn, masked: bool) -> bytes:
 
 
 @given(st.data(), st.booleans(), ways)
-def test_whatever_arrives_raises_nothing_but_violations_and_makes_no_event_after_one(
-    draw: st.DataObject, masked: bool, into_room: list[bool]
+def test_any_bytes_raise_nothing_but_violations_and_no_event_follows_one(
+    draw: st.DataObject, masked: bool, in_place: list[bool]
 ) -> None:
     headers = st.sampled_from([0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89]).map(lambda first: bytes([first]))
     likely = st.builds(lambda first, rest: first + rest, headers, st.binary(max_size=200))
     data = draw.draw(st.binary(max_size=200) | likely | damaged(masked))
     limits = st.sampled_from([0, 10, 1000, LIMIT, GIGABYTE])
     max_message_size, max_text_size = draw.draw(limits), draw.draw(limits)
-    whole = outcome(reader(masked, max_message_size=max_message_size, max_text_size=max_text_size), [data], into_room)
+    whole = outcome(reader(masked, max_message_size=max_message_size, max_text_size=max_text_size), [data], in_place)
     pieces = draw.draw(cut(data))
     in_pieces = outcome(
-        reader(masked, max_message_size=max_message_size, max_text_size=max_text_size), pieces, into_room
+        reader(masked, max_message_size=max_message_size, max_text_size=max_text_size), pieces, in_place
     )
     assert in_pieces[0] == whole[0]
-    # Of a text that is both, too long and none, what is seen first depends on how much of it is there.
+    # If a text is both too long and not UTF-8, the pieces decide which is found first.
     assert in_pieces[1] == whole[1] or {in_pieces[1], whole[1]} == {CloseCode.MESSAGE_TOO_BIG, CloseCode.INVALID_DATA}
 
 
 def outcome(
-    receiver: FrameReader, pieces: list[bytes], into_room: Iterable[bool]
+    receiver: FrameReader, pieces: list[bytes], in_place: Iterable[bool]
 ) -> tuple[list[Event], CloseCode | None]:
-    """Return the events that came, and what was broken at last."""
+    """Return the events, and the code of the violation at the end, if there is one."""
     events: list[Event] = []
     arriving = iter(pieces)
     try:
-        for event in deliver(receiver, arriving, into_room):
+        for event in deliver(receiver, arriving, in_place):
             events.append(event)
     except WebSocketViolation as violation:
-        assert list(deliver(receiver, arriving, into_room)) == []
-        return told(events), violation.code
-    return told(events), None
+        assert list(deliver(receiver, arriving, in_place)) == []
+        return as_bytes(events), violation.code
+    return as_bytes(events), None

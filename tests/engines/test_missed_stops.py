@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 from support.engine_contract import ENDLESS, ask, open_session, request
 from support.fake_engine import HELLO, HELLO_ANSWER, FakeEngine, FakeSession, error_frame, fake_engine
 from support.leaks import no_leaks
@@ -14,6 +15,7 @@ from support.sweep import cancelled_at, swept
 
 from rayforce_trio import NativeEngine
 from rayforce_trio._engines import Session, _native_session, _wakeup
+from rayforce_trio._engines._wakeup import StopReminder, WakeupConnection
 from rayforce_trio._protocol import CANCELLED, Failure, Reply, Result
 
 LOCAL = "127.0.0.1"
@@ -53,8 +55,8 @@ class Wakeups:
 
 
 @asynccontextmanager
-async def deaf_engine(wakeups: Wakeups, *, heeds_after: int) -> AsyncIterator[FakeEngine]:
-    """Run an engine that heeds no stop until it has been woken this many times."""
+async def deaf_engine(wakeups: Wakeups, *, obeys_after: int) -> AsyncIterator[FakeEngine]:
+    """Run an engine that misses every stop until it has been woken this many times."""
 
     async def serve(connection: FakeSession) -> None:
         connection.receive_stops_inline()
@@ -67,7 +69,7 @@ async def deaf_engine(wakeups: Wakeups, *, heeds_after: int) -> AsyncIterator[Fa
         while True:
             await connection.receive_request()
             assert await connection.take(1) == STOP
-            await wakeups.until(heeds_after)
+            await wakeups.until(obeys_after)
             await connection.send(error_frame(CANCELLED))
 
     async with fake_engine(serve, hello=None) as engine:
@@ -96,12 +98,60 @@ async def stopped_reply(session: Session) -> Reply:
     return replies[0]
 
 
+class CountingWakeup(WakeupConnection):
+    """Attributes: `count`, how often it was to wake the engine."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def ensure_connected(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def wake(self) -> None:
+        self.count += 1
+
+
 @pytest.mark.trio
-async def test_the_engine_is_reminded_until_it_heeds() -> None:
+@pytest.mark.parametrize("run_before_reply", [False, True])
+async def test_reminders_end_when_the_reply_begins(
+    autojump_clock: trio.testing.MockClock, run_before_reply: bool
+) -> None:
+    """Also if the reply begins before the task of the reminders has noticed the stop."""
+    wakeup = CountingWakeup()
+    reminder = StopReminder(wakeup)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reminder.run)
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            reminder.stop_sent()
+            if run_before_reply:
+                await trio.sleep(10)
+                assert wakeup.count > 10
+            reminder.reply_begun()
+            wakeup.count = 0
+            await trio.sleep(10)
+            assert wakeup.count == 0
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_reminders_continue_when_they_are_run_again(autojump_clock: trio.testing.MockClock) -> None:
+    wakeup = CountingWakeup()
+    reminder = StopReminder(wakeup)
+    reminder.stop_sent()
+    for _ in range(2):
+        wakeup.count = 0
+        with trio.move_on_after(10):
+            await reminder.run()
+        assert wakeup.count > 10
+
+
+@pytest.mark.trio
+async def test_the_engine_is_reminded_until_it_obeys() -> None:
     wakeups = Wakeups()
     async with (
         no_leaks(),
-        deaf_engine(wakeups, heeds_after=3) as fake,
+        deaf_engine(wakeups, obeys_after=3) as fake,
         open_session(NativeEngine(LOCAL, fake.port)) as one,
     ):
         assert await stopped_reply(one) == Failure(CANCELLED, "")
@@ -112,7 +162,7 @@ async def test_the_engine_is_reminded_until_it_heeds() -> None:
 @pytest.mark.trio
 async def test_sessions_share_one_wakeup_connection_while_there_is_a_session() -> None:
     wakeups = Wakeups()
-    async with no_leaks(), deaf_engine(wakeups, heeds_after=1) as fake:
+    async with no_leaks(), deaf_engine(wakeups, obeys_after=1) as fake:
         engine = NativeEngine(LOCAL, fake.port)
         async with open_session(engine) as one:
             async with open_session(engine) as other:
@@ -130,7 +180,7 @@ async def test_sessions_share_one_wakeup_connection_while_there_is_a_session() -
 @pytest.mark.parametrize("wakeups_before", [0, 1])
 async def test_a_session_that_is_closed_reminds_the_engine_too(wakeups_before: int) -> None:
     wakeups = Wakeups()
-    async with no_leaks(), deaf_engine(wakeups, heeds_after=wakeups_before + 3) as fake:
+    async with no_leaks(), deaf_engine(wakeups, obeys_after=wakeups_before + 3) as fake:
         session = await NativeEngine(LOCAL, fake.port).open_session()
         assert session.start(request(ENDLESS), lambda _: None)
         async with trio.open_nursery() as nursery:
@@ -150,7 +200,7 @@ async def test_a_wakeup_connection_that_breaks_is_replaced_while_its_sessions_li
     wakeups.reset_after = 1
     async with (
         no_leaks(),
-        deaf_engine(wakeups, heeds_after=3) as fake,
+        deaf_engine(wakeups, obeys_after=3) as fake,
         open_session(NativeEngine(LOCAL, fake.port)) as session,
     ):
         assert await stopped_reply(session) == Failure(CANCELLED, "")
@@ -200,18 +250,18 @@ async def test_a_wakeup_connection_whose_server_is_gone_is_replaced() -> None:
     with native_server() as second:
         engine.port = second.port
         async with open_session(engine) as session:
-            await heeds_every_stop(session, 10)
+            await obeys_every_stop(session, 10)
             await left.aclose()
-            await heeds_every_stop(session, 10)
+            await obeys_every_stop(session, 10)
 
 
 @pytest.mark.trio
 async def test_no_stop_is_lost_at_the_very_beginning_of_a_request(native_port: int) -> None:
     async with open_session(NativeEngine(LOCAL, native_port)) as session:
-        await heeds_every_stop(session, 3000)
+        await obeys_every_stop(session, 3000)
 
 
-async def heeds_every_stop(session: Session, count: int) -> None:
+async def obeys_every_stop(session: Session, count: int) -> None:
     for _ in range(count):
         assert await stopped_reply(session) == Failure(CANCELLED, "")
     assert await ask(session, "(+ 1 2)") == 3
