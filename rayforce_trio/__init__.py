@@ -9,6 +9,7 @@ _values                     the wire layout of values, without Rayforce objects
 _codec                      queries and values to frames and back; the engine's FFI
 _tasks, _addresses          what several rooms need: tasks that end together, hosts and ports
 _credentials                the same: user names, passwords and tokens
+_text                       the same: text that is safe to print
 _transports                 WebSocket libraries behind one interface, and the choice between event loops
 _engines                    what evaluates
 _client | _server           the two ends
