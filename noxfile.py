@@ -24,7 +24,7 @@ WORKERS = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal"]
 NOT_TIMING = ["-m", "not timing"]
 """All tests except those that measure time; slow tests are included."""
 
-ALL_EXTRAS = ".[arrow,asyncio,cli,prometheus,sql]"
+ALL_EXTRAS = ".[arrow,cli,prometheus,sql]"
 
 WS = "ws@8.23.0"
 """The package of npm that the session `interop` runs against."""
@@ -81,21 +81,13 @@ def tests_min(session: nox.Session) -> None:
 
 
 @nox.session
-def only_trio(session: nox.Session) -> None:
-    """Without `websockets`: all is well on trio, and on asyncio the error says what to install."""
-    session.install(".", *nox.project.dependency_groups(PYPROJECT, "test"))
-    session.run("python", "-c", "import importlib.util as u; assert u.find_spec('websockets') is None")
-    pytest(session, "tests/test_without_websockets.py")
-
-
-@nox.session
 def interop(session: nox.Session) -> None:
     """Against npm's `ws` and headless Chromium; node, npm, and chromium or google-chrome have to be on the PATH."""
     wanted = {"node": ["node"], "npm": ["npm"], "chromium or google-chrome": ["chromium", "google-chrome"]}
     missing = [name for name, programs in wanted.items() if not any(map(shutil.which, programs))]
     if missing:
         session.error(f"not on the PATH: {', '.join(missing)}")
-    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, "test"))
     packages = Path(session.virtualenv.location, "npm")
     session.run("npm", "install", "--prefix", str(packages), "--no-audit", "--no-fund", WS, external=True)
     session.env["NODE_PATH"] = str(packages / "node_modules")
@@ -113,28 +105,28 @@ def autobahn(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """A million made-up inputs for everything that reads what strangers send: `-- receiving --inputs 10000`."""
-    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, "test"))
     session.run("python", "-m", "fuzzing", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session
 def fuzz_guided(session: nox.Session) -> None:
     """The same by atheris, which looks for what reaches new code: `-- receiving -runs=1000000`."""
-    session.install(".[asyncio]", "atheris>=3.0", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.install(".", "atheris>=3.0", *nox.project.dependency_groups(PYPROJECT, "test"))
     session.run("python", "-m", "fuzzing.guided", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Half an hour of a hundred clients for each engine, then a minute beside slow ones: `-- --minutes 5`."""
-    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, "test"))
     session.run("python", "-m", "soak", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmark, beside rayforce-py's own, to docs/benchmark.md; `nox -s bench -- --quick` only prints."""
-    session.install(".[asyncio]", *nox.project.dependency_groups(PYPROJECT, "bench"))
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, "bench"))
     session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
 
 

@@ -1,4 +1,4 @@
-"""Hosts and ports: what is one, how it is written, and why it could not be reached."""
+"""Host names, IP addresses, ports and URLs: check them, write them, and describe why a server cannot be reached."""
 
 import os
 import re
@@ -27,45 +27,48 @@ def check_host(host: object) -> None:
 
 
 def check_port(port: int, *, lowest: int) -> None:
-    """Raise `RayforceValueError` if `port` is no port number from `lowest` to 65535."""
+    """Raise `RayforceValueError` if `port` is not an int from `lowest` to 65535."""
     if type(port) is not int or not lowest <= port <= 65535:
         raise RayforceValueError(f"Invalid port: {port!r}. Must be an int between {lowest} and 65535")
 
 
 def authority_of(host: str, port: int | None) -> str:
-    """Return `host:port`, or the host alone, as it stands in a URL."""
+    """Return `host:port` as written in a URL, or the host alone if `port` is `None`."""
     bracketed = f"[{host}]" if ":" in host else host
     return bracketed if port is None else f"{bracketed}:{port}"
 
 
 def ip_of(address: str) -> IPv4Address | IPv6Address:
-    """Return an IP address as the system tells it: without its scope, and an IPv4 one mapped into IPv6 as itself.
+    """Return the IP address that a socket reports, without its scope. An IPv4 address mapped into IPv6 becomes IPv4.
 
     Raises:
-        ValueError: it is none.
+        ValueError: `address` is not an IP address.
     """
     ip = ip_address(address.partition("%")[0])
     return (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
 
 
 def network_of(address: str) -> str:
-    """Return what to count as one peer: an IPv4 address, or the /64 of an IPv6 one, all of which one host may have."""
+    """Return the network that counts as one peer: an IPv4 address, or the /64 of an IPv6 address.
+
+    One host may use all addresses of a /64.
+    """
     ip = ip_of(address)
     return str(ip if isinstance(ip, IPv4Address) else IPv6Network((ip, 64), strict=False))
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server is. As a string it is the URL, without the query, which may hold secrets.
+    """The address of a server. `str` returns its URL without the query, which may contain secrets.
 
     Attributes:
-        host: its name or address.
+        host: the host name or IP address.
         port: 1-65535; `None` means 80, or with TLS 443.
         target: the path, and the query if there is one.
-        tls: how to speak TLS; `None`: not at all.
+        tls: the TLS context; `None` means no TLS.
 
     Raises:
-        RayforceValueError: one of these is out of range.
+        RayforceValueError: an attribute is out of range.
     """
 
     host: str
@@ -85,12 +88,12 @@ class Endpoint:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The host, and the port that is meant."""
+        """The host and the port. A port of `None` is replaced by the default port."""
         return self.host, self.port or (80 if self.tls is None else 443)
 
     @property
     def authority(self) -> str:
-        """The same as it stands in a URL."""
+        """The host and the port as written in a URL."""
         return authority_of(*self.address)
 
     def __str__(self) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
 import anyio
@@ -109,12 +109,10 @@ class TimeSlice:
 
 
 class DetachedTask:
-    """A task that no nursery holds. It runs until it returns, is cancelled by `join`, or the event loop ends.
+    """A task that no nursery holds. It runs until it returns, is cancelled, or the event loop ends.
 
     A nursery can only be left in the task that entered it, and in the reverse order of entering. A detached task can be
-    joined anywhere in its event loop.
-
-    Starting it is not a checkpoint.
+    joined anywhere in its event loop, which it must be started in. Starting it is not a checkpoint.
 
     Args:
         function: must raise nothing but cancellation.
@@ -135,19 +133,27 @@ class DetachedTask:
             _detached_tasks.add(task)
             task.add_done_callback(self._done_on_asyncio)
 
-    async def join(self, ask_to_end: Callable[[], None]) -> None:
-        """Ask the task to end, and wait until it has. A checkpoint.
+    def cancel(self) -> None:
+        """Cancel the task. No checkpoint."""
+        self._scope.cancel()
 
-        If cancelled, cancel the task, wait for its end nevertheless, and then raise the cancellation. The task limits
-        how long that takes. In a scope that is cancelled already, the task is cancelled without being asked before.
+    @trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave the task behind
+    async def join(self, stop: Callable[[], None]) -> None:
+        """Stop the task, and wait until it has ended. A checkpoint.
+
+        If cancelled, cancel the task, wait for its end nevertheless, and then raise the cancellation. The function
+        limits how long that takes.
+
+        Args:
+            stop: asks the function to return. It is not called if the caller is cancelled already.
         """
         cancelled = anyio.get_cancelled_exc_class()
         try:
             await anyio.lowlevel.checkpoint()
-            ask_to_end()
+            stop()
             await self._ended.wait()
         except cancelled:
-            self._scope.cancel()
+            self.cancel()
             with anyio.CancelScope(shield=True):
                 while not self._ended.is_set():
                     try:
@@ -185,6 +191,7 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
             that network errors must not hide; otherwise the first one.
     """
     errors: list[Exception] = []
+    coroutines: list[Coroutine[object, object, None]] = []
 
     @trio.lowlevel.enable_ki_protection  # the caller's own task raises KeyboardInterrupt; here it would be in a group
     async def run(function: Callable[[], Awaitable[None]]) -> None:
@@ -194,10 +201,18 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
             errors.append(error)
         task_group.cancel_scope.cancel()
 
-    with collapse_groups():
-        async with anyio.create_task_group() as task_group:
-            for function in functions:
-                task_group.start_soon(run, function)
+    def start(function: Callable[[], Awaitable[None]]) -> Coroutine[object, object, None]:
+        coroutines.append(run(function))
+        return coroutines[-1]
+
+    try:
+        with collapse_groups():
+            async with anyio.create_task_group() as task_group:
+                for function in functions:
+                    task_group.start_soon(start, function)
+    finally:
+        for coroutine in coroutines:
+            coroutine.close()  # asyncio never starts one whose task is cancelled at once, and would warn about it
     if errors:
         try:
             raise next((error for error in errors if not isinstance(error, RayforceWSError)), errors[0])

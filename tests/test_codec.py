@@ -790,13 +790,26 @@ def test_standard_output_is_what_it_was_after_a_refusal_to_evaluate() -> None:
     assert (os.fstat(1).st_dev, os.fstat(1).st_ino) == (before.st_dev, before.st_ino)
 
 
-def test_a_verbose_request_is_answered_though_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+def test_output_is_captured_where_no_directory_is_writable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    output, reply = ask_verbose('(do (println "captured") (+ 1 2))')
+    assert (output, decode(reply)) == ("captured\n", 3)
+
+
+def test_output_is_captured_where_the_system_has_no_files_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    output, reply = ask_verbose('(do (println "captured") (+ 1 2))')
+    assert (output, decode(reply)) == ("captured\n", 3)
+
+
+def test_output_that_cannot_be_captured_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
+    monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    request = encode('(println "x")', MessageType.SYNC, verbose=True)
-    assert isinstance(evaluate(request), Failure | Result)
+    reply = evaluate(encode('(println "x")', MessageType.SYNC, verbose=True))
+    assert reply == Failure("io", "the output of the query cannot be captured: Too many open files")
 
 
 PROLOGUE = """

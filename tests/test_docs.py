@@ -239,7 +239,7 @@ def test_readme_has_two_commands_each_on_one_line() -> None:
 def test_readme_command_runs_the_quickstart_with_all_it_imports() -> None:
     venv, install, run = readme_commands()[0]
     assert venv == MAKE_VENV
-    assert install == [".venv/bin/pip", "install", ".[asyncio]", "vega_datasets"]
+    assert install == [".venv/bin/pip", "install", ".", "vega_datasets"]
     assert run == [".venv/bin/python", QUICKSTART.as_posix()]
     imported = re.findall(r"^(?:import|from) (\w+)", (ROOT / QUICKSTART).read_text(encoding="utf-8"), re.MULTILINE)
     installed = {"rayforce_trio", "rayforce", "trio", "vega_datasets"}

@@ -122,9 +122,12 @@ def test_after_its_event_loop_a_connection_is_closed_and_can_be_closed_again_any
         return connection
 
     connection = anyio.run(connect, backend=library)
+    never_left = WSClient(LOCAL, in_process_port).connect()
+    anyio.run(never_left.__aenter__, backend=library)
 
     async def use() -> None:
         await connection.close()
+        await never_left.__aexit__(None, None, None)
         await enter(connection)
         connection.abort()
         with pytest.raises(errors.RayforceWSError, match=ELSEWHERE):
@@ -133,7 +136,20 @@ def test_after_its_event_loop_a_connection_is_closed_and_can_be_closed_again_any
     run_in(elsewhere, use)
 
 
-@pytest.mark.parametrize("elsewhere", ["trio", "asyncio"])
+def test_without_an_event_loop_connecting_is_an_error(in_process_port: int) -> None:
+    pending = WSClient(LOCAL, in_process_port).connect()
+
+    async def use() -> None:
+        with pytest.raises(errors.RayforceWSError, match="no event loop is running"):
+            await pending
+        with pytest.raises(errors.RayforceWSError, match="no event loop is running"):
+            async with pending:
+                pass
+
+    run_in("none", use)
+
+
+@pytest.mark.parametrize("elsewhere", ["trio", "asyncio", "none"])
 @pytest.mark.parametrize("library", ["trio", "asyncio"])
 def test_a_block_cannot_be_left_in_another_event_loop(in_process_port: int, library: str, elsewhere: str) -> None:
     pending = WSClient(LOCAL, in_process_port).connect()

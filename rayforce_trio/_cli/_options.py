@@ -53,7 +53,7 @@ def drain_timeout(text: str) -> float:
     Raises:
         ArgumentTypeError: the text is not a number, or the number is negative or infinite.
     """
-    return _number(text, "not a number of seconds, or below 0")
+    return _number(text, "not 0 or a positive number of seconds")
 
 
 def seconds(text: str) -> float:

@@ -72,7 +72,7 @@ def refuse_secret(_: str) -> NoReturn:
     Raises:
         ArgumentTypeError: always.
     """
-    raise ArgumentTypeError("a secret cannot be an argument, because other users can read the list of processes")
+    raise ArgumentTypeError("a secret cannot be an argument: other users could read it in the list of processes")
 
 
 def secrets_of(options: Namespace) -> tuple[str | None, str | None]:

@@ -37,7 +37,7 @@ The expression's value is `_DONE`, or a symbol that says why nothing was changed
 """
 _DONE = i64(1)
 _CHANGED = "changed"
-_ROWS = bytes(range(0xF8, 0x100))  # stands for the rows in an expression; no name contains it, since it is not UTF-8
+_ROWS = bytes(range(0xF8, 0x100))  # placeholder for the rows in an expression; not UTF-8, so no name contains it
 
 
 class RowCount:
@@ -72,13 +72,16 @@ class RowCount:
 
 
 async def insert(exchange: Exchange, table: str, data: TabularData, inserted: RowCount) -> None:
-    """Append rows to a table. A checkpoint."""
+    """Append rows to a table. A checkpoint; if cancelled, as `WSClientConnection.insert`."""
     rows = await _fitted(data, table, await table_schema(exchange, table))
     await _send(exchange, table, rows, "insert", _insertion(table, rows.names), inserted)
 
 
 async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequence[str], inserted: RowCount) -> None:
-    """Replace the rows of a table that have the same keys, and append the others. A checkpoint."""
+    """Replace the rows of a table that have the same keys, and append the others.
+
+    A checkpoint; if cancelled, as `WSClientConnection.upsert`.
+    """
     schema = await table_schema(exchange, table)
     _check_keys(keys, table, list(schema))
     if unsuitable := [column for column, kind in schema.items() if kind == Type.F32.name]:
@@ -95,7 +98,7 @@ async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequen
 
 
 async def create(exchange: Exchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
-    """Create a table, or replace one. A checkpoint."""
+    """Create a table, or replace one. A checkpoint; if cancelled, as `WSClientConnection.create_table`."""
     exchange.check_usable()
     _check_new_name(table)
     value = value_of(table)
@@ -130,13 +133,19 @@ def _done_after(change: bytes) -> bytes:
 
 
 async def _fitted(data: TabularData, table: str, schema: dict[str, str]) -> TableData:
-    """Return data with the columns of a table, in its order. A checkpoint every few milliseconds."""
+    """Return data with the columns of a table, in its order.
+
+    A checkpoint every few milliseconds; if cancelled, the converted data is dropped.
+    """
     types = {column: Type[kind] for column, kind in schema.items()}
     return (await _converted(data)).cast(types, table=table)
 
 
 async def _converted(data: TabularData) -> TableData:
-    """Return data of any kind as columns that can be sent. A checkpoint every few milliseconds."""
+    """Return data of any kind as columns that can be sent.
+
+    A checkpoint every few milliseconds; if cancelled, the converted data is dropped.
+    """
     time_slice = TimeSlice()
     time_slice.start()
     steps = table_data_steps(data, payload_of_object)
@@ -157,9 +166,10 @@ async def _send(
     inserted: RowCount,
     then: _Change | None = None,
 ) -> None:
-    """Send rows in one or several messages, and wait for each reply before the next message. A checkpoint.
+    """Send rows in one or several messages, and wait for each reply before the next message.
 
-    If a row cannot be converted, nothing is sent.
+    If a row cannot be converted, nothing is sent. A checkpoint. If cancelled, `inserted` counts the rows of the
+    messages that the server has confirmed; the current message may have been carried out, too.
 
     Args:
         function: the engine's function that changes the table, for errors.
@@ -195,7 +205,10 @@ async def _send(
 
 
 async def _next(messages: Iterator[tuple[bytes, int] | None], time_slice: TimeSlice) -> tuple[bytes, int] | None:
-    """Return the next message, or `None` after the last one. A checkpoint every few milliseconds."""
+    """Return the next message, or `None` after the last one.
+
+    A checkpoint every few milliseconds; if cancelled, `messages` can go on.
+    """
     for message in messages:
         if message is not None:
             return message

@@ -1,7 +1,8 @@
-"""`WSClient`: where to connect, and the three ways to do it."""
+"""`WSClient`, which knows where to connect, and `PendingConnection`, which connects."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ssl import SSLContext, create_default_context
 from types import TracebackType
 from typing import Any, Protocol, TypedDict, Unpack
@@ -18,20 +19,22 @@ from ._connection import WSClientConnection
 from ._credentials import request_headers
 
 OPEN_TIMEOUT = 5.0
-"""Bound on opening a connection, the name look-up and the handshakes included; in seconds."""
+"""How long opening a connection may take, in seconds: name look-up, TCP, TLS and both handshakes."""
 
 DEFAULT_MAX_MESSAGE_SIZE = 1024**3
 
+DEFAULT_KEEPALIVE = KeepAlive()
+
 
 class Nursery(Protocol):
-    """A `trio.Nursery` or an `anyio.abc.TaskGroup`, in which a connection's tasks run."""
+    """A `trio.Nursery` or an `anyio.abc.TaskGroup`, in which a connection's task runs."""
 
     def start_soon(self, async_fn: Callable[[], Coroutine[Any, Any, None]], /) -> Any:
         """Start a task that runs until it ends or the nursery is cancelled."""
 
 
 class ClientOptions(TypedDict, total=False):
-    """The options of `WSClient.from_url`: those of `WSClient`, all of them optional."""
+    """The options of `WSClient.from_url`, which are those of `WSClient`. All of them are optional."""
 
     ssl: bool | SSLContext
     user: str | None
@@ -44,21 +47,25 @@ class ClientOptions(TypedDict, total=False):
 
 
 class WSClient:
-    """A client for a Rayforce WebSocket server, on trio and on asyncio (there with the extra `asyncio` installed).
+    """A client for a Rayforce WebSocket server, on trio and on asyncio.
+
+    A client holds no connection, and can be used in any number of event loops.
 
     Args:
-        host: the server's name or address.
-        port: its port, 1-65535; `None` means 80, or with TLS 443.
-        ssl: whether to speak TLS: `True`, trusting the certificates that the system trusts; or an `ssl.SSLContext`, for
-            others, or with a certificate for this client.
-        path: of the server's URL, for a proxy that goes by it.
-        user: the user name to send with the password (HTTP Basic).
-        password: the password; it can be without a user name, if the server wants none.
-        token: a bearer token to send instead of both.
+        host: the server's host name or IP address.
+        port: the server's port, 1-65535; `None` means 80, or with TLS 443.
+        ssl: `True` to use TLS and trust the certificates that the system trusts; an `ssl.SSLContext` to trust other
+            certificates, or to show a certificate of this client's; `False` for no TLS.
+        path: the path of the server's URL, for a proxy that needs it.
+        user: the user name, which is sent with the password (HTTP Basic).
+        password: the password. It can be sent without a user name, if the server expects none.
+        token: a bearer token, which is sent instead of a user name and a password.
         headers: further headers for the opening request.
         max_message_size: the longest message accepted from the server, in bytes. Default: 1 GiB.
-        ping_interval: seconds of silence after which the server is pinged; `None`: never. Default: 60.
-        ping_timeout: seconds it then has before the connection counts as lost; `None`: for ever. Default: 30.
+        ping_interval: how long the server may be silent before it is pinged, in seconds; `None`: it is never pinged.
+            Default: 60.
+        ping_timeout: how long the server may take to answer a ping before the connection is lost, in seconds; `None`:
+            there is no limit. Default: 30.
 
     Raises:
         RayforceValueError: an argument is out of range, cannot be sent, or contradicts another.
@@ -76,8 +83,8 @@ class WSClient:
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
-        ping_interval: float | None = 60.0,
-        ping_timeout: float | None = 30.0,
+        ping_interval: float | None = DEFAULT_KEEPALIVE.interval,
+        ping_timeout: float | None = DEFAULT_KEEPALIVE.timeout,
     ) -> None:
         check_size(max_message_size)
         self._endpoint = Endpoint(host, port, path, _context(ssl))
@@ -85,47 +92,55 @@ class WSClient:
         self._max_message_size = max_message_size
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
         self.uri = str(self._endpoint)
-        """Where this client connects to, as in its repr."""
+        """The URL to which this client connects, without a query."""
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[ClientOptions]) -> "WSClient":
-        """Return a client for `wss://user@host:port/path`, or `ws://`; all but the host can be left out.
+        """Return a client for a URL: `ws://` or `wss://`, then `user@host:port/path`. Only the host is required.
 
         Args:
-            url: without a password, since URLs are shown and logged.
-            options: as for `WSClient`; `ssl` can be a context, if the URL begins with `wss`.
+            url: the URL, without a password, because URLs are shown and logged.
+            options: as for `WSClient`; `ssl` can be an `ssl.SSLContext` if the URL begins with `wss`.
 
         Raises:
-            RayforceValueError: it is no such URL, or contradicts the options.
+            RayforceValueError: the URL is not valid, or an option contradicts it.
         """
         host, port, target, secure, user = parse_url(url)
         if twice := {"host", "port", "path"} & options.keys():
             raise RayforceValueError(f"{twice.pop()} is part of the URL; leave it out of the options")
         if user is not None and options.setdefault("user", user) != user:
-            raise RayforceValueError("The user of the options contradicts the URL, which names another")
+            raise RayforceValueError("The option user contradicts the URL, which has another user name")
         if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
             raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
         return cls(host, port, path=target, **options)
 
     def connect(self, nursery: Nursery | None = None) -> "PendingConnection":
-        """Connect to the server, within 5 seconds. Await what this returns, or enter it with `async with`.
+        """Connect to the server, within 5 seconds. Await the object that this returns, or enter it with `async with`.
 
-        It is no coroutine, and each use of it makes a connection of its own.
+        - `async with client.connect() as connection:` closes the connection at the end of the block. Prefer this form.
+        - `connection = await client.connect(nursery)` closes the connection when the nursery (trio) or task group
+          (anyio) is cancelled, if `close` was not called before.
+        - `connection = await client.connect()` closes the connection when the event loop ends, if `close` was not
+          called before. A connection that nothing refers to any more is closed, with a `ResourceWarning`.
 
-        - `async with client.connect() as connection:` The connection's tasks live in the block. The form to prefer.
-        - `connection = await client.connect(nursery)` They live in a nursery (trio) or task group (anyio) of yours.
-        - `connection = await client.connect()` They live until `close()`, the connection's loss or the end of the run.
+        Each use of the object makes a connection of its own. Use a connection in the event loop in which it was opened.
+        A block can be left in any task of that loop, and in any order.
 
-        Awaiting or entering is a checkpoint; if cancelled, no connection is left open.
+        Awaiting and entering are checkpoints; if cancelled, no connection is left open. Leaving a block is a
+        checkpoint; if the block was cancelled, the connection is closed within 2 seconds, otherwise within 10. An
+        exception of the block is raised as it is, never in a group.
 
         Args:
-            nursery: what starts the connection's tasks; it has to be open as long as the connection is used.
+            nursery: the nursery or task group that runs the connection's task. It must stay open while the connection
+                is used.
 
         Raises:
-            ConnectError: nobody answers there.
-            ConnectionRejected: the server refused.
-            HandshakeError: what answers is no Rayforce WebSocket server, or it took longer than 5 seconds.
-            RayforceWSError: the running event loop is not supported, or lacks the library that the error names.
+            ConnectError: no connection could be made to the server's address.
+            ConnectionRejected: the server refused the connection.
+            HandshakeError: the peer is not a Rayforce WebSocket server, or connecting took longer than 5 seconds.
+            RayforceWSError: there is no event loop, or one that is not supported; or the nursery cannot run the
+                connection's task.
+            RayforceValueError: `nursery` is not a nursery. Raised by `connect` itself.
         """
         if nursery is not None and not hasattr(nursery, "start_soon"):
             raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery or an anyio TaskGroup")
@@ -238,18 +253,21 @@ class PendingConnection:
     ) -> None:
         """Close the connection and wait for the end of its task, in any task of the connection's event loop.
 
-        A checkpoint. If cancelled, the connection is closed within 2 seconds, and its task has ended when this raises
-        the cancellation.
+        A checkpoint. If this or the block was cancelled, the connection is closed with code 1001 and within 2 seconds.
+        The connection's task has ended when this returns or raises the cancellation. If a nursery of the caller's holds
+        that task, the connection is closed as by `WSClientConnection.close` instead.
         """
         block = self._block_to_leave()
         exchange = block.connection._exchange
         exchange.check_closable()
         self._blocks.remove(block)
-        if block.task is None:
-            await block.connection.close()
+        block.connection._is_unclosed = False
+        if block.task is None or running_loop() is not exchange.loop:
+            await exchange.close()
         else:
-            block.connection._is_unclosed = False
-            await block.task.join(lambda: exchange.close_with(closed_by_us()))
+            if isinstance(exc, anyio.get_cancelled_exc_class()):
+                block.task.cancel()
+            await block.task.join(partial(exchange.close_with, closed_by_us()))
 
     def _block_to_leave(self) -> _Block:
         """Return the latest block that the current task entered. If it entered none, return the latest of all.

@@ -49,7 +49,8 @@ class VerboseResult:
 class WSClientConnection:
     """A connection to a Rayforce WebSocket server, made by `WSClient.connect`.
 
-    Any number of tasks may use it at once: requests are pipelined, and each one gets its own reply.
+    Any number of tasks may use it at once: requests are pipelined, and each one gets its own reply. In another event
+    loop than the one in which it was opened, every call of an open connection raises `RayforceWSError`.
     """
 
     _is_unclosed = False
@@ -65,7 +66,7 @@ class WSClientConnection:
 
     @property
     def stopped_queries(self) -> int:
-        """Count the cancelled calls whose queries were stopped by the server, or never sent.
+        """The number of cancelled calls whose queries were stopped by the server, or never sent.
 
         The server answers a cancelled call later than the call ends, and before it answers any later call. A query that
         still ran to its end does not count.
@@ -99,6 +100,7 @@ class WSClientConnection:
             RayforceThreadError: Rayforce was first imported in another thread.
             ConnectionClosed: the connection is closed, or was closed before the reply arrived.
             ConnectionLost: the connection broke.
+            RayforceWSError: the connection was opened in another event loop. Nothing was sent.
             MessageTooLarge: the query or its result is longer than one side allows.
             ProtocolError: the server broke the protocol.
         """
@@ -283,7 +285,7 @@ class WSClientConnection:
         return inserted.rows
 
     async def close(self) -> None:
-        """Close the connection, within 10 seconds; waiting calls raise `ConnectionClosed`. Idempotent.
+        """Close the connection within 10 seconds. Idempotent. Calls that still wait raise `ConnectionClosed`.
 
         A checkpoint. If cancelled, the connection is still closed within that time.
 
@@ -308,7 +310,11 @@ class WSClientConnection:
             self._exchange.abort()
 
     async def __aenter__(self) -> "WSClientConnection":
-        """Return the connection, which the end of the block closes. No checkpoint."""
+        """Return the connection, which is closed at the end of the block. Not a checkpoint.
+
+        Raises:
+            RayforceWSError: the connection is open, and was opened in another event loop.
+        """
         self._exchange.check_closable()
         return self
 
@@ -318,7 +324,7 @@ class WSClientConnection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Do what `close` does."""
+        """Close the connection as `close` does. A checkpoint; if cancelled, as `close`."""
         await self.close()
 
     def __repr__(self) -> str:

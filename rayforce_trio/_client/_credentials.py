@@ -1,4 +1,4 @@
-"""What a client tells of itself in its opening request. No error here shows a secret."""
+"""The headers of the opening request that the caller chooses. The errors never show a secret."""
 
 import base64
 import re
@@ -10,7 +10,7 @@ from ..errors import RayforceValueError
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
 
-# Those that the opening handshake and HTTP itself have.
+# Headers that the client sets itself, for HTTP and for the opening handshake.
 _OWN = frozenset({"connection", "content-length", "host", "transfer-encoding", "upgrade"})
 _OWN_PREFIX = "sec-websocket-"
 
@@ -18,10 +18,10 @@ _OWN_PREFIX = "sec-websocket-"
 def request_headers(
     user: str | None, password: str | None, token: str | None, headers: Mapping[str, str] | None
 ) -> list[tuple[str, str]]:
-    """Return the headers that the opening request has beside its own.
+    """Return the headers to add to the opening request.
 
     Raises:
-        RayforceValueError: something in them cannot be sent, or they contradict each other.
+        RayforceValueError: an argument cannot be sent, or contradicts another.
     """
     if headers is not None and not isinstance(headers, Mapping):
         raise RayforceValueError("Invalid headers. Must be a dict of names and values")
@@ -29,7 +29,7 @@ def request_headers(
     authorization = _authorization(user, password, token)
     if authorization is not None:
         if any(name.lower() == "authorization" for name, _ in found):
-            raise RayforceValueError("Give either headers with Authorization, or user and password, or token")
+            raise RayforceValueError("Give only one of: headers with Authorization; user and password; token")
         found.append(("Authorization", authorization))
     return found
 
@@ -37,7 +37,7 @@ def request_headers(
 def _authorization(user: str | None, password: str | None, token: str | None) -> str | None:
     if token is not None:
         if user is not None or password is not None:
-            raise RayforceValueError("Give either token, or user and password")
+            raise RayforceValueError("Give either token, or user and password, not both")
         return f"Bearer {check_token(token)}"
     if password is not None:
         credentials = f"{check_user('' if user is None else user)}:{check_password(password)}"
@@ -49,9 +49,11 @@ def _authorization(user: str | None, password: str | None, token: str | None) ->
 
 def _checked(name: object, value: object) -> tuple[str, str]:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise RayforceValueError(f"Invalid name of a header: {name!r}. Must be of ASCII letters, digits and dashes")
+        raise RayforceValueError(
+            f"Invalid name of a header: {name!r}. Must consist of ASCII letters, digits and dashes"
+        )
     if name.lower() in _OWN or name.lower().startswith(_OWN_PREFIX):
-        raise RayforceValueError(f"The header {name} is the client's own; it cannot be given")
+        raise RayforceValueError(f"The client sets the header {name} itself; leave it out of headers")
     if not isinstance(value, str) or not _VALUE.fullmatch(value):
         raise RayforceValueError(
             f"Invalid value of the header {name}. Must be a str of visible ASCII characters, with spaces between them"

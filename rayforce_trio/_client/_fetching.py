@@ -10,7 +10,9 @@ from ._exchange import Exchange
 
 
 async def read_columns(payload: memoryview, exchange: Exchange) -> Columns:
-    """Return the value of a reply as columns. A checkpoint after every few milliseconds of work.
+    """Return the value of a reply as columns.
+
+    A checkpoint every few milliseconds; if cancelled, the columns read so far are dropped.
 
     Raises:
         RayforceTypeError: the value has no columns.

@@ -13,13 +13,15 @@ _UNDEFINED = "null"  # the type of a name without a value
 
 
 async def table_names(exchange: Exchange) -> list[str]:
-    """Return the names of the server's tables, sorted. A checkpoint."""
+    """Return the names of the server's tables, sorted. A checkpoint; if cancelled, as `evaluate`."""
     payload = await evaluate(exchange, call("eval", call("parse", string(_TABLES))), "(env 0)")
     return sorted((await read_columns(payload, exchange))["value"])
 
 
 async def table_schema(exchange: Exchange, table: str) -> dict[str, str]:
-    """Return the engine's type of each column of a table by the column's name. A checkpoint.
+    """Return the engine's type of each column of a table by the column's name.
+
+    A checkpoint; if cancelled, as `evaluate`.
 
     Raises:
         RayforceValueError: the server has no table with this name, or `table` cannot be a name.
@@ -45,7 +47,7 @@ async def evaluate(exchange: Exchange, expression: Buffer, description: str) -> 
         description: the expression as text, for errors.
 
     Raises:
-        RayforceError: the evaluation failed, or the connection.
+        RayforceError: the evaluation failed, or the connection ended.
     """
     exchange.check_usable()
     header = Header(0, MessageType.SYNC, len(expression)).pack()

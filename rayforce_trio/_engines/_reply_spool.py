@@ -92,7 +92,11 @@ class ReplySpool:
     async def _write(self, data: bytes) -> None:
         """Append to the file. A checkpoint; if cancelled, a part may have been written."""
         if self._file is None:
-            self._file = await trio.to_thread.run_sync(tempfile.TemporaryFile)
+            try:
+                self._file = await trio.to_thread.run_sync(tempfile.TemporaryFile)
+            except FileNotFoundError as error:
+                text = f"{error.strerror}; set TMPDIR to a writable directory"
+                raise FileNotFoundError(error.errno, text) from None
         view = memoryview(data)
         while view:
             count = await trio.to_thread.run_sync(os.pwrite, self._file.fileno(), view, self._written)

@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from ._control import CancelNotice, dump_error, parse_control
-from ._frames import Frame, FrameError, MessageType, parse_frame, string_frame
-from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply
+from ._frames import COMPRESSED_FLAG, Frame, FrameError, MessageType, parse_frame, string_frame
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
@@ -73,6 +73,13 @@ class Action(enum.Enum):
     """Close the connection."""
     STOP_ENGINE = enum.auto()
     """Have the engine stop the request that it runs."""
+
+
+# The members that every request meets. To look one up in its enum takes long in Python 3.11.
+_NOTHING, _START, _SEND = Action.NOTHING, Action.START, Action.SEND
+_SERVING, _DRAINING = ConnectionState.SERVING, ConnectionState.DRAINING
+_STREAMING, _DONE = RequestState.STREAMING, RequestState.DONE
+_REQUEST, _TIMED_OUT = MessageType.SYNC, Outcome.TIMED_OUT
 
 
 class RequestPipeline:
@@ -143,22 +150,22 @@ class RequestPipeline:
             return self._receive_control(message)
         else:
             header = parse_frame(message)
-            if header.message_type is MessageType.SYNC:
+            if header.message_type is _REQUEST:
                 number = self._next_number()
             elif header.message_type is MessageType.ASYNC:
                 number = None
             else:
                 raise ProtocolViolation("the client sent a response, but the server has sent no request")
-            if header.compressed:
+            if header.flags & COMPRESSED_FLAG:
                 failure = _COMPRESSED
         request = ServerRequest(number, message, now)
         if failure is not None:
             _refuse(request, Outcome.INVALID, failure)
-        if self.current is not None or self.state is not ConnectionState.SERVING or failure is not None:
+        if self.current is not None or self.state is not _SERVING or failure is not None:
             self._enqueue(request)
         else:
             self.current = request
-            self.due = Action.START
+            self.due = _START
         return request
 
     # What the I/O code has done
@@ -180,18 +187,18 @@ class RequestPipeline:
         request = self.current
         if request is None or request.number is None:
             raise ValueError("no request is running")
-        if self.due is not Action.START and request.state is not RequestState.RUNNING:
+        if self.due is not _START and request.state is not RequestState.RUNNING:
             raise ValueError("no request is running")
-        request.state = RequestState.STREAMING
+        request.state = _STREAMING
         self.unread = unread
-        if self.state is ConnectionState.SERVING or self.state is ConnectionState.DRAINING:
-            if request.outcome is Outcome.TIMED_OUT:
-                reply = self._explain_timeout(request, reply)
-            request.frame = b""
-            self.message = self._encode(request, reply)
-            self.due = Action.SEND_PART if unread else Action.SEND
-        else:
+        if self.state is not _SERVING and self.state is not _DRAINING:
             self._skip_answer()
+            return
+        if request.outcome is _TIMED_OUT:
+            reply = self._explain_timeout(request, reply)
+        request.frame = b""
+        self.message = reply.frame if isinstance(reply, Result) else self._encode(request, reply)
+        self.due = Action.SEND_PART if unread else _SEND
 
     def part_received(self, data: bytes, unread: int) -> None:
         """Report the next part of the engine's reply to `current`, of which `unread` bytes are still to be read."""
@@ -208,9 +215,12 @@ class RequestPipeline:
         """Report that `message` has been sent."""
         if self.message is None:
             raise ValueError("no answer is being sent")
-        if not self.unread:
+        if self.unread:
+            self._skip_answer()
+        else:
             self.answered += 1
-        self._skip_answer()
+            self.message = None
+            self._finish()
 
     def send_failed(self) -> None:
         """Report that `message` could not be sent: the client is gone."""
@@ -351,10 +361,8 @@ class RequestPipeline:
     def _finish(self) -> None:
         """Go on to the next request, or close if there is none and none is accepted."""
         if self.current is not None:
-            self.current.state = RequestState.DONE
+            self.current.state = _DONE
             self.current = None
-        if self.state is ConnectionState.CLOSED:
-            return
         if self._queue:
             request = self._queue.popleft()
             self._queued_bytes -= len(request.frame)
@@ -362,8 +370,8 @@ class RequestPipeline:
                 del self._queued_numbers[request.number]
             self._check_full()
             self._take(request)
-        elif self.state is ConnectionState.SERVING:
-            self.due = Action.NOTHING
+        elif self.state is _SERVING:
+            self.due = _NOTHING
         else:
             self._close()
 
@@ -375,14 +383,13 @@ class RequestPipeline:
         else:
             self._finish()
 
-    def _encode(self, request: ServerRequest, reply: Reply) -> Message:
-        if not isinstance(reply, Failure):
-            return reply.frame
-        request.failure = reply
+    def _encode(self, request: ServerRequest, failure: Failure) -> Message:
+        """Return the message that answers a request with an error."""
+        request.failure = failure
         if self._extended:
             assert request.number is not None
-            return dump_error(request.number, reply.code, reply.message)
-        return string_frame(str(reply))
+            return dump_error(request.number, failure.code, failure.message)
+        return string_frame(str(failure))
 
     def _explain_timeout(self, request: ServerRequest, reply: Reply) -> Reply:
         """Return the reply to a request that ran for too long, with the reason in place of the engine's `cancel`."""

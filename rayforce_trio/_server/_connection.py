@@ -38,6 +38,9 @@ _HELLO_LIMIT = 4096  # bytes
 _STEPS_AT_ONCE = 2
 """How many actions are performed without a checkpoint: a start and an answer, or an answer and the next start."""
 
+# The members that every request meets. To look one up in its enum takes long in Python 3.11.
+_NOTHING, _START, _SEND, _NO_REASON = Action.NOTHING, Action.START, Action.SEND, Outcome.NONE
+
 T = TypeVar("T")
 
 
@@ -204,12 +207,12 @@ class WSServerConnection:
                     counters.requests += 1
                 if log_queries:
                     self._log.query(arrived)
-                if arrived.outcome is not Outcome.NONE:
+                if arrived.outcome is not _NO_REASON:
                     self._log_refusal(arrived)
             elif arrived is not None:
                 self._cancel(arrived)
             del arrived  # a request may be large, and the next message may take long to arrive
-            if pipeline.due is not Action.NOTHING:
+            if pipeline.due is not _NOTHING:
                 self._advance()
             while pipeline.is_full:
                 self._not_full = trio.Event()
@@ -237,7 +240,7 @@ class WSServerConnection:
     def _advance(self) -> None:
         """Perform the due actions that need no waiting; wake the worker for the others. No checkpoint."""
         steps = _STEPS_AT_ONCE
-        while self._pipeline.due is not Action.NOTHING:
+        while self._pipeline.due is not _NOTHING:
             if not steps or not self._perform_at_once():
                 self._wake.set()
                 break
@@ -246,7 +249,7 @@ class WSServerConnection:
     def _perform_at_once(self) -> bool:
         """Perform the due action if it needs no waiting; return whether it was performed. No checkpoint."""
         pipeline, session = self._pipeline, self._session
-        if pipeline.due is Action.START:
+        if pipeline.due is _START:
             request = pipeline.current
             assert request is not None
             if request.number is None:
@@ -257,7 +260,7 @@ class WSServerConnection:
             if session.start(request.frame, self._take_reply):
                 pipeline.performing()
                 return True
-        elif pipeline.due is Action.SEND:
+        elif pipeline.due is _SEND:
             assert pipeline.message is not None
             try:
                 if self._transport.send_nowait(pipeline.message):
@@ -286,7 +289,7 @@ class WSServerConnection:
         pipeline, session = self._pipeline, self._session
         action, request = pipeline.due, pipeline.current
         pipeline.performing()
-        if action is Action.START:
+        if action is _START:
             assert request is not None
             frame = request.frame
             if request.number is None:
@@ -374,11 +377,11 @@ class WSServerConnection:
         time_slice = TimeSlice(self._flush)
         try:
             while True:
-                if pipeline.due is Action.START:
+                if pipeline.due is _START:
                     await time_slice.yield_if_due()  # the reader task may perform it meanwhile
                 if pipeline.due is Action.CLOSE:
                     return
-                if pipeline.due is Action.NOTHING:
+                if pipeline.due is _NOTHING:
                     self._flush()
                     await self._wake.wait()
                     self._wake = trio.Event()

@@ -131,7 +131,7 @@ def test_with_authentication_an_address_that_others_can_reach_is_served_with_a_w
         assert ask(f"127.0.0.1:{server.port}", **PASSWORD) == (0, "3\n")
         _, err = server.end()
     assert err == (
-        "warning: --host 0.0.0.0 is more than this machine; without --tls-certificate secrets travel unencrypted\n"
+        "warning: --host 0.0.0.0 lets other machines connect; without --tls-certificate, secrets are not encrypted\n"
     )
 
 
@@ -146,15 +146,15 @@ def test_on_this_machine_alone_there_is_nothing_to_warn_of() -> None:
         (["--password-file", "a", "--token-file", "b"], {}, "argument --token-file: not allowed with argument --passw"),
         (["--generate-token", "--users-file", "a"], {}, "argument --users-file: not allowed with argument --generate"),
         (["--generate-token", "--allow-unauthenticated"], {}, "argument --allow-unauthenticated: not allowed with arg"),
-        (["--allow-unauthenticated"], PASSWORD, "RAYFORCE_PASSWORD is in the environment, which --allow-unauth"),
-        (["--allow-unauthenticated"], TOKEN, "RAYFORCE_TOKEN is in the environment, which --allow-unauthenticated"),
-        ([], {**PASSWORD, **TOKEN}, "RAYFORCE_PASSWORD and RAYFORCE_TOKEN are both in the environment; leave out one"),
-        ([], {"RAYFORCE_PASSWORD": ""}, "RAYFORCE_PASSWORD is in the environment, but empty"),
+        (["--allow-unauthenticated"], PASSWORD, "RAYFORCE_PASSWORD is set, which contradicts --allow-unauth"),
+        (["--allow-unauthenticated"], TOKEN, "RAYFORCE_TOKEN is set, which contradicts --allow-unauthenticated"),
+        ([], {**PASSWORD, **TOKEN}, "RAYFORCE_PASSWORD and RAYFORCE_TOKEN are both set; unset one of them"),
+        ([], {"RAYFORCE_PASSWORD": ""}, "RAYFORCE_PASSWORD is set, but empty"),
         ([], {"RAYFORCE_TOKEN": f"{SECRET} é"}, "Invalid token. "),
         ([], {"RAYFORCE_PASSWORD": f"{SECRET}\x07"}, "Invalid password. "),
-        (["--password", SECRET], {}, "argument --password: secrets are no arguments: other users could read them "),
-        (["--token", SECRET], {}, "argument --token: secrets are no arguments: "),
-        (["--max-connections", "-1"], {}, "argument --max-connections: '-1' is no limit; such are numbers, and 0 "),
+        (["--password", SECRET], {}, "argument --password: a secret cannot be an argument: other users could read "),
+        (["--token", SECRET], {}, "argument --token: a secret cannot be an argument: "),
+        (["--max-connections", "-1"], {}, "argument --max-connections: '-1' is not a limit; write a number, or 0 "),
         (["--allowed-host", "a/b"], {}, "Invalid host: 'a/b'. "),
     ],
 )
@@ -172,8 +172,8 @@ def test_wrong_usage_of_serve_is_one_line_and_shows_no_secret(
     ("text", "says"),
     [
         (f"ann:{SECRET}\n", ": The entry of user 'ann' is not a hash from hash_password"),
-        (f"\n{SECRET}\n", ", line 2: no NAME:HASH"),
-        ("ann:one\nann:two\n", ", line 2: the user 'ann' is there already"),
+        (f"\n{SECRET}\n", ", line 2 is not of the form NAME:HASH"),
+        ("ann:one\nann:two\n", ", line 2: the user 'ann' appears a second time"),
         ("# nobody\n", ": Invalid users. "),
     ],
 )
@@ -189,8 +189,8 @@ def test_a_users_file_that_is_none_is_one_line_and_shows_no_secret(text: str, sa
 def test_a_file_without_a_secret_is_one_line(where: list[str], option: str, tmp_path: Path) -> None:
     assert wrong_usage(*where, option, str(tmp_path)) == f"{tmp_path} cannot be read: Is a directory"
     empty = secret_file(tmp_path, f"\n{SECRET}\n", name="empty")
-    assert wrong_usage(*where, option, empty) == f"the first line of {empty} is empty, where a secret should be"
-    assert wrong_usage(*where, option, "/dev/zero") == "/dev/zero is too long, where a secret should be"
+    assert wrong_usage(*where, option, empty) == f"the first line of {empty} is empty; it must be the secret"
+    assert wrong_usage(*where, option, "/dev/zero") == "/dev/zero is too long; the limit is 1048576 bytes"
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe")
     binary.chmod(0o600)
@@ -201,7 +201,7 @@ def test_a_file_that_every_user_can_read_is_warned_of(by_password: Serving, tmp_
     file = secret_file(tmp_path, SECRET, mode=0o644)
     done = command("query", by_password.url, "(+ 1 2)", "--password-file", file)
     assert (done.returncode, done.stdout) == (0, "3\n")
-    assert done.stderr == f"warning: every user of this machine can read {file}; chmod o-r makes an end of that\n"
+    assert done.stderr == f"warning: every user of this machine can read {file}; use chmod o-r to prevent that\n"
 
 
 # The clients
@@ -218,18 +218,18 @@ def test_the_secret_is_the_first_line_whatever_it_ends_with(by_password: Serving
 @pytest.mark.parametrize(
     ("url", "more", "environment", "says"),
     [
-        (f"ws://ann:{SECRET}@host", [], {}, "argument URL: other users could read a password in a URL, "),
-        (f"ann:{SECRET}@host:1", [], {}, "argument URL: other users could read a password in a URL, "),
-        (f"ws://ann:{SECRET[:4]}/{SECRET}@host", [], {}, "argument URL: the port of a server is a number "),
-        (f"http://host/{SECRET}", [], {}, "argument URL: this is no URL of a server; "),
-        (":1", ["--password", SECRET], {}, "argument --password: secrets are no arguments: "),
+        (f"ws://ann:{SECRET}@host", [], {}, "argument URL: The URL contains a password, which other users "),
+        (f"ann:{SECRET}@host:1", [], {}, "argument URL: The URL contains a password, which other users "),
+        (f"ws://ann:{SECRET[:4]}/{SECRET}@host", [], {}, "argument URL: Invalid port in the URL. "),
+        (f"http://host/{SECRET}", [], {}, "argument URL: Invalid URL. Must look like "),
+        (":1", ["--password", SECRET], {}, "argument --password: a secret cannot be an argument: "),
         (":1", ["--password-file", "a", "--token-file", "b"], {}, "argument --token-file: not allowed with "),
-        ("ann@host", [], {}, "a user name needs a password, from --password-file or RAYFORCE_PASSWORD"),
-        ("host", ["--user", "ann"], TOKEN, "a user name goes with a password, not with a token"),
-        ("ann@host", ["--user", "ann"], PASSWORD, "there is a user name in the URL already; leave out --user"),
+        ("ann@host", [], {}, "a user name needs a password; use --password-file or set RAYFORCE_PASSWORD"),
+        ("host", ["--user", "ann"], TOKEN, "a user name needs a password, and cannot be used with a token"),
+        ("ann@host", ["--user", "ann"], PASSWORD, "the URL already contains a user name; leave out --user"),
         ("host", ["--user", "a:b"], PASSWORD, "Invalid user name. "),
         ("host", [], {"RAYFORCE_TOKEN": f"{SECRET} é"}, "Invalid token. "),
-        ("host", [], {**PASSWORD, **TOKEN}, "RAYFORCE_PASSWORD and RAYFORCE_TOKEN are both in the environment; "),
+        ("host", [], {**PASSWORD, **TOKEN}, "RAYFORCE_PASSWORD and RAYFORCE_TOKEN are both set; "),
     ],
 )
 def test_wrong_usage_of_clients_is_one_line_and_shows_no_secret(

@@ -24,7 +24,7 @@ def test_on_a_terminal_it_asks_twice_and_shows_nothing_of_it() -> None:
     with terminal("hash-password") as shown:
         shown.until("Password: ")
         shown.type(SECRET + ENTER)
-        assert shown.until("The same again: ") == "\n"
+        assert shown.until("Repeat the password: ") == "\n"
         shown.type(SECRET + ENTER)
         assert shown.rest().startswith("\n$scrypt$")
         assert shown.process.wait(BOUND) == 0
@@ -34,7 +34,7 @@ def test_two_that_differ_are_refused() -> None:
     with terminal("hash-password") as shown:
         shown.until("Password: ")
         shown.type(SECRET + ENTER)
-        shown.until("The same again: ")
+        shown.until("Repeat the password: ")
         shown.type("another" + ENTER)
         assert shown.rest() == "\nerror: the two passwords are not the same\n"
         assert shown.process.wait(BOUND) == 2
@@ -50,7 +50,7 @@ def test_one_can_think_better_of_it(key: str, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"), [("", "the first line of standard input is empty, "), ("a\x07b\n", "Invalid password. ")]
+    ("given", "says"), [("", "the first line of standard input is empty; "), ("a\x07b\n", "Invalid password. ")]
 )
 def test_what_is_no_password_is_one_line_and_exit_code_2(given: str, says: str) -> None:
     done = command("hash-password", given=given)
@@ -61,5 +61,5 @@ def test_what_is_no_password_is_one_line_and_exit_code_2(given: str, says: str) 
 
 def test_a_password_is_no_argument() -> None:
     said = wrong_usage("hash-password", SECRET)
-    assert "secrets are no arguments" in said
+    assert "a secret cannot be an argument" in said
     assert SECRET not in said

@@ -208,7 +208,7 @@ def test_a_terminal_shows_a_progress_bar(url: str, name: str, tmp_path: Path) ->
         (["x.csv", "--type", "a"], "argument --type: 'a' is not of the form COLUMN=TYPE"),
         (["x.csv", "--type", "a=FLOAT"], "--type a=FLOAT: the types are B8, U8, "),
         (["x.csv", "--delimiter", ";;"], "--delimiter: ';;' is not one ASCII character"),
-        (["-", "--token-file", "/dev/stdin"], "standard input is read for"),
+        (["-", "--token-file", "/dev/stdin"], "standard input is the input of"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:

@@ -119,25 +119,31 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
         (["query", ":8765"], "the following arguments are required: EXPR (see rayforce-trio query --help)"),
         (
             ["query", "http://host", "1"],
-            "argument URL: this is no URL of a server; such look like ws://host:port, wss://",
+            "argument URL: Invalid URL. Must look like ws://host:port or wss://user@host:port/path, with an ",
         ),
-        (["query", "host:port", "1"], "argument URL: this is no URL of a server; "),
-        (["query", "[::1", "1"], "argument URL: this is no URL of a server; "),
-        (["query", "ws://", "1"], "argument URL: this is no URL of a server; "),
-        (["query", "ws://:8765", "1"], "argument URL: this is no URL of a server; "),
-        (["query", "host/path", "1"], "argument URL: this is no URL of a server; "),
-        (["query", ":8765/path", "1"], "argument URL: this is no URL of a server; "),
-        (["query", ":99999", "1"], "argument URL: the port of a server is a number between 1 and 65535 (see "),
-        (["query", "ws://host:port", "1"], "argument URL: the port of a server is a number between 1 and 65535 (see "),
-        (["query", ":0", "1"], "argument URL: the port of a server is a number between 1 and 65535 (see "),
-        (["query", "::1", "1"], "argument URL: an IPv6 address stands in brackets, as in [::1]:8765 (see "),
-        (["query", "ws://::1", "1"], "argument URL: an IPv6 address stands in brackets, as in [::1]:8765 (see "),
-        (["query", ":8765", "1", "--timeout", "0"], "argument --timeout: '0' is no positive number of seconds "),
-        (["query", ":8765", "1", "--timeout", "soon"], "argument --timeout: 'soon' is no positive number of seconds "),
+        (["query", "host:port", "1"], "argument URL: Invalid URL. Must look like "),
+        (["query", "[::1", "1"], "argument URL: Invalid URL. Must look like "),
+        (["query", "ws://", "1"], "argument URL: Invalid URL. Must look like "),
+        (["query", "ws://:8765", "1"], "argument URL: Invalid URL. Must look like "),
+        (["query", "host/path", "1"], "argument URL: Invalid URL. Must look like "),
+        (["query", ":8765/path", "1"], "argument URL: Invalid URL. Must look like "),
+        (["query", ":99999", "1"], "argument URL: Invalid port in the URL. Must be a number between 1 and "),
+        (
+            ["query", "ws://host:port", "1"],
+            "argument URL: Invalid port in the URL. Must be a number between 1 and ",
+        ),
+        (["query", ":0", "1"], "argument URL: Invalid port in the URL. Must be a number between 1 and "),
+        (["query", "::1", "1"], "argument URL: Invalid URL. Must look like "),
+        (["query", "ws://::1", "1"], "argument URL: Invalid URL. Must look like "),
+        (["query", ":8765", "1", "--timeout", "0"], "argument --timeout: '0' is not a positive number of "),
+        (
+            ["query", ":8765", "1", "--timeout", "soon"],
+            "argument --timeout: 'soon' is not a positive number of ",
+        ),
         (["query", ":8765", '"\udcff"'], "the expression is not UTF-8"),
-        (["query", ":8765", ""], "there is no expression"),
-        (["query", ":8765", " ; nothing\n"], "there is no expression"),
-        (["query", ":8765", "-", "--token-file", "/dev/stdin"], "standard input is read for expressions, so no secret"),
+        (["query", ":8765", ""], "the expression is empty"),
+        (["query", ":8765", " ; nothing\n"], "the expression is empty"),
+        (["query", ":8765", "-", "--token-file", "/dev/stdin"], "standard input is the input of this command; "),
         (["query", ":8765", "1", "--form", "json"], "unrecognized arguments: --form json "),
     ],
 )
@@ -171,7 +177,7 @@ def test_standard_input_that_is_not_utf_8_is_one_line_and_exit_code_2() -> None:
 
 def test_empty_standard_input_is_one_line_and_exit_code_2() -> None:
     done = command("query", ":8765", "-")
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no expression\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: the expression is empty\n")
 
 
 def test_the_version_is_told() -> None:
@@ -182,7 +188,7 @@ def test_help_tells_the_exit_codes() -> None:
     done = command("--help")
     assert (done.returncode, done.stderr) == (0, "")
     said = " ".join(done.stdout.split())
-    assert "Exit codes: 0 done; 1 it failed; 2 wrong usage; 3 no connection, or lost; 130 Ctrl-C." in said
+    assert "Exit codes: 0 success; 1 failure; 2 wrong usage; 3 no connection, or a lost one; 130 Ctrl-C." in said
 
 
 def test_a_query_that_takes_too_long_is_cancelled_in_the_engine(served: Served, queries: Queries) -> None:

@@ -325,7 +325,7 @@ def test_an_interrupt_cancels_the_query_in_the_engine_and_ends_it_with_130(serve
 def test_a_secret_cannot_come_from_where_the_expressions_do() -> None:
     done = command("repl", ":8765", "--password-file", "/dev/stdin", given="secret\n(+ 1 2)\n")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: standard input is read for expressions, so no secret can come from /dev/stdin\n"
+    assert done.stderr == "error: standard input is the input of this command; read the secret from another file\n"
 
 
 def test_a_connection_that_is_lost_ends_it_with_exit_code_3() -> None:

@@ -71,11 +71,11 @@ def test_metrics_are_served_if_that_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--query-timeout", "-1"], "argument --query-timeout: '-1' is neither a number of seconds, nor 0, nor auto ("),
-        (["--drain-timeout", "-1"], "argument --drain-timeout: '-1' is no number of seconds, 0 or above ("),
-        (["--open-timeout", "0"], "argument --open-timeout: '0' is no positive number of seconds ("),
-        (["--write-timeout", "inf"], "argument --write-timeout: 'inf' is no positive number of seconds ("),
-        (["--max-in-flight", "-1"], "argument --max-in-flight: '-1' is no limit"),
+        (["--query-timeout", "-1"], "argument --query-timeout: '-1' is not a number of seconds, 0 or auto ("),
+        (["--drain-timeout", "-1"], "argument --drain-timeout: '-1' is not 0 or a positive number of seconds ("),
+        (["--open-timeout", "0"], "argument --open-timeout: '0' is not a positive number of seconds ("),
+        (["--write-timeout", "inf"], "argument --write-timeout: 'inf' is not a positive number of seconds ("),
+        (["--max-in-flight", "-1"], "argument --max-in-flight: '-1' is not a limit; "),
     ],
 )
 def test_limits_that_make_no_sense_are_wrong_usage(arguments: list[str], says: str) -> None:
@@ -108,9 +108,10 @@ def test_help_tells_what_the_limits_may_be(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "0 for any time; auto, which is the default, is 300, or 0 if only this machine can connect" in said
-    assert "without an answer, 0 for any number; default: 1024" in said
-    assert "when the server stops, 0 for none; default: 10" in said
+    assert "0 for no limit; auto means 300, or 0 if only this machine can connect; default: auto" in said
+    assert "unanswered requests of one connection, 0 for no limit; default: 1024" in said
+    assert "size limit of a message from a client; default: 64M" in said
+    assert "seconds to let running queries finish on shutdown, 0 to stop them at once; default: 10" in said
 
 
 def test_by_default_queries_run_in_a_process_of_their_own_which_ends_with_the_server() -> None:
@@ -194,7 +195,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_an_address_that_others_can_reach_is_refused_and_the_reason_told(host: str) -> None:
     said = wrong_usage("serve", "--host", host)
-    assert said.startswith(f"--host {host} is more than this machine, and whoever can connect can run any code ")
+    assert said.startswith(f"--host {host} lets other machines connect, and clients can run any code ")
     assert "; add --generate-token, or " in said
 
 
@@ -208,16 +209,16 @@ def test_an_address_that_others_can_reach_is_served_on_purpose() -> None:
     [
         (["--port", "70000"], "Invalid port: 70000. Must be an int between 0 and 65535"),
         (["--port", "eighty"], "argument --port: invalid int value: 'eighty' (see rayforce-trio serve --help)"),
-        (["--engine", "remote"], "--engine remote: neither native nor in-process nor HOST:PORT"),
+        (["--engine", "remote"], "--engine remote is not native, in-process or HOST:PORT"),
         (["--engine", "host:0"], "Invalid port: 0. Must be an int between 1 and 65535"),
-        (["--engine", "in-process", "--journal", "base"], "--journal is not for --engine in-process"),
-        (["--engine", "host:5000", "--script", "x.rfl"], "--script is not for --engine host:5000"),
-        (["--cores", "0", "--engine", "in-process"], "--cores is not for --engine in-process"),
-        (["--engine-user", "me"], "--engine-user is not for --engine native"),
+        (["--engine", "in-process", "--journal", "base"], "--journal does not apply to --engine in-process"),
+        (["--engine", "host:5000", "--script", "x.rfl"], "--script does not apply to --engine host:5000"),
+        (["--cores", "0", "--engine", "in-process"], "--cores does not apply to --engine in-process"),
+        (["--engine-user", "me"], "--engine-user does not apply to --engine native"),
         (["--engine", "in-process", "--script", "none.rfl"], "--script: there is no file 'none.rfl'"),
         (
             ["--max-message-size", "big"],
-            "argument --max-message-size: 'big' is no size; such look like 65536, 64K, 64M ",
+            "argument --max-message-size: 'big' is not a size; write 65536, 64K, 64M or 1G",
         ),
         (["--allowed-origin", "here"], "'here' is not an origin; "),
         (["--cores", "5000"], "Invalid cores: 5000. "),

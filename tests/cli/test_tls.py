@@ -109,25 +109,25 @@ def test_a_key_that_every_user_can_read_is_warned_of(tmp_path: Path) -> None:
     open_ = secret_file(tmp_path, Path(file(SERVER)).read_text(), mode=0o644)
     with serving(*IN_PROCESS, "--tls-certificate", open_, "--log-level", "warning") as server:
         _, err = server.end()
-    assert err == f"warning: every user of this machine can read {open_}; chmod o-r makes an end of that\n"
+    assert err == f"warning: every user of this machine can read {open_}; use chmod o-r to prevent that\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--tls-key", "a"], "--tls-key needs a --tls-certificate"),
-        (["--tls-client-authority", "a"], "--tls-client-authority needs a --tls-certificate"),
+        (["--tls-key", "a"], "--tls-key needs --tls-certificate"),
+        (["--tls-client-authority", "a"], "--tls-client-authority needs --tls-certificate"),
         (["--tls-certificate", "/none"], "--tls-certificate: /none cannot be read: No such file or directory"),
         (["--tls-certificate", "SERVER", "--tls-key", "/none"], "--tls-key: /none cannot be read: No such file "),
-        (["--tls-certificate", "AUTHORITY"], "--tls-certificate: there is no certificate in AUTHORITY, or no key in "),
-        (["--tls-certificate", "SERVER", "--tls-key", "CLIENT"], "--tls-certificate: the key is not the one that "),
+        (["--tls-certificate", "AUTHORITY"], "--tls-certificate: AUTHORITY does not contain a PEM certificate, or "),
+        (["--tls-certificate", "SERVER", "--tls-key", "CLIENT"], "--tls-certificate: the key does not belong to "),
         (
             ["--tls-certificate", "SERVER", "--tls-client-authority", "/dev/null"],
-            "--tls-client-authority: there is no certificate, as PEM, in /dev/null",
+            "--tls-client-authority: /dev/null does not contain a PEM certificate",
         ),
         (
             ["--tls-certificate", "SERVER", "--tls-client-authority", "AUTHORITY", "--allow-unauthenticated"],
-            "--tls-client-authority asks clients for certificates, which --allow-unauthenticated contradicts; ",
+            "--tls-client-authority asks clients for certificates, which contradicts --allow-unauthenticated; ",
         ),
     ],
 )
@@ -139,11 +139,11 @@ def test_wrong_usage_of_serve_is_one_line(arguments: list[str], says: str) -> No
 @pytest.mark.parametrize(
     ("url", "arguments", "says"),
     [
-        (":8765", ["--tls-authority", "AUTHORITY"], "--tls-authority is for URLs that begin with wss://"),
-        ("ws://host", ["--tls-certificate", "CLIENT"], "--tls-certificate is for URLs that begin with wss://"),
-        ("wss://host", ["--tls-key", "CLIENT"], "--tls-key is the key of a --tls-certificate"),
+        (":8765", ["--tls-authority", "AUTHORITY"], "--tls-authority needs a URL that begins with wss://"),
+        ("ws://host", ["--tls-certificate", "CLIENT"], "--tls-certificate needs a URL that begins with wss://"),
+        ("wss://host", ["--tls-key", "CLIENT"], "--tls-key needs --tls-certificate"),
         ("wss://host", ["--tls-authority", "/none"], "--tls-authority: /none cannot be read: No such file "),
-        ("wss://host", ["--tls-certificate", "AUTHORITY"], "--tls-certificate: there is no certificate in AUTHORITY"),
+        ("wss://host", ["--tls-certificate", "AUTHORITY"], "--tls-certificate: AUTHORITY does not contain "),
     ],
 )
 def test_wrong_usage_of_clients_is_one_line(url: str, arguments: list[str], says: str) -> None:
@@ -159,7 +159,7 @@ def test_an_encrypted_key_is_refused_without_a_question(tmp_path: Path) -> None:
     encrypted = ["Proc-Type: 4,ENCRYPTED\n", f"DEK-Info: AES-128-CBC,{'0' * 32}\n", "\n"]
     path = secret_file(tmp_path, "".join([*lines[:at], *encrypted, *lines[at:]]))
     said = wrong_usage("serve", *IN_PROCESS, "--tls-certificate", path)
-    assert said.startswith("--tls-certificate: its key is encrypted, and nobody is asked for the pass phrase")
+    assert said.startswith("--tls-certificate: the key is encrypted, and pass phrases are not supported; ")
 
 
 def _real(text: str) -> str:

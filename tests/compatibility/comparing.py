@@ -1,7 +1,7 @@
 """Compare the messages of a side with its recording, except for parts that may differ between versions and runs.
 
-These may differ: texts for people, the division of messages into fragments, pings, headers that were added, and keys
-of control messages that the recorded version did not know.
+These may differ: texts for people, the division of messages into fragments, pings, headers that were added, a text in
+a refusal that had none, and keys of control messages that the recorded version did not know.
 """
 
 import json

@@ -414,6 +414,6 @@ async def test_when_no_file_can_be_made_put_says_so(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     await reply_spool.put(FULL)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"; set TMPDIR to a writable directory$"):
         await reply_spool.put(b"1")
     assert await reply_spool.get() == FULL

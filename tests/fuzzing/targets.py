@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from fuzzing import announcing, columns, messages, receiving, sending
+from fuzzing import announcing, columns, messages, opening, receiving, sending
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ TARGETS = {
     "announcing": Target(announcing.make, announcing.check),
     "columns": Target(columns.make, columns.check),
     "messages": Target(messages.make, messages.check),
+    "opening": Target(opening.make, opening.check),
     "receiving": Target(receiving.make, receiving.check),
     "sending": Target(sending.make, sending.check),
 }

@@ -12,7 +12,7 @@ from fuzzing.receiving import cut
 from fuzzing.targets import TARGETS
 from rayforce_trio._protocol import _control
 from rayforce_trio._values import _reader
-from rayforce_trio._websocket import _frames
+from rayforce_trio._websocket import _frames, _http_heads, _opening_request, _opening_response
 from rayforce_trio._websocket import _reader as frame_reader
 from rayforce_trio._websocket._frames import Opcode
 
@@ -21,7 +21,14 @@ _SEED = 6455
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("announcing", 500), ("columns", 1500), ("messages", 3000), ("receiving", 1500), ("sending", 200)],
+    [
+        ("announcing", 500),
+        ("columns", 1500),
+        ("messages", 3000),
+        ("opening", 1500),
+        ("receiving", 1500),
+        ("sending", 200),
+    ],
 )
 def test_nothing_is_found(name: str, count: int) -> None:
     assert [found.hex() for found in finds(TARGETS[name], _SEED, count) if isinstance(found, bytes)] == []
@@ -43,6 +50,21 @@ def test_a_rule_got_wrong_is_found(
 ) -> None:
     monkeypatch.setattr(module, attribute, wrong)
     assert any(isinstance(found, bytes) for found in finds(TARGETS["receiving"], _SEED, 3000))
+
+
+@pytest.mark.parametrize(
+    ("module", "attribute", "wrong"),
+    [
+        (_http_heads, "_TEXT", bytes(range(256))),
+        (_opening_request, "_check_upgrade", lambda *_: None),
+        (_opening_response, "generate_accept_token", lambda key: key),
+    ],
+)
+def test_a_rule_of_the_opening_got_wrong_is_found(
+    module: ModuleType, attribute: str, wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, attribute, wrong)
+    assert any(isinstance(found, bytes) for found in finds(TARGETS["opening"], _SEED, 3000))
 
 
 @pytest.mark.parametrize(("attribute", "wrong"), [("_NULL_ATOM", 2), ("_LENGTH", Struct(">q")), ("LENGTH_SIZE", 9)])
