@@ -12,6 +12,7 @@ from fuzzing.frames import mutated
 from fuzzing.receiving import cut
 from rayforce_trio._protocol import (
     HEADER_SIZE,
+    Action,
     ClientProtocol,
     ClientRequestState,
     ExchangeState,
@@ -24,9 +25,8 @@ from rayforce_trio._protocol import (
     NativeExchange,
     ProtocolViolation,
     Reply,
+    RequestPipeline,
     Result,
-    ServerProtocol,
-    ServerRequest,
     check_hello,
     check_hello_reply,
     error_code,
@@ -121,16 +121,21 @@ def _check_verbose(message: bytes, variant: int, seed: int) -> None:
 
 
 def _check_server(message: bytes, variant: int, seed: int) -> None:
-    server = ServerProtocol(extended=bool(variant & 1))
-    requests: list[ServerRequest] = []
+    server = RequestPipeline(extended=bool(variant & 1))
     with suppress(ProtocolViolation):
         for piece in cut(message, seed | 1):
-            received = server.receive(_arrived(piece, variant) if seed & 2 else piece.decode(errors="replace"))
-            requests += [request for request in received if isinstance(request, ServerRequest)]
-    for request in requests:
-        if request.number is not None:
-            answer = server.answer(request, request.failure or Result(string_frame("value")))
+            server.receive(_arrived(piece, variant) if seed & 2 else piece.decode(errors="replace"))
+    while server.due is not Action.NOTHING:
+        if server.due is Action.SEND:
+            answer = server.message
+            assert answer is not None
             assert parse_control(answer) if isinstance(answer, str) else parse_frame(_whole(answer))
+            server.sent()
+        elif server.current is not None and server.current.number is not None:
+            server.replied(Result(string_frame("value")))
+        else:
+            server.performing()
+            server.post_done()
 
 
 def _check_client(message: bytes, variant: int, seed: int) -> None:

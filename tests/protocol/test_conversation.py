@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.frames import whole_frame
 
 from rayforce_trio._protocol import (
+    Action,
     CancelRequested,
     ClientProtocol,
     ClientRequest,
@@ -17,9 +18,9 @@ from rayforce_trio._protocol import (
     Header,
     MessageType,
     Reply,
+    RequestPipeline,
+    RequestState,
     Result,
-    ServerProtocol,
-    ServerRequest,
     string_frame,
 )
 
@@ -47,12 +48,11 @@ class Conversation(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.client = ClientProtocol(extended=self.extended)
-        self.server = ServerProtocol(extended=self.extended)
+        self.server = RequestPipeline(extended=self.extended)
         self.to_server: deque[bytes | str] = deque()
         self.to_client: deque[bytes | str] = deque()
         self.calls: list[Call] = []
-        self.queue: deque[ServerRequest] = deque()
-        self.running: tuple[ServerRequest, Call] | None = None
+        self.running: Call | None = None
         self.evaluated: set[int] = set()
         self.cancelled_unstarted: set[int] = set()
         self.replies: dict[int, Reply] = {}
@@ -94,21 +94,17 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.to_server)
     @rule()
     def deliver_to_server(self) -> None:
-        for event in self.server.receive(self.to_server.popleft()):
-            if isinstance(event, CancelRequested):
-                assert event.request.failure is not None
-                assert event.request.failure.code == "cancel"
-                running = self.running is not None and event.request is self.running[0]
-                assert running or event.request in self.queue
-                assert event.request.number is not None
-                call = self.numbered(event.request.number)
-                assert call.cancelled
-                if not running:
-                    self.cancelled_unstarted.add(call.serial)
-            else:
-                call = self.calls[int.from_bytes(event.frame[-8:], "little")]
-                assert event.number == call.request.number
-                self.queue.append(event)
+        arrived = self.server.receive(self.to_server.popleft())
+        if isinstance(arrived, CancelRequested):
+            assert arrived.request.number is not None
+            call = self.numbered(arrived.request.number)
+            assert call.cancelled
+            assert arrived.running == (call is self.running)
+            if not arrived.running:
+                self.cancelled_unstarted.add(call.serial)
+        elif arrived is not None:
+            call = self.calls[int.from_bytes(arrived.frame[-8:], "little")]
+            assert arrived.number == call.request.number
 
     @precondition(lambda self: self.to_client)
     @rule()
@@ -123,34 +119,41 @@ class Conversation(RuleBasedStateMachine):
 
     # The server's application: one evaluation at a time, in order.
 
-    @precondition(lambda self: self.queue and self.running is None)
+    @precondition(lambda self: self.server.due is Action.START)
     @rule()
     def start(self) -> None:
-        request = self.queue.popleft()
-        if request.failure is not None:
-            assert request.number is not None
-            self.answer(request, self.numbered(request.number), request.failure)
-            return
-        call = self.calls[int.from_bytes(request.frame[-8:], "little")]
+        assert self.server.current is not None
+        call = self.calls[int.from_bytes(self.server.current.frame[-8:], "little")]
         assert call.serial not in self.evaluated
         self.evaluated.add(call.serial)
-        self.running = request, call
+        self.running = call
+        self.server.performing()
 
     @precondition(lambda self: self.running is not None)
     @rule(fails=st.booleans())
     def finish(self, fails: bool) -> None:
-        assert self.running is not None
-        (request, call), self.running = self.running, None
-        reply = Failure("type", str(call.serial)) if fails else Result(string_frame(str(call.serial)))
-        if request.number is not None:
-            self.answer(request, call, reply)
+        call, self.running = self.running, None
+        assert call is not None
+        if call.request.number is None:
+            self.server.post_done()
+        else:
+            self.server.replied(Failure("type", str(call.serial)) if fails else Result(string_frame(str(call.serial))))
 
-    def answer(self, request: ServerRequest, call: Call, reply: Reply) -> None:
-        message = self.server.answer(request, reply)
+    @precondition(lambda self: self.server.due is Action.SEND)
+    @rule()
+    def send(self) -> None:
+        request, message = self.server.current, self.server.message
+        assert request is not None
+        assert message is not None
+        assert request.state is RequestState.STREAMING
+        assert request.number is not None
         self.to_client.append(message if isinstance(message, str) else whole_frame(message))
-        if isinstance(reply, Failure) and not self.extended:
-            reply = Result(string_frame(str(reply)))
-        self.replies[call.serial] = reply
+        reply: Reply | None = request.failure
+        if reply is None or not self.extended:
+            assert not isinstance(message, str)
+            reply = Result(message)
+        self.replies[self.numbered(request.number).serial] = reply
+        self.server.sent()
 
     def numbered(self, number: int) -> Call:
         (call,) = (call for call in self.calls if call.request.number == number)
@@ -178,11 +181,13 @@ class Conversation(RuleBasedStateMachine):
             self.transmit()
         while self.to_server:
             self.deliver_to_server()
-        while self.running or self.queue:
+        while self.running or self.server.due is not Action.NOTHING:
             if self.running:
                 self.finish(fails=False)
-            else:
+            elif self.server.due is Action.START:
                 self.start()
+            else:
+                self.send()
         while self.to_client:
             self.deliver_to_client()
         assert self.client.pending == 0
