@@ -43,10 +43,10 @@ async def connect_tcp(host: str, port: int) -> TcpStream:
         sock = await _connect_asyncio(host, port)
     except (OSError, RuntimeError) as error:  # uvloop raises RuntimeErrors, too
         raise _last_error(error) from None
-    # What trio sets: send small messages at once, and stop accepting bytes that the network cannot send yet.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        with suppress(OSError):
+    # trio sets the same options: small messages are sent at once, and `send` takes few bytes that have to wait.
+    with suppress(OSError):  # some systems refuse options if the peer has already reset the connection
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
     return AsyncioTcpStream(sock)
 
