@@ -1,19 +1,18 @@
 """RayforceDB over WebSocket, with structured concurrency.
 
-errors                      every exception
-auth                        who is asking, and how a server finds out
-statistics                  what a server tells of itself
-prometheus                  the same for Prometheus; needs its library, so import it yourself
-_protocol                   the conversation, without I/O
+errors                      the exceptions
+auth                        authentication functions for servers
+statistics, prometheus      the numbers of a server; prometheus needs its library, so import it yourself
+_websocket                  RFC 6455 without I/O
+_protocol                   the Rayforce protocol without I/O
 _values                     the wire layout of values, without Rayforce objects
 _codec                      queries and values to frames and back; the engine's FFI
-_tasks, _addresses          what several rooms need: tasks that end together, hosts and ports
-_credentials                the same: user names, passwords and tokens
-_text                       the same: text that is safe to print
-_transports                 WebSocket libraries behind one interface, and the choice between event loops
-_engines                    what evaluates
-_client | _server           the two ends
-_cli                        the command line, on the public names alone
+_streams                    TCP and TLS on both event loops
+_transports                 WebSocket connections on both event loops
+_engines                    the engines that evaluate queries
+_client | _server           the two ends of a connection
+_cli                        the command line, built on the public names
+_tasks, _text, _addresses, _credentials   shared by several packages
 """
 
 from . import auth, errors, statistics
@@ -23,7 +22,7 @@ from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, Roun
 from ._server import WSServer, WSServerConnection
 from ._values._columns import Columns
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "SQL",

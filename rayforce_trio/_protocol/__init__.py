@@ -4,7 +4,7 @@ Bytes and text in, events and bytes and text out. Nothing here waits, opens a so
 or calls the engine.
 """
 
-from ._client import ClientProtocol, ClientRequest, Outgoing, ReplyReceived
+from ._client import ClientProtocol, ClientRequest, ClientRequestState, Outgoing, ReplyReceived
 from ._control import CONTROL_LIMIT, CancelNotice, ErrorNotice, dump_cancel, dump_error, parse_control
 from ._frames import (
     COMPRESSED_FLAG,
@@ -66,6 +66,7 @@ __all__ = [
     "CancelRequested",
     "ClientProtocol",
     "ClientRequest",
+    "ClientRequestState",
     "ConnectionState",
     "ErrorNotice",
     "ExchangeState",

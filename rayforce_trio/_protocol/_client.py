@@ -1,12 +1,13 @@
-"""The client's half of the conversation, without I/O.
+"""The client's side of the protocol, without I/O.
 
-Replies carry no request number: the server answers in the order it was asked, so the oldest request that was sent
-owns the next reply. A request that is cancelled before it was sent is forgotten. One cancelled later keeps its place in
-the order, and its reply is discarded when it comes: that is what keeps a connection in step.
+Replies carry no request number. The server answers in the order of the requests, so a reply belongs to the oldest
+request that was sent and is unanswered. A request that is cancelled before it was sent is forgotten. A request that is
+cancelled later keeps its place in that order, and its reply is discarded.
 """
 
 from collections import deque
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from ._control import ErrorNotice, dump_cancel, parse_control
 from ._frames import Frame, MessageType, parse_frame
@@ -15,46 +16,62 @@ from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
 
 MAX_IN_FLIGHT = 512
-"""How many requests may be unanswered; further ones wait here, where cancelling them costs nothing.
+"""How many requests may be unanswered. Further requests wait in the client, where cancelling them costs nothing.
 
-Below what a server takes without reading on, so that it sees a cancel at any time.
+A server reads this many requests without waiting, so it always reads a cancellation at once.
 """
 
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
-"""How many bytes they may have together; a single request may have any size."""
+"""How many bytes the unanswered requests may have together. A single request may have any size."""
 
 _STOPPED = frozenset({BUSY, CANCELLED, CLOSING, TIMEOUT})
 """The error codes of requests that the server has stopped or never started."""
 
 
+class ClientRequestState(Enum):
+    """The states of a request or a post. A post whose reply nobody waits for goes from QUEUED to DISCARDED or DONE."""
+
+    QUEUED = auto()
+    """It was not sent yet."""
+    SENT = auto()
+    """It was sent, and its reply is awaited."""
+    DISCARDED = auto()
+    """It was sent, and its reply will be discarded."""
+    DONE = auto()
+    """It was answered, needs no reply, or is never sent."""
+
+
+_QUEUED, _SENT, _DISCARDED, _DONE = ClientRequestState
+
+
 @dataclass(eq=False, slots=True)
 class ClientRequest:
-    """A request or a post on its way; the protocol alone writes to it.
+    """A request or a post. Only the protocol changes it.
 
     Attributes:
-        wanted: whether anybody still waits for the reply.
-        number: the request's number once it was sent; a post has none in the extended protocol.
-        size: of the frame, in bytes, once it was sent.
+        frame: the message to send; empty once it was sent.
+        number: the number of a request that was sent. A post has none in the extended protocol.
+        size: the size of a frame that was sent, in bytes.
     """
 
     frame: bytes
-    wanted: bool
     is_post: bool = False
+    state: ClientRequestState = _QUEUED
     number: int | None = None
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
-    """A message to send; `request` is the one it carries, `None` for a control message."""
+    """A message to send; `request` is the one that it contains, or `None` for a control message."""
 
     message: bytes | str
     request: ClientRequest | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReplyReceived:
-    """The reply of a request somebody waits for."""
+    """The reply of a request that awaits it."""
 
     request: ClientRequest
     reply: Reply
@@ -63,20 +80,20 @@ class ReplyReceived:
 class ClientProtocol:
     """Numbers, sends, matches and cancels the requests of one connection.
 
-    Call `submit`, `post` and `cancel` as users ask for it; send what `next_outgoing` returns, message by message and
-    each one whole, until it returns `None`; give every message that arrives to `receive`.
+    Call `submit`, `post` and `cancel` for the users of the connection. Send the messages that `next_outgoing` returns,
+    each one completely, until it returns `None`. Pass every message that arrives to `receive`.
 
     Args:
-        extended: whether the server agreed to the extended protocol.
+        extended: whether the server has accepted the extended protocol.
 
     Attributes:
-        stopped: how many cancelled requests were never sent, or were answered by an error that says they were stopped.
+        stopped: the number of cancelled requests that were never sent, or whose reply says that they were stopped.
     """
 
     def __init__(self, *, extended: bool) -> None:
         self._extended = extended
         self._controls: deque[str] = deque()
-        self._unsent: dict[ClientRequest, None] = {}  # ordered, and any of them can leave
+        self._queued: dict[ClientRequest, None] = {}  # ordered, and any of them can be removed
         self._unanswered: deque[ClientRequest] = deque()
         self._unanswered_bytes = 0
         self._last_number = 0
@@ -84,75 +101,81 @@ class ClientProtocol:
 
     @property
     def pending(self) -> int:
-        """How many requests are queued or unanswered, cancelled ones included."""
-        return len(self._unsent) + len(self._unanswered)
+        """The number of requests that are queued or unanswered, including cancelled ones."""
+        return len(self._queued) + len(self._unanswered)
 
     @property
     def has_outgoing(self) -> bool:
-        """Whether anything waits to be sent, if only for room."""
-        return bool(self._controls or self._unsent)
+        """Whether a message is queued, even if it must wait until other requests are answered."""
+        return bool(self._controls or self._queued)
 
     def submit(self, frame: bytes) -> ClientRequest:
         """Queue a request; `frame` has message type 1."""
-        request = ClientRequest(frame, wanted=True)
-        self._unsent[request] = None
+        request = ClientRequest(frame)
+        self._queued[request] = None
         return request
 
     def post(self, frame: bytes) -> ClientRequest:
-        """Queue a message whose reply nobody wants; `frame` has message type 0."""
-        request = ClientRequest(frame, wanted=False, is_post=True)
-        self._unsent[request] = None
+        """Queue a message whose reply nobody awaits; `frame` has message type 0."""
+        request = ClientRequest(frame, is_post=True)
+        self._queued[request] = None
         return request
 
     def cancel(self, request: ClientRequest) -> None:
-        """Forget a request. What was sent of it is still answered by the server; the answer is discarded here."""
-        if request in self._unsent:
-            del self._unsent[request]
+        """Forget a request. If it was sent, cancel it on the server and discard its reply."""
+        if request.state is _QUEUED:
+            request.state = _DONE
+            del self._queued[request]
             self.stopped += 1
-        elif request.wanted:
-            request.wanted = False
+        elif request.state is _SENT:
+            request.state = _DISCARDED
             if self._extended and request.number is not None:
                 self._controls.append(dump_cancel(request.number))
 
     def abandon(self) -> None:
-        """Forget all requests: the connection is closing, nothing more is sent and no reply is wanted."""
+        """Forget all requests, because the connection is closing: send nothing more, and discard all replies."""
         self._controls.clear()
-        self._unsent.clear()
+        for request in self._queued:
+            request.state = _DONE
+        self._queued.clear()
         for request in self._unanswered:
-            request.wanted = False
+            request.state = _DISCARDED
 
     def next_outgoing(self) -> Outgoing | None:
         """Return the next message to send, or `None` if there is none now.
 
-        The request in it counts as sent from here on: its place among the replies is taken.
+        From here on, the request in it counts as sent: the next reply that is due may be its own.
         """
         if self._controls:
             return Outgoing(self._controls.popleft(), None)
-        request = next(iter(self._unsent), None)
+        request = next(iter(self._queued), None)
         if request is None or not self._has_room_for(request):
             return None
-        del self._unsent[request]
-        if not (self._extended and request.is_post):  # a baseline server answers posts like everything else
+        del self._queued[request]
+        if self._extended and request.is_post:
+            request.state = _DONE
+        else:  # a baseline server answers posts like requests
+            request.state = _DISCARDED if request.is_post else _SENT
             self._last_number += 1
             request.number = self._last_number
             request.size = len(request.frame)
             self._unanswered.append(request)
             self._unanswered_bytes += request.size
         outgoing = Outgoing(request.frame, request)
-        request.frame = b""  # a large request must not be kept until its reply is there
+        request.frame = b""  # a large request must not be kept until its reply arrives
         return outgoing
 
     def receive(self, message: Frame | str) -> ReplyReceived | None:
-        """Take a message from the server; returns the reply in it, if somebody waits for that.
+        """Take a message from the server, and return the reply in it if a request awaits it.
 
         Raises:
-            ProtocolViolation: the server must not have sent this. Nothing is changed by it.
+            ProtocolViolation: the server must not send this message. The protocol's state has not changed.
         """
         if isinstance(message, str):
             return self._receive_control(message)
         header = parse_frame(message)
         if self._extended and header.message_type is MessageType.ASYNC:
-            return None  # a push; nobody can have subscribed to one yet
+            return None  # a push, to which this client cannot have subscribed
         if self._extended and header.message_type is not MessageType.RESPONSE:
             raise ProtocolViolation("the server sent a request")
         return self._answer(Result(message))
@@ -178,10 +201,11 @@ class ClientProtocol:
             raise ProtocolViolation("a reply to nothing that was asked")
         request = self._unanswered.popleft()
         self._unanswered_bytes -= request.size
-        if not request.wanted:
+        if request.state is _DISCARDED:
+            request.state = _DONE
             self.stopped += _was_stopped(reply)
             return None
-        request.wanted = False  # answered: cancelling it now means nothing
+        request.state = _DONE
         return ReplyReceived(request, reply)
 
 

@@ -4,15 +4,11 @@ from abc import ABC, abstractmethod
 
 import anyio
 
-from .._addresses import Endpoint, os_error_text
 from .._protocol import Frame, LazyFrame
-from .._streams import is_plaintext_error, tls_error_text
 from .._websocket import CloseCode
 from ..errors import (
-    ConnectError,
     ConnectionClosed,
     ConnectionLost,
-    HandshakeError,
     MessageTooLarge,
     ProtocolError,
     RayforceValueError,
@@ -118,22 +114,6 @@ class Transport(ABC):
     @abstractmethod
     def abort(self) -> None:
         """Close the socket at once, without telling the peer. No checkpoint. Idempotent."""
-
-
-def connect_failed(endpoint: Endpoint, error: OSError | UnicodeError) -> ConnectError:
-    """Return the error for a server that no TCP connection could be made to."""
-    return ConnectError(f"Failed to connect to {endpoint}: {os_error_text(error)}")
-
-
-def no_websocket_server(endpoint: Endpoint, reason: object) -> HandshakeError:
-    """Return the error for a peer that does not perform the opening handshake of a WebSocket server."""
-    return HandshakeError(f"Failed to connect to {endpoint}: the peer is not a WebSocket server: {reason}")
-
-
-def tls_failed(endpoint: Endpoint, error: BaseException) -> HandshakeError:
-    """Return the error for a server that the TLS handshake failed with."""
-    hint = "; if that is meant, connect to it without TLS" if is_plaintext_error(error) else ""
-    return HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {tls_error_text(error)}{hint}")
 
 
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:

@@ -12,9 +12,17 @@ import trio_websocket
 import wsproto
 import wsproto.events
 
-from .._addresses import Endpoint, authority_of
+from .._addresses import Endpoint, authority_of, os_error_text
 from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
-from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, connect_tcp
+from .._streams import (
+    BrokenResourceError,
+    ByteStream,
+    ClosedResourceError,
+    TlsStream,
+    connect_tcp,
+    is_plaintext_error,
+    tls_error_text,
+)
 from .._tasks import collapse_groups, in_trio
 from .._websocket import (
     InvalidResponse,
@@ -24,8 +32,7 @@ from .._websocket import (
     key_in,
     normalized_response,
 )
-from ..errors import ConnectionRejected, HandshakeError
-from ._base import connect_failed, no_websocket_server, tls_failed
+from ..errors import ConnectError, ConnectionRejected, HandshakeError
 from ._head_stream import HeadStream
 from ._keepalive import KeepAlive
 from ._websocket import WebSocketTransport
@@ -54,14 +61,15 @@ async def connect(
         HandshakeError: the peer is not a WebSocket server, or its TLS certificate cannot be trusted.
     """
     try:
+        host = _host_header(endpoint)
         stream: ByteStream = await connect_tcp(*endpoint.address)
     except (OSError, UnicodeError) as error:
-        raise connect_failed(endpoint, error) from error
+        raise ConnectError(f"Failed to connect to {endpoint}: {os_error_text(error)}") from error
     try:
         if endpoint.tls is not None:
             stream = await _start_tls(stream, endpoint, endpoint.tls)
         handshake = _handshake_on_trio if in_trio() else _handshake_on_asyncio
-        accepted = await handshake(_Opening(stream, endpoint, subprotocols, headers))
+        accepted = await handshake(_Opening(stream, endpoint, host, subprotocols, headers))
     except BaseException:
         stream.close()
         raise
@@ -77,13 +85,20 @@ async def connect(
     )
 
 
+def _host_header(endpoint: Endpoint) -> str:
+    """Return the value of the Host header. Raises `UnicodeError` if the host cannot be a name."""
+    host, port = endpoint.address
+    # The zone of an IPv6 address means something on this machine only.
+    return authority_of(host.partition("%")[0], port).encode("idna").decode()
+
+
 async def _start_tls(stream: ByteStream, endpoint: Endpoint, context: ssl.SSLContext) -> TlsStream:
     """Do the TLS handshake. A checkpoint; if cancelled, close the stream."""
     try:
         secure = TlsStream(stream, context, server_hostname=endpoint.host)
         await secure.do_handshake()
     except (HandshakeError, ValueError) as error:
-        raise tls_failed(endpoint, error.__cause__ or error) from None
+        raise _tls_failed(endpoint, error.__cause__ or error) from None
     return secure
 
 
@@ -91,12 +106,16 @@ class _Opening:
     """The exchange of the two HTTP heads with a server."""
 
     def __init__(
-        self, stream: ByteStream, endpoint: Endpoint, subprotocols: Sequence[str], headers: Sequence[tuple[str, str]]
+        self,
+        stream: ByteStream,
+        endpoint: Endpoint,
+        host: str,
+        subprotocols: Sequence[str],
+        headers: Sequence[tuple[str, str]],
     ) -> None:
         self._stream = stream
         self._endpoint = endpoint
-        # The scope of an IPv6 address means something on this machine only.
-        self.host = authority_of(endpoint.host.partition("%")[0], endpoint.address[1])
+        self.host = host
         self.target = endpoint.target
         self.subprotocols = list(subprotocols)
         self.headers = [(name.encode(), value.encode()) for name, value in headers]
@@ -119,14 +138,14 @@ class _Opening:
                 response = parser.receive_data(await self._stream.receive_some())
         except (BrokenResourceError, ClosedResourceError) as error:
             if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3, a server refuses a certificate as late as this
-                raise tls_failed(self._endpoint, error.__cause__) from None
+                raise _tls_failed(self._endpoint, error.__cause__) from None
             reason = "the connection broke during the opening handshake"
-            raise no_websocket_server(self._endpoint, reason) from error.__cause__
+            raise _not_a_websocket_server(self._endpoint, reason) from error.__cause__
         match response:
             case UpgradeRejected(status, body):
                 raise ConnectionRejected(status, body.decode("utf-8", "replace"))
             case InvalidResponse(reason):
-                raise no_websocket_server(self._endpoint, reason)
+                raise _not_a_websocket_server(self._endpoint, reason)
             case UpgradeAccepted():
                 return response, normalized_response(response, key)
 
@@ -175,3 +194,12 @@ async def _handshake_on_asyncio(opening: _Opening) -> UpgradeAccepted:
     accepted, head = await opening.exchange(request)
     client.receive_data(head)
     return accepted
+
+
+def _not_a_websocket_server(endpoint: Endpoint, reason: str) -> HandshakeError:
+    return HandshakeError(f"Failed to connect to {endpoint}: the peer is not a WebSocket server: {reason}")
+
+
+def _tls_failed(endpoint: Endpoint, error: BaseException) -> HandshakeError:
+    hint = "; if that is meant, connect to it without TLS" if is_plaintext_error(error) else ""
+    return HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {tls_error_text(error)}{hint}")

@@ -1,4 +1,4 @@
-"""Clients that break off, delay or botch the handshake that follows the HTTP request."""
+"""Clients that abort, delay or break the handshake of the Rayforce protocol, which follows the HTTP request."""
 
 import pytest
 import trio
@@ -32,7 +32,7 @@ async def test_resets_right_after_the_handshakes() -> None:
 
 
 @pytest.mark.trio
-async def test_a_client_that_closes_normally_is_answered_in_kind() -> None:
+async def test_a_normal_close_is_answered_with_the_same_code() -> None:
     async with probed_server() as server:
         peer = await server.open()
         await peer.send_close(1000)
@@ -41,7 +41,7 @@ async def test_a_client_that_closes_normally_is_answered_in_kind() -> None:
 
 
 @pytest.mark.trio
-async def test_a_peer_that_does_not_greet_is_cut() -> None:
+async def test_a_peer_that_sends_no_hello_is_disconnected() -> None:
     async with probed_server(open_timeout=SHORT) as server:
         peer = await server.open(hello=False)
         await peer.send_frame(opcode=PING)
@@ -51,8 +51,8 @@ async def test_a_peer_that_does_not_greet_is_cut() -> None:
 
 
 @pytest.mark.trio
-async def test_everything_in_one_packet_is_served() -> None:
-    """What follows the request is not lost on the way from one parser to the other."""
+async def test_request_hello_and_query_in_one_packet_are_served() -> None:
+    """The bytes after the HTTP head are not lost between the two parsers."""
     async with probed_server() as server:
         peer = server.connect()
         await peer.send(upgrade({"Sec-WebSocket-Protocol": "rayforce.v1"}) + frame(HELLO) + frame(QUERY))
@@ -63,7 +63,7 @@ async def test_everything_in_one_packet_is_served() -> None:
 
 @pytest.mark.trio
 async def test_nothing_is_read_before_the_session_is_open() -> None:
-    """However much a peer sends ahead, it waits in the system's buffers, not in this process."""
+    """Bytes that a peer sends early wait in the buffers of the system, not in this process."""
     engine = SlowToOpen()
     async with probed_server(engine=engine, open_timeout=SHORT) as server:
         peer = server.connect()
@@ -87,7 +87,7 @@ BAD_HELLOS = {
 @pytest.mark.trio
 @pytest.mark.parametrize(("hello", "code"), BAD_HELLOS.values(), ids=BAD_HELLOS.keys())
 @pytest.mark.usefixtures("short_close")
-async def test_a_wrong_greeting_is_told_and_closed(hello: bytes, code: int) -> None:
+async def test_a_wrong_hello_is_closed_with_a_code(hello: bytes, code: int) -> None:
     async with probed_server() as server:
         peer = await server.open(hello=False)
         await peer.send(hello)

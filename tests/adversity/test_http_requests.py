@@ -1,4 +1,4 @@
-"""Clients that send a broken HTTP request, a part of one, or nothing: each ends at most its own connection."""
+"""Clients that send an invalid HTTP request, a part of one, or nothing. Each ends at most its own connection."""
 
 import re
 
@@ -26,7 +26,7 @@ REFUSED_REQUESTS = {
     "header byte over 0x7f in Connection": (upgrade({"Connection": "Upgr\xe4de"}), {400}),
     "header byte over 0x7f in Sec-WebSocket-Protocol": (upgrade({"Sec-WebSocket-Protocol": "\xff"}), {400}),
     "header byte over 0x7f in Sec-WebSocket-Extensions": (upgrade({"Sec-WebSocket-Extensions": "\xff"}), {400}),
-    "Host that is no IDNA": (upgrade({"Host": "xn--a"}), {421}),
+    "a foreign Host that is not IDNA": (upgrade({"Host": "xn--a"}), {421}),
     "no Host": (upgrade({"Host": None}), {400}),
     "two Host": (twice("Host", "127.0.0.1"), {400}),
     "two Origin": (twice("Origin", "http://evil.example", "http://127.0.0.1"), {400}),
@@ -41,7 +41,7 @@ REFUSED_REQUESTS = {
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {505}),
     "POST": (upgrade(start="POST / HTTP/1.1"), {400}),
     "invalid method": (upgrade(start="G(T / HTTP/1.1"), {400}),
-    "target that is no path": (upgrade(start="GET * HTTP/1.1"), {400}),
+    "target that is not a path": (upgrade(start="GET * HTTP/1.1"), {400}),
     "target that names another server": (upgrade(start="GET http://evil.example/ HTTP/1.1"), {400}),
     "Content-Length": (upgrade({"Content-Length": "5"}) + b"hello", {400}),
     "Transfer-Encoding": (upgrade({"Transfer-Encoding": "chunked"}) + b"0\r\n\r\n", {400}),
@@ -69,8 +69,8 @@ refused_requests = pytest.mark.parametrize(
 @pytest.mark.trio
 @refused_requests
 @pytest.mark.usefixtures("short_linger")
-async def test_a_request_that_makes_no_sense_is_answered_and_then_closed(request_: bytes, statuses: set[int]) -> None:
-    """Even if the peer keeps its socket."""
+async def test_an_invalid_request_is_answered_and_its_connection_closed(request_: bytes, statuses: set[int]) -> None:
+    """The server closes even if the peer keeps its socket."""
     async with probed_server() as server:
         peer = server.connect()
         await peer.send(request_)
@@ -84,7 +84,7 @@ async def test_a_request_that_makes_no_sense_is_answered_and_then_closed(request
 
 @pytest.mark.trio
 @refused_requests
-async def test_a_request_that_makes_no_sense_and_then_a_reset(request_: bytes, statuses: set[int]) -> None:
+async def test_a_reset_after_an_invalid_request(request_: bytes, statuses: set[int]) -> None:
     async with probed_server() as server:
         for _ in range(10):
             peer = server.connect()
@@ -162,16 +162,16 @@ async def test_300_peers_that_connect_and_leave_without_a_byte() -> None:
         await server.closes_every_peer()
 
 
-NEVER_A_REQUEST = {
+INCOMPLETE_REQUESTS = {
     "nothing": b"",
-    "half a head": upgrade()[:-2],
+    "a head without its end": upgrade()[:-2],
     "a line without an end": b"GET / HTTP/1.1",
 }
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("data", NEVER_A_REQUEST.values(), ids=NEVER_A_REQUEST.keys())
-async def test_a_peer_that_never_asks_is_cut(data: bytes) -> None:
+@pytest.mark.parametrize("data", INCOMPLETE_REQUESTS.values(), ids=INCOMPLETE_REQUESTS.keys())
+async def test_a_peer_that_sends_no_complete_request_is_disconnected(data: bytes) -> None:
     async with probed_server(open_timeout=SHORT) as server:
         peer = server.connect()
         await peer.send(data)
@@ -181,15 +181,15 @@ async def test_a_peer_that_never_asks_is_cut(data: bytes) -> None:
 
 
 @pytest.mark.trio
-async def test_a_request_sent_byte_by_byte_is_cut_all_the_same() -> None:
+async def test_a_request_sent_byte_by_byte_is_disconnected_in_the_same_time() -> None:
     async with probed_server(open_timeout=SHORT) as server:
         peer = server.connect()
 
-        async def drip() -> None:
+        async def send_slowly() -> None:
             while await peer.send(b"x"):  # noqa: ASYNC110 - the test sends at this pace on purpose
                 await trio.sleep(0.02)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(drip)
+            nursery.start_soon(send_slowly)
             await server.serves_others()
             await server.closes_every_peer()

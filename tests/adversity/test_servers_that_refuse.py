@@ -1,4 +1,4 @@
-"""Servers that refuse or break the opening of a connection: `connect` raises the error that says so."""
+"""Servers that refuse a connection or break the opening handshake: the error of `connect` says what is wrong."""
 
 import re
 from functools import partial
@@ -14,7 +14,7 @@ from rayforce_trio.errors import ConnectError, ConnectionRejected, HandshakeErro
 
 
 @pytest.mark.anyio
-async def test_a_server_that_says_nothing_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_server_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
     error = await fail_to_connect(RawPeer.receive_rest)  # type: ignore[arg-type]  # it returns bytes
     assert type(error) is HandshakeError
@@ -22,7 +22,7 @@ async def test_a_server_that_says_nothing_fails_the_handshake(monkeypatch: pytes
 
 
 @pytest.mark.anyio
-async def test_a_server_that_does_not_greet_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_does_not_answer_the_hello_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
 
     async def upgrade_only(peer: RawPeer) -> None:
@@ -148,7 +148,7 @@ async def test_an_http_status_is_reported_with_its_body(status: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_long_refusal_is_cut() -> None:
+async def test_the_body_of_a_rejection_is_truncated() -> None:
     body = b"no" * 150_000
 
     async def refuse(peer: RawPeer) -> None:
@@ -166,7 +166,7 @@ async def test_a_long_refusal_is_cut() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("headers", [{"Content-Length": "6"}, {"Connection": "close"}], ids=["sized", "until the end"])
-async def test_a_server_of_another_kind_is_no_refusal(headers: dict[str, str | None]) -> None:
+async def test_a_status_below_300_is_not_a_rejection(headers: dict[str, str | None]) -> None:
     answer = response("HTTP/1.1 200 OK", headers, b"a page")
     error = await fail_to_connect(partial(take_request_and_say, answer))
     assert type(error) is HandshakeError
@@ -185,16 +185,16 @@ HELLO_ANSWERS = {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("answer", "said"), HELLO_ANSWERS.values(), ids=HELLO_ANSWERS.keys())
-async def test_a_wrong_answer_to_the_greeting_fails_the_handshake(answer: bytes, said: str) -> None:
+@pytest.mark.parametrize(("answer", "reason"), HELLO_ANSWERS.values(), ids=HELLO_ANSWERS.keys())
+async def test_a_wrong_answer_to_the_hello_fails_the_handshake(answer: bytes, reason: str) -> None:
     error = await fail_to_connect(partial(accept_raw, hello=answer))
     assert type(error) is HandshakeError
-    with pytest.raises(HandshakeError, match=said):
+    with pytest.raises(HandshakeError, match=reason):
         raise error
 
 
 @pytest.mark.anyio
-async def test_nobody_there_is_a_connect_error() -> None:
+async def test_a_port_without_a_listener_is_a_connect_error() -> None:
     async with raw_server(hang_up) as port:
         pass
     error = await failure_of(WSClient("127.0.0.1", port).connect())

@@ -106,7 +106,7 @@ def _short(contestant: Contestant) -> str:
 
 
 @dataclass(frozen=True)
-class SessionGroup:
+class Row:
     """A row of the report's first table: one of our contestants beside the others.
 
     Attributes:
@@ -130,83 +130,83 @@ class SessionGroup:
     payload: int | None = None
 
 
-def _lines() -> Iterator[SessionGroup]:
-    yield SessionGroup("round trip, one core", peer_goal=2.8, native_goal=2.0)
-    yield SessionGroup("round trip, free", peer_goal=2.2, native_goal=2.2)
-    yield SessionGroup("in flight", "rate", native=RAW, peer_goal=6, native_goal=1.5)
-    yield SessionGroup("in flight, from one task", "rate", native=RAW, peer_goal=6, native_goal=1.5)
-    yield SessionGroup("reply 8 KB")
-    yield SessionGroup("reply 0.8 MB", peer_goal=300, native_goal=1.3)
-    yield SessionGroup("reply 8 MB", native_goal=1.3)
-    yield SessionGroup("reply 80 MB", native_goal=1.6)
-    yield SessionGroup("upload 0.8 MB", peer_goal=250)
-    yield SessionGroup("upload 8 MB")
+def _rows() -> Iterator[Row]:
+    yield Row("round trip, one core", peer_goal=2.8, native_goal=2.0)
+    yield Row("round trip, free", peer_goal=2.2, native_goal=2.2)
+    yield Row("in flight", "rate", native=RAW, peer_goal=6, native_goal=1.5)
+    yield Row("in flight, from one task", "rate", native=RAW, peer_goal=6, native_goal=1.5)
+    yield Row("reply 8 KB")
+    yield Row("reply 0.8 MB", peer_goal=300, native_goal=1.3)
+    yield Row("reply 8 MB", native_goal=1.3)
+    yield Row("reply 80 MB", native_goal=1.6)
+    yield Row("upload 0.8 MB", peer_goal=250)
+    yield Row("upload 8 MB")
     for count, rate, p99 in ((10, 2.5, 1.7), (100, 2.8, 1.7), (500, 2.3, 1.2)):
-        yield SessionGroup(f"{count} connections", "rate", native=None, peer_goal=rate)
-        yield SessionGroup(f"{count} connections", "p99", native=None, peer_goal=p99)
-    yield SessionGroup("quiet beside a flood", "p99", native=None, peer_goal=100, goal="≤ 1 ms")
-    yield SessionGroup("round trip, one core", subject=ASYNCIO, peer_goal=1.8)
-    yield SessionGroup("round trip, free", subject=ASYNCIO, peer_goal=1.8)
-    yield SessionGroup("in flight", "rate", ASYNCIO, RAW)
-    yield SessionGroup("reply 8 MB", subject=ASYNCIO, native_goal=2.0)
-    yield SessionGroup("reply 80 MB", subject=ASYNCIO)
-    yield SessionGroup("upload 8 MB", subject=ASYNCIO)
-    yield SessionGroup("round trip, one core", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
-    yield SessionGroup("round trip, free", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
-    yield SessionGroup("in flight", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
-    yield SessionGroup("in flight, from one task", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
-    yield SessionGroup("reply 8 MB", subject=ENGINE, native_goal=2.1)
-    yield SessionGroup("reply 80 MB", subject=ENGINE, native_goal=2.3)
-    yield SessionGroup("upload 8 MB", subject=ENGINE)
+        yield Row(f"{count} connections", "rate", native=None, peer_goal=rate)
+        yield Row(f"{count} connections", "p99", native=None, peer_goal=p99)
+    yield Row("quiet beside a flood", "p99", native=None, peer_goal=100, goal="≤ 1 ms")
+    yield Row("round trip, one core", subject=ASYNCIO, peer_goal=1.8)
+    yield Row("round trip, free", subject=ASYNCIO, peer_goal=1.8)
+    yield Row("in flight", "rate", ASYNCIO, RAW)
+    yield Row("reply 8 MB", subject=ASYNCIO, native_goal=2.0)
+    yield Row("reply 80 MB", subject=ASYNCIO)
+    yield Row("upload 8 MB", subject=ASYNCIO)
+    yield Row("round trip, one core", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
+    yield Row("round trip, free", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
+    yield Row("in flight", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
+    yield Row("in flight, from one task", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
+    yield Row("reply 8 MB", subject=ENGINE, native_goal=2.1)
+    yield Row("reply 80 MB", subject=ENGINE, native_goal=2.3)
+    yield Row("upload 8 MB", subject=ENGINE)
     for count in (10, 100, 500):
-        yield SessionGroup(f"{count} connections", "rate", ENGINE, native=None)
-        yield SessionGroup(f"{count} connections", "p99", ENGINE, native=None)
-    yield SessionGroup("quiet beside a flood", "p99", ENGINE, native=None)
+        yield Row(f"{count} connections", "rate", ENGINE, native=None)
+        yield Row(f"{count} connections", "p99", ENGINE, native=None)
+    yield Row("quiet beside a flood", "p99", ENGINE, native=None)
     for size, payload in (("8 MB", 8_000_000), ("80 MB", 80_000_000)):
-        yield SessionGroup(f"memory {size}", "server", goal=f"≤ 2.2{_TIMES} the payload", payload=payload)
-        yield SessionGroup(f"memory {size}", "client", goal=f"≤ 3{_TIMES} the payload", payload=payload)
-        yield SessionGroup(f"memory {size}", "server", ENGINE, goal="< 2 MB", payload=payload)
+        yield Row(f"memory {size}", "server", goal=f"≤ 2.2{_TIMES} the payload", payload=payload)
+        yield Row(f"memory {size}", "client", goal=f"≤ 3{_TIMES} the payload", payload=payload)
+        yield Row(f"memory {size}", "server", ENGINE, goal="< 2 MB", payload=payload)
 
 
-LINES = tuple(_lines())
+ROWS = tuple(_rows())
 
 
-def against_peer(results: Results, line: SessionGroup, figure: Figure) -> str:
+def against_peer(results: Results, row: Row, figure: Figure) -> str:
     """Return how many times better than rayforce-py's WebSocket pair it is."""
-    failure = results.failure(line.workload, PEER)
+    failure = results.failure(row.workload, PEER)
     if failure is not None:
         return failure.partition(":")[0]
     if figure.more_is_better:
-        return _times(results.ratio(figure, line.subject, PEER))
-    return _times(results.ratio(figure, PEER, line.subject))
+        return _times(results.ratio(figure, row.subject, PEER))
+    return _times(results.ratio(figure, PEER, row.subject))
 
 
-def against_native(results: Results, line: SessionGroup, figure: Figure) -> str:
+def against_native(results: Results, row: Row, figure: Figure) -> str:
     """Return how many times native's figure its own is."""
-    return _NOTHING if line.native is None else _times(results.ratio(figure, line.subject, line.native))
+    return _NOTHING if row.native is None else _times(results.ratio(figure, row.subject, row.native))
 
 
 def _times(ratio: float | None) -> str:
     return _NOTHING if ratio is None else f"{_digits(ratio)}{_TIMES}"
 
 
-def _goals(line: SessionGroup, figure: Figure) -> str:
+def _goals(row: Row, figure: Figure) -> str:
     goals = []
-    if line.peer_goal is not None:
-        goals.append(f"≥ {line.peer_goal:g}{_TIMES} the peer")
-    if line.native_goal is not None:
-        assert line.native is not None
-        goals.append(f"{'≥' if figure.more_is_better else '≤'} {line.native_goal:g}{_TIMES} {_short(line.native)}")
-    if line.goal is not None:
-        goals.append(line.goal)
+    if row.peer_goal is not None:
+        goals.append(f"≥ {row.peer_goal:g}{_TIMES} the peer")
+    if row.native_goal is not None:
+        assert row.native is not None
+        goals.append(f"{'≥' if figure.more_is_better else '≤'} {row.native_goal:g}{_TIMES} {_short(row.native)}")
+    if row.goal is not None:
+        goals.append(row.goal)
     return ", ".join(goals)
 
 
-def _value(results: Results, line: SessionGroup, figure: Figure) -> str:
-    value = results.median(figure, line.subject)
-    if value is None or line.payload is None:
-        return cell(results, figure, line.subject)
-    return f"{formatted(value, figure.unit)}, {_digits(value / line.payload)}{_TIMES} the payload"
+def _value(results: Results, row: Row, figure: Figure) -> str:
+    value = results.median(figure, row.subject)
+    if value is None or row.payload is None:
+        return cell(results, figure, row.subject)
+    return f"{formatted(value, figure.unit)}, {_digits(value / row.payload)}{_TIMES} the payload"
 
 
 def comparison_row(comparison: Comparison, compared: Mapping[str, float] | str) -> str:
@@ -258,20 +258,20 @@ def markdown(
     """
     by_key = {(figure.workload, figure.metric): figure for figure in figures}
     measured = [figure for figure in figures if results.has(figure.workload)]
-    lines = [line for line in LINES if results.has(line.workload)]
+    rows = [row for row in ROWS if results.has(row.workload)]
     first = [
         ["Workload", "Whose", "Measured", "Times better than the peer", "Times native's figure", "Goal"],
         *(
             [
                 figure.label,
-                line.subject.name,
-                _value(results, line, figure),
-                against_peer(results, line, figure),
-                against_native(results, line, figure),
-                _goals(line, figure),
+                row.subject.name,
+                _value(results, row, figure),
+                against_peer(results, row, figure),
+                against_native(results, row, figure),
+                _goals(row, figure),
             ]
-            for line in lines
-            for figure in [by_key[line.workload, line.metric]]
+            for row in rows
+            for figure in [by_key[row.workload, row.metric]]
         ),
     ]
     second = [

@@ -6,7 +6,7 @@ from support.children import Cannot, Failed
 from ._comparisons import COMPARISONS
 from ._contestants import CONTESTANTS, NATIVE, OURS, PEER, Arena, Contestant
 from ._load import percentile
-from ._report import LINES, cell, comparison_row, formatted, markdown, row
+from ._report import ROWS, cell, comparison_row, formatted, markdown, row
 from ._results import Figure, Results
 from ._run import run
 from ._workloads import WORKLOADS, Workload
@@ -88,7 +88,7 @@ def test_a_report_leaves_out_what_was_not_measured() -> None:
 def test_each_line_of_the_report_has_a_figure_that_its_contestants_are_measured_in() -> None:
     figures = {(figure.workload, figure.metric) for figure in ALL}
     contestants = {workload.name: workload.contestants for workload in WORKLOADS}
-    for line in LINES:
+    for line in ROWS:
         assert (line.workload, line.metric) in figures
         assert {line.subject, PEER, line.native or PEER} <= {*contestants[line.workload]}
 

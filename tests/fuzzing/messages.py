@@ -13,6 +13,7 @@ from fuzzing.receiving import cut
 from rayforce_trio._protocol import (
     HEADER_SIZE,
     ClientProtocol,
+    ClientRequestState,
     ExchangeState,
     Failure,
     Frame,
@@ -139,7 +140,7 @@ def _check_client(message: bytes, variant: int, seed: int) -> None:
         pass
     if variant & 4:
         client.cancel(requests[1])
-    waiting = [request for request in requests if request.wanted]
+    waiting = [request for request in requests if request.state is ClientRequestState.SENT]
     with suppress(ProtocolViolation):
         for piece in cut(message, seed | 1):
             received = client.receive(_arrived(piece, variant) if seed & 2 else piece.decode(errors="replace"))

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from rayforce_trio._protocol import (
     ClientProtocol,
     ClientRequest,
+    ClientRequestState,
     Failure,
     Header,
     MessageType,
@@ -345,4 +347,90 @@ def test_what_is_abandoned_is_neither_sent_nor_answered() -> None:
     protocol.abandon()
     assert protocol.next_outgoing() is None
     assert protocol.receive(string_frame("reply")) is None
-    assert not asked.wanted
+    assert asked.state is ClientRequestState.DONE
+
+
+# Every event in every state of a request
+
+EVENTS: dict[str, Callable[[ClientProtocol, ClientRequest], object]] = {
+    "send": lambda protocol, _: protocol.next_outgoing(),
+    "cancel": lambda protocol, request: protocol.cancel(request),
+    "reply": lambda protocol, _: protocol.receive(string_frame("reply")),
+    "abandon": lambda protocol, _: protocol.abandon(),
+}
+
+QUEUED, SENT, DISCARDED, DONE = ClientRequestState
+
+# The events that lead to a state, the next event, the state after it, and how many requests count as stopped.
+TRANSITIONS = [
+    ((), "send", SENT, 0),
+    ((), "cancel", DONE, 1),
+    ((), "abandon", DONE, 0),
+    (("send",), "cancel", DISCARDED, 0),
+    (("send",), "reply", DONE, 0),
+    (("send",), "abandon", DISCARDED, 0),
+    (("send",), "send", SENT, 0),
+    (("send", "cancel"), "reply", DONE, 0),
+    (("send", "cancel"), "cancel", DISCARDED, 0),
+    (("send", "cancel"), "abandon", DISCARDED, 0),
+    (("send", "cancel"), "send", DISCARDED, 0),
+    (("cancel",), "send", DONE, 1),
+    (("cancel",), "cancel", DONE, 1),
+    (("cancel",), "abandon", DONE, 1),
+    (("send", "reply"), "cancel", DONE, 0),
+    (("send", "reply"), "abandon", DONE, 0),
+    (("send", "reply"), "send", DONE, 0),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("before", "event", "state", "stopped"), TRANSITIONS)
+def test_an_event_in_a_state_of_a_request(
+    extended: bool, before: tuple[str, ...], event: str, state: ClientRequestState, stopped: int
+) -> None:
+    protocol = ClientProtocol(extended=extended)
+    request = protocol.submit(REQUEST)
+    assert request.state is QUEUED
+    for each in (*before, event):
+        EVENTS[each](protocol, request)
+    assert (request.state, protocol.stopped) == (state, stopped)
+    assert protocol.pending == (state in (SENT, DISCARDED))
+
+
+@BOTH
+@pytest.mark.parametrize("before", [(), ("cancel",), ("send", "reply"), ("send", "cancel", "reply"), ("abandon",)])
+def test_a_reply_that_no_request_awaits_is_a_violation_and_changes_nothing(
+    extended: bool, before: tuple[str, ...]
+) -> None:
+    protocol = ClientProtocol(extended=extended)
+    request = protocol.submit(REQUEST)
+    for each in before:
+        EVENTS[each](protocol, request)
+    state = request.state
+    with pytest.raises(ProtocolViolation, match="a reply to nothing that was asked"):
+        EVENTS["reply"](protocol, request)
+    assert request.state is state
+
+
+@pytest.mark.parametrize(
+    ("extended", "after_sending", "pending"), [(True, DONE, 0), (False, DISCARDED, 1)], ids=["extended", "baseline"]
+)
+def test_a_post_awaits_no_reply(extended: bool, after_sending: ClientRequestState, pending: int) -> None:
+    protocol = ClientProtocol(extended=extended)
+    post = protocol.post(POST)
+    assert post.state is QUEUED
+    protocol.next_outgoing()
+    assert (post.state, protocol.pending) == (after_sending, pending)
+    protocol.cancel(post)
+    assert (post.state, protocol.has_outgoing) == (after_sending, False)
+    if pending:
+        assert protocol.receive(string_frame("reply")) is None
+        assert post.state is DONE
+
+
+@BOTH
+def test_a_post_that_is_cancelled_before_it_was_sent_is_never_sent(extended: bool) -> None:
+    protocol = ClientProtocol(extended=extended)
+    post = protocol.post(POST)
+    protocol.cancel(post)
+    assert (post.state, protocol.next_outgoing()) == (DONE, None)
