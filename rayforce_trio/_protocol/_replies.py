@@ -29,14 +29,14 @@ class LazyFrame:
 
     def __init__(self, size: int, cut: Callable[[int, int], bytes]) -> None:
         self._size = size
-        self._frame_incomplete = cut
+        self._cut = cut
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, part: slice) -> bytes:
         start, end, _ = part.indices(self._size)
-        return self._frame_incomplete(start, end)
+        return self._cut(start, end)
 
 
 @dataclass(frozen=True, slots=True)
