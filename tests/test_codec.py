@@ -440,7 +440,7 @@ def test_a_query_that_cannot_be_sent_is_refused_with_the_place_of_the_value(quer
     [
         (
             Table("trades"),
-            r"a table is no query: send 'trades', or Table('trades').select('*'), to get all of its rows",
+            r"a table is not a query; send 'trades', or Table('trades').select('*'), to get all of its rows",
         ),
         (
             PivotQuery(trades(), "id", "sym", "price"),

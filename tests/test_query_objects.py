@@ -98,7 +98,7 @@ OF_A_TABLE_HERE: dict[str, Callable[[Table], Any]] = {
 
 
 @pytest.fixture(scope="module")
-def buffer_updated() -> Iterator[NativeClient]:
+def filled() -> Iterator[NativeClient]:
     """A native server with the tables that are also in this process."""
     with native_server() as server, native_client(server.port) as client:
         for source in READ:
@@ -149,7 +149,7 @@ def test_a_query_of_the_servers_table_gives_the_result_for_a_local_table(
         (lambda t: t.inner_join(t, on=[1]), "join: on: a name is a str, not int"),
         (lambda _: Table("a\0b").select("*"), "select(), the table: the name 'a\\x00b' contains NUL"),
         (lambda _: Table("a\0b").insert(1), "insert(), the table: the name 'a\\x00b' contains NUL"),
-        (lambda t: t.insert([], []), "insert(): the columns are empty, so there is no row"),
+        (lambda t: t.insert([], []), "insert(): the columns are empty; give at least one row"),
         (
             lambda t: t.insert([1, 2], [3]),
             "insert(): the columns must be of one length, but column 1 has 2",
@@ -162,9 +162,9 @@ def test_a_query_of_the_servers_table_gives_the_result_for_a_local_table(
             lambda t: t.insert([1], 2),
             "insert(): column 2 is int, but the first is a column; give a list for each column",
         ),
-        (lambda t: t.insert(x for x in [1]), "insert(): column 1 is generator, which is no column; give a list"),
-        (lambda t: t.insert({1}), "insert(): column 1 is set, which is no column; give a list"),
-        (lambda t: t.insert({"a": 1}), "insert(): column 1 is dict, which is no column; give a list"),
+        (lambda t: t.insert(x for x in [1]), "insert(): column 1 is generator, which is not a column; give a list"),
+        (lambda t: t.insert({1}), "insert(): column 1 is set, which is not a column; give a list"),
+        (lambda t: t.insert({"a": 1}), "insert(): column 1 is dict, which is not a column; give a list"),
         (lambda t: t.insert(v=[1], w=[decimal.Decimal(1)]), "insert(): w=[0]: the engine has no decimals"),
         (lambda t: t.insert(1, ["a\0b"]), "insert(): value 2[0]: a symbol cannot contain"),
         (lambda t: t.upsert(1, 2, key_columns=True), "upsert(): key_columns is a number of columns, not True"),

@@ -33,7 +33,7 @@ TYPES: Mapping[str, Any] = {
     "SYMBOL": pa.dictionary(pa.int32(), pa.string()),
     "STRING": pa.string(),
 }
-"""The engine's types that `--type` accepts, and the Arrow types that stand for them."""
+"""The engine's types that `--type` accepts, and the Arrow types that represent them."""
 
 _NO_TYPES: Mapping[str, str] = MappingProxyType({})
 _ROWS_PER_BATCH = 100_000
@@ -88,7 +88,7 @@ class Source:
         """The part of the file that `next_batch` has returned, between 0 and 1; `None` if its length is not known."""
         if self._total_rows:
             return self._rows / self._total_rows
-        if self._batch_size and self._file.size:  # pyarrow reads far ahead, so the position in the file is no measure
+        if self._batch_size and self._file.size:  # pyarrow reads far ahead of the current batch
             return min(1, self._bytes / self._file.size)
         return self._file.fraction
 
@@ -131,7 +131,7 @@ class Source:
 def open_source(
     path: str, types: Mapping[str, str], *, delimiter: str = ",", defaults: Mapping[str, str] = _NO_TYPES
 ) -> Source:
-    """Open a CSV, Parquet or Arrow file, or an Arrow stream; its first bytes tell which of these it is.
+    """Open a CSV, Parquet or Arrow file, or an Arrow stream, recognized by its first bytes.
 
     Args:
         path: the file, `-` for standard input. CSV may be compressed with gzip.
@@ -303,7 +303,7 @@ def _open_arrow_file(file: _File, types: Mapping[str, str]) -> Source:
 
 
 def _cast(column: Any, kind: str) -> Any:
-    """Cast a column to the Arrow type that stands for an engine's type."""
+    """Cast a column to the Arrow type that represents an engine's type."""
     target = TYPES[kind]
     if pa.types.is_dictionary(column.type):
         if kind == "SYMBOL":

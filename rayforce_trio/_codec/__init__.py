@@ -1,4 +1,4 @@
-"""Rayforce objects to frames, frames to objects, frames to evaluated frames, compressed frames to plain ones."""
+"""Convert queries and Rayforce objects to frames and back, evaluate frames, and decompress them."""
 
 from ._aliases import ArrowStream, Parameters, Query, TabularData, Value
 from ._columns import columns_of

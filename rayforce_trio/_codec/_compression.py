@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .._protocol import FrameError, Header
 
 SIZE_BYTES = 4
-"""How many bytes of a compressed payload tell the size of the plain one."""
+"""The number of bytes at the start of a compressed payload that contain the size of the plain payload."""
 
 _SLICE = 8 * 1024  # of compressed bytes; at most 64 times as many come out at once
 
@@ -23,15 +23,15 @@ class Decompressor:
     """Decompresses the payload of one frame, in pieces as they arrive.
 
     Args:
-        header: of the compressed frame.
-        start: the beginning of its payload, `SIZE_BYTES` at least.
+        header: the header of the compressed frame.
+        start: at least the first `SIZE_BYTES` bytes of its payload.
 
     Attributes:
-        header: of the plain frame.
-        left: how many bytes of its payload are still to come.
+        header: the header of the plain frame.
+        left: the number of bytes of the plain payload that are still missing.
 
     Raises:
-        FrameError: it announces nothing.
+        FrameError: the payload is too short, or the plain payload is empty.
     """
 
     def __init__(self, header: Header, start: bytes) -> None:
@@ -46,7 +46,7 @@ class Decompressor:
         self._compressed_left = header.size - SIZE_BYTES
 
     def feed(self, data: bytes) -> bytes:
-        """Return what these bytes of the payload, which follow those fed before, decompress to; it may be nothing.
+        """Decompress the next bytes of the payload; the result may be empty.
 
         Raises:
             FrameError: the payload is damaged.
@@ -66,7 +66,7 @@ class Decompressor:
         starts, end = _follow(steps)
         self._kept = bytes(source[end:])
 
-        counts = np.ones(end, np.intp)  # of every byte: how often it occurs among the differences
+        counts = np.ones(end, np.intp)  # for each byte, how often it occurs among the differences
         counts[starts] = 0
         repeats = starts[controls[starts] > 0]
         counts[repeats + 1] = controls[repeats]
@@ -83,13 +83,13 @@ class Decompressor:
 
 
 def _follow(steps: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
-    """Return where the whole runs in a slice begin, and where the last of them ends.
+    """Return the start positions of the complete runs in a slice, and the end of the last one.
 
-    A run tells only where the next one begins. So jumps are doubled in length, and with them the beginnings known: some
-    fifteen operations on arrays in place of a step in Python for each run.
+    The start of a run is known only from the run before it. Each round doubles the length of the jumps and the number
+    of known starts, so that about fifteen array operations replace one step in Python for each run.
 
     Args:
-        steps: for each byte, how far the next run is if a run begins there.
+        steps: for each byte, the distance to the next run if a run starts there.
     """
     beyond = len(steps)
     jumps = np.append(np.minimum(np.arange(beyond) + steps, beyond + 1), [beyond, beyond + 1])
@@ -97,7 +97,7 @@ def _follow(steps: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
     while reached[-1] < beyond:
         reached = np.concatenate([reached, jumps[reached]])
         jumps = jumps[jumps]
-    # Those past the end are `beyond` if the last run is whole, else `beyond + 1`.
+    # Positions after the end are `beyond` if the last run is complete, otherwise `beyond + 1`.
     starts = reached[: np.searchsorted(reached, beyond)]
     if len(starts) and starts[-1] + steps[starts[-1]] > beyond:
         return starts[:-1], int(starts[-1])

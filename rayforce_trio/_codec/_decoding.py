@@ -80,7 +80,7 @@ def _plain_vector(frame: Frame) -> ffi.RayObject | None:
 def decode_verbose(reply: Reply) -> tuple[str, Reply]:
     """Return the text that a verbose request printed, and the reply to `decode`.
 
-    A failure is returned as it is: the request was cancelled, or could not be evaluated at all.
+    A failure is returned unchanged: the request was cancelled, or could not be evaluated.
 
     Raises:
         RayforceConversionError: the reply is not one to a verbose request.

@@ -29,12 +29,12 @@ class Call:
     """A query that calls a function of the server.
 
     Args:
-        function: its name, such as `"upd"` or `".my.upd"`, or the text of a lambda, `"(fn [x y] …)"`.
-        arguments: Python values or Rayforce objects, at most 64; they are data.
+        function: the function's name, such as `"upd"` or `".my.upd"`, or the text of a lambda, `"(fn [x y] …)"`.
+        arguments: at most 64 Python values or Rayforce objects; they are data, never code.
 
     Raises:
-        RayforceValueError: the function is neither, or there are too many arguments.
-        RayforceConversionError: an argument cannot be sent; the error says which.
+        RayforceValueError: the function is neither a name nor a lambda, or there are too many arguments.
+        RayforceConversionError: an argument cannot be sent; the error names the argument.
     """
 
     def __init__(self, function: str, arguments: Sequence[Any]) -> None:
@@ -68,11 +68,11 @@ def encode(
         query: a str, a `Call`, an `SQL`, or a String, List, Expression, SQLQuery or query object of rayforce-py.
         message_type: `SYNC` for a request, `ASYNC` for a post.
         params: values by the names that the query uses for them.
-        verbose: ask for the printed text, too; `decode_verbose` reads the reply.
+        verbose: ask for the printed text as well; `decode_verbose` reads the reply.
 
     Raises:
-        UnsupportedQuery: `query` is no query; the error names its type.
-        RayforceValueError: `params` is no mapping, or a name in it cannot be used.
+        UnsupportedQuery: `query` is not a query; the error names its type.
+        RayforceValueError: `params` is not a mapping, or contains a name that cannot be used.
         RayforceConversionError: a value cannot be sent; the error says where it is.
         RayforceError: the query cannot be compiled.
     """
@@ -100,7 +100,7 @@ def _payload(query: Any) -> Buffer:
 
 
 def _body(query: Any) -> Buffer:
-    """Return the expression that evaluates a query, with names as they are where it stands."""
+    """Return the expression that evaluates a query with the names that are visible there."""
     if isinstance(query, str | String):
         return _parsed(str(query))
     return _payload(query)
@@ -118,7 +118,7 @@ def _text(text: str) -> bytes:
 
 
 def _with_bindings(body: Buffer, bindings: Sequence[tuple[str, Buffer]]) -> bytes:
-    """Return the expression that evaluates a query with names bound to values. The bindings end with it."""
+    """Return the expression that evaluates a query with names bound to values. The bindings end with the expression."""
     return call("do", *(call("let", name(text), value) for text, value in bindings), body)
 
 
@@ -149,5 +149,5 @@ def describe(query: Any) -> str:
         return abbreviated(" ".join(str(query)[: 10 * ABBREVIATED_AT].split()))
     try:
         return render(query.payload if isinstance(query, Call) else query_sketch(query))
-    except (RayforceError, RuntimeError):  # it was compiled before, unless its values have changed since
+    except (RayforceError, RuntimeError):  # its values have changed since it was compiled
         return f"({type_name(query)})"

@@ -67,7 +67,7 @@ def engine_error(failure: Failure, query: Any = None) -> RayforceError:
 
 
 def _words(code: str, query: Any) -> str:
-    """Return what a code means; SQL has its own reasons for the code `domain`."""
+    """Return the meaning of an error code; SQL has its own reasons for the code `domain`."""
     if code == "domain" and isinstance(query, SQL) and query.reasons:
         return " or ".join(query.reasons)
     return WORDS.get(code, "")

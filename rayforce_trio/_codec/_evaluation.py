@@ -1,4 +1,4 @@
-"""The evaluation of queries in this process."""
+"""Evaluate queries in this process."""
 
 from rayforce import _rayforce_c as ffi
 
@@ -17,9 +17,9 @@ def evaluate(frame: Frame) -> Reply:
         frame: a whole frame, its header checked, not compressed; its message type does not matter.
 
     Returns:
-        The value as a response frame, or the error: an error in the frame is returned, not raised.
-        A value with a symbol that contains NUL is such an error, because its frame would hold another value.
-        To a verbose request, a list of the printed text and of the value or error.
+        The value as a response frame, or the error, which is not raised. A value with a symbol that contains NUL is
+        an error, because its frame would contain another value. The reply to a verbose request is a list of the
+        printed text and the value or error.
     """
     if not frame[FLAGS_OFFSET] & VERBOSE_FLAG:
         return _evaluate(frame)

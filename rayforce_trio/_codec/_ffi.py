@@ -25,7 +25,7 @@ WIDTHS = {
     ffi.TYPE_F64: 8,
     ffi.TYPE_TIMESTAMP: 8,
 }
-"""The sizes in bytes of the items of vectors that stand in a frame as in memory."""
+"""The item sizes, in bytes, of the vectors that a frame contains exactly as memory does."""
 
 
 def native_server() -> Path:
@@ -42,7 +42,7 @@ def check_thread() -> None:
 
 
 def check_foreign_thread(error: RuntimeError) -> None:
-    """Raise `RayforceThreadError` if that is what rayforce-py's error means."""
+    """Raise `RayforceThreadError` if rayforce-py raised the error because of the thread."""
     if _FOREIGN_THREAD in str(error):
         raise RayforceThreadError(
             "Rayforce can only be used in the thread that imported it first; run your event loop in that thread, "
@@ -68,7 +68,7 @@ def serialize(value: ffi.RayObject, message_type: MessageType) -> ffi.RayObject 
     return serialized
 
 
-# Kept, because making them for every message takes as long as evaluating a small query.
+# Cached, because making them for every message takes as long as evaluating a small query.
 _offset = cache(ffi.init_i64)
 _byte = cache(ffi.init_u8)
 
@@ -87,7 +87,7 @@ def _text(described: Dict, field: str) -> str:
 
 
 def byte_vector(data: Frame) -> ffi.RayObject:
-    """Return a vector with these bytes."""
+    """Return a byte vector with the given bytes."""
     return ffi.init_vector_from_raw_buffer(ffi.TYPE_U8, len(data), data)
 
 
@@ -98,6 +98,6 @@ def type_name(value: object) -> str:
 
 
 def pointer_of(value: Any) -> ffi.RayObject | None:
-    """Return the Rayforce object that a wrapper of rayforce-py holds; `None` if the value is no wrapper."""
+    """Return the Rayforce object that a wrapper of rayforce-py holds; `None` if the value is not a wrapper."""
     pointer = getattr(value, "ptr", None)
     return pointer if isinstance(pointer, ffi.RayObject) else None

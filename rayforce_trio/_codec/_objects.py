@@ -17,17 +17,17 @@ from ..errors import RayforceConversionError
 from ._ffi import WIDTHS, pointer_of, reraise, serialize
 
 _NUL_PATTERN = String("*\0*")
-_SHORT_LIST = 64  # items; fewer are looked at one by one
+_SHORT_LIST = 64  # items; shorter lists are searched item by item
 _MAY_HOLD_SYMBOLS = frozenset({"SYM", "LIST", "DICT", "TABLE"})
-_TABLE_PREFIX = 2 + 2 * SIZED.size  # type code and attributes, and the beginnings of the names and of the columns
+_TABLE_PREFIX = 2 + 2 * SIZED.size  # type code and attributes, and the headers of the names and of the columns
 
 
 def payload_of_object(value: Any) -> Buffer | None:
-    """Return the payload of an object of rayforce-py; `None` if the value is no such object.
+    """Return the payload of an object of rayforce-py; `None` if the value is another object.
 
     Raises:
-        RayforceConversionError: a symbol in it contains NUL, the engine cannot serialize it, or it is the name of a
-            table only.
+        RayforceConversionError: a symbol in it contains NUL, the engine cannot serialize it, or it only
+            names a table.
         RayforceThreadError: Rayforce was first imported in another thread.
     """
     if isinstance(value, Table) and value.is_reference:
@@ -54,9 +54,9 @@ def payload_of_pointer(pointer: ffi.RayObject) -> Buffer:
 
 
 def symbol_with_nul(pointer: ffi.RayObject) -> str | None:
-    """Return a symbol in an object that contains NUL; `None` if there is none.
+    """Return a symbol with a NUL in an object, or `None`.
 
-    A function is not searched: its text cannot contain such a symbol, and the engine does not show its expressions.
+    A function is not searched. Its text cannot contain a symbol with a NUL, and the engine hides its expressions.
     """
     waiting = [pointer]
     while waiting:
@@ -79,10 +79,10 @@ def symbol_with_nul(pointer: ffi.RayObject) -> str | None:
 
 
 def lost_symbol(value: ffi.RayObject, frame: ffi.RayObject) -> str | None:
-    """Return a symbol of a value that its frame does not hold whole, because it contains NUL; `None` if there is none.
+    """Return a symbol that the frame of a value truncates, because the symbol contains NUL, or `None`.
 
-    The usual result has at most one column of symbols among columns of fixed width. Its place in the frame is known
-    then, and the NULs there are counted, which takes a fraction of the time of looking at the symbols.
+    The usual result has at most one column of symbols among columns of fixed width. The position of that column in the
+    frame is then known. Counting the NULs there takes a fraction of the time of examining each symbol.
     """
     if abs(ffi.get_obj_type(value)) in WIDTHS:
         return None
@@ -95,7 +95,7 @@ def lost_symbol(value: ffi.RayObject, frame: ffi.RayObject) -> str | None:
 
 
 def _place_of_symbols(value: ffi.RayObject, size: int) -> tuple[int, int, int] | None:
-    """Return where the only symbols of a value are in its frame, and their number; `None` if that is not so simple."""
+    """Return the start and end of the symbols in a frame, and their number; `None` unless they are in one place."""
     kind = ffi.get_obj_type(value)
     if kind == ffi.TYPE_SYMBOL:
         return HEADER_SIZE + SIZED.size, size, ffi.get_obj_length(value)
@@ -123,7 +123,7 @@ def _zeros(frame: ffi.RayObject, start: int, end: int) -> int:
 
 
 def _any_with_nul(symbols: ffi.RayObject) -> bool:
-    """Return whether a vector of symbols has one that contains NUL. The engine looks at each distinct symbol once."""
+    """Return whether a vector of symbols has one that contains NUL. The engine examines each distinct symbol once."""
     found = ffi.eval_obj(List([Operation.SUM, List([Operation.LIKE, symbols, _NUL_PATTERN])]).ptr)
     return ffi.get_obj_type(found) != -ffi.TYPE_I64 or ffi.read_i64(found) != 0
 

@@ -1,9 +1,10 @@
-"""Connecting over TCP, on both event loops, to whichever address of the host answers first.
+"""Connecting over TCP on both event loops.
 
-If a host has several addresses, the next one is tried when an attempt fails or takes longer than 250 ms (RFC 8305,
-"Happy Eyeballs").
+If a host has several addresses, the next one is tried when an attempt fails or takes longer than 250 ms, and the first
+connection is used (RFC 8305, "Happy Eyeballs").
 """
 
+import asyncio
 import os
 import re
 import socket
@@ -19,7 +20,8 @@ from ._asyncio_tcp import AsyncioTcpStream
 from ._tcp import TcpStream
 from ._trio_tcp import stream_of
 
-_NEXT_ATTEMPT_DELAY = 0.25  # seconds; trio's and RFC 8305's default
+_NEXT_ATTEMPT_DELAY = 0.25  # seconds; recommended by RFC 8305
+_NOTSENT_LOWAT = 16 * 1024  # bytes; the same as on trio
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -27,53 +29,60 @@ async def connect_tcp(host: str, port: int) -> TcpStream:
     """Connect to a server. A checkpoint; if cancelled, no socket is left open.
 
     Args:
-        host: a host name or an IP address, which may have a scope (`fe80::1%eth0`).
+        host: a host name or an IP address. An IPv6 address may have a scope (`fe80::1%eth0`).
         port: 1-65535.
 
     Raises:
-        OSError: the name could not be resolved (`socket.gaierror`), or no address could be connected to; then it is the
-            error of the last attempt.
+        OSError: the host name cannot be resolved (`socket.gaierror`), or all attempts to connect failed; then this is
+            the error of the last attempt.
         UnicodeError: the host name is not valid.
     """
-    if sniffio.current_async_library() == "trio":
-        return await _connect_trio(host, port)
-    sock = await _connect_asyncio(host, port)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return AsyncioTcpStream(sock)
-    except BaseException:
-        sock.close()
-        raise
-
-
-async def _connect_trio(host: str, port: int) -> TcpStream:
-    try:
-        stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_NEXT_ATTEMPT_DELAY)
-    except OSError as error:
+        if sniffio.current_async_library() == "trio":
+            return stream_of(await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_NEXT_ATTEMPT_DELAY))
+        sock = await _connect_asyncio(host, port)
+    except (OSError, RuntimeError) as error:  # uvloop raises RuntimeErrors, too
         raise _last_error(error) from None
-    return stream_of(stream)
+    # trio sets the same options: small messages are sent at once, and `send` takes few bytes that have to wait.
+    with suppress(OSError):  # some systems refuse options if the peer has already reset the connection
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+    return AsyncioTcpStream(sock)
 
 
 async def _connect_asyncio(host: str, port: int) -> socket.socket:
+    task = asyncio.current_task()
+    assert task is not None
+    cancel_requests = task.cancelling()
     addresses = await _resolve(host, port)
-    try:
-        return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ATTEMPT_DELAY)
-    except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError for some
-        raise _last_error(error) from None
+    sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ATTEMPT_DELAY)
+    if task.cancelling() > cancel_requests:  # aiohappyeyeballs swallows a cancellation while it cancels other attempts
+        sock.close()
+        await asyncio.sleep(0)  # a cancel scope cancels again
+        raise asyncio.CancelledError
+    return sock
 
 
 async def _resolve(host: str, port: int) -> list[Any]:
-    with suppress(socket.gaierror, UnicodeError):  # a host name, which takes a thread to resolve
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    return await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """Return the addresses of a host, in the form of `socket.getaddrinfo`. A checkpoint unless it is an IP address."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):  # a host name, which takes a thread to resolve
+        return await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # uvloop ignores the scope of an IPv6 address unless it is part of the text.
+    return [
+        (*rest, (f"{address[0]}%{address[3]}", port) if len(address) == 4 and address[3] else address)
+        for *rest, address in found
+    ]
 
 
 def _last_error(error: OSError | RuntimeError) -> OSError:
-    """Return the error of the last attempt, from an error that may stand for several attempts."""
+    """Return the error of the last attempt to connect from an error that may describe several attempts."""
     cause = error.__cause__ or error
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[-1]
     if isinstance(cause, OSError) and cause.errno:
         return cause
-    numbers = _ERRNO.findall(str(cause))  # aiohappyeyeballs joins the texts of several errors
+    numbers = _ERRNO.findall(str(cause))  # aiohappyeyeballs joins the texts of the attempts
     return OSError(int(numbers[-1]), os.strerror(int(numbers[-1]))) if numbers else OSError(str(cause))

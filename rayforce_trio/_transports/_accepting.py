@@ -279,7 +279,7 @@ async def _serve_http_request(
 
 
 async def _decide(stream: ByteStream, asked: OpeningRequest, decide: Decide) -> None:
-    """Ask whether to let the client in. If it raises or is cancelled, close the stream.
+    """Ask whether to let the client in. A checkpoint if `decide` is; if it raises or is cancelled, close the stream.
 
     Raises:
         ConnectionRejected: the request was refused, and the peer was told so.

@@ -95,20 +95,11 @@ class WebSocketTransport(Transport):
     @property
     def max_message_size(self) -> int:
         """The longest message to accept, in bytes; may be changed at any time."""
-        return self._connection.max_message_size
+        return self._connection.reader.max_message_size
 
     @max_message_size.setter
     def max_message_size(self, size: int) -> None:
-        self._connection.max_message_size = size
-
-    @property
-    def max_text_size(self) -> int:
-        """The longest text message to accept, in characters; may be changed at any time."""
-        return self._connection.max_text_size
-
-    @max_text_size.setter
-    def max_text_size(self, size: int) -> None:
-        self._connection.max_text_size = size
+        self._connection.reader.max_message_size = size
 
     # Receiving
 
@@ -118,7 +109,7 @@ class WebSocketTransport(Transport):
         connection = self._connection
         self._receiving = True
         try:
-            read = not connection.has_bytes
+            read = not connection.reader.has_bytes
             if not read:
                 await self._checkpoint_if_cancelled()
                 await self._time_slice.yield_if_due()

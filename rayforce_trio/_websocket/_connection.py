@@ -123,6 +123,7 @@ class WebSocketConnection:
         state: see `State`.
         ending: how the connection ended; `None` while it is open. The first cause counts.
         receiving: whether messages may still arrive.
+        reader: reads the frames of the peer; its limits may be changed at any time.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class WebSocketConnection:
         self.ending: Ending | None = None
         self.receiving = True
         self._client = client
-        self._reader = reader = FrameReader(
+        self.reader = reader = FrameReader(
             masked=not client,
             max_message_size=max_message_size,
             max_text_size=max_text_size,
@@ -161,30 +162,7 @@ class WebSocketConnection:
         self._close_called = False
         self._close_written = False  # the close frame is in _outgoing, or was sent
 
-    @property
-    def max_message_size(self) -> int:
-        """The longest binary message to accept, in bytes; may be changed at any time."""
-        return self._reader.max_message_size
-
-    @max_message_size.setter
-    def max_message_size(self, size: int) -> None:
-        self._reader.max_message_size = size
-
-    @property
-    def max_text_size(self) -> int:
-        """The longest text message to accept, in characters; may be changed at any time."""
-        return self._reader.max_text_size
-
-    @max_text_size.setter
-    def max_text_size(self, size: int) -> None:
-        self._reader.max_text_size = size
-
     # Receiving
-
-    @property
-    def has_bytes(self) -> bool:
-        """Whether `next_event` may return an event before more bytes arrive."""
-        return self._reader.has_bytes
 
     def next_event(self) -> Event | None:
         """Return the next message or control frame, or `None` if more bytes have to arrive first.
@@ -195,7 +173,7 @@ class WebSocketConnection:
             WebSocketViolation: the peer broke the protocol, or sent a message that is too long.
         """
         try:
-            event = self._reader.next_event()
+            event = self.reader.next_event()
         except WebSocketViolation as violation:
             self._stop_receiving(State.FAILED, Ending(EndedBy.VIOLATION, violation.code, str(violation)))
             raise
@@ -249,7 +227,7 @@ class WebSocketConnection:
         self._send(_BINARY, data, last=last)
 
     def send_short(self, message: Payload | str) -> bool:
-        """Queue a short message. If this returns False, nothing was queued: call `send` when there is nothing to send.
+        """Queue a short message. If this returns False, nothing was queued; call `send` instead.
 
         Raises:
             LocalProtocolError: the connection is not open.
@@ -308,7 +286,8 @@ class WebSocketConnection:
         """
         if self._in_frame:
             if not self._piece and not self._outgoing:
-                self._piece = self._next_piece(PIECE_SIZE)
+                assert self._message is not None
+                self._piece = self._message.next_piece(PIECE_SIZE)
             return self._piece or self._outgoing
         if self._control_due:
             self._queue_control_frames()
@@ -374,13 +353,9 @@ class WebSocketConnection:
         key = new_key() if self._client else b""
         message.masker = Masker(key) if key else None
         self._outgoing += frame_header(self._opcode(message.opcode), message.frame_end - message.at, fin=fin, key=key)
-        self._outgoing += self._next_piece(_MAX_COPIED)
+        self._outgoing += message.next_piece(_MAX_COPIED)
         self._in_frame = True
         self._mid_message = not fin
-
-    def _next_piece(self, size: int) -> memoryview:
-        assert self._message is not None
-        return self._message.next_piece(size)
 
     def _end_frame_if_done(self) -> None:
         message = self._message
@@ -406,7 +381,7 @@ class WebSocketConnection:
     def _disconnect(self, ending: Ending) -> None:
         self._close_frame = b""
         self._stop_receiving(State.CLOSED, ending)
-        self._reader.end()
+        self.reader.end()
         self._outgoing = bytearray()
         self._piece = memoryview(b"")
         self._in_frame = False

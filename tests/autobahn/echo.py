@@ -61,7 +61,7 @@ async def _welcome(request: OpeningRequest) -> None:
 
 def _for_echo(transport: Transport) -> Transport:
     assert isinstance(transport, WebSocketTransport)
-    transport.max_text_size = _LIMIT
+    transport._connection.reader.max_text_size = _LIMIT
     return transport
 
 

@@ -10,7 +10,8 @@ from support.exchanges import waiting_exchange
 from fuzzing.frames import BINARY, CONTINUATION, PING, TEXT, frame
 from rayforce_trio._protocol import NATIVE_MAX_REPLY, Header, MessageType, ProtocolViolation
 from rayforce_trio._protocol._frames import announced_size
-from rayforce_trio._websocket import FrameReader, WebSocketViolation
+from rayforce_trio._websocket import WebSocketViolation
+from rayforce_trio._websocket._reader import FrameReader
 
 _LIMIT = 1 << 30
 _ALLOWED = 256 * 1024 * 1024  # bytes more than at the beginning: a huge page or three for each connection

@@ -5,17 +5,9 @@ from random import Random
 
 from fuzzing.frames import masked
 from fuzzing.readers import Said, by_us, by_websockets, by_wsproto
-from rayforce_trio._websocket import (
-    NO_STATUS,
-    REASON_LIMIT,
-    Masker,
-    Opcode,
-    WebSocketConnection,
-    frame_header,
-    new_key,
-    pack_close,
-    pack_frame,
-)
+from rayforce_trio._websocket import NO_STATUS, REASON_LIMIT, WebSocketConnection
+from rayforce_trio._websocket._frames import Opcode, frame_header, new_key, pack_close, pack_frame
+from rayforce_trio._websocket._masking import Masker
 
 _SETTINGS = 5  # bytes: whether it is masked; a seed
 _CODES = [NO_STATUS, 1000, 1001, 1002, 1007, 1008, 1009, 1011, 3000, 4999]

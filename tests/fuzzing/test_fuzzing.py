@@ -12,8 +12,9 @@ from fuzzing.receiving import cut
 from fuzzing.targets import TARGETS
 from rayforce_trio._protocol import _control
 from rayforce_trio._values import _reader
-from rayforce_trio._websocket import Opcode, _frames, _http_heads, _opening_request, _opening_response
+from rayforce_trio._websocket import _frames, _http_heads, _opening_request, _opening_response
 from rayforce_trio._websocket import _reader as frame_reader
+from rayforce_trio._websocket._frames import Opcode
 
 _SEED = 6455
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import anyio
+import pytest
 import sniffio
 import trio
 from trio.testing import memory_stream_pair
@@ -26,6 +27,9 @@ from .certificates import client_context, local_certificates, server_context
 
 LOCAL = "127.0.0.1"
 MEGABYTE = 1024 * 1024
+
+EVENT_LOOPS = ["trio", "asyncio", pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")]
+"""Parameters of the fixture `anyio_backend` for tests that run on every event loop."""
 
 
 def tcp_stream(sock: socket.socket) -> TcpStream:

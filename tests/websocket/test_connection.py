@@ -413,6 +413,14 @@ def test_a_close_carries_code_and_reason(code: int, reason: str, client: bool) -
     assert payload == (b"" if code == NO_STATUS else struct.pack("!H", code) + ("€" * (len(reason) and 41)).encode())
 
 
+def test_pings_and_pongs_that_were_not_sent_before_a_close_are_dropped(client: bool) -> None:
+    end = End(client)
+    end.receive(b"?", PING)
+    end.connection.ping()
+    end.connection.close(1000)
+    assert end.send_all() == ["close"]
+
+
 def test_messages_arrive_until_the_peer_closes_too(client: bool) -> None:
     end = End(client)
     closed_by_us(end)
@@ -470,11 +478,10 @@ def test_a_close_waits_for_the_frame_that_is_being_sent_and_for_nothing_else(cli
         assert end.connection.state is State.CLOSING
 
 
-def test_limits_may_be_changed(client: bool) -> None:
+def test_the_limits_may_be_changed(client: bool) -> None:
     end = End(client, max_message_size=3)
-    end.connection.max_message_size = 8
-    end.connection.max_text_size = 2
-    assert (end.connection.max_message_size, end.connection.max_text_size) == (8, 2)
+    end.connection.reader.max_message_size = 8
+    end.connection.reader.max_text_size = 2
     assert end.receive(b"12345678") == b"12345678"
     with pytest.raises(WebSocketViolation):
         end.receive(b"123", TEXT)
@@ -630,7 +637,7 @@ class Conversation(RuleBasedStateMachine):
                     connection.state is State.FAILED and self.corrupted[1 - end]
                 )
                 assert connection.data_to_send() is None
-                assert not connection.has_bytes
+                assert not connection.reader.has_bytes
                 if not any(self.corrupted) and not cut[1 - end]:
                     assert self.received[1 - end] == self.sent[end]
             self.what_arrives_is_what_was_sent()

@@ -21,19 +21,14 @@ from rayforce_trio._websocket import (
     REASON_LIMIT,
     Close,
     CloseCode,
-    FrameReader,
-    Opcode,
     Ping,
     Pong,
     WebSocketViolation,
-    frame_header,
-    new_key,
-    pack_close,
-    pack_frame,
     truncate_reason,
 )
-from rayforce_trio._websocket._frames import Event
+from rayforce_trio._websocket._frames import Event, Opcode, frame_header, new_key, pack_close, pack_frame
 from rayforce_trio._websocket._masking import mask
+from rayforce_trio._websocket._reader import FrameReader
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 

@@ -1,4 +1,4 @@
-"""The query objects of rayforce-py to payloads, in which every value is data.
+"""Compile the query objects of rayforce-py to payloads in which every value is data.
 
 rayforce-py compiles its queries to Rayforce objects and leaves values in them as they are. The engine then evaluates a
 list among them. In this package, `name` and `call` make the code, and every value is quoted if the engine would
@@ -42,9 +42,9 @@ def compile_query(query: Any) -> Buffer:
     """Return the payload of a query object.
 
     Raises:
-        UnsupportedQuery: the value is no query; the error names its type.
+        UnsupportedQuery: the value is not a query; the error names its type.
         RayforceQueryCompilationError: the query cannot be expressed, or would damage the table.
-        RayforceConversionError: a value in it cannot be sent; the error says where it is.
+        RayforceConversionError: a value in the query cannot be sent; the error names its place.
     """
     try:
         return compiled(query)
@@ -53,7 +53,7 @@ def compile_query(query: Any) -> Buffer:
 
 
 def query_sketch(query: Any) -> Buffer:
-    """Return a payload that shows a query in an error: the query itself without technical details of it."""
+    """Return the payload that represents a query in an error: the query without technical details."""
     return insert_sketch(query) if isinstance(query, InsertQuery) else compile_query(query)
 
 
@@ -62,7 +62,7 @@ def _table(table: Table) -> Buffer:
         raise UnsupportedQuery(f"cannot send {type_name(table)} as a query; send {QUERIES}")
     text = table._ptr
     raise UnsupportedQuery(
-        f"a table is no query: send {text!r}, or Table({text!r}).select('*'), to get all of its rows"
+        f"a table is not a query; send {text!r}, or Table({text!r}).select('*'), to get all of its rows"
     )
 
 

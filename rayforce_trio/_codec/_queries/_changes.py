@@ -121,11 +121,11 @@ def _is_container(payload: Buffer) -> bool:
 
 
 def _columns(given: Mapping[str, Any], where: str) -> list[Buffer]:
-    """Return the payloads of columns, which are of one length.
+    """Return the payloads of columns of the same length.
 
     Raises:
         RayforceConversionError: a value cannot be sent.
-        RayforceQueryCompilationError: a value is no column, a column is empty or of another length, or mixes types.
+        RayforceQueryCompilationError: a value is not a column, or a column is empty, has another length or mixes types.
     """
     columns = [_column(value, f"{where}: {place}") for place, value in given.items()]
     lengths = [COUNT.unpack_from(column, COUNT_OFFSET)[0] for column in columns]
@@ -133,7 +133,7 @@ def _columns(given: Mapping[str, Any], where: str) -> list[Buffer]:
         described = ", ".join(f"{place} has {length}" for place, length in zip(given, lengths, strict=True))
         raise RayforceQueryCompilationError(f"{where}: the columns must be of one length, but {described}")
     if not lengths[0]:
-        raise RayforceQueryCompilationError(f"{where}: the columns are empty, so there is no row")
+        raise RayforceQueryCompilationError(f"{where}: the columns are empty; give at least one row")
     return columns
 
 
@@ -143,14 +143,14 @@ def _column(value: Any, where: str) -> Buffer:
             f"{where} is {type_name(value)}, but the first is a column; give a list for each column"
         )
     if isinstance(value, Mapping | set | frozenset) or hasattr(value, "__next__"):
-        raise RayforceQueryCompilationError(f"{where} is {type_name(value)}, which is no column; give a list")
+        raise RayforceQueryCompilationError(f"{where} is {type_name(value)}, which is not a column; give a list")
     if isinstance(value, list | tuple):
         _refuse_mixed(value, where)
         if any(isinstance(item, list | tuple | dict) for item in value):
             return cell_payload(value, where)
     payload = value_payload(value, where)
     if payload[0] >= Type.TABLE:
-        raise RayforceQueryCompilationError(f"{where} is {type_name(value)}, which is no column; give a list")
+        raise RayforceQueryCompilationError(f"{where} is {type_name(value)}, which is not a column; give a list")
     return payload
 
 

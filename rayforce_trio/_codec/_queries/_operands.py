@@ -15,7 +15,7 @@ from .._ffi import type_name
 from .._objects import payload_of_object
 
 COUNT = struct.Struct("<q")
-"""The number of items in a vector or list, as it stands in a payload."""
+"""The format of the number of items in the payload of a vector or list."""
 
 COUNT_OFFSET = 2
 """The offset of `COUNT` in the payload of a vector or list."""
@@ -24,8 +24,8 @@ _SYMBOL_ATOM = -Type.SYMBOL & 0xFF
 
 
 def value_payload(value: Any, where: str) -> Buffer:
-    """Return the payload of a value; evaluated, it may call functions: use `data_payload` in code."""
-    if isinstance(value, Operation) or value is Null:  # an Operation is a str, too
+    """Return the payload of a value; its evaluation may call functions, so use `data_payload` in code."""
+    if isinstance(value, Operation) or value is Null:  # an Operation is also a str
         payload = payload_of_object(value)
         assert payload is not None
         return payload
@@ -44,7 +44,7 @@ def cell_payload(value: Any, where: str) -> Buffer:
 
 
 def data_payload(value: Any, where: str) -> Buffer:
-    """Return an expression that evaluates to a value, whatever it is."""
+    """Return an expression that evaluates to a value of any kind."""
     return as_data(value_payload(value, where))
 
 
@@ -74,7 +74,7 @@ def checked_name(text: Any, where: str) -> str:
     """Return a name or column name if it can be sent.
 
     Raises:
-        RayforceConversionError: it is no str, contains NUL, or UTF-8 cannot express it.
+        RayforceConversionError: the name is not a str, contains NUL, or cannot be encoded as UTF-8.
     """
     if not isinstance(text, str):
         raise RayforceConversionError(f"{where}: a name is a str, not {type_name(text)}")

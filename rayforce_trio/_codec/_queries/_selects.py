@@ -48,7 +48,7 @@ def _rows(query: SelectQuery) -> Buffer:
 
 
 def _selection(query: SelectQuery) -> dict[str, Buffer]:
-    """Return the clauses of a select that say which rows it takes from where, and how they are grouped."""
+    """Return the clauses `from`, `where` and `by` of a select."""
     clauses: dict[str, Buffer] = {}
     grouped, computed = query._by_cols
     if grouped or computed:
@@ -73,9 +73,9 @@ def _conjunction(conditions: Sequence[Any]) -> Buffer:
 
 
 def _all_and_computed(query: SelectQuery, computed: Mapping[str, Any]) -> Buffer:
-    """Return a select of all columns of a table on the server, whose names only the server knows, and of others.
+    """Return a select of computed columns and of all columns of a table, whose names only the server knows.
 
-    `update` computes the others under names of their own, because they may replace columns. They then get their names.
+    `update` computes the columns under temporary names, because they may replace columns. They are renamed afterwards.
     """
     if query._by_cols[0] or query._by_cols[1]:
         raise RayforceQueryCompilationError(

@@ -187,13 +187,13 @@ class Expressions:
     def common_type(self, types: Sequence[Buffer]) -> bytes:
         """Return the step that holds the type to which values of several types are converted.
 
-        If the types have none, the running query fails with the error `domain`.
+        If the types have no common type, the running query fails with the error `domain`.
         """
         found = self._program.let(call("distinct", gather("enlist", types)))
         apart_from = {names: call("count", call("except", found, _symbols(names))) for names in (_NUMERIC, _TEXTS)}
         is_float = call("count", call("sect", found, _symbols(("F32", "F64"))))
         of_numbers = call("if", is_float, symbol("F64"), symbol("I64"))
-        apart = self._program.failure("columns that are joined, or values of which one is chosen, differ in type")
+        apart = self._program.failure("joined columns, or alternative values, differ in type")
         of_others = call("if", apart_from[_TEXTS], apart, symbol("SYM"))
         several = call("if", apart_from[_NUMERIC], of_others, of_numbers)
         return self._program.let(call("if", equal(call("count", found), i64(1)), call("first", found), several))

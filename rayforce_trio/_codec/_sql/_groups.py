@@ -18,7 +18,7 @@ class Groups:
 
     Attributes:
         table: the step that holds it.
-        known: what the keys and the aggregates compile to, over that table.
+        known: the compiled keys and aggregates, over that table.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Groups:
         self.known |= {node: self._result(parts[node], own) for node, own in calls.items()}
 
     def _call(self, payload: bytes) -> str:
-        """Return the name of the column that holds what the engine aggregates."""
+        """Return the name of the column with the result of an aggregation by the engine."""
         if payload not in self._calls:
             self._calls[payload] = self._program.fresh()
         return self._calls[payload]
@@ -106,7 +106,7 @@ class _Aggregate:
 
     Attributes:
         function: the engine's function.
-        argument: what it is computed of; None for COUNT(*).
+        argument: the aggregated expression; None for COUNT(*).
         distinct: whether equal values count once.
     """
 

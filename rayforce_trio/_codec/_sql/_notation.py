@@ -40,7 +40,7 @@ def type_name(node: Node) -> str:
     """Return the engine's name for a type in SQL.
 
     Raises:
-        UnsupportedQuery: it has no such type.
+        UnsupportedQuery: the engine does not have the type.
     """
     only(node, "this", "kind", "nested")
     written = part(node, "kind")

@@ -175,7 +175,7 @@ class _Select:
         return _Output("*", star, qualifier, tuple(identifier(one) for one in part(star, "except") or []))
 
     def _aliased(self, tree: Node) -> Node:
-        """Return an expression in which aliases of the result, outside of aggregates, are what they stand for."""
+        """Return an expression in which aliases, outside of aggregates, are replaced by their expressions."""
         if kind(tree) == "Column":
             return self._aliases.get(str(tree.name), tree)
         if is_aggregate(tree) or is_query(tree):

@@ -7,7 +7,7 @@ from ._program import Program, rows, select
 from ._syntax import Node, integer_of, kind, only, unsupported
 from ._values import Parameters, Value
 
-_ALL_ROWS = 2**40  # of which OFFSET without LIMIT takes those that there are
+_ALL_ROWS = 2**40  # the limit of OFFSET without LIMIT
 
 
 @dataclass
@@ -34,7 +34,7 @@ def add_key(sorting: Sorting, ordered: Node, value: Value, program: Program, *, 
 
     Args:
         value: the key; its column, if it has one, is in the table that is sorted.
-        payload: what computes the key before the table is sorted, if that is not the value itself.
+        payload: the expression that computes the key before the table is sorted; the default is the value.
     """
     descending = bool(ordered.args.get("desc"))
     nulls_first = bool(ordered.args.get("nulls_first"))

@@ -99,7 +99,7 @@ def identifier(node: Node) -> str:
     """Return a name as it is written, without quotes.
 
     Raises:
-        UnsupportedQuery: the engine cannot have such a name.
+        UnsupportedQuery: the engine does not accept the name.
     """
     text = str(node.name)
     if not text or "\0" in text or text.startswith("#"):

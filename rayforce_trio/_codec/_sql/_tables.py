@@ -239,7 +239,10 @@ class _Join:
         return where(over.table, condition)
 
     def _with_keys(self, right: Buffer, keys: Sequence[str]) -> tuple[bytes, bytes]:
-        """Return both tables with key columns of common names and types. Null equals nothing: such rows go."""
+        """Return both tables with key columns of common names and types.
+
+        Null equals nothing, so rows with a null key are dropped.
+        """
         of_left, of_right = self._expressions(self._left.table), self._expressions(right)
         left_keys: dict[str, Buffer] = {}
         right_keys: dict[str, Buffer] = {}
@@ -261,7 +264,7 @@ class _Join:
     def _check_names(self, taken: Buffer, numbered: Buffer, left: Buffer) -> None:
         """Let the program fail if a column without a qualifier is in both tables and does not join them."""
         none = equal(call("count", call("sect", numbered, call("key", left))), i64(0))
-        self._tables._program.check(none, "joined tables have columns whose names end with a number alike")
+        self._tables._program.check(none, "joined tables have columns whose names end with the same number")
         same = {str(first.name) for first, second in self._pairs if first.name == second.name}
         unqualified = {identifier(one) for one in self._used if not qualifier_of(one)} - same
         if unqualified:

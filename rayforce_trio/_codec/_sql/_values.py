@@ -1,4 +1,4 @@
-"""Values in a query: what an SQL expression compiles to, and literals and parameters as the engine's atoms and vectors.
+"""Values in a query: compiled SQL expressions, and literals and parameters as the engine's atoms and vectors.
 
 Text is a String, which the engine compares with symbols and strings alike. Where it needs one or the other, the
 compiler makes both, and the query chooses when it runs.
@@ -78,7 +78,7 @@ class Value:
 
     Attributes:
         payload: the Rayfall expression.
-        kind: what is known of its type.
+        kind: the known part of its type.
         nullable: whether it can be null.
         text: the text of a constant of kind `TEXT`.
         items: the values of a parameter of kind `LIST`, where they are text or None.
@@ -250,8 +250,8 @@ class Parameters:
     """The parameters of a query and, once it is sent, their values.
 
     Args:
-        values: by the parameters' names; None while the query is only checked.
-        encode: what makes a payload of each value.
+        values: the values by the parameters' names; None while the query is only checked.
+        encode: encodes a value as a payload.
 
     Attributes:
         used: the names that the query has asked for.
@@ -263,12 +263,12 @@ class Parameters:
         self.used: set[str] = set()
 
     def value(self, name: str) -> Value:
-        """Return a parameter's value, which is a single one: the engine would evaluate a list.
+        """Return the value of a parameter. A list is refused, because the engine would evaluate it.
 
         Raises:
-            RayforceValueError: it has none.
+            RayforceValueError: the parameter has no value.
             RayforceConversionError: the value cannot be represented.
-            UnsupportedQuery: it is a list, a dict or a table.
+            UnsupportedQuery: the value is a list, a dict or a table.
         """
         value = self.one_or_several(name)
         if value.kind is Kind.LIST:
