@@ -38,7 +38,7 @@ from rayforce_trio._streams import (
     TlsStream,
     stream_of,
 )
-from rayforce_trio._streams._asyncio_tcp import AsyncioTcpStream
+from rayforce_trio._streams._asyncio_tcp import _CHECKPOINT_INTERVAL, AsyncioTcpStream
 from rayforce_trio.errors import HandshakeError
 
 pytestmark = pytest.mark.anyio
@@ -532,6 +532,23 @@ async def test_a_close_wakes_whoever_waits(connected: Connected) -> None:
         tasks.start_soon(receive_into)
         await anyio.wait_all_tasks_blocked()
         other.close()
+
+
+async def test_a_close_just_after_a_receive_began_ends_it(connected: Connected) -> None:
+    """On asyncio, some receives let other tasks run before they watch the socket."""
+
+    async def receive(stream: ByteStream) -> None:
+        with pytest.raises(ClosedResourceError):
+            await stream.receive_some()
+
+    for receives in range(_CHECKPOINT_INTERVAL):
+        async with connected() as (one, other), anyio.create_task_group() as tasks:
+            for _ in range(receives):
+                assert one.send_nowait(b"1") == 1
+                assert await other.receive_some() == b"1"
+            tasks.start_soon(receive, other)
+            await checkpoint()
+            other.close()
 
 
 async def test_the_end_of_one_side_leaves_the_other_open(connected: Connected) -> None:
