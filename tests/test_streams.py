@@ -275,6 +275,14 @@ async def test_it_receives_to_the_beginning_of_a_buffer_and_leaves_the_rest_as_i
         assert buffer == b"one two..."
 
 
+async def test_it_keeps_no_buffer_that_it_received_into(connected: Connected) -> None:
+    async with connected() as (one, other):
+        memory = bytearray(100)
+        await one.send_all(b"1")
+        assert await other.receive_into(memoryview(memory)) == 1
+        memory.clear()  # an error if there is still a view of it
+
+
 async def test_a_receive_to_a_buffer_waits_for_data(connected: Connected) -> None:
     buffer = bytearray(4)
     counts = []

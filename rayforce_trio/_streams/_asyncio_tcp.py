@@ -105,6 +105,7 @@ class AsyncioTcpStream(TcpStream):
             raise _wrong_loop() from error
         finally:
             self._received = None
+            self._target = 0  # it would keep the caller's memory
 
     def _watch(self) -> None:
         """Have the event loop call `_receive_now` whenever the socket is readable.
