@@ -568,6 +568,19 @@ async def test_the_end_of_one_side_leaves_the_other_open(connected: Connected) -
         assert await one.receive_some() == b"answer"
 
 
+async def test_a_cancelled_send_eof_can_be_repeated(connected: Connected) -> None:
+    async with connected() as (one, other):
+        sent = fill(one)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.send_eof)
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.send_eof)
+            assert len(await receive_all(other)) >= sent
+
+
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_it_takes_the_socket_from_a_stream_of_trios() -> None:
     [listener] = await trio.open_tcp_listeners(0, host=LOCAL)
