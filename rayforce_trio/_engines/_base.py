@@ -108,7 +108,10 @@ class Session(ABC):
 
     @abstractmethod
     async def post(self, frame: Frame) -> Failure | None:
-        """Evaluate a post; otherwise like `request`. Returns the error of the evaluation if the engine reports it."""
+        """Evaluate a post, and return the error of the evaluation if the engine reports it.
+
+        Otherwise like `request`, also if cancelled.
+        """
 
     def running_since(self) -> float | None:
         """Estimate since when the engine has been evaluating the request or post in flight, on trio's clock.

@@ -52,6 +52,7 @@ async def connect_tcp(host: str, port: int) -> TcpStream:
 
 
 async def _connect_asyncio(host: str, port: int) -> socket.socket:
+    """Return a connected socket. A checkpoint; if cancelled, no socket is left open."""
     task = asyncio.current_task()
     assert task is not None
     cancel_requests = task.cancelling()
@@ -65,7 +66,10 @@ async def _connect_asyncio(host: str, port: int) -> socket.socket:
 
 
 async def _resolve(host: str, port: int) -> list[Any]:
-    """Return the addresses of a host, in the form of `socket.getaddrinfo`. A checkpoint unless it is an IP address."""
+    """Return the addresses of a host, in the form of `socket.getaddrinfo`. A checkpoint unless it is an IP address.
+
+    If cancelled, the thread that resolves the name is abandoned.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):  # a host name, which takes a thread to resolve

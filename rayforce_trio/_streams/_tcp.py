@@ -76,7 +76,10 @@ class TcpStream(ByteStream):
                 raise self._error() from error
 
     async def _check_open(self) -> None:
-        """Raise a `ClosedResourceError` if the stream is closed. A checkpoint in that case only."""
+        """Raise a `ClosedResourceError` if the stream is closed. A checkpoint in that case only.
+
+        If cancelled, nothing has changed.
+        """
         if self.closed:
             await self._checkpoint()
             raise closed_error()
