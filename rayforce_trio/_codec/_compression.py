@@ -1,9 +1,9 @@
-"""The compression of IPC frames, undone.
+"""Decompression of IPC frames.
 
-A native server compresses replies of over 2,000 bytes to peers on other hosts. The payload is then the size of the
-plain one, uint32, and runs of differences between neighbouring bytes. A run begins with a control byte, int8: above 0,
-the byte that follows is repeated so often; else so many bytes follow as its negative. Each plain byte is the sum,
-modulo 256, of all differences up to its place. Measured on rayforce-py 2.4.0 (core 3.0.1).
+A native server compresses replies of more than 2,000 bytes to peers on other hosts. The compressed payload begins with
+the size of the plain payload, uint32. Then come runs of differences between neighbouring bytes. A run begins with a
+control byte n, int8. If n is positive, the next byte is repeated n times; otherwise -n bytes follow as they are. Each
+plain byte is the sum, modulo 256, of all differences up to its position. Measured on rayforce-py 2.4.0 (core 3.0.1).
 """
 
 import struct

@@ -92,8 +92,8 @@ def make_policy(
     """Check the options and return the policy they make.
 
     Raises:
-        RayforceValueError: an origin is not of the form `scheme://host[:port]`, a host is none, or who authenticates
-            its clients lets in others.
+        RayforceValueError: an origin is not of the form `scheme://host[:port]`, a host is not valid, or the server
+            both authenticates clients and accepts clients without authentication.
     """
     check_flag("allow_unauthenticated", allow_unauthenticated)
     if authenticated and allow_unauthenticated:
