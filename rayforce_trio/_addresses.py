@@ -11,7 +11,6 @@ from urllib.parse import unquote, urlsplit
 
 from .errors import RayforceValueError
 
-_ERRNO = re.compile(r"\[Errno (\d+)\]")
 _TARGET = re.compile(r"/[!-\"$-~]*")
 
 
@@ -158,20 +157,15 @@ def parse_url(url: object) -> ParsedUrl:
 def os_error_text(error: BaseException) -> str:
     """Return the system's own words for an error, without the numbers and addresses that event loops add to them.
 
-    The words are the same on every event loop, for example "connection refused". If several attempts failed, the
-    text describes the error of the last one.
+    The words are the same on every event loop, for example "connection refused".
     """
-    cause: BaseException = error.__cause__ or error
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[-1]
+    cause = error.__cause__ or error
     if isinstance(cause, UnicodeError):
         return "the host name is not valid"
     if isinstance(cause, socket.gaierror):  # its numbers are not those of other errors
         return _uncapitalized(cause.strerror or str(cause))
-    # asyncio gives several errors as text only.
     number = cause.errno if isinstance(cause, OSError) else None
-    numbers = [str(number)] if number else _ERRNO.findall(str(cause))
-    return _uncapitalized(os.strerror(int(numbers[-1])) if numbers else str(cause))
+    return _uncapitalized(os.strerror(number) if number else str(cause))
 
 
 def _uncapitalized(text: str) -> str:

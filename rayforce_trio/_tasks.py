@@ -163,10 +163,12 @@ class DetachedTask:
             raise
 
     async def _run(self) -> None:
+        """Run the function. If cancelled, the function has ended; asyncio may cancel this before it begins."""
         with self._scope:
             await self._function()
 
     async def _run_on_trio(self) -> None:
+        """Run the function, and report its end even if cancelled."""
         try:
             await self._run()
         finally:
@@ -195,6 +197,7 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
 
     @trio.lowlevel.enable_ki_protection  # the caller's own task raises KeyboardInterrupt; here it would be in a group
     async def run(function: Callable[[], Awaitable[None]]) -> None:
+        """Run one function, then cancel the others. If cancelled, the others are cancelled already."""
         try:
             await function()
         except Exception as error:  # noqa: BLE001 - raised below, outside the group

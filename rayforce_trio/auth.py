@@ -136,6 +136,7 @@ def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request
     )  # so that one network cannot fill the queue
 
     async def authenticate(request: Request) -> Principal | None:
+        """Check the password in a thread. A checkpoint; if cancelled, a check that runs is finished first."""
         if request.username is None or request.password is None:
             await trio.lowlevel.checkpoint()
             return None

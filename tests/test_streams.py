@@ -160,7 +160,7 @@ async def test_it_sends_what_the_network_takes(connected: Connected) -> None:
         assert await receive_all(other) == b"bytes,bytearray,view"
 
 
-async def test_a_full_network_takes_nothing_at_once_and_later_more(connected: Connected) -> None:
+async def test_send_nowait_sends_nothing_while_the_network_is_full(connected: Connected) -> None:
     async with connected() as (one, other):
         sent = fill(one)
         assert one.send_nowait(bytes(MEGABYTE)) == 0
@@ -172,7 +172,7 @@ async def test_a_full_network_takes_nothing_at_once_and_later_more(connected: Co
         assert await other.receive_some()
 
 
-async def test_much_is_sent_whole_and_in_order_to_a_slow_reader(connected: Connected) -> None:
+async def test_send_all_sends_everything_in_order_to_a_slow_reader(connected: Connected) -> None:
     data = b"".join(n.to_bytes(4, "little") for n in range(5 * MEGABYTE // 4))
     received = bytearray()
 
@@ -189,7 +189,7 @@ async def test_much_is_sent_whole_and_in_order_to_a_slow_reader(connected: Conne
     assert received == data
 
 
-async def test_a_send_that_waits_is_cancelled(connected: Connected) -> None:
+async def test_a_waiting_send_can_be_cancelled(connected: Connected) -> None:
     async with connected() as (one, _):
         fill(one)
         with anyio.CancelScope() as scope:
@@ -222,7 +222,7 @@ async def test_the_caller_may_reuse_the_memory_of_bytes_that_were_sent(connected
     assert received == data
 
 
-async def test_urgent_data_reaches_the_peer_past_what_waits() -> None:
+async def test_urgent_data_reaches_the_peer_out_of_band() -> None:
     one, other = await tcp_pair()
     async with one, other:
         assert one.send_nowait(b"normal") == 6
@@ -231,14 +231,14 @@ async def test_urgent_data_reaches_the_peer_past_what_waits() -> None:
         assert socket_of(other).recv(1, socket.MSG_OOB) == b"!"
 
 
-async def test_a_full_network_takes_no_urgent_data_either() -> None:
+async def test_urgent_data_is_not_sent_while_the_network_is_full() -> None:
     one, other = await tcp_pair()
     async with one, other:
         fill(one)
         assert not one.send_urgent_nowait(b"!")
 
 
-async def test_urgent_data_on_what_broke_or_was_closed_says_so() -> None:
+async def test_urgent_data_on_a_broken_or_closed_stream_is_an_error() -> None:
     one, other = await tcp_pair()
     async with one, other:
         reset(other)
@@ -255,14 +255,14 @@ async def test_urgent_data_on_what_broke_or_was_closed_says_so() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10, READ_SIZE])
-async def test_no_more_is_received_than_was_asked_for(size: int, connected: Connected) -> None:
+async def test_no_more_is_received_than_requested(size: int, connected: Connected) -> None:
     async with connected() as (one, other):
         assert one.send_nowait(bytes(READ_SIZE + 1)) == READ_SIZE + 1
         assert 1 <= len(await other.receive_some(size)) <= size
         assert 1 <= len(await other.receive_some()) <= READ_SIZE
 
 
-async def test_it_receives_to_the_beginning_of_a_buffer_and_leaves_the_rest_as_it_is(connected: Connected) -> None:
+async def test_receive_into_fills_the_beginning_of_the_buffer_only(connected: Connected) -> None:
     async with connected() as (one, other):
         await one.send_all(b"one two")
         buffer = bytearray(b"." * 10)
@@ -283,7 +283,7 @@ async def test_it_keeps_no_buffer_that_it_received_into(connected: Connected) ->
         memory.clear()  # an error if there is still a view of it
 
 
-async def test_a_receive_to_a_buffer_waits_for_data(connected: Connected) -> None:
+async def test_receive_into_waits_for_bytes(connected: Connected) -> None:
     buffer = bytearray(4)
     counts = []
 
@@ -420,7 +420,7 @@ async def test_two_tasks_cannot_do_the_same_at_once(connected: Connected) -> Non
 # The end
 
 
-async def test_after_a_reset_everything_says_that_the_connection_broke(connected: Connected) -> None:
+async def test_after_a_reset_every_method_says_that_the_connection_broke(connected: Connected) -> None:
     async with connected() as (one, other):
         reset(other)
         with pytest.raises(BrokenResourceError):
@@ -431,7 +431,7 @@ async def test_after_a_reset_everything_says_that_the_connection_broke(connected
             await one.send_all(b"1")
 
 
-async def test_a_reset_while_it_receives_to_a_buffer_says_that_it_broke_and_why(
+async def test_a_reset_during_receive_into_is_an_error_with_its_cause(
     connected: Connected,
 ) -> None:
     async def receive() -> None:
@@ -502,7 +502,7 @@ def test_a_stream_can_be_closed_after_the_end_of_trio() -> None:
         assert stream.closed
 
 
-async def test_a_closed_stream_says_so(connected: Connected) -> None:
+async def test_every_method_of_a_closed_stream_says_so(connected: Connected) -> None:
     async with connected() as (one, other):
         one.close()
         assert one.closed
@@ -522,7 +522,7 @@ async def test_a_closed_stream_says_so(connected: Connected) -> None:
         assert await other.receive_some() == b""
 
 
-async def test_a_close_wakes_whoever_waits(connected: Connected) -> None:
+async def test_close_wakes_the_waiting_tasks(connected: Connected) -> None:
     async def receive() -> None:
         with pytest.raises(ClosedResourceError):
             await one.receive_some()
@@ -565,7 +565,7 @@ async def test_a_close_just_after_a_receive_began_ends_it(connected: Connected) 
             other.close()
 
 
-async def test_the_end_of_one_side_leaves_the_other_open(connected: Connected) -> None:
+async def test_send_eof_closes_one_direction_only(connected: Connected) -> None:
     async with connected() as (one, other):
         await one.send_all(b"last")
         await one.send_eof()
@@ -604,7 +604,7 @@ async def test_it_takes_the_socket_from_a_stream_of_trios() -> None:
 # TLS alone
 
 
-async def test_what_has_arrived_can_be_read_after_the_end_was_sent() -> None:
+async def test_bytes_that_have_arrived_can_be_received_after_send_eof() -> None:
     one, other = await tls_pair()
     with anyio.fail_after(TIMEOUT):
         async with one, other:
@@ -616,7 +616,7 @@ async def test_what_has_arrived_can_be_read_after_the_end_was_sent() -> None:
             assert await receive_all(other) == b"two"
 
 
-async def test_what_was_read_in_part_can_be_read_after_the_end_was_sent() -> None:
+async def test_the_rest_of_a_record_can_be_received_after_send_eof() -> None:
     one, other = await tls_pair()
     with anyio.fail_after(TIMEOUT):
         async with one, other:
@@ -626,7 +626,7 @@ async def test_what_was_read_in_part_can_be_read_after_the_end_was_sent() -> Non
             assert await other.receive_some() == b" two"
 
 
-async def test_what_comes_before_nonsense_is_received() -> None:
+async def test_bytes_before_an_invalid_record_are_received() -> None:
     one, other = await tls_pair()
     with anyio.fail_after(TIMEOUT):
         async with one, other:
@@ -643,7 +643,7 @@ def ask_for_certificate(server: TlsStream) -> None:
     assert server.send_nowait(b"?") == 1
 
 
-async def test_what_tls_asks_is_answered_by_whoever_only_receives() -> None:
+async def test_a_receiving_client_answers_a_request_for_its_certificate() -> None:
     client, server = await tls_pair(post_handshake_auth=True)
     with anyio.fail_after(TIMEOUT):
         async with client, server, anyio.create_task_group() as tasks:
@@ -657,7 +657,7 @@ async def test_what_tls_asks_is_answered_by_whoever_only_receives() -> None:
             tasks.cancel_scope.cancel()
 
 
-async def test_who_asks_and_takes_no_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_does_not_read_tls_answers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     client, server = await tls_pair(post_handshake_auth=True)
     with anyio.fail_after(TIMEOUT):
         async with client, server:

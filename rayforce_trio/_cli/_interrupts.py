@@ -121,6 +121,7 @@ def run(function: Callable[[Interruptible, TaskGroup], Awaitable[T]], *, backend
     """
 
     async def main() -> T:
+        """Call the function. A checkpoint; if cancelled, the function has been cancelled and has ended."""
         results: list[T] = []
         errors: list[Exception] = []
         with anyio.open_signal_receiver(signal.SIGINT) as signals:  # raises a signal again that nobody received

@@ -241,6 +241,7 @@ class PendingConnection:
         return connection, None
 
     async def __aenter__(self) -> WSClientConnection:
+        """Connect, and return the connection. A checkpoint; if cancelled, no connection is left open."""
         connection, task = await self._start()
         self._blocks.append(_Block(anyio.get_current_task().id, connection, task))
         return connection

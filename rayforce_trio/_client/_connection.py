@@ -310,7 +310,7 @@ class WSClientConnection:
             self._exchange.abort()
 
     async def __aenter__(self) -> "WSClientConnection":
-        """Return the connection, which is closed at the end of the block. Not a checkpoint.
+        """Return the connection, which is closed at the end of the block. No checkpoint, so this cannot be cancelled.
 
         Raises:
             RayforceWSError: the connection is open, and was opened in another event loop.

@@ -41,7 +41,8 @@ class Session(ABC):
     """The access of one connection to the engine.
 
     `run` must run in a separate task while another task calls `request`, `post` and `receive_some`. Any task may call
-    `cancel`. Call `aclose` at the end, when no other call is in progress.
+    `cancel`. Call `aclose` at the end, when no other call is in progress. After `run` has raised, a cancelled call may
+    still be ending.
 
     Attributes:
         unread: how many bytes of the last reply `receive_some` still has to return. The caller must receive all of them
@@ -107,7 +108,10 @@ class Session(ABC):
 
     @abstractmethod
     async def post(self, frame: Frame) -> Failure | None:
-        """Evaluate a post; otherwise like `request`. Returns the error of the evaluation if the engine reports it."""
+        """Evaluate a post, and return the error of the evaluation if the engine reports it.
+
+        Otherwise like `request`, also if cancelled.
+        """
 
     def running_since(self) -> float | None:
         """Estimate since when the engine has been evaluating the request or post in flight, on trio's clock.

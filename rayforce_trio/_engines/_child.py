@@ -63,6 +63,9 @@ async def child_process(
 
 
 async def _kill(process: trio.Process) -> None:
-    """Kill a process group. No checkpoint. SIGTERM would not end a process that is stopped."""
+    """Kill a process group. No checkpoint, so this cannot be cancelled.
+
+    SIGTERM would not end a process that is stopped.
+    """
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

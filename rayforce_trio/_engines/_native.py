@@ -1,12 +1,13 @@
 """The engine that is a native Rayforce server, reached over TCP: each session has a connection of its own."""
 
 import socket
+from contextlib import suppress
 
 import trio
 
 from .._addresses import authority_of, check_host, check_port, os_error_text
 from .._protocol import dump_credentials
-from .._streams import TcpStream, stream_of
+from .._streams import TcpStream, connect_tcp
 from ..errors import EngineError, RayforceValueError
 from ._base import Engine
 from ._native_session import NativeSession
@@ -82,11 +83,12 @@ class NativeEngine(Engine):
         """
         with trio.move_on_after(CONNECT_TIMEOUT):
             try:
-                stream = await trio.open_tcp_stream(self.host, self.port)
+                stream = await connect_tcp(self.host, self.port)
             except (OSError, UnicodeError) as error:
                 raise EngineError(f"{self._name} cannot be reached: {os_error_text(error)}") from None
-            _enable_keepalive(stream)
-            return stream_of(stream)
+            with suppress(OSError):  # some systems refuse options if the peer has already reset the connection
+                _enable_keepalive(stream)
+            return stream
         raise EngineError(f"{self._name} cannot be reached within {CONNECT_TIMEOUT:g} seconds")
 
     @property
@@ -94,7 +96,7 @@ class NativeEngine(Engine):
         return f"the engine at {authority_of(self.host, self.port)}"
 
 
-def _enable_keepalive(stream: trio.SocketStream) -> None:
+def _enable_keepalive(stream: TcpStream) -> None:
     """Make the operating system detect within two minutes that the engine's host is gone."""
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):

@@ -199,7 +199,10 @@ class NativeProcess(Engine):
         )
 
     async def _run_on(self, port: int, on_ready: Callable[[], None]) -> str | None:
-        """Like `_run_once`, on this port; returns `None` if another process has taken the port."""
+        """Like `_run_once`, on this port; returns `None` if another process has taken the port.
+
+        A checkpoint; if cancelled, the process is killed.
+        """
         native = _ChildServer(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD)
         output = Output(f"{_HOST}:{port}")
         command = [self._executable, *self._arguments(port)]
@@ -232,6 +235,7 @@ class NativeProcess(Engine):
         """
 
         async def allow_sessions() -> None:
+            """Wait until the process is ready, then until cancelled. If cancelled, no session is left open."""
             await output.listening.wait()  # the port belongs to the process now: no other one receives the user name
             session = await native.open_session()
             try:

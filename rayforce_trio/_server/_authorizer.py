@@ -125,6 +125,7 @@ class Authorizer:
     async def _principal_of(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> object | Refusal:
+        """Check and authenticate a client, and return its principal or a refusal. As `_identify`, also if cancelled."""
         refusal = self._policy.decide(request)
         if refusal is not None or self._authenticate is None:
             return refusal
@@ -133,7 +134,10 @@ class Authorizer:
     async def _identify(
         self, authenticate: Authenticate, opening_request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> object:
-        """Return the principal or a `Refusal`. A checkpoint if `authenticate` is one."""
+        """Return the principal or a `Refusal`. A checkpoint if the client has to wait, or if `authenticate` is one.
+
+        If cancelled, the deadline of the opening may have been removed.
+        """
         request = read_request(opening_request)
         deadline, opening.deadline = opening.deadline, inf
         found: object = None
@@ -155,6 +159,7 @@ class Authorizer:
         return found
 
     async def _ask(self, authenticate: Authenticate, request: Request) -> object:
+        """Call `authenticate`, unless its address has failed too often. If cancelled, the attempt is not counted."""
         async with self._failures.attempt(network_of(request.peer)) as attempt:
             if attempt.retry_after:
                 return _too_many_failures(attempt.retry_after)

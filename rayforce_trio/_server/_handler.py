@@ -118,12 +118,14 @@ class ConnectionHandler:
     async def _reject(
         self, stream: trio.SocketStream, refusal: Refusal, counted: CountedConnection, log: ConnectionLog
     ) -> None:
+        """Refuse a peer that has not sent a request. A checkpoint; if cancelled, the refusal may not have been sent."""
         _record_refusal(refusal.status, refusal.reason, counted, log)
         await self._limits.reject(stream, refusal, self._accept_options.tls)
 
     async def _open_and_serve(
         self, stream: trio.SocketStream, address: str, counted: CountedConnection, log: ConnectionLog
     ) -> None:
+        """Open a connection and serve it to its end. A checkpoint; if cancelled, session and transport are closed."""
         opened = _Opened()
         try:
             with trio.move_on_after(self._options.open_timeout) as opening:
@@ -172,7 +174,10 @@ class ConnectionHandler:
         counted: CountedConnection,
         log: ConnectionLog,
     ) -> None:
+        """Do the opening and Rayforce's handshake. A checkpoint; if cancelled, `opened` has what is to be closed."""
+
         async def decide(request: OpeningRequest) -> Refusal | None:
+            """Authorize the client. If cancelled, no session is open."""
             decision = await self._authorizer.decide(request, opening, log)
             if isinstance(decision, Refusal):
                 _record_refusal(decision.status, decision.reason, counted, log)
@@ -181,6 +186,7 @@ class ConnectionHandler:
             return None
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
+            """Answer a plain HTTP request. If cancelled, nothing was recorded."""
             answer = await self._endpoints.answer(request, opening, log)
             if isinstance(answer, Refusal):
                 _record_refusal(answer.status, answer.reason, counted, log)
@@ -193,6 +199,7 @@ class ConnectionHandler:
         await server_handshake(opened.transport)
 
     async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:
+        """Serve an open connection to its end. A checkpoint; if cancelled, as `WSServerConnection.run`."""
         self._connections.add(connection)
         try:
             log.info("open")

@@ -192,6 +192,7 @@ class WSServer:
         serving = trio.CancelScope()
 
         async def handle_signals(signals: AsyncIterator[int]) -> None:
+            """Stop the server at the first signal, cancel it at the second one. If cancelled, nothing changes."""
             async for _ in signals:
                 if stop_requested.is_set() or not self._is_listening:
                     serving.cancel()
@@ -279,6 +280,7 @@ class WSServer:
         await self._stopped.wait()
 
     async def __aenter__(self) -> "WSServer":
+        """Return the server when it listens. A checkpoint; if cancelled, the server has ended. Raises as `serve`."""
         _require_trio()
         with collapse_groups():
             manager = trio.open_nursery()
@@ -297,6 +299,10 @@ class WSServer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Stop the server as `stop` does, and wait for its end. A checkpoint.
+
+        If cancelled, running queries are stopped, and the server has ended when the cancellation is raised.
+        """
         manager, self._nursery_manager = self._nursery_manager, None
         assert manager is not None
         if self._stopping is not None:
@@ -313,6 +319,10 @@ class WSServer:
         stopping.set()
 
     async def _serve(self, stopping: trio.Event, task_status: trio.TaskStatus["WSServer"]) -> None:
+        """Accept and serve connections until `stopping` is set and the connections have ended.
+
+        A checkpoint; if cancelled, all connections and listening sockets are closed.
+        """
         listeners = await self._listen()
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
@@ -326,6 +336,7 @@ class WSServer:
             self._handler.cancel_handshakes()
 
     async def _listen(self) -> list[trio.SocketListener]:
+        """Open the listening sockets. A checkpoint; if cancelled, no socket is left open."""
         try:
             listeners = await open_listeners(self.host, self._requested_port, reuse_port=self._reuse_port)
         except (OSError, UnicodeError) as error:

@@ -72,12 +72,14 @@ class AsyncioTcpStream(TcpStream):
         return count
 
     async def _take_unread(self, size: int) -> bytes:
+        """Return bytes that a cancelled task received. A checkpoint; if cancelled, nothing is lost."""
         await self._checkpoint()
         await self._check_open()
         data, self._unread = self._unread[:size], self._unread[size:]
         return data
 
     async def _receive(self, target: _Target) -> Any:
+        """Receive into a buffer, or a number of bytes. A checkpoint; if cancelled, `_keep` keeps received bytes."""
         self._receives += 1
         if self._receives % _CHECKPOINT_INTERVAL == 0:
             # anyio does not cancel a task whose future is done, and on uvloop, which receives before it runs callbacks,

@@ -94,7 +94,10 @@ class ByteStream(anyio.abc.AsyncResource):
         await self._checkpoint()
 
     async def _checkpoint(self) -> None:
-        """Yield to other tasks. A checkpoint; the streams of one event loop have a faster one."""
+        """Yield to other tasks. A checkpoint; if cancelled, nothing has changed.
+
+        The streams of one event loop have a faster one.
+        """
         await anyio.lowlevel.checkpoint()
 
 

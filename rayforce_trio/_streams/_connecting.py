@@ -43,15 +43,16 @@ async def connect_tcp(host: str, port: int) -> TcpStream:
         sock = await _connect_asyncio(host, port)
     except (OSError, RuntimeError) as error:  # uvloop raises RuntimeErrors, too
         raise _last_error(error) from None
-    # What trio sets: send small messages at once, and stop accepting bytes that the network cannot send yet.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        with suppress(OSError):
+    # trio sets the same options: small messages are sent at once, and `send` takes few bytes that have to wait.
+    with suppress(OSError):  # some systems refuse options if the peer has already reset the connection
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
     return AsyncioTcpStream(sock)
 
 
 async def _connect_asyncio(host: str, port: int) -> socket.socket:
+    """Return a connected socket. A checkpoint; if cancelled, no socket is left open."""
     task = asyncio.current_task()
     assert task is not None
     cancel_requests = task.cancelling()
@@ -65,7 +66,10 @@ async def _connect_asyncio(host: str, port: int) -> socket.socket:
 
 
 async def _resolve(host: str, port: int) -> list[Any]:
-    """Return the addresses of a host, in the form of `socket.getaddrinfo`. A checkpoint unless it is an IP address."""
+    """Return the addresses of a host, in the form of `socket.getaddrinfo`. A checkpoint unless it is an IP address.
+
+    If cancelled, the thread that resolves the name is abandoned.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):  # a host name, which takes a thread to resolve

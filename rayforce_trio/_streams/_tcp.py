@@ -35,6 +35,10 @@ class TcpStream(ByteStream):
         except OSError as error:
             raise self._error() from error
 
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """Set an option of the socket, as `socket.socket.setsockopt` does."""
+        self._socket.setsockopt(level, option, value)
+
     def send_urgent_nowait(self, data: bytes) -> bool:
         """Send TCP urgent data; return False if the network does not take it now. No checkpoint."""
         try:
@@ -72,7 +76,10 @@ class TcpStream(ByteStream):
                 raise self._error() from error
 
     async def _check_open(self) -> None:
-        """Raise a `ClosedResourceError` if the stream is closed. A checkpoint in that case only."""
+        """Raise a `ClosedResourceError` if the stream is closed. A checkpoint in that case only.
+
+        If cancelled, nothing has changed.
+        """
         if self.closed:
             await self._checkpoint()
             raise closed_error()

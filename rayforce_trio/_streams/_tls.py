@@ -236,6 +236,7 @@ class TlsStream(ByteStream):
         return True
 
     async def _send_all_encrypted(self) -> None:
+        """Send all encrypted bytes. A checkpoint if it waits; if cancelled, the rest of them can be sent later."""
         while not self._send_encrypted():
             await self._stream.wait_writable()
 

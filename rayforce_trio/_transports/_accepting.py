@@ -262,7 +262,7 @@ async def _receive_request(stream: ByteStream) -> UpgradeRequest | HttpRequest:
 async def _serve_http_request(
     stream: ByteStream, request: HttpRequest, asked: OpeningRequest, answer: Answer | None
 ) -> NoReturn:
-    """Answer a plain HTTP request. A checkpoint; close the stream afterwards.
+    """Answer a plain HTTP request. A checkpoint; close the stream afterwards, even if this was cancelled.
 
     Raises:
         HttpRequestServed: the response was sent.
@@ -279,7 +279,7 @@ async def _serve_http_request(
 
 
 async def _decide(stream: ByteStream, asked: OpeningRequest, decide: Decide) -> None:
-    """Ask whether to let the client in. If it raises or is cancelled, close the stream.
+    """Ask whether to let the client in. A checkpoint if `decide` is; if it raises or is cancelled, close the stream.
 
     Raises:
         ConnectionRejected: the request was refused, and the peer was told so.
@@ -291,7 +291,10 @@ async def _decide(stream: ByteStream, asked: OpeningRequest, decide: Decide) -> 
 
 
 async def _refuse_bad_request(stream: ByteStream, status: int, reason: str, headers: Headers) -> NoReturn:
-    """Tell the peer that its request is not valid, and raise `BadRequest`. A checkpoint; close the stream after it."""
+    """Tell the peer that its request is not valid, and raise `BadRequest`.
+
+    A checkpoint; close the stream afterwards, even if this was cancelled.
+    """
     await _answer(stream, Refusal(status, reason, headers))
     raise BadRequest(status, reason)
 

@@ -89,7 +89,10 @@ class Transport(ABC):
 
     @abstractmethod
     async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
-        """Send the next part of a binary message, like `send`. Between the parts, no other message may be sent."""
+        """Send the next part of a binary message. Between the parts, no other message may be sent.
+
+        Otherwise like `send`, also if cancelled.
+        """
 
     @abstractmethod
     async def run(self) -> None:

@@ -29,7 +29,7 @@ class HeadStream(trio.abc.Stream):
         await self._send(bytes(data))
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: `send_all` waits. A checkpoint."""
+        """Return at once: `send_all` waits. A checkpoint; if cancelled, nothing has changed."""
         await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - a head is returned whole
@@ -40,5 +40,5 @@ class HeadStream(trio.abc.Stream):
         return await self._receive_head()
 
     async def aclose(self) -> None:
-        """Do nothing: the stream behind this one stays open. A checkpoint."""
+        """Do nothing: the stream behind this one stays open. A checkpoint, also if cancelled."""
         await trio.lowlevel.checkpoint()

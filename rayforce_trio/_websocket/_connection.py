@@ -227,7 +227,7 @@ class WebSocketConnection:
         self._send(_BINARY, data, last=last)
 
     def send_short(self, message: Payload | str) -> bool:
-        """Queue a short message. If this returns False, nothing was queued: call `send` when there is nothing to send.
+        """Queue a short message. If this returns False, nothing was queued; call `send` instead.
 
         Raises:
             LocalProtocolError: the connection is not open.
