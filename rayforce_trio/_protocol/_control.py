@@ -1,6 +1,6 @@
 """Control messages of the extended protocol: text messages, each one JSON object.
 
-A key says what it is about; unknown keys are ignored, so that later versions can add theirs.
+The key is the kind of the message. Unknown keys are ignored, so that later versions can add keys.
 """
 
 import json
@@ -10,10 +10,10 @@ from typing import Any
 from ._violation import ProtocolViolation
 
 CONTROL_LIMIT = 64 * 1024
-"""The longest control message, in characters. Nothing sent here comes near; parsing more would hold up the loop."""
+"""The longest control message, in characters. Parsing a longer one would block the event loop."""
 
 _MESSAGE_LIMIT = 5 * 1024
-"""How much of an engine's message is sent, in characters; JSON can make twelve of one, and CONTROL_LIMIT holds."""
+"""How much of an engine's message is sent, in characters. JSON may write one as twelve, within CONTROL_LIMIT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def parse_control(text: str) -> list[CancelNotice | ErrorNotice]:
     """Read a control message.
 
     Raises:
-        ProtocolViolation: it is no JSON object, or a key this version knows has a value that makes no sense.
+        ProtocolViolation: it is not a JSON object, or a key that this version knows has an invalid value.
     """
     if len(text) > CONTROL_LIMIT:
         raise ProtocolViolation(f"a control message of {len(text)} characters; {CONTROL_LIMIT} are allowed")

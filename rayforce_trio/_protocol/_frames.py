@@ -38,7 +38,7 @@ Frame = bytes | memoryview
 
 
 class MessageType(enum.IntEnum):
-    """What a frame asks for: field 7 of the header."""
+    """The message type of a frame, byte 7 of its header."""
 
     ASYNC = 0
     SYNC = 1
@@ -46,7 +46,7 @@ class MessageType(enum.IntEnum):
 
 
 class FrameError(ProtocolViolation):
-    """Bytes that are no whole, well-formed IPC frame; the text says why."""
+    """The bytes are not one whole, well-formed IPC frame; the text says why."""
 
 
 _MESSAGE_TYPES = tuple(MessageType)
@@ -66,7 +66,7 @@ class Header(NamedTuple):
 
     @property
     def verbose(self) -> bool:
-        """On a request: what it prints is wanted too."""
+        """On a request: the reply must also have the printed text."""
         return bool(self.flags & VERBOSE_FLAG)
 
     def pack(self) -> bytes:
@@ -77,7 +77,7 @@ def parse_header(data: bytes | bytearray | memoryview) -> Header:
     """Read the header at the start of `data`.
 
     Raises:
-        FrameError: there is none, or it is not one this package speaks.
+        FrameError: the header is incomplete or invalid, or this package does not support it.
     """
     if len(data) < HEADER_SIZE:
         raise FrameError(f"a frame has a header of {HEADER_SIZE} bytes, these are {len(data)} bytes")
@@ -85,9 +85,9 @@ def parse_header(data: bytes | bytearray | memoryview) -> Header:
     if magic != _MAGIC:
         raise FrameError(f"not a Rayforce frame: it begins with {bytes(magic).hex()}, not {_MAGIC.hex()}")
     if version != WIRE_VERSION:
-        raise FrameError(f"wire version {version} is not spoken here, only {WIRE_VERSION}")
+        raise FrameError(f"wire version {version} is not supported, only {WIRE_VERSION}")
     if endian != 0:
-        raise FrameError("big-endian frames are not spoken here")
+        raise FrameError("big-endian frames are not supported")
     if message_type >= len(_MESSAGE_TYPES):
         raise FrameError(f"unknown message type {message_type}")
     if size < 1:
@@ -99,7 +99,7 @@ def parse_frame(frame: Frame) -> Header:
     """Check that `frame` is one whole frame, and return its header.
 
     Raises:
-        FrameError: it is not, or its header and its length disagree.
+        FrameError: its header is invalid, or does not match its length.
     """
     header = parse_header(frame)
     if header.size != len(frame) - HEADER_SIZE:
@@ -108,7 +108,7 @@ def parse_frame(frame: Frame) -> Header:
 
 
 def announced_size(beginning: bytes | memoryview) -> int:
-    """Return the size of the frame that begins so, its header included, in bytes; 0 if no frame does."""
+    """Return the size of the frame that begins with these bytes, including its header; 0 if no frame does."""
     try:
         return HEADER_SIZE + parse_header(beginning).size
     except FrameError:
@@ -158,5 +158,5 @@ def query_frame(text: str, message_type: MessageType, flags: int) -> bytes:
 
 
 def pack_string(data: bytes) -> bytes:
-    """Return a Rayforce String as it stands in a payload."""
+    """Return a Rayforce String as part of a payload."""
     return SIZED.pack(STRING_ATOM, 0, len(data)) + data

@@ -1,6 +1,7 @@
 """The two bytes and the one byte that follow the WebSocket handshake, before the first frame.
 
-The client says `[version, 0]`, the server answers `[version]`. A server accepts any version; rayforce-py's does, too.
+The client sends `[version, 0]`, and the server answers `[version]`. A server accepts any version, like
+rayforce-py's.
 """
 
 from ._frames import Frame
@@ -11,10 +12,10 @@ HELLO = bytes([VERSION, 0])
 HELLO_REPLY = bytes([VERSION])
 
 SUBPROTOCOL = "rayforce.v1"
-"""The WebSocket subprotocol that announces the extended protocol; without it the baseline is spoken."""
+"""The WebSocket subprotocol that announces the extended protocol. Without it, both sides use the baseline protocol."""
 
 MESSAGE_LIMIT_HEADER = "Rayforce-Max-Message-Size"
-"""The HTTP header in which a server of the extended protocol says how long a message it accepts, in bytes."""
+"""The HTTP header that announces the longest message that a server of the extended protocol accepts, in bytes."""
 
 _LARGEST_LIMIT = 2**63 - 1
 
@@ -31,7 +32,7 @@ def check_hello(message: Frame | str) -> None:
     """Check a client's greeting.
 
     Raises:
-        ProtocolViolation: it is none.
+        ProtocolViolation: it is not valid.
     """
     if isinstance(message, str):
         raise ProtocolViolation("expected a binary handshake, got text")
@@ -45,7 +46,7 @@ def check_hello_reply(message: Frame | str) -> None:
     """Check a server's answer to our greeting.
 
     Raises:
-        ProtocolViolation: it is none.
+        ProtocolViolation: it is not valid.
     """
     if isinstance(message, str):
         raise ProtocolViolation("expected a binary handshake answer, got text")

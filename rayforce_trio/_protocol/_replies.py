@@ -1,4 +1,4 @@
-"""What a request comes to: the two shapes of an answer, shared by both sides and by the engines."""
+"""Replies: the value or the error of a request, as both sides and the engines exchange them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ CANCELLED = "cancel"
 
 
 BUSY = "busy"
-"""The error code of a request that was one too many of its connection, and was not begun with."""
+"""The error code of a request that was not started, because too many of its connection were unanswered."""
 
 CLOSING = "closing"
-"""The error code of a request that came while the server was shutting down, and was not begun with."""
+"""The error code of a request that was not started, because the server was shutting down."""
 
 TIMEOUT = "timeout"
-"""The error code of a request that the server stopped because it took too long. No engine has it."""
+"""The error code of a request that the server stopped because it took too long. Engines do not use it."""
 
 
 class LazyFrame:

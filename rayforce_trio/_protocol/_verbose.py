@@ -1,6 +1,7 @@
-"""The response to a verbose request: a list of what was printed, as a String, and of the value or error.
+"""The response to a verbose request: a list of the printed text, as a String, and the value or the error.
 
-So the native server makes it. Ours adds an error's message as a third item, since an error on the wire has none.
+The native server makes such lists. This package's server adds an error's message as a third item, since an error on the
+wire has no message.
 """
 
 import struct
@@ -23,7 +24,7 @@ _LIST = 0x00
 
 
 def join_verbose(output: bytes, reply: Reply) -> Result:
-    """Return the response of a request that printed `output` and came to `reply`."""
+    """Return the response of a request that printed `output` and has this reply."""
     items = [pack_string(output)]
     if isinstance(reply, Failure):
         items.append(struct.pack("<B8s", ERROR, reply.code.encode("ascii", "replace")[:7]))
@@ -34,24 +35,24 @@ def join_verbose(output: bytes, reply: Reply) -> Result:
 
 
 def split_verbose(frame: Frame) -> tuple[str, Reply]:
-    """Return what a verbose request printed, and what it came to, from its response.
+    """Return the text that a verbose request printed, and its reply, from its response.
 
     Raises:
-        FrameError: the frame is no such response.
+        FrameError: the frame is not such a response.
     """
     try:
         kind, _, count = SIZED.unpack_from(frame, HEADER_SIZE)
         if kind != _LIST or count not in (2, 3):
-            raise FrameError("the reply to a verbose request is no list of what was printed and of the value")
+            raise FrameError("the reply to a verbose request is not a list of the printed text and the value")
         output, start = _read_string(frame, HEADER_SIZE + SIZED.size)
         code = error_code(frame, start)
         if code is not None:
             return output, Failure(code, _read_string(frame, start + ERROR_SIZE)[0] if count == 3 else "")
         if count == 3 or start == len(frame):
-            raise FrameError("the reply to a verbose request holds no value")
+            raise FrameError("the reply to a verbose request has no value")
         return output, Result(response_frame(bytes(frame[start:])))
     except struct.error:
-        raise FrameError("the reply to a verbose request is cut short") from None
+        raise FrameError("the reply to a verbose request is incomplete") from None
 
 
 def verbose_error_code(frame: Frame) -> str | None:
@@ -70,5 +71,5 @@ def _read_string(frame: Frame, start: int) -> tuple[str, int]:
     kind, _, size = SIZED.unpack_from(frame, start)
     begin = start + SIZED.size
     if kind != STRING_ATOM or not 0 <= size <= len(frame) - begin:
-        raise FrameError("the reply to a verbose request holds no String where one is due")
+        raise FrameError("the reply to a verbose request has no String where one is expected")
     return bytes(frame[begin : begin + size]).decode("utf-8", "replace"), begin + size

@@ -1,4 +1,4 @@
-"""The base of this room's exceptions."""
+"""The base class of the exceptions of this package."""
 
 
 class ProtocolViolation(Exception):

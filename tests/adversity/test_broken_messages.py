@@ -97,7 +97,7 @@ async def test_a_message_that_breaks_the_extended_protocol_is_closed_with_1002(d
 BASELINE_MESSAGES = {
     "text": (frame(b"(+ 1 2)", TEXT), "expected a binary message, got text"),
     "an unknown message type": (frame(with_header(message_type=3)), "unknown message type 3"),
-    "an unknown wire version": (frame(with_header(version=4)), "wire version 4 is not spoken here"),
+    "an unknown wire version": (frame(with_header(version=4)), "wire version 4 is not supported"),
     "a size that is too small": (frame(with_header(size=1)), "the header announces 1 bytes"),
     "a negative size": (frame(with_header(size=-1)), "a payload of -1 bytes"),
     "half a header": (frame(QUERY[:8]), "a frame has a header of 16 bytes, these are 8 bytes"),

@@ -727,8 +727,8 @@ GARBAGE = b"garbage, and more of it than a frame's header has, and more than is 
     ("reply", "why"),
     [
         (GARBAGE, "not a Rayforce frame: it begins with 67617262, not fadeface"),
-        (_with_header(4, 4), "wire version 4 is not spoken here, only 3"),
-        (_with_header(6, 1), "big-endian frames are not spoken here"),
+        (_with_header(4, 4), "wire version 4 is not supported, only 3"),
+        (_with_header(6, 1), "big-endian frames are not supported"),
         (_with_header(MESSAGE_TYPE_OFFSET, 3), "unknown message type 3"),
         (announce(0), "a payload of 0 bytes"),
         (announce(-1), "a payload of -1 bytes"),
