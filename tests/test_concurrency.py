@@ -14,6 +14,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from rayforce import I64
+from support.engines import GateEngine
 from support.frames import whole_frame
 from support.processes import server_process
 from support.raw import BINARY, frame, open_raw
@@ -249,6 +250,49 @@ async def test_of_requests_that_wait_in_the_server_those_of_a_quiet_client_are_n
                 before = answered
                 assert await number(quiet, name) == 1
                 assert answered - before < 100
+
+
+@pytest.mark.trio
+async def test_other_tasks_run_while_refused_requests_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = 300
+    monkeypatch.setattr("rayforce_trio._tasks.TIME_SLICE", 0.0)
+    engine = GateEngine()
+    async with WSServer(0, host=LOCAL, engine=engine, max_in_flight=1) as server:
+        with await open_raw(server.port) as peer:
+            for _ in range(1 + refused):
+                await peer.send_frame(encode("1", MessageType.SYNC))
+            with trio.fail_after(30):
+                while server.statistics().queued < refused:
+                    await trio.lowlevel.checkpoint()
+                engine.release()
+                steps = 0
+                while server.statistics().queued:
+                    await trio.lowlevel.checkpoint()
+                    steps += 1
+    assert steps > refused / 2
+
+
+@pytest.mark.trio
+async def test_a_request_is_not_started_if_it_turns_out_then_that_the_client_is_gone() -> None:
+    """The server sends what it has buffered before it waits for the engine."""
+    gone = False
+
+    def flush() -> None:
+        if gone:
+            raise errors.ConnectionLost("the connection broke")
+
+    engine = GateEngine()
+    client, server = memory_pair("rayforce.v1")
+    server.flush = flush  # type: ignore[method-assign]  # like a network that breaks
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            session = await engine.open_session()
+            nursery.start_soon(WSServerConnection(ConnectionLog(1, server.peer), server, session).run)
+            await trio.testing.wait_all_tasks_blocked()
+            gone = True
+            await client.send(encode("1", MessageType.SYNC))
+    assert engine.begun == []
+    client.abort()
 
 
 class GatedSession(Session):

@@ -354,6 +354,17 @@ async def test_a_peer_that_does_not_read_its_reply_does_not_make_it_last_longer(
 
 
 @pytest.mark.trio
+async def test_without_a_grace_a_connection_with_nothing_to_do_is_closed_without_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(GateEngine()) as server, trio.open_nursery() as nursery:
+        with await open_raw(server.port) as peer:
+            nursery.start_soon(server.stop, 0)
+            assert await closed(peer) == 1001
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.trio
 async def test_a_second_stop_can_shorten_it(autojump_clock: trio.testing.MockClock) -> None:
     engine = GateEngine()
     async with serving(engine, drain_timeout=1000) as server, asking(server) as calls, trio.open_nursery() as nursery:

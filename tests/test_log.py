@@ -11,8 +11,10 @@ import pytest
 import trio
 from rayforce import List
 from support.engine_processes import pid_of
+from support.engines import GateEngine
 from support.opening import LOCAL, answer_to
 from support.raw import CLOSE, RawPeer, close_frame, connect_raw, frame, open_raw
+from trio.testing import wait_all_tasks_blocked
 
 from rayforce_trio import NativeProcess, WSClient, WSServer
 from rayforce_trio._codec import encode
@@ -119,7 +121,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
             frame(b"", size=1001),
             "closed with code 1009: a message is longer than the 1000 bytes allowed here (max_message_size)",
         ),
-        (frame(b"no frame"), "closed with code 1002: a frame has a header of 16 bytes, these are 8 bytes"),
+        (frame(b"no frame"), "closed with code 1002: a frame needs a header of 16 bytes, but has 8 bytes"),
     ],
 )
 async def test_a_connection_has_a_line_when_it_opens_and_one_when_it_ends(
@@ -210,6 +212,30 @@ async def test_queries_are_logged_only_if_that_was_asked_for(
             await connection.execute('(+ 60 "four")')
     told = [("INFO", "request 1: (+ 40 2)"), ("INFO", "post: (+ 50 3)"), ("INFO", 'request 2: (+ 60 "four")')]
     assert [line for line in lines(caplog) if "(+" in line[1]] == (told if log_queries else [])
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("reason", ["busy", "closing"])
+async def test_a_query_that_is_refused_is_logged_like_others(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine = GateEngine()
+    async with logging_server(caplog, engine=engine, log_queries=True, max_in_flight=1) as server:
+        with await open_raw(server.port) as peer:
+            await peer.send_frame(encode("(+ 1 1)", MessageType.SYNC))
+            await engine.until(begun=1)
+            async with trio.open_nursery() as nursery:
+                if reason == "closing":
+                    nursery.start_soon(server.stop)
+                    await wait_all_tasks_blocked()
+                    await peer.send_frame(encode("(+ 2 2)", MessageType.ASYNC))
+                await peer.send_frame(encode("(+ 3 3)", MessageType.SYNC))
+                while server.statistics().requests.total < 2:
+                    await trio.lowlevel.checkpoint()
+                engine.release()
+                await peer.receive_frame()
+                assert reason in str((await peer.receive_frame())[1])
+    logged = [text for _, text in lines(caplog) if text.startswith(("request", "post"))]
+    late_post = ["post: (+ 2 2)"] if reason == "closing" else []
+    assert logged == ["request 1: (+ 1 1)", *late_post, "request 2: (+ 3 3)"]
 
 
 @pytest.mark.trio

@@ -38,7 +38,7 @@ from rayforce_trio._streams import (
     TlsStream,
     stream_of,
 )
-from rayforce_trio._streams._asyncio_tcp import AsyncioTcpStream
+from rayforce_trio._streams._asyncio_tcp import _CHECKPOINT_INTERVAL, AsyncioTcpStream
 from rayforce_trio.errors import HandshakeError
 
 pytestmark = pytest.mark.anyio
@@ -273,6 +273,14 @@ async def test_receive_into_fills_the_beginning_of_the_buffer_only(connected: Co
         await one.send_eof()
         assert await other.receive_into(memoryview(buffer)) == 0
         assert buffer == b"one two..."
+
+
+async def test_it_keeps_no_buffer_that_it_received_into(connected: Connected) -> None:
+    async with connected() as (one, other):
+        memory = bytearray(100)
+        await one.send_all(b"1")
+        assert await other.receive_into(memoryview(memory)) == 1
+        memory.clear()  # an error if there is still a view of it
 
 
 async def test_receive_into_waits_for_bytes(connected: Connected) -> None:
@@ -534,6 +542,23 @@ async def test_close_wakes_the_waiting_tasks(connected: Connected) -> None:
         other.close()
 
 
+async def test_a_close_just_after_a_receive_began_ends_it(connected: Connected) -> None:
+    """On asyncio, some receives let other tasks run before they watch the socket."""
+
+    async def receive(stream: ByteStream) -> None:
+        with pytest.raises(ClosedResourceError):
+            await stream.receive_some()
+
+    for receives in range(_CHECKPOINT_INTERVAL):
+        async with connected() as (one, other), anyio.create_task_group() as tasks:
+            for _ in range(receives):
+                assert one.send_nowait(b"1") == 1
+                assert await other.receive_some() == b"1"
+            tasks.start_soon(receive, other)
+            await checkpoint()
+            other.close()
+
+
 async def test_send_eof_closes_one_direction_only(connected: Connected) -> None:
     async with connected() as (one, other):
         await one.send_all(b"last")
@@ -541,6 +566,19 @@ async def test_send_eof_closes_one_direction_only(connected: Connected) -> None:
         assert await receive_all(other) == b"last"
         await other.send_all(b"answer")
         assert await one.receive_some() == b"answer"
+
+
+async def test_a_cancelled_send_eof_can_be_repeated(connected: Connected) -> None:
+    async with connected() as (one, other):
+        sent = fill(one)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.send_eof)
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.send_eof)
+            assert len(await receive_all(other)) >= sent
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])

@@ -41,7 +41,8 @@ class Session(ABC):
     """The access of one connection to the engine.
 
     `run` must run in a separate task while another task calls `request`, `post` and `receive_some`. Any task may call
-    `cancel`. Call `aclose` at the end, when no other call is in progress.
+    `cancel`. Call `aclose` at the end, when no other call is in progress. After `run` has raised, a cancelled call may
+    still be ending.
 
     Attributes:
         unread: how many bytes of the last reply `receive_some` still has to return. The caller must receive all of them

@@ -23,7 +23,7 @@ class ReplySpool:
 
     A native server evaluates nothing while a peer does not read its reply. So `put` waits for the client only for
     `WAIT_LIMIT` seconds in total; later bytes go to an unnamed temporary file, and memory stays bounded. Call `close`
-    at the end.
+    at the end, when no `put` is in progress. A `get` may still read the file.
 
     Args:
         decompress: applied to all bytes in `get`. It may return no bytes, and may raise an error.
@@ -37,11 +37,14 @@ class ReplySpool:
         self._file: IO[bytes] | None = None
         self._written = 0  # bytes
         self._read = 0
+        self._reading = False  # a thread reads the file
+        self._closed = False
         self._changed = trio.Event()
 
     def close(self) -> None:
-        """Discard the bytes and close the file. No checkpoint. Idempotent."""
-        if self._file is not None:
+        """Discard the bytes and close the file, as soon as no thread reads it. No checkpoint. Idempotent."""
+        self._closed = True
+        if self._file is not None and not self._reading:
             self._file.close()
 
     async def put(self, data: bytes) -> None:
@@ -105,8 +108,15 @@ class ReplySpool:
 
     async def _read_back(self, file: IO[bytes]) -> bytes:
         """Return the next bytes of the file. A checkpoint; if cancelled, nothing is lost."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # `close` may have closed the file then
         size = min(_READ_SIZE, self._written - self._read)
-        data = await trio.to_thread.run_sync(partial(os.pread, file.fileno(), size, self._read))
+        self._reading = True
+        try:
+            data = await trio.to_thread.run_sync(partial(os.pread, file.fileno(), size, self._read))
+        finally:
+            self._reading = False
+            if self._closed:
+                file.close()
         self._read += len(data)
         return data
 

@@ -1,7 +1,7 @@
-"""The protocol without I/O: frames, handshake, control messages, and the two halves of the conversation.
+"""The Rayforce protocol without I/O: frames, the handshake, control messages, and the state machines of both sides.
 
-Bytes and text in, events and bytes and text out. Nothing here waits, opens a socket, reads a clock, knows an event loop
-or calls the engine.
+The modules here take bytes, text and events, and return messages and actions. They do not wait, open sockets, read
+clocks, use an event loop or call the engine.
 """
 
 from ._client import ClientProtocol, ClientRequest, ClientRequestState, Outgoing, ReplyReceived

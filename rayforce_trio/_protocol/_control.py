@@ -1,6 +1,6 @@
-"""Control messages of the extended protocol: text messages, each one JSON object.
+"""Control messages of the extended protocol: text messages that contain one JSON object each.
 
-The key is the kind of the message. Unknown keys are ignored, so that later versions can add keys.
+The keys of the object name the notices in it. Unknown keys are ignored, so that later versions can add keys.
 """
 
 import json
@@ -10,15 +10,15 @@ from typing import Any
 from ._violation import ProtocolViolation
 
 CONTROL_LIMIT = 64 * 1024
-"""The longest control message, in characters. Parsing a longer one would block the event loop."""
+"""The length of the longest control message, in characters. Parsing a longer one would block the event loop."""
 
 _MESSAGE_LIMIT = 5 * 1024
-"""How much of an engine's message is sent, in characters. JSON may write one as twelve, within CONTROL_LIMIT."""
+"""How much of an error message is sent, in characters. JSON may need twelve for one, so `CONTROL_LIMIT` holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CancelNotice:
-    """The client no longer wants request `number`."""
+    """The client cancels request `number`."""
 
     number: int
 
@@ -46,10 +46,10 @@ def parse_control(text: str) -> list[CancelNotice | ErrorNotice]:
     """Read a control message.
 
     Raises:
-        ProtocolViolation: it is not a JSON object, or a key that this version knows has an invalid value.
+        ProtocolViolation: the text is not a JSON object, or the value of a known key is invalid.
     """
     if len(text) > CONTROL_LIMIT:
-        raise ProtocolViolation(f"a control message of {len(text)} characters; {CONTROL_LIMIT} are allowed")
+        raise ProtocolViolation(f"a control message of {len(text)} characters; the limit is {CONTROL_LIMIT}")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -66,7 +66,7 @@ def parse_control(text: str) -> list[CancelNotice | ErrorNotice]:
 
 def _number(value: Any) -> int:
     if type(value) is not int or value < 1:
-        raise ProtocolViolation("a request number is a whole number from 1 up")
+        raise ProtocolViolation("a request number must be an integer above 0")
     return value
 
 
@@ -74,4 +74,4 @@ def _error(value: Any) -> ErrorNotice:
     match value:
         case {"request": number, "code": str(code), "message": str(message)}:
             return ErrorNotice(_number(number), code, message)
-    raise ProtocolViolation("an error message has a request number, a code and a message")
+    raise ProtocolViolation("an error must have a request number, a code and a message")

@@ -34,11 +34,11 @@ SIZED = struct.Struct("<BBq")  # type code, attributes, and the length of a stri
 
 
 Frame = bytes | memoryview
-"""A frame that came from the network; a long one is a view."""
+"""A frame that was received. A long one is a view."""
 
 
 class MessageType(enum.IntEnum):
-    """The message type of a frame, byte 7 of its header."""
+    """The message type in the header of a frame."""
 
     ASYNC = 0
     SYNC = 1
@@ -46,14 +46,14 @@ class MessageType(enum.IntEnum):
 
 
 class FrameError(ProtocolViolation):
-    """The bytes are not one whole, well-formed IPC frame; the text says why."""
+    """The bytes are not one complete, valid IPC frame. The text says why."""
 
 
 _MESSAGE_TYPES = tuple(MessageType)
 
 
 class Header(NamedTuple):
-    """The header of an IPC frame; `size` is that of the payload, in bytes."""
+    """The header of an IPC frame. `size` is the size of the payload in bytes."""
 
     flags: int
     message_type: MessageType
@@ -61,15 +61,16 @@ class Header(NamedTuple):
 
     @property
     def compressed(self) -> bool:
-        """The payload is its length once decompressed, uint32, and then the compressed bytes."""
+        """Whether the payload is compressed: its decompressed length as uint32, followed by the compressed bytes."""
         return bool(self.flags & COMPRESSED_FLAG)
 
     @property
     def verbose(self) -> bool:
-        """On a request: the reply must also have the printed text."""
+        """Whether a request asks for its output in addition to its value."""
         return bool(self.flags & VERBOSE_FLAG)
 
     def pack(self) -> bytes:
+        """Return the header as bytes."""
         return _HEADER.pack(_MAGIC, WIRE_VERSION, self.flags, 0, self.message_type, self.size)
 
 
@@ -77,10 +78,10 @@ def parse_header(data: bytes | bytearray | memoryview) -> Header:
     """Read the header at the start of `data`.
 
     Raises:
-        FrameError: the header is incomplete or invalid, or this package does not support it.
+        FrameError: the data is too short, or the header is invalid or of an unsupported version.
     """
     if len(data) < HEADER_SIZE:
-        raise FrameError(f"a frame has a header of {HEADER_SIZE} bytes, these are {len(data)} bytes")
+        raise FrameError(f"a frame needs a header of {HEADER_SIZE} bytes, but has {len(data)} bytes")
     magic, version, flags, endian, message_type, size = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise FrameError(f"not a Rayforce frame: it begins with {bytes(magic).hex()}, not {_MAGIC.hex()}")
@@ -91,24 +92,24 @@ def parse_header(data: bytes | bytearray | memoryview) -> Header:
     if message_type >= len(_MESSAGE_TYPES):
         raise FrameError(f"unknown message type {message_type}")
     if size < 1:
-        raise FrameError(f"a payload of {size} bytes")
+        raise FrameError(f"the header announces a payload of {size} bytes")
     return Header(flags, _MESSAGE_TYPES[message_type], size)
 
 
 def parse_frame(frame: Frame) -> Header:
-    """Check that `frame` is one whole frame, and return its header.
+    """Check that `frame` is one complete frame, and return its header.
 
     Raises:
-        FrameError: its header is invalid, or does not match its length.
+        FrameError: it is not, or its length is not the one that its header announces.
     """
     header = parse_header(frame)
     if header.size != len(frame) - HEADER_SIZE:
-        raise FrameError(f"the header announces {header.size} bytes, {len(frame) - HEADER_SIZE} follow")
+        raise FrameError(f"the header announces {header.size} bytes, but {len(frame) - HEADER_SIZE} bytes follow")
     return header
 
 
 def announced_size(beginning: bytes | memoryview) -> int:
-    """Return the size of the frame that begins with these bytes, including its header; 0 if no frame does."""
+    """Return the size of a frame from its beginning, including the header, in bytes; 0 if the header is invalid."""
     try:
         return HEADER_SIZE + parse_header(beginning).size
     except FrameError:
@@ -116,24 +117,24 @@ def announced_size(beginning: bytes | memoryview) -> int:
 
 
 def is_null(frame: Frame) -> bool:
-    """Whether the frame holds the null object, which the engine writes but does not read."""
+    """Return whether the frame contains the null object, which the engine writes but cannot read."""
     return len(frame) == HEADER_SIZE + 1 and frame[HEADER_SIZE] == _NULL
 
 
 def error_code(frame: Frame, start: int = HEADER_SIZE) -> str | None:
-    """Return the code of the error object at `start` (`"type"`, `"cancel"`, ...), or `None` if there is no error."""
+    """Return the code of the error object at `start`, such as `"type"`; `None` if the object is not an error."""
     if frame[start : start + 1] != bytes([ERROR]):
         return None
     return bytes(frame[start + 1 : start + ERROR_SIZE]).rstrip(b"\0").decode("ascii", "replace")
 
 
 def string_frame(text: str) -> bytes:
-    """Return a response frame that holds `text` as a Rayforce String."""
+    """Return a response frame that contains `text` as a Rayforce String."""
     return response_frame(pack_string(text.encode("utf-8", "replace")))
 
 
 def string_in(payload: Frame) -> str | None:
-    """Return the text of the Rayforce String that is a whole payload, or `None` if the payload is something else."""
+    """Return the text of a payload that is a Rayforce String, or `None` if the payload is something else."""
     if len(payload) < SIZED.size:
         return None
     kind, _, count = SIZED.unpack_from(payload)
@@ -148,15 +149,15 @@ def response_frame(payload: bytes) -> bytes:
 
 
 def query_frame(text: str, message_type: MessageType, flags: int) -> bytes:
-    """Return the frame with a query as text, just as the engine makes it.
+    """Return the frame that contains a query as text, byte for byte as the engine writes it.
 
     Raises:
-        UnicodeEncodeError: UTF-8 cannot express it.
+        UnicodeEncodeError: the text cannot be encoded as UTF-8.
     """
     payload = pack_string(text.encode())
     return Header(flags, message_type, len(payload)).pack() + payload
 
 
 def pack_string(data: bytes) -> bytes:
-    """Return a Rayforce String as part of a payload."""
+    """Return the payload of a Rayforce String."""
     return SIZED.pack(STRING_ATOM, 0, len(data)) + data

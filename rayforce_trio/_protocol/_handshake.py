@@ -1,7 +1,7 @@
-"""The two bytes and the one byte that follow the WebSocket handshake, before the first frame.
+"""The handshake of the Rayforce protocol, which follows the opening handshake of WebSocket.
 
-The client sends `[version, 0]`, and the server answers `[version]`. A server accepts any version, like
-rayforce-py's.
+The client sends the two bytes `[version, 0]`, and the server answers with the byte `[version]`. Like the server of
+rayforce-py, ours accepts any version.
 """
 
 from ._frames import Frame
@@ -12,10 +12,10 @@ HELLO = bytes([VERSION, 0])
 HELLO_REPLY = bytes([VERSION])
 
 SUBPROTOCOL = "rayforce.v1"
-"""The WebSocket subprotocol that announces the extended protocol. Without it, both sides use the baseline protocol."""
+"""The WebSocket subprotocol for the extended protocol. Without it, both sides use the baseline."""
 
 MESSAGE_LIMIT_HEADER = "Rayforce-Max-Message-Size"
-"""The HTTP header that announces the longest message that a server of the extended protocol accepts, in bytes."""
+"""The HTTP header in which a server of the extended protocol gives its `max_message_size`, in bytes."""
 
 _LARGEST_LIMIT = 2**63 - 1
 
@@ -29,10 +29,10 @@ def parse_message_limit(value: str | None) -> int | None:
 
 
 def check_hello(message: Frame | str) -> None:
-    """Check a client's greeting.
+    """Check the client's handshake message.
 
     Raises:
-        ProtocolViolation: it is not valid.
+        ProtocolViolation: the message is not a handshake.
     """
     if isinstance(message, str):
         raise ProtocolViolation("expected a binary handshake, got text")
@@ -43,10 +43,10 @@ def check_hello(message: Frame | str) -> None:
 
 
 def check_hello_reply(message: Frame | str) -> None:
-    """Check a server's answer to our greeting.
+    """Check the server's answer to the handshake message.
 
     Raises:
-        ProtocolViolation: it is not valid.
+        ProtocolViolation: the message is not the answer to a handshake.
     """
     if isinstance(message, str):
         raise ProtocolViolation("expected a binary handshake answer, got text")

@@ -1,4 +1,4 @@
-"""Replies: the value or the error of a request, as both sides and the engines exchange them."""
+"""The reply to a request, which is a value or an error. Both sides and the engines use these classes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,49 +6,48 @@ from dataclasses import dataclass
 from ._frames import Frame
 
 CANCELLED = "cancel"
-"""The error code of a request that was stopped because its client asked for it."""
-
+"""The error code of a request that was stopped because its client cancelled it."""
 
 BUSY = "busy"
-"""The error code of a request that was not started, because too many of its connection were unanswered."""
+"""The error code of a request that was not started because too many of its connection were unanswered."""
 
 CLOSING = "closing"
-"""The error code of a request that was not started, because the server was shutting down."""
+"""The error code of a request that was not started because the server was shutting down."""
 
 TIMEOUT = "timeout"
-"""The error code of a request that the server stopped because it took too long. Engines do not use it."""
+"""The error code of a request that the server stopped because it ran for too long. No engine uses this code."""
 
 
 class LazyFrame:
-    """A frame that is too long to be copied whole: its length, and slices of it as bytes.
+    """A long frame that is not copied as a whole. It has a length, and its slices are bytes.
 
     Args:
-        size: in bytes.
-        cut: returns the bytes from one offset to another.
+        size: its length in bytes.
+        copy: returns a copy of the bytes from one offset to another.
     """
 
-    def __init__(self, size: int, cut: Callable[[int, int], bytes]) -> None:
+    def __init__(self, size: int, copy: Callable[[int, int], bytes]) -> None:
         self._size = size
-        self._cut = cut
+        self._copy = copy
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, part: slice) -> bytes:
         start, end, _ = part.indices(self._size)
-        return self._cut(start, end)
+        return self._copy(start, end)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A request's value: a response frame. On its way out of this process it may be sliced, on its way in a view."""
+    """A value, as a response frame. A frame to send may be a `LazyFrame`; a frame that was received may be a view."""
 
     frame: Frame | LazyFrame
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error in place of a value: the engine's code, of at most seven characters, and its message."""
+    """An error: a code of at most seven characters, and a message."""
 
     code: str
     message: str

@@ -1,6 +1,6 @@
-"""The response to a verbose request: a list of the printed text, as a String, and the value or the error.
+"""The response to a verbose request: a list of the output, which is a String, and the value or error.
 
-The native server makes such lists. This package's server adds an error's message as a third item, since an error on the
+This is the form that the native server uses. Ours adds the message of an error as a third item, because an error on the
 wire has no message.
 """
 
@@ -24,7 +24,7 @@ _LIST = 0x00
 
 
 def join_verbose(output: bytes, reply: Reply) -> Result:
-    """Return the response of a request that printed `output` and has this reply."""
+    """Return the response to a request that printed `output` and has the reply `reply`."""
     items = [pack_string(output)]
     if isinstance(reply, Failure):
         items.append(struct.pack("<B8s", ERROR, reply.code.encode("ascii", "replace")[:7]))
@@ -35,28 +35,28 @@ def join_verbose(output: bytes, reply: Reply) -> Result:
 
 
 def split_verbose(frame: Frame) -> tuple[str, Reply]:
-    """Return the text that a verbose request printed, and its reply, from its response.
+    """Return the output and the reply in the response to a verbose request.
 
     Raises:
-        FrameError: the frame is not such a response.
+        FrameError: the frame is not the response to a verbose request.
     """
     try:
         kind, _, count = SIZED.unpack_from(frame, HEADER_SIZE)
         if kind != _LIST or count not in (2, 3):
-            raise FrameError("the reply to a verbose request is not a list of the printed text and the value")
+            raise FrameError("the reply to a verbose request is not a list of the output and the value")
         output, start = _read_string(frame, HEADER_SIZE + SIZED.size)
         code = error_code(frame, start)
         if code is not None:
             return output, Failure(code, _read_string(frame, start + ERROR_SIZE)[0] if count == 3 else "")
         if count == 3 or start == len(frame):
-            raise FrameError("the reply to a verbose request has no value")
+            raise FrameError("the reply to a verbose request contains no value")
         return output, Result(response_frame(bytes(frame[start:])))
     except struct.error:
-        raise FrameError("the reply to a verbose request is incomplete") from None
+        raise FrameError("the reply to a verbose request is truncated") from None
 
 
 def verbose_error_code(frame: Frame) -> str | None:
-    """Return the code of the error in the response to a verbose request, or `None` if there is no error in it."""
+    """Return the code of the error in the response to a verbose request, or `None` if it contains no error."""
     try:
         kind, _, size = SIZED.unpack_from(frame, HEADER_SIZE + SIZED.size)
     except struct.error:
@@ -67,9 +67,9 @@ def verbose_error_code(frame: Frame) -> str | None:
 
 
 def _read_string(frame: Frame, start: int) -> tuple[str, int]:
-    """Return the text of the String at `start`, and where it ends."""
+    """Return the text of the String at `start`, and the offset of its end."""
     kind, _, size = SIZED.unpack_from(frame, start)
     begin = start + SIZED.size
     if kind != STRING_ATOM or not 0 <= size <= len(frame) - begin:
-        raise FrameError("the reply to a verbose request has no String where one is expected")
+        raise FrameError("the reply to a verbose request contains no String where one is expected")
     return bytes(frame[begin : begin + size]).decode("utf-8", "replace"), begin + size

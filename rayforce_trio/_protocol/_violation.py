@@ -1,5 +1,5 @@
-"""The base class of the exceptions of this package."""
+"""The base class of the exceptions of `_protocol`."""
 
 
 class ProtocolViolation(Exception):
-    """The peer sent what the protocol does not allow; the connection ends with close code 1002."""
+    """The peer sent something that the protocol does not allow. The connection is closed with code 1002."""

@@ -199,19 +199,18 @@ class WSServerConnection:
                 arrived = pipeline.receive(message, perf_counter())
             except ProtocolViolation as error:
                 raise ProtocolError(str(error)) from None
-            del message
             if isinstance(arrived, ServerRequest):
                 if arrived.number is None:
                     counters.posts += 1
                 else:
                     counters.requests += 1
                 if log_queries:
-                    self._log.query(arrived)
+                    self._log.query(arrived, message)
                 if arrived.outcome is not _NO_REASON:
                     self._log_refusal(arrived)
             elif arrived is not None:
                 self._cancel(arrived)
-            del arrived  # a request may be large, and the next message may take long to arrive
+            del message, arrived  # they may be large, and the next message may take long to arrive
             if pipeline.due is not _NOTHING:
                 self._advance()
             while pipeline.is_full:
@@ -288,6 +287,10 @@ class WSServerConnection:
         """
         pipeline, session = self._pipeline, self._session
         action, request = pipeline.due, pipeline.current
+        if pipeline.message is None:
+            self._flush()  # the engine may take long
+            if pipeline.current is not request:
+                return  # the client is gone
         pipeline.performing()
         if action is _START:
             assert request is not None
@@ -328,7 +331,6 @@ class WSServerConnection:
         Raises:
             EngineError: the engine is lost.
         """
-        self._flush()  # the engine may take long
         with trio.CancelScope() as self._engine_wait:
             return await call()
         raise EngineError("the engine was lost during a request")  # `_failure` has the reason, and is reported
@@ -377,7 +379,7 @@ class WSServerConnection:
         time_slice = TimeSlice(self._flush)
         try:
             while True:
-                if pipeline.due is _START:
+                if pipeline.due is _START or pipeline.due is _SEND:
                     await time_slice.yield_if_due()  # the reader task may perform it meanwhile
                 if pipeline.due is Action.CLOSE:
                     return

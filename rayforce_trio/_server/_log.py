@@ -66,10 +66,10 @@ class ConnectionLog:
             level = logging.WARNING if code == CloseCode.INTERNAL_ERROR else logging.INFO
             self._log(level, "closed with code %d: %s", (code, error))
 
-    def query(self, request: ServerRequest) -> None:
-        """Log the beginning of a query."""
+    def query(self, request: ServerRequest, message: Frame | str) -> None:
+        """Log the beginning of the query in the message that was received as `request`, which may be refused."""
         what = "post" if request.number is None else f"request {request.number}"
-        self.info("%s: %s", what, beginning_of(request.frame))
+        self.info("%s: %s", what, beginning_of(message))
 
     def debug(self, text: str, *arguments: object) -> None:
         self._log(logging.DEBUG, text, arguments)
@@ -107,10 +107,10 @@ def printable_traceback(error: BaseException) -> str:
     return "\n".join(f"  {escape_controls(line)}" for line in lines)
 
 
-def beginning_of(frame: Frame) -> str:
-    """Return the beginning of the text query in a frame, on one line. For other queries, return the frame's size."""
-    if len(frame) < _TEXT or frame[HEADER_SIZE] != _STRING:
-        return f"({len(frame)} bytes)"
+def beginning_of(message: Frame | str) -> str:
+    """Return the beginning of the text query in a message, on one line. For other messages, return the size."""
+    if isinstance(message, str) or len(message) < _TEXT or message[HEADER_SIZE] != _STRING:
+        return f"({len(message)} bytes)"
     end = _TEXT + 4 * QUERY_LIMIT
-    text = " ".join(bytes(frame[_TEXT:end]).decode("utf-8", "replace").split())
-    return text if len(frame) <= end and len(text) <= QUERY_LIMIT else f"{text[:QUERY_LIMIT]}..."
+    text = " ".join(bytes(message[_TEXT:end]).decode("utf-8", "replace").split())
+    return text if len(message) <= end and len(text) <= QUERY_LIMIT else f"{text[:QUERY_LIMIT]}..."

@@ -80,18 +80,18 @@ class AsyncioTcpStream(TcpStream):
 
     async def _receive(self, target: _Target) -> Any:
         """Receive into a buffer, or a number of bytes. A checkpoint; if cancelled, `_keep` keeps received bytes."""
-        if self._socket.fileno() < 0:
+        self._receives += 1
+        if self._receives % _CHECKPOINT_INTERVAL == 0:
+            # anyio does not cancel a task whose future is done, and on uvloop, which receives before it runs callbacks,
+            # the future below is always done if the peer sends fast enough.
+            await self._checkpoint()
+        if self._socket.fileno() < 0:  # closed, perhaps during the checkpoint
             await self._check_open()
         if self._received is not None:
             raise BusyResourceError("receiving from")
         if self._failure is not None:
             await self._checkpoint()
             raise self._error() from self._failure
-        self._receives += 1
-        if self._receives % _CHECKPOINT_INTERVAL == 0:
-            # anyio does not cancel a task whose future is done, and on uvloop, which receives before it runs callbacks,
-            # the future below is always done if the peer sends fast enough.
-            await self._checkpoint()
         self._target = target
         self._received = future = self._loop.create_future()
         try:
@@ -107,6 +107,7 @@ class AsyncioTcpStream(TcpStream):
             raise _wrong_loop() from error
         finally:
             self._received = None
+            self._target = 0  # it would keep the caller's memory
 
     def _watch(self) -> None:
         """Have the event loop call `_receive_now` whenever the socket is readable.

@@ -194,8 +194,9 @@ class TlsStream(ByteStream):
         self._check_open()
         if not self._eof_sent:
             self._send_close_notify()
-            await self._send_all_encrypted()
-            await self._stream.send_eof()
+        # Also if a call before this one encrypted the message, which may have been cancelled.
+        await self._send_all_encrypted()
+        await self._stream.send_eof()
 
     def close(self) -> None:
         if not self.closed and not self._eof_sent:

@@ -352,8 +352,10 @@ class WebSocketConnection:
         fin = message.last and message.frame_end == len(message.data)
         key = new_key() if self._client else b""
         message.masker = Masker(key) if key else None
-        self._outgoing += frame_header(self._opcode(message.opcode), message.frame_end - message.at, fin=fin, key=key)
-        self._outgoing += message.next_piece(_MAX_COPIED)
+        header = frame_header(self._opcode(message.opcode), message.frame_end - message.at, fin=fin, key=key)
+        piece = message.next_piece(_MAX_COPIED)  # if this raises an error, the frame has not begun
+        self._outgoing += header
+        self._outgoing += piece
         self._in_frame = True
         self._mid_message = not fin
 

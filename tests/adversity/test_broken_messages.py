@@ -100,8 +100,8 @@ BASELINE_MESSAGES = {
     "an unknown wire version": (frame(with_header(version=4)), "wire version 4 is not supported"),
     "a size that is too small": (frame(with_header(size=1)), "the header announces 1 bytes"),
     "a negative size": (frame(with_header(size=-1)), "a payload of -1 bytes"),
-    "half a header": (frame(QUERY[:8]), "a frame has a header of 16 bytes, these are 8 bytes"),
-    "no bytes": (frame(b""), "these are 0 bytes"),
+    "half a header": (frame(QUERY[:8]), "a frame needs a header of 16 bytes, but has 8 bytes"),
+    "no bytes": (frame(b""), "but has 0 bytes"),
     "garbage": (frame(bytes(range(256))), "not a Rayforce frame"),
 }
 

@@ -68,7 +68,7 @@ UNASKED = {
     "a request": (server_frame(QUERY), "the server sent a request"),
     "text that is no JSON": (server_frame(b"{", TEXT), "a text message that is not JSON"),
     "garbage in a message": (server_frame(bytes(range(256))), "not a Rayforce frame"),
-    "no bytes": (server_frame(b""), "these are 0 bytes"),
+    "no bytes": (server_frame(b""), "but has 0 bytes"),
     "a masked frame": (frame(RESPONSE), "broke the WebSocket protocol"),
     "RSV1": (server_frame(RESPONSE, rsv=4), "broke the WebSocket protocol"),
     "unknown opcode": (server_frame(RESPONSE, 3), "broke the WebSocket protocol"),

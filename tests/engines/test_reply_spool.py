@@ -349,6 +349,40 @@ async def test_closing_again_is_nothing(reply_spool: ReplySpool, impatient: None
 
 
 @pytest.mark.trio
+async def test_a_get_that_reads_the_file_while_it_is_closed_ends_as_usual(
+    monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    """An engine can be lost at any moment. The descriptor must not be given to another file meanwhile."""
+    pread = os.pread
+    reading, may_read = threading.Event(), threading.Event()
+    before = descriptors()
+
+    def slow_pread(file: int, size: int, offset: int) -> bytes:
+        reading.set()
+        may_read.wait(30)
+        return pread(file, size, offset)
+
+    async def get() -> None:
+        with scope:
+            got.append(await reply_spool.get())
+
+    scope, got, reply_spool = trio.CancelScope(), list[bytes](), ReplySpool()
+    await reply_spool.put(FULL)
+    await reply_spool.put(b"1")
+    await take(reply_spool, len(FULL))
+    monkeypatch.setattr(os, "pread", slow_pread)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get)
+            await trio.to_thread.run_sync(reading.wait, 30)
+            scope.cancel()
+            reply_spool.close()
+            may_read.set()
+    assert got == [b"1"]
+    assert descriptors() == before
+
+
+@pytest.mark.trio
 async def test_a_file_system_that_takes_little_at_a_time_gets_it_all(
     monkeypatch: pytest.MonkeyPatch, reply_spool: ReplySpool, impatient: None
 ) -> None:

@@ -246,7 +246,7 @@ async def test_a_text_message_is_answered_with_a_string(in_process_port: int) ->
 async def test_a_message_that_is_no_frame_is_answered_with_a_string(in_process_port: int) -> None:
     async with by_hand(in_process_port) as websocket:
         await websocket.send(b"nonsense")
-        assert text_of(await websocket.recv()).startswith("domain: a frame has a header of 16 bytes")
+        assert text_of(await websocket.recv()).startswith("domain: a frame needs a header of 16 bytes")
         await websocket.send(encode('"still here"', MessageType.SYNC))
         assert text_of(await websocket.recv()) == "still here"
 

@@ -251,12 +251,12 @@ def test_the_baseline_ignores_the_message_type(message_type: MessageType) -> Non
     ("extended", "message", "why"),
     [
         (True, frame(MessageType.SYNC), "^the server sent a request$"),
-        (True, b"", "^a frame has a header of 16 bytes, these are 0 bytes$"),
-        (False, REQUEST[:-1], "^the header announces 1 bytes, 0 follow$"),
+        (True, b"", "^a frame needs a header of 16 bytes, but has 0 bytes$"),
+        (False, REQUEST[:-1], "^the header announces 1 bytes, but 0 bytes follow$"),
         (True, "", "^a text message that is not JSON$"),
         (False, "{}", "^a text message from a server of the baseline protocol, which has none$"),
         (True, dump_error(2, "type", ""), "^an error for request 2, whose turn it is not$"),
-        (True, '{"error": {"request": 1}}', "^an error message has a request number, a code and a message$"),
+        (True, '{"error": {"request": 1}}', "^an error must have a request number, a code and a message$"),
     ],
 )
 def test_what_a_server_must_not_send_changes_nothing(extended: bool, message: bytes | str, why: str) -> None:

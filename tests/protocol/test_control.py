@@ -75,8 +75,8 @@ def test_unknown_keys_do_not_hide_known_ones() -> None:
 
 NOT_JSON = "^a text message that is not JSON$"
 NO_OBJECT = "^a text message that is not a JSON object$"
-NO_NUMBER = "^a request number is a whole number from 1 up$"
-NO_ERROR = "^an error message has a request number, a code and a message$"
+NO_NUMBER = "^a request number must be an integer above 0$"
+NO_ERROR = "^an error must have a request number, a code and a message$"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_makes_no_sense_is_refused(text: str, why: str) -> None:
 def test_the_limit_counts_characters() -> None:
     longest = '{"x": "' + "é" * (CONTROL_LIMIT - 9) + '"}'
     assert parse_control(longest) == []
-    with pytest.raises(ProtocolViolation, match=r"^a control message of 65537 characters; 65536 are allowed$"):
+    with pytest.raises(ProtocolViolation, match=r"^a control message of 65537 characters; the limit is 65536$"):
         parse_control(longest + " ")
 
 

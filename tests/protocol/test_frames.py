@@ -59,7 +59,7 @@ def test_what_follows_a_header_does_not_change_it(
 
 @pytest.mark.parametrize("length", range(HEADER_SIZE))
 def test_a_header_cut_short_is_refused(length: int) -> None:
-    with pytest.raises(FrameError, match=f"^a frame has a header of 16 bytes, these are {length} bytes$"):
+    with pytest.raises(FrameError, match=f"^a frame needs a header of 16 bytes, but has {length} bytes$"):
         parse_header(THREE[:length])
 
 
@@ -74,8 +74,8 @@ def test_a_header_cut_short_is_refused(length: int) -> None:
         (with_byte(6, 1), "^big-endian frames are not supported$"),
         (with_byte(7, 3), "^unknown message type 3$"),
         (with_byte(7, 255), "^unknown message type 255$"),
-        (with_byte(8, 0), "^a payload of 0 bytes$"),
-        (with_byte(15, 0x80), r"^a payload of -\d+ bytes$"),
+        (with_byte(8, 0), "^the header announces a payload of 0 bytes$"),
+        (with_byte(15, 0x80), r"^the header announces a payload of -\d+ bytes$"),
     ],
 )
 def test_a_header_that_is_not_supported_is_refused(frame: bytes, why: str) -> None:
@@ -87,7 +87,7 @@ def test_a_header_that_is_not_supported_is_refused(frame: bytes, why: str) -> No
     ("frame", "follow"), [(THREE[:-1], 9), (THREE[:HEADER_SIZE], 0), (THREE + b"\0", 11), (THREE + THREE, 36)]
 )
 def test_a_frame_of_another_length_than_announced_is_refused(frame: bytes, follow: int) -> None:
-    with pytest.raises(FrameError, match=f"^the header announces 10 bytes, {follow} follow$"):
+    with pytest.raises(FrameError, match=f"^the header announces 10 bytes, but {follow} bytes follow$"):
         parse_frame(frame)
 
 

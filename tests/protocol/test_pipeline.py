@@ -142,8 +142,8 @@ def test_in_the_baseline_every_frame_is_a_request(message_type: MessageType) -> 
     [
         ("(+ 1 2)", Failure("type", "expected a binary message, got text")),
         (dump_cancel(1), Failure("type", "expected a binary message, got text")),
-        (b"", Failure("domain", "a frame has a header of 16 bytes, these are 0 bytes")),
-        (REQUEST + b"\0", Failure("domain", "the header announces 1 bytes, 2 follow")),
+        (b"", Failure("domain", "a frame needs a header of 16 bytes, but has 0 bytes")),
+        (REQUEST + b"\0", Failure("domain", "the header announces 1 bytes, but 2 bytes follow")),
         (COMPRESSED, Failure("nyi", "compressed requests are not supported")),
     ],
 )
@@ -185,11 +185,11 @@ def test_messages_for_clients_only_are_ignored() -> None:
 
 VIOLATIONS = [
     (frame(MessageType.RESPONSE), "^the client sent a response, but the server has sent no request$"),
-    (b"\x01\x00", "^a frame has a header of 16 bytes, these are 2 bytes$"),
-    (REQUEST + b"\0", "^the header announces 1 bytes, 2 follow$"),
+    (b"\x01\x00", "^a frame needs a header of 16 bytes, but has 2 bytes$"),
+    (REQUEST + b"\0", "^the header announces 1 bytes, but 2 bytes follow$"),
     ("(+ 1 2)", "^a text message that is not JSON$"),
     ("[]", "^a text message that is not a JSON object$"),
-    ('{"cancel": true}', "^a request number is a whole number from 1 up$"),
+    ('{"cancel": true}', "^a request number must be an integer above 0$"),
 ]
 
 

@@ -345,6 +345,41 @@ def test_a_message_that_was_not_begun_can_be_abandoned(client: bool) -> None:
     assert frames_in(end.wire)[0] == [(BINARY, b"next", True)]
 
 
+class Unreadable:
+    """A message whose bytes cannot be produced, from a position on."""
+
+    def __init__(self, end: int) -> None:
+        self._end = end
+
+    def __len__(self) -> int:
+        return len(LONG)
+
+    def __getitem__(self, part: slice) -> bytes:
+        if part.stop > self._end:
+            raise MemoryError
+        return LONG[part]
+
+
+def test_a_message_whose_first_bytes_cannot_be_produced_is_not_begun(client: bool) -> None:
+    end = End(client)
+    end.connection.send(Unreadable(0))
+    with pytest.raises(MemoryError):
+        end.send_all()
+    end.connection.abandon()
+    end.connection.send(b"next")
+    assert end.send_all() == ["binary"]
+
+
+def test_a_message_whose_other_bytes_cannot_be_produced_is_cut(client: bool) -> None:
+    with small_pieces():
+        end = End(client)
+        end.connection.send(Unreadable(len(LONG) - 1))
+        with pytest.raises(MemoryError):
+            end.send_all()
+        end.connection.abandon()
+        assert end.connection.state is State.CLOSED
+
+
 def test_after_a_message_that_was_cut_between_frames_only_control_frames_are_sent(client: bool) -> None:
     with small_pieces():
         end = End(client)
@@ -627,7 +662,11 @@ class Conversation(RuleBasedStateMachine):
                 for end in range(2):
                     self.abandon(end)
                     self.close(end, 1000, "")
-            cut = [end.connection.ending == Ending(EndedBy.US) for end in self.ends]  # within a frame
+            # An end that abandoned a message within a frame is closed without a close frame, even after `close`.
+            cut = [
+                end.connection.state is State.CLOSED and CLOSE not in [frame[0] for frame in frames_in(end.wire)[0]]
+                for end in self.ends
+            ]
             for end in range(2):
                 if cut[1 - end] or self.ends[1 - end].connection.state is State.FAILED:
                     self.ends[end].connection.receive_eof()
