@@ -279,7 +279,7 @@ async def test_posts_that_come_later_are_not_carried_out_and_the_log_says_so(cap
     assert len(engine.begun) == 1
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(lines) == 1
-    assert lines[0].endswith("3 posts came too late, and were not carried out")
+    assert lines[0].endswith("3 posts arrived too late, and were not carried out")
 
 
 # The end of the grace
@@ -302,7 +302,7 @@ async def test_what_has_not_finished_then_is_stopped_in_the_engine(
         with trio.fail_after(5):
             assert (await ask_natively(native_port, "(+ 1 2)")).value == 3
     assert not query.has_ended
-    assert re.search(r"connection 1 \(.*\): the server stops, and leaves 2 requests and posts undone\n", caplog.text)
+    assert re.search(r"connection 1 \(.*\): the server stops before 2 requests and posts are done\n", caplog.text)
 
 
 @pytest.mark.trio

@@ -272,7 +272,7 @@ async def test_requests_beyond_the_limit_are_refused_in_their_turn_and_the_log_s
             for _ in range(3):
                 assert (await peer.receive_frame())[0] == BINARY
     assert len(engine.begun) == 6
-    assert warnings(caplog) == ["more than 3 requests are unanswered (max_in_flight); those beyond are refused"]
+    assert warnings(caplog) == ["more than 3 requests are unanswered (max_in_flight); further ones are refused"]
 
 
 @pytest.mark.trio
@@ -355,7 +355,7 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def dropped() -> list[str]:
-        return [record.getMessage() for record in caplog.records if "took nothing" in record.getMessage()]
+        return [record.getMessage() for record in caplog.records if "accepted no data" in record.getMessage()]
 
     caplog.set_level("INFO", "rayforce_trio.server")
     async with serving(NativeProcess(), write_timeout=1.0) as server, AsyncExitStack() as stack:
@@ -373,7 +373,7 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
                 await peer.receive_close()  # the beginning of the reply, and then the end
         assert (await other.execute("(+ 1 2)")).value == 3
     assert len(dropped()) == 5
-    assert all(line.endswith("): lost: the peer took nothing for 1 seconds") for line in dropped())
+    assert all(line.endswith("): lost: the peer accepted no data for 1 seconds") for line in dropped())
 
 
 # Time to open

@@ -20,7 +20,7 @@ class GroupMember(Protocol):
 
 
 class SessionGroup:
-    """The open sessions with one native server, which evaluates one request at a time and does not tell whose.
+    """The open sessions with one native server, which evaluates one request at a time and does not report which one.
 
     Args:
         wakeup: the connection that wakes the server. It is connected while there are sessions.
@@ -59,7 +59,7 @@ class SessionGroup:
         """Estimate since when the server has been evaluating a session's request; `None` if it is not waiting for one.
 
         The server began its current request after its last reply. Of several sessions that have waited since then, it
-        most likely evaluates the one that asked first. If that one is stopped and the reply does not follow within
+        most likely evaluates the request that was sent first. If that is stopped and the reply does not follow within
         `_STOP_LATENCY`, the server was evaluating a later one.
         """
         if not session.awaiting_reply:

@@ -187,7 +187,7 @@ class ClientProtocol:
 
     def _receive_control(self, text: str) -> ReplyReceived | None:
         if not self._extended:
-            raise ProtocolViolation("a text message from a server that speaks binary only")
+            raise ProtocolViolation("a text message from a server of the baseline protocol, which has none")
         received = None
         for notice in parse_control(text):
             if isinstance(notice, ErrorNotice):
@@ -198,7 +198,7 @@ class ClientProtocol:
 
     def _answer(self, reply: Reply) -> ReplyReceived | None:
         if not self._unanswered:
-            raise ProtocolViolation("a reply to nothing that was asked")
+            raise ProtocolViolation("a reply without a request")
         request = self._unanswered.popleft()
         self._unanswered_bytes -= request.size
         if request.state is _DISCARDED:

@@ -96,7 +96,7 @@ class RequestPipeline:
         current: the request whose turn it is, from before it starts until its answer has been sent.
         message: the answer of `current`, or a part of it, until it has been sent.
         unread: how many bytes of the reply of `current` are still in the engine's session.
-        is_full: whether too much waits, and nothing more is to be received for now.
+        is_full: whether the queue is full, so that the caller must not receive more for now.
         answered: how many requests have been answered.
         busy: how many requests were refused because too many were unanswered.
         late_posts: how many posts arrived too late to be carried out.

@@ -1,4 +1,4 @@
-"""The server: who may connect, and what becomes of them. Trio only."""
+"""The server: it accepts connections, authorizes clients and serves their requests. Trio only."""
 
 from ._connection import WSServerConnection
 from ._server import WSServer

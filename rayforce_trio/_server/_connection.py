@@ -45,12 +45,12 @@ T = TypeVar("T")
 
 
 async def server_handshake(transport: Transport) -> None:
-    """Receive the client's hello and answer it. A checkpoint. The caller bounds it in time.
+    """Receive the client's hello and answer it. A checkpoint. The caller limits the time.
 
     If cancelled, the transport is left open, and the caller closes it.
 
     Raises:
-        RayforceWSError: the client sent something else and was told so, or the connection ended.
+        RayforceWSError: the client sent something else, and the connection was closed; or it ended.
     """
     limit, transport.max_message_size = transport.max_message_size, _HELLO_LIMIT
     try:
@@ -101,7 +101,7 @@ class WSServerConnection:
         self._engine_wait = trio.CancelScope()  # around the worker's wait for the engine
         self._grace = trio.CancelScope()  # its deadline is the end of the time to drain
         self._scope = trio.CancelScope()  # its deadline is the end of the connection
-        self._over = trio.Event()  # set if the worker is done, or there is a failure
+        self._finished = trio.Event()  # set when the worker has ended, or there is a failure
         self._failure: RayforceWSError | None = None  # the error of the engine or of a send that ends the connection
 
     def __repr__(self) -> str:
@@ -161,13 +161,13 @@ class WSServerConnection:
         A checkpoint. If cancelled, the worker task goes on.
         """
         try:
-            await race(self._read, self._transport.run, self._wait_until_over)
+            await race(self._read, self._transport.run, self._wait_until_finished)
         except RayforceWSError as error:
             return copy.copy(error)  # without the traceback, whose frames refer to the error and to the last message
         return None
 
-    async def _wait_until_over(self) -> None:
-        """Wait until all is done or failed, or until the time to drain is over; then drop the rest.
+    async def _wait_until_finished(self) -> None:
+        """Wait until everything is done or failed, or the time to drain has passed; then drop the rest.
 
         A checkpoint. If cancelled, nothing is dropped.
 
@@ -175,21 +175,21 @@ class WSServerConnection:
             RayforceWSError: the engine was lost, or an answer could not be sent.
         """
         with self._grace:
-            await self._over.wait()
+            await self._finished.wait()
         if self._failure is not None:
             raise self._failure
         if self._pipeline.late_posts:
-            self._log.warning("%d posts came too late, and were not carried out", self._pipeline.late_posts)
+            self._log.warning("%d posts arrived too late, and were not carried out", self._pipeline.late_posts)
         if self._pipeline.state is not ConnectionState.CLOSED:
             left = self._pipeline.unfinished
-            self._log.warning("the server stops, and leaves %d requests and posts undone", left)
+            self._log.warning("the server stops before %d requests and posts are done", left)
             self._stop_now()
 
     async def _read(self) -> None:
         """Report messages to the pipeline until cancelled. Cancelling loses no message that was received.
 
         Raises:
-            RayforceWSError: the connection ended, or the client sent what it must not send.
+            RayforceWSError: the connection ended, or the client broke the protocol.
         """
         pipeline, counters, log_queries = self._pipeline, self._counters, self._log.queries
         while True:
@@ -221,7 +221,7 @@ class WSServerConnection:
         """Log that a request that has just arrived will not be started."""
         if request.outcome is Outcome.BUSY and self._pipeline.busy == 1:
             limit = self._pipeline.max_in_flight
-            self._log.warning("more than %d requests are unanswered (max_in_flight); those beyond are refused", limit)
+            self._log.warning("more than %d requests are unanswered (max_in_flight); further ones are refused", limit)
         elif request.outcome is Outcome.INVALID and request.number is None:
             self._log_failed_post(request.failure)
 
@@ -335,7 +335,7 @@ class WSServerConnection:
         """
         with trio.CancelScope() as self._engine_wait:
             return await call()
-        raise EngineError("the engine was lost while it was asked")  # `_failure` says why, and is what is reported
+        raise EngineError("the engine was lost during a request")  # `_failure` has the reason, and is reported
 
     def _count_answer(self, size: int) -> None:
         """Count the answer to the current request, which is sent."""
@@ -370,7 +370,7 @@ class WSServerConnection:
         if self._pipeline.query_timeout is not None and self._session.evaluate is None:
             tasks.append(partial(self._limit_time, self._pipeline.query_timeout))
         await race(*tasks)
-        self._over.set()
+        self._finished.set()
 
     async def _perform_all(self) -> None:
         """Perform actions as they become due, until the pipeline is closed. A checkpoint.
@@ -422,10 +422,10 @@ class WSServerConnection:
     # The end
 
     def _fail(self, error: RayforceWSError) -> None:
-        """End the connection with an error. Posts that have arrived are still carried out if the engine is there."""
+        """End the connection with an error. Posts that have arrived are carried out, unless the engine is lost."""
         if self._failure is None:
             self._failure = copy.copy(error)  # without the traceback: see `_converse`
-        self._over.set()
+        self._finished.set()
         self._abandon_requests()
 
     def _lose_engine(self, error: EngineError) -> None:

@@ -40,7 +40,7 @@ class ConnectionHandler:
         *,
         authorizer: Authorizer,
         limits: ConnectionLimits,
-        bounds: ConnectionOptions,
+        options: ConnectionOptions,
         counters: Counters,
         endpoints: HttpEndpoints,
         tls: ssl.SSLContext | None,
@@ -50,7 +50,7 @@ class ConnectionHandler:
     ) -> None:
         self._authorizer = authorizer
         self._limits = limits
-        self._options = bounds
+        self._options = options
         self._counters = counters
         self._endpoints = endpoints
         self._accept_options = AcceptOptions(
@@ -58,7 +58,7 @@ class ConnectionHandler:
             max_message_size=max_message_size,
             keepalive=keepalive,
             tls=tls,
-            write_timeout=bounds.write_timeout,
+            write_timeout=options.write_timeout,
         )
         self._log_queries = log_queries
         self.query_timeout: float | None = None
@@ -139,7 +139,7 @@ class ConnectionHandler:
                 if refusal is not None:
                     await self._reject(stream, refusal, counted, log)
                     return
-            if opened.admitted is None or opened.transport is None or opening.cancelled_caught:
+            if opened.authorized is None or opened.transport is None or opening.cancelled_caught:
                 if not counted.has_outcome:
                     log.not_opened("it took too long" if self._stop_at is None else "the server is shutting down")
                 return
@@ -147,8 +147,8 @@ class ConnectionHandler:
             connection = WSServerConnection(
                 log,
                 opened.transport,
-                opened.admitted.session,
-                opened.admitted.principal,
+                opened.authorized.session,
+                opened.authorized.principal,
                 counters=self._counters,
                 max_in_flight=self._options.max_in_flight,
                 query_timeout=self.query_timeout,
@@ -163,8 +163,8 @@ class ConnectionHandler:
         finally:
             if opened.transport is not None:
                 opened.transport.abort()  # has no effect if it was closed
-            if opened.admitted is not None:
-                await opened.admitted.session.aclose()
+            if opened.authorized is not None:
+                await opened.authorized.session.aclose()
 
     async def _open(
         self,
@@ -182,7 +182,7 @@ class ConnectionHandler:
             if isinstance(decision, Refusal):
                 _record_refusal(decision.status, decision.reason, counted, log)
                 return decision
-            opened.admitted = decision
+            opened.authorized = decision
             return None
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
@@ -219,5 +219,5 @@ class _Opened:
     """The resources that the opening of a connection has acquired so far, so that they are released if it fails."""
 
     def __init__(self) -> None:
-        self.admitted: Authorized | None = None
+        self.authorized: Authorized | None = None
         self.transport: Transport | None = None

@@ -66,7 +66,7 @@ class WSServer:
         ping_interval: seconds of silence after which the server pings a client; `None`: never.
         ping_timeout: seconds in which the client must then send something; `None`: no limit.
         open_timeout: seconds for the opening of a connection, from TCP to the Rayforce handshake.
-        write_timeout: seconds after which the server drops a client that reads nothing of what it is sent.
+        write_timeout: seconds after which the server disconnects a client that does not read.
         query_timeout: seconds that a query may run in the engine, without its time in the queue. The server then stops
             it and answers with an error of code `timeout`. `None`: no limit. `"auto"`: 300, or no limit if the server
             listens only on loopback addresses. An `InProcessEngine` cannot be interrupted.
@@ -138,7 +138,7 @@ class WSServer:
         self._handler = ConnectionHandler(
             authorizer=self._authorizer,
             limits=ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated),
-            bounds=self._options,
+            options=self._options,
             counters=self._counters,
             endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
             tls=ssl_context,

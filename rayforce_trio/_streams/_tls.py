@@ -16,13 +16,13 @@ from ._base import ByteStream, check_max_bytes
 
 _PLAINTEXT_CHUNK = 64 * 1024  # bytes; encrypted at once, and then offered to the network
 _CIPHERTEXT_CHUNK = 16 * 1024  # bytes; decrypted at once: TLS may answer each record, and a record takes 27 bytes
-_MAX_UNSENT_ANSWERS = 64 * 1024  # bytes; a peer that reads none of TLS's answers must not make them pile up
+_MAX_UNSENT_ANSWERS = 64 * 1024  # bytes; the limit on TLS's answers that a peer does not read
 
 _PLAINTEXT_REASONS = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST"})
 
 _REASON_TEXTS = {
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate of the client",
-    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the certificate that it was shown",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it requires a certificate of the client",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the certificate that it received",
     "NO_SHARED_CIPHER": "no shared cipher (has the server's context a certificate, by load_cert_chain?)",
 }
 """Explanations of some of OpenSSL's reasons; "it" is the peer."""

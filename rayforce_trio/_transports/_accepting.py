@@ -2,7 +2,7 @@
 
 `parse_request` reads and checks the request; the server decides; trio-websocket then performs the handshake on a head
 that has only the headers it needs. trio-websocket's own connection is not used after that: one bad peer can end a
-process that serves on it, pings wait behind whole messages, and nothing bounds a close.
+process that serves on it, pings wait behind whole messages, and a close has no time limit.
 """
 
 import ssl
@@ -35,7 +35,7 @@ from ._websocket import WebSocketTransport
 
 _LINGER_TIMEOUT = 1.0  # seconds; a refused peer has this long to read the answer before the socket is closed
 
-_TLS_WANTED = "This port speaks TLS; connect to it with wss:// or https://."
+_TLS_REQUIRED = "This port speaks TLS; connect to it with wss:// or https://."
 _INCOMPLETE = "The request is not valid: it ended before its head was complete."
 _NO_UPGRADE = "The request is not valid: the Upgrade header is missing."
 
@@ -50,12 +50,12 @@ class OpeningRequest:
 
     Attributes:
         path: the path of the URL, with its query.
-        headers: the HTTP headers, with names in lower case and values in Latin-1. Headers that decide who is let in are
-            there at most once. The values of others that came several times are joined by ", ".
+        headers: the HTTP headers, with names in lower case and values in Latin-1. Headers that decide about the
+            request occur once at most. The values of a header that occurred several times are joined by ", ".
         peer: the client's IP address.
         own_address: the IP address and port that the client connected to.
         subprotocols: the subprotocols that the client proposes, in its order. They are not among the headers.
-        certificate: the client's TLS certificate, in the form of `ssl.SSLSocket.getpeercert`, if it was asked for one.
+        certificate: the client's TLS certificate, in the form of `ssl.SSLSocket.getpeercert`, if it has sent one.
     """
 
     path: str
@@ -87,7 +87,7 @@ class Refusal:
 
     @property
     def all_headers(self) -> Headers:
-        """The headers that every refusal has, and the further ones."""
+        """The headers of every refusal, and those of this one."""
         return (("Content-Type", _TEXT_TYPE), ("Connection", "close"), *self.headers)
 
 
@@ -114,7 +114,7 @@ class HttpRequestServed(Exception):
 
 
 class BadRequest(HandshakeError):
-    """The peer's request is not valid, and the peer was told so.
+    """The peer's request is not valid, and the peer was sent an answer that says so.
 
     Attributes:
         status: the HTTP status of the answer.
@@ -131,7 +131,7 @@ class AcceptOptions:
 
     Attributes:
         subprotocols: the subprotocols that the server speaks, the preferred one first.
-        max_message_size: the longest message accepted, in bytes. A client that speaks one of the subprotocols is told.
+        max_message_size: the longest message accepted, in bytes. Clients of a subprotocol are told this number.
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: a peer that takes nothing for this many seconds has its connection closed.
@@ -159,7 +159,7 @@ async def accept(
     Raises:
         HttpRequestServed: `answer` returned a response, which was sent.
         ConnectionRejected: the request was refused.
-        BadRequest: the request is not valid, and the peer was told so.
+        BadRequest: the request is not valid, and the peer was sent an answer that says so.
         HandshakeError: the TLS handshake failed, or the peer went away.
     """
     try:
@@ -174,10 +174,12 @@ async def accept(
         request = await _receive_request(stream)
         certificate = stream.certificate if isinstance(stream, TlsStream) else None
         proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
-        asked = OpeningRequest(request.target, request.headers, peer[0], (own[0], own[1]), proposed, certificate)
+        opening_request = OpeningRequest(
+            request.target, request.headers, peer[0], (own[0], own[1]), proposed, certificate
+        )
         if isinstance(request, HttpRequest):
-            await _serve_http_request(stream, request, asked, answer)
-        await _decide(stream, asked, decide)
+            await _serve_http_request(stream, request, opening_request, answer)
+        await _decide(stream, opening_request, decide)
         subprotocol = next((name for name in options.subprotocols if name in proposed), None)
         await _handshake(stream, request, subprotocol, options.max_message_size)
     except (BrokenResourceError, ClosedResourceError) as error:
@@ -230,7 +232,7 @@ async def _start_tls(stream: ByteStream, context: ssl.SSLContext) -> TlsStream:
         await secure.do_handshake()
     except HandshakeError as error:
         if is_plaintext_error(error.__cause__):
-            await _answer(stream, Refusal(400, _TLS_WANTED))
+            await _answer(stream, Refusal(400, _TLS_REQUIRED))
             raise BadRequest(400, str(error)) from error.__cause__
         raise
     return secure
@@ -240,7 +242,7 @@ async def _receive_request(stream: ByteStream) -> UpgradeRequest | HttpRequest:
     """Receive a request. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
-        BadRequest: the request is not valid, and the peer was told so.
+        BadRequest: the request is not valid, and the peer was sent an answer that says so.
         HandshakeError: the peer closed the connection.
         BrokenResourceError: the connection broke.
     """
@@ -260,7 +262,7 @@ async def _receive_request(stream: ByteStream) -> UpgradeRequest | HttpRequest:
 
 
 async def _serve_http_request(
-    stream: ByteStream, request: HttpRequest, asked: OpeningRequest, answer: Answer | None
+    stream: ByteStream, request: HttpRequest, opening_request: OpeningRequest, answer: Answer | None
 ) -> NoReturn:
     """Answer a plain HTTP request. A checkpoint; close the stream afterwards, even if this was cancelled.
 
@@ -271,20 +273,20 @@ async def _serve_http_request(
     """
     if answer is None:
         await _refuse_bad_request(stream, 426, _NO_UPGRADE, (("Upgrade", "websocket"),))
-    response = await answer(asked)
+    response = await answer(opening_request)
     await _answer(stream, response, with_body=request.method is HttpMethod.GET)
     if isinstance(response, Refusal):
         raise ConnectionRejected(response.status, response.reason)
     raise HttpRequestServed
 
 
-async def _decide(stream: ByteStream, asked: OpeningRequest, decide: Decide) -> None:
-    """Ask whether to let the client in. A checkpoint if `decide` is; if it raises or is cancelled, close the stream.
+async def _decide(stream: ByteStream, opening_request: OpeningRequest, decide: Decide) -> None:
+    """Ask whether to accept the client. A checkpoint if `decide` is; if it raises or is cancelled, close the stream.
 
     Raises:
-        ConnectionRejected: the request was refused, and the peer was told so.
+        ConnectionRejected: the request was refused, and the peer was sent an answer that says so.
     """
-    refusal = await decide(asked)
+    refusal = await decide(opening_request)
     if refusal is not None:
         await _answer(stream, refusal)
         raise ConnectionRejected(refusal.status, refusal.reason)

@@ -25,7 +25,7 @@ SHIELDED_CLOSE_TIMEOUT = 2.0
 """The longest time that a closing handshake takes in a cancelled scope, in seconds."""
 
 WRITE_STALL_TIMEOUT = 30.0
-"""A server gives up a peer that takes no bytes for this many seconds while some are being sent."""
+"""A server disconnects a peer that accepts no bytes for this many seconds while it is sent some."""
 
 
 class Transport(ABC):

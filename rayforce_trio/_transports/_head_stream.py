@@ -1,7 +1,7 @@
 """The stream that trio-websocket does the opening handshake on.
 
 It receives one HTTP head, which the package has parsed and normalized, and nothing after it. So trio-websocket never
-sees bytes that a stranger wrote, and its reader task waits until it is cancelled.
+sees bytes that a peer wrote, and its reader task waits until it is cancelled.
 """
 
 from collections.abc import Awaitable, Callable

@@ -215,7 +215,7 @@ class WebSocketTransport(Transport):
         If cancelled, `run` sends what is left of short messages.
 
         Raises:
-            ConnectionLost: the connection broke, or the peer took nothing for `write_timeout` seconds.
+            ConnectionLost: the connection broke, or the peer accepted no data for `write_timeout` seconds.
         """
         connection, stream = self._connection, self._stream
         self._writing = True
@@ -239,14 +239,14 @@ class WebSocketTransport(Transport):
 
     async def _wait_writable(self) -> None:
         """Wait until the network takes more bytes. A checkpoint; cancelling it changes nothing."""
-        # A server gives up a peer that reads nothing. A client does not: the server may be evaluating.
+        # A server disconnects a peer that does not read. A client waits: the server may be evaluating.
         with anyio.move_on_after(self._write_timeout) as scope:
             try:
                 await self._stream.wait_writable()
             except (BrokenResourceError, ClosedResourceError) as error:
                 raise self._broken(error) from None
         if scope.cancelled_caught:
-            self._connection.connection_lost(f"the peer took nothing for {self._write_timeout:g} seconds")
+            self._connection.connection_lost(f"the peer accepted no data for {self._write_timeout:g} seconds")
             raise self._error()
         self._last_sign_of_life = self._current_time()
 
@@ -291,7 +291,9 @@ class WebSocketTransport(Transport):
         connection = self._connection
         async with self._write_lock:
             await self._write()
-            if connection.state is State.FAILED:  # an answer would not be understood, so wait for the peer to hang up
+            if (
+                connection.state is State.FAILED
+            ):  # an answer would not be understood, so wait for the peer to disconnect
                 with suppress(BrokenResourceError, ClosedResourceError):
                     await self._stream.send_eof()
         async with self._close_lock:  # of several tasks that close, one reads

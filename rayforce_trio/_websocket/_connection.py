@@ -167,7 +167,7 @@ class WebSocketConnection:
     def next_event(self) -> Event | None:
         """Return the next message or control frame, or `None` if more bytes have to arrive first.
 
-        A ping is answered already, a close frame has changed the state: they are returned for the caller to know.
+        A ping has been answered and a close frame has changed the state already; both are returned for information.
 
         Raises:
             WebSocketViolation: the peer broke the protocol, or sent a message that is too long.

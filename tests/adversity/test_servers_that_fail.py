@@ -60,7 +60,7 @@ async def test_a_server_that_closes_is_reported_with_its_code(code: int) -> None
 
 
 UNASKED = {
-    "a reply to nothing": (server_frame(RESPONSE), "a reply to nothing that was asked"),
+    "a reply to nothing": (server_frame(RESPONSE), "a reply without a request"),
     "an error for nothing": (
         server_frame(b'{"error": {"request": 1, "code": "type", "message": ""}}', TEXT),
         "an error for request 1, whose turn it is not",

@@ -916,7 +916,7 @@ async def test_a_signal_ends_the_server_and_then_the_process(
         out, err = await trio.to_thread.run_sync(child.communicate)
         assert (child.returncode, out) == (0, "\nRayforce WebSocket Server stopped.\n")
         undone = [line.partition("): ")[2] for line in err.splitlines()]
-        assert set(undone) == {"the server stops, and leaves 1 requests and posts undone"}
+        assert set(undone) == {"the server stops before 1 requests and posts are done"}
         await family.gone()
 
 

@@ -78,7 +78,7 @@ def test_a_header_cut_short_is_refused(length: int) -> None:
         (with_byte(15, 0x80), r"^the header announces a payload of -\d+ bytes$"),
     ],
 )
-def test_a_header_that_is_not_spoken_here_is_refused(frame: bytes, why: str) -> None:
+def test_a_header_that_is_not_supported_is_refused(frame: bytes, why: str) -> None:
     with pytest.raises(FrameError, match=why):
         parse_header(frame)
 

@@ -662,7 +662,11 @@ class Conversation(RuleBasedStateMachine):
                 for end in range(2):
                     self.abandon(end)
                     self.close(end, 1000, "")
-            cut = [end.connection.ending == Ending(EndedBy.US) for end in self.ends]  # within a frame
+            # An end that abandoned a message within a frame is closed without a close frame, even after `close`.
+            cut = [
+                end.connection.state is State.CLOSED and CLOSE not in [frame[0] for frame in frames_in(end.wire)[0]]
+                for end in self.ends
+            ]
             for end in range(2):
                 if cut[1 - end] or self.ends[1 - end].connection.state is State.FAILED:
                     self.ends[end].connection.receive_eof()
