@@ -291,9 +291,8 @@ class WebSocketTransport(Transport):
         connection = self._connection
         async with self._write_lock:
             await self._write()
-            if (
-                connection.state is State.FAILED
-            ):  # an answer would not be understood, so wait for the peer to disconnect
+            if connection.state is State.FAILED:
+                # An answer would not be understood, so wait for the peer to disconnect.
                 with suppress(BrokenResourceError, ClosedResourceError):
                     await self._stream.send_eof()
         async with self._close_lock:  # of several tasks that close, one reads
