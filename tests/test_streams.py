@@ -496,6 +496,12 @@ def test_a_stream_of_a_closed_event_loop_says_so(new_event_loop: Callable[[], as
     asyncio.run(check())
 
 
+def test_a_stream_can_be_closed_after_the_end_of_trio() -> None:
+    for stream in trio.run(tcp_pair):
+        stream.close()
+        assert stream.closed
+
+
 async def test_every_method_of_a_closed_stream_says_so(connected: Connected) -> None:
     async with connected() as (one, other):
         one.close()

@@ -1,9 +1,9 @@
-"""Decompress IPC frames.
+"""Decompression of IPC frames.
 
-A native server compresses replies of over 2,000 bytes to peers on other hosts. The payload then has the size of the
-plain payload, uint32, and runs of differences between neighbouring bytes. A run begins with a control byte, int8.
-If it is n > 0, the next byte is repeated n times. If it is -n, n bytes follow. Each plain byte is the sum, modulo 256,
-of all differences up to its position. Measured on rayforce-py 2.4.0 (core 3.0.1).
+A native server compresses replies of more than 2,000 bytes to peers on other hosts. The compressed payload begins with
+the size of the plain payload, uint32. Then come runs of differences between neighbouring bytes. A run begins with a
+control byte n, int8. If n is positive, the next byte is repeated n times; otherwise -n bytes follow as they are. Each
+plain byte is the sum, modulo 256, of all differences up to its position. Measured on rayforce-py 2.4.0 (core 3.0.1).
 """
 
 import struct
@@ -56,7 +56,7 @@ class Decompressor:
         if self._compressed_left <= 0 and (self.left or self._kept):
             raise FrameError("a compressed frame ends too early")
         if self._compressed_left > 0 and not self.left:
-            raise FrameError("a compressed frame is longer than it announces")
+            raise FrameError("a compressed frame goes on after all that it announces")
         return plain
 
     def _expand(self, data: bytes) -> bytes:

@@ -127,7 +127,8 @@ class NativeSession(Session):
             raise self._damaged(error) from None
         self.unread -= len(data)
         if not self.unread:
-            self._close_spool()
+            self._reply_spool.close()
+            self._reply_spool = None
         return data
 
     def running_since(self) -> float | None:
@@ -151,7 +152,8 @@ class NativeSession(Session):
                 with trio.CancelScope(shield=True, deadline=deadline), suppress(EngineError):
                     await race(self.run, replied.wait)
         finally:
-            self._close_spool()
+            if self._reply_spool is not None:
+                self._reply_spool.close()  # and keep it: a cancelled `receive_some` may still be ending
             self._group.discard(self)
             await self._stream.aclose()
 
@@ -291,11 +293,6 @@ class NativeSession(Session):
         answer, self._on_reply = self._on_reply, None
         assert answer is not None
         answer(reply)
-
-    def _close_spool(self) -> None:
-        if self._reply_spool is not None:
-            self._reply_spool.close()
-            self._reply_spool = None
 
     def _damaged(self, error: FrameError) -> EngineError:
         return self._lost(f"sent a damaged reply: {error}")

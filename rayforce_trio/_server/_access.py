@@ -19,7 +19,7 @@ _HOST_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-._~!$&'()*
 _SCHEME_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + "+-.")
 
 _SCHEMES = {"http": 80, "https": 443}
-"""The schemes of pages that this server itself may have sent, and their default ports."""
+"""The schemes whose pages can be of this very server, and their default ports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ def make_policy(
     """Check the options and return the policy they make.
 
     Raises:
-        RayforceValueError: an origin is not of the form `scheme://host[:port]`, a host is not a name or an address, or
-            a server that authenticates its clients also accepts others.
+        RayforceValueError: an origin is not of the form `scheme://host[:port]`, a host is not valid, or the server
+            both authenticates clients and accepts clients without authentication.
     """
     check_flag("allow_unauthenticated", allow_unauthenticated)
     if authenticated and allow_unauthenticated:
@@ -170,7 +170,7 @@ def _parse_origin(origin: str) -> tuple[str, str, int | None] | None:
 
 
 def _is_own(origin: str, own_address: tuple[str, int]) -> bool:
-    """Return whether an origin is this server, under a name that no foreign DNS can point here.
+    """Return whether an origin is this very server, by a name that no foreign DNS can point here.
 
     Comparing it with the Host header would not be enough: a page whose name was rebound to this address has both.
     """

@@ -280,7 +280,9 @@ class WSServerConnection:
         self._flush()
 
     async def _perform(self) -> None:
-        """Perform the due action. A checkpoint. If cancelled, the connection has to be closed.
+        """Perform the due action, unless the client turns out to be gone, which changes the action.
+
+        A checkpoint if the action is performed. If cancelled, the connection has to be closed.
 
         Raises:
             EngineError: the engine is lost.

@@ -90,6 +90,7 @@ class WebSocketTransport(Transport):
         self._writing = False  # the lock is held by a task that sends all there is to send
         self._flush_due = self._new_event()
         self._closed = self._new_event()  # the stream is being closed
+        self._close_lock = anyio.Lock()
         self._close_reads = False  # `aclose` reads until the peer's close frame, so no other task may
 
     @property
@@ -295,17 +296,19 @@ class WebSocketTransport(Transport):
             ):  # an answer would not be understood, so wait for the peer to disconnect
                 with suppress(BrokenResourceError, ClosedResourceError):
                     await self._stream.send_eof()
-        state = connection.state
-        while connection.state is state is not State.CLOSED:  # a violation ends the handshake
-            if self._receiving:  # that task reads the peer's answer
-                self._receive_left = self._new_event()
-                await self._receive_left.wait()
-            else:
+        async with self._close_lock:  # of several tasks that close, one reads
+            state = connection.state
+            while connection.state is state is not State.CLOSED:  # a violation ends the handshake
+                if self._receiving:  # that task reads the peer's answer
+                    self._receive_left = self._new_event()
+                    await self._receive_left.wait()
+                    continue
                 self._close_reads = True
-                await self._read()
                 with suppress(WebSocketViolation):
-                    while connection.next_event() is not None:
+                    while connection.next_event() is not None:  # the answer may have arrived behind a message
                         pass
+                if connection.state is state:
+                    await self._read()
 
     def abort(self) -> None:
         self._disconnect()

@@ -36,6 +36,7 @@ from rayforce_trio import NativeEngine, WSClient, WSClientConnection, WSServer
 from rayforce_trio._codec import decode, encode
 from rayforce_trio._engines import Engine, Session
 from rayforce_trio._engines._native_session import NativeSession
+from rayforce_trio._engines._reply_spool import ReplySpool
 from rayforce_trio._protocol import (
     FLAGS_OFFSET,
     HEADER_SIZE,
@@ -490,6 +491,48 @@ async def test_posts_to_a_server_whose_hook_answers_at_length() -> None:
             for _ in range(5):
                 await connection.post("1")
                 assert len(await connection.execute("1")) == 100_000
+
+
+@pytest.mark.trio
+async def test_an_engine_that_is_lost_while_a_thread_reads_the_long_reply_to_a_post(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread cannot be cancelled, so the post goes on for a while after the session has been closed."""
+    get, reading, read = ReplySpool.get, trio.Event(), trio.Event()
+
+    async def get_slowly(spool: ReplySpool) -> bytes:
+        monkeypatch.setattr(ReplySpool, "get", get)
+        reading.set()
+        with trio.CancelScope(shield=True):
+            await read.wait()
+        return b"x"
+
+    async def serve(session: FakeSession) -> None:
+        await session.receive_request()
+        await session.receive_request()
+        await session.send(announce(300) + bytes(100))
+        await session.until_hung_up()
+
+    async def run(session: Session) -> None:
+        with suppress(EngineError):
+            await session.run()
+
+    async def post_until_cancelled(session: Session) -> None:
+        with scope:
+            await session.post(request("1"))
+
+    scope = trio.CancelScope()
+    monkeypatch.setattr(ReplySpool, "get", get_slowly)
+    with trio.fail_after(20):
+        async with fake_engine(serve) as fake, trio.open_nursery() as nursery:
+            session = await at(fake.port).open_session()
+            nursery.start_soon(run, session)
+            nursery.start_soon(post_until_cancelled, session)
+            await reading.wait()
+            scope.cancel()
+            await session.aclose()
+            read.set()
+    assert scope.cancelled_caught
 
 
 @pytest.mark.trio

@@ -311,6 +311,35 @@ async def test_a_receive_that_is_cancelled_does_not_hold_up_a_close() -> None:
 
 
 @pytest.mark.parametrize("receiving", [True, False])
+async def test_several_tasks_may_close_at_once(receiving: bool) -> None:
+    async def receive(transport: Transport) -> None:
+        with pytest.raises(ConnectionClosed):
+            await transport.receive()
+
+    async with with_raw_peer(client=True) as (transport, peer), anyio.create_task_group() as tasks:
+        if receiving:
+            tasks.start_soon(receive, transport)
+            await anyio.wait_all_tasks_blocked()
+        for _ in range(2):
+            tasks.start_soon(transport.aclose)
+        assert await peer.receive_close() == 1000
+        await anyio.wait_all_tasks_blocked()
+        await peer.send_close(1000)
+        assert await peer.receive_rest() == b""
+
+
+@pytest.mark.parametrize("last", [close_frame(1001), frame(opcode=3)], ids=["close", "violation"])
+async def test_a_close_finds_the_end_that_has_arrived_behind_a_message(last: bytes) -> None:
+    """The peer sends nothing more, and does not end the connection, but waits for its end."""
+    async with with_raw_peer(client=False, leftover=frame(b"message") + last) as (transport, peer):
+        assert await transport.receive() == b"message"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.aclose)
+            assert await peer.receive_close() == 1000
+            assert await peer.receive_rest() == b""
+
+
+@pytest.mark.parametrize("receiving", [True, False])
 async def test_a_violation_ends_a_close_at_once(receiving: bool) -> None:
     """The peer does not end the connection, and is not waited for."""
 
