@@ -154,7 +154,7 @@ class WebSocketConnection:
         self._piece = memoryview(b"")  # the unsent rest of a piece of its current frame
         self._in_frame = False  # that frame has begun: nothing else can be sent before its end
         self._mid_message = False  # the last data frame that has begun does not end its message
-        self._cut = False  # the rest of that message will never be sent
+        self._abandoned = False  # the rest of that message will never be sent
         self._control_due = False  # one of the following is to be sent
         self._due_pongs = deque[bytes](maxlen=MAX_PONGS)
         self._ping_due = False
@@ -253,7 +253,7 @@ class WebSocketConnection:
         self._message = None
         if self._in_frame:
             self.abort()
-        self._cut = self._mid_message
+        self._abandoned = self._mid_message
 
     def ping(self) -> None:
         """Queue a ping, unless one is queued already."""
@@ -309,7 +309,7 @@ class WebSocketConnection:
             self._close_if_done()
 
     def _send(self, opcode: Opcode, data: Payload, *, last: bool) -> None:
-        if self.state is not _OPEN or self._cut:
+        if self.state is not _OPEN or self._abandoned:
             raise LocalProtocolError("the connection is not open, or a message was cut")
         if self._message is not None:
             raise LocalProtocolError("another message is being sent")
