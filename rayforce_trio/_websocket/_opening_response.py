@@ -88,11 +88,24 @@ class ResponseParser:
             return InvalidResponse("the peer closed the connection during the opening handshake")
         self._received += data
         try:
-            return self._receive_head()
+            while (head := self._complete_head()) is not None:
+                response, headers = parse_head(self._http, head)
+                assert isinstance(response, h11.Response | h11.InformationalResponse)
+                del self._received[: len(head)]
+                if response.status_code == 101:
+                    return UpgradeAccepted(headers, self._check_upgrade(response, headers), bytes(self._received))
+                if response.status_code >= 300:
+                    self._status = response.status_code
+                    return self._receive_body(bytes(self._received) or None, self._status)
+                if response.status_code >= 200:
+                    raise InvalidHead(f"HTTP status {response.status_code}")
+                # It is an interim response, which another one follows: RFC 9110, section 15.2.
         except InvalidHead as error:
             return InvalidResponse(error.reason)
+        return None
 
-    def _receive_head(self) -> UpgradeAccepted | UpgradeRejected | None:
+    def _complete_head(self) -> bytes | None:
+        """Return the head at the beginning of the received bytes, or `None` if it is incomplete."""
         # A peer that speaks another protocol may never end its head.
         if _TLS_ALERT.startswith(self._received[:2]):
             if len(self._received) < 2:
@@ -100,18 +113,7 @@ class ResponseParser:
             raise InvalidHead("it speaks TLS; connect to it with wss://")
         if not self._received.startswith(_HTTP[: len(self._received)]):
             raise InvalidHead("its answer is not HTTP")
-        head = complete_head(self._received)
-        if head is None:
-            return None
-        response, headers = parse_head(self._http, head)
-        assert isinstance(response, h11.Response | h11.InformationalResponse)
-        leftover = bytes(self._received[len(head) :])
-        if response.status_code == 101:
-            return UpgradeAccepted(headers, self._check_upgrade(response, headers), leftover)
-        if response.status_code < 300:
-            raise InvalidHead(f"HTTP status {response.status_code}")
-        self._status = response.status_code
-        return self._receive_body(leftover or None, self._status)
+        return complete_head(self._received)
 
     def _check_upgrade(self, response: h11.Response | h11.InformationalResponse, headers: dict[str, str]) -> str | None:
         """Check a response with status 101, and return the subprotocol."""

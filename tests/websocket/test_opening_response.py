@@ -47,6 +47,8 @@ ACCEPTED = {
     "200 headers": answer({f"X-{number}": "x" for number in range(200)}),
     "UTF-8 in a header": answer({"Set-Cookie": "name=čeština".encode().decode("latin-1")}),
     "an empty list of extensions": answer({"Sec-WebSocket-Extensions": ""}),
+    "interim responses": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" + answer(),
+    "thousands of interim responses": b"HTTP/1.1 102\r\n\r\n" * 3000 + answer(),
 }
 
 
@@ -81,6 +83,13 @@ def test_a_normalized_response_accepts_in_the_same_way(subprotocol: str | None) 
 
 # Responses that do not
 
+
+def test_a_rejection_may_follow_an_interim_response() -> None:
+    rejected = parse(b"HTTP/1.1 100 Continue\r\n\r\n" + response("HTTP/1.1 503", {"Content-Length": "5"}, b"later"))
+    assert isinstance(rejected, UpgradeRejected)
+    assert (rejected.status, rejected.body) == (503, b"later")
+
+
 OVER = f"the head is longer than {HEAD_LIMIT} bytes"
 
 INVALID: dict[str, tuple[bytes, str]] = {
@@ -98,7 +107,6 @@ INVALID: dict[str, tuple[bytes, str]] = {
     "a head over the limit": (answer({"X": "x" * HEAD_LIMIT}), OVER),
     "a head without an end": (b"HTTP/1.1 101 " + b"x" * HEAD_LIMIT, OVER),
     # Statuses
-    "100": (b"HTTP/1.1 100 Continue\r\n\r\n", "HTTP status 100"),
     "200": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", "HTTP status 200"),
     "204": (b"HTTP/1.1 204\r\n\r\n", "HTTP status 204"),
     "101 of HTTP/1.0": (
