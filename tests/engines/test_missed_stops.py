@@ -213,7 +213,7 @@ async def test_a_wakeup_connection_that_cannot_be_replaced_costs_nothing_but_the
 ) -> None:
     attempted = trio.Event()
 
-    async def refuse(host: str, port: int) -> trio.SocketStream:
+    async def refuse(*_: object, **__: object) -> trio.SocketStream:
         attempted.set()
         raise OSError(errno.EMFILE, "too many open files")
 
