@@ -249,6 +249,7 @@ class NativeSession(Session):
                 if not data:
                     raise self._lost("is gone")
                 exchange.receive_data(data)
+                del data  # it may be large, and the next bytes may take long to arrive
         except _NETWORK_ERRORS:
             raise self._lost("is gone") from None
         except ProtocolViolation as violation:

@@ -61,6 +61,7 @@ MAX_PONGS = 64
 """If more pings than this wait for a pong, only the latest are answered (section 5.5.3)."""
 
 _MAX_COPIED = 16 * 1024  # bytes; up to this many are copied behind a frame header, to send both together
+_NOTHING = memoryview(b"")
 
 
 class State(enum.Enum):
@@ -151,7 +152,7 @@ class WebSocketConnection:
         # Sending
         self._outgoing = bytearray()  # frames; the first may have been sent in part
         self._message: _OutgoingMessage | None = None  # a long message under way
-        self._piece = memoryview(b"")  # the unsent rest of a piece of its current frame
+        self._piece = _NOTHING  # the unsent rest of a piece of its current frame
         self._in_frame = False  # that frame has begun: nothing else can be sent before its end
         self._mid_message = False  # the last data frame that has begun does not end its message
         self._abandoned = False  # the rest of that message will never be sent
@@ -300,7 +301,7 @@ class WebSocketConnection:
     def bytes_sent(self, count: int) -> None:
         """Remove the first `count` bytes of what `data_to_send` returned: the network took them."""
         if self._piece:
-            self._piece = self._piece[count:]
+            self._piece = self._piece[count:] or _NOTHING  # an empty view would still keep the whole message
         else:
             del self._outgoing[:count]
         if self._in_frame:
@@ -385,7 +386,7 @@ class WebSocketConnection:
         self._stop_receiving(State.CLOSED, ending)
         self.reader.end()
         self._outgoing = bytearray()
-        self._piece = memoryview(b"")
+        self._piece = _NOTHING
         self._in_frame = False
 
 

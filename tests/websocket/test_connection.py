@@ -288,6 +288,14 @@ def test_a_message_is_produced_slice_by_slice(client: bool) -> None:
     assert produced.longest == 40
 
 
+def test_a_message_that_was_sent_is_not_kept(client: bool) -> None:
+    memory = bytearray(LONG)
+    end = End(client)
+    end.connection.send(memoryview(memory))
+    end.send_all()
+    memory.clear()  # an error if there is still a view of it
+
+
 def test_a_message_in_parts_is_one_message(client: bool) -> None:
     with small_pieces():
         end = End(client)
