@@ -342,19 +342,19 @@ async def test_which_of_several_tasks_blocks_is_left_is_never_guessed(in_process
     async with in_time():
         pending = WSClient(LOCAL, in_process_port).connect()
         connections: list[WSClientConnection] = []
-        release = [anyio.Event(), anyio.Event()]
+        entered, release = [anyio.Event(), anyio.Event()], [anyio.Event(), anyio.Event()]
 
         async def use(number: int) -> None:
             connections.append(await pending.__aenter__())
+            entered[number].set()
             await release[number].wait()
             await leave(pending)
 
         async with anyio.create_task_group() as tasks:
             for number in range(2):
                 tasks.start_soon(use, number)
-            with anyio.fail_after(10):
-                while len(connections) < 2:  # noqa: ASYNC110 - both connect at their own pace
-                    await anyio.sleep(0.001)
+            for event in entered:
+                await event.wait()
             with pytest.raises(errors.RayforceWSError, match="call connect\\(\\) once for each block"):
                 await leave(pending)
             for connection in connections:
