@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import h11
 from wsproto.utilities import generate_accept_token
 
-from ._http_heads import InvalidHead, complete_head, has_token, pack_head, parse_head, wrong_header
+from ._http_heads import HEAD_LIMIT, InvalidHead, complete_head, has_token, pack_head, parse_head, wrong_header
 
 BODY_LIMIT = 64 * 1024
 """How much of the body of a rejection is kept, in bytes."""
@@ -70,6 +70,7 @@ class ResponseParser:
         self._accept = generate_accept_token(key.encode()).decode()
         self._subprotocols = subprotocols
         self._received = bytearray()
+        self._heads_size = 0  # bytes of the heads that were parsed
         self._http = h11.Connection(h11.CLIENT)
         self._http.send(_UPGRADE)  # h11 expects no response before it
         self._status: int | None = None  # once the head of a rejection was received
@@ -92,6 +93,7 @@ class ResponseParser:
                 response, headers = parse_head(self._http, head)
                 assert isinstance(response, h11.Response | h11.InformationalResponse)
                 del self._received[: len(head)]
+                self._heads_size += len(head)
                 if response.status_code == 101:
                     return UpgradeAccepted(headers, self._check_upgrade(response, headers), bytes(self._received))
                 if response.status_code >= 300:
@@ -100,6 +102,8 @@ class ResponseParser:
                 if response.status_code >= 200:
                     raise InvalidHead(f"HTTP status {response.status_code}")
                 # It is an interim response, which another one follows: RFC 9110, section 15.2.
+                if self._heads_size > HEAD_LIMIT:  # parsing them without end would block the event loop
+                    raise InvalidHead(f"its interim responses are longer than {HEAD_LIMIT} bytes")
         except InvalidHead as error:
             return InvalidResponse(error.reason)
         return None
