@@ -6,13 +6,13 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
 import trio
+from support.clients import check_answers, in_time, is_closed_by_us
 from support.leaks import no_leaks
 from support.proxy import proxy
 from support.raw import CLOSE, RawPeer, accept_raw, frame, raw_server
@@ -22,23 +22,6 @@ from rayforce_trio._protocol import string_frame
 
 LOCAL = "127.0.0.1"
 RESULT_SIZE = 26 + 8 * 1000  # bytes of the frame that holds (til 1000)
-
-
-@asynccontextmanager
-async def in_time() -> AsyncIterator[None]:
-    """Bound a test, and hold it to leaving nothing behind."""
-    with anyio.fail_after(60):
-        async with no_leaks():
-            yield
-
-
-async def check_answers(connection: WSClientConnection) -> None:
-    assert (await connection.execute("(+ 1 2)")).to_python() == 3
-
-
-def is_closed_by_us(connection: WSClientConnection) -> bool:
-    reason = connection.closed
-    return isinstance(reason, errors.ConnectionClosed) and not reason.by_peer
 
 
 # Connecting

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import anyio
 import anyio.lowlevel
 import pytest
+from support.clients import check_answers, in_time, is_closed_by_us
 from support.leaks import no_leaks
 from support.proxy import proxy
 from support.raw import RawPeer, accept_raw, raw_server
@@ -18,23 +19,6 @@ from support.raw import RawPeer, accept_raw, raw_server
 from rayforce_trio import PendingConnection, WSClient, WSClientConnection, errors
 
 LOCAL = "127.0.0.1"
-
-
-@asynccontextmanager
-async def in_time() -> AsyncIterator[None]:
-    """Bound a test, and check that it leaves nothing behind."""
-    with anyio.fail_after(60):
-        async with no_leaks():
-            yield
-
-
-async def check_answers(connection: WSClientConnection) -> None:
-    assert (await connection.execute("(+ 1 2)")).to_python() == 3
-
-
-def is_closed_by_us(connection: WSClientConnection) -> bool:
-    reason = connection.closed
-    return isinstance(reason, errors.ConnectionClosed) and not reason.by_peer
 
 
 async def in_another_task(function: Callable[[], Awaitable[object]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
+from support.clients import check_answers
 from support.leaks import no_leaks
 
 from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
@@ -19,10 +20,6 @@ LOCAL = "127.0.0.1"
 ELSEWHERE = "event loop in which it was opened"
 
 Call = Callable[[], Awaitable[Any]]
-
-
-async def check_answers(connection: WSClientConnection) -> None:
-    assert (await connection.execute("(+ 1 2)")).to_python() == 3
 
 
 @contextmanager
