@@ -48,7 +48,7 @@ def in_trio() -> bool:
 
 
 def running_loop() -> EventLoop | None:
-    """Return the event loop that runs the calling code, or `None` if there is none."""
+    """Return the event loop that runs the calling code, or `None` outside of event loops."""
     if in_trio():
         return trio.lowlevel.current_trio_token()
     try:

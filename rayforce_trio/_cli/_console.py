@@ -71,8 +71,8 @@ def open_standard_streams() -> None:
             descriptor = os.open(os.devnull, flags)
             if name != "stdout":
                 mode = "r" if name == "stdin" else "w"
-                # Stays open until the process ends.
-                setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+                stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - stays open until exit
+                setattr(sys, name, stream)
 
 
 def set_output_encoding(encoding: str | None, errors: str) -> None:

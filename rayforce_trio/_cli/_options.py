@@ -40,7 +40,7 @@ def query_timeout(text: str) -> float | Literal["auto"] | None:
     """Parse a number of seconds, `auto`, or 0, which means no limit and is returned as `None`.
 
     Raises:
-        ArgumentTypeError: the text is none of these.
+        ArgumentTypeError: the text has another form.
     """
     if text == "auto":
         return "auto"

@@ -282,7 +282,7 @@ class PendingConnection:
             raise RayforceWSError("the block of this connect() was not entered, or was left already")
         if len({block.entered_by for block in blocks}) > 1:
             raise RayforceWSError(
-                "several tasks have entered this connect() object, and this task is none of them, so it is not clear "
+                "several other tasks have entered this connect() object, so it is not clear "
                 "which connection to close; call connect() once for each block"
             )
         return blocks[-1]

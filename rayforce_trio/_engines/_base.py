@@ -116,7 +116,7 @@ class Session(ABC):
     def running_since(self) -> float | None:
         """Estimate since when the engine has been evaluating the request or post in flight, on trio's clock.
 
-        Returns `None` if there is none, if its reply has begun, or if the engine cannot be stopped.
+        Returns `None` if nothing is in flight, if the reply has begun, or if the engine cannot be stopped.
         """
         return None
 

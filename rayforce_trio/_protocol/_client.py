@@ -142,7 +142,7 @@ class ClientProtocol:
             request.state = _DISCARDED
 
     def next_outgoing(self) -> Outgoing | None:
-        """Return the next message to send, or `None` if there is none now.
+        """Return the next message to send, or `None` if nothing is to be sent now.
 
         From here on, the request in it counts as sent: the next reply that is due may be its own.
         """

@@ -359,7 +359,7 @@ class RequestPipeline:
         self.due = Action.SEND
 
     def _finish(self) -> None:
-        """Go on to the next request, or close if there is none and none is accepted."""
+        """Continue with the next request. Close if the queue is empty and no more requests are accepted."""
         if self.current is not None:
             self.current.state = _DONE
             self.current = None

@@ -163,8 +163,8 @@ class TlsStream(ByteStream):
         buffer[:filled], self._decrypted = self._decrypted[:filled], self._decrypted[filled:]
         while filled < len(buffer) and self._failure is None:
             try:
-                # With a buffer, `read` returns a number, which typeshed does not know.
-                count: int = self._tls.read(len(buffer) - filled, buffer[filled:])  # type: ignore[assignment]
+                wanted = len(buffer) - filled
+                count: int = self._tls.read(wanted, buffer[filled:])  # type: ignore[assignment]  # typeshed says bytes
             except ssl.SSLWantReadError:
                 self._needs_bytes = not self._received
                 with suppress(BrokenResourceError, ClosedResourceError):  # the bytes received so far can be read

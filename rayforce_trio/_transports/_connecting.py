@@ -166,10 +166,9 @@ async def _handshake_on_trio(opening: _Opening) -> UpgradeAccepted:
 
     with collapse_groups():
         async with trio.open_nursery() as nursery:
-            # The annotation asks for a socket; trio-websocket calls nothing of it that trio.abc.Stream lacks.
             await trio_websocket.wrap_client_stream(
                 nursery,
-                HeadStream(send=send, receive_head=receive_head),  # type: ignore[arg-type]
+                HeadStream(send=send, receive_head=receive_head),  # type: ignore[arg-type]  # any trio.abc.Stream will do
                 opening.host,
                 opening.target,
                 subprotocols=opening.subprotocols,

@@ -1,4 +1,4 @@
-"""Heads of requests: what a server accepts, what it answers plainly, and what it refuses with which status."""
+"""Heads of requests: upgrade requests, plain HTTP requests, and invalid requests with their statuses."""
 
 import pytest
 from hypothesis import given
