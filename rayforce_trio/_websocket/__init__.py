@@ -13,7 +13,7 @@ from ._frames import (
     text_too_long,
     truncate_reason,
 )
-from ._http_heads import HEAD_LIMIT
+from ._http_heads import HEAD_LIMIT, MAX_HEADERS
 from ._opening_request import (
     HttpMethod,
     HttpRequest,
@@ -35,6 +35,7 @@ from ._opening_response import (
 __all__ = [
     "BODY_LIMIT",
     "HEAD_LIMIT",
+    "MAX_HEADERS",
     "NO_STATUS",
     "REASON_LIMIT",
     "Close",

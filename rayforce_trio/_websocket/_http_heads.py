@@ -11,7 +11,10 @@ from collections.abc import Iterable
 import h11
 
 HEAD_LIMIT = 16 * 1024
-"""The longest HTTP head accepted from a peer, in bytes. Neither the lines nor the number of headers are limited."""
+"""The longest HTTP head accepted from a peer, in bytes. A line may be as long as the head."""
+
+MAX_HEADERS = 256
+"""The largest number of headers. A head of thousands of short ones would block the event loop for 25 ms."""
 
 _END_OF_HEAD = b"\r\n\r\n"
 _TEXT = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])  # the bytes of header lines: RFC 9110, section 5.5
@@ -84,6 +87,8 @@ def parse_head(
     first, *lines = head[: -len(_END_OF_HEAD)].split(b"\r\n")
     if not first:
         raise InvalidHead("the first line is empty")
+    if len(lines) > MAX_HEADERS:
+        raise InvalidHead(f"the head has more than {MAX_HEADERS} headers", 431)
     for line in lines:
         before, colon, _ = line.partition(b":")
         if line[:1] in (b" ", b"\t"):

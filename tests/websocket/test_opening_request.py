@@ -7,6 +7,7 @@ from support.raw import KEY, response, upgrade
 
 from rayforce_trio._websocket import (
     HEAD_LIMIT,
+    MAX_HEADERS,
     HttpMethod,
     HttpRequest,
     InvalidRequest,
@@ -201,6 +202,11 @@ INVALID: dict[str, tuple[bytes, int, str]] = {
     "no colon": (upgrade().replace(b"Host: ", b"Host "), 400, "a header line has no colon"),
     "a name that is not ASCII": (upgrade({"Caf\xe9": "x"}), 400, "illegal header line"),
     "a head over the limit": (upgrade({"X": "x" * HEAD_LIMIT}), 431, f"the head is longer than {HEAD_LIMIT} bytes"),
+    "too many headers": (
+        upgrade({f"X-{number}": "" for number in range(MAX_HEADERS)}),
+        431,
+        f"the head has more than {MAX_HEADERS} headers",
+    ),
     "a head without an end": (b"x" * HEAD_LIMIT, 431, f"the head is longer than {HEAD_LIMIT} bytes"),
     # Headers
     "no Host": (upgrade({"Host": None}), 400, "missing mandatory Host: header"),

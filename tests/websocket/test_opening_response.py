@@ -8,6 +8,7 @@ from support.raw import KEY, response, upgrade, upgraded
 from rayforce_trio._websocket import (
     BODY_LIMIT,
     HEAD_LIMIT,
+    MAX_HEADERS,
     InvalidResponse,
     ResponseParser,
     UpgradeAccepted,
@@ -105,6 +106,10 @@ INVALID: dict[str, tuple[bytes, str]] = {
     "a folded header": (answer({"X": "a\r\n b"}), "a header is folded over several lines"),
     "a control character": (answer({"X": "\0"}), "there is a control character in the head: 0x00"),
     "a head over the limit": (answer({"X": "x" * HEAD_LIMIT}), OVER),
+    "too many headers": (
+        answer({f"X-{number}": "" for number in range(MAX_HEADERS)}),
+        f"the head has more than {MAX_HEADERS} headers",
+    ),
     "a head without an end": (b"HTTP/1.1 101 " + b"x" * HEAD_LIMIT, OVER),
     # Statuses
     "interim responses without end": (
