@@ -140,6 +140,20 @@ class WebSocketTransport(Transport):
             if self._receive_left is not None:
                 self._receive_left.set()
 
+    def receive_nowait(self) -> Frame | str | None:
+        if self._close_reads:
+            return None
+        try:
+            event = self._connection.next_event()
+        except WebSocketViolation:
+            raise self._error() from None
+        if event is None or isinstance(event, (bytes, memoryview, str)):
+            return event
+        if isinstance(event, Close):
+            raise self._error()
+        self._flush_due.set()  # for the pong, if the event is a ping
+        return None  # one read can contain thousands of pings, between which `receive` yields
+
     async def _read(self) -> None:
         """Wait for bytes and pass them to the connection. A checkpoint; if cancelled, no bytes are lost."""
         connection = self._connection
