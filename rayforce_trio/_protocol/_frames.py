@@ -33,6 +33,10 @@ ERROR_SIZE = 9  # type code and an 8-byte code
 SIZED = struct.Struct("<BBq")  # type code, attributes, and the length of a string or list
 
 
+RESPONSE = _MAGIC + bytes([WIRE_VERSION, 0, 0, 2])
+"""The beginning of the header of a response without flags. The size of the payload follows."""
+
+
 Frame = bytes | memoryview
 """A frame that was received. A long one is a view."""
 
