@@ -171,6 +171,9 @@ class WebSocketTransport(Transport):
         self._flush_due.set()  # for the pong, if the event is a ping
         return None  # one read can contain thousands of pings, between which `receive` yields
 
+    def has_bytes(self) -> bool:
+        return self._connection.reader.has_bytes
+
     async def _read(self) -> None:
         """Wait for bytes and pass them to the connection. A checkpoint; if cancelled, no bytes are lost."""
         connection = self._connection
