@@ -17,6 +17,7 @@ from ._processes import Processes
 from ._report import comparison_row, heading, page, row
 from ._results import Results
 from ._run import compare, run
+from ._summary import update
 from ._workloads import WORKLOADS, Workload
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -37,8 +38,8 @@ def arguments() -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="DIRECTORY",
-        help="write the page and the plot of this Python version into DIRECTORY; default: docs, or no files with "
-        "--quick or --only",
+        help="write the page and the plot of this Python version into DIRECTORY, and the table of its performance.md; "
+        "default: docs, or no files with --quick or --only",
     )
     return parser.parse_args()
 
@@ -94,6 +95,8 @@ def main() -> None:
         link = f"../_static/{picture}" if drawn else None
         text = page(results, figures, about, compared, title=f"Python {_PYTHON}", plot=link)
         (output / "benchmark" / f"python-{_PYTHON}.md").write_text(text, encoding="utf-8")
+        if (performance := output / "performance.md").exists():
+            update(performance, output / "benchmark")
     print(f"\n{page(results, figures, about, compared)}")
     if options.goals:
         print("\n".join(goal_lines(results, figures, compared, _PYTHON)) or f"no goals for Python {_PYTHON}")

@@ -1,8 +1,8 @@
 """A client in its own process: `python -m bench._client KIND`.
 
-KIND is `trio` or `asyncio` for our client on that event loop, `peer` for rayforce-py's `WSClient`, `native` for its
-`TCPClient`, or `raw` for a blocking socket that speaks the native protocol and decodes nothing. The client reads
-commands from its standard input. Each command opens its own connection.
+KIND is `trio`, `asyncio` or `uvloop` for our client on that event loop, `peer` for rayforce-py's `WSClient`, `native`
+for its `TCPClient`, or `raw` for a blocking socket that speaks the native protocol and decodes nothing. The client
+reads commands from its standard input. Each command opens its own connection.
 """
 
 import asyncio
@@ -305,6 +305,10 @@ if __name__ == "__main__":
             trio.run(run_commands, ours)
         case "asyncio":
             asyncio.run(run_commands(ours))
+        case "uvloop":
+            import uvloop
+
+            uvloop.run(run_commands(ours))
         case "peer":
             asyncio.run(run_commands(peer))
         case "native":

@@ -22,10 +22,11 @@ class Contestant:
 
 OURS = Contestant("ours, trio", "trio", "in-process", "trio")
 ASYNCIO = Contestant("ours, asyncio", "asyncio", "in-process", "asyncio")
+UVLOOP = Contestant("ours, uvloop", "uvloop", "in-process", "uvloop")
 ENGINE = Contestant("ours, native engine", "engine", "child", "trio")
 READ_ONLY = Contestant("ours, read-only engine", "read-only", "read-only", "trio")
 PEER = Contestant("peer", "peer", "theirs", "peer")
 NATIVE = Contestant("native", "native", "native", "native")
 RAW = Contestant("raw", "raw", "native", "raw")
 
-CONTESTANTS = (OURS, ASYNCIO, ENGINE, READ_ONLY, PEER, NATIVE, RAW)
+CONTESTANTS = (OURS, ASYNCIO, UVLOOP, ENGINE, READ_ONLY, PEER, NATIVE, RAW)

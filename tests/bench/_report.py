@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ._comparisons import COMPARISONS, Comparison
-from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, Contestant
+from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, UVLOOP, Contestant
 from ._results import Figure, Results
 
 NAME_WIDTH = 40
 NOTHING = "\N{EN DASH}"
 
+BETTER = "Times better than the peer"
+NATIVE_TIME = "Time, native = 1\N{MULTIPLICATION SIGN}"
+FASTER = "Times faster than the other"
+
 _CELL_WIDTH = 12
 _MB = 1e6
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_PLACEMENTS = ("one core", "two cores")
 
 
 def formatted(value: float, unit: str) -> str:
@@ -93,16 +96,31 @@ class Section:
     Attributes:
         title: the heading.
         rows: the rows. Those of workloads that were not run are left out.
-        peer: the heading of the column that says how many times better than the peer a figure is; `None`: no column.
+        peer: whether there is a column that says how many times better than the peer a figure is.
         native: the heading of the column that divides a figure by that of `baseline`; `None`: no column.
         baseline: the contestant that stands for the native protocol.
     """
 
     title: str
     rows: tuple[Row, ...]
-    peer: str | None = f"Speed, peer = 1{_TIMES}"
+    peer: bool = True
     native: str | None = None
     baseline: Contestant = NATIVE
+
+
+def _large(placement: str) -> tuple[Row, ...]:
+    return (
+        *(
+            Row(f"reply {size}, {placement}", subject)
+            for size in ("8 KB", "0.8 MB", "8 MB", "80 MB")
+            for subject in (OURS, ASYNCIO, UVLOOP, ENGINE)
+        ),
+        *(
+            Row(f"upload {size}, {placement}", subject)
+            for size in ("0.8 MB", "8 MB")
+            for subject in (OURS, ASYNCIO, ENGINE)
+        ),
+    )
 
 
 SECTIONS = (
@@ -111,9 +129,9 @@ SECTIONS = (
         tuple(
             Row(workload, subject)
             for workload in ("round trip, one core", "round trip, free")
-            for subject in (OURS, ASYNCIO, ENGINE, READ_ONLY)
+            for subject in (OURS, ASYNCIO, UVLOOP, ENGINE, READ_ONLY)
         ),
-        native=f"Time, native = 1{_TIMES}",
+        native=NATIVE_TIME,
     ),
     Section(
         "Opening a connection", tuple(Row("opening a connection, one core", who) for who in (OURS, ASYNCIO, ENGINE))
@@ -121,22 +139,14 @@ SECTIONS = (
     Section(
         "Many requests in flight",
         (
-            *(Row("in flight, many tasks", subject, "rate") for subject in (OURS, ASYNCIO, ENGINE, READ_ONLY)),
+            *(Row("in flight, many tasks", subject, "rate") for subject in (OURS, ASYNCIO, UVLOOP, ENGINE, READ_ONLY)),
             *(Row("in flight, one task", subject, "rate") for subject in (OURS, ENGINE, READ_ONLY)),
         ),
         native=f"Speed, raw = 1{_TIMES}",
         baseline=RAW,
     ),
-    Section(
-        "Large messages",
-        tuple(
-            Row(f"{message}, {placement}", subject)
-            for message in ("reply 8 KB", "reply 0.8 MB", "reply 8 MB", "reply 80 MB", "upload 0.8 MB", "upload 8 MB")
-            for subject in (OURS, ASYNCIO, ENGINE)
-            for placement in _PLACEMENTS
-        ),
-        native=f"Time, native = 1{_TIMES}",
-    ),
+    Section("Large messages, one core", _large("one core"), native=NATIVE_TIME),
+    Section("Large messages, two cores", _large("two cores"), peer=False, native=NATIVE_TIME),
     Section(
         "Many connections",
         (
@@ -148,7 +158,6 @@ SECTIONS = (
             ),
             *(Row("quiet client beside a flood", subject, "p99") for subject in (OURS, ENGINE)),
         ),
-        peer="Times better than the peer",
     ),
     Section(
         "Memory",
@@ -158,7 +167,7 @@ SECTIONS = (
             for metric, subjects in (("server", (OURS, ENGINE)), ("client", (OURS, ASYNCIO)))
             for subject in subjects
         ),
-        peer=None,
+        peer=False,
         native=f"Memory, native = 1{_TIMES}",
     ),
 )
@@ -199,17 +208,17 @@ def _section(results: Results, section: Section, figures: Mapping[tuple[str, str
     rows = [row for row in section.rows if results.has(row.workload)]
     if not rows:
         return []
-    columns = [column for column in (section.peer, section.native) if column is not None]
-    table = [["Workload", "Contestant", "Result", *columns]]
+    columns = [*([BETTER] if section.peer else []), *([section.native] if section.native is not None else [])]
+    lines = [["Workload", "Contestant", "Result", *columns]]
     for row in rows:
         figure = figures[row.workload, row.metric]
         line = [figure.label, row.subject.name, _result(results, row, figure)]
-        if section.peer is not None:
+        if section.peer:
             line.append(_against_peer(results, row.subject, figure))
         if section.native is not None:
             line.append(times(results.ratio(figure, row.subject, section.baseline)))
-        table.append(line)
-    return [f"## {section.title}", _table(table, texts={0, 1})]
+        lines.append(line)
+    return [f"## {section.title}", table(lines, texts={0, 1})]
 
 
 def _result(results: Results, row: Row, figure: Figure) -> str:
@@ -226,7 +235,7 @@ def _against_peer(results: Results, subject: Contestant, figure: Figure) -> str:
 
 def _values(compared: Mapping[str, Mapping[str, float] | str]) -> list[str]:
     """Return the section on values, or nothing if no comparison was run."""
-    rows = [["Task", "Ours", "Compared with", "Ours takes", "The other takes", f"Speed, other = 1{_TIMES}"]]
+    rows = [["Task", "Ours", "Compared with", "Ours takes", "The other takes", FASTER]]
     for comparison in COMPARISONS:
         measured = compared.get(comparison.label)
         if measured is None:
@@ -237,11 +246,11 @@ def _values(compared: Mapping[str, Mapping[str, float] | str]) -> list[str]:
             else [*(formatted(measured[way], "time") for way in ("ours", "other")), times(1 / measured["ratio"])]
         )
         rows.append([comparison.label, comparison.ours, comparison.other, *cells])
-    return ["## Values in, data out", _table(rows, texts={0, 1, 2})] if len(rows) > 1 else []
+    return ["## Values in, data out", table(rows, texts={0, 1, 2})] if len(rows) > 1 else []
 
 
 def _all_figures(results: Results, measured: Sequence[Figure]) -> list[str]:
-    table = [
+    lines = [
         ["Workload", *(contestant.name for contestant in CONTESTANTS)],
         *([figure.label, *(cell(results, figure, contestant) for contestant in CONTESTANTS)] for figure in measured),
     ]
@@ -252,10 +261,10 @@ def _all_figures(results: Results, measured: Sequence[Figure]) -> list[str]:
         if (failure := results.failure(workload, contestant)) is not None
     ]
     reasons = ["Missing figures:", "\n".join(failures)] if failures else []
-    return ["## All figures", _table(table, texts={0}), *reasons]
+    return ["## All figures", table(lines, texts={0}), *reasons]
 
 
-def _table(rows: Sequence[Sequence[str]], texts: Collection[int]) -> str:
+def table(rows: Sequence[Sequence[str]], texts: Collection[int]) -> str:
     """Return a table. All columns except `texts` are aligned to the right."""
     head, *body = rows
     rule = ["---" if column in texts else "---:" for column in range(len(head))]

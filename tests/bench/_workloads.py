@@ -8,7 +8,7 @@ from support.children import Cannot
 
 from . import _memory
 from ._client import SMALL
-from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, Contestant
+from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, UVLOOP, Contestant
 from ._processes import Placement, Processes
 from ._results import Figure
 
@@ -20,7 +20,9 @@ _MARGIN = 0.5  # seconds by which the flood outlasts the quiet client
 _MANY_FACTOR = 2  # turns with many requests take longer, because requests come in waves at first
 _QUIET_FACTOR = 4  # turns of the quiet client take longer, because the peer answers it rarely
 
-_CLIENTS = (OURS, ASYNCIO, ENGINE, PEER, NATIVE)
+_REPLIES = (OURS, ASYNCIO, UVLOOP, ENGINE, NATIVE)
+_UPLOADS = (OURS, ASYNCIO, ENGINE, NATIVE)
+_MEMORY = (OURS, ASYNCIO, ENGINE, NATIVE)
 _SERVERS = (OURS, ENGINE, PEER)
 
 
@@ -63,9 +65,7 @@ def _flood_from_generator(
         return generator.answer(_TIMEOUT + seconds)
 
 
-def _one_at_a_time(
-    name: str, placement: Placement, contestants: tuple[Contestant, ...] = _CLIENTS, **command: Any
-) -> Workload:
+def _one_at_a_time(name: str, placement: Placement, contestants: tuple[Contestant, ...], **command: Any) -> Workload:
     label = f"{name}, {placement.value}"
 
     def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
@@ -149,7 +149,7 @@ def _memory_for(size: str, count: int) -> Workload:
         Figure(name, "server", f"memory of the server, {size} reply", "memory"),
         Figure(name, "client", f"memory of the client, {size} reply", "memory"),
     )
-    return Workload(name, _CLIENTS, turn, figures, fresh=True)
+    return Workload(name, _MEMORY, turn, figures, fresh=True)
 
 
 def _workloads() -> tuple[Workload, ...]:
@@ -163,14 +163,14 @@ def _workloads() -> tuple[Workload, ...]:
         _in_flight(),
         _in_flight_from_one_task(),
         *(
-            _one_at_a_time(f"reply {size}", placement, do="ask", query=f"(til {count})", expected=count)
+            _one_at_a_time(f"reply {size}", placement, contestants, do="ask", query=f"(til {count})", expected=count)
+            for placement, contestants in ((one, (*_REPLIES, PEER)), (two, _REPLIES))
             for size, count in replies.items()
-            for placement in (one, two)
         ),
         *(
-            _one_at_a_time(f"upload {size}", placement, do="ask", upload=count, expected=count)
+            _one_at_a_time(f"upload {size}", placement, contestants, do="ask", upload=count, expected=count)
+            for placement, contestants in ((one, (*_UPLOADS, PEER)), (two, _UPLOADS))
             for size, count in uploads.items()
-            for placement in (one, two)
         ),
         *map(_connections, (10, 100, 500)),
         _quiet(),

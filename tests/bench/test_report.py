@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from support.children import Cannot, Child, Failed
@@ -14,8 +15,10 @@ from ._processes import Placement, Processes, Server
 from ._report import SECTIONS, cell, comparison_row, formatted, page, row
 from ._results import Figure, Results
 from ._run import run
+from ._summary import BEGIN, END, LINES, summary, update
 from ._workloads import WORKLOADS, Workload
 
+PERFORMANCE = Path(__file__).parents[2] / "docs" / "performance.md"
 ALL = [figure for workload in WORKLOADS for figure in workload.figures]
 TIME = next(figure for figure in ALL if figure.label == "reply 8 MB, one core")
 RATE = next(figure for figure in ALL if figure.label == "requests in flight, many tasks")
@@ -88,7 +91,7 @@ def test_a_page_leaves_out_workloads_that_were_not_measured() -> None:
     text = page(measured(TIME, ours=[2]), ALL, {})
     assert "| reply 8 MB, one core |" in text
     assert "| reply 80 MB, one core |" not in text
-    assert "## Large messages" in text
+    assert "## Large messages, one core" in text
     assert "## Many connections" not in text
 
 
@@ -187,6 +190,38 @@ def test_a_machine_that_cannot_place_processes_says_so(monkeypatch: pytest.Monke
                 pass
     finally:
         child.stop()
+
+
+def test_the_summary_has_a_line_for_each_main_ratio_and_a_column_for_each_python_version() -> None:
+    results = Results()
+    for workload in WORKLOADS:
+        for place, contestant in enumerate(workload.contestants, start=1):
+            results.add(workload.name, contestant, 1, {figure.metric: place for figure in workload.figures})
+    compared = {comparison.label: {"ours": 1.0, "other": 5.0, "ratio": 0.2} for comparison in COMPARISONS}
+    table = summary({"3.9": page(results, ALL, {}, compared), "3.10": page(Results(), ALL, {})}).splitlines()
+    assert table[0].endswith("| [3.9](benchmark/python-3.9.md) | [3.10](benchmark/python-3.10.md) |")
+    cells = [line.strip("| ").split(" | ")[2:] for line in table[2:]]
+    assert len(cells) == len(LINES)
+    assert all(measured.endswith("×") and missing == "–" for measured, missing in cells)  # noqa: RUF001 - signs of the page
+    assert cells[-1][0] == "5.00×"  # noqa: RUF001 - the sign in the page
+
+
+def test_a_run_replaces_the_table_of_the_performance_page_and_nothing_else(tmp_path: Path) -> None:
+    performance = tmp_path / "performance.md"
+    performance.write_text(f"before\n\n{BEGIN}\n\nold\n\n{END}\n\nafter\n", encoding="utf-8")
+    for version in ("3.10", "3.9"):
+        (tmp_path / f"python-{version}.md").write_text(page(Results(), ALL, {}), encoding="utf-8")
+    update(performance, tmp_path)
+    text = performance.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n\n{BEGIN}\n\n| Use | Compared with the | [3.9]")
+    assert text.endswith(f"|\n\n{END}\n\nafter\n")
+    assert "old" not in text
+
+
+def test_the_performance_page_has_a_place_for_the_table() -> None:
+    text = PERFORMANCE.read_text(encoding="utf-8")
+    assert (text.count(BEGIN), text.count(END)) == (1, 1)
+    assert text.index(BEGIN) < text.index(END)
 
 
 def test_the_99th_percentile_is_exceeded_by_one_of_a_hundred() -> None:
