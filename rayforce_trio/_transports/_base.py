@@ -69,6 +69,10 @@ class Transport(ABC):
         Raises the same errors as `receive`.
         """
 
+    def has_bytes(self) -> bool:
+        """Return whether `receive_nowait` may return a message. No checkpoint."""
+        return True
+
     @abstractmethod
     async def send(self, message: Frame | LazyFrame | str) -> None:
         """Send one message, and return when the network has taken it. A checkpoint.

@@ -168,6 +168,9 @@ class WebSocketTransport(Transport):
         self._flush_due.set()  # for the pong, if the event is a ping
         return None  # one read can contain thousands of pings, between which `receive` yields
 
+    def has_bytes(self) -> bool:
+        return self._connection.reader.has_bytes
+
     def _read_nowait(self) -> None:
         """Pass bytes that have arrived to the connection. Raises what the stream raises, and the error of the end."""
         connection = self._connection
