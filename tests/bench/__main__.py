@@ -22,13 +22,13 @@ from ._workloads import WORKLOADS, Workload
 
 _DOCS = Path(__file__).parents[2] / "docs"
 _FULL = (7, 0.4)  # rounds that count, and seconds of a turn
-_QUICK = (3, 0.15)
+_QUICK = (3, 0.12)
 _PYTHON = ".".join(platform.python_version_tuple()[:2])
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: three or four minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: less than four minutes")
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="run the workloads whose name contains NAME; can be repeated"
     )

@@ -213,7 +213,7 @@ def test_a_run_replaces_the_table_of_the_performance_page_and_nothing_else(tmp_p
         (tmp_path / f"python-{version}.md").write_text(page(Results(), ALL, {}), encoding="utf-8")
     update(performance, tmp_path)
     text = performance.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n\n{BEGIN}\n\n| Use | Compared with the | [3.9]")
+    assert text.startswith(f"before\n\n{BEGIN}\n\n| Use | Compared with | [3.9]")
     assert text.endswith(f"|\n\n{END}\n\nafter\n")
     assert "old" not in text
 
