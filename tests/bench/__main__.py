@@ -12,7 +12,7 @@ from support.machine import facts
 
 from ._comparisons import COMPARISONS
 from ._goals import goal_lines
-from ._plot import plot
+from ._plot import panels, plot
 from ._processes import Processes
 from ._report import comparison_row, heading, page, row
 from ._results import Results
@@ -91,12 +91,14 @@ def main() -> None:
         picture = f"benchmark-{_PYTHON}.svg"
         for name in ("benchmark", "_static"):
             (output / name).mkdir(parents=True, exist_ok=True)
-        drawn = plot(results, figures, output / "_static" / picture)
-        link = f"../_static/{picture}" if drawn else None
+        shown = panels(results, figures)
+        link = f"../_static/{picture}" if shown else None
         text = page(results, figures, about, compared, title=f"Python {_PYTHON}", plot=link)
         (output / "benchmark" / f"python-{_PYTHON}.md").write_text(text, encoding="utf-8")
         if (performance := output / "performance.md").exists():
             update(performance, output / "benchmark")
+        if shown:
+            plot(results, shown, output / "_static" / picture)
     print(f"\n{page(results, figures, about, compared)}")
     if options.goals:
         print("\n".join(goal_lines(results, figures, compared, _PYTHON)) or f"no goals for Python {_PYTHON}")

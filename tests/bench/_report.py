@@ -248,6 +248,8 @@ def _values(compared: Mapping[str, Mapping[str, float] | str]) -> list[str]:
 
 
 def _all_figures(results: Results, measured: Sequence[Figure]) -> list[str]:
+    if not measured:
+        return []
     lines = [
         ["Workload", *(contestant.name for contestant in CONTESTANTS)],
         *([figure.label, *(cell(results, figure, contestant) for contestant in CONTESTANTS)] for figure in measured),
