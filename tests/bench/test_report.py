@@ -9,7 +9,7 @@ from support.children import Cannot, Child, Failed
 
 from ._comparisons import COMPARISONS
 from ._contestants import CONTESTANTS, NATIVE, OURS, PEER, Contestant
-from ._goals import GOALS, goal_lines
+from ._goals import GOALS, GOALS_OF_ALL, goal_lines
 from ._load import percentile
 from ._processes import Placement, Processes, Server
 from ._report import SECTIONS, cell, comparison_row, formatted, page, row
@@ -121,7 +121,7 @@ def test_each_figure_of_ours_is_in_a_section_unless_it_only_explains_others() ->
 def test_each_goal_has_a_figure_that_its_contestants_are_measured_in() -> None:
     figures = {(figure.workload, figure.metric) for figure in ALL}
     contestants = {workload.name: workload.contestants for workload in WORKLOADS}
-    for goal in (goal for goals in GOALS.values() for goal in goals):
+    for goal in (goal for goals in (*GOALS.values(), GOALS_OF_ALL) for goal in goals):
         assert (goal.workload, goal.metric) in figures
         others = ([PEER] if goal.peer else []) + ([NATIVE] if goal.native else [])
         assert {goal.contestant, *others} <= {*contestants[goal.workload]}
