@@ -66,8 +66,8 @@ def update(performance: Path, pages: Path) -> None:
     _, after = rest.split(END)
     versions = {path.stem.removeprefix("python-"): path for path in pages.glob("python-*.md")}
     ordered = sorted(versions, key=lambda version: [int(part) for part in version.split(".")])
-    table = summary({version: versions[version].read_text(encoding="utf-8") for version in ordered})
-    performance.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+    lines = summary({version: versions[version].read_text(encoding="utf-8") for version in ordered})
+    performance.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
 
 
 def summary(pages: Mapping[str, str]) -> str:
