@@ -102,6 +102,8 @@ def main() -> None:
     print(f"\n{page(results, figures, about, compared)}")
     if options.goals:
         print("\n".join(goal_lines(results, figures, compared, _PYTHON)) or f"no goals for Python {_PYTHON}")
+    if failures := [*results.failures(), *(label for label, measured in compared.items() if isinstance(measured, str))]:
+        sys.exit(f"failed: {', '.join(failures)}; the page has the reasons")
 
 
 if __name__ == "__main__":

@@ -260,6 +260,7 @@ def test_a_contestant_that_fails_takes_no_more_turns_and_the_others_go_on(error:
     assert turns.count(PEER) == 1
     assert turns.count(OURS) == 3
     assert results.failure(TIME.workload, PEER) == text
+    assert results.failures() == ([] if isinstance(error, Cannot) else [f"{TIME.workload} ({PEER.name})"])
 
 
 def test_a_comparison_is_shown_as_times_and_speed_or_as_an_error() -> None:
