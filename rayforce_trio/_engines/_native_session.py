@@ -131,10 +131,11 @@ class NativeSession(Session):
             self._reply_spool = None
         return data
 
-    def running_since(self) -> float | None:
-        return self._group.running_since(self)
+    def running_since(self) -> tuple[float, int] | None:
+        since = self._group.running_since(self)
+        return None if since is None else (since, 0)
 
-    def cancel(self) -> None:
+    def cancel(self, ticket: int = 0) -> None:  # noqa: ARG002 - there is one request
         match self._exchange.cancel():
             case CancelAction.STOP_NOW:
                 self._send_now()

@@ -35,6 +35,9 @@ class SessionGroup:
         self.last_reply_at = -math.inf
         self._sessions = weakref.WeakSet[GroupMember]()
 
+    def __len__(self) -> int:
+        return len(self._sessions)
+
     @property
     def is_busy(self) -> bool:
         """Whether the server is known to have a request to evaluate."""

@@ -1,6 +1,6 @@
 """Serve in a process of its own, for clients on either event loop: `python -m support.serve ENGINE`.
 
-ENGINE is `in-process`, `native` or `child`, or `theirs` for rayforce-py's server; or `tls`, and
+ENGINE is `in-process`, `native`, `child` or `read-only`, or `theirs` for rayforce-py's server; or `tls`, and
 a directory with certificates. Prints the port once it listens. Ends
 with its standard input, so it cannot outlive the tests.
 """
@@ -59,6 +59,8 @@ if __name__ == "__main__":
             trio.run(ours, InProcessEngine())
         case "child":
             trio.run(ours, NativeProcess())
+        case "read-only":
+            trio.run(ours, NativeProcess(read_only=True))
         case "native":
             with native_server() as native:
                 trio.run(ours, NativeEngine("127.0.0.1", native.port))
