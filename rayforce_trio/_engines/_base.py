@@ -118,7 +118,7 @@ class Session(ABC):
             frame: as for `request`.
 
         Returns:
-            The ticket for `cancel`, or 0 if the request was not started.
+            The ticket for `cancel_ahead`, or 0 if the request was not started.
         """
         return 0
 
@@ -129,7 +129,11 @@ class Session(ABC):
         """
         raise NotImplementedError("this session starts no requests ahead")
 
-    def abandon_ahead(self) -> None:
+    def cancel_ahead(self, ticket: int) -> None:
+        """Like `cancel`, for the request that has this ticket. It may have its turn by now."""
+        raise NotImplementedError("this session starts no requests ahead")
+
+    def abandon_ahead(self) -> None:  # noqa: B027 - nothing by default
         """Have the engine stop all requests that were started ahead and have not had their turn. No checkpoint."""
 
     @abstractmethod
@@ -149,14 +153,11 @@ class Session(ABC):
         return None
 
     @abstractmethod
-    def cancel(self, ticket: int = 0) -> None:
+    def cancel(self) -> None:
         """Ask the engine to stop the request or post in flight. No checkpoint.
 
         `request` then returns a `Failure` with the code `cancel`, or the value if the evaluation was complete already.
         Without a request or post in flight, nothing happens.
-
-        Args:
-            ticket: the ticket of the request if it was started ahead. It may have its turn by now.
         """
 
     @abstractmethod

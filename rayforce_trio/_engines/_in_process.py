@@ -51,7 +51,7 @@ class _InProcessSession(Session):
         reply = await self.request(frame)
         return reply if isinstance(reply, Failure) else None
 
-    def cancel(self, ticket: int = 0) -> None:  # noqa: ARG002 - there is one request
+    def cancel(self) -> None:
         self._cancelled = True  # has an effect only before the evaluation begins: nothing else runs during it
 
     async def aclose(self) -> None:

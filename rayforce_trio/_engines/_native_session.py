@@ -135,7 +135,7 @@ class NativeSession(Session):
         since = self._group.running_since(self)
         return None if since is None else (since, 0)
 
-    def cancel(self, ticket: int = 0) -> None:  # noqa: ARG002 - there is one request
+    def cancel(self) -> None:
         match self._exchange.cancel():
             case CancelAction.STOP_NOW:
                 self._send_now()

@@ -207,9 +207,11 @@ class ParallelSession(Session):
                     return running[0], member.ticket
         return None
 
-    def cancel(self, ticket: int = 0) -> None:
-        member = self._members[ticket - 1] if ticket else self._current
-        member.session.cancel()
+    def cancel(self) -> None:
+        self._current.session.cancel()
+
+    def cancel_ahead(self, ticket: int) -> None:
+        self._members[ticket - 1].session.cancel()
 
     async def aclose(self) -> None:
         async with trio.open_nursery() as nursery:

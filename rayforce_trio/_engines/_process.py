@@ -203,7 +203,9 @@ class NativeProcess(Engine):
 
         A checkpoint; if cancelled, the process is killed.
         """
-        native = _ChildServer(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD, read_only=self._read_only)
+        native = _ChildServer(
+            _HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD, read_only=self._read_only
+        )
         output = Output(f"{_HOST}:{port}")
         command = [self._executable, *self._arguments(port)]
         environment = {

@@ -234,7 +234,14 @@ class WSServerConnection:
     def _cancel(self, cancelled: CancelRequested) -> None:
         self._counters.cancelled += 1
         if cancelled.running:
-            self._session.cancel(cancelled.request.ticket)
+            self._stop_engine(cancelled.request.ticket)
+
+    def _stop_engine(self, ticket: int) -> None:
+        """Have the engine stop a request; the ticket is 0 if it was not started ahead."""
+        if ticket:
+            self._session.cancel_ahead(ticket)
+        else:
+            self._session.cancel()
 
     # Performing actions
 
@@ -432,7 +439,7 @@ class WSServerConnection:
                 current = self._pipeline.current
                 kind = "post" if current is not None and current.number is None else "query"
                 self._log.warning("a %s ran for more than %g seconds (query_timeout), and is stopped", kind, limit)
-                self._session.cancel(running[1])
+                self._stop_engine(running[1])
             else:
                 await trio.sleep(limit)  # no request that starts later can have run for too long before that
 

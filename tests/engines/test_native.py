@@ -276,7 +276,7 @@ async def test_what_makes_an_engine_useless_is_told_even_if_it_is_known_late_onl
 @pytest.mark.trio
 @pytest.mark.parametrize("given", [{"password": "wrong"}, {"user": "ann", "password": ""}, {}], ids=str)
 @pytest.mark.parametrize("option", ["-u", "-U"])
-async def test_a_wrong_password_and_a_missing_one(option: str, given: dict[str, str]) -> None:
+async def test_a_wrong_password_and_a_missing_one(option: str, given: dict[str, Any]) -> None:
     with native_server(option, "secret") as native:
         engine = NativeEngine(LOCAL, native.port, **given)
         assert await refusal_of(engine) == "cannot be used: it rejected the user name or the password"

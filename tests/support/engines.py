@@ -82,7 +82,7 @@ class _GateSession(Session):
     def running_since(self) -> tuple[float, int] | None:
         return None if self._begun_at is None else (self._begun_at, 0)
 
-    def cancel(self, ticket: int = 0) -> None:
+    def cancel(self) -> None:
         self._engine.cancels += 1
         self._engine.change()
         if self._scope is not None and self._engine.stoppable:
