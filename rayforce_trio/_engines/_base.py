@@ -147,8 +147,8 @@ class Session(ABC):
         """Estimate since when the engine has been evaluating the request or post in flight, on trio's clock.
 
         Returns:
-            The time, and the ticket of the request, which is 0 if it was not started ahead. `None` if nothing is in
-            flight, if the reply has begun, or if the engine cannot be stopped.
+            The time, and the ticket of the request, or 0 if it has its turn. `None` if nothing is in flight, if the
+            reply has begun, or if the engine cannot be stopped.
         """
         return None
 

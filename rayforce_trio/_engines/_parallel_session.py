@@ -200,11 +200,11 @@ class ParallelSession(Session):
 
     def running_since(self) -> tuple[float, int] | None:
         """Return the estimate for the request that was sent first, since the engine most likely evaluates that one."""
-        for member in (self._current, *self._ahead):
-            if member.state is _CURRENT or member.state is _AHEAD:
-                running = member.session.running_since()
-                if running is not None:
-                    return running[0], member.ticket
+        if self._current.state is _CURRENT and (running := self._current.session.running_since()) is not None:
+            return running
+        for member in self._ahead:
+            if member.state is _AHEAD and (running := member.session.running_since()) is not None:
+                return running[0], member.ticket
         return None
 
     def cancel(self) -> None:

@@ -267,12 +267,14 @@ class RequestPipeline:
         """Report that the engine has run a request for too long; return `STOP_ENGINE` if it is to be stopped now.
 
         Args:
-            ticket: the ticket of the request if it was started ahead; otherwise the request is `current`.
+            ticket: the ticket of a request that was started ahead; 0 for `current`.
         """
-        for request in self._queue:
-            if ticket and request.ticket == ticket:
+        if not ticket:
+            return self._stop_running(Outcome.TIMED_OUT)
+        for request in (self.current, *self._queue):
+            if request is not None and request.ticket == ticket:
                 return self._stop_request(request, Outcome.TIMED_OUT)
-        return self._stop_running(Outcome.TIMED_OUT)
+        return Action.NOTHING
 
     def drain(self) -> None:
         """Finish all that has arrived, and accept nothing more."""
