@@ -80,14 +80,13 @@ def each_engine(engine: str, native_port: int, monkeypatch: pytest.MonkeyPatch) 
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     """A server with an engine of its own, in a child process.
 
-    The engine takes one request of each connection at a time, or several. Then the server is told that clients only
-    read. They can write all the same, so that tests can watch their queries.
+    The engine receives one request of each client at a time, or several.
     """
     if request.param == "one in flight":
         with natively_served() as made:
             yield made
     else:
-        with native_server() as native, natively_served(native.port, read_only=True) as made:
+        with native_server() as native, natively_served(native.port, in_flight=8) as made:
             yield replace(made, engine_pid=native.pid)
 
 

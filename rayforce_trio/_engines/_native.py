@@ -24,8 +24,11 @@ HANDSHAKE_TIMEOUT = 0.5
 BUSY_HANDSHAKE_TIMEOUT = 0.005
 """How long `open_session` waits for the handshake of an engine that is known to be busy, in seconds."""
 
+MAX_IN_FLIGHT = 8
+"""The highest `in_flight` of an engine, and that of a read-only `NativeProcess`."""
+
 MAX_CONNECTIONS = 128
-"""How many connections to a read-only engine there may be when one more is opened for a client that has one already."""
+"""How many connections to one engine there may be when one more is opened for a client that has one already."""
 
 
 class NativeEngine(Engine):
@@ -39,17 +42,19 @@ class NativeEngine(Engine):
         port: the native server's port, 1-65535.
         user: the user name, if the native server requires credentials (`-u`, `-U`).
         password: the password.
-        read_only: whether all requests of all clients only read, so that their order does not matter. It makes clients
-            that keep several requests in flight faster: up to eight requests of a client wait in the engine at the same
-            time, each on a connection of its own. The engine must enforce it; here, nothing is refused.
+        in_flight: how many requests of one client the engine receives at a time, 1-8, each on a connection of its own.
+            More than one makes a client faster that does not wait for each reply. But the engine may evaluate them in
+            another order, so allow it only if clients cannot write.
 
     Raises:
         RayforceValueError: an argument is out of range.
     """
 
-    def __init__(self, host: str, port: int, *, user: str = "", password: str = "", read_only: bool = False) -> None:
+    def __init__(self, host: str, port: int, *, user: str = "", password: str = "", in_flight: int = 1) -> None:
         check_host(host)
         check_port(port, lowest=1)
+        if type(in_flight) is not int or not 1 <= in_flight <= MAX_IN_FLIGHT:
+            raise RayforceValueError(f"Invalid in_flight: {in_flight!r}. Must be an int between 1 and {MAX_IN_FLIGHT}")
         try:
             self._credentials = dump_credentials(user, password)
         except ValueError as error:
@@ -57,7 +62,7 @@ class NativeEngine(Engine):
         self.host = host
         self.port = port
         self.user = user
-        self.read_only = read_only
+        self.in_flight = in_flight
         self._group = SessionGroup(WakeupConnection(self._connect))
 
     def __repr__(self) -> str:
@@ -80,7 +85,9 @@ class NativeEngine(Engine):
         except BaseException:
             await session.aclose()
             raise
-        return ParallelSession(session, self._open_another_session) if self.read_only else session
+        if self.in_flight == 1:
+            return session
+        return ParallelSession(session, self._open_another_session, self.in_flight)
 
     async def wait_until_ready(self) -> None:
         """Wait until the server has accepted a session. A checkpoint; however this ends, nothing is left open.

@@ -12,9 +12,6 @@ from .._tasks import collapse_groups
 from ..errors import EngineError
 from ._base import Session
 
-MAX_IN_FLIGHT = 8
-"""How many requests of one client are in flight at most."""
-
 _SHORT_REPLIES = 8
 """How many replies must be short after a long one until requests are started ahead again.
 
@@ -70,19 +67,20 @@ class ParallelSession(Session):
     Args:
         first: the first session. The others are opened when they are needed.
         open_another: opens another session. It may return `None` if there are too many already.
+        limit: how many sessions to open in total.
     """
 
     can_start_ahead = True
 
-    def __init__(self, first: Session, open_another: Callable[[], Awaitable[Session | None]]) -> None:
+    def __init__(self, first: Session, open_another: Callable[[], Awaitable[Session | None]], limit: int) -> None:
         self._open_another = open_another
+        self._limit = limit
         self._members: list[_Member] = []
         self._add(first)
         self._current = self._members[0]
         self._ahead: deque[_Member] = deque()  # AHEAD and REPLIED, in the order of the requests
         self._short_replies_due = 0
         self._another_wanted = trio.Event()
-        self._closed = False
 
     @property
     def ready(self) -> bool:  # type: ignore[override]  # a subclass computes what others store
@@ -105,7 +103,7 @@ class ParallelSession(Session):
         with collapse_groups():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._members[0].session.run)
-                while len(self._members) < MAX_IN_FLIGHT:
+                while len(self._members) < self._limit:
                     await self._another_wanted.wait()
                     self._another_wanted = trio.Event()
                     try:

@@ -16,7 +16,7 @@ from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
 from ._base import Engine, Session
 from ._child import child_process
-from ._native import NativeEngine
+from ._native import MAX_IN_FLIGHT, NativeEngine
 from ._output import Output
 
 MAX_RESTART_DELAY = 30.0
@@ -204,7 +204,11 @@ class NativeProcess(Engine):
         A checkpoint; if cancelled, the process is killed.
         """
         native = _ChildServer(
-            _HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD, read_only=self._read_only
+            _HOST,
+            port,
+            user=secrets.token_urlsafe(32),
+            password=_PASSWORD,
+            in_flight=MAX_IN_FLIGHT if self._read_only else 1,
         )
         output = Output(f"{_HOST}:{port}")
         command = [self._executable, *self._arguments(port)]

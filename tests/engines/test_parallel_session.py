@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from rayforce_trio._engines import Session
-from rayforce_trio._engines._parallel_session import _SHORT_REPLIES, MAX_IN_FLIGHT, MemberState, ParallelSession
+from rayforce_trio._engines._parallel_session import _SHORT_REPLIES, MemberState, ParallelSession
 from rayforce_trio._protocol import Failure, Frame, Reply, Result
 from rayforce_trio.errors import EngineError
 
 IDLE, CURRENT, AHEAD, REPLIED, ABANDONED = MemberState
+
+LIMIT = 8
 
 LONG = 3  # pieces of a long reply after the first
 
@@ -82,7 +84,7 @@ class Parallel:
 
     def __init__(self, members: int = 1) -> None:
         self.fakes = [FakeSession()]
-        self.session = ParallelSession(self.fakes[0], self.open_another)
+        self.session = ParallelSession(self.fakes[0], self.open_another, LIMIT)
         self.replies: list[Reply] = []
         for _ in range(members - 1):
             self.fakes.append(FakeSession())
@@ -331,11 +333,11 @@ async def test_sessions_are_opened_one_by_one_while_requests_wait() -> None:
         parallel.start(b"0")
         await wait_all_tasks_blocked()
         assert len(parallel.fakes) == 1
-        for n in range(1, MAX_IN_FLIGHT + 3):
+        for n in range(1, LIMIT + 3):
             assert session.start_ahead(b"%d" % n) == 0
             await wait_all_tasks_blocked()
-            assert session.start_ahead(b"%d" % n) == (n + 1 if n < MAX_IN_FLIGHT else 0)
-        assert len(parallel.fakes) == MAX_IN_FLIGHT
+            assert session.start_ahead(b"%d" % n) == (n + 1 if n < LIMIT else 0)
+        assert len(parallel.fakes) == LIMIT
         assert all(fake.timed for fake in parallel.fakes)
         nursery.cancel_scope.cancel()
     await session.aclose()
@@ -356,7 +358,7 @@ async def test_if_no_session_can_be_opened_there_is_one_request_at_a_time(refuse
         raise EngineError("too many")
 
     first = FakeSession()
-    session = ParallelSession(first, open_another)
+    session = ParallelSession(first, open_another, LIMIT)
     replies: list[Any] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run)
@@ -382,7 +384,7 @@ async def test_the_loss_of_one_session_is_that_of_all(which: int) -> None:
         await trio.lowlevel.checkpoint()
         return Lost()
 
-    session = ParallelSession(FakeSession() if which else Lost(), open_another)
+    session = ParallelSession(FakeSession() if which else Lost(), open_another, LIMIT)
     session.start(b"0", lambda _: None)
     session.start_ahead(b"1")
     with trio.fail_after(20), pytest.raises(EngineError, match=r"^the engine is gone$"):

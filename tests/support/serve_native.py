@@ -1,4 +1,4 @@
-"""Serve a native engine in a process of its own: `python -m support.serve_native [PORT [read-only]]`.
+"""Serve a native engine in a process of its own: `python -m support.serve_native [PORT [IN_FLIGHT]]`.
 
 The engine is a `NativeProcess`; or, where the port of a native server is given, a `NativeEngine`. Prints a line with
 its own port and the engine process's id, once it listens. Ends as `WSServer.run` does, and with its standard input: it
@@ -54,16 +54,14 @@ class Served:
 
 
 @contextmanager
-def natively_served(native_port: int | None = None, *, read_only: bool = False) -> Iterator[Served]:
+def natively_served(native_port: int | None = None, *, in_flight: int = 1) -> Iterator[Served]:
     """Run this module in a child process until the block ends.
 
     Args:
         native_port: of a native server that is there already.
-        read_only: whether to tell the server that this native server is read-only.
+        in_flight: how many requests of a client that native server receives at a time.
     """
-    arguments = [] if native_port is None else [str(native_port)]
-    if read_only:
-        arguments.append("read-only")
+    arguments = [] if native_port is None else [str(native_port), str(in_flight)]
     process = subprocess.Popen(
         [sys.executable, "-m", "support.serve_native", *arguments],
         stdin=subprocess.PIPE,
@@ -88,6 +86,6 @@ def natively_served(native_port: int | None = None, *, read_only: bool = False) 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        trio.run(serve, NativeEngine("127.0.0.1", int(sys.argv[1]), read_only="read-only" in sys.argv))
+        trio.run(serve, NativeEngine("127.0.0.1", int(sys.argv[1]), in_flight=int(sys.argv[2])))
     else:
         trio.run(serve, NativeProcess())
