@@ -246,6 +246,8 @@ class NativeSession(Session):
                         self._begin_reply(chunk)
                     else:
                         await self._store(chunk.data)
+                        if self.timed:
+                            self._group.last_reply_at = trio.current_time()
                 data = await (self._receive_rest() if exchange.within_frame else stream.receive_some())
                 if not data:
                     raise self._lost("is gone")
