@@ -157,11 +157,27 @@ async def test_a_cancelled_attempt_leaves_nothing_open(resolve: Resolve, droppin
             assert scope.cancelled_caught
 
 
+async def test_a_cancelled_attempt_to_an_ip_address_leaves_nothing_open(dropping: Address) -> None:
+    with anyio.fail_after(TIMEOUT):
+        async with no_leaks():
+            with anyio.move_on_after(0.1) as scope:
+                await connect_tcp(*dropping)
+            assert scope.cancelled_caught
+
+
+async def test_an_ip_address_that_refuses_is_an_error(refusing: Address) -> None:
+    with anyio.fail_after(TIMEOUT):
+        async with no_leaks():
+            with pytest.raises(ConnectionRefusedError):
+                await connect_tcp(*refusing)
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("by_scope", [False, True])
 async def test_a_cancellation_that_aiohappyeyeballs_swallows_is_raised(
-    listening: Address, monkeypatch: pytest.MonkeyPatch, by_scope: bool
+    resolve: Resolve, listening: Address, monkeypatch: pytest.MonkeyPatch, by_scope: bool
 ) -> None:
+    resolve(listening)
     original = aiohappyeyeballs.start_connection
 
     async def start_connection(*args: Any, **kwargs: Any) -> socket.socket:
@@ -178,8 +194,8 @@ async def test_a_cancellation_that_aiohappyeyeballs_swallows_is_raised(
     with anyio.CancelScope() as scope:
         async with no_leaks():
             if by_scope:
-                await connect_tcp(*listening)
-            task = asyncio.create_task(connect_tcp(*listening))
+                await connect_tcp(HOST, 1)
+            task = asyncio.create_task(connect_tcp(HOST, 1))
             with pytest.raises(asyncio.CancelledError):
                 await task
     assert scope.cancelled_caught == by_scope

@@ -13,12 +13,12 @@ from typing import Any
 
 import aiohappyeyeballs
 import anyio
-import sniffio
 import trio
 
+from .._tasks import in_trio
 from ._asyncio_tcp import AsyncioTcpStream
 from ._tcp import TcpStream
-from ._trio_tcp import stream_of
+from ._trio_tcp import TrioTcpStream, stream_of
 
 _NEXT_ATTEMPT_DELAY = 0.25  # seconds; recommended by RFC 8305
 _NOTSENT_LOWAT = 16 * 1024  # bytes; the same as on trio
@@ -37,10 +37,15 @@ async def connect_tcp(host: str, port: int) -> TcpStream:
             the error of the last attempt.
         UnicodeError: the host name is not valid.
     """
+    on_trio = in_trio()
     try:
-        if sniffio.current_async_library() == "trio":
+        addresses = _ip_address(host, port)
+        if len(addresses) == 1:
+            sock = await _connect_to_one(addresses[0], on_trio=on_trio)
+        elif on_trio:
             return stream_of(await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_NEXT_ATTEMPT_DELAY))
-        sock = await _connect_asyncio(host, port)
+        else:
+            sock = await _connect_asyncio(host, port)
     except (OSError, RuntimeError) as error:  # uvloop raises RuntimeErrors, too
         raise _last_error(error) from None
     # trio sets the same options: small messages are sent at once, and `send` takes few bytes that have to wait.
@@ -48,15 +53,41 @@ async def connect_tcp(host: str, port: int) -> TcpStream:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
-    return AsyncioTcpStream(sock)
+    return TrioTcpStream(sock) if on_trio else AsyncioTcpStream(sock)
+
+
+async def _connect_to_one(address: Any, *, on_trio: bool) -> socket.socket:
+    """Return a socket connected to an IP address, in the form of `socket.getaddrinfo`.
+
+    A checkpoint; if cancelled, no socket is left open.
+    """
+    family, kind, protocol, _, peer = address
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        if not on_trio:
+            await asyncio.get_running_loop().sock_connect(sock, peer)
+            return sock
+        with suppress(BlockingIOError):
+            sock.connect(peer)
+        await trio.lowlevel.wait_writable(sock)
+        if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(number, os.strerror(number))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def _connect_asyncio(host: str, port: int) -> socket.socket:
-    """Return a connected socket. A checkpoint; if cancelled, no socket is left open."""
+    """Return a socket connected to a host name. A checkpoint; if cancelled, no socket is left open.
+
+    If cancelled while the name is being resolved, the thread that does it is abandoned.
+    """
     task = asyncio.current_task()
     assert task is not None
     cancel_requests = task.cancelling()
-    addresses = await _resolve(host, port)
+    addresses = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ATTEMPT_DELAY)
     if task.cancelling() > cancel_requests:  # aiohappyeyeballs swallows a cancellation while it cancels other attempts
         sock.close()
@@ -65,15 +96,12 @@ async def _connect_asyncio(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def _resolve(host: str, port: int) -> list[Any]:
-    """Return the addresses of a host, in the form of `socket.getaddrinfo`. A checkpoint unless it is an IP address.
-
-    If cancelled, the thread that resolves the name is abandoned.
-    """
+def _ip_address(host: str, port: int) -> list[Any]:
+    """Return an IP address in the form of `socket.getaddrinfo`, or nothing for a host name."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):  # a host name, which takes a thread to resolve
-        return await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return []
     # uvloop ignores the scope of an IPv6 address unless it is part of the text.
     return [
         (*rest, (f"{address[0]}%{address[3]}", port) if len(address) == 4 and address[3] else address)
