@@ -298,6 +298,8 @@ class WSServerConnection:
             pipeline.replied(reply)
         if pipeline.due is not _NOTHING:
             self._advance(send)
+        if self._session.can_start_ahead:
+            self._start_ahead()
 
     def _log_refusal(self, request: ServerRequest) -> None:
         """Log that a request that has just arrived will not be started."""
@@ -314,6 +316,13 @@ class WSServerConnection:
     def _cancel(self, cancelled: CancelRequested) -> None:
         self._counters.cancelled += 1
         if cancelled.running:
+            self._stop_engine(cancelled.request.ticket)
+
+    def _stop_engine(self, ticket: int) -> None:
+        """Have the engine stop a request; the ticket is 0 if it was not started ahead."""
+        if ticket:
+            self._session.cancel_ahead(ticket)
+        else:
             self._session.cancel()
 
     # Performing actions
@@ -338,6 +347,9 @@ class WSServerConnection:
             if session.evaluate is not None:
                 pipeline.replied(session.evaluate(request.frame))
                 return True
+            if request.ticket and (reply := session.take_reply()) is not None:
+                pipeline.replied(reply, session.unread)
+                return True
             if session.start(request.frame, self._take_reply):
                 pipeline.performing()
                 return True
@@ -354,12 +366,22 @@ class WSServerConnection:
                 return True
         return False
 
+    def _start_ahead(self) -> None:
+        """Start queued requests while those before them are in flight, if the engine evaluates several."""
+        while (request := self._pipeline.next_ahead()) is not None:
+            ticket = self._session.start_ahead(request.frame)
+            if not ticket:
+                break
+            self._pipeline.started_ahead(ticket)
+
     def _take_reply(self, reply: Reply) -> None:
         """Report the reply to a request that `Session.start` has started. Called by the session's task."""
-        pipeline, transport = self._pipeline, self._transport
-        pipeline.replied(reply, self._session.unread)
+        pipeline, session, transport = self._pipeline, self._session, self._transport
+        pipeline.replied(reply, session.unread)
         if pipeline.queued:
             self._advance(transport.send_nowait)
+            if session.can_start_ahead:
+                self._start_ahead()
             self._flush_soon()
         else:
             self._advance(transport.send_now)
@@ -482,6 +504,8 @@ class WSServerConnection:
                     time_slice.start()
                 elif not self._perform_at_once(self._transport.send_nowait):
                     await self._perform()
+                if self._session.can_start_ahead:
+                    self._start_ahead()
                 self._wake_reader()
         except EngineError as error:
             self._lose_engine(error)
@@ -498,14 +522,14 @@ class WSServerConnection:
     async def _limit_time(self, limit: float) -> None:
         """Stop every request that the engine evaluates for more than `limit` seconds, until cancelled."""
         while True:
-            since, now = self._session.running_since(), trio.current_time()
-            if since is not None and since + limit > now:
-                await trio.sleep_until(since + limit)
-            elif since is not None and self._pipeline.timed_out() is Action.STOP_ENGINE:
-                assert self._pipeline.current is not None
-                kind = "post" if self._pipeline.current.number is None else "query"
+            running, now = self._session.running_since(), trio.current_time()
+            if running is not None and running[0] + limit > now:
+                await trio.sleep_until(running[0] + limit)
+            elif running is not None and self._pipeline.timed_out(running[1]) is Action.STOP_ENGINE:
+                current = self._pipeline.current
+                kind = "post" if current is not None and current.number is None else "query"
                 self._log.warning("a %s ran for more than %g seconds (query_timeout), and is stopped", kind, limit)
-                self._session.cancel()
+                self._stop_engine(running[1])
             else:
                 await trio.sleep(limit)  # no request that starts later can have run for too long before that
 
@@ -526,9 +550,11 @@ class WSServerConnection:
     def _abandon_requests(self) -> None:
         if self._pipeline.client_gone() is Action.STOP_ENGINE:
             self._session.cancel()
+        self._session.abandon_ahead()
         self._wake.set()
 
     def _stop_now(self) -> None:
         if self._pipeline.stop() is Action.STOP_ENGINE:
             self._session.cancel()
+        self._session.abandon_ahead()
         self._wake.set()
