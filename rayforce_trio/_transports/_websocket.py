@@ -276,7 +276,7 @@ class WebSocketTransport(Transport):
                 connection.bytes_sent(count)
                 if count < size:
                     await self._wait_writable()
-                elif connection.sending:
+                elif connection.sending and self._time_slice.is_used_up:
                     await self._time_slice.yield_if_due()
         except BaseException:
             self._flush_due.set()
