@@ -7,6 +7,7 @@ answered without a task switch, which takes longer than its evaluation. The work
 import copy
 from collections.abc import Awaitable, Callable
 from functools import partial
+from math import inf
 from time import perf_counter
 from typing import TypeVar
 
@@ -105,6 +106,7 @@ class WSServerConnection:
         self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
         self._not_full: trio.Event | None = None  # wakes the reader task while the pipeline is full
+        self._worker_wait = trio.CancelScope()  # around its wait; its deadline is the time to flush
         self._engine_wait = trio.CancelScope()  # around the worker's wait for the engine
         self._grace = trio.CancelScope()  # its deadline is the end of the time to drain
         self._scope = trio.CancelScope()  # its deadline is the end of the connection
@@ -374,12 +376,22 @@ class WSServerConnection:
 
     def _take_reply(self, reply: Reply) -> None:
         """Report the reply to a request that `Session.start` has started. Called by the session's task."""
-        self._pipeline.replied(reply, self._session.unread)
-        self._advance(self._transport.send_nowait)
-        if self._session.can_start_ahead:
-            self._start_ahead()
+        pipeline, transport = self._pipeline, self._transport
+        pipeline.replied(reply, self._session.unread)
+        if pipeline.queued:
+            self._advance(transport.send_nowait)
+            if self._session.can_start_ahead:
+                self._start_ahead()
+            self._flush_soon()
+        else:
+            self._advance(transport.send_now)
         self._wake_reader()
-        self._flush()
+
+    def _flush_soon(self) -> None:
+        """Have the worker task flush in `FLUSH_INTERVAL`: other answers may follow until then. No checkpoint."""
+        timer = self._worker_wait
+        if timer.deadline == inf:
+            timer.deadline = trio.current_time() + FLUSH_INTERVAL
 
     async def _perform(self) -> None:
         """Perform the due action, unless the client turns out to be gone, which changes the action.
@@ -486,7 +498,8 @@ class WSServerConnection:
                     return
                 if pipeline.due is _NOTHING:
                     self._flush()
-                    await self._wake.wait()
+                    with trio.CancelScope() as self._worker_wait:
+                        await self._wake.wait()
                     self._wake = trio.Event()
                     time_slice.start()
                 elif not self._perform_at_once(self._transport.send_nowait):
