@@ -18,7 +18,7 @@ _SHORT_REPLIES = 8
 Several long replies at a time would need memory, and they are no faster than one after the other.
 """
 
-_STATEFUL = (b".mc.", b".ipc.")  # functions whose effect or result depends on the connection
+_SUBSCRIPTIONS, _CONNECTIONS = b".mc.", b".ipc."  # functions whose effect or result depends on the connection
 
 
 class MemberState(enum.Enum):
@@ -163,7 +163,7 @@ class ParallelSession(Session):
     # Several at a time
 
     def start_ahead(self, frame: Frame) -> int:
-        if self._short_replies_due or any(name in bytes(frame) for name in _STATEFUL):
+        if self._short_replies_due or type(frame) is not bytes or _SUBSCRIPTIONS in frame or _CONNECTIONS in frame:
             return 0
         for member in self._members:
             if member.state is _IDLE and member.session.start(frame, member.on_reply):
