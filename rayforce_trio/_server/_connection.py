@@ -377,11 +377,11 @@ class WSServerConnection:
 
     def _take_reply(self, reply: Reply) -> None:
         """Report the reply to a request that `Session.start` has started. Called by the session's task."""
-        pipeline, transport = self._pipeline, self._transport
-        pipeline.replied(reply, self._session.unread)
+        pipeline, session, transport = self._pipeline, self._session, self._transport
+        pipeline.replied(reply, session.unread)
         if pipeline.queued:
             self._advance(transport.send_nowait)
-            if self._session.can_start_ahead:
+            if session.can_start_ahead:
                 self._start_ahead()
             self._flush_soon()
         else:

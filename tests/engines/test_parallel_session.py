@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
@@ -56,7 +57,7 @@ class FakeSession(Session):
     async def request(self, frame: Frame) -> Reply:
         assert self.frame is None
         self.frame = frame
-        await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
         self.frame = None
         return Result(frame)
 
