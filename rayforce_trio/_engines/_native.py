@@ -90,7 +90,7 @@ class NativeEngine(Engine):
         return ParallelSession(session, self._open_another_session, self.in_flight)
 
     async def wait_until_ready(self) -> None:
-        """Wait until the server has accepted a session. A checkpoint; however this ends, nothing is left open.
+        """Wait until the server has accepted a session. A checkpoint; no session is left open, also if cancelled.
 
         Raises:
             EngineError: as for `open_session`.
