@@ -90,7 +90,7 @@ class NativeEngine(Engine):
         return ParallelSession(session, self._open_another_session, self.in_flight)
 
     async def wait_until_ready(self) -> None:
-        """Wait until the server has accepted a session. A checkpoint; however this ends, nothing is left open.
+        """Wait until the server has accepted a session. A checkpoint; no session is left open, also if cancelled.
 
         Raises:
             EngineError: as for `open_session`.
@@ -116,7 +116,10 @@ class NativeEngine(Engine):
         return session
 
     async def _open_another_session(self) -> NativeSession | None:
-        """Like `_open_session`, but return `None` at once if there are many connections already."""
+        """Like `_open_session`, but return `None` without a checkpoint if there are many connections already.
+
+        If cancelled, nothing is left open.
+        """
         return await self._open_session() if len(self._group) < MAX_CONNECTIONS else None
 
     async def _connect(self) -> TcpStream:

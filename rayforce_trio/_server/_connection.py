@@ -329,7 +329,8 @@ class WSServerConnection:
 
     def _advance(self, send: Send) -> None:
         """Perform the due actions that need no waiting; wake the worker for the others. No checkpoint."""
-        steps = _STEPS_AT_ONCE
+        # Replies that have come before their turn are answered with the one whose turn it is.
+        steps = _STEPS_AT_ONCE * (self._pipeline.ahead + 1)
         while self._pipeline.due is not _NOTHING:
             if not steps or not self._perform_at_once(send):
                 self._wake.set()
