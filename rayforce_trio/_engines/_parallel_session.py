@@ -155,7 +155,7 @@ class ParallelSession(Session):
         """Return the session for the next request, which was not started ahead."""
         member = self._members[0]
         if member.state is not _IDLE:
-            member = next(member for member in self._members if member.state is _IDLE)  # that of the request before
+            member = next(member for member in self._members if member.state is _IDLE)  # `start_ahead` leaves one
         self._current = member
         member.state = _CURRENT
         return member
@@ -165,8 +165,14 @@ class ParallelSession(Session):
     def start_ahead(self, frame: Frame) -> int:
         if self._short_replies_due or type(frame) is not bytes or _SUBSCRIPTIONS in frame or _CONNECTIONS in frame:
             return 0
+        # If all requests are abandoned, a post may follow. It needs the session of the current request, or another one.
+        one_left = self._current.state is _CURRENT
         for member in self._members:
-            if member.state is _IDLE and member.session.start(frame, member.on_reply):
+            if member.state is not _IDLE:
+                continue
+            if not one_left:
+                one_left = True
+            elif member.session.start(frame, member.on_reply):
                 member.state = _AHEAD
                 self._ahead.append(member)
                 return member.ticket

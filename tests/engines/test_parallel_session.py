@@ -70,7 +70,7 @@ class FakeSession(Session):
         return b"x"
 
     def running_since(self) -> tuple[float, int] | None:
-        return None if self.since is None else (self.since, 0)
+        return None if self.since is None or self.stopped else (self.since, 0)
 
     def cancel(self) -> None:
         self.stopped += 1
@@ -140,8 +140,10 @@ def test_requests_ahead_use_one_session_each_until_none_is_idle() -> None:
     assert [parallel.session.start_ahead(b"%d" % n) for n in (1, 2, 3)] == [2, 3, 0]
     assert parallel.states == [CURRENT, AHEAD, AHEAD]
     parallel.fakes[0].reply()
+    assert parallel.session.start_ahead(b"3") == 0  # one session is left
+    parallel.start(b"1")
     assert parallel.session.start_ahead(b"3") == 1
-    assert parallel.states == [AHEAD, AHEAD, AHEAD]
+    assert parallel.states == [AHEAD, CURRENT, AHEAD]
 
 
 def test_a_session_that_is_not_ready_is_passed_over() -> None:
@@ -277,6 +279,23 @@ async def test_a_post_after_requests_were_abandoned_uses_the_session_of_the_last
     assert parallel.states == [ABANDONED, IDLE]
     await session.post(b"post")
     assert parallel.states == [ABANDONED, IDLE]
+
+
+@pytest.mark.trio
+async def test_one_session_is_left_for_a_post_after_all_requests_ahead_are_abandoned() -> None:
+    """The client may turn out to be gone while the last reply is being sent: then no session has the current request."""
+    parallel = Parallel(3)
+    session = parallel.session
+    parallel.start(b"0")
+    session.start_ahead(b"1")
+    parallel.fakes[0].reply()
+    parallel.fakes[1].reply()
+    assert session.take_reply() == Result(b"1")
+    while session.start_ahead(b"ahead"):
+        pass
+    session.abandon_ahead()
+    with trio.fail_after(20):
+        assert await session.post(b"post") == Failure("type", "posted")
 
 
 @pytest.mark.trio
