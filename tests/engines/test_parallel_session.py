@@ -283,7 +283,7 @@ async def test_a_post_after_requests_were_abandoned_uses_the_session_of_the_last
 
 @pytest.mark.trio
 async def test_one_session_is_left_for_a_post_after_all_requests_ahead_are_abandoned() -> None:
-    """The client may turn out to be gone while the last reply is being sent: then no session has the current request."""
+    """While the last reply is being sent, no session has the current request. Then the client turns out to be gone."""
     parallel = Parallel(3)
     session = parallel.session
     parallel.start(b"0")
