@@ -142,7 +142,7 @@ class NativeSession(Session):
         return data
 
     def running_since(self) -> tuple[float, int] | None:
-        since = self._group.running_since(self)
+        since = None if self._exchange.stop_requested else self._group.running_since(self)
         return None if since is None else (since, 0)
 
     def cancel(self) -> None:

@@ -203,7 +203,10 @@ class ParallelSession(Session):
     # Both
 
     def running_since(self) -> tuple[float, int] | None:
-        """Return the estimate for the request that was sent first, since the engine most likely evaluates that one."""
+        """Return the estimate for the request that was sent first, since the engine most likely evaluates that one.
+
+        If it has been stopped and has no reply yet, the engine may be evaluating a later one.
+        """
         if self._current.state is _CURRENT and (running := self._current.session.running_since()) is not None:
             return running
         for member in self._ahead:

@@ -325,6 +325,8 @@ def test_the_first_request_without_a_reply_is_the_one_that_runs() -> None:
     assert session.running_since() == (1.0, 2)
     parallel.fakes[0].since = 0.5
     assert session.running_since() == (0.5, 0)
+    session.cancel()
+    assert session.running_since() == (1.0, 2)
     parallel.fakes[0].since = parallel.fakes[1].since = None
     parallel.fakes[0].reply()
     parallel.fakes[1].reply()
