@@ -66,7 +66,7 @@ class ParallelSession(Session):
 
     Args:
         first: the first session. The others are opened when they are needed.
-        open_another: opens another session. It may return `None` if there are too many already.
+        open_another: opens another session, which is ready. It may return `None` if there are too many already.
         limit: how many sessions to open in total.
     """
 
@@ -109,7 +109,7 @@ class ParallelSession(Session):
                     try:
                         session = await self._open_another()
                     except EngineError:
-                        break  # the engine has no room for more connections; if it is gone, another session reports it
+                        break  # the engine rejects more connections; if it is gone, another session reports it
                     if session is not None:
                         session.timed = self.timed
                         self._add(session)

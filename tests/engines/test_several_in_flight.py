@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from support import raw
 from support.engine_contract import check_engine
-from support.fake_engine import FakeSession, error_frame, fake_engine
+from support.fake_engine import HELLO_ANSWER, FakeSession, error_frame, fake_engine
 from support.leaks import no_leaks
 from support.watched import Queries
 
@@ -73,6 +73,33 @@ async def test_there_is_a_limit_beyond_which_each_client_has_one_connection(
         async with WSClient(LOCAL, server.port).connect() as third:
             await flood(third, 200)
             assert len(engine._group) == 4
+
+
+@pytest.mark.trio
+async def test_a_client_keeps_its_connection_if_the_engine_rejects_a_second_one() -> None:
+    handshakes = 0
+
+    async def serve(session: FakeSession) -> None:
+        nonlocal handshakes
+        await session.take(len(HELLO_ANSWER))
+        handshakes += 1
+        if handshakes == 1:
+            await session.send(HELLO_ANSWER)
+            await session.serve()
+
+    with trio.fail_after(20):
+        async with (
+            fake_engine(serve, hello=None) as fake,
+            WSServer(port=0, host=LOCAL, engine=NativeEngine(LOCAL, fake.port, in_flight=8)) as server,
+            WSClient(LOCAL, server.port).connect() as connection,
+        ):
+            while handshakes < 2:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(4):
+                        nursery.start_soon(connection.execute, "anything")
+            for _ in range(3):
+                await connection.execute("anything")
+            assert handshakes == 2
 
 
 @pytest.mark.trio
