@@ -37,7 +37,7 @@ STOP_TIMEOUT = 2.0
 STALL_TIMEOUT = 30.0
 """How long an engine may send nothing in the middle of a frame, in seconds."""
 
-_READ_SIZE = 384 * 1024  # bytes; measured: smaller reads take longer, larger ones need more memory than they gain
+_READ_SIZE = 512 * 1024  # bytes; measured: smaller reads take longer, larger ones need more than 2 MB of memory
 _MAX_START_SIZE = 64 * 1024  # bytes; a longer request is unlikely to be written without waiting
 _MAX_SEND_SIZE = 1024 * 1024  # bytes written between two checkpoints
 _STOP = b"!"  # as TCP urgent data

@@ -76,6 +76,7 @@ class ParallelSession(Session):
         self._open_another = open_another
         self._limit = limit
         self._members: list[_Member] = []
+        self._idle: list[_Member] = []
         self._add(first)
         self._current = self._members[0]
         self._ahead: deque[_Member] = deque()  # AHEAD and REPLIED, in the order of the requests
@@ -148,14 +149,16 @@ class ParallelSession(Session):
         member.answer = answer
         if member.session.start(frame, member.on_reply):
             return True
-        member.state = _IDLE
+        self._finish(member)
         return False
 
     def _begin(self) -> _Member:
         """Return the session for the next request, which was not started ahead."""
         member = self._members[0]
-        if member.state is not _IDLE:
-            member = next(member for member in self._members if member.state is _IDLE)  # `start_ahead` leaves one
+        if member.state is _IDLE:
+            self._idle.remove(member)
+        else:
+            member = self._idle.pop()  # `start_ahead` leaves one
         self._current = member
         member.state = _CURRENT
         return member
@@ -166,16 +169,13 @@ class ParallelSession(Session):
         if self._short_replies_due or type(frame) is not bytes or _SUBSCRIPTIONS in frame or _CONNECTIONS in frame:
             return 0
         # If all requests are abandoned, a post may follow. It needs the session of the current request, or another one.
-        one_left = self._current.state is _CURRENT
-        for member in self._members:
-            if member.state is not _IDLE:
-                continue
-            if not one_left:
-                one_left = True
-            elif member.session.start(frame, member.on_reply):
-                member.state = _AHEAD
-                self._ahead.append(member)
-                return member.ticket
+        if self._current.state is _CURRENT or len(self._idle) > 1:
+            for member in self._idle:
+                if member.session.start(frame, member.on_reply):
+                    self._idle.remove(member)
+                    member.state = _AHEAD
+                    self._ahead.append(member)
+                    return member.ticket
         self._another_wanted.set()
         return 0
 
@@ -197,7 +197,7 @@ class ParallelSession(Session):
             if member.state is _AHEAD or member.session.unread:
                 member.state = _ABANDONED
             else:
-                member.state = _IDLE
+                self._finish(member)
         self._ahead.clear()
 
     # Both
@@ -226,7 +226,9 @@ class ParallelSession(Session):
                 nursery.start_soon(member.session.aclose)
 
     def _add(self, session: Session) -> None:
-        self._members.append(_Member(session, len(self._members) + 1, self._take_reply))
+        member = _Member(session, len(self._members) + 1, self._take_reply)
+        self._members.append(member)
+        self._idle.append(member)
 
     def _take_reply(self, member: _Member, reply: Reply) -> None:
         """Take the reply to a request that a session has started. Called by the task of that session."""
@@ -250,4 +252,8 @@ class ParallelSession(Session):
 
     def _finish_if_read(self, member: _Member) -> None:
         if not member.session.unread:
-            member.state = _IDLE
+            self._finish(member)
+
+    def _finish(self, member: _Member) -> None:
+        member.state = _IDLE
+        self._idle.append(member)
