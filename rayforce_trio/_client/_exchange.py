@@ -174,10 +174,10 @@ class Exchange:
         """
         protocol = self._protocol
         done = self._waiters[request] = self._new_event()
-        if protocol.pending == 1:
+        if protocol.pending == 1 and self._unsent is None:
             self._send_at_once()
         else:
-            self._outgoing.set()  # other calls wait for replies anyway, so requests are sent in batches
+            self._outgoing.set()  # other calls wait anyway, so messages are sent in batches
             if self._reading.call_joined():
                 self._resume_reading.set()
         try:
@@ -195,8 +195,6 @@ class Exchange:
 
     def _send_at_once(self) -> None:
         """Send waiting messages without switching to the writer task, as far as the network takes them."""
-        if self._unsent is not None:
-            return
         try:
             while (outgoing := self._protocol.next_outgoing()) is not None:
                 if not self._transport.send_now(outgoing.message):
