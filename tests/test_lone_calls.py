@@ -149,9 +149,9 @@ async def test_calls_that_join_get_their_replies_after_it() -> None:
         calls = [Call(connection) for _ in range(3)]
         tasks.start_soon(calls[0].run)
         await server.until_received(1)
-        for call in calls[1:]:
+        for number, call in enumerate(calls[1:], 2):
             tasks.start_soon(call.run)
-        await server.until_received(3)
+            await server.until_received(number)
         assert receiver(connection) is Receiver.CALL
         for text in ("first", "second", "third"):
             await server.transport.send(string_frame(text))
