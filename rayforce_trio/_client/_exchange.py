@@ -171,12 +171,14 @@ class Exchange:
         """Wait until a request is answered, or a post is sent. A checkpoint. If cancelled, as the callers."""
         protocol = self._protocol
         done = self._waiters[request] = self._new_event()
-        if protocol.pending == 1:
+        alone = protocol.pending == 1
+        if alone:
             self._send_at_once()
         else:
             self._outgoing.set()  # other calls wait for replies anyway, so requests are sent in batches
-            if self._reading.call_joined():
-                self._resume_reading.set()
+        needs_reader = not alone or (self._reading.receiver is _NOBODY and not request.is_post)
+        if needs_reader and self._reading.call_joined():
+            self._resume_reading.set()
         try:
             if done.is_set():  # on asyncio, waiting for a set event is not a checkpoint
                 await anyio.lowlevel.checkpoint()
