@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 import anyio
 
 from .._addresses import Endpoint, parse_url
-from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
+from .._protocol import HELLO, SUBPROTOCOL, VERSION, VERSION_HEADER, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
 from .._tasks import DetachedTask, running_loop
 from .._transports import KeepAlive, check_size, closed_by_us, connect
@@ -154,13 +154,14 @@ class WSClient:
             transport = await connect(
                 self._endpoint,
                 subprotocols=[SUBPROTOCOL],
-                headers=self._headers,
+                headers=[(VERSION_HEADER, str(VERSION)), *self._headers],
                 max_message_size=self._max_message_size,
                 keepalive=self._keepalive,
             )
             try:
-                await transport.send(HELLO)
-                check_hello_reply(await transport.receive())
+                if not transport.greeted:
+                    await transport.send(HELLO)
+                    check_hello_reply(await transport.receive())
             except ProtocolViolation as error:
                 transport.abort()
                 raise HandshakeError(

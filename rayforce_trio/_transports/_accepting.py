@@ -16,7 +16,7 @@ import trio
 import trio_websocket
 
 from .._addresses import authority_of
-from .._protocol import MESSAGE_LIMIT_HEADER
+from .._protocol import MESSAGE_LIMIT_HEADER, VERSION, VERSION_HEADER, has_version
 from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, is_plaintext_error, stream_of
 from .._tasks import collapse_groups
 from .._websocket import (
@@ -29,7 +29,7 @@ from .._websocket import (
 )
 from ..errors import ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT
-from ._head_stream import HeadStream
+from ._head_stream import HeadStream, ReaderNursery, send_head
 from ._keepalive import KeepAlive
 from ._websocket import WebSocketTransport
 
@@ -181,14 +181,16 @@ async def accept(
             await _serve_http_request(stream, request, opening_request, answer)
         await _decide(stream, opening_request, decide)
         subprotocol = next((name for name in options.subprotocols if name in proposed), None)
-        await _handshake(stream, request, subprotocol, options.max_message_size)
+        greeted = subprotocol is not None and has_version(request.headers.get(VERSION_HEADER.lower()))
+        headers = _response_headers(subprotocol, options.max_message_size, greeted=greeted)
+        await send_head(stream, await _handshake(request, subprotocol, headers))
     except (BrokenResourceError, ClosedResourceError) as error:
         stream.close()
         raise HandshakeError("the connection broke during the opening handshake") from error.__cause__
     except BaseException:
         stream.close()
         raise
-    return WebSocketTransport(
+    transport = WebSocketTransport(
         stream,
         client=False,
         leftover=request.leftover,
@@ -198,6 +200,8 @@ async def accept(
         keepalive=options.keepalive,
         write_timeout=options.write_timeout,
     )
+    transport.greeted = greeted
+    return transport
 
 
 async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLContext | None = None) -> None:
@@ -301,22 +305,31 @@ async def _refuse_bad_request(stream: ByteStream, status: int, reason: str, head
     raise BadRequest(status, reason)
 
 
-async def _handshake(
-    stream: ByteStream, request: UpgradeRequest, subprotocol: str | None, max_message_size: int
-) -> None:
-    """Accept the request with trio-websocket. A checkpoint; if it raises or is cancelled, close the stream."""
+def _response_headers(subprotocol: str | None, max_message_size: int, *, greeted: bool) -> list[tuple[bytes, bytes]]:
+    """Return the headers that a client of a subprotocol gets; `greeted` says whether it has sent its version."""
+    headers = []
+    if subprotocol is not None:
+        headers.append((MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size))
+    if greeted:
+        headers.append((VERSION_HEADER.encode(), b"%d" % VERSION))
+    return headers
+
+
+async def _handshake(request: UpgradeRequest, subprotocol: str | None, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Have trio-websocket accept the request, and return the head that it sends. A checkpoint; may be cancelled."""
 
     async def receive_head() -> bytes:
         return normalized_request(request)
 
-    limit = (MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size)
-    with collapse_groups(BrokenResourceError, ClosedResourceError):
+    stream = HeadStream(receive_head)
+    with collapse_groups():
         async with trio.open_nursery() as nursery:
             proposal = await trio_websocket.wrap_server_stream(
-                nursery, HeadStream(send=stream.send_all, receive_head=receive_head)
+                ReaderNursery(nursery),  # type: ignore[arg-type]  # it needs start_soon only
+                stream,
             )
-            await proposal.accept(subprotocol=subprotocol, extra_headers=None if subprotocol is None else [limit])
-            nursery.cancel_scope.cancel()  # its reader task is not needed any more
+            await proposal.accept(subprotocol=subprotocol, extra_headers=headers)
+    return stream.sent
 
 
 async def _answer(stream: ByteStream, response: HttpResponse | Refusal, *, with_body: bool = True) -> None:

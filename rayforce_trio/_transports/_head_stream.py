@@ -1,44 +1,81 @@
-"""The stream that trio-websocket does the opening handshake on.
+"""The stream and the nursery with which trio-websocket does the opening handshake.
 
-It receives one HTTP head, which the package has parsed and normalized, and nothing after it. So trio-websocket never
-sees bytes that a peer wrote, and its reader task waits until it is cancelled.
+trio-websocket receives one HTTP head, which the package has parsed and normalized, and sends one. So it never sees bytes
+that a peer wrote. Its reader task ends when it has read the head: to start a task and cancel it would take a third of
+the time of the handshake.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 
+from .._streams import ByteStream
+
+
+class HeadRead(Exception):
+    """trio-websocket's reader task has read the head."""
+
+
+ReaderTask = Callable[[], Awaitable[None]]
+"""trio-websocket's reader task. It raises `HeadRead` when it has read the head."""
+
 
 class HeadStream(trio.abc.Stream):
-    """A stream of one HTTP head. `aclose` closes nothing.
+    """A stream on which one HTTP head is sent and one is received. `aclose` closes nothing.
 
     Args:
-        send: sends all the bytes it is given.
         receive_head: waits for the peer's head and returns it.
+
+    Attributes:
+        sent: the bytes that were sent.
     """
 
-    def __init__(
-        self, *, send: Callable[[bytes], Awaitable[None]], receive_head: Callable[[], Awaitable[bytes]]
-    ) -> None:
-        self._send = send
+    def __init__(self, receive_head: Callable[[], Awaitable[bytes]]) -> None:
+        self.sent = b""
         self._receive_head = receive_head
         self._head_received = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all the bytes. A checkpoint; if cancelled, an unknown part of them has been sent."""
-        await self._send(bytes(data))
+        """Keep the bytes in `sent`. Not a checkpoint, since trio-websocket calls it after one."""
+        self.sent += data
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: `send_all` waits. A checkpoint; if cancelled, nothing has changed."""
+        """Return at once: `send_all` does not wait. A checkpoint; if cancelled, nothing has changed."""
         await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - a head is returned whole
-        """Return the head on the first call, then wait until cancelled. A checkpoint; if cancelled, nothing is lost."""
+        """Return the head on the first call, and raise `HeadRead` on the second one. As `receive_head`, if cancelled.
+
+        A checkpoint if `receive_head` is one.
+        """
         if self._head_received:
-            await trio.sleep_forever()
+            raise HeadRead
         self._head_received = True
         return await self._receive_head()
 
     async def aclose(self) -> None:
         """Do nothing: the stream behind this one stays open. A checkpoint, also if cancelled."""
         await trio.lowlevel.checkpoint()
+
+
+class ReaderNursery:
+    """Starts trio-websocket's reader task in a nursery, and expects that it raises `HeadRead`."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start_soon(self, reader: ReaderTask) -> None:
+        self._nursery.start_soon(self._run, reader)
+
+    async def _run(self, reader: ReaderTask) -> None:
+        """Run the reader task until it has read the head. A checkpoint. As `HeadStream.receive_some`, if cancelled."""
+        with suppress(HeadRead):
+            await reader()
+
+
+async def send_head(stream: ByteStream, head: bytes) -> None:
+    """Send a head. A checkpoint only if the network does not take it at once. If cancelled, it may have been cut."""
+    sent = stream.send_nowait(head)
+    if sent < len(head):
+        await stream.send_all(head[sent:])
