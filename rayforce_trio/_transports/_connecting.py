@@ -8,6 +8,7 @@ import base64
 import os
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 import trio_websocket
@@ -23,7 +24,7 @@ from .._streams import (
     is_plaintext_error,
     tls_error_text,
 )
-from .._tasks import collapse_groups, in_trio
+from .._tasks import in_trio
 from .._websocket import (
     InvalidResponse,
     ResponseParser,
@@ -34,7 +35,7 @@ from .._websocket import (
     pack_request,
 )
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._head_stream import HeadStream, ReaderNursery, send_head
+from ._head_stream import HeadRead, HeadStream, ReaderTaskCatcher, ReaderTaskCaught, send_head
 from ._keepalive import KeepAlive
 from ._websocket import WebSocketTransport
 
@@ -163,16 +164,18 @@ async def _handshake_on_trio(opening: _Opening) -> UpgradeAccepted:
         return normalized_response(accepted, key)
 
     stream = HeadStream(receive_head)
-    with collapse_groups():
-        async with trio.open_nursery() as nursery:
-            await trio_websocket.wrap_client_stream(
-                ReaderNursery(nursery),  # type: ignore[arg-type]  # it needs start_soon only
-                stream,  # type: ignore[arg-type]  # any trio.abc.Stream will do
-                opening.host,
-                opening.target,
-                subprotocols=opening.subprotocols,
-                extra_headers=[(name.encode(), value.encode()) for name, value in opening.headers],
-            )
+    try:
+        await trio_websocket.wrap_client_stream(
+            ReaderTaskCatcher(),  # type: ignore[arg-type]  # it needs start_soon only
+            stream,  # type: ignore[arg-type]  # any trio.abc.Stream will do
+            opening.host,
+            opening.target,
+            subprotocols=opening.subprotocols,
+            extra_headers=[(name.encode(), value.encode()) for name, value in opening.headers],
+        )
+    except ReaderTaskCaught as caught:
+        with suppress(HeadRead):
+            await caught.reader()
     assert accepted is not None
     return accepted
 

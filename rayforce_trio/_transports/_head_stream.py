@@ -59,6 +59,20 @@ class HeadStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
 
+class ReaderTaskCaught(Exception):
+    """A function was called with a `ReaderTaskCatcher`, and would start trio-websocket's reader task now."""
+
+    def __init__(self, reader: ReaderTask) -> None:
+        self.reader = reader
+
+
+class ReaderTaskCatcher:
+    """Takes the place of a nursery; raises `ReaderTaskCaught` instead of starting trio-websocket's reader task."""
+
+    def start_soon(self, reader: ReaderTask) -> None:
+        raise ReaderTaskCaught(reader)
+
+
 class ReaderNursery:
     """Starts trio-websocket's reader task in a nursery, and expects that it raises `HeadRead`."""
 
