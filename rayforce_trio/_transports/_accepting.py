@@ -18,7 +18,6 @@ import trio_websocket
 from .._addresses import authority_of
 from .._protocol import MESSAGE_LIMIT_HEADER, VERSION, VERSION_HEADER, has_version
 from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, is_plaintext_error, stream_of
-from .._tasks import collapse_groups
 from .._websocket import (
     HttpMethod,
     HttpRequest,
@@ -29,7 +28,7 @@ from .._websocket import (
 )
 from ..errors import ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT
-from ._head_stream import HeadStream, ReaderNursery, send_head
+from ._head_stream import HeadStream, ServerNursery, send_head
 from ._keepalive import KeepAlive
 from ._websocket import WebSocketTransport
 
@@ -322,13 +321,11 @@ async def _handshake(request: UpgradeRequest, subprotocol: str | None, headers: 
         return normalized_request(request)
 
     stream = HeadStream(receive_head)
-    with collapse_groups():
-        async with trio.open_nursery() as nursery:
-            proposal = await trio_websocket.wrap_server_stream(
-                ReaderNursery(nursery),  # type: ignore[arg-type]  # it needs start_soon only
-                stream,
-            )
-            await proposal.accept(subprotocol=subprotocol, extra_headers=headers)
+    proposal = await trio_websocket.wrap_server_stream(
+        ServerNursery(),  # type: ignore[arg-type]  # it needs start_soon only
+        stream,
+    )
+    await proposal.accept(subprotocol=subprotocol, extra_headers=headers)
     return stream.sent
 
 

@@ -10,7 +10,6 @@ import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 
-import trio
 import trio_websocket
 
 from .._addresses import Endpoint, authority_of, os_error_text
@@ -35,7 +34,7 @@ from .._websocket import (
     pack_request,
 )
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._head_stream import HeadRead, HeadStream, ReaderTaskCatcher, ReaderTaskCaught, send_head
+from ._head_stream import ClientNursery, HeadRead, HeadStream, ReaderStarted, send_head
 from ._keepalive import KeepAlive
 from ._websocket import WebSocketTransport
 
@@ -166,16 +165,16 @@ async def _handshake_on_trio(opening: _Opening) -> UpgradeAccepted:
     stream = HeadStream(receive_head)
     try:
         await trio_websocket.wrap_client_stream(
-            ReaderTaskCatcher(),  # type: ignore[arg-type]  # it needs start_soon only
+            ClientNursery(),  # type: ignore[arg-type]  # it needs start_soon only
             stream,  # type: ignore[arg-type]  # any trio.abc.Stream will do
             opening.host,
             opening.target,
             subprotocols=opening.subprotocols,
             extra_headers=[(name.encode(), value.encode()) for name, value in opening.headers],
         )
-    except ReaderTaskCaught as caught:
+    except ReaderStarted as started:
         with suppress(HeadRead):
-            await caught.reader()
+            await started.reader()
     assert accepted is not None
     return accepted
 

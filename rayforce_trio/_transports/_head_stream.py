@@ -1,24 +1,23 @@
-"""The stream and the nursery with which trio-websocket does the opening handshake.
+"""How trio-websocket does the opening handshake: without a peer's bytes, and without a task of its own.
 
-trio-websocket receives one HTTP head, which the package has parsed and normalized, and sends one. So it never sees bytes
-that a peer wrote. Its reader task ends when it has read the head: to start a task and cancel it would take a third of
-the time of the handshake.
+It receives one HTTP head, which this package has parsed and reduced to what trio-websocket needs, and sends one. It
+reads in a reader task, for which it wants a nursery. To start this task and to end it takes half of the time of the
+handshake. So the task that opens the connection runs the function of the reader task itself, until it has read the head.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 
 import trio
 
 from .._streams import ByteStream
 
+ReaderTask = Callable[[], Coroutine[object, object, None]]
+"""The function of trio-websocket's reader task. On a `HeadStream` it raises `HeadRead`."""
+
 
 class HeadRead(Exception):
     """trio-websocket's reader task has read the head."""
-
-
-ReaderTask = Callable[[], Awaitable[None]]
-"""trio-websocket's reader task. It raises `HeadRead` when it has read the head."""
 
 
 class HeadStream(trio.abc.Stream):
@@ -37,17 +36,16 @@ class HeadStream(trio.abc.Stream):
         self._head_received = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Keep the bytes in `sent`. Not a checkpoint, since trio-websocket calls it after one."""
+        """Add the bytes to `sent`. Not a checkpoint."""
         self.sent += data
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: `send_all` does not wait. A checkpoint; if cancelled, nothing has changed."""
-        await trio.lowlevel.checkpoint()
+        """Return at once: `send_all` does not wait. Not a checkpoint."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - a head is returned whole
-        """Return the head on the first call, and raise `HeadRead` on the second one. As `receive_head`, if cancelled.
+        """Return the head on the first call, and raise `HeadRead` on the second one.
 
-        A checkpoint if `receive_head` is one.
+        As `receive_head`: whether it is a checkpoint, and what holds if it is cancelled.
         """
         if self._head_received:
             raise HeadRead
@@ -55,37 +53,40 @@ class HeadStream(trio.abc.Stream):
         return await self._receive_head()
 
     async def aclose(self) -> None:
-        """Do nothing: the stream behind this one stays open. A checkpoint, also if cancelled."""
-        await trio.lowlevel.checkpoint()
+        """Do nothing: the stream behind this one stays open. Not a checkpoint."""
 
 
-class ReaderTaskCaught(Exception):
-    """A function was called with a `ReaderTaskCatcher`, and would start trio-websocket's reader task now."""
+class ServerNursery:
+    """Takes the place of a nursery in a server: runs the reader task in `start_soon`, where the head is at hand."""
+
+    def start_soon(self, reader: ReaderTask) -> None:
+        """Run the reader task up to its only checkpoint, which comes after everything that it does."""
+        coroutine = reader()
+        with suppress(HeadRead):
+            coroutine.send(None)
+        coroutine.close()
+
+
+class ClientNursery:
+    """Takes the place of a nursery in a client: raises `ReaderStarted`, and the caller runs the reader task.
+
+    The caller is not needed any more when it starts the reader task: it only waits for it.
+    """
+
+    def start_soon(self, reader: ReaderTask) -> None:
+        raise ReaderStarted(reader)
+
+
+class ReaderStarted(Exception):
+    """trio-websocket wants to start its reader task.
+
+    Attributes:
+        reader: the function of the task.
+    """
 
     def __init__(self, reader: ReaderTask) -> None:
+        super().__init__()
         self.reader = reader
-
-
-class ReaderTaskCatcher:
-    """Takes the place of a nursery; raises `ReaderTaskCaught` instead of starting trio-websocket's reader task."""
-
-    def start_soon(self, reader: ReaderTask) -> None:
-        raise ReaderTaskCaught(reader)
-
-
-class ReaderNursery:
-    """Starts trio-websocket's reader task in a nursery, and expects that it raises `HeadRead`."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-
-    def start_soon(self, reader: ReaderTask) -> None:
-        self._nursery.start_soon(self._run, reader)
-
-    async def _run(self, reader: ReaderTask) -> None:
-        """Run the reader task until it has read the head. A checkpoint. As `HeadStream.receive_some`, if cancelled."""
-        with suppress(HeadRead):
-            await reader()
 
 
 async def send_head(stream: ByteStream, head: bytes) -> None:
