@@ -270,7 +270,7 @@ def test_latencies_fall_below_the_first_bound_that_they_do_not_exceed(values: li
         now = counters.take(since=None, queued=0).latencies
         assert (now.counts, now.count, now.bounds) == (tuple(expected), len(values), LATENCY_BOUNDS)
         assert now.sum == pytest.approx(sum(values))
-        counters.sort_latencies()
+        counters._sort_latencies()
         assert counters.latencies == []
 
 

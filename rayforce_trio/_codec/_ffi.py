@@ -1,6 +1,5 @@
 """Functions that the modules of the codec share: the thread check, values as bytes, the names of types."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -8,7 +7,7 @@ import rayforce
 from rayforce import Dict
 from rayforce import _rayforce_c as ffi
 
-from .._protocol import MESSAGE_TYPE_OFFSET, Failure, Frame, MessageType
+from .._protocol import Failure, Frame
 from ..errors import RayforceConversionError, RayforceThreadError
 
 _FOREIGN_THREAD = "threads other than the initialization thread"  # from rayforce-py 2.4.0's RuntimeError
@@ -56,21 +55,14 @@ def reraise(error: RuntimeError) -> NoReturn:
     raise RayforceConversionError(str(error)) from None
 
 
-def serialize(value: ffi.RayObject, message_type: MessageType) -> ffi.RayObject | Failure:
-    """Return the frame with a value as a vector of bytes."""
+def serialize(value: ffi.RayObject) -> ffi.RayObject | Failure:
+    """Return the frame with a value as a vector of bytes. Its message type is 0, and it has no flags."""
     if ffi.get_obj_type(value) == ffi.TYPE_ERR:
         return failure_of(value)
     serialized = ffi.ser_obj(value)
     if ffi.get_obj_type(serialized) == ffi.TYPE_ERR:
         return failure_of(serialized)
-    if message_type:  # ser_obj always writes message type 0 and no flags.
-        ffi.set_obj(serialized, _offset(MESSAGE_TYPE_OFFSET), _byte(message_type))
     return serialized
-
-
-# Cached, because making them for every message takes as long as evaluating a small query.
-_offset = cache(ffi.init_i64)
-_byte = cache(ffi.init_u8)
 
 
 def failure_of(error: ffi.RayObject) -> Failure:

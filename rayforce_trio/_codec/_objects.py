@@ -11,7 +11,7 @@ import numpy as np
 from rayforce import List, Operation, String, Table
 from rayforce import _rayforce_c as ffi
 
-from .._protocol import HEADER_SIZE, SIZED, Failure, MessageType
+from .._protocol import HEADER_SIZE, SIZED, Failure
 from .._values._payloads import Buffer
 from ..errors import RayforceConversionError
 from ._ffi import WIDTHS, pointer_of, reraise, serialize
@@ -47,7 +47,7 @@ def payload_of_pointer(pointer: ffi.RayObject) -> Buffer:
     """Return the payload of an object of rayforce-py's C module. Raises as `payload_of_object`."""
     if (symbol := symbol_with_nul(pointer)) is not None:
         raise RayforceConversionError(f"the symbol {symbol!r} contains NUL, which a symbol cannot; use a String")
-    serialized = serialize(pointer, MessageType.ASYNC)
+    serialized = serialize(pointer)
     if isinstance(serialized, Failure):
         raise RayforceConversionError(f"the engine cannot serialize the object: {serialized}")
     return memoryview(ffi.read_u8_vector(serialized))[HEADER_SIZE:]

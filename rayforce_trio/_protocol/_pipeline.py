@@ -14,12 +14,14 @@ the time to drain take it to CLOSED directly. So does the drain itself, once not
 """
 
 import enum
+import struct
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import TypeGuard
 
 from ._control import CancelNotice, dump_error, parse_control
-from ._frames import COMPRESSED_FLAG, Frame, FrameError, MessageType, parse_frame, string_frame
+from ._frames import COMPRESSED_FLAG, HEADER_SIZE, Frame, FrameError, Header, MessageType, parse_frame, string_frame
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
@@ -41,6 +43,12 @@ _TEXT = Failure("type", "expected a binary message, got text")
 
 Message = Frame | LazyFrame | str
 """A message for the client."""
+
+_HEADER = struct.Struct("<8sq")  # all that precedes the size, and the size
+
+# How the headers of requests without flags begin. In the baseline protocol, every message is a request.
+_PLAIN_BASELINE = frozenset(Header(0, message_type, 1).pack()[:8] for message_type in MessageType)
+_PLAIN_EXTENDED = frozenset([Header(0, MessageType.SYNC, 1).pack()[:8]])
 
 
 class ConnectionState(enum.Enum):
@@ -104,6 +112,7 @@ class RequestPipeline:
 
     def __init__(self, *, extended: bool, max_in_flight: int | None = None, query_timeout: float | None = None) -> None:
         self._extended = extended
+        self._plain = _PLAIN_EXTENDED if extended else _PLAIN_BASELINE
         self.max_in_flight = max_in_flight
         self.query_timeout = query_timeout
         self._max_queued = MAX_QUEUED_REQUESTS + (max_in_flight or 0)
@@ -167,6 +176,28 @@ class RequestPipeline:
             self.current = request
             self.due = _START
         return request
+
+    # A shortcut for a request that can be evaluated as soon as it arrives
+
+    def is_plain(self, message: Frame | str) -> TypeGuard[bytes]:
+        """Return whether a message is a valid request without flags, and nothing has to be done before it.
+
+        The I/O code may then evaluate the request and send its value without `receive`, and report this by
+        `answered_at_once`. If it cannot do that without waiting, it calls `receive`.
+        """
+        if self.current is not None or self.state is not _SERVING or type(message) is not bytes:
+            return False
+        if len(message) <= HEADER_SIZE:
+            return False
+        beginning, size = _HEADER.unpack_from(message)
+        return beginning in self._plain and size == len(message) - HEADER_SIZE
+
+    def answered_at_once(self) -> None:
+        """Report that a request for which `is_plain` is true has been evaluated, and that its value has been sent."""
+        if self.current is not None or self.state is not _SERVING:
+            raise ValueError("a request is before this one, or the connection accepts no requests")
+        self._last_number += 1
+        self.answered += 1
 
     # What the I/O code has done
 

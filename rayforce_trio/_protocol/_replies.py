@@ -38,7 +38,7 @@ class LazyFrame:
         return self._copy(start, end)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, because making a frozen one takes three times as long
 class Result:
     """A value, as a response frame. A frame to send may be a `LazyFrame`; a frame that was received may be a view."""
 

@@ -19,18 +19,21 @@ from .._protocol import (
     Action,
     CancelRequested,
     ConnectionState,
+    Frame,
+    Message,
     Outcome,
     ProtocolViolation,
     Reply,
     RequestPipeline,
+    Result,
     ServerRequest,
     check_hello,
 )
-from .._tasks import TimeSlice, race
+from .._tasks import FLUSH_INTERVAL, TIME_SLICE, TimeSlice, race
 from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, aclose_shielded, end
 from .._websocket import CloseCode
 from ..errors import EngineError, ProtocolError, RayforceWSError
-from ._counters import MAX_LATENCIES, Counters
+from ._counters import Counters
 from ._log import ConnectionLog
 
 _HELLO_LIMIT = 4096  # bytes
@@ -42,6 +45,9 @@ _STEPS_AT_ONCE = 2
 _NOTHING, _START, _SEND, _NO_REASON = Action.NOTHING, Action.START, Action.SEND, Outcome.NONE
 
 T = TypeVar("T")
+
+Send = Callable[[Message], bool]
+"""`Transport.send_nowait`, or `Transport.send_now` for an answer that is not to wait for others."""
 
 
 async def server_handshake(transport: Transport) -> None:
@@ -96,6 +102,7 @@ class WSServerConnection:
         self._pipeline = RequestPipeline(
             extended=transport.subprotocol == SUBPROTOCOL, max_in_flight=max_in_flight, query_timeout=query_timeout
         )
+        self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
         self._not_full: trio.Event | None = None  # wakes the reader task while the pipeline is full
         self._engine_wait = trio.CancelScope()  # around the worker's wait for the engine
@@ -186,36 +193,109 @@ class WSServerConnection:
             self._stop_now()
 
     async def _read(self) -> None:
-        """Report messages to the pipeline until cancelled. Cancelling loses no message that was received.
+        """Answer the messages that arrive, or report them to the pipeline, until cancelled.
+
+        Cancelling loses no message that was received.
 
         Raises:
             RayforceWSError: the connection ended, or the client broke the protocol.
         """
-        pipeline, counters, log_queries = self._pipeline, self._counters, self._log.queries
+        transport, pipeline = self._transport, self._pipeline
         while True:
-            message = await self._transport.receive()
-            counters.bytes_in += len(message)
-            try:
-                arrived = pipeline.receive(message, perf_counter())
-            except ProtocolViolation as error:
-                raise ProtocolError(str(error)) from None
-            if isinstance(arrived, ServerRequest):
-                if arrived.number is None:
-                    counters.posts += 1
-                else:
-                    counters.requests += 1
-                if log_queries:
-                    self._log.query(arrived, message)
-                if arrived.outcome is not _NO_REASON:
-                    self._log_refusal(arrived)
-            elif arrived is not None:
-                self._cancel(arrived)
-            del message, arrived  # they may be large, and the next message may take long to arrive
-            if pipeline.due is not _NOTHING:
-                self._advance()
+            message = await transport.receive()
+            arrived_at = perf_counter()
+            more = transport.has_bytes()
+            self._handle(message, arrived_at, transport.send_nowait if more else transport.send_now)
+            del message  # it may be large, and the next message may take long to arrive
+            if more:
+                await self._handle_arrived(arrived_at)
             while pipeline.is_full:
-                self._not_full = trio.Event()
-                await self._not_full.wait()
+                await self._wait_until_not_full()
+
+    async def _handle_arrived(self, now: float) -> None:
+        """Handle all messages that have been read from the network. A checkpoint if that takes a time slice.
+
+        Answers are sent together, at the end or every `FLUSH_INTERVAL`. Cancelling loses no message.
+
+        Raises:
+            RayforceWSError: the connection ended, or the client broke the protocol.
+        """
+        transport, pipeline = self._transport, self._pipeline
+        slice_end, flush_at = now + TIME_SLICE, now + FLUSH_INTERVAL
+        while not pipeline.is_full:
+            now = perf_counter()
+            if now >= slice_end:
+                if now >= flush_at:
+                    self._flush()
+                    flush_at = now + FLUSH_INTERVAL
+                await trio.lowlevel.checkpoint()
+                now = perf_counter()
+                slice_end = now + TIME_SLICE
+            message = transport.receive_nowait()
+            if message is None:
+                break
+            self._handle(message, now, transport.send_nowait)
+            del message
+        self._flush()
+
+    async def _wait_until_not_full(self) -> None:
+        """Wait until the pipeline may be able to take a message. A checkpoint; cancelling it changes nothing."""
+        self._not_full = trio.Event()
+        await self._not_full.wait()
+
+    def _handle(self, message: Frame | str, arrived_at: float, send: Send) -> None:
+        """Answer a message, or report it to the pipeline and perform the actions that need no waiting. No checkpoint.
+
+        Raises:
+            ProtocolError: the client broke the protocol.
+        """
+        self._counters.bytes_in += len(message)
+        evaluate, pipeline = self._evaluate_at_once, self._pipeline
+        if evaluate is None or not pipeline.is_plain(message):
+            self._take(message, arrived_at, send)
+            return
+        # This is a shortcut. It does the same as `_take`, which handles everything else.
+        reply = evaluate(message)
+        if type(reply) is Result and type(reply.frame) is bytes:
+            try:
+                sent = send(reply.frame)
+            except RayforceWSError:
+                sent = False  # `_take` meets the error again
+            if sent:
+                pipeline.answered_at_once()
+                self._counters.requests += 1
+                self._counters.answered(len(reply.frame), perf_counter() - arrived_at)
+                return
+        self._take(message, arrived_at, send, reply)
+
+    def _take(self, message: Frame | str, arrived_at: float, send: Send, reply: Reply | None = None) -> None:
+        """Report a message to the pipeline, and the reply to the request in it if it has been evaluated already.
+
+        Then perform the actions that need no waiting. No checkpoint.
+
+        Raises:
+            ProtocolError: the client broke the protocol.
+        """
+        pipeline, counters = self._pipeline, self._counters
+        try:
+            arrived = pipeline.receive(message, arrived_at)
+        except ProtocolViolation as error:
+            raise ProtocolError(str(error)) from None
+        if isinstance(arrived, ServerRequest):
+            if arrived.number is None:
+                counters.posts += 1
+            else:
+                counters.requests += 1
+            if self._log.queries:
+                self._log.query(arrived, message)
+            if arrived.outcome is not _NO_REASON:
+                self._log_refusal(arrived)
+        elif arrived is not None:
+            self._cancel(arrived)
+        if reply is not None:
+            pipeline.replied(reply)
+        if pipeline.due is not _NOTHING:
+            self._advance(send)
 
     def _log_refusal(self, request: ServerRequest) -> None:
         """Log that a request that has just arrived will not be started."""
@@ -236,16 +316,16 @@ class WSServerConnection:
 
     # Performing actions
 
-    def _advance(self) -> None:
+    def _advance(self, send: Send) -> None:
         """Perform the due actions that need no waiting; wake the worker for the others. No checkpoint."""
         steps = _STEPS_AT_ONCE
         while self._pipeline.due is not _NOTHING:
-            if not steps or not self._perform_at_once():
+            if not steps or not self._perform_at_once(send):
                 self._wake.set()
                 break
             steps -= 1
 
-    def _perform_at_once(self) -> bool:
+    def _perform_at_once(self, send: Send) -> bool:
         """Perform the due action if it needs no waiting; return whether it was performed. No checkpoint."""
         pipeline, session = self._pipeline, self._session
         if pipeline.due is _START:
@@ -262,7 +342,7 @@ class WSServerConnection:
         elif pipeline.due is _SEND:
             assert pipeline.message is not None
             try:
-                if self._transport.send_nowait(pipeline.message):
+                if send(pipeline.message):
                     self._count_answer(len(pipeline.message))
                     pipeline.sent()
                     return True
@@ -275,7 +355,7 @@ class WSServerConnection:
     def _take_reply(self, reply: Reply) -> None:
         """Report the reply to a request that `Session.start` has started. Called by the session's task."""
         self._pipeline.replied(reply, self._session.unread)
-        self._advance()
+        self._advance(self._transport.send_nowait)
         self._wake_reader()
         self._flush()
 
@@ -339,14 +419,11 @@ class WSServerConnection:
 
     def _count_answer(self, size: int) -> None:
         """Count the answer to the current request, which is sent."""
-        counters, request = self._counters, self._pipeline.current
+        request = self._pipeline.current
         assert request is not None
-        counters.bytes_out += size
         if request.failure is not None:
-            counters.error(request.failure.code)
-        counters.latencies.append(perf_counter() - request.arrived_at)
-        if len(counters.latencies) == MAX_LATENCIES:
-            counters.sort_latencies()
+            self._counters.error(request.failure.code)
+        self._counters.answered(size, perf_counter() - request.arrived_at)
 
     def _flush(self) -> None:
         try:
@@ -390,7 +467,7 @@ class WSServerConnection:
                     await self._wake.wait()
                     self._wake = trio.Event()
                     time_slice.start()
-                elif not self._perform_at_once():
+                elif not self._perform_at_once(self._transport.send_nowait):
                     await self._perform()
                 self._wake_reader()
         except EngineError as error:

@@ -36,8 +36,7 @@ class Counters:
         requests: requests that arrived.
         cancelled: requests that their clients cancelled.
         abandoned: requests that were unanswered when their connection ended.
-        latencies: the latencies of the latest answers, in seconds. Call `sort_latencies` once there are
-            `MAX_LATENCIES`.
+        latencies: the latencies of the latest answers, in seconds; fewer than `MAX_LATENCIES`.
         posts: posts that arrived.
         failed_posts: posts that are known to have failed.
         bytes_in: bytes of messages from clients.
@@ -60,7 +59,14 @@ class Counters:
         known = code in self._errors or len(self._errors) < MAX_ERROR_CODES - 1
         self._errors[code if known else _OTHER] += 1
 
-    def sort_latencies(self) -> None:
+    def answered(self, size: int, latency: float) -> None:
+        """Count an answer of `size` bytes to a request that arrived `latency` seconds before."""
+        self.bytes_out += size
+        self.latencies.append(latency)
+        if len(self.latencies) >= MAX_LATENCIES:
+            self._sort_latencies()
+
+    def _sort_latencies(self) -> None:
         """Move the collected latencies into the histogram."""
         with self._sorting:
             self._sorted = _with(self._sorted, self.latencies)

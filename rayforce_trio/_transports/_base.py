@@ -64,6 +64,18 @@ class Transport(ABC):
         """
 
     @abstractmethod
+    def receive_nowait(self) -> Frame | str | None:
+        """Return the next message that has arrived. No checkpoint: the caller yields often enough.
+
+        `None` if no message has been read from the network, or if a control frame is before it: then call `receive`.
+        Raises the same errors as `receive`.
+        """
+
+    def has_bytes(self) -> bool:
+        """Return whether `receive_nowait` may return a message. No checkpoint."""
+        return True
+
+    @abstractmethod
     async def send(self, message: Frame | LazyFrame | str) -> None:
         """Send one message, and return when the network has taken it. A checkpoint.
 
@@ -81,6 +93,18 @@ class Transport(ABC):
         Raises the same errors as `send`.
         """
         return False
+
+    def send_now(self, message: Frame | LazyFrame | str) -> bool:
+        """Send a short message, like `send_nowait` and `flush` in one step. No checkpoint.
+
+        `run` sends what the network does not take at once. If this returns False, call `send` instead.
+
+        Raises the same errors as `send`.
+        """
+        if not self.send_nowait(message):
+            return False
+        self.flush()
+        return True
 
     def flush(self) -> None:  # noqa: B027 - nothing to do unless send_nowait is overridden
         """Send the buffered messages. `run` sends what the network does not take at once. No checkpoint.

@@ -38,9 +38,20 @@ class MemoryTransport(Transport):
 
     async def receive(self) -> bytes | str:
         try:
-            message = await self._incoming.receive()
+            return self._checked(await self._incoming.receive())
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             raise self._closed or ConnectionLost("the other end is gone") from None
+
+    def receive_nowait(self) -> bytes | str | None:
+        try:
+            return self._checked(self._incoming.receive_nowait())
+        except anyio.WouldBlock:
+            return None
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            raise self._closed or ConnectionLost("the other end is gone") from None
+
+    def _checked(self, message: bytes | str | ConnectionClosed) -> bytes | str:
+        """Return the message that has arrived, or raise the error that it stands for."""
         if isinstance(message, ConnectionClosed):
             self._closed = closed_by_peer(message.code, message.reason)
             raise self._closed

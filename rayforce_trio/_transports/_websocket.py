@@ -75,9 +75,13 @@ class WebSocketTransport(Transport):
             expected_size=announced_size,
         )
         self._connection.receive_data(leftover)
+        # Bound here because every message calls them.
+        self._next_short_message = self._connection.next_short_message
+        self._receive_some = stream.receive_some
+        self._send_bytes = stream.send_nowait
         self._new_event = event_class()
         if self._new_event is trio.Event:  # anyio's functions look for the running loop on every call
-            self._current_time: Callable[[], float] = trio.current_time
+            self._current_time: Callable[[], float] = trio.lowlevel.current_clock().current_time
             self._checkpoint_if_cancelled = trio.lowlevel.checkpoint_if_cancelled
         else:
             self._current_time = asyncio.get_running_loop().time
@@ -87,6 +91,7 @@ class WebSocketTransport(Transport):
         self._receiving = False  # a task is in `receive`
         self._receive_left: Event | None = None  # `aclose` waits for that task to leave
         self._write_lock = anyio.Lock()
+        self._buffered = False  # `send_nowait` was called after the last `flush`
         self._writing = False  # the lock is held by a task that sends all there is to send
         self._flush_due = self._new_event()
         self._closed = self._new_event()  # the stream is being closed
@@ -118,9 +123,20 @@ class WebSocketTransport(Transport):
                 if read:
                     if not connection.receiving:
                         raise self._error()
-                    self.flush()
-                    await self._read()
-                    self._time_slice.start()
+                    if self._buffered:
+                        self.flush()
+                    if connection.get_buffer() is None:  # like `_read`, without another coroutine
+                        try:
+                            data = await self._receive_some()
+                        except (BrokenResourceError, ClosedResourceError) as error:
+                            raise self._broken(error) from None
+                        connection.receive_data(data)
+                        self._bytes_received(len(data))
+                    else:
+                        await self._read()
+                    message = self._next_short_message()
+                    if message is not None:
+                        return message
                 try:
                     event = connection.next_event()
                 except WebSocketViolation:
@@ -140,6 +156,24 @@ class WebSocketTransport(Transport):
             if self._receive_left is not None:
                 self._receive_left.set()
 
+    def receive_nowait(self) -> Frame | str | None:
+        message = self._next_short_message()
+        if message is not None:
+            return message
+        try:
+            event = self._connection.next_event()
+        except WebSocketViolation:
+            raise self._error() from None
+        if event is None or isinstance(event, (bytes, memoryview, str)):
+            return event
+        if isinstance(event, Close):
+            raise self._error()
+        self._flush_due.set()  # for the pong, if the event is a ping
+        return None  # one read can contain thousands of pings, between which `receive` yields
+
+    def has_bytes(self) -> bool:
+        return self._connection.reader.has_bytes
+
     async def _read(self) -> None:
         """Wait for bytes and pass them to the connection. A checkpoint; if cancelled, no bytes are lost."""
         connection = self._connection
@@ -149,13 +183,17 @@ class WebSocketTransport(Transport):
                 count = await self._stream.receive_into(buffer[:_MAX_READ])
                 connection.buffer_updated(count)
             else:
-                data = await self._stream.receive_some()
+                data = await self._receive_some()
                 count = len(data)
                 connection.receive_data(data)
         except (BrokenResourceError, ClosedResourceError) as error:
             raise self._broken(error) from None
+        self._bytes_received(count)
+
+    def _bytes_received(self, count: int) -> None:
+        """Note that the connection has got `count` bytes. Raises the error of the end if the peer has sent its last."""
         if not count:
-            connection.receive_eof()
+            self._connection.receive_eof()
             raise self._error()
         self._last_sign_of_life = self._current_time()
 
@@ -189,14 +227,29 @@ class WebSocketTransport(Transport):
     def send_nowait(self, message: Frame | LazyFrame | str) -> bool:
         if self._writing:
             return False
+        self._buffered = True
         try:
             return self._connection.send_short(message)
         except LocalProtocolError:
             raise self._error() from None
 
+    def send_now(self, message: Frame | LazyFrame | str) -> bool:
+        frame = self._connection.pack_next(message)
+        if frame is None:
+            return super().send_now(message)
+        try:
+            count = self._send_bytes(frame)
+        except (BrokenResourceError, ClosedResourceError) as error:
+            raise self._broken(error) from None
+        if count < len(frame):
+            self._connection.keep_unsent(frame[count:])
+            self._flush_due.set()
+        return True
+
     def flush(self) -> None:
         if self._writing:
             return
+        self._buffered = False
         data = self._connection.data_to_send()
         if data is None:
             return

@@ -6,6 +6,8 @@ when: it answers pings, finishes a frame before it begins another one, and perfo
     event                   OPEN                 CLOSING                     FAILED              CLOSED
     send, send_part,        message is queued    LocalProtocolError          LocalProtocolError  LocalProtocolError
     send_short
+    pack_next               frame is returned    None                        None                None
+                            if none is before
     ping, or a ping         ping or pong is      ignored                     ignored             ignored
     arrives                 queued
     close                   CLOSING, close       a close frame is queued     as in CLOSING       ignored
@@ -44,6 +46,7 @@ from ._frames import (
     new_key,
     pack_close,
     pack_frame,
+    pack_message,
 )
 from ._masking import Masker
 from ._reader import FrameReader
@@ -51,8 +54,12 @@ from ._reader import FrameReader
 FRAGMENT_SIZE = 8 * 1024 * 1024
 """A longer message is sent in fragments of this many bytes. Pings, pongs and a close are sent between them."""
 
-PIECE_SIZE = 256 * 1024
-"""A long frame is masked and sent in pieces of this many bytes."""
+PIECE_SIZE = 112 * 1024
+"""A long frame is masked and sent in pieces of this many bytes.
+
+A piece may be produced while it is sent. glibc gets memory of 128 KiB and more from the system, and returns it at once,
+which takes longer than everything else.
+"""
 
 MAX_BUFFERED = 64 * 1024
 """Short messages and pongs are buffered up to about this many bytes."""
@@ -111,6 +118,9 @@ class WebSocketConnection:
     After each call that queues something, and after `next_event`, send what `data_to_send` returns, and report how
     much the network took with `bytes_sent`. At most one message may be under way at a time.
 
+    There are two shortcuts for short messages: `next_short_message` returns one without `next_event`, and `pack_next`
+    packs one without the queue. If they return `None`, use the general methods.
+
     In the state FAILED, end the sending side of the network connection when there is nothing more to send, and then
     read until the peer ends its own.
 
@@ -147,6 +157,7 @@ class WebSocketConnection:
         )
         # Bound here because every read calls them.
         self.receive_data = reader.feed
+        self.next_short_message = reader.next_short_message
         self.get_buffer = reader.get_buffer
         self.buffer_updated = reader.buffer_updated
         # Sending
@@ -244,8 +255,33 @@ class WebSocketConnection:
             return False
         if self._control_due:
             self._queue_control_frames()
-        self._outgoing += pack_frame(opcode, message, masked=self._client)
+        if opcode is _BINARY:
+            self._outgoing += pack_message(message, masked=self._client)
+        else:
+            self._outgoing += pack_frame(opcode, message, masked=self._client)
         return True
+
+    def pack_next(self, message: Payload | str) -> bytes | None:
+        """Return the frame of a short binary message, to be sent at once, if nothing has to be sent before it.
+
+        A shortcut: if this returns `None`, nothing has happened, and `send_short` does the same by way of the queue.
+        Pass the bytes of the frame that the network does not take to `keep_unsent`.
+        """
+        if (
+            type(message) is not bytes
+            or len(message) > _MAX_COPIED
+            or self._outgoing
+            or self._control_due
+            or self._message is not None
+            or self._mid_message
+            or self.state is not _OPEN
+        ):
+            return None
+        return pack_message(message, masked=self._client)
+
+    def keep_unsent(self, data: bytes) -> None:
+        """Queue the rest of the frame that `pack_next` has just returned."""
+        self._outgoing += data
 
     def abandon(self) -> None:
         """Give up the long message under way, if there is one. The rest of its current frame can never be sent."""

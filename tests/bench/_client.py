@@ -250,6 +250,25 @@ async def memory(link: Link, command: dict[str, Any]) -> dict[str, float]:
     return {"client": client.growth(), "server": server.growth()}
 
 
+async def open_connections(connect: Connect, command: dict[str, Any]) -> dict[str, float]:
+    """Open and close one connection after the other.
+
+    Returns:
+        The median time of an opening, in seconds: TCP, WebSocket and greeting, until requests can be sent. Closing is
+        not counted.
+    """
+    start = perf_counter()
+    warm, end = start + command["seconds"] * _WARM_UP, start + command["seconds"] * (1 + _WARM_UP)
+    times: list[float] = []
+    while perf_counter() < end or not times:
+        before = perf_counter()
+        async with connect(command["port"]):
+            after = perf_counter()
+        if before >= warm:
+            times.append(after - before)
+    return {"time": median(times)}
+
+
 COMMANDS = {"ask": ask, "flood": flood, "memory": memory}
 
 
@@ -259,8 +278,11 @@ async def obey(connect: Connect) -> None:
     # Read in a thread: the loop is free meanwhile, as it is in a program.
     while (command := await anyio.to_thread.run_sync(commander.next)) is not None:
         try:
-            async with connect(command["port"]) as link:
-                answer = await COMMANDS[command["do"]](link, command)
+            if command["do"] == "open":
+                answer = await open_connections(connect, command)
+            else:
+                async with connect(command["port"]) as link:
+                    answer = await COMMANDS[command["do"]](link, command)
         except Exception as error:  # noqa: BLE001 - whatever went wrong is told
             commander.tell_failure(error)
         else:

@@ -31,11 +31,12 @@ class Contestant:
 OURS = Contestant("ours, trio", "in-process", "trio")
 ASYNCIO = Contestant("ours, asyncio", "in-process", "asyncio")
 ENGINE = Contestant("ours, native engine", "child", "trio")
+READ_ONLY = Contestant("ours, read-only engine", "read-only", "trio")
 PEER = Contestant("rayforce-py WebSocket", "theirs", "peer")
 NATIVE = Contestant("rayforce-py TCPClient", "native", "native")
 RAW = Contestant("raw native socket", "native", "raw")
 
-CONTESTANTS = (OURS, ASYNCIO, ENGINE, PEER, NATIVE, RAW)
+CONTESTANTS = (OURS, ASYNCIO, ENGINE, READ_ONLY, PEER, NATIVE, RAW)
 
 
 @dataclass(frozen=True)

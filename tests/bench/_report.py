@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from ._client import IN_FLIGHT
 from ._comparisons import COMPARISONS, Comparison
-from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, Contestant
+from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, Contestant
 from ._results import Figure, Results
 
 NAME_WIDTH = 40
@@ -102,7 +102,15 @@ def row(results: Results, figure: Figure) -> str:
 
 
 def _short(contestant: Contestant) -> str:
-    return {OURS: "trio", ASYNCIO: "asyncio", ENGINE: "engine", PEER: "peer", NATIVE: "native", RAW: "raw"}[contestant]
+    return {
+        OURS: "trio",
+        ASYNCIO: "asyncio",
+        ENGINE: "engine",
+        READ_ONLY: "read-only",
+        PEER: "peer",
+        NATIVE: "native",
+        RAW: "raw",
+    }[contestant]
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,7 @@ class Row:
 def _rows() -> Iterator[Row]:
     yield Row("round trip, one core", peer_goal=2.8, native_goal=2.0)
     yield Row("round trip, free", peer_goal=2.2, native_goal=2.2)
+    yield Row("opening a connection", native=None, peer_goal=1.5)
     yield Row("in flight", "rate", native=RAW, peer_goal=6, native_goal=1.5)
     yield Row("in flight, from one task", "rate", native=RAW, peer_goal=6, native_goal=1.5)
     yield Row("reply 8 KB")
@@ -155,6 +164,8 @@ def _rows() -> Iterator[Row]:
     yield Row("round trip, free", subject=ENGINE, peer_goal=1.1, native_goal=4.5)
     yield Row("in flight", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
     yield Row("in flight, from one task", "rate", ENGINE, RAW, peer_goal=2.2, native_goal=1)
+    yield Row("in flight", "rate", READ_ONLY, RAW, peer_goal=2)
+    yield Row("in flight, from one task", "rate", READ_ONLY, RAW, peer_goal=2)
     yield Row("reply 8 MB", subject=ENGINE, native_goal=2.1)
     yield Row("reply 80 MB", subject=ENGINE, native_goal=2.3)
     yield Row("upload 8 MB", subject=ENGINE)

@@ -10,7 +10,7 @@ from support.children import Cannot
 
 from . import _memory
 from ._client import SMALL
-from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, Arena, Contestant
+from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, Arena, Contestant
 from ._results import Figure
 
 TimeSlice: TypeAlias = Callable[[Arena, Contestant, float], dict[str, float]]
@@ -65,6 +65,16 @@ def _asking(
     return Workload(name, contestants, turn, (Figure(name, "time", name, "time"),))
 
 
+def _opening() -> Workload:
+    name = "opening a connection"
+
+    def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
+        with arena.on_one_core(contestant):
+            return _tell(arena, contestant, seconds, do="open")
+
+    return Workload(name, (OURS, ASYNCIO, PEER), turn, (Figure(name, "time", name, "time"),))
+
+
 def _in_flight() -> Workload:
     def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
         return _tell(arena, contestant, seconds * _MANY_FACTOR, do="flood", query=SMALL, expected=3)
@@ -83,7 +93,9 @@ def _flooded() -> Workload:
         return generator.answer(_PATIENCE + seconds)
 
     name = "in flight, from one task"
-    return Workload(name, (*_SERVERS, RAW), turn, (Figure(name, "rate", "requests in flight, from one task", "rate"),))
+    return Workload(
+        name, (*_SERVERS, READ_ONLY, RAW), turn, (Figure(name, "rate", "requests in flight, from one task", "rate"),)
+    )
 
 
 def _connections(count: int) -> Workload:
@@ -146,6 +158,7 @@ def _workloads() -> tuple[Workload, ...]:
     return (
         _asking("round trip, one core", CONTESTANTS, pinned=True, **round_trip),
         _asking("round trip, free", CONTESTANTS, **round_trip),
+        _opening(),
         _in_flight(),
         _flooded(),
         *(_asking(f"reply {size}", query=f"(til {count})", expected=count) for size, count in replies.items()),

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -499,6 +500,7 @@ EVENTS: dict[str, Callable[[RequestPipeline], object]] = {
     "request": lambda server: server.receive(REQUEST),
     "post": lambda server: server.receive(POST),
     "invalid": lambda server: server.receive(COMPRESSED),
+    "at once": lambda server: server.answered_at_once(),
     "cancel": lambda server: server.receive(dump_cancel((server.current and server.current.number) or 999)),
     "performing": lambda server: server.performing(),
     "reply": lambda server: server.replied(VALUE),
@@ -525,6 +527,7 @@ TABLE = """
 request     start      +          +          +          +          +          +
 post        startp     +          +          +          +          +          +
 invalid     send       +          +          +          +          +          +
+at once     .          x          x          x          x          x          x
 cancel      .          send       .          stopped!   .          .          .
 performing  x          run        runp       x          x          x          x
 reply       x          send       x          send       send       x          x
@@ -544,6 +547,7 @@ engine lost X:idle     X:idle     X:idle     X:run      X:stopped  X:runp     X:
 request     +          +          +          +          +          +
 post        +          +          +          +          +          +
 invalid     +          +          +          +          +          +
+at once     x          x          x          x          x          x
 cancel      .          .          .          .          .          .
 performing  sending    x          parting    x          reading    x
 reply       x          x          x          x          x          x
@@ -563,6 +567,7 @@ engine lost X:idle     X:sending  X:idle     X:parting  X:idle     X:reading
 request     +          +          +          +          +          +          +
 post        .          .          .          .          .          .          .
 invalid     +          +          +          +          +          +          +
+at once     x          x          x          x          x          x          x
 cancel      send       .          stopped!   .          .          .          .
 performing  run        runp       x          x          x          x          sending
 reply       send       x          send       send       x          x          x
@@ -582,6 +587,7 @@ engine lost X:idle     X:idle     X:run      X:stopped  X:runp     X:stoppedp X:
 request     +          +          +          +          +
 post        .          .          .          .          .
 invalid     +          +          +          +          +
+at once     x          x          x          x          x
 cancel      .          .          .          .          .
 performing  x          parting    x          reading    x
 reply       x          x          x          x          x
@@ -601,6 +607,7 @@ engine lost X:sending  X:idle     X:parting  X:idle     X:reading
 request     .          .          .          .          .          .          .
 post        .          .          .          .          .          .          .
 invalid     .          .          .          .          .          .          .
+at once     x          x          x          x          x          x          x
 cancel      .          .          .          .          .          .          .
 performing  runp       x          x          x          sending    x          x
 reply       x          X:idle     x          x          x          x          x
@@ -620,6 +627,7 @@ engine lost X:idle     X:stopped  X:runp     X:stoppedp X:idle     X:sending  X:
 request     .          .
 post        .          .
 invalid     .          .
+at once     x          x
 cancel      .          .
 performing  reading    x
 reply       x          x
@@ -639,6 +647,7 @@ engine lost X:idle     X:reading
 request     .          .          .          .          .          .          .
 post        .          .          .          .          .          .          .
 invalid     .          .          .          .          .          .          .
+at once     x          x          x          x          x          x          x
 cancel      .          .          .          .          .          .          .
 performing  x          x          x          x          x          x          x
 reply       x          idle       idle       x          x          x          x
@@ -658,6 +667,7 @@ engine lost .          .          .          .          .          .          .
 request     .
 post        .
 invalid     .
+at once     x
 cancel      .
 performing  x
 reply       x
@@ -786,6 +796,57 @@ def test_every_event_in_every_state(state: str) -> None:
     assert {event: happen(deepcopy(reached), event) for event in EVENTS} == {
         event: CELLS[state, event] for event in EVENTS
     }
+
+
+@given(st.booleans(), st.lists(messages | st.just(REQUEST) | st.sampled_from(list(EVENTS))))
+def test_the_shortcut_for_a_plain_request_has_the_same_effects_as_its_steps(
+    extended: bool, steps: list[bytes | str]
+) -> None:
+    shortcut, general = (RequestPipeline(extended=extended, max_in_flight=3, query_timeout=1.0) for _ in range(2))
+    for step in steps:
+        if shortcut.is_plain(step):
+            shortcut.answered_at_once()
+            request = receive(general, step)
+            assert (request.failure, general.current, general.due) == (None, request, Action.START)
+            assert answer(general) is RESPONSE
+        else:
+            event = EVENTS[step] if step in EVENTS else partial(RequestPipeline.receive, message=step)
+            assert outcome(event, shortcut) == outcome(event, general)
+        assert everything(shortcut) == everything(general)
+
+
+def outcome(event: Callable[[RequestPipeline], object], server: RequestPipeline) -> str:
+    """Let an event happen; return what it returned or raised, in a form that can be compared."""
+    try:
+        result = event(server)
+    except (ValueError, ProtocolViolation) as error:
+        return repr(error)
+    return repr(result)
+
+
+@pytest.mark.parametrize(
+    ("message", "extended", "baseline"),
+    [
+        (REQUEST, True, True),
+        (POST, False, True),
+        (RESPONSE, False, True),
+        (frame(MessageType.SYNC, flags=VERBOSE_FLAG), False, False),
+        (COMPRESSED, False, False),
+        (memoryview(REQUEST), False, False),
+        (REQUEST + b"\0", False, False),
+        (REQUEST[:-1], False, False),
+        (b"", False, False),
+        (dump_cancel(1), False, False),
+    ],
+)
+def test_a_plain_request_is_valid_short_and_has_no_flags(message: bytes | str, extended: bool, baseline: bool) -> None:
+    assert RequestPipeline(extended=True).is_plain(message) is extended
+    assert RequestPipeline(extended=False).is_plain(message) is baseline
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_request_is_plain_only_if_it_can_be_started_at_once(state: str) -> None:
+    assert at(state).is_plain(REQUEST) is (state == "S:idle")
 
 
 def check(server: RequestPipeline) -> None:

@@ -1,8 +1,15 @@
 """Serve in a process of its own, for clients on either event loop: `python -m support.serve ENGINE`.
 
-ENGINE is `in-process`, `native` or `child`, or `theirs` for rayforce-py's server; or `tls`, and
-a directory with certificates. Prints the port once it listens. Ends
-with its standard input, so it cannot outlive the tests.
+ENGINE is one of these:
+
+- `in-process`: `InProcessEngine`
+- `native`: `NativeEngine`, connected to a native server that this process starts
+- `child`: `NativeProcess`
+- `read-only`: `NativeProcess(read_only=True)`
+- `tls DIRECTORY`: `InProcessEngine` behind TLS, with the certificates in DIRECTORY
+- `theirs`: rayforce-py's server
+
+Prints the port as soon as the server listens. Ends with its standard input, so the server cannot outlive the tests.
 """
 
 import asyncio
@@ -59,6 +66,8 @@ if __name__ == "__main__":
             trio.run(ours, InProcessEngine())
         case "child":
             trio.run(ours, NativeProcess())
+        case "read-only":
+            trio.run(ours, NativeProcess(read_only=True))
         case "native":
             with native_server() as native:
                 trio.run(ours, NativeEngine("127.0.0.1", native.port))

@@ -151,6 +151,32 @@ async def a_receive_that_waits_is_a_checkpoint(one: Transport, other: Transport)
                 assert await other.receive() == str(n)
 
 
+async def messages_that_have_arrived_are_received_without_waiting(one: Transport, other: Transport) -> None:
+    """In order, and mixed with those that `receive` waits for."""
+    messages: list[bytes | str] = [str(n) for n in range(100)]
+    received: list[Frame | str] = []
+    waits = 0
+    assert other.receive_nowait() is None
+    await _send_all(one, messages)
+    while len(received) < len(messages):
+        message = other.receive_nowait()
+        if message is None:
+            message = await other.receive()
+            waits += 1
+        received.append(message)
+    assert received == messages
+    assert waits < len(messages)
+    assert other.receive_nowait() is None
+
+
+async def a_message_sent_now_arrives(one: Transport, other: Transport) -> None:
+    """`send` sends it if it cannot be sent now."""
+    messages: list[bytes | str] = [b"", b"bytes", "text", bytes(1000), bytes(200_000), b"last"]
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(_send_all_now, one, messages)
+        assert [_same(await other.receive(), message) for message in messages] == [True] * len(messages)
+
+
 async def receiving_many_messages_yields_to_other_tasks(one: Transport, other: Transport) -> None:
     """Each takes a few microseconds; after `TIME_SLICE`, the other tasks run."""
     messages: list[bytes | str] = [str(n) for n in range(2000)]
@@ -320,6 +346,8 @@ CHECKS: tuple[Check, ...] = (
     a_receive_in_a_cancelled_scope_is_cancelled,
     a_send_in_a_cancelled_scope_is_cancelled,
     a_receive_that_waits_is_a_checkpoint,
+    messages_that_have_arrived_are_received_without_waiting,
+    a_message_sent_now_arrives,
     receiving_many_messages_yields_to_other_tasks,
     a_send_is_a_checkpoint,
     a_close_is_a_checkpoint,
@@ -342,6 +370,12 @@ CHECKS: tuple[Check, ...] = (
 async def _send_all(transport: Transport, messages: list[bytes | str]) -> None:
     for message in messages:
         await transport.send(message)
+
+
+async def _send_all_now(transport: Transport, messages: list[bytes | str]) -> None:
+    for message in messages:
+        if not transport.send_now(message):
+            await transport.send(message)
 
 
 async def _answer_close(transport: Transport) -> ConnectionClosed:

@@ -209,6 +209,49 @@ async def test_pongs_that_the_peer_does_not_take_do_not_pile_up() -> None:
         assert len(transport._connection._outgoing) < 200_000
 
 
+# Receiving without waiting
+
+
+@pytest.mark.parametrize("client", [True, False], ids=["client", "server"])
+async def test_messages_before_and_after_a_ping_are_received_without_waiting(client: bool) -> None:
+    """`receive` handles the ping, since it yields to other tasks between thousands of pings."""
+    masked = not client
+    data = frame(b"1", masked=masked) + frame(b"2", masked=masked) + frame(b"", PING, masked=masked)
+    data += frame(b"3", masked=masked) + frame(b"4", TEXT, masked=masked)
+    async with with_raw_peer(client=client, leftover=data) as (transport, _):
+        assert [transport.receive_nowait() for _ in range(3)] == [b"1", b"2", None]
+        assert await transport.receive() == b"3"
+        assert [transport.receive_nowait() for _ in range(3)] == ["4", None, None]
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [(close_frame(1001), ConnectionClosed), (frame(opcode=3), ProtocolError), (frame(bytes(1025)), MessageTooLarge)],
+    ids=["close", "violation", "too large"],
+)
+async def test_receiving_without_waiting_raises_the_same_errors(last: bytes, error: type[Exception]) -> None:
+    async with with_raw_peer(client=False, leftover=frame(b"message") + last) as (transport, _):
+        assert transport.receive_nowait() == b"message"
+        with pytest.raises(error):
+            transport.receive_nowait()
+        for call in (transport.receive, partial(transport.send, b"late")):
+            with pytest.raises(error):
+                await call()
+
+
+async def test_nothing_is_received_without_waiting_while_a_close_reads() -> None:
+    leftover = frame(b"message", masked=False)
+    async with (
+        with_raw_peer(client=True, leftover=leftover) as (transport, peer),
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(transport.aclose)
+        assert await peer.receive_close() == 1000
+        await anyio.wait_all_tasks_blocked()
+        assert transport.receive_nowait() is None
+        await peer.send_close(1000)
+
+
 # What is sent when the network is slow
 
 
@@ -237,8 +280,9 @@ async def test_nothing_follows_a_long_message_that_was_cut() -> None:
         for send in (partial(transport.send, b"late"), partial(transport.send_part, b"late", last=True)):
             with pytest.raises(ConnectionClosed):
                 await send()
-        with pytest.raises(ConnectionClosed):
-            transport.send_nowait(b"late")
+        for send_nowait in (transport.send_nowait, transport.send_now):
+            with pytest.raises(ConnectionClosed):
+                send_nowait(b"late")
         await transport.aclose()
         peer.close()
 
@@ -257,10 +301,11 @@ async def test_what_flush_cannot_send_is_sent_by_run() -> None:
         before = fill(transport._stream)
         assert transport.send_nowait(b"message")
         transport.flush()
+        assert transport.send_now(b"now")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(transport.run)
             await peer._take(before)
-            assert (await peer.receive_frame())[1] == b"message"
+            assert [(await peer.receive_frame())[1] for _ in range(2)] == [b"message", b"now"]
             tasks.cancel_scope.cancel()
 
 

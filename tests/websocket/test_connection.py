@@ -25,6 +25,7 @@ from rayforce_trio._websocket import (
     WebSocketViolation,
     _connection,
 )
+from rayforce_trio._websocket._frames import Event
 from rayforce_trio._websocket._masking import mask
 
 LIMIT = 1 << 20
@@ -147,6 +148,16 @@ def closed(end: End) -> None:
     end.receive_close()
 
 
+def send_next(end: End) -> bool:
+    """Send a short message by the shortcut; the network takes half of it."""
+    frame = end.connection.pack_next(b"message")
+    if frame is None:
+        return False
+    end.wire += frame[:4]
+    end.connection.keep_unsent(frame[4:])
+    return True
+
+
 STATES: dict[str, Callable[[End], None]] = {
     "open": lambda _: None,
     "in frame": in_frame,
@@ -166,6 +177,7 @@ EVENTS: dict[str, Callable[[End], object]] = {
     "send part": lambda end: end.connection.send_part(b"part", last=False),
     "send last": lambda end: end.connection.send_part(b"part", last=True),
     "send short": lambda end: end.connection.send_short(b"message"),
+    "send next": send_next,
     "ping": lambda end: end.connection.ping(),
     "abandon": lambda end: end.connection.abandon(),
     "close": lambda end: end.connection.close(1011, "why"),
@@ -190,6 +202,7 @@ send long   | OPEN BC   | OPEN B *   | OPEN C *  | OPEN *    | CLOSING * | CLOSI
 send part   | OPEN B    | OPEN B *   | OPEN C *  | OPEN C    | CLOSING * | CLOSING * | FAILED * | FAILED * | CLOSED *
 send last   | OPEN B    | OPEN B *   | OPEN C *  | OPEN C    | CLOSING * | CLOSING * | FAILED * | FAILED * | CLOSED *
 send short  | OPEN B    | OPEN B =   | OPEN C =  | OPEN =    | CLOSING * | CLOSING * | FAILED * | FAILED * | CLOSED *
+send next   | OPEN B    | OPEN B =   | OPEN C =  | OPEN =    | CLOSING = | CLOSING = | FAILED = | FAILED = | CLOSED =
 ping        | OPEN ?    | OPEN B?    | OPEN ?C   | OPEN ?    | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 abandon     | OPEN      | CLOSED     | OPEN      | OPEN      | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 close       | CLOSING X | CLOSING BX | CLOSING X | CLOSING X | CLOSING   | CLOSED X  | FAILED X | FAILED   | CLOSED
@@ -569,6 +582,16 @@ class Conversation(RuleBasedStateMachine):
         except LocalProtocolError:
             pass
 
+    @rule(end=ends_, message=messages | st.text(max_size=30), taken=st.integers(0, 30))
+    def send_next(self, end: int, message: bytes | str, taken: int) -> None:
+        connection = self.ends[end].connection
+        data = connection.pack_next(message)
+        if data is not None:
+            self.sent[end].append(message)
+            self.ends[end].wire += data[:taken]
+            self.under_way[end] += data[:taken]
+            connection.keep_unsent(data[taken:])
+
     @rule(end=ends_, data=messages, last=st.booleans())
     def send_part(self, end: int, data: bytes, last: bool) -> None:
         try:
@@ -603,12 +626,17 @@ class Conversation(RuleBasedStateMachine):
         for count in counts:
             self.under_way[end] += self.ends[end].take(count)
 
-    @rule(end=ends_, sizes=st.lists(st.integers(1, 150), min_size=1, max_size=10), in_place=st.booleans())
-    def deliver(self, end: int, sizes: list[int], in_place: bool) -> None:
+    @rule(
+        end=ends_,
+        sizes=st.lists(st.integers(1, 150), min_size=1, max_size=10),
+        in_place=st.booleans(),
+        shortcut=st.booleans(),
+    )
+    def deliver(self, end: int, sizes: list[int], in_place: bool, shortcut: bool) -> None:
         """Let some bytes that are under way arrive at the other end."""
         for size in sizes:
             data, self.under_way[end] = self.under_way[end][:size], self.under_way[end][size:]
-            self._arrive(1 - end, data, in_place)
+            self._arrive(1 - end, data, in_place, shortcut)
 
     @rule(end=ends_)
     @precondition(lambda self: not any(self.corrupted))
@@ -618,7 +646,7 @@ class Conversation(RuleBasedStateMachine):
             self.corrupted[end] = True
             self.under_way[end] += frame(opcode=3, masked=end == 0)
 
-    def _arrive(self, end: int, data: bytes, in_place: bool) -> None:
+    def _arrive(self, end: int, data: bytes, in_place: bool, shortcut: bool) -> None:
         connection = self.ends[end].connection
         while data:
             buffer = connection.get_buffer() if in_place else None
@@ -631,7 +659,12 @@ class Conversation(RuleBasedStateMachine):
                 connection.buffer_updated(count)
                 data = data[count:]
             try:
-                while (event := connection.next_event()) is not None:
+                while True:
+                    event: Event | None = connection.next_short_message() if shortcut else None
+                    if event is None:
+                        event = connection.next_event()
+                    if event is None:
+                        break
                     if isinstance(event, bytes | memoryview | str):
                         self.received[end].append(event)
             except WebSocketViolation:
@@ -666,7 +699,7 @@ class Conversation(RuleBasedStateMachine):
                     while data := self.ends[end].take(1000):
                         self.under_way[end] += data
                     data, self.under_way[end] = self.under_way[end], b""
-                    self._arrive(1 - end, data, False)
+                    self._arrive(1 - end, data, False, False)
                 for end in range(2):
                     self.abandon(end)
                     self.close(end, 1000, "")

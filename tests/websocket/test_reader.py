@@ -1,6 +1,8 @@
 """Reading and packing frames: each rule of RFC 6455 from section 5 on, then any conversation in any pieces."""
 
+import os
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from rayforce_trio._websocket import (
     WebSocketViolation,
     truncate_reason,
 )
-from rayforce_trio._websocket._frames import Event, Opcode, frame_header, new_key, pack_close, pack_frame
+from rayforce_trio._websocket._frames import Event, Opcode, frame_header, new_key, pack_close, pack_frame, pack_message
 from rayforce_trio._websocket._masking import mask
 from rayforce_trio._websocket._reader import FrameReader
 
@@ -163,6 +165,33 @@ def test_every_masked_frame_has_another_key() -> None:
     keys = {pack_frame(Opcode.BINARY, bytes(4), masked=True)[-4:] for _ in range(100)}
     assert len(keys) == 100
     assert {len(new_key()) for _ in range(10)} == {4}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_child_process_does_not_take_over_the_keys_of_its_parent() -> None:
+    script = """
+import os
+from rayforce_trio._websocket._frames import new_key
+
+new_key()  # from now on there are unused keys
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+print(*[new_key().hex() for _ in range(10)], flush=True)
+"""
+    printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    keys = printed.stdout.split()
+    assert len(set(keys)) == len(keys) == 20
+
+
+def test_a_message_is_packed_like_its_frame() -> None:
+    for size in (0, 1, 4, 125, 126, 2000, 70_000):
+        payload = (b"0123456789abc" * (size // 13 + 1))[:size]
+        for message in (payload, memoryview(payload)):
+            assert pack_message(message, masked=False) == pack_frame(Opcode.BINARY, payload, masked=False)
+            packed = pack_message(message, masked=True)
+            assert as_bytes(events_of(reader(True), packed)) == [payload]
+            assert len(packed) == len(pack_frame(Opcode.BINARY, payload, masked=True))
 
 
 def test_a_view_is_packed_like_bytes() -> None:
@@ -766,8 +795,14 @@ def unfinished(draw: st.DrawFn, masked: bool) -> bytes:
     return data[: draw(st.integers(0, len(data) - 1))]
 
 
-def deliver(receiver: FrameReader, pieces: Iterable[bytes], in_place: Iterable[bool]) -> Iterator[Event]:
-    """Let the pieces arrive one by one: some are fed, some are received into the buffer."""
+def deliver(
+    receiver: FrameReader, pieces: Iterable[bytes], in_place: Iterable[bool], *, shortcut: bool = False
+) -> Iterator[Event]:
+    """Let the pieces arrive one by one: some are fed, some are received into the buffer.
+
+    Args:
+        shortcut: whether to look for short messages first, with `next_short_message`.
+    """
     choices = cycle(in_place)
     for piece in pieces:
         rest = piece
@@ -781,11 +816,32 @@ def deliver(receiver: FrameReader, pieces: Iterable[bytes], in_place: Iterable[b
                 place[:count] = rest[:count]
                 receiver.buffer_updated(count)
                 rest = rest[count:]
-            while (event := receiver.next_event()) is not None:
+            while True:
+                event: Event | None = receiver.next_short_message() if shortcut else None
+                if event is None:
+                    event = receiver.next_event()
+                if event is None:
+                    break
                 yield event
 
 
 ways = st.lists(st.booleans(), min_size=1, max_size=8)
+
+
+def test_the_shortcut_returns_short_binary_messages_alone(masked: bool) -> None:
+    receiver = reader(masked)
+    messages = [b"", b"1", bytes(125), bytes(126)]
+    receiver.feed(b"".join(frame(message, masked=masked) for message in messages) + frame(b"", PING, masked=masked))
+    assert [receiver.next_short_message() for _ in range(5)] == [b"", b"1", bytes(125), None, None]
+    assert as_bytes(events_of(receiver)) == [bytes(126), Ping(b"")]
+    receiver.feed(frame(b"1", masked=masked)[:-1])
+    assert receiver.next_short_message() is None
+
+
+@given(conversations(), st.booleans(), st.data())
+def test_the_shortcut_changes_no_conversation(conversation: Conversation, masked: bool, draw: st.DataObject) -> None:
+    pieces = draw.draw(cut(packed_by_us(conversation.fragments, masked)))
+    assert as_bytes(deliver(reader(masked), pieces, [False], shortcut=True)) == conversation.events
 
 
 @pytest.mark.parametrize("pack", [packed_by_us, packed_by_wsproto])
@@ -842,20 +898,24 @@ def test_any_bytes_raise_nothing_but_violations_and_no_event_follows_one(
         reader(masked, max_message_size=max_message_size, max_text_size=max_text_size), pieces, in_place
     )
     assert in_pieces[0] == whole[0]
+    with_shortcut = outcome(
+        reader(masked, max_message_size=max_message_size, max_text_size=max_text_size), pieces, in_place, shortcut=True
+    )
+    assert with_shortcut == in_pieces
     # If a text is both too long and not UTF-8, the pieces decide which is found first.
     assert in_pieces[1] == whole[1] or {in_pieces[1], whole[1]} == {CloseCode.MESSAGE_TOO_BIG, CloseCode.INVALID_DATA}
 
 
 def outcome(
-    receiver: FrameReader, pieces: list[bytes], in_place: Iterable[bool]
+    receiver: FrameReader, pieces: list[bytes], in_place: Iterable[bool], *, shortcut: bool = False
 ) -> tuple[list[Event], CloseCode | None]:
     """Return the events, and the code of the violation at the end, if there is one."""
     events: list[Event] = []
     arriving = iter(pieces)
     try:
-        for event in deliver(receiver, arriving, in_place):
+        for event in deliver(receiver, arriving, in_place, shortcut=shortcut):
             events.append(event)
     except WebSocketViolation as violation:
-        assert list(deliver(receiver, arriving, in_place)) == []
+        assert list(deliver(receiver, arriving, in_place, shortcut=shortcut)) == []
         return as_bytes(events), violation.code
     return as_bytes(events), None
