@@ -2,7 +2,7 @@
 
 It receives one HTTP head, which this package has parsed and reduced to what trio-websocket needs, and sends one. It
 reads in a reader task, for which it wants a nursery. To start this task and to end it takes half of the time of the
-handshake. So the task that opens the connection runs the function of the reader task itself, until it has read the head.
+handshake. So the task that opens the connection runs the function of the reader task itself, until the head is read.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -57,10 +57,14 @@ class HeadStream(trio.abc.Stream):
 
 
 class ServerNursery:
-    """Takes the place of a nursery in a server: runs the reader task in `start_soon`, where the head is at hand."""
+    """Takes the place of a nursery in a server: runs the reader task in `start_soon`, since the head is there."""
 
     def start_soon(self, reader: ReaderTask) -> None:
-        """Run the reader task up to its only checkpoint, which comes after everything that it does."""
+        """Run the reader task up to its first checkpoint, which is its last one if it accepts the head.
+
+        Raises:
+            RuntimeError: the reader task did not accept the head, and would have sent an error.
+        """
         coroutine = reader()
         with suppress(HeadRead):
             coroutine.send(None)
