@@ -3,7 +3,7 @@
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from weakref import WeakValueDictionary
 
 import trio
@@ -76,17 +76,26 @@ class ConnectionLimits:
     async def opening(self, address: str) -> AsyncIterator[Refusal | None]:
         """Count a connection as opening until the block ends. Yields its refusal, or `None`.
 
-        A checkpoint. If too many connections are opening, it waits up to `OPENING_WAIT_TIMEOUT`: a burst of connections
-        normally opens within that second. If cancelled, the connection no longer counts.
+        If too many connections are opening, it waits up to `OPENING_WAIT_TIMEOUT`: a burst of connections normally
+        opens within that second. A checkpoint only in that case. If cancelled, the connection no longer counts.
         """
-        async with AsyncExitStack() as held:
-            with trio.move_on_after(OPENING_WAIT_TIMEOUT) as wait:
+        held: list[trio.Semaphore] = []
+        refusal = None
+        try:
+            with trio.CancelScope() as wait:
                 for openings in self._openings_for(address):
-                    await held.enter_async_context(openings)
+                    if openings.value:
+                        openings.acquire_nowait()
+                    else:
+                        wait.deadline = min(wait.deadline, trio.current_time() + OPENING_WAIT_TIMEOUT)
+                        await openings.acquire()
+                    held.append(openings)
             if wait.cancelled_caught:
-                yield _refusal("This server has reached its limit of opening connections (max_unauthenticated).")
-            else:
-                yield None
+                refusal = _refusal("This server has reached its limit of opening connections (max_unauthenticated).")
+            yield refusal
+        finally:
+            for openings in held:
+                openings.release()
 
     def _openings_for(self, address: str) -> list[trio.Semaphore]:
         """Return the semaphores that an opening holds: that of its network first, which leaves the rest to others."""
