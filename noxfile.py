@@ -123,9 +123,9 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-m", "soak", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
-@nox.session
+@nox.session(python=INSTALLED)
 def bench(session: nox.Session) -> None:
-    """The benchmark, beside rayforce-py's own, to docs/benchmark.md; `nox -s bench -- --quick` only prints."""
+    """The benchmark on every supported Python that is installed, to docs/benchmark; `-- --quick` only prints."""
     session.install(".", *nox.project.dependency_groups(PYPROJECT, "bench"))
     session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
 

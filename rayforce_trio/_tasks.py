@@ -49,7 +49,7 @@ def in_trio() -> bool:
 
 def running_loop() -> EventLoop | None:
     """Return the event loop that runs the calling code, or `None` outside of event loops."""
-    if in_trio():
+    if sniffio.thread_local.name == "trio":  # `in_trio`, without a call: every call of a connection comes here
         return trio.lowlevel.current_trio_token()
     try:
         return asyncio.get_running_loop()
@@ -60,6 +60,17 @@ def running_loop() -> EventLoop | None:
 def event_class() -> type[trio.Event] | type[asyncio.Event]:
     """Return the class of the running loop's own events."""
     return trio.Event if in_trio() else asyncio.Event
+
+
+def checkpoint_if_cancelled_function() -> Callable[[], Awaitable[None]]:
+    """Return anyio's `checkpoint_if_cancelled` of the running loop. Calling it does not look for the loop again."""
+    if in_trio():
+        return trio.lowlevel.checkpoint_if_cancelled
+    return anyio.lowlevel.current_token().backend_class.checkpoint_if_cancelled
+
+
+enable_ki_protection = trio.lowlevel.enable_ki_protection
+"""Decorates a function in which trio raises KeyboardInterrupt at checkpoints only. Changes nothing on asyncio."""
 
 
 def call_soon(loop: EventLoop, function: Callable[[], object]) -> bool:
@@ -91,6 +102,11 @@ class TimeSlice:
         now = time.perf_counter()
         self._end = now + TIME_SLICE
         self._flush_at = now + FLUSH_INTERVAL
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the task should call `yield_if_due`. Saves the call if it would do nothing."""
+        return time.perf_counter() >= self._end
 
     async def yield_if_due(self) -> None:
         """Yield to other tasks if the time slice is used up. A checkpoint only in that case.

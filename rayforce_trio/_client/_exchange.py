@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from time import perf_counter
 
 import anyio
 import anyio.lowlevel
@@ -10,13 +11,25 @@ from .._protocol import (
     SUBPROTOCOL,
     ClientProtocol,
     ClientRequest,
+    Frame,
     Outgoing,
     ProtocolViolation,
     Reply,
 )
-from .._tasks import Event, TimeSlice, event_class, race, running_loop
+from .._tasks import (
+    Event,
+    TimeSlice,
+    checkpoint_if_cancelled_function,
+    enable_ki_protection,
+    event_class,
+    race,
+    running_loop,
+)
 from .._transports import Transport, aclose_shielded, closed_by_us, end
 from ..errors import ConnectionClosed, ProtocolError, RayforceWSError
+from ._reading import STANDBY, Reading, Receiver
+
+_READER, _NOBODY = Receiver.READER, Receiver.NOBODY
 
 logger = logging.getLogger("rayforce_trio.client")
 
@@ -44,11 +57,14 @@ class Exchange:
         self.reason: RayforceWSError | None = None
         self._transport = transport
         self._protocol = ClientProtocol(extended=self.extended)
-        self._waiters: dict[ClientRequest, _Waiter] = {}
+        self._reading = Reading()
         self._new_event = event_class()
+        self._checkpoint_if_cancelled = checkpoint_if_cancelled_function()
+        self._waiters: dict[ClientRequest, Event] = {}  # set when a request is answered, a post is sent, or at the end
+        self._resume_reading = self._new_event()  # wakes the reader task that stands by
         self._outgoing = self._new_event()  # set when there may be a message to send
         self._unsent: Outgoing | None = None  # out of the protocol's hands, but not yet taken by the network
-        self._send_error: RayforceWSError | None = None
+        self._error: Exception | None = None  # which a call has met; the connection's tasks raise it
         self._closing = self._new_event()  # set when `reason` is
         self._closed = self._new_event()  # set when the socket is closed
 
@@ -78,13 +94,15 @@ class Exchange:
     def check_usable(self) -> None:
         """Raise an error if the connection has ended, or belongs to another event loop. Every public call does this."""
         self.check_loop()
-        self._check_open()
+        if self.reason is not None:
+            raise self._refusal()
 
     def check_closable(self) -> None:
         """Raise an error if the connection is open, and belongs to another event loop."""
         if not self.closed:
             self.check_loop()
 
+    @enable_ki_protection  # an interrupt between two steps could put the connection out of step
     async def request(self, frame: bytes) -> Reply:
         """Send a request, whose message type is 1, and return its reply. A checkpoint.
 
@@ -94,48 +112,88 @@ class Exchange:
         Raises:
             RayforceWSError: the connection has ended, or ends before the reply arrives.
         """
-        self._check_open()
-        await anyio.lowlevel.checkpoint_if_cancelled()  # or it could be sent before the cancellation is noticed
-        request = self._protocol.submit(frame)
+        await self._checkpoint_if_cancelled()  # or it could be sent before the cancellation is noticed
+        if self.reason is not None:
+            raise self._refusal()
+        protocol = self._protocol
+        if self._reading.receiver is _NOBODY and self._unsent is None:
+            request = protocol.submit_alone(frame)
+            if request is not None:
+                return await self._receive_reply(request, frame)
+        request = protocol.submit(frame)
         del frame
-        reply = await self._send(request)
-        assert reply is not None
-        return reply
+        await self._finish(request)
+        assert request.reply is not None
+        return request.reply
 
+    @enable_ki_protection
     async def post(self, frame: bytes) -> None:
         """Send a post, whose message type is 0; return when the network has taken it. A checkpoint.
 
         If cancelled before that, the post is not sent, unless it was partly sent already. Raises as `request`.
         """
-        self._check_open()
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        await self._checkpoint_if_cancelled()
+        if self.reason is not None:
+            raise self._refusal()
         request = self._protocol.post(frame)
         del frame
-        await self._send(request)
+        await self._finish(request)
 
     # The tasks of callers. Between these awaits, everything is synchronous.
 
-    async def _send(self, request: ClientRequest) -> Reply | None:
-        """Send a request or a post, and return the reply of a request. A checkpoint. If cancelled, as the callers."""
-        done = self._new_event()
-        waiter = self._waiters[request] = _Waiter(done)
-        if self._protocol.pending == 1:
+    async def _receive_reply(self, request: ClientRequest, frame: bytes) -> Reply:
+        """Send the frame of a request that is the only one, and receive messages until its reply arrives.
+
+        A checkpoint. If cancelled, as `request`; the reader task receives further messages.
+        """
+        transport, protocol = self._transport, self._protocol
+        self._reading.call_started()
+        try:
+            if not transport.send_now(frame):
+                self._unsent = Outgoing(frame, request)
+                self._outgoing.set()
+            del frame
+            while request.reply is None:
+                protocol.receive(await transport.receive())
+        except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
+            self._error = error
+        finally:
+            if request.reply is None:
+                protocol.cancel(request)
+            idle = protocol.is_idle
+            if self._reading.call_ended(idle=idle and self._error is None):
+                self._resume_reading.set()
+            if not idle:
+                self._outgoing.set()
+        if request.reply is None:
+            await self._closing.wait()
+            assert self.reason is not None
+            raise copy.copy(self.reason)
+        return request.reply
+
+    async def _finish(self, request: ClientRequest) -> None:
+        """Wait until a request is answered, or a post is sent. A checkpoint. If cancelled, as the callers."""
+        protocol = self._protocol
+        done = self._waiters[request] = self._new_event()
+        if protocol.pending == 1:
             self._send_at_once()
         else:
             self._outgoing.set()  # other calls wait for replies anyway, so requests are sent in batches
+            if self._reading.call_joined():
+                self._resume_reading.set()
         try:
             if done.is_set():  # on asyncio, waiting for a set event is not a checkpoint
                 await anyio.lowlevel.checkpoint()
             else:
                 await done.wait()
         finally:
-            if self._waiters.pop(request, None) is not None:
-                self._protocol.cancel(request)
+            unfinished = self._waiters.pop(request, None) is not None
+            if unfinished:
+                protocol.cancel(request)
                 self._outgoing.set()
-        if waiter.failed:
+        if unfinished:
             assert self.reason is not None
             raise copy.copy(self.reason)  # each task adds a traceback to its own copy
-        return waiter.reply
 
     def _send_at_once(self) -> None:
         """Send waiting messages without switching to the writer task, as far as the network takes them."""
@@ -143,14 +201,13 @@ class Exchange:
             return
         try:
             while (outgoing := self._protocol.next_outgoing()) is not None:
-                if not self._transport.send_nowait(outgoing.message):
+                if not self._transport.send_now(outgoing.message):
                     self._unsent = outgoing
                     self._outgoing.set()
                     break
                 self._sent(outgoing)
-            self._transport.flush()
         except RayforceWSError as error:
-            self._send_error = copy.copy(error)  # the writer raises it: it may concern another call's message
+            self._error = copy.copy(error)  # the writer raises it: it may concern another call's message
             self._outgoing.set()
 
     # The connection's own tasks.
@@ -168,9 +225,10 @@ class Exchange:
         try:
             try:
                 await race(self._read, self._write, self._transport.run, self._close_when_asked)
+            except ProtocolViolation as violation:
+                await self._end(ProtocolError(str(violation)))
             except RayforceWSError as error:
-                self.close_with(error)
-                await end(self._transport, error)
+                await self._end(error)
         except Exception as error:
             logger.exception("internal error in the connection to %s", self.peer)
             self.close_with(RayforceWSError(f"internal error in the client: {error!r}"))
@@ -183,32 +241,60 @@ class Exchange:
 
     async def _read(self) -> None:
         """Give replies to the calls that wait for them. If cancelled, no message is lost."""
+        transport, reading = self._transport, self._reading
+        time_slice = TimeSlice()
         while True:
-            message = await self._transport.receive()
-            try:
-                received = self._protocol.receive(message)
-            except ProtocolViolation as error:
-                raise ProtocolError(str(error)) from None
-            if self._protocol.has_outgoing:  # the reply may have made room for another request
+            if reading.receiver is not _READER:
+                await self._stand_by()
+            self._deliver(await transport.receive())
+            time_slice.start()
+            while reading.receiver is _READER and (message := transport.receive_nowait()) is not None:
+                self._deliver(message)
+                del message  # it may be large, and the next one may come much later
+                if time_slice.is_used_up:
+                    await time_slice.yield_if_due()
+            if self._protocol.has_outgoing:  # replies may have made room for other requests
                 self._outgoing.set()
-            if received is not None:
-                self._waiters.pop(received.request).resolve(received.reply)
-            del message, received  # they may be large, and the next message may come much later
+
+    def _deliver(self, message: Frame | str) -> None:
+        """Give a message to the call that waits for it, if there is one."""
+        request = self._protocol.receive(message)
+        if request is not None:
+            self._waiters.pop(request).set()
+            if not self._protocol.pending:
+                self._reading.reply_delivered(perf_counter())
+
+    async def _stand_by(self) -> None:
+        """Wait until the reader task is to receive. A checkpoint. If cancelled, nothing has changed.
+
+        Raises:
+            Exception: a call has met the error while it was receiving.
+        """
+        self._resume_reading = self._new_event()
+        while self._reading.receiver is not _READER:
+            with anyio.move_on_after(STANDBY) as scope:
+                await self._resume_reading.wait()
+            if scope.cancelled_caught:
+                self._reading.standby_elapsed()
+        if self._error is not None:
+            raise self._error
 
     async def _write(self) -> None:
         """Send the protocol's messages. If cancelled, a message may have been cut; nothing can be sent afterwards."""
-        time_slice = TimeSlice(self._transport.flush)
+        transport, protocol = self._transport, self._protocol
+        time_slice = TimeSlice(transport.flush)
         while True:
-            if self._send_error is not None:
-                raise self._send_error
-            while (outgoing := self._unsent or self._protocol.next_outgoing()) is not None:
-                if not self._transport.send_nowait(outgoing.message):
+            if self._error is not None:
+                raise self._error
+            while (outgoing := self._unsent or protocol.next_outgoing()) is not None:
+                if not transport.send_nowait(outgoing.message):
                     self._unsent = outgoing
-                    await self._transport.send(outgoing.message)
+                    await transport.send(outgoing.message)
                 self._unsent = None
                 self._sent(outgoing)
-                await time_slice.yield_if_due()
-            self._transport.flush()
+                if time_slice.is_used_up:
+                    await time_slice.yield_if_due()
+            transport.flush()
             self._outgoing = self._new_event()
             await self._outgoing.wait()
             time_slice.start()
@@ -216,12 +302,17 @@ class Exchange:
     def _sent(self, outgoing: Outgoing) -> None:
         request = outgoing.request
         if request is not None and request.is_post and request in self._waiters:
-            self._waiters.pop(request).resolve(None)
+            self._waiters.pop(request).set()
 
     async def _close_when_asked(self) -> None:
         """Close the transport once `close_with` was called. If cancelled, the transport is closed all the same."""
         await self._closing.wait()
         await self._transport.aclose()
+
+    async def _end(self, error: RayforceWSError) -> None:
+        """Close the connection because of an error. A checkpoint; if cancelled, the socket is closed at once."""
+        self.close_with(error)
+        await end(self._transport, error)
 
     # The end.
 
@@ -241,9 +332,8 @@ class Exchange:
         if self.reason is None:
             self.reason = copy.copy(reason)  # without its traceback, which refers to this connection
         self._protocol.abandon()
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            waiter.fail()
+        for done in self._waiters.values():
+            done.set()
         self._closing.set()
 
     def abort(self) -> None:
@@ -252,31 +342,13 @@ class Exchange:
         self._transport.abort()
         self._closed.set()
 
-    def _check_open(self) -> None:
-        """Raise an error if the connection has ended."""
-        if self.reason is None:
-            return
+    def _refusal(self) -> RayforceWSError:
+        """Return the error for a new call of a connection that has ended."""
+        assert self.reason is not None
         error = copy.copy(self.reason)
         message = "Cannot execute on closed connection" + ("" if self.closed_here else f": {self.reason}")
         if isinstance(error, ConnectionClosed | ProtocolError):
             error.message = message
         else:
             error.args = (message,)
-        raise error
-
-
-class _Waiter:
-    """The state of a call that waits: for the reply of its request, or for its post to be sent."""
-
-    def __init__(self, done: Event) -> None:
-        self.done = done
-        self.reply: Reply | None = None
-        self.failed = False
-
-    def resolve(self, reply: Reply | None) -> None:
-        self.reply = reply
-        self.done.set()
-
-    def fail(self) -> None:
-        self.failed = True
-        self.done.set()
+        return error

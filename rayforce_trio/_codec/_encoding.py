@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from rayforce import String
@@ -77,10 +76,12 @@ def encode(
         RayforceError: the query cannot be compiled.
     """
     flags = VERBOSE_FLAG if verbose else 0
-    if type(query) is str and not params and (params is None or isinstance(params, Mapping)):
+    if type(query) is str and (params is None or (not params and isinstance(params, Mapping))):
         check_thread()
-        with suppress(UnicodeEncodeError):
+        try:
             return query_frame(query, message_type, flags)
+        except UnicodeEncodeError:
+            raise _unencodable() from None
     try:
         if isinstance(query, SQL):
             payload: Buffer = query.payload({} if params is None else _mapping(params), value_payload)
@@ -114,7 +115,11 @@ def _text(text: str) -> bytes:
     try:
         return string(str(text))
     except UnicodeEncodeError:
-        raise RayforceConversionError("the query cannot be sent, because UTF-8 cannot express it") from None
+        raise _unencodable() from None
+
+
+def _unencodable() -> RayforceConversionError:
+    return RayforceConversionError("the query cannot be sent, because UTF-8 cannot express it")
 
 
 def _with_bindings(body: Buffer, bindings: Sequence[tuple[str, Buffer]]) -> bytes:

@@ -1,6 +1,7 @@
 """Functions that the modules of the codec share: the thread check, values as bytes, the names of types."""
 
 from pathlib import Path
+from threading import get_ident
 from typing import Any, NoReturn
 
 import rayforce
@@ -32,12 +33,19 @@ def native_server() -> Path:
     return Path(rayforce.__file__).parent / "bin" / "rayforce"
 
 
+_engine_thread: int | None = None  # the thread in which Rayforce can be used; known once `check_thread` ran there
+
+
 def check_thread() -> None:
     """Raise `RayforceThreadError` if Rayforce cannot be used in this thread."""
+    global _engine_thread
+    if get_ident() == _engine_thread:  # rayforce-py compares the same number
+        return
     try:
         ffi.init_b8(True)
     except RuntimeError as error:
         reraise(error)
+    _engine_thread = get_ident()
 
 
 def check_foreign_thread(error: RuntimeError) -> None:

@@ -4,7 +4,7 @@ The modules here take bytes, text and events, and return messages and actions. T
 clocks, use an event loop or call the engine.
 """
 
-from ._client import ClientProtocol, ClientRequest, ClientRequestState, Outgoing, ReplyReceived
+from ._client import ClientProtocol, ClientRequest, ClientRequestState, Outgoing
 from ._control import CONTROL_LIMIT, CancelNotice, ErrorNotice, dump_cancel, dump_error, parse_control
 from ._frames import (
     COMPRESSED_FLAG,
@@ -88,7 +88,6 @@ __all__ = [
     "Outgoing",
     "ProtocolViolation",
     "Reply",
-    "ReplyReceived",
     "RequestPipeline",
     "RequestState",
     "Result",

@@ -5,12 +5,13 @@ request that was sent and is unanswered. A request that is cancelled before it w
 cancelled later keeps its place in that order, and its reply is discarded.
 """
 
+import struct
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from ._control import ErrorNotice, dump_cancel, parse_control
-from ._frames import Frame, MessageType, parse_frame
+from ._frames import HEADER_SIZE, RESPONSE, Frame, MessageType, parse_frame
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
@@ -42,6 +43,8 @@ class ClientRequestState(Enum):
 
 
 _QUEUED, _SENT, _DISCARDED, _DONE = ClientRequestState
+_ASYNC, _RESPONSE = MessageType.ASYNC, MessageType.RESPONSE
+_HEADER = struct.Struct("<8sq")  # everything before the size of the payload, and that size
 
 
 @dataclass(eq=False, slots=True)
@@ -52,6 +55,7 @@ class ClientRequest:
         frame: the message to send; empty once it was sent.
         number: the number of a request that was sent. A post has none in the extended protocol.
         size: the size of a frame that was sent, in bytes.
+        reply: the reply; `None` until it arrives, and if it is discarded.
     """
 
     frame: bytes
@@ -59,6 +63,7 @@ class ClientRequest:
     state: ClientRequestState = _QUEUED
     number: int | None = None
     size: int = 0
+    reply: Reply | None = None
 
 
 @dataclass(slots=True)
@@ -69,19 +74,12 @@ class Outgoing:
     request: ClientRequest | None
 
 
-@dataclass(slots=True)
-class ReplyReceived:
-    """The reply of a request that awaits it."""
-
-    request: ClientRequest
-    reply: Reply
-
-
 class ClientProtocol:
     """Numbers, sends, matches and cancels the requests of one connection.
 
     Call `submit`, `post` and `cancel` for the users of the connection. Send the messages that `next_outgoing` returns,
-    each one completely, until it returns `None`. Pass every message that arrives to `receive`.
+    each one completely, until it returns `None`. Pass every message that arrives to `receive`. `submit_alone` replaces
+    `submit` and `next_outgoing` if nothing else is under way.
 
     Args:
         extended: whether the server has accepted the extended protocol.
@@ -109,10 +107,28 @@ class ClientProtocol:
         """Whether a message is queued, even if it must wait until other requests are answered."""
         return bool(self._controls or self._queued)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to send and no reply is due."""
+        return not (self._unanswered or self._queued or self._controls)
+
     def submit(self, frame: bytes) -> ClientRequest:
         """Queue a request; `frame` has message type 1."""
         request = ClientRequest(frame)
         self._queued[request] = None
+        return request
+
+    def submit_alone(self, frame: bytes) -> ClientRequest | None:
+        """Return a request that counts as sent, so send `frame` now; `None` unless the protocol is idle.
+
+        The result is that of `submit` and `next_outgoing`.
+        """
+        if self._unanswered or self._queued or self._controls:
+            return None
+        self._last_number = number = self._last_number + 1
+        self._unanswered_bytes = size = len(frame)
+        request = ClientRequest(b"", False, _SENT, number, size)
+        self._unanswered.append(request)
         return request
 
     def post(self, frame: bytes) -> ClientRequest:
@@ -165,19 +181,21 @@ class ClientProtocol:
         request.frame = b""  # a large request must not be kept until its reply arrives
         return outgoing
 
-    def receive(self, message: Frame | str) -> ReplyReceived | None:
-        """Take a message from the server, and return the reply in it if a request awaits it.
+    def receive(self, message: Frame | str) -> ClientRequest | None:
+        """Take a message from the server. If it is a reply that a request awaits, return that request.
 
         Raises:
             ProtocolViolation: the server must not send this message. The protocol's state has not changed.
         """
         if isinstance(message, str):
             return self._receive_control(message)
-        header = parse_frame(message)
-        if self._extended and header.message_type is MessageType.ASYNC:
-            return None  # a push, to which this client cannot have subscribed
-        if self._extended and header.message_type is not MessageType.RESPONSE:
-            raise ProtocolViolation("the server sent a request")
+        size = len(message) - HEADER_SIZE
+        if size < 1 or _HEADER.unpack_from(message) != (RESPONSE, size):  # else it is the usual response without flags
+            header = parse_frame(message)
+            if self._extended and header.message_type is _ASYNC:
+                return None  # a push, to which this client cannot have subscribed
+            if self._extended and header.message_type is not _RESPONSE:
+                raise ProtocolViolation("the server sent a request")
         return self._answer(Result(message))
 
     def _has_room_for(self, request: ClientRequest) -> bool:
@@ -185,7 +203,7 @@ class ClientProtocol:
             len(self._unanswered) < MAX_IN_FLIGHT and self._unanswered_bytes + len(request.frame) <= MAX_IN_FLIGHT_BYTES
         )
 
-    def _receive_control(self, text: str) -> ReplyReceived | None:
+    def _receive_control(self, text: str) -> ClientRequest | None:
         if not self._extended:
             raise ProtocolViolation("a text message from a server of the baseline protocol, which has none")
         received = None
@@ -196,7 +214,7 @@ class ClientProtocol:
                 received = self._answer(Failure(notice.code, notice.message))
         return received
 
-    def _answer(self, reply: Reply) -> ReplyReceived | None:
+    def _answer(self, reply: Reply) -> ClientRequest | None:
         if not self._unanswered:
             raise ProtocolViolation("a reply without a request")
         request = self._unanswered.popleft()
@@ -206,7 +224,8 @@ class ClientProtocol:
             self.stopped += _was_stopped(reply)
             return None
         request.state = _DONE
-        return ReplyReceived(request, reply)
+        request.reply = reply
+        return request
 
 
 def _was_stopped(reply: Reply) -> bool:

@@ -31,6 +31,11 @@ _NULL = 0x7E
 ERROR = 0x7F
 ERROR_SIZE = 9  # type code and an 8-byte code
 SIZED = struct.Struct("<BBq")  # type code, attributes, and the length of a string or list
+_QUERY = struct.Struct("<4sBBBBqBBq")  # the header, and the beginning of a string
+
+
+RESPONSE = _MAGIC + bytes([WIRE_VERSION, 0, 0, 2])
+"""The beginning of the header of a response without flags. The size of the payload follows."""
 
 
 Frame = bytes | memoryview
@@ -154,8 +159,9 @@ def query_frame(text: str, message_type: MessageType, flags: int) -> bytes:
     Raises:
         UnicodeEncodeError: the text cannot be encoded as UTF-8.
     """
-    payload = pack_string(text.encode())
-    return Header(flags, message_type, len(payload)).pack() + payload
+    data = text.encode()
+    size = len(data)
+    return _QUERY.pack(_MAGIC, WIRE_VERSION, flags, 0, message_type, SIZED.size + size, STRING_ATOM, 0, size) + data
 
 
 def pack_string(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""How fast this is, measured beside rayforce-py's own WebSocket pair and its native protocol: `python -m bench`.
+"""The benchmark: rayforce_trio, rayforce-py's WebSocket pair and its native protocol in one run. `python -m bench`.
 
-It is no test: no figure makes it fail.
+The benchmark is not a test: it never fails because of a figure.
 """

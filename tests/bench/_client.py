@@ -1,7 +1,8 @@
-"""A client in a process of its own: `python -m bench._client KIND`.
+"""A client in its own process: `python -m bench._client KIND`.
 
-KIND is `trio` or `asyncio` for ours, `peer` for rayforce-py's `WSClient`, `native` for its `TCPClient`, and `raw` for a
-blocking socket that speaks the native protocol and decodes nothing. Every command makes a connection of its own.
+KIND is `trio`, `asyncio` or `uvloop` for our client on that event loop, `peer` for rayforce-py's `WSClient`, `native`
+for its `TCPClient`, or `raw` for a blocking socket that speaks the native protocol and decodes nothing. The client
+reads commands from its standard input. Each command opens its own connection.
 """
 
 import asyncio
@@ -28,73 +29,79 @@ from ._memory import PeakMemory
 HOST = "127.0.0.1"
 SMALL = "(+ 1 2)"
 IN_FLIGHT = 1000
-"""Requests that a client keeps on their way at once."""
+"""Requests that a client keeps in flight."""
 
-_WARM_UP = 0.1  # of the time of a turn
+_WARM_UP = 0.1  # of the duration of a turn
 _MEMORY_REPLIES = 3
 _CHUNK = 65536
 
 
-class Link(Protocol):
-    """An open connection, whoever's."""
+class Connection(Protocol):
+    """An open connection of any contestant."""
 
     async def execute(self, query: Any) -> Any:
         """Send one query and return its value."""
 
-    async def flood(self, meter: "Meter") -> None:
-        """Keep `IN_FLIGHT` small queries on their way until the meter has what it wants. Raises `Cannot`."""
+    async def flood(self, meter: "RateMeter") -> None:
+        """Keep `IN_FLIGHT` small queries in flight until the meter is done. Raises `Cannot`."""
 
 
-Connect: TypeAlias = Callable[[int], AbstractAsyncContextManager[Link]]
+Connect: TypeAlias = Callable[[int], AbstractAsyncContextManager[Connection]]
+"""Opens a connection to a port of this machine."""
 
 
-class Meter:
-    """Counts replies for some seconds, from when as many have come as there are requests in flight.
+class RateMeter:
+    """Measures the rate of replies. The measurement starts after the first `IN_FLIGHT` replies.
+
+    Args:
+        seconds: the duration of the measurement.
 
     Attributes:
-        rate: replies a second, once it is over.
+        rate: replies per second, once the measurement is done.
+        done: whether the measurement is done.
     """
 
     def __init__(self, seconds: float) -> None:
         self.rate = 0.0
-        self.is_over = False
+        self.done = False
         self._seconds = seconds
         self._replies = 0
-        self._begin: float | None = None
+        self._start: float | None = None
 
     def count(self, replies: int = 1) -> None:
+        """Count replies that have just arrived."""
         self._replies += replies
-        if self.is_over or self._replies < IN_FLIGHT:
+        if self.done or self._replies < IN_FLIGHT:
             return
         now = perf_counter()
-        if self._begin is None:
-            self._begin = now
+        if self._start is None:
+            self._start = now
             self._replies = IN_FLIGHT
-        elif now >= self._begin + self._seconds:
-            self.rate = (self._replies - IN_FLIGHT) / (now - self._begin)
-            self.is_over = True
+        elif now >= self._start + self._seconds:
+            self.rate = (self._replies - IN_FLIGHT) / (now - self._start)
+            self.done = True
 
 
 class Ours:
-    """Our client, on either event loop; in flight are queries of as many tasks, each of which waits for its value."""
+    """Our client, on either event loop. To keep queries in flight, it runs one task for each."""
 
     def __init__(self, connection: WSClientConnection) -> None:
         self._connection = connection
         self.execute = connection.execute
 
-    async def flood(self, meter: Meter) -> None:
-        async def ask() -> None:
-            while not meter.is_over:
+    async def flood(self, meter: RateMeter) -> None:
+        async def request() -> None:
+            while not meter.done:
                 await self._connection.execute(SMALL)
                 meter.count()
 
         async with anyio.create_task_group() as tasks:
             for _ in range(IN_FLIGHT):
-                tasks.start_soon(ask)
+                tasks.start_soon(request)
 
 
 @asynccontextmanager
-async def ours(port: int) -> AsyncIterator[Link]:
+async def ours(port: int) -> AsyncIterator[Connection]:
     async with WSClient(HOST, port).connect() as connection:
         yield Ours(connection)
 
@@ -102,7 +109,8 @@ async def ours(port: int) -> AsyncIterator[Link]:
 class Peer:
     """rayforce-py's WebSocket client.
 
-    Its `execute` fails if called twice at once; so what is in flight goes through the connection below it, undecoded.
+    Two concurrent calls of its `execute` fail. Queries in flight therefore use the `websockets` connection below it,
+    and their replies are not decoded.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -113,15 +121,15 @@ class Peer:
             return await self._connection.execute(query)
         except Exception as error:
             if "1009" in str(error):  # WebSocket's code for a message that is too big
-                raise Cannot("messages over 1 MiB") from None
+                raise Cannot("no messages over 1 MiB") from None
             raise
 
-    async def flood(self, meter: Meter) -> None:
+    async def flood(self, meter: RateMeter) -> None:
         websocket = self._connection.ws
         request = encode(SMALL, MessageType.SYNC)
         for _ in range(IN_FLIGHT):
             await websocket.send(request)
-        while not meter.is_over:
+        while not meter.done:
             await websocket.recv()
             await websocket.send(request)
             meter.count()
@@ -130,7 +138,7 @@ class Peer:
 
 
 @asynccontextmanager
-async def peer(port: int) -> AsyncIterator[Link]:
+async def peer(port: int) -> AsyncIterator[Connection]:
     from rayforce.network.websocket import WSClient as RayforceClient
 
     async with await RayforceClient(HOST, port).connect() as connection:
@@ -138,7 +146,7 @@ async def peer(port: int) -> AsyncIterator[Link]:
 
 
 class Native:
-    """rayforce-py's client of the native protocol; it blocks."""
+    """rayforce-py's client of the native protocol. It blocks."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -146,12 +154,12 @@ class Native:
     async def execute(self, query: Any) -> Any:
         return self._client.execute(query)
 
-    async def flood(self, meter: Meter) -> None:  # noqa: ARG002 - as of the others
-        raise Cannot("several requests in flight")
+    async def flood(self, meter: RateMeter) -> None:  # noqa: ARG002 - required by the protocol
+        raise Cannot("one request at a time")
 
 
 @asynccontextmanager
-async def native(port: int) -> AsyncIterator[Link]:
+async def native(port: int) -> AsyncIterator[Connection]:
     from rayforce.network.tcp import TCPClient
 
     with TCPClient(HOST, port) as client:
@@ -159,7 +167,7 @@ async def native(port: int) -> AsyncIterator[Link]:
 
 
 class Raw:
-    """A blocking socket that speaks the native protocol: what the network and the native server take by themselves."""
+    """A blocking socket that speaks the native protocol: the cost of the network and the native server alone."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -167,7 +175,7 @@ class Raw:
         self._reply_size = 0
 
     async def execute(self, query: Any) -> Any:
-        """Return the value of a small query, as an int; nothing else is asked here."""
+        """Return the value of the small query, as an int. Other queries are not supported."""
         assert query == SMALL
         self._socket.sendall(self._small)
         if self._reply_size == 0:
@@ -175,10 +183,10 @@ class Raw:
             self._reply_size = HEADER_SIZE + parse_header(header).size
         return int.from_bytes(self._socket.recv(self._reply_size, socket.MSG_WAITALL)[-8:], "little")
 
-    async def flood(self, meter: Meter) -> None:
+    async def flood(self, meter: RateMeter) -> None:
         self._socket.sendall(self._small * IN_FLIGHT)
         received = 0
-        while not meter.is_over:
+        while not meter.done:
             received += len(self._socket.recv(_CHUNK))
             replies, received = divmod(received, self._reply_size)
             self._socket.sendall(self._small * replies)
@@ -188,7 +196,7 @@ class Raw:
 
 
 @asynccontextmanager
-async def raw(port: int) -> AsyncIterator[Link]:
+async def raw(port: int) -> AsyncIterator[Connection]:
     with socket.create_connection((HOST, port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(b"\x03\x00")
@@ -197,71 +205,57 @@ async def raw(port: int) -> AsyncIterator[Link]:
 
 
 def query_of(command: dict[str, Any]) -> Any:
-    """Return the query that a command names: a text, or the count of so many integers, which go with it."""
+    """Return the query of a command: a text, or the count of a vector of integers that the query contains."""
     if "upload" in command:
         return Expression(Operation.COUNT, Vector.from_numpy(numpy.arange(command["upload"])))
     return command["query"]
 
 
-async def check(link: Link, command: dict[str, Any]) -> None:
-    """Ask once, and hold the answer against what it has to be: a number, or the length of a vector."""
-    answer = await link.execute(query_of(command))
-    found = len(answer) if isinstance(answer, Vector) else getattr(answer, "value", answer)
+async def check(connection: Connection, command: dict[str, Any]) -> None:
+    """Execute the query once and compare its value, or the length of a vector, with the expected number."""
+    value = await connection.execute(query_of(command))
+    found = len(value) if isinstance(value, Vector) else getattr(value, "value", value)
     if found != command["expected"]:
-        raise ValueError(f"wrong answer: {str(answer)[:80]}")
+        raise ValueError(f"wrong value: {str(value)[:80]}")
 
 
-async def ask(link: Link, command: dict[str, Any]) -> dict[str, float]:
-    """Ask the same again and again, one at a time; the median time of a request, in seconds."""
-    query = query_of(command)
-    warm = perf_counter() + command["seconds"] * _WARM_UP
-    await check(link, command)
-    await repeat(link, query, warm)
-    return {"time": median(await repeat(link, query, perf_counter() + command["seconds"], at_least=1))}
+async def ask(connect: Connect, command: dict[str, Any]) -> dict[str, float]:
+    """Execute a query repeatedly, one at a time.
+
+    Returns:
+        The median time of a request, in seconds.
+    """
+    async with connect(command["port"]) as connection:
+        query = query_of(command)
+        warm = perf_counter() + command["seconds"] * _WARM_UP
+        await check(connection, command)
+        await repeat(connection, query, warm)
+        return {"time": median(await repeat(connection, query, perf_counter() + command["seconds"], at_least=1))}
 
 
-async def repeat(link: Link, query: Any, end: float, *, at_least: int = 0) -> list[float]:
-    """Ask until `end`, by the clock, and so many times; returns how long each took, in seconds."""
+async def repeat(connection: Connection, query: Any, end: float, *, at_least: int = 0) -> list[float]:
+    """Execute a query until `end`, a time of `perf_counter`, and `at_least` times. Returns the seconds of each."""
     times: list[float] = []
     before = perf_counter()
     while before < end or len(times) < at_least:
-        await link.execute(query)
+        await connection.execute(query)
         after = perf_counter()
         times.append(after - before)
         before = after
     return times
 
 
-async def flood(link: Link, command: dict[str, Any]) -> dict[str, float]:
-    """Keep many requests in flight; how many were answered a second."""
-    await check(link, command)
-    meter = Meter(command["seconds"])
-    await link.flood(meter)
-    return {"rate": meter.rate}
-
-
-async def memory(link: Link, command: dict[str, Any]) -> dict[str, float]:
-    """Get some replies; how much more memory this process and that of the server had at most than before, in bytes."""
-    for _ in range(_MEMORY_REPLIES):
-        await link.execute(SMALL)
-    client, server = PeakMemory(), PeakMemory(command["server"])
-    for _ in range(_MEMORY_REPLIES):
-        await check(link, command)
-    return {"client": client.growth(), "server": server.growth()}
-
-
 async def open_connections(connect: Connect, command: dict[str, Any]) -> dict[str, float]:
-    """Open and close one connection after the other.
+    """Open connections, one at a time, and close each before the next.
 
     Returns:
-        The median time of an opening, in seconds: TCP, WebSocket and greeting, until requests can be sent. Closing is
-        not counted.
+        The median time until a connection can be used, in seconds: TCP, WebSocket and greeting. The time to close it
+        is not counted.
     """
     start = perf_counter()
     warm, end = start + command["seconds"] * _WARM_UP, start + command["seconds"] * (1 + _WARM_UP)
     times: list[float] = []
-    while perf_counter() < end or not times:
-        before = perf_counter()
+    while (before := perf_counter()) < end or not times:
         async with connect(command["port"]):
             after = perf_counter()
         if before >= warm:
@@ -269,21 +263,37 @@ async def open_connections(connect: Connect, command: dict[str, Any]) -> dict[st
     return {"time": median(times)}
 
 
-COMMANDS = {"ask": ask, "flood": flood, "memory": memory}
+async def flood(connect: Connect, command: dict[str, Any]) -> dict[str, float]:
+    """Keep many requests in flight. Returns the rate of replies per second."""
+    async with connect(command["port"]) as connection:
+        await check(connection, command)
+        meter = RateMeter(command["seconds"])
+        await connection.flood(meter)
+        return {"rate": meter.rate}
 
 
-async def obey(connect: Connect) -> None:
-    """Do what the standard input says, until it ends."""
+async def memory(connect: Connect, command: dict[str, Any]) -> dict[str, float]:
+    """Receive large replies. Returns how much the memory of the client and the server grew at most, in bytes."""
+    async with connect(command["port"]) as connection:
+        for _ in range(_MEMORY_REPLIES):
+            await connection.execute(SMALL)
+        client, server = PeakMemory(), PeakMemory(command["server"])
+        for _ in range(_MEMORY_REPLIES):
+            await check(connection, command)
+        return {"client": client.growth(), "server": server.growth()}
+
+
+COMMANDS = {"ask": ask, "open": open_connections, "flood": flood, "memory": memory}
+
+
+async def run_commands(connect: Connect) -> None:
+    """Run the commands of the standard input until it ends."""
     commander = Commander()
-    # Read in a thread: the loop is free meanwhile, as it is in a program.
+    # A thread reads the command, so the event loop is free, as in a program that uses a client.
     while (command := await anyio.to_thread.run_sync(commander.next)) is not None:
         try:
-            if command["do"] == "open":
-                answer = await open_connections(connect, command)
-            else:
-                async with connect(command["port"]) as link:
-                    answer = await COMMANDS[command["do"]](link, command)
-        except Exception as error:  # noqa: BLE001 - whatever went wrong is told
+            answer = await COMMANDS[command["do"]](connect, command)
+        except Exception as error:  # noqa: BLE001 - the parent process reports the error
             commander.tell_failure(error)
         else:
             commander.tell(answer)
@@ -292,12 +302,16 @@ async def obey(connect: Connect) -> None:
 if __name__ == "__main__":
     match sys.argv[1]:
         case "trio":
-            trio.run(obey, ours)
+            trio.run(run_commands, ours)
         case "asyncio":
-            asyncio.run(obey(ours))
+            asyncio.run(run_commands(ours))
+        case "uvloop":
+            import uvloop
+
+            uvloop.run(run_commands(ours))
         case "peer":
-            asyncio.run(obey(peer))
+            asyncio.run(run_commands(peer))
         case "native":
-            asyncio.run(obey(native))
+            asyncio.run(run_commands(native))
         case "raw":
-            asyncio.run(obey(raw))
+            asyncio.run(run_commands(raw))

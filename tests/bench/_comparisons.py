@@ -1,6 +1,6 @@
-"""Values in and data out: pairs of ways to do one thing, measured in turns in one process.
+"""Comparisons of two ways to do the same thing with values, measured in turns in one process.
 
-`python -m bench._comparisons` runs the pairs that it is told to, one command for each.
+`python -m bench._comparisons` reads commands from its standard input. Each command runs one comparison.
 """
 
 import csv
@@ -40,7 +40,7 @@ Ways: TypeAlias = tuple[Way, Way]
 
 ROWS = 1_000_000
 FEWER_ROWS = 100_000
-"""For pairs in which one way takes half a minute for a million rows."""
+"""For comparisons in which one way would take half a minute for a million rows."""
 
 _FILTERED_ROWS = 10_000_000
 _FILTER_SCRIPT = f"(set filtered (table [px] (list (as 'F64 (til {_FILTERED_ROWS})))))"
@@ -53,11 +53,11 @@ class Comparison:
     """Two ways to do the same thing.
 
     Attributes:
-        label: what is done, and with how many rows.
-        ours: our way.
-        other: the way that ours is compared with.
-        limit: how many times the other's time ours may take, at most; below 1 where ours is meant to be faster.
-        pair: returns both ways in a context in which they work.
+        label: the task and the number of rows.
+        ours: our way, for tables.
+        other: the other way, for tables.
+        limit: the developers' goal: the highest ratio of our time to the other's.
+        pair: a context manager that returns both ways.
     """
 
     label: str
@@ -66,17 +66,12 @@ class Comparison:
     limit: float
     pair: Callable[[], AbstractAsyncContextManager[Ways]]
 
-    @property
-    def goal(self) -> str:
-        """The limit in words."""
-        return f"≤ {self.limit:g} times its time" if self.limit >= 1 else f"≥ {1 / self.limit:g} times faster"
-
 
 # Data
 
 
 def _arrow_table(rows: int, *, lengths: Sequence[int] = (8, 14, 20)) -> pyarrow.Table:
-    """Return integers, floats, timestamps with nulls, strings of these lengths and symbols."""
+    """Return a table of integers, floats, timestamps with nulls, strings of these lengths and symbols."""
     random = np.random.default_rng(1)
     text = pyarrow.array(["x" * length for length in random.choice(lengths, rows).tolist()])
     symbols = pyarrow.array([f"SYM{number}" for number in range(1000)])
@@ -95,7 +90,7 @@ def _arrow_table(rows: int, *, lengths: Sequence[int] = (8, 14, 20)) -> pyarrow.
 
 
 def _payload(table: pyarrow.Table) -> bytes:
-    """Return a table as the engine writes it, which differs from ours in the attributes of vectors."""
+    """Return a table in the form in which the engine sends it. Its vectors have other attributes than ours."""
     (payload,) = _payloads(table)
     return _serialized(_deserialized(_frame(bytes(payload))))[HEADER_SIZE:]
 
@@ -277,9 +272,12 @@ COMPARISONS = (
 
 
 async def measure(comparison: Comparison, rounds: int) -> tuple[list[float], list[float]]:
-    """Return the seconds that both ways take in each round, in turns. A first, additional round is dropped.
+    """Run both ways in turns. A first, additional round does not count.
 
     A checkpoint. If cancelled, nothing is left running.
+
+    Returns:
+        The seconds of each round, for both ways.
     """
     times: tuple[list[float], list[float]] = ([], [])
     async with comparison.pair() as ways:

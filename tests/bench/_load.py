@@ -1,7 +1,7 @@
-"""A load generator in a process of its own, the same for every server: `python -m bench._load`.
+"""A load generator in its own process, the same for every server: `python -m bench._load`.
 
-It speaks plain WebSocket over non-blocking sockets: the baseline protocol, no subprotocol, masked frames made
-beforehand. It decodes nothing; that a reply is the right one shows in its bytes.
+It speaks the baseline protocol over plain sockets, without a subprotocol, and sends frames that were masked in advance.
+It decodes nothing; it compares the bytes of each reply with those of the first.
 """
 
 import os
@@ -19,17 +19,17 @@ from support.children import Cannot, Commander
 from rayforce_trio._codec import encode
 from rayforce_trio._protocol import MessageType
 
-from ._client import HOST, IN_FLIGHT, SMALL, Meter
+from ._client import HOST, IN_FLIGHT, SMALL, RateMeter
 
 _CHUNK = 65536
-_TIMEOUT = 20.0  # for one blocking call
-_WARM_UP = 0.2  # of the time of a turn
-_OPENING_AT_ONCE = 50  # fewer than any server lets wait to be accepted
-_PAUSE = 0.002  # of a quiet client, between a reply and the next request; in seconds
+_TIMEOUT = 20.0  # seconds for one blocking call
+_WARM_UP = 0.2  # of the duration of a turn
+_OPENING_AT_ONCE = 50  # fewer than the backlog of any server
+_PAUSE = 0.002  # seconds between a reply and the next request of a quiet client
 
 
 def masked(payload: bytes) -> bytes:
-    """Return a short binary frame as a client sends it."""
+    """Return a masked binary frame of fewer than 126 bytes."""
     mask = os.urandom(4)
     body = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
     return bytes([0x80 | raw.BINARY, 0x80 | len(payload)]) + mask + body
@@ -39,11 +39,15 @@ REQUEST = masked(encode(SMALL, MessageType.SYNC))
 
 
 class Connection:
-    """An open connection; it has shaken hands, and has had its first reply.
+    """A WebSocket connection. Call `open` before anything else.
+
+    Args:
+        port: the server's port.
 
     Attributes:
-        socket: not blocking yet.
-        reply: what the server answers to `REQUEST`, each time.
+        socket: the blocking socket.
+        reply: the frame with which the server answers `REQUEST`.
+        sent_at: when the last request was sent, by `perf_counter`.
     """
 
     def __init__(self, port: int) -> None:
@@ -51,11 +55,11 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(raw.upgrade())
         self.reply = b""
-        self.received = b""
+        self._received = b""
         self.sent_at = 0.0
 
     def open(self) -> None:
-        """Shake hands, and check the reply to a request."""
+        """Complete both handshakes, and check the reply to a request."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += self.receive()
@@ -65,30 +69,32 @@ class Connection:
         self.socket.sendall(REQUEST)
         self.reply = self._receive_frame()
         if int.from_bytes(self.reply[-8:], "little") != 3:
-            raise ConnectionError(f"wrong answer: {self.reply!r}")
+            raise ConnectionError(f"wrong reply: {self.reply!r}")
 
     def ask(self) -> None:
+        """Send a request."""
         self.sent_at = perf_counter()
         self.socket.send(REQUEST)
 
     def answered(self) -> bool:
-        """Read; whether the reply is there."""
-        self.received += self.receive()
-        if self.received == self.reply:
-            self.received = b""
+        """Receive bytes. Returns whether the reply is complete."""
+        self._received += self.receive()
+        if self._received == self.reply:
+            self._received = b""
             return True
-        if self.reply.startswith(self.received):
+        if self.reply.startswith(self._received):
             return False
-        raise ConnectionError(f"wrong answer: {self.received!r}")
+        raise ConnectionError(f"wrong reply: {self._received!r}")
 
     def receive(self) -> bytes:
+        """Return the bytes that have arrived. Raises `ConnectionError` at the end of the stream."""
         data = self.socket.recv(_CHUNK)
         if not data:
             raise ConnectionError("the server closed the connection")
         return data
 
     def _receive_frame(self) -> bytes:
-        """Return a frame with less than 126 bytes in it."""
+        """Return a frame whose payload is shorter than 126 bytes."""
         frame = b""
         while len(frame) < 2 or len(frame) < 2 + frame[1]:
             frame += self.receive()
@@ -97,7 +103,7 @@ class Connection:
 
 @contextmanager
 def connections(port: int, count: int) -> Iterator[list[Connection]]:
-    """Open so many connections; they are closed in the end."""
+    """Open connections. They are closed at the end of the context."""
     with ExitStack() as stack:
         opened: list[Connection] = []
         while len(opened) < count:
@@ -111,7 +117,7 @@ def connections(port: int, count: int) -> Iterator[list[Connection]]:
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """Return the value that so many of a hundred do not exceed."""
+    """Return the smallest value that `percent` of all values do not exceed."""
     return sorted(values)[ceil(len(values) * percent / 100) - 1]
 
 
@@ -119,11 +125,11 @@ def load(command: dict[str, Any]) -> dict[str, float]:
     """Keep one request in flight on each of many connections.
 
     Returns:
-        How many were answered a second, the 99th percentile of their times in seconds, and the share of its time that
-        this process was busy: near 1, and it is the load generator that was measured.
+        `rate`, in replies per second; `p99`, the 99th percentile of the response times, in seconds; and `busy`, the
+        share of the time in which this process used its core. If `busy` is near 1, the load generator is the limit.
     """
     if not hasattr(select, "epoll"):
-        raise Cannot("the load generator's epoll: it is Linux's")
+        raise Cannot("the load generator needs epoll, which only Linux has")
     with connections(command["port"], command["connections"]) as opened, select.epoll() as poll:
         by_descriptor = {connection.socket.fileno(): connection for connection in opened}
         for descriptor, connection in by_descriptor.items():
@@ -139,13 +145,13 @@ def load(command: dict[str, Any]) -> dict[str, float]:
 
 
 def _drive(poll: select.epoll, by_descriptor: dict[int, Connection], seconds: float) -> list[float]:
-    """Ask again wherever a reply comes, for so long; returns how long each took."""
+    """Send a request on each connection whose reply has arrived, for some seconds. Returns the response times."""
     times: list[float] = []
     end = perf_counter() + seconds
     while perf_counter() < end or not times:
         ready = poll.poll(_TIMEOUT)
         if not ready:
-            raise TimeoutError("no reply")
+            raise TimeoutError(f"no reply within {_TIMEOUT:g} seconds")
         for descriptor, _ in ready:
             connection = by_descriptor[descriptor]
             if connection.answered():
@@ -155,13 +161,17 @@ def _drive(poll: select.epoll, by_descriptor: dict[int, Connection], seconds: fl
 
 
 def flood(command: dict[str, Any], commander: Commander) -> dict[str, float]:
-    """Keep `IN_FLIGHT` requests in flight on one connection; says when it begins. How many were answered a second."""
+    """Keep `IN_FLIGHT` requests in flight on one connection. Tells the parent process when the first are sent.
+
+    Returns:
+        `rate`, in replies per second.
+    """
     with connections(command["port"], 1) as (connection,):
         reply_size = len(connection.reply)
         connection.socket.sendall(REQUEST * IN_FLIGHT)
-        commander.tell({"begun": True})
-        meter, received = Meter(command["seconds"]), 0
-        while not meter.is_over:
+        commander.tell({"started": True})
+        meter, received = RateMeter(command["seconds"]), 0
+        while not meter.done:
             received += len(connection.receive())
             replies, received = divmod(received, reply_size)
             connection.socket.sendall(REQUEST * replies)
@@ -172,10 +182,10 @@ def flood(command: dict[str, Any], commander: Commander) -> dict[str, float]:
 
 
 def quiet(command: dict[str, Any], commander: Commander) -> dict[str, float]:
-    """Connect, say so, and wait for the next command: begin. Then ask now and then.
+    """Connect, tell the parent process, wait for its next command, then send a request every few milliseconds.
 
     Returns:
-        The 99th percentile and the median of the times, in seconds.
+        `p99` and `p50`, the 99th percentile and the median of the response times, in seconds.
     """
     with connections(command["port"], 1) as (connection,):
         commander.tell({"connected": True})
@@ -191,8 +201,8 @@ def quiet(command: dict[str, Any], commander: Commander) -> dict[str, float]:
     return {"p99": percentile(times, 99), "p50": percentile(times, 50)}
 
 
-def obey() -> None:
-    """Do what the standard input says, until it ends."""
+def run_commands() -> None:
+    """Run the commands of the standard input until it ends."""
     commander = Commander()
     while (command := commander.next()) is not None:
         try:
@@ -203,11 +213,11 @@ def obey() -> None:
                     answer = flood(command, commander)
                 case "quiet":
                     answer = quiet(command, commander)
-        except Exception as error:  # noqa: BLE001 - whatever went wrong is told
+        except Exception as error:  # noqa: BLE001 - the parent process reports the error
             commander.tell_failure(error)
         else:
             commander.tell(answer)
 
 
 if __name__ == "__main__":
-    obey()
+    run_commands()

@@ -1,4 +1,4 @@
-"""How much memory a process had at most, as Linux tells it in `/proc`."""
+"""The peak memory of a process, as Linux reports it in `/proc`."""
 
 from pathlib import Path
 
@@ -8,20 +8,20 @@ _RESET_PEAK = "5"
 
 
 class PeakMemory:
-    """Watches the memory of a process from now on.
+    """Measures how much the memory of a process grows from now on.
 
     Args:
-        process: its id, or `"self"`.
+        process: the process id, or `"self"`.
     """
 
     def __init__(self, process: int | str = "self") -> None:
         self._directory = Path("/proc", str(process))
         Path(self._directory, "clear_refs").write_text(_RESET_PEAK)
-        self._idle = self._status("VmRSS")
+        self._before = self._status("VmRSS")
 
     def growth(self) -> int:
-        """Return how many bytes more than in the beginning it had at most."""
-        return max(0, self._status("VmHWM") - self._idle)
+        """Return the peak so far minus the memory at the beginning, in bytes."""
+        return max(0, self._status("VmHWM") - self._before)
 
     def _status(self, field: str) -> int:
         lines = Path(self._directory, "status").read_text().splitlines()

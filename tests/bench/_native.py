@@ -1,6 +1,7 @@
-"""A native server, under a process that ends with its standard input and takes it along: `python -m bench._native`.
+"""A native server for the benchmark: `python -m bench._native`.
 
-Prints the server's port and process id once it listens.
+Prints the server's port and process id as soon as the server listens. Ends with its standard input, and ends the
+server.
 """
 
 import sys

@@ -1,62 +1,105 @@
-"""The report's picture: a panel for each of the figures that matter most, a bar for each contestant."""
+"""The plot of a run: one panel for each main figure, one bar for each contestant."""
 
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ._contestants import CONTESTANTS, NATIVE, OURS, PEER, RAW
+from ._contestants import CONTESTANTS, NATIVE, OURS, PEER, RAW, Contestant
 from ._report import cell
 from ._results import Figure, Results
 
 _COLUMNS = 2
+_WIDTH, _BAR, _GAP = 11, 0.33, 0.75  # inches: of the plot, of a bar with its margin, between rows of panels
 _PANELS = (
-    ("round trip, free", "time"),
-    ("in flight", "rate"),
-    ("reply 0.8 MB", "time"),
-    ("reply 8 MB", "time"),
+    ("round trip, one core", "time"),
+    ("opening a connection, one core", "time"),
+    ("in flight, many tasks", "rate"),
+    ("in flight, one task", "rate"),
+    ("reply 0.8 MB, one core", "time"),
+    ("reply 80 MB, one core", "time"),
     ("100 connections", "rate"),
-    ("quiet beside a flood", "p99"),
+    ("quiet client beside a flood", "p99"),
 )
 _COLOURS = {PEER: "#b04a3a", NATIVE: "#8a8a8a", RAW: "#b8b8b8"}
 _OUR_COLOUR = "#2f6f9f"
-_BAR = 0.13  # of a panel with one bar, which makes them equally thick in all
-_LOG_FROM = 50  # times the smallest value: on a linear scale that would be no bar at all
+_LOG_FROM = 50  # a linear scale would hide a bar that is so many times shorter than the longest
+_LOG_SPACE, _SPACE = 12, 1.4  # room for the text at the end of the longest bar, as a factor of its length
 
 
-def plot(results: Results, figures: Sequence[Figure], path: Path) -> None:
-    """Draw it, as an SVG file."""
-    # By name: this is the one thing that needs matplotlib, which only those have who draw.
+def plot(results: Results, figures: Sequence[Figure], path: Path) -> bool:
+    """Draw the plot as an SVG file.
+
+    Returns:
+        Whether there was a figure to draw.
+
+    Raises:
+        ValueError: a text does not fit into the plot.
+    """
+    # Imported by name, because only the dependency group `bench` contains matplotlib.
     matplotlib = import_module("matplotlib")
-    picture = import_module("matplotlib.figure").Figure(figsize=(10, 8), layout="constrained")
     by_key = {(figure.workload, figure.metric): figure for figure in figures}
     shown = [by_key[panel] for panel in _PANELS if results.has(panel[0])]
-    for place, figure in enumerate(shown, start=1):
-        _panel(picture.add_subplot((len(shown) + 1) // _COLUMNS, _COLUMNS, place), results, figure)
+    if not shown:
+        return False
+    rows = [shown[at : at + _COLUMNS] for at in range(0, len(shown), _COLUMNS)]
+    bars = [max(len(_contestants(results, figure)) for figure in row) for row in rows]
+    size = (_WIDTH, sum(bars) * _BAR + len(rows) * _GAP)
+    picture = import_module("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    picture.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
+    grid = picture.add_gridspec(len(rows), _COLUMNS, height_ratios=bars)
+    for place, row in enumerate(rows):
+        for column, figure in enumerate(row):
+            _panel(picture.add_subplot(grid[place, column]), results, figure, bars[place])
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": OURS.name}):
         picture.savefig(path, format="svg", metadata={"Date": None})
+    clipped = [text.get_text() for text in _clipped(picture)]
+    if clipped:
+        raise ValueError(f"texts that do not fit into the plot: {clipped}; shorten them or enlarge the plot")
+    return True
 
 
-def _panel(axes: Any, results: Results, figure: Figure) -> None:
-    contestants = [who for who in CONTESTANTS if results.shows(figure, who)]
+def _contestants(results: Results, figure: Figure) -> list[Contestant]:
+    return [who for who in CONTESTANTS if results.shows(figure, who)]
+
+
+def _panel(axes: Any, results: Results, figure: Figure, room: int) -> None:
+    """Draw a panel that has room for a number of bars."""
+    contestants = _contestants(results, figure)
     values = [results.median(figure, who) for who in contestants]
     known = [value for value in values if value is not None]
     highest, lowest = max(known, default=1), min(known, default=1)
-    is_log = highest > _LOG_FROM * lowest
-    left, right = (lowest / 3, highest * 5) if is_log else (0, highest * 1.3)
+    logarithmic = highest > _LOG_FROM * lowest
+    left, right = (lowest / 3, highest * _LOG_SPACE) if logarithmic else (0, highest * _SPACE)
     bars = axes.barh(
         [who.name for who in contestants],
         [value or left for value in values],
-        height=_BAR * len(contestants),
+        height=0.8,
         color=[_COLOURS.get(who, _OUR_COLOUR) for who in contestants],
     )
-    if is_log:
+    if logarithmic:
         axes.set_xscale("log")
     axes.set_xlim(left, right)
     axes.bar_label(bars, [cell(results, figure, who) for who in contestants], padding=3)
-    axes.invert_yaxis()
+    axes.set_ylim(room - 0.5, -0.5)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.spines["left"].set_bounds(-0.5, len(contestants) - 0.5)
     axes.set_xticks([])
     axes.set_xticks([], minor=True)
     note = "more is better" if figure.more_is_better else "less is better"
-    axes.set_title(f"{figure.label} ({note}{', log scale' if is_log else ''})", loc="left", fontsize=10)
+    axes.set_title(f"{figure.label}\n({note}{', log scale' if logarithmic else ''})", loc="left", fontsize=10)
+
+
+def _clipped(picture: Any) -> list[Any]:
+    """Return the texts that extend beyond the plot or into the next column."""
+    renderer = import_module("matplotlib.backends.backend_agg").FigureCanvasAgg(picture).get_renderer()
+    clipped = []
+    for axes in picture.axes:
+        right = picture.bbox.width * axes.get_subplotspec().colspan.stop / _COLUMNS
+        for text in axes.findobj(import_module("matplotlib.text").Text):
+            box = text.get_window_extent(renderer)
+            if text.get_text() and not (
+                box.x0 >= 0 and box.x1 <= right and box.y0 >= 0 and box.y1 <= picture.bbox.height
+            ):
+                clipped.append(text)
+    return clipped

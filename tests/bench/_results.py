@@ -1,4 +1,4 @@
-"""What was measured, and the statistics of it."""
+"""Measured figures and their statistics."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from ._contestants import Contestant
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing that a workload measures.
+    """A quantity that a workload measures.
 
     Attributes:
         workload: the workload's name.
-        metric: the name of the figure in what a turn returns.
-        label: what it is called in tables.
+        metric: the key of the figure in the result of a turn.
+        label: the name in tables.
         unit: `"time"` (seconds), `"rate"` (queries per second), `"memory"` (bytes) or `"share"`.
     """
 
@@ -30,42 +30,48 @@ class Figure:
 
 
 class Results:
-    """The figures of all turns, by workload and contestant, and why there are none."""
+    """The figures of all turns by workload and contestant, and the reasons for missing ones."""
 
     def __init__(self) -> None:
         self._rounds: dict[tuple[str, str], dict[int, Mapping[str, float]]] = defaultdict(dict)
         self._failures: dict[tuple[str, str], str] = {}
 
     def add(self, workload: str, contestant: Contestant, round_: int, figures: Mapping[str, float]) -> None:
-        """Keep what a turn came to."""
+        """Record the figures of a turn."""
         self._rounds[workload, contestant.name][round_] = figures
 
     def fail(self, workload: str, contestant: Contestant, reason: str) -> None:
-        """Keep why a turn came to nothing; what others of the workload came to does not count then."""
+        """Record why a turn failed. The contestant's other turns of the workload no longer count."""
         self._failures[workload, contestant.name] = reason
 
     def failure(self, workload: str, contestant: Contestant) -> str | None:
-        """Return why there is no figure, or `None` if nothing went wrong."""
+        """Return why the contestant has no figures, or `None` if no turn failed."""
         return self._failures.get((workload, contestant.name))
 
     def has(self, workload: str) -> bool:
-        """Whether the workload was run at all."""
+        """Return whether the workload was run."""
         return any(name == workload for name, _ in [*self._rounds, *self._failures])
 
     def shows(self, figure: Figure, contestant: Contestant) -> bool:
-        """Whether the contestant took part, and there is the figure or a reason why there is none."""
+        """Return whether there is a figure of the contestant, or a reason why there is none."""
         return self.median(figure, contestant) is not None or self.failure(figure.workload, contestant) is not None
 
     def median(self, figure: Figure, contestant: Contestant) -> float | None:
-        """Return the median of all rounds, or `None` if there is none."""
+        """Return the median of all rounds, or `None` without rounds."""
         values = self._values(figure, contestant)
         return median(values.values()) if values else None
 
     def ratio(self, figure: Figure, contestant: Contestant, other: Contestant) -> float | None:
-        """Return the median of the ratios, contestant to other, of the rounds that have both, or `None`."""
+        """Return the median of the ratios, contestant to other, of the rounds that have both; `None` without rounds."""
         ours, theirs = self._values(figure, contestant), self._values(figure, other)
         ratios = [ours[round_] / theirs[round_] for round_ in ours if theirs.get(round_)]
         return median(ratios) if ratios else None
+
+    def advantage(self, figure: Figure, contestant: Contestant, other: Contestant) -> float | None:
+        """Return how many times better than the other the contestant is, as `ratio` does."""
+        if figure.more_is_better:
+            return self.ratio(figure, contestant, other)
+        return self.ratio(figure, other, contestant)
 
     def _values(self, figure: Figure, contestant: Contestant) -> dict[int, float]:
         if self.failure(figure.workload, contestant) is not None:

@@ -1,8 +1,6 @@
-"""What the contestants are asked to do."""
+"""The workloads of the benchmark."""
 
-import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,99 +8,100 @@ from support.children import Cannot
 
 from . import _memory
 from ._client import SMALL
-from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, Arena, Contestant
+from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, UVLOOP, Contestant
+from ._processes import Placement, Processes
 from ._results import Figure
 
-TimeSlice: TypeAlias = Callable[[Arena, Contestant, float], dict[str, float]]
-"""Takes the contestant whose turn it is, and how many seconds to measure; returns figures. Raises `Failed`."""
+Turn: TypeAlias = Callable[[Processes, Contestant, float], dict[str, float]]
+"""Measures one contestant for some seconds. Returns the figures by metric. Raises `Failed`."""
 
-_PATIENCE = 60.0  # with one turn, beyond the time it measures; in seconds
-_MARGIN = 0.5  # for which a flood goes on longer than who suffers from it; in seconds
-_MANY_FACTOR = 2  # longer than other turns: many requests come in waves at first
-_QUIET_FACTOR = 4  # longer than other turns: the peer answers a quiet client seldom
+_TIMEOUT = 60.0  # seconds for one turn, in addition to the duration of the measurement
+_MARGIN = 0.5  # seconds by which the flood outlasts the quiet client
+_MANY_FACTOR = 2  # turns with many requests take longer, because requests come in waves at first
+_QUIET_FACTOR = 4  # turns of the quiet client take longer, because the peer answers it rarely
 
-_TALKERS = (OURS, ASYNCIO, ENGINE, PEER, NATIVE)
+_REPLIES = (OURS, ASYNCIO, UVLOOP, ENGINE, NATIVE)
+_UPLOADS = (OURS, ASYNCIO, ENGINE, NATIVE)
+_MEMORY = (OURS, ASYNCIO, ENGINE, NATIVE)
 _SERVERS = (OURS, ENGINE, PEER)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Something to do, again and again, by several contestants in turns.
+    """A task that several contestants repeat in turns.
 
     Attributes:
-        name: what it is called.
-        contestants: who takes part.
-        turn: what each does in its turn.
-        figures: what it measures.
-        is_fresh: each turn has processes of its own, so that there is no first round to drop, and few are enough.
+        name: the name, also for `--only`.
+        contestants: the contestants that take part.
+        turn: measures a contestant once.
+        figures: the figures that a turn returns.
+        fresh: whether each turn starts its own processes. Then no round is dropped, and fewer rounds are enough.
     """
 
     name: str
     contestants: tuple[Contestant, ...]
-    turn: TimeSlice
+    turn: Turn
     figures: tuple[Figure, ...]
-    is_fresh: bool = False
+    fresh: bool = False
 
 
-def _tell(arena: Arena, contestant: Contestant, seconds: float, **command: Any) -> dict[str, float]:
-    """Have the contestant's client do something."""
-    server, client = arena.server(contestant), arena.client(contestant)
-    client.say(port=server.port, seconds=seconds, **command)
-    return client.answer(_PATIENCE + seconds)
+def _run(
+    processes: Processes, contestant: Contestant, placement: Placement, seconds: float, **command: Any
+) -> dict[str, float]:
+    """Have the contestant's client run a command."""
+    server, client = processes.server(contestant), processes.client(contestant)
+    with processes.placed(placement, server, client):
+        client.say(port=server.port, seconds=seconds, **command)
+        return client.answer(_TIMEOUT + seconds)
 
 
-def _asking(
-    name: str, contestants: tuple[Contestant, ...] = _TALKERS, *, pinned: bool = False, **command: Any
-) -> Workload:
-    """One request after the other."""
-
-    def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
-        if pinned and not hasattr(os, "sched_setaffinity"):
-            raise Cannot("a choice of cores: this system has none")
-        with arena.on_one_core(contestant) if pinned else nullcontext():
-            return _tell(arena, contestant, seconds, do="ask", **command)
-
-    return Workload(name, contestants, turn, (Figure(name, "time", name, "time"),))
+def _flood_from_generator(
+    processes: Processes, contestant: Contestant, placement: Placement, seconds: float
+) -> dict[str, float]:
+    server, generator = processes.server(contestant), processes.load_generator("load")
+    with processes.placed(placement, server, generator):
+        generator.say(do="flood", port=server.port, seconds=seconds)
+        generator.answer(_TIMEOUT)
+        return generator.answer(_TIMEOUT + seconds)
 
 
-def _opening() -> Workload:
-    name = "opening a connection"
+def _one_at_a_time(name: str, placement: Placement, contestants: tuple[Contestant, ...], **command: Any) -> Workload:
+    label = f"{name}, {placement.value}"
 
-    def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
-        with arena.on_one_core(contestant):
-            return _tell(arena, contestant, seconds, do="open")
+    def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
+        return _run(processes, contestant, placement, seconds, **command)
 
-    return Workload(name, (OURS, ASYNCIO, PEER), turn, (Figure(name, "time", name, "time"),))
+    return Workload(label, contestants, turn, (Figure(label, "time", label, "time"),))
 
 
 def _in_flight() -> Workload:
-    def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
-        return _tell(arena, contestant, seconds * _MANY_FACTOR, do="flood", query=SMALL, expected=3)
+    def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
+        command = {"do": "flood", "query": SMALL, "expected": 3}
+        return _run(processes, contestant, Placement.TWO_CORES, seconds * _MANY_FACTOR, **command)
 
-    name = "in flight"
-    return Workload(name, CONTESTANTS, turn, (Figure(name, "rate", "requests in flight", "rate"),))
+    name = "in flight, many tasks"
+    return Workload(name, CONTESTANTS, turn, (Figure(name, "rate", "requests in flight, many tasks", "rate"),))
 
 
-def _flooded() -> Workload:
-    def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
-        if contestant is RAW:
-            return _tell(arena, contestant, seconds * _MANY_FACTOR, do="flood", query=SMALL, expected=3)
-        port, generator = arena.server(contestant).port, arena.load_generator("load")
-        generator.say(do="flood", port=port, seconds=seconds * _MANY_FACTOR)
-        generator.answer(_PATIENCE)
-        return generator.answer(_PATIENCE + seconds)
+def _in_flight_from_one_task() -> Workload:
+    def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
+        seconds *= _MANY_FACTOR
+        if contestant is not RAW:
+            return _flood_from_generator(processes, contestant, Placement.TWO_CORES, seconds)
+        command = {"do": "flood", "query": SMALL, "expected": 3}
+        return _run(processes, contestant, Placement.TWO_CORES, seconds, **command)
 
-    name = "in flight, from one task"
-    return Workload(
-        name, (*_SERVERS, READ_ONLY, RAW), turn, (Figure(name, "rate", "requests in flight, from one task", "rate"),)
-    )
+    name = "in flight, one task"
+    contestants = (OURS, ENGINE, READ_ONLY, PEER, RAW)
+    return Workload(name, contestants, turn, (Figure(name, "rate", "requests in flight, one task", "rate"),))
 
 
 def _connections(count: int) -> Workload:
-    def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
-        server, generator = arena.server(contestant), arena.load_generator("load")
-        generator.say(do="load", port=server.port, connections=count, seconds=seconds * _MANY_FACTOR)
-        return generator.answer(_PATIENCE + seconds)
+    def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
+        server, generator = processes.server(contestant), processes.load_generator("load")
+        with processes.placed(Placement.TWO_CORES, server, generator):
+            generator.say(do="load", port=server.port, connections=count, seconds=seconds * _MANY_FACTOR)
+            return generator.answer(_TIMEOUT + seconds)
 
     name = f"{count} connections"
     figures = (
@@ -114,58 +113,68 @@ def _connections(count: int) -> Workload:
 
 
 def _quiet() -> Workload:
-    def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
+    def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
         seconds *= _QUIET_FACTOR
-        port = arena.server(contestant).port
-        flooding, quiet = arena.load_generator("flooding load"), arena.load_generator("quiet load")
-        quiet.say(do="quiet", port=port, seconds=seconds)
-        quiet.answer(_PATIENCE)
-        flooding.say(do="flood", port=port, seconds=seconds + _MARGIN)
-        flooding.answer(_PATIENCE)
-        quiet.say(do="begin")
-        figures = quiet.answer(_PATIENCE + seconds)
-        return figures | flooding.answer(_PATIENCE + seconds)
+        server = processes.server(contestant)
+        flooding, quiet = processes.load_generator("flooding load"), processes.load_generator("quiet load")
+        with processes.placed(Placement.FREE, server, flooding, quiet):
+            quiet.say(do="quiet", port=server.port, seconds=seconds)
+            quiet.answer(_TIMEOUT)
+            flooding.say(do="flood", port=server.port, seconds=seconds + _MARGIN)
+            flooding.answer(_TIMEOUT)
+            quiet.say(do="begin")
+            figures = quiet.answer(_TIMEOUT + seconds)
+            return figures | flooding.answer(_TIMEOUT + seconds)
 
-    name = "quiet beside a flood"
+    name = "quiet client beside a flood"
     figures = (
-        Figure(name, "p99", "quiet client beside a flood, p99", "time"),
-        Figure(name, "p50", "quiet client beside a flood, median", "time"),
-        Figure(name, "rate", "the flood meanwhile", "rate"),
+        Figure(name, "p99", f"{name}, p99", "time"),
+        Figure(name, "p50", f"{name}, median", "time"),
+        Figure(name, "rate", "rate of the flood", "rate"),
     )
     return Workload(name, _SERVERS, turn, figures)
 
 
-def _memory_of(size: str, count: int) -> Workload:
-    def turn(arena: Arena, contestant: Contestant, seconds: float) -> dict[str, float]:
+def _memory_for(size: str, count: int) -> Workload:
+    def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
         if not _memory.AVAILABLE:
-            raise Cannot("peak memory of a process: that is Linux's")
-        with Arena() as fresh:
+            raise Cannot("only Linux reports the peak memory of a process")
+        with Processes() as fresh:
             server = fresh.server(contestant).pid
-            return _tell(fresh, contestant, 0, do="memory", server=server, query=f"(til {count})", expected=count)
+            command = {"do": "memory", "server": server, "query": f"(til {count})", "expected": count}
+            return _run(fresh, contestant, Placement.FREE, 0, **command)
 
     name = f"memory {size}"
     figures = (
         Figure(name, "server", f"memory of the server, {size} reply", "memory"),
         Figure(name, "client", f"memory of the client, {size} reply", "memory"),
     )
-    return Workload(name, _TALKERS, turn, figures, is_fresh=True)
+    return Workload(name, _MEMORY, turn, figures, fresh=True)
 
 
 def _workloads() -> tuple[Workload, ...]:
-    round_trip: dict[str, Any] = {"query": SMALL, "expected": 3}
+    free, one, two = Placement.FREE, Placement.ONE_CORE, Placement.TWO_CORES
+    small: dict[str, Any] = {"do": "ask", "query": SMALL, "expected": 3}
     replies = {"8 KB": 1_000, "0.8 MB": 100_000, "8 MB": 1_000_000, "80 MB": 10_000_000}
     uploads = {"0.8 MB": 100_000, "8 MB": 1_000_000}
     return (
-        _asking("round trip, one core", CONTESTANTS, pinned=True, **round_trip),
-        _asking("round trip, free", CONTESTANTS, **round_trip),
-        _opening(),
+        *(_one_at_a_time("round trip", placement, CONTESTANTS, **small) for placement in (one, free)),
+        _one_at_a_time("opening a connection", one, (OURS, ASYNCIO, ENGINE, PEER), do="open"),
         _in_flight(),
-        _flooded(),
-        *(_asking(f"reply {size}", query=f"(til {count})", expected=count) for size, count in replies.items()),
-        *(_asking(f"upload {size}", upload=count, expected=count) for size, count in uploads.items()),
+        _in_flight_from_one_task(),
+        *(
+            _one_at_a_time(f"reply {size}", placement, contestants, do="ask", query=f"(til {count})", expected=count)
+            for placement, contestants in ((one, (*_REPLIES, PEER)), (two, _REPLIES))
+            for size, count in replies.items()
+        ),
+        *(
+            _one_at_a_time(f"upload {size}", placement, contestants, do="ask", upload=count, expected=count)
+            for placement, contestants in ((one, (*_UPLOADS, PEER)), (two, _UPLOADS))
+            for size, count in uploads.items()
+        ),
         *map(_connections, (10, 100, 500)),
         _quiet(),
-        *(_memory_of(size, replies[size]) for size in ("8 MB", "80 MB")),
+        *(_memory_for(size, replies[size]) for size in ("8 MB", "80 MB")),
     )
 
 

@@ -149,7 +149,7 @@ def _check_client(message: bytes, variant: int, seed: int) -> None:
     with suppress(ProtocolViolation):
         for piece in cut(message, seed | 1):
             received = client.receive(_arrived(piece, variant) if seed & 2 else piece.decode(errors="replace"))
-            assert received is None or received.request is waiting.pop(0)
+            assert received is None or received is waiting.pop(0)
 
 
 _READERS: list[Callable[[bytes, int, int], None]] = [

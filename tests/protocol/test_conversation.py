@@ -111,7 +111,7 @@ class Conversation(RuleBasedStateMachine):
     def deliver_to_client(self) -> None:
         received = self.client.receive(self.to_client.popleft())
         if received is not None:
-            call = next(call for call in self.calls if call.request is received.request)
+            call = next(call for call in self.calls if call.request is received)
             assert not call.cancelled
             assert not call.is_post
             assert call.reply is None

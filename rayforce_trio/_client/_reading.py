@@ -1,0 +1,97 @@
+"""Decide which task receives the messages of a connection, without I/O.
+
+The reader task receives them and wakes the calls that wait for replies. While a program sends one request after the
+other, each call receives its own reply instead: that saves a switch between two tasks for each request. The reader task
+stands by meanwhile. It receives again when a call is not alone, when a call fails, and when no call has received for
+`STANDBY` seconds, so that pings and a close of the server are noticed.
+
+    event             READER                        NOBODY                      CALL
+    call_joined       no call is alone              READER                      READER when the call ends
+    reply_delivered   NOBODY if the last such       -                           -
+                      reply was a moment ago
+    call_started      -                             CALL                        -
+    call_ended        -                             -                           NOBODY, or READER if there is more to do
+    standby_elapsed   -                             READER, unless a call has   -
+                                                    received in that time
+"""
+
+import math
+from enum import Enum, auto
+
+STANDBY = 0.02
+"""How long the reader task stands by while no call receives, in seconds. At most twice this time passes in that way."""
+
+
+class Receiver(Enum):
+    """Who receives."""
+
+    READER = auto()
+    """The reader task receives, or is about to."""
+    NOBODY = auto()
+    """The reader task stands by. A call that is alone may receive."""
+    CALL = auto()
+    """A call receives its reply. The reader task stands by."""
+
+
+_READER, _NOBODY, _CALL = Receiver
+
+
+class Reading:
+    """The task that receives. Events that return a bool return whether to wake the reader task.
+
+    Attributes:
+        receiver: who receives at present.
+    """
+
+    __slots__ = ("_alone_at", "_used", "receiver")
+
+    def __init__(self) -> None:
+        self.receiver = _READER
+        self._alone_at = -math.inf  # when a call that was alone got its reply from the reader task
+        self._used = False  # a call has received since `standby_elapsed`
+
+    def call_joined(self) -> bool:
+        """Handle a request that is sent while others are unanswered."""
+        self._alone_at = -math.inf
+        if self.receiver is not _NOBODY:
+            return False
+        self.receiver = _READER
+        return True
+
+    def reply_delivered(self, now: float) -> None:
+        """Handle a reply that the reader task has received, after which no other is due.
+
+        Args:
+            now: the time in seconds.
+        """
+        if now - self._alone_at <= STANDBY:
+            self.receiver = _NOBODY
+            self._used = True  # the call that got the reply
+        self._alone_at = now
+
+    def call_started(self) -> None:
+        """Handle a call that is going to receive its reply; allowed while nobody receives."""
+        assert self.receiver is _NOBODY
+        self.receiver = _CALL
+        self._used = True
+
+    def call_ended(self, *, idle: bool) -> bool:
+        """Handle the end of a call that has received.
+
+        Args:
+            idle: whether the call has its reply, and no other is due.
+        """
+        if idle:
+            self.receiver = _NOBODY
+            return False
+        self.receiver = _READER
+        self._alone_at = -math.inf
+        return True
+
+    def standby_elapsed(self) -> None:
+        """Handle the end of `STANDBY` seconds in which the reader task has waited."""
+        if self.receiver is not _NOBODY:
+            return
+        if not self._used:
+            self.receiver = _READER
+        self._used = False
