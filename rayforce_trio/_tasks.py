@@ -208,6 +208,9 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
         Exception: a single exception, never a group: the first one that is not a `RayforceWSError`, since it is a bug
             that network errors must not hide; otherwise the first one.
     """
+    if len(functions) == 1:
+        await functions[0]()
+        return
     errors: list[Exception] = []
     with collapse_groups():
         if in_trio():

@@ -1,5 +1,6 @@
 """Limits on the number of connections: in total, from one network, and during the opening handshake."""
 
+import math
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -81,17 +82,21 @@ class ConnectionLimits:
         """
         held: list[trio.Semaphore] = []
         refusal = None
+        deadline = math.inf
         try:
-            with trio.CancelScope() as wait:
-                for openings in self._openings_for(address):
-                    if openings.value:
-                        openings.acquire_nowait()
-                    else:
-                        wait.deadline = min(wait.deadline, trio.current_time() + OPENING_WAIT_TIMEOUT)
+            for openings in self._openings_for(address):
+                if openings.value:
+                    openings.acquire_nowait()
+                else:
+                    deadline = min(deadline, trio.current_time() + OPENING_WAIT_TIMEOUT)
+                    with trio.move_on_at(deadline) as wait:
                         await openings.acquire()
-                    held.append(openings)
-            if wait.cancelled_caught:
-                refusal = _refusal("This server has reached its limit of opening connections (max_unauthenticated).")
+                    if wait.cancelled_caught:
+                        refusal = _refusal(
+                            "This server has reached its limit of opening connections (max_unauthenticated)."
+                        )
+                        break
+                held.append(openings)
             yield refusal
         finally:
             for openings in held:
