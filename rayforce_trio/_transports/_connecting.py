@@ -157,6 +157,7 @@ async def _handshake_on_trio(opening: _Opening) -> UpgradeAccepted:
     accepted: UpgradeAccepted | None = None
 
     async def receive_head() -> bytes:
+        """Exchange the heads, and return the response for trio-websocket. If cancelled, close the stream."""
         nonlocal accepted
         key = key_in(stream.sent)
         accepted = await opening.exchange(stream.sent, key)

@@ -36,11 +36,11 @@ class HeadStream(trio.abc.Stream):
         self._head_received = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Add the bytes to `sent`. Not a checkpoint."""
+        """Add the bytes to `sent`. Not a checkpoint, so it cannot be cancelled."""
         self.sent += data
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: `send_all` does not wait. Not a checkpoint."""
+        """Return at once: `send_all` does not wait. Not a checkpoint, so it cannot be cancelled."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - a head is returned whole
         """Return the head on the first call, and raise `HeadRead` on the second one.
@@ -53,7 +53,7 @@ class HeadStream(trio.abc.Stream):
         return await self._receive_head()
 
     async def aclose(self) -> None:
-        """Do nothing: the stream behind this one stays open. Not a checkpoint."""
+        """Do nothing: the stream behind this one stays open. Not a checkpoint, so it cannot be cancelled."""
 
 
 class ServerNursery:
