@@ -3,6 +3,8 @@
 import itertools
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,15 +71,23 @@ def each_engine(engine: str, native_port: int, monkeypatch: pytest.MonkeyPatch) 
         "in-process": InProcessEngine,
         "native": lambda: NativeEngine("127.0.0.1", native_port),
         "child": NativeProcess,
+        "read-only": partial(NativeProcess, read_only=True),
     }
     monkeypatch.setattr("rayforce_trio._server._server.InProcessEngine", engines[engine])
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    """A server with an engine process of its own, in a child process."""
-    with natively_served() as made:
-        yield made
+@pytest.fixture(scope="module", params=["one in flight", "several in flight"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """A server with an engine of its own, in a child process.
+
+    The engine receives one request of each client at a time, or several.
+    """
+    if request.param == "one in flight":
+        with natively_served() as made:
+            yield made
+    else:
+        with native_server() as native, natively_served(native.port, in_flight=8) as made:
+            yield replace(made, engine_pid=native.pid)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import statistics
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
 
@@ -22,10 +22,11 @@ from support.raw import BINARY, frame, open_raw
 from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._codec import encode, evaluate
 from rayforce_trio._engines import Session
-from rayforce_trio._protocol import Frame, MessageType, Reply, Result
+from rayforce_trio._protocol import Frame, MessageType, Reply, Result, string_frame
 from rayforce_trio._protocol._pipeline import MAX_QUEUED_REQUESTS
 from rayforce_trio._server._connection import WSServerConnection
 from rayforce_trio._server._log import ConnectionLog
+from rayforce_trio._tasks import FLUSH_INTERVAL
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 
 LOCAL = "127.0.0.1"
@@ -311,6 +312,62 @@ class GatedSession(Session):
     def cancel(self) -> None: ...
 
     async def aclose(self) -> None: ...
+
+
+class StartingSession(GatedSession):
+    """Starts one request at a time without waiting, and answers when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[Callable[[Reply], None]] = []
+
+    def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:  # noqa: ARG002 - as the interface says
+        self.answers.append(answer)
+        return True
+
+    def answer(self) -> None:
+        self.answers.pop(0)(Result(string_frame("value")))
+
+
+@pytest.mark.trio
+async def test_answers_are_sent_together_but_none_waits_for_a_long_query(autojump_clock: trio.abc.Clock) -> None:
+    client, server = memory_pair("rayforce.v1")
+    buffered: list[object] = []
+    sent: list[tuple[float, int]] = []
+
+    def send_nowait(message: object) -> bool:
+        buffered.append(message)
+        return True
+
+    def flush() -> None:
+        if buffered:
+            sent.append((trio.current_time() - start, len(buffered)))
+            buffered.clear()
+
+    server.send_nowait = send_nowait  # type: ignore[method-assign]  # the memory transport buffers nothing
+    server.flush = flush  # type: ignore[method-assign]
+    session = StartingSession()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(WSServerConnection(ConnectionLog(1, server.peer), server, session).run)
+        for _ in range(4):
+            await client.send(encode("1", MessageType.SYNC))
+        await trio.testing.wait_all_tasks_blocked()
+        start = trio.current_time()
+        session.answer()
+        session.answer()
+        assert sent == []  # a request is in flight
+        await trio.sleep(60)
+        ((time, count),) = sent
+        assert time == pytest.approx(FLUSH_INTERVAL)
+        assert count == 2
+        session.answer()
+        session.answer()  # the last one
+        assert sent[1:] == [(60, 2)]
+        await client.send(encode("1", MessageType.SYNC))
+        await trio.testing.wait_all_tasks_blocked()
+        session.answer()
+        assert sent[2:] == [(60, 1)]
+        client.abort()
 
 
 @pytest.mark.trio

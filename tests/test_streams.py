@@ -1,6 +1,7 @@
 """TCP and TLS streams, on real connections of this machine and on every event loop."""
 
 import asyncio
+import contextvars
 import select
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -38,12 +39,14 @@ from rayforce_trio._streams import (
     TlsStream,
     stream_of,
 )
-from rayforce_trio._streams._asyncio_tcp import _CHECKPOINT_INTERVAL, AsyncioTcpStream
+from rayforce_trio._streams._asyncio_tcp import AsyncioTcpStream, Waiter
 from rayforce_trio.errors import HandshakeError
 
 pytestmark = pytest.mark.anyio
 
 TIMEOUT = 20  # seconds
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", EVENT_LOOPS[1:])
 
 
 @pytest.fixture(params=EVENT_LOOPS)
@@ -351,7 +354,7 @@ async def test_a_cancelled_receive_ends_even_if_bytes_always_arrive(connected: C
 
 
 @pytest.mark.parametrize("into_buffer", [False, True])
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 async def test_bytes_that_arrive_as_the_task_is_cancelled_are_kept(into_buffer: bool) -> None:
     one, other = await tcp_pair()
     assert isinstance(other, AsyncioTcpStream)
@@ -362,17 +365,17 @@ async def test_bytes_that_arrive_as_the_task_is_cancelled_are_kept(into_buffer: 
         )
         await asyncio.sleep(0)
         assert one.send_nowait(b"kept") == 4
-        other._receive_now()  # the event loop calls this in the moment before the task is cancelled
         task.cancel()
+        other._wake_reader()  # the event loop calls this in the moment before the task ends
         with pytest.raises(asyncio.CancelledError):
             await task
-        buffer[:] = bytes(10)
+        assert buffer == bytes(10)
         assert await other.receive_some(1) == b"k"
         assert await other.receive_into(memoryview(buffer)) == 3
         assert buffer[:3] == b"ept"
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 async def test_an_error_that_arrives_as_the_task_is_cancelled_is_kept() -> None:
     one, other = await tcp_pair()
     assert isinstance(other, AsyncioTcpStream)
@@ -380,14 +383,27 @@ async def test_an_error_that_arrives_as_the_task_is_cancelled_is_kept() -> None:
         task = asyncio.create_task(other.receive_some())
         await asyncio.sleep(0)
         reset(one)
-        other._receive_now()
         task.cancel()
+        other._wake_reader()
         with pytest.raises(asyncio.CancelledError):
             await task
-        for _ in range(2):
-            with assert_checkpoint(), pytest.raises(BrokenResourceError) as caught:
-                await other.receive_some()
-            assert isinstance(caught.value.__cause__, ConnectionResetError)
+        with assert_checkpoint(), pytest.raises(BrokenResourceError) as caught:
+            await other.receive_some()
+        assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
+@on_asyncio
+async def test_no_task_can_wait_before_a_cancelled_one_has_ended() -> None:
+    """It would get the other's cancellation."""
+    one, other = await tcp_pair()
+    async with one, other:
+        task = asyncio.create_task(other.receive_some())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(BusyResourceError):
+            await other.receive_some()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_bytes_that_no_task_waits_for_stay_with_the_system(connected: Connected) -> None:
@@ -549,13 +565,11 @@ async def test_close_wakes_the_waiting_tasks(connected: Connected) -> None:
 
 
 async def test_a_close_just_after_a_receive_began_ends_it(connected: Connected) -> None:
-    """On asyncio, some receives let other tasks run before they watch the socket."""
-
     async def receive(stream: ByteStream) -> None:
         with pytest.raises(ClosedResourceError):
             await stream.receive_some()
 
-    for receives in range(_CHECKPOINT_INTERVAL):
+    for receives in range(3):
         async with connected() as (one, other), anyio.create_task_group() as tasks:
             for _ in range(receives):
                 assert one.send_nowait(b"1") == 1
@@ -599,6 +613,93 @@ async def test_it_takes_the_socket_from_a_stream_of_trios() -> None:
         await one.send_all(b"alive")
         with anyio.fail_after(TIMEOUT):
             assert await other.receive_some() == b"alive"
+
+
+# Waiting on asyncio
+
+
+variable = contextvars.ContextVar("variable", default=0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_waiter_resumes_its_task_at_once_and_in_its_context() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    assert asyncio.isfuture(waiter)
+    steps = []
+
+    async def wait() -> None:
+        variable.set(1)
+        for step in range(3):
+            await waiter
+            assert asyncio.current_task() is task
+            steps.append((step, variable.get()))
+
+    task = asyncio.create_task(wait())
+    assert not waiter.wake()
+    await asyncio.sleep(0)
+    resumed = asyncio.Event()
+
+    def callback() -> None:
+        for count in range(1, 4):
+            assert waiter.wake()
+            assert len(steps) == count
+        assert not waiter.wake()
+        assert variable.get() == 0
+        resumed.set()
+
+    asyncio.get_running_loop().call_soon(callback)
+    await resumed.wait()
+    await task
+    assert steps == [(0, 1), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("anyio_backend", EVENT_LOOPS[2:])
+async def test_a_waiter_of_uvloop_lets_tasks_that_are_ready_run_first() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    asyncio.get_running_loop().call_soon(waiter.wake)
+    with assert_checkpoint():
+        await waiter
+
+
+@on_asyncio
+async def test_a_waiter_that_was_cancelled_or_failed_can_be_used_again() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+
+    async def wait() -> None:
+        await waiter
+
+    assert not waiter.fail(OSError())
+    assert not waiter.cancel()
+    for _ in range(2):
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        task.cancel("why")
+        task.cancel()
+        assert not waiter.wake()
+        with pytest.raises(asyncio.CancelledError, match=r"^why$"):
+            await task
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        assert waiter.fail(OSError("broken"))
+        assert not waiter.fail(OSError("again"))
+        with pytest.raises(OSError, match=r"^broken$"):
+            await task
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(waiter.wake)
+        await task
+
+
+def test_a_waiter_serves_one_event_loop() -> None:
+    async def wait() -> None:
+        with pytest.raises(ClosedResourceError, match="event loop"):
+            await waiter
+
+    loop = asyncio.new_event_loop()
+    waiter = Waiter(loop)
+    asyncio.run(wait())
+    assert not waiter.waiting
+    loop.close()
 
 
 # TLS alone

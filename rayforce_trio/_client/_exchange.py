@@ -93,7 +93,8 @@ class Exchange:
 
     def check_usable(self) -> None:
         """Raise an error if the connection has ended, or belongs to another event loop. Every public call does this."""
-        self.check_loop()
+        if running_loop() is not self.loop:
+            self.check_loop()
         if self.reason is not None:
             raise self._refusal()
 
@@ -115,15 +116,32 @@ class Exchange:
         await self._checkpoint_if_cancelled()  # or it could be sent before the cancellation is noticed
         if self.reason is not None:
             raise self._refusal()
-        protocol = self._protocol
-        if self._reading.receiver is _NOBODY and self._unsent is None:
-            request = protocol.submit_alone(frame)
-            if request is not None:
-                return await self._receive_reply(request, frame)
-        request = protocol.submit(frame)
-        del frame
-        await self._finish(request)
-        assert request.reply is not None
+        transport, protocol, reading = self._transport, self._protocol, self._reading
+        if reading.receiver is _NOBODY and self._unsent is None and (alone := protocol.submit_alone(frame)) is not None:
+            request = alone
+            reading.call_started()
+            try:
+                if not transport.send_now(frame):
+                    self._unsent = Outgoing(frame, request)
+                    self._outgoing.set()
+                del frame
+                while request.reply is None:
+                    protocol.receive(await transport.receive())
+            except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
+                self._report(error)
+            finally:
+                if request.reply is None or not protocol.is_idle:
+                    self._hand_over(request)
+                else:
+                    reading.call_ended(idle=True)
+        else:
+            request = protocol.submit(frame)
+            del frame
+            await self._finish(request)
+        if request.reply is None:
+            await self._closing.wait()
+            assert self.reason is not None
+            raise copy.copy(self.reason)  # each task adds a traceback to its own copy
         return request.reply
 
     @enable_ki_protection
@@ -141,35 +159,13 @@ class Exchange:
 
     # The tasks of callers. Between these awaits, everything is synchronous.
 
-    async def _receive_reply(self, request: ClientRequest, frame: bytes) -> Reply:
-        """Send the frame of a request that is the only one, and receive messages until its reply arrives.
-
-        A checkpoint. If cancelled, as `request`; the reader task receives further messages.
-        """
-        transport, protocol = self._transport, self._protocol
-        self._reading.call_started()
-        try:
-            if not transport.send_now(frame):
-                self._unsent = Outgoing(frame, request)
-                self._outgoing.set()
-            del frame
-            while request.reply is None:
-                protocol.receive(await transport.receive())
-        except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
-            self._error = error
-        finally:
-            if request.reply is None:
-                protocol.cancel(request)
-            idle = protocol.is_idle
-            if self._reading.call_ended(idle=idle and self._error is None):
-                self._resume_reading.set()
-            if not idle:
-                self._outgoing.set()
+    def _hand_over(self, request: ClientRequest) -> None:
+        """Have the reader task receive after a call that has no reply, or is not the only one any more."""
         if request.reply is None:
-            await self._closing.wait()
-            assert self.reason is not None
-            raise copy.copy(self.reason)
-        return request.reply
+            self._protocol.cancel(request)
+        self._reading.call_ended(idle=False)
+        self._resume_reading.set()
+        self._outgoing.set()
 
     async def _finish(self, request: ClientRequest) -> None:
         """Wait until a request is answered, or a post is sent. A checkpoint. If cancelled, as the callers."""
@@ -187,13 +183,9 @@ class Exchange:
             else:
                 await done.wait()
         finally:
-            unfinished = self._waiters.pop(request, None) is not None
-            if unfinished:
+            if self._waiters.pop(request, None) is not None:
                 protocol.cancel(request)
                 self._outgoing.set()
-        if unfinished:
-            assert self.reason is not None
-            raise copy.copy(self.reason)  # each task adds a traceback to its own copy
 
     def _send_at_once(self) -> None:
         """Send waiting messages without switching to the writer task, as far as the network takes them."""
@@ -207,8 +199,21 @@ class Exchange:
                     break
                 self._sent(outgoing)
         except RayforceWSError as error:
-            self._error = copy.copy(error)  # the writer raises it: it may concern another call's message
+            self._report(error)  # the writer raises it: it may concern another call's message
             self._outgoing.set()
+
+    def _report(self, error: Exception) -> None:
+        """Have a task of the connection raise an error that a call has met."""
+        expected = isinstance(error, RayforceWSError | ProtocolViolation)
+        self._error = copy.copy(error) if expected else error  # a traceback refers to messages; a bug needs it
+
+    def _raise_reported(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame
 
     # The connection's own tasks.
 
@@ -276,16 +281,14 @@ class Exchange:
                 await self._resume_reading.wait()
             if scope.cancelled_caught:
                 self._reading.standby_elapsed()
-        if self._error is not None:
-            raise self._error
+        self._raise_reported()
 
     async def _write(self) -> None:
         """Send the protocol's messages. If cancelled, a message may have been cut; nothing can be sent afterwards."""
         transport, protocol = self._transport, self._protocol
         time_slice = TimeSlice(transport.flush)
         while True:
-            if self._error is not None:
-                raise self._error
+            self._raise_reported()
             while (outgoing := self._unsent or protocol.next_outgoing()) is not None:
                 if not transport.send_nowait(outgoing.message):
                     self._unsent = outgoing

@@ -52,11 +52,13 @@ class Session(ABC):
         ready: whether the engine has accepted the session. Until then, it is busy with a query of another client, or
             does not respond.
         timed: whether `running_since` is used. The task that opens the session sets it.
+        can_start_ahead: whether `start_ahead` may start a request.
     """
 
     unread = 0
     ready = True
     timed = False
+    can_start_ahead = False
     evaluate: Callable[[Frame], Reply] | None = None
 
     async def run(self) -> None:
@@ -106,6 +108,34 @@ class Session(ABC):
         """
         return False
 
+    def start_ahead(self, frame: Frame) -> int:  # noqa: ARG002 - for subclasses
+        """Start a request while the one before it is in flight, if the engine evaluates several. No checkpoint.
+
+        Call `take_reply` when it is the turn of this request, and if there is no reply yet, `start`. If requests were
+        started ahead, the next request must be the first of them.
+
+        Args:
+            frame: as for `request`.
+
+        Returns:
+            The ticket for `cancel_ahead`, or 0 if the request was not started.
+        """
+        return 0
+
+    def take_reply(self) -> Reply | None:
+        """Return the reply to the request that was started ahead and has its turn now, if it has come. No checkpoint.
+
+        The reply is like that of `request`, also if it is incomplete.
+        """
+        raise NotImplementedError("this session starts no requests ahead")
+
+    def cancel_ahead(self, ticket: int) -> None:
+        """Like `cancel`, for the request that has this ticket. It may have its turn by now."""
+        raise NotImplementedError("this session starts no requests ahead")
+
+    def abandon_ahead(self) -> None:  # noqa: B027 - nothing by default
+        """Have the engine stop all requests that were started ahead and have not had their turn. No checkpoint."""
+
     @abstractmethod
     async def post(self, frame: Frame) -> Failure | None:
         """Evaluate a post, and return the error of the evaluation if the engine reports it.
@@ -113,10 +143,12 @@ class Session(ABC):
         Otherwise like `request`, also if cancelled.
         """
 
-    def running_since(self) -> float | None:
+    def running_since(self) -> tuple[float, int] | None:
         """Estimate since when the engine has been evaluating the request or post in flight, on trio's clock.
 
-        Returns `None` if nothing is in flight, if the reply has begun, or if the engine cannot be stopped.
+        Returns:
+            The time, and the ticket of the request, or 0 if it has its turn. `None` if nothing is in flight, if the
+            reply has begun, or if the engine cannot be stopped.
         """
         return None
 

@@ -9,8 +9,9 @@ from .._addresses import authority_of, check_host, check_port, os_error_text
 from .._protocol import dump_credentials
 from .._streams import TcpStream, connect_tcp
 from ..errors import EngineError, RayforceValueError
-from ._base import Engine
+from ._base import Engine, Session
 from ._native_session import NativeSession
+from ._parallel_session import ParallelSession
 from ._session_group import SessionGroup
 from ._wakeup import WakeupConnection
 
@@ -22,6 +23,12 @@ HANDSHAKE_TIMEOUT = 0.5
 
 BUSY_HANDSHAKE_TIMEOUT = 0.005
 """How long `open_session` waits for the handshake of an engine that is known to be busy, in seconds."""
+
+MAX_IN_FLIGHT = 8
+"""The highest `in_flight` of an engine, and that of a read-only `NativeProcess`."""
+
+MAX_CONNECTIONS = 128
+"""How many connections to one engine there may be when one more is opened for a client that has one already."""
 
 
 class NativeEngine(Engine):
@@ -35,14 +42,19 @@ class NativeEngine(Engine):
         port: the native server's port, 1-65535.
         user: the user name, if the native server requires credentials (`-u`, `-U`).
         password: the password.
+        in_flight: how many requests of one client the engine receives at a time, 1-8, each on a connection of its own.
+            More than one makes a client faster that does not wait for each reply. But the engine may evaluate them in
+            another order, so allow it only if clients cannot write.
 
     Raises:
         RayforceValueError: an argument is out of range.
     """
 
-    def __init__(self, host: str, port: int, *, user: str = "", password: str = "") -> None:
+    def __init__(self, host: str, port: int, *, user: str = "", password: str = "", in_flight: int = 1) -> None:
         check_host(host)
         check_port(port, lowest=1)
+        if type(in_flight) is not int or not 1 <= in_flight <= MAX_IN_FLIGHT:
+            raise RayforceValueError(f"Invalid in_flight: {in_flight!r}. Must be an int between 1 and {MAX_IN_FLIGHT}")
         try:
             self._credentials = dump_credentials(user, password)
         except ValueError as error:
@@ -50,12 +62,13 @@ class NativeEngine(Engine):
         self.host = host
         self.port = port
         self.user = user
+        self.in_flight = in_flight
         self._group = SessionGroup(WakeupConnection(self._connect))
 
     def __repr__(self) -> str:
         return f"NativeEngine({self.host!r}, {self.port})"
 
-    async def open_session(self) -> NativeSession:
+    async def open_session(self) -> Session:
         """Open a session. A checkpoint; if cancelled, nothing is left open.
 
         An engine performs handshakes only between two queries. If it does not answer in time, it is taken to be busy:
@@ -65,15 +78,46 @@ class NativeEngine(Engine):
             EngineError: nothing listens there, or the server there is not a Rayforce server or rejects the credentials.
         """
         is_busy = self._group.is_busy
-        session = NativeSession(await self._connect(), self._credentials, self._name, self._group)
+        session = await self._open_session()
         try:
-            await self._group.add(session)
             with trio.move_on_after(BUSY_HANDSHAKE_TIMEOUT if is_busy else HANDSHAKE_TIMEOUT):
                 await session.handshake()
         except BaseException:
             await session.aclose()
             raise
+        if self.in_flight == 1:
+            return session
+        return ParallelSession(session, self._open_another_session, self.in_flight)
+
+    async def wait_until_ready(self) -> None:
+        """Wait until the server has accepted a session. A checkpoint; however this ends, nothing is left open.
+
+        Raises:
+            EngineError: as for `open_session`.
+        """
+        session = await self._open_session()
+        try:
+            await session.handshake()
+        finally:
+            await session.aclose()
+
+    async def _open_session(self) -> NativeSession:
+        """Open a session before the handshake. A checkpoint; if cancelled, nothing is left open.
+
+        Raises:
+            EngineError: the server cannot be reached.
+        """
+        session = NativeSession(await self._connect(), self._credentials, self._name, self._group)
+        try:
+            await self._group.add(session)
+        except BaseException:
+            await session.aclose()
+            raise
         return session
+
+    async def _open_another_session(self) -> NativeSession | None:
+        """Like `_open_session`, but return `None` at once if there are many connections already."""
+        return await self._open_session() if len(self._group) < MAX_CONNECTIONS else None
 
     async def _connect(self) -> TcpStream:
         """Connect to the server. A checkpoint; if cancelled, nothing is left open.

@@ -131,8 +131,9 @@ class NativeSession(Session):
             self._reply_spool = None
         return data
 
-    def running_since(self) -> float | None:
-        return self._group.running_since(self)
+    def running_since(self) -> tuple[float, int] | None:
+        since = self._group.running_since(self)
+        return None if since is None else (since, 0)
 
     def cancel(self) -> None:
         match self._exchange.cancel():
@@ -245,6 +246,8 @@ class NativeSession(Session):
                         self._begin_reply(chunk)
                     else:
                         await self._store(chunk.data)
+                        if self.timed:
+                            self._group.last_reply_at = trio.current_time()
                 data = await (self._receive_rest() if exchange.within_frame else stream.receive_some())
                 if not data:
                     raise self._lost("is gone")

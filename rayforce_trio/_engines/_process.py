@@ -16,7 +16,7 @@ from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
 from ._base import Engine, Session
 from ._child import child_process
-from ._native import NativeEngine
+from ._native import MAX_IN_FLIGHT, NativeEngine
 from ._output import Output
 
 MAX_RESTART_DELAY = 30.0
@@ -203,7 +203,13 @@ class NativeProcess(Engine):
 
         A checkpoint; if cancelled, the process is killed.
         """
-        native = _ChildServer(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD)
+        native = _ChildServer(
+            _HOST,
+            port,
+            user=secrets.token_urlsafe(32),
+            password=_PASSWORD,
+            in_flight=MAX_IN_FLIGHT if self._read_only else 1,
+        )
         output = Output(f"{_HOST}:{port}")
         command = [self._executable, *self._arguments(port)]
         environment = {
@@ -237,11 +243,7 @@ class NativeProcess(Engine):
         async def allow_sessions() -> None:
             """Wait until the process is ready, then until cancelled. If cancelled, no session is left open."""
             await output.listening.wait()  # the port belongs to the process now: no other one receives the user name
-            session = await native.open_session()
-            try:
-                await session.handshake()  # waits for the replay of the journal and for the script
-            finally:
-                await session.aclose()
+            await native.wait_until_ready()  # the replay of the journal and the script come first
             self._native, self._pid, self._ended = native, process.pid, trio.Event()
             self._ready.set()
             on_ready()

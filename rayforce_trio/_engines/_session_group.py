@@ -27,13 +27,17 @@ class SessionGroup:
 
     Attributes:
         wakeup: as given.
-        last_reply_at: when the server last began a reply to a timed session, on trio's clock.
+        last_reply_at: when bytes of a reply to a timed session last arrived, on trio's clock. The server evaluates
+            nothing while it sends a reply.
     """
 
     def __init__(self, wakeup: WakeupConnection) -> None:
         self.wakeup = wakeup
         self.last_reply_at = -math.inf
         self._sessions = weakref.WeakSet[GroupMember]()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
 
     @property
     def is_busy(self) -> bool:

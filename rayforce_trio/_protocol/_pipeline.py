@@ -120,6 +120,7 @@ class RequestPipeline:
         self._queue = deque[ServerRequest]()
         self._queued_bytes = 0
         self._queued_numbers: dict[int, ServerRequest] = {}
+        self._ahead = 0  # how many of the first in the queue were started ahead or are refused
         self.state = ConnectionState.SERVING
         self.due = Action.NOTHING
         self.current: ServerRequest | None = None
@@ -213,6 +214,31 @@ class RequestPipeline:
             raise ValueError("no action of a request is due")
         self.due = Action.NOTHING
 
+    def next_ahead(self) -> ServerRequest | None:
+        """Return the request that could be started ahead next, or `None`.
+
+        A post never runs at the same time as another request.
+        """
+        current = self.current
+        if current is None or current.number is None or current.state is RequestState.QUEUED:
+            return None
+        queue = self._queue
+        while self._ahead < len(queue):
+            request = queue[self._ahead]
+            if request.failure is None:
+                return None if request.number is None else request
+            self._ahead += 1
+        return None
+
+    def started_ahead(self, ticket: int) -> None:
+        """Report that the engine's session has started the request `next_ahead`, and gave it this ticket."""
+        request = self.next_ahead()
+        if request is None:
+            raise ValueError("no request can be started ahead")
+        request.ticket = ticket
+        request.state = RequestState.RUNNING
+        self._ahead += 1
+
     def replied(self, reply: Reply, unread: int = 0) -> None:
         """Report the engine's reply to `current`, of which `unread` bytes are still to be read."""
         request = self.current
@@ -268,9 +294,18 @@ class RequestPipeline:
 
     # Events that do not depend on an action. Each is allowed at any time.
 
-    def timed_out(self) -> Action:
-        """Report that the engine has run `current` for too long; return `STOP_ENGINE` if it is to be stopped now."""
-        return self._stop_running(Outcome.TIMED_OUT)
+    def timed_out(self, ticket: int = 0) -> Action:
+        """Report that the engine has run a request for too long; return `STOP_ENGINE` if it is to be stopped now.
+
+        Args:
+            ticket: the ticket of a request that was started ahead; 0 for `current`.
+        """
+        if not ticket:
+            return self._stop_running(Outcome.TIMED_OUT)
+        for request in (self.current, *self._queue):
+            if request is not None and request.ticket == ticket:
+                return self._stop_request(request, Outcome.TIMED_OUT)
+        return Action.NOTHING
 
     def drain(self) -> None:
         """Finish all that has arrived, and accept nothing more."""
@@ -291,7 +326,7 @@ class RequestPipeline:
         elif request.number is not None:
             if self.due is Action.SEND or self.due is Action.SEND_PART:
                 self._skip_answer()
-            elif request.state is RequestState.QUEUED:
+            elif self.due is Action.START:
                 self._finish()
             else:
                 return self._stop_running(Outcome.CANCELLED)
@@ -324,7 +359,7 @@ class RequestPipeline:
         if current is not None and current.number == number:
             if self._stop_running(Outcome.CANCELLED) is Action.STOP_ENGINE:
                 return CancelRequested(current, running=True)
-            if self.due is not Action.START:
+            if self.due is not Action.START or current.ticket:
                 return None
             _refuse(current, Outcome.CANCELLED, _CANCELLED)
             self._take(current)
@@ -332,6 +367,9 @@ class RequestPipeline:
         request = self._queued_numbers.get(number)
         if request is None or request.failure is not None:
             return None
+        if request.state is RequestState.RUNNING:
+            stop = self._stop_request(request, Outcome.CANCELLED) is Action.STOP_ENGINE
+            return CancelRequested(request, running=True) if stop else None
         self._queued_bytes -= len(request.frame)
         _refuse(request, Outcome.CANCELLED, _CANCELLED)
         self._check_full()
@@ -396,6 +434,8 @@ class RequestPipeline:
             self.current = None
         if self._queue:
             request = self._queue.popleft()
+            if self._ahead:
+                self._ahead -= 1
             self._queued_bytes -= len(request.frame)
             if request.number is not None:
                 del self._queued_numbers[request.number]
@@ -437,10 +477,12 @@ class RequestPipeline:
 
     def _stop_running(self, outcome: Outcome) -> Action:
         """Have the engine stop the current request, unless it does not run or was stopped before."""
-        request = self.current
+        return Action.NOTHING if self.current is None else self._stop_request(self.current, outcome)
+
+    def _stop_request(self, request: ServerRequest, outcome: Outcome) -> Action:
+        """Have the engine stop a request, which may have been started ahead; otherwise like `_stop_running`."""
         if (
-            request is None
-            or request.state is not RequestState.RUNNING
+            request.state is not RequestState.RUNNING
             or request.outcome is not Outcome.NONE
             or self.state is ConnectionState.CLOSED
         ):
@@ -467,6 +509,7 @@ class RequestPipeline:
         self.due = Action.CLOSE
 
     def _drop(self, requests: Iterable[ServerRequest]) -> None:
+        self._ahead = 0
         for request in requests:
             self._queued_bytes -= len(request.frame)
             request.frame = b""

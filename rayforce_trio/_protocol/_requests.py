@@ -13,7 +13,7 @@ class RequestState(enum.Enum):
     QUEUED = enum.auto()
     """It waits for the requests before it, or is the next one to start."""
     RUNNING = enum.auto()
-    """The engine evaluates it."""
+    """The engine evaluates it. Its turn to be answered may not have come: then it was started ahead."""
     STREAMING = enum.auto()
     """Its answer is being sent, as a whole or in parts."""
     DONE = enum.auto()
@@ -47,6 +47,7 @@ class ServerRequest:
         arrived_at: the time that was given to `RequestPipeline.receive`.
         failure: the error that answers the request, once that is known; `None` for a value.
         state: its place in the pipeline.
+        ticket: the number that the engine's session gave to a request that was started ahead; otherwise 0.
         outcome: the reason why it does not get the engine's reply. A request that was cancelled or timed out while it
             was running may still get a value: the engine may have finished first.
     """
@@ -57,6 +58,7 @@ class ServerRequest:
     failure: Failure | None = None
     state: RequestState = RequestState.QUEUED
     outcome: Outcome = Outcome.NONE
+    ticket: int = 0
 
 
 @dataclass(frozen=True, slots=True)

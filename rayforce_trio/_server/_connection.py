@@ -7,6 +7,7 @@ answered without a task switch, which takes longer than its evaluation. The work
 import copy
 from collections.abc import Awaitable, Callable
 from functools import partial
+from math import inf
 from time import perf_counter
 from typing import TypeVar
 
@@ -105,6 +106,7 @@ class WSServerConnection:
         self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
         self._not_full: trio.Event | None = None  # wakes the reader task while the pipeline is full
+        self._worker_wait = trio.CancelScope()  # around its wait; its deadline is the time to flush
         self._engine_wait = trio.CancelScope()  # around the worker's wait for the engine
         self._grace = trio.CancelScope()  # its deadline is the end of the time to drain
         self._scope = trio.CancelScope()  # its deadline is the end of the connection
@@ -296,6 +298,8 @@ class WSServerConnection:
             pipeline.replied(reply)
         if pipeline.due is not _NOTHING:
             self._advance(send)
+        if self._session.can_start_ahead:
+            self._start_ahead()
 
     def _log_refusal(self, request: ServerRequest) -> None:
         """Log that a request that has just arrived will not be started."""
@@ -312,6 +316,13 @@ class WSServerConnection:
     def _cancel(self, cancelled: CancelRequested) -> None:
         self._counters.cancelled += 1
         if cancelled.running:
+            self._stop_engine(cancelled.request.ticket)
+
+    def _stop_engine(self, ticket: int) -> None:
+        """Have the engine stop a request; the ticket is 0 if it was not started ahead."""
+        if ticket:
+            self._session.cancel_ahead(ticket)
+        else:
             self._session.cancel()
 
     # Performing actions
@@ -336,6 +347,9 @@ class WSServerConnection:
             if session.evaluate is not None:
                 pipeline.replied(session.evaluate(request.frame))
                 return True
+            if request.ticket and (reply := session.take_reply()) is not None:
+                pipeline.replied(reply, session.unread)
+                return True
             if session.start(request.frame, self._take_reply):
                 pipeline.performing()
                 return True
@@ -352,12 +366,32 @@ class WSServerConnection:
                 return True
         return False
 
+    def _start_ahead(self) -> None:
+        """Start queued requests while those before them are in flight, if the engine evaluates several."""
+        while (request := self._pipeline.next_ahead()) is not None:
+            ticket = self._session.start_ahead(request.frame)
+            if not ticket:
+                break
+            self._pipeline.started_ahead(ticket)
+
     def _take_reply(self, reply: Reply) -> None:
         """Report the reply to a request that `Session.start` has started. Called by the session's task."""
-        self._pipeline.replied(reply, self._session.unread)
-        self._advance(self._transport.send_nowait)
+        pipeline, session, transport = self._pipeline, self._session, self._transport
+        pipeline.replied(reply, session.unread)
+        if pipeline.queued:
+            self._advance(transport.send_nowait)
+            if session.can_start_ahead:
+                self._start_ahead()
+            self._flush_soon()
+        else:
+            self._advance(transport.send_now)
         self._wake_reader()
-        self._flush()
+
+    def _flush_soon(self) -> None:
+        """Have the worker task flush in `FLUSH_INTERVAL`: other answers may follow until then. No checkpoint."""
+        timer = self._worker_wait
+        if timer.deadline == inf:
+            timer.deadline = trio.current_time() + FLUSH_INTERVAL
 
     async def _perform(self) -> None:
         """Perform the due action, unless the client turns out to be gone, which changes the action.
@@ -466,11 +500,14 @@ class WSServerConnection:
                     return
                 if pipeline.due is _NOTHING:
                     self._flush()
-                    await self._wake.wait()
+                    with trio.CancelScope() as self._worker_wait:
+                        await self._wake.wait()
                     self._wake = trio.Event()
                     time_slice.start()
                 elif not self._perform_at_once(self._transport.send_nowait):
                     await self._perform()
+                if self._session.can_start_ahead:
+                    self._start_ahead()
                 self._wake_reader()
         except EngineError as error:
             self._lose_engine(error)
@@ -487,14 +524,14 @@ class WSServerConnection:
     async def _limit_time(self, limit: float) -> None:
         """Stop every request that the engine evaluates for more than `limit` seconds, until cancelled."""
         while True:
-            since, now = self._session.running_since(), trio.current_time()
-            if since is not None and since + limit > now:
-                await trio.sleep_until(since + limit)
-            elif since is not None and self._pipeline.timed_out() is Action.STOP_ENGINE:
-                assert self._pipeline.current is not None
-                kind = "post" if self._pipeline.current.number is None else "query"
+            running, now = self._session.running_since(), trio.current_time()
+            if running is not None and running[0] + limit > now:
+                await trio.sleep_until(running[0] + limit)
+            elif running is not None and self._pipeline.timed_out(running[1]) is Action.STOP_ENGINE:
+                current = self._pipeline.current
+                kind = "post" if current is not None and current.number is None else "query"
                 self._log.warning("a %s ran for more than %g seconds (query_timeout), and is stopped", kind, limit)
-                self._session.cancel()
+                self._stop_engine(running[1])
             else:
                 await trio.sleep(limit)  # no request that starts later can have run for too long before that
 
@@ -515,9 +552,11 @@ class WSServerConnection:
     def _abandon_requests(self) -> None:
         if self._pipeline.client_gone() is Action.STOP_ENGINE:
             self._session.cancel()
+        self._session.abandon_ahead()
         self._wake.set()
 
     def _stop_now(self) -> None:
         if self._pipeline.stop() is Action.STOP_ENGINE:
             self._session.cancel()
+        self._session.abandon_ahead()
         self._wake.set()

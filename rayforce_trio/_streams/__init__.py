@@ -2,7 +2,7 @@
 
 from anyio import BrokenResourceError, ClosedResourceError
 
-from ._base import READ_SIZE, ByteStream
+from ._base import READ_SIZE, STREAM_ERRORS, ByteStream
 from ._connecting import connect_tcp
 from ._tcp import TcpStream
 from ._tls import TlsStream, check_tls_context, is_plaintext_error, tls_error_text
@@ -10,6 +10,7 @@ from ._trio_tcp import stream_of
 
 __all__ = [
     "READ_SIZE",
+    "STREAM_ERRORS",
     "BrokenResourceError",
     "ByteStream",
     "ClosedResourceError",

@@ -8,17 +8,14 @@ to register it for every receive doubles the time that a small message takes.
 import asyncio
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import Context
 from typing import Any
 
 from anyio import BusyResourceError, ClosedResourceError
 
-from ._base import READ_SIZE, check_max_bytes
-from ._tcp import TcpStream, closed_error
-
-_CHECKPOINT_INTERVAL = 16  # receives
-
-_Target = memoryview | int  # the buffer to receive into, or the number of bytes to receive
+from ._base import closed_error
+from ._tcp import TcpStream
 
 
 class AsyncioTcpStream(TcpStream):
@@ -27,15 +24,9 @@ class AsyncioTcpStream(TcpStream):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._loop = asyncio.get_running_loop()
-        # Receiving
-        self._target: _Target = 0
-        self._received: asyncio.Future[Any] | None = None  # the bytes, or their number, for the task that waits
-        self._callback: Callable[[], Callable[[], None] | None] = _no_callback  # see `_watch`
-        self._unread = b""  # received for a task that was cancelled
-        self._failure: OSError | None = None  # raised for a task that was cancelled
-        self._receives = 0
-        # Sending
+        self._readable = Waiter(self._loop)
         self._writable: asyncio.Future[None] | None = None
+        self._reader: Callable[[], Callable[[], None] | None] = _no_callback  # see `_watch`
 
     async def _checkpoint(self) -> None:
         await asyncio.sleep(0)
@@ -56,101 +47,38 @@ class AsyncioTcpStream(TcpStream):
             if not self.closed and not self._loop.is_closed():
                 self._loop.remove_writer(self._socket.fileno())
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        size = READ_SIZE if max_bytes is None else check_max_bytes(max_bytes)
-        if self._unread:
-            return await self._take_unread(size)
-        data: bytes = await self._receive(size)
-        return data
-
-    async def receive_into(self, buffer: memoryview) -> int:
-        if self._unread:
-            data = await self._take_unread(len(buffer))
-            buffer[: len(data)] = data
-            return len(data)
-        count: int = await self._receive(buffer)
-        return count
-
-    async def _take_unread(self, size: int) -> bytes:
-        """Return bytes that a cancelled task received. A checkpoint; if cancelled, nothing is lost."""
-        await self._checkpoint()
-        await self._check_open()
-        data, self._unread = self._unread[:size], self._unread[size:]
-        return data
-
-    async def _receive(self, target: _Target) -> Any:
-        """Receive into a buffer, or a number of bytes. A checkpoint; if cancelled, `_keep` keeps received bytes."""
-        self._receives += 1
-        if self._receives % _CHECKPOINT_INTERVAL == 0:
-            # anyio does not cancel a task whose future is done, and on uvloop, which receives before it runs callbacks,
-            # the future below is always done if the peer sends fast enough.
-            await self._checkpoint()
-        if self._socket.fileno() < 0:  # closed, perhaps during the checkpoint
-            await self._check_open()
-        if self._received is not None:
+    def wait_readable(self) -> Awaitable[None]:
+        if self._socket.fileno() < 0:
+            return self._check_open()
+        if self._readable.waiting:
             raise BusyResourceError("receiving from")
-        if self._failure is not None:
-            await self._checkpoint()
-            raise self._error() from self._failure
-        self._target = target
-        self._received = future = self._loop.create_future()
-        try:
-            if self._callback() is None:
-                self._watch()
-            return await future
-        except asyncio.CancelledError:
-            self._keep(future, target)
-            raise
-        except OSError as error:
-            raise self._error() from error
-        except RuntimeError as error:
-            raise _wrong_loop() from error
-        finally:
-            self._received = None
-            self._target = 0  # it would keep the caller's memory
+        if self._reader() is None:
+            self._watch()
+        return self._readable
 
     def _watch(self) -> None:
-        """Have the event loop call `_receive_now` whenever the socket is readable.
+        """Have the event loop call `_wake_reader` whenever the socket is readable.
 
         uvloop stops watching a socket with an error after one more call, even if there were bytes to receive before the
         error. It drops the callback then, which the weak reference tells, and it must be told to forget the socket.
         """
-        callback = self._receive_now
-        self._loop.remove_reader(self._socket.fileno())
-        self._loop.add_reader(self._socket.fileno(), callback)
-        self._callback = weakref.ref(callback)
+        callback = self._wake_reader
+        try:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.add_reader(self._socket.fileno(), callback)
+        except RuntimeError as error:
+            raise _wrong_loop() from error
+        self._reader = weakref.ref(callback)
 
     def _stop_watching(self) -> None:
-        self._callback = _no_callback
+        self._reader = _no_callback
         if not self.closed and not self._loop.is_closed():
             self._loop.remove_reader(self._socket.fileno())
 
-    def _receive_now(self) -> None:
-        """Receive for the task that waits. If no task waits, stop watching: the bytes stay with the system."""
-        future, target = self._received, self._target
-        if future is None or future.done():
+    def _wake_reader(self) -> None:
+        """Resume the task that waits. If no task waits, stop watching: the bytes stay with the system."""
+        if not self._readable.wake():
             self._stop_watching()
-            return
-        try:
-            if isinstance(target, int):
-                future.set_result(self._socket.recv(target))
-            else:
-                future.set_result(self._socket.recv_into(target))
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            future.set_exception(error)
-
-    def _keep(self, future: asyncio.Future[Any], target: _Target) -> None:
-        """Keep what was received for a task that was cancelled at the same moment."""
-        self._stop_watching()
-        if future.cancelled() or not future.done():
-            return
-        error = future.exception()
-        if isinstance(error, OSError):
-            self._failure = error
-        elif error is None:
-            self._unread = future.result() if isinstance(target, int) else bytes(target[: future.result()])
 
     def close(self) -> None:
         if self.closed:
@@ -158,10 +86,95 @@ class AsyncioTcpStream(TcpStream):
         self._stop_watching()
         if not self._loop.is_closed():
             self._loop.remove_writer(self._socket.fileno())
-            for future in (self._received, self._writable):
-                if future is not None and not future.done():
-                    future.set_exception(closed_error())
+            self._readable.fail(closed_error())
+            if self._writable is not None and not self._writable.done():
+                self._writable.set_exception(closed_error())
         self._socket.close()
+
+
+class Waiter:
+    """Lets a task wait for a callback of the event loop, any number of times, and resumes the task in the callback.
+
+    This is a future in the sense of `asyncio.isfuture`. An `asyncio.Future` resumes its task in the next turn of the
+    event loop, and a turn takes as long as it takes to receive and decode a short message. A task that waits for two
+    sockets alternately may be resumed for both within one turn.
+
+    On other event loops than asyncio's own, the task is resumed in the next turn, too: uvloop calls the callbacks of
+    sockets before those of tasks that were ready before, so a task that always has something to receive would overtake
+    them.
+    """
+
+    _asyncio_future_blocking = False  # `asyncio.Task` tells by it whether its task awaits this object
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.waiting = False
+        self._loop = loop
+        self._at_once = isinstance(loop, asyncio.BaseEventLoop)
+        self._resume: Callable[[Waiter], object] | None = None  # runs the task, if it has not been resumed yet
+        self._context: Context | None = None
+        self._error: BaseException | None = None
+
+    def __await__(self) -> Generator["Waiter", None, None]:
+        """Wait for `wake`. If cancelled, nothing has changed.
+
+        Raises:
+            ClosedResourceError: the task belongs to another event loop, or `fail` was called with this error.
+        """
+        self.waiting = self._asyncio_future_blocking = True
+        try:
+            yield self
+        except RuntimeError as error:
+            raise _wrong_loop() from error
+        finally:
+            self.waiting = False
+
+    def wake(self) -> bool:
+        """Resume the task that waits; return whether there was one.
+
+        Only callbacks of the event loop may call this, since a task cannot run within another.
+        """
+        resume, context = self._resume, self._context
+        if resume is None or context is None:
+            return False
+        self._resume = self._context = None
+        if self._at_once:
+            context.run(resume, self)
+        else:
+            self._loop.call_soon(resume, self, context=context)
+        return True
+
+    def fail(self, error: BaseException) -> bool:
+        """Raise an error in the task that waits, in the next turn of the event loop; return whether there was one."""
+        if self._resume is None:
+            return False
+        self._error = error
+        self._loop.call_soon(self._resume, self, context=self._context)
+        self._resume = self._context = None
+        return True
+
+    # The methods of a future that `asyncio.Task` and anyio call
+
+    def done(self) -> bool:
+        """Return whether no task waits, or the one that does will run in the next turn of the event loop."""
+        return self._resume is None
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop of the tasks that may wait."""
+        return self._loop
+
+    def add_done_callback(self, resume: Callable[["Waiter"], object], *, context: Context) -> None:
+        """Keep the callback that runs the task."""
+        self._resume, self._context = resume, context
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel the task that waits; return whether there was one."""
+        return self.fail(asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg))
+
+    def result(self) -> None:
+        """Raise the error that the task was resumed with, if there is one."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 def _no_callback() -> None:

@@ -2,12 +2,18 @@
 
 import operator
 from abc import abstractmethod
+from collections.abc import Awaitable
 
 import anyio.abc
 import anyio.lowlevel
+import trio
+from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError
 
 READ_SIZE = 64 * 1024
 """The number of bytes received at once, unless the caller asks for another number."""
+
+STREAM_ERRORS = (BrokenResourceError, ClosedResourceError, trio.ClosedResourceError)
+"""What the methods of a stream that broke or is closed raise. Only `wait_readable` raises an exception of trio's."""
 
 _CHUNK = 1024 * 1024  # bytes; `send_all` offers the network this much at once
 
@@ -52,6 +58,31 @@ class ByteStream(anyio.abc.AsyncResource):
                 await self.wait_writable()
 
     @abstractmethod
+    def wait_readable(self) -> Awaitable[None]:
+        """Return an awaitable that waits until `receive_nowait` may return bytes. Awaiting it is a checkpoint.
+
+        Cancelling it changes nothing. It is the event loop's own awaitable where that is possible, because a coroutine
+        around it would take time for every small message. So it may raise `trio.ClosedResourceError` and
+        `trio.BusyResourceError` instead of anyio's: see `STREAM_ERRORS`.
+        """
+
+    @abstractmethod
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        """Return bytes that have arrived; `b""` means that the peer sends no more. No checkpoint.
+
+        If this returns `None`, call `wait_readable`.
+        """
+
+    @abstractmethod
+    def receive_into_nowait(self, buffer: memoryview) -> int | None:
+        """Write bytes that have arrived to the beginning of the buffer, and return their number. No checkpoint.
+
+        0 means that the peer sends no more. If this returns `None`, call `wait_readable`.
+
+        Args:
+            buffer: at least one byte of writable memory.
+        """
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for bytes and return them; `b""` means that the peer sends no more. A checkpoint.
 
@@ -63,16 +94,32 @@ class ByteStream(anyio.abc.AsyncResource):
         Raises:
             ValueError: `max_bytes` is below 1.
         """
+        size = READ_SIZE if max_bytes is None else check_max_bytes(max_bytes)
+        while True:
+            try:
+                await self.wait_readable()
+            except (trio.ClosedResourceError, trio.BusyResourceError) as error:
+                raise anyio_error(error) from None
+            data = self.receive_nowait(size)
+            if data is not None:
+                return data
 
-    @abstractmethod
     async def receive_into(self, buffer: memoryview) -> int:
         """Wait for bytes, write them to the beginning of the buffer and return their number. A checkpoint.
 
-        0 means that the peer sends no more. If cancelled, no bytes are lost, but the buffer may have been written to.
+        0 means that the peer sends no more. If cancelled, no bytes are lost.
 
         Args:
             buffer: at least one byte of writable memory.
         """
+        while True:
+            try:
+                await self.wait_readable()
+            except (trio.ClosedResourceError, trio.BusyResourceError) as error:
+                raise anyio_error(error) from None
+            count = self.receive_into_nowait(buffer)
+            if count is not None:
+                return count
 
     @abstractmethod
     async def send_eof(self) -> None:
@@ -101,10 +148,18 @@ class ByteStream(anyio.abc.AsyncResource):
         await anyio.lowlevel.checkpoint()
 
 
-def check_max_bytes(max_bytes: int | None) -> int:
-    """Return how many bytes to receive at most: `READ_SIZE` for `None`. Raises `ValueError` below 1."""
-    if max_bytes is None:
-        return READ_SIZE
+def check_max_bytes(max_bytes: int) -> int:
+    """Return `max_bytes`. Raises `ValueError` if it is below 1."""
     if operator.index(max_bytes) < 1:
         raise ValueError("max_bytes must be at least 1")
     return max_bytes
+
+
+def closed_error() -> ClosedResourceError:
+    """Return the error for the use of a stream that is closed."""
+    return ClosedResourceError("this stream is closed")
+
+
+def anyio_error(error: trio.ClosedResourceError | trio.BusyResourceError) -> ClosedResourceError | BusyResourceError:
+    """Return anyio's error in place of trio's."""
+    return closed_error() if isinstance(error, trio.ClosedResourceError) else BusyResourceError("waiting on")

@@ -8,7 +8,7 @@ import socket
 
 from anyio import BrokenResourceError, ClosedResourceError
 
-from ._base import ByteStream
+from ._base import ByteStream, closed_error
 
 
 class TcpStream(ByteStream):
@@ -32,6 +32,22 @@ class TcpStream(ByteStream):
             return self._socket.send(data)
         except BlockingIOError:
             return 0
+        except OSError as error:
+            raise self._error() from error
+
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        try:
+            return self._socket.recv(max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._error() from error
+
+    def receive_into_nowait(self, buffer: memoryview) -> int | None:
+        try:
+            return self._socket.recv_into(buffer)
+        except BlockingIOError:
+            return None
         except OSError as error:
             raise self._error() from error
 
@@ -86,8 +102,3 @@ class TcpStream(ByteStream):
 
     def _error(self) -> BrokenResourceError | ClosedResourceError:
         return closed_error() if self.closed else BrokenResourceError("the connection broke")
-
-
-def closed_error() -> ClosedResourceError:
-    """Return the error for the use of a stream that is closed."""
-    return ClosedResourceError("this stream is closed")

@@ -12,7 +12,7 @@ from anyio import BrokenResourceError, ClosedResourceError
 
 from .._addresses import os_error_text
 from ..errors import HandshakeError, RayforceValueError
-from ._base import ByteStream, check_max_bytes
+from ._base import READ_SIZE, STREAM_ERRORS, ByteStream, closed_error
 
 _PLAINTEXT_CHUNK = 64 * 1024  # bytes; encrypted at once, and then offered to the network
 _CIPHERTEXT_CHUNK = 16 * 1024  # bytes; decrypted at once: TLS may answer each record, and a record takes 27 bytes
@@ -101,7 +101,8 @@ class TlsStream(ByteStream):
                     self._tls.do_handshake()
                 except ssl.SSLWantReadError:
                     await self._send_all_encrypted()
-                    await self._receive_encrypted()
+                    await (self._checkpoint() if self._received else self._stream.wait_readable())
+                    self._take_encrypted()
                 else:
                     await self._send_all_encrypted()
                     return
@@ -111,7 +112,7 @@ class TlsStream(ByteStream):
             with suppress(BrokenResourceError, ClosedResourceError):
                 self._send_encrypted()  # the alert that tells the peer
             raise HandshakeError(f"the TLS handshake failed: {tls_error_text(error)}") from error
-        except (BrokenResourceError, ClosedResourceError) as error:
+        except STREAM_ERRORS as error:
             raise HandshakeError("the connection broke during the TLS handshake") from error
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
@@ -136,23 +137,23 @@ class TlsStream(ByteStream):
     async def wait_writable(self) -> None:
         await self._stream.wait_writable()
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        buffer = memoryview(bytearray(check_max_bytes(max_bytes)))
-        return bytes(buffer[: await self.receive_into(buffer)])
+    async def wait_readable(self) -> None:
+        if self._needs_bytes and not self.closed:
+            await self._stream.wait_readable()
+        else:
+            await self._checkpoint()
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        if not self._needs_bytes or self.closed:
-            await self._checkpoint()  # before bytes are decrypted, since they could not be put back
-            self._check_open()
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        buffer = memoryview(bytearray(max_bytes))
+        count = self.receive_into_nowait(buffer)
+        return None if count is None else bytes(buffer[:count])
+
+    def receive_into_nowait(self, buffer: memoryview) -> int | None:
+        self._check_open()
+        count = self._decrypt(buffer)
+        if count is None and self._take_encrypted():
             count = self._decrypt(buffer)
-            if count is not None:
-                return count
-        while True:
-            await self._receive_encrypted()
-            self._check_open()
-            count = self._decrypt(buffer)
-            if count is not None:
-                return count
+        return count
 
     def _decrypt(self, buffer: memoryview) -> int | None:
         """Fill the buffer with decrypted bytes and return their number.
@@ -221,7 +222,7 @@ class TlsStream(ByteStream):
 
     def _check_open(self) -> None:
         if self.closed:
-            raise ClosedResourceError("this stream is closed")
+            raise closed_error()
 
     # Encrypted bytes
 
@@ -240,15 +241,17 @@ class TlsStream(ByteStream):
         while not self._send_encrypted():
             await self._stream.wait_writable()
 
-    async def _receive_encrypted(self) -> None:
-        """Give TLS more encrypted bytes. A checkpoint; if cancelled, nothing is lost."""
-        if self._received:
-            await self._checkpoint()
-        else:
-            self._received = memoryview(await self._stream.receive_some())
+    def _take_encrypted(self) -> bool:
+        """Give TLS more encrypted bytes; return whether there were some, or their end."""
+        if not self._received:
+            data = self._stream.receive_nowait(READ_SIZE)
+            if data is None:
+                return False
+            self._received = memoryview(data)
         if self._received:
             self._incoming.write(self._received[:_CIPHERTEXT_CHUNK])
             self._received = self._received[_CIPHERTEXT_CHUNK:]
         else:
             self._incoming.write_eof()
         self._needs_bytes = False
+        return True

@@ -16,7 +16,7 @@ import trio
 from .._addresses import os_error_text
 from .._protocol import Frame, LazyFrame
 from .._protocol._frames import announced_size
-from .._streams import READ_SIZE, BrokenResourceError, ByteStream, ClosedResourceError
+from .._streams import READ_SIZE, STREAM_ERRORS, BrokenResourceError, ByteStream, ClosedResourceError
 from .._tasks import Event, TimeSlice, event_class, race
 from .._websocket import (
     Close,
@@ -77,7 +77,8 @@ class WebSocketTransport(Transport):
         self._connection.receive_data(leftover)
         # Bound here because every message calls them.
         self._next_short_message = self._connection.next_short_message
-        self._receive_some = stream.receive_some
+        self._wait_readable = stream.wait_readable
+        self._receive_bytes = stream.receive_nowait
         self._send_bytes = stream.send_nowait
         self._new_event = event_class()
         if self._new_event is trio.Event:  # anyio's functions look for the running loop on every call
@@ -125,15 +126,11 @@ class WebSocketTransport(Transport):
                         raise self._error()
                     if self._buffered:
                         self.flush()
-                    if connection.get_buffer() is None:  # like `_read`, without another coroutine
-                        try:
-                            data = await self._receive_some()
-                        except (BrokenResourceError, ClosedResourceError) as error:
-                            raise self._broken(error) from None
-                        connection.receive_data(data)
-                        self._bytes_received(len(data))
-                    else:
-                        await self._read()
+                    try:
+                        await self._wait_readable()
+                        self._read_nowait()
+                    except STREAM_ERRORS as error:
+                        raise self._broken(error) from None
                     message = self._next_short_message()
                     if message is not None:
                         return message
@@ -174,26 +171,23 @@ class WebSocketTransport(Transport):
     def has_bytes(self) -> bool:
         return self._connection.reader.has_bytes
 
-    async def _read(self) -> None:
-        """Wait for bytes and pass them to the connection. A checkpoint; if cancelled, no bytes are lost."""
+    def _read_nowait(self) -> None:
+        """Pass bytes that have arrived to the connection. Raises what the stream raises, and the error of the end."""
         connection = self._connection
         buffer = connection.get_buffer()
-        try:
-            if buffer is not None and len(buffer) > READ_SIZE:
-                count = await self._stream.receive_into(buffer[:_MAX_READ])
-                connection.buffer_updated(count)
-            else:
-                data = await self._receive_some()
-                count = len(data)
-                connection.receive_data(data)
-        except (BrokenResourceError, ClosedResourceError) as error:
-            raise self._broken(error) from None
-        self._bytes_received(count)
-
-    def _bytes_received(self, count: int) -> None:
-        """Note that the connection has got `count` bytes. Raises the error of the end if the peer has sent its last."""
+        if buffer is not None and len(buffer) > READ_SIZE:
+            count = self._stream.receive_into_nowait(buffer[:_MAX_READ])
+            if count is None:
+                return
+            connection.buffer_updated(count)
+        else:
+            data = self._receive_bytes(READ_SIZE)
+            if data is None:
+                return
+            count = len(data)
+            connection.receive_data(data)
         if not count:
-            self._connection.receive_eof()
+            connection.receive_eof()
             raise self._error()
         self._last_sign_of_life = self._current_time()
 
@@ -360,7 +354,11 @@ class WebSocketTransport(Transport):
                     while connection.next_event() is not None:  # the answer may have arrived behind a message
                         pass
                 if connection.state is state:
-                    await self._read()
+                    try:
+                        await self._wait_readable()
+                        self._read_nowait()
+                    except STREAM_ERRORS as error:
+                        raise self._broken(error) from None
 
     def abort(self) -> None:
         self._disconnect()

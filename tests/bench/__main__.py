@@ -12,7 +12,7 @@ from support.machine import facts
 
 from ._comparisons import COMPARISONS
 from ._goals import goal_lines
-from ._plot import plot
+from ._plot import panels, plot
 from ._processes import Processes
 from ._report import comparison_row, heading, page, row
 from ._results import Results
@@ -22,13 +22,13 @@ from ._workloads import WORKLOADS, Workload
 
 _DOCS = Path(__file__).parents[2] / "docs"
 _FULL = (7, 0.4)  # rounds that count, and seconds of a turn
-_QUICK = (3, 0.15)
+_QUICK = (3, 0.12)
 _PYTHON = ".".join(platform.python_version_tuple()[:2])
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: three or four minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: less than four minutes")
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="run the workloads whose name contains NAME; can be repeated"
     )
@@ -91,15 +91,19 @@ def main() -> None:
         picture = f"benchmark-{_PYTHON}.svg"
         for name in ("benchmark", "_static"):
             (output / name).mkdir(parents=True, exist_ok=True)
-        drawn = plot(results, figures, output / "_static" / picture)
-        link = f"../_static/{picture}" if drawn else None
+        shown = panels(results, figures)
+        link = f"../_static/{picture}" if shown else None
         text = page(results, figures, about, compared, title=f"Python {_PYTHON}", plot=link)
         (output / "benchmark" / f"python-{_PYTHON}.md").write_text(text, encoding="utf-8")
         if (performance := output / "performance.md").exists():
             update(performance, output / "benchmark")
+        if shown:
+            plot(results, shown, output / "_static" / picture)
     print(f"\n{page(results, figures, about, compared)}")
     if options.goals:
         print("\n".join(goal_lines(results, figures, compared, _PYTHON)) or f"no goals for Python {_PYTHON}")
+    if failures := [*results.failures(), *(label for label, measured in compared.items() if isinstance(measured, str))]:
+        sys.exit(f"failed: {', '.join(failures)}; the page has the reasons")
 
 
 if __name__ == "__main__":

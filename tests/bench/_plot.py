@@ -27,21 +27,16 @@ _LOG_FROM = 50  # a linear scale would hide a bar that is so many times shorter 
 _LOG_SPACE, _SPACE = 12, 1.4  # room for the text at the end of the longest bar, as a factor of its length
 
 
-def plot(results: Results, figures: Sequence[Figure], path: Path) -> bool:
-    """Draw the plot as an SVG file.
+def panels(results: Results, figures: Sequence[Figure]) -> list[Figure]:
+    """Return the figures that a plot of these results shows."""
+    by_key = {(figure.workload, figure.metric): figure for figure in figures}
+    return [by_key[panel] for panel in _PANELS if results.has(panel[0])]
 
-    Returns:
-        Whether there was a figure to draw.
 
-    Raises:
-        ValueError: a text does not fit into the plot.
-    """
+def plot(results: Results, shown: Sequence[Figure], path: Path) -> None:
+    """Draw a plot of at least one figure as an SVG file. Raises `ValueError` if a text does not fit into the plot."""
     # Imported by name, because only the dependency group `bench` contains matplotlib.
     matplotlib = import_module("matplotlib")
-    by_key = {(figure.workload, figure.metric): figure for figure in figures}
-    shown = [by_key[panel] for panel in _PANELS if results.has(panel[0])]
-    if not shown:
-        return False
     rows = [shown[at : at + _COLUMNS] for at in range(0, len(shown), _COLUMNS)]
     bars = [max(len(_contestants(results, figure)) for figure in row) for row in rows]
     size = (_WIDTH, sum(bars) * _BAR + len(rows) * _GAP)
@@ -56,7 +51,6 @@ def plot(results: Results, figures: Sequence[Figure], path: Path) -> bool:
     clipped = [text.get_text() for text in _clipped(picture)]
     if clipped:
         raise ValueError(f"texts that do not fit into the plot: {clipped}; shorten them or enlarge the plot")
-    return True
 
 
 def _contestants(results: Results, figure: Figure) -> list[Contestant]:

@@ -48,6 +48,14 @@ class Results:
         """Return why the contestant has no figures, or `None` if no turn failed."""
         return self._failures.get((workload, contestant.name))
 
+    def failures(self) -> list[str]:
+        """Return what failed, except workloads that a contestant does not support: the workload and the contestant."""
+        return [
+            f"{workload} ({contestant})"
+            for (workload, contestant), reason in self._failures.items()
+            if not reason.startswith("cannot")
+        ]
+
     def has(self, workload: str) -> bool:
         """Return whether the workload was run."""
         return any(name == workload for name, _ in [*self._rounds, *self._failures])

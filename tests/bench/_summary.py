@@ -10,8 +10,8 @@ from ._report import BETTER, FASTER, NATIVE_TIME, NOTHING, table
 
 BEGIN, END = "<!-- `nox -s bench` writes this table. -->", "<!-- End of the table. -->"
 
-_SPEED = "speed of rayforce-py's WebSocket client and server"
-_TIME = "time of rayforce-py's `TCPClient`"
+_SPEED = "speed of the peer"
+_TIME = "time of native"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def _lines() -> Iterator[Line]:
     for who, where in ((OURS, "trio"), (ASYNCIO, "asyncio"), (UVLOOP, "uvloop"), (ENGINE, "trio, native engine")):
         yield Line(f"reply of 80 MB, {where}", _TIME, "reply 80 MB, one core", who.name, NATIVE_TIME)
     for text, other, comparison in (
-        ("`fetch` to Arrow", "speed of `execute` and `to_dict`", _comparison("fetch to Arrow, 100,000 rows")),
-        ("`insert` of a data frame", "speed of an insert query of lists", _comparison("insert 100,000 rows")),
+        ("`fetch` to Arrow", "speed of `execute`, `to_dict`", _comparison("fetch to Arrow, 100,000 rows")),
+        ("`insert` of a data frame", "speed of a query with lists", _comparison("insert 100,000 rows")),
     ):
         yield Line(text, other, comparison.label, comparison.ours, FASTER)
 
@@ -66,8 +66,8 @@ def update(performance: Path, pages: Path) -> None:
     _, after = rest.split(END)
     versions = {path.stem.removeprefix("python-"): path for path in pages.glob("python-*.md")}
     ordered = sorted(versions, key=lambda version: [int(part) for part in version.split(".")])
-    table = summary({version: versions[version].read_text(encoding="utf-8") for version in ordered})
-    performance.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+    lines = summary({version: versions[version].read_text(encoding="utf-8") for version in ordered})
+    performance.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
 
 
 def summary(pages: Mapping[str, str]) -> str:
@@ -77,7 +77,7 @@ def summary(pages: Mapping[str, str]) -> str:
         [line.text, line.other, *(page.get((line.workload, line.contestant, line.column), NOTHING) for page in cells)]
         for line in LINES
     )
-    head = ["Use", "Compared with the", *(f"[{version}](benchmark/python-{version}.md)" for version in pages)]
+    head = ["Use", "Compared with", *(f"[{version}](benchmark/python-{version}.md)" for version in pages)]
     return table([head, *body], texts={0, 1})
 
 

@@ -20,6 +20,8 @@ _MARGIN = 0.5  # seconds by which the flood outlasts the quiet client
 _MANY_FACTOR = 2  # turns with many requests take longer, because requests come in waves at first
 _QUIET_FACTOR = 4  # turns of the quiet client take longer, because the peer answers it rarely
 
+_SMALL_REPLY = 1_000  # integers; its time hardly depends on the cores
+
 _REPLIES = (OURS, ASYNCIO, UVLOOP, ENGINE, NATIVE)
 _UPLOADS = (OURS, ASYNCIO, ENGINE, NATIVE)
 _MEMORY = (OURS, ASYNCIO, ENGINE, NATIVE)
@@ -166,6 +168,7 @@ def _workloads() -> tuple[Workload, ...]:
             _one_at_a_time(f"reply {size}", placement, contestants, do="ask", query=f"(til {count})", expected=count)
             for placement, contestants in ((one, (*_REPLIES, PEER)), (two, _REPLIES))
             for size, count in replies.items()
+            if placement is one or count > _SMALL_REPLY
         ),
         *(
             _one_at_a_time(f"upload {size}", placement, contestants, do="ask", upload=count, expected=count)

@@ -9,7 +9,7 @@ from support.children import Cannot, Child, Failed
 
 from ._comparisons import COMPARISONS
 from ._contestants import CONTESTANTS, NATIVE, OURS, PEER, Contestant
-from ._goals import GOALS, goal_lines
+from ._goals import GOALS, GOALS_OF_ALL, goal_lines
 from ._load import percentile
 from ._processes import Placement, Processes, Server
 from ._report import SECTIONS, cell, comparison_row, formatted, page, row
@@ -121,7 +121,7 @@ def test_each_figure_of_ours_is_in_a_section_unless_it_only_explains_others() ->
 def test_each_goal_has_a_figure_that_its_contestants_are_measured_in() -> None:
     figures = {(figure.workload, figure.metric) for figure in ALL}
     contestants = {workload.name: workload.contestants for workload in WORKLOADS}
-    for goal in (goal for goals in GOALS.values() for goal in goals):
+    for goal in (goal for goals in (*GOALS.values(), GOALS_OF_ALL) for goal in goals):
         assert (goal.workload, goal.metric) in figures
         others = ([PEER] if goal.peer else []) + ([NATIVE] if goal.native else [])
         assert {goal.contestant, *others} <= {*contestants[goal.workload]}
@@ -213,7 +213,7 @@ def test_a_run_replaces_the_table_of_the_performance_page_and_nothing_else(tmp_p
         (tmp_path / f"python-{version}.md").write_text(page(Results(), ALL, {}), encoding="utf-8")
     update(performance, tmp_path)
     text = performance.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n\n{BEGIN}\n\n| Use | Compared with the | [3.9]")
+    assert text.startswith(f"before\n\n{BEGIN}\n\n| Use | Compared with | [3.9]")
     assert text.endswith(f"|\n\n{END}\n\nafter\n")
     assert "old" not in text
 
@@ -260,6 +260,7 @@ def test_a_contestant_that_fails_takes_no_more_turns_and_the_others_go_on(error:
     assert turns.count(PEER) == 1
     assert turns.count(OURS) == 3
     assert results.failure(TIME.workload, PEER) == text
+    assert results.failures() == ([] if isinstance(error, Cannot) else [f"{TIME.workload} ({PEER.name})"])
 
 
 def test_a_comparison_is_shown_as_times_and_speed_or_as_an_error() -> None:

@@ -691,6 +691,12 @@ async def test_a_cancelled_request_leaves_the_running_one_of_another_connection_
     assert values == [running.value]
 
 
+def some_work(size: int) -> tuple[str, int]:
+    """Return a query that takes the longer the larger the size is, and its value."""
+    number = next(_numbers)
+    return f"(+ {number} (sum (map (fn [x] (sum (til x))) (til {size}))))", number + comb(size, 3)
+
+
 @pytest.mark.slow
 @pytest.mark.trio
 async def test_two_thousand_races_between_finishing_and_being_cancelled_touch_no_other_request() -> None:
@@ -698,10 +704,6 @@ async def test_two_thousand_races_between_finishing_and_being_cancelled_touch_no
     outcomes = {True: 0, False: 0}
     noises = 0
     duration = 0.003
-
-    def some_work(size: int) -> tuple[str, int]:
-        number = next(_numbers)
-        return f"(+ {number} (sum (map (fn [x] (sum (til x))) (til {size}))))", number + comb(size, 3)
 
     async def make_noise(connection: WSClientConnection) -> None:
         nonlocal noises
@@ -735,6 +737,76 @@ async def test_two_thousand_races_between_finishing_and_being_cancelled_touch_no
         await is_in_step(other)
     assert min(outcomes.values()) > 300
     assert noises > 300
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_races_among_many_requests_in_flight_touch_no_other_request(count: int) -> None:
+    """On an engine that takes several of each connection. A stop that hits another request raises an error here."""
+    outcomes = {True: 0, False: 0}
+    duration = 0.003
+
+    async def race(connection: WSClientConnection) -> None:
+        nonlocal duration
+        while sum(outcomes.values()) < count:
+            query, value = some_work(random.choice([3, 30, 300, 1000]))
+            with trio.move_on_after(random.uniform(0.0, 1.6) * duration) as scope:
+                assert (await connection.execute(query)).value == value
+            outcomes[scope.cancelled_caught] += 1
+            duration *= 1.01 if scope.cancelled_caught else 0.99  # whatever the machine, both happen often
+            query, value = some_work(3)
+            with trio.fail_after(20):
+                assert (await connection.execute(query)).value == value
+
+    async with (
+        WSServer(port=0, host="127.0.0.1", engine=NativeProcess(read_only=True)) as server,
+        connected(server.port) as connection,
+        connected(server.port) as other,
+    ):
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(race, connection)
+            for _ in range(3):
+                nursery.start_soon(race, other)
+        for one in (connection, other):
+            await is_in_step(one)
+    assert min(outcomes.values()) > count / 4
+
+
+@pytest.mark.trio
+async def test_queries_without_end_that_are_all_in_flight_are_stopped_one_by_one() -> None:
+    """In any order: those that run, and those that wait in the engine. What lies between them has its own values."""
+    values: list[int] = []
+
+    async def ask(connection: WSClientConnection, number: int) -> None:
+        values.append((await connection.execute(f"(+ {number} 1)")).value)
+
+    async with (
+        WSServer(port=0, host="127.0.0.1", engine=NativeProcess(read_only=True)) as server,
+        connected(server.port) as connection,
+        connected(server.port) as other,
+    ):
+        await is_in_step(connection)
+        for seed in range(10):
+            values.clear()
+            scopes = [trio.CancelScope() for _ in range(12)]
+
+            async def ask_without_end(scope: trio.CancelScope) -> None:
+                with scope:
+                    await connection.execute("(while true 1)")
+
+            with trio.fail_after(20):
+                async with trio.open_nursery() as nursery:
+                    for number, scope in enumerate(scopes):
+                        nursery.start_soon(ask_without_end, scope)
+                        nursery.start_soon(ask, connection, number)
+                    await trio.testing.wait_all_tasks_blocked()
+                    random.Random(seed).shuffle(scopes)
+                    for scope in scopes:
+                        scope.cancel()
+                        await trio.sleep(random.Random(seed).uniform(0, 0.002))
+            assert sorted(values) == list(range(1, 13))
+            await is_in_step(other)
 
 
 # Requests and replies that are under way for long.

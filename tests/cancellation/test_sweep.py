@@ -98,7 +98,7 @@ async def sweep_execute_on_trio(
     ("engine", "then_again_after"),
     [
         *product(["in-process"], [None, 0, 1, 2]),
-        *product(["native", "child"], [None, 1]),
+        *product(["native", "child", "read-only"], [None, 1]),
     ],
 )
 @pytest.mark.parametrize("of_all_tasks", [False, True])

@@ -15,6 +15,7 @@ from support.sweep import cancelled_at, swept
 
 from rayforce_trio import NativeEngine
 from rayforce_trio._engines import Session, _native_session, _wakeup
+from rayforce_trio._engines._native_session import NativeSession
 from rayforce_trio._engines._wakeup import StopReminder, WakeupConnection
 from rayforce_trio._protocol import CANCELLED, Failure, Reply, Result
 
@@ -182,6 +183,7 @@ async def test_a_session_that_is_closed_reminds_the_engine_too(wakeups_before: i
     wakeups = Wakeups()
     async with no_leaks(), deaf_engine(wakeups, obeys_after=wakeups_before + 3) as fake:
         session = await NativeEngine(LOCAL, fake.port).open_session()
+        assert isinstance(session, NativeSession)
         assert session.start(request(ENDLESS), lambda _: None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)

@@ -136,6 +136,9 @@ async def test_it_keeps_the_contract_behind_a_password(option: str, name: str) -
         ({"port": 0}, "Invalid port"),
         ({"port": 65536}, "Invalid port"),
         ({"user": "a:b"}, "Invalid user or password: a user name must not contain a colon"),
+        ({"in_flight": 0}, "Invalid in_flight: 0. Must be an int between 1 and 8"),
+        ({"in_flight": 9}, "Invalid in_flight"),
+        ({"in_flight": True}, "Invalid in_flight"),
         ({"password": "p\0w"}, "Invalid user or password: .* zero character"),
         ({"user": "u" * 100, "password": "p" * 154}, "Invalid user or password: .* at most 253 bytes"),
         ({"password": None}, None),
@@ -276,7 +279,7 @@ async def test_what_makes_an_engine_useless_is_told_even_if_it_is_known_late_onl
 @pytest.mark.trio
 @pytest.mark.parametrize("given", [{"password": "wrong"}, {"user": "ann", "password": ""}, {}], ids=str)
 @pytest.mark.parametrize("option", ["-u", "-U"])
-async def test_a_wrong_password_and_a_missing_one(option: str, given: dict[str, str]) -> None:
+async def test_a_wrong_password_and_a_missing_one(option: str, given: dict[str, Any]) -> None:
     with native_server(option, "secret") as native:
         engine = NativeEngine(LOCAL, native.port, **given)
         assert await refusal_of(engine) == "cannot be used: it rejected the user name or the password"

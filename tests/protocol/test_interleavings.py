@@ -52,6 +52,7 @@ class Interleavings(RuleBasedStateMachine):
         self.started: list[ServerRequest] = []
         self.answers: list[int] = []
         self.engine: Evaluation | None = None
+        self.ahead: dict[int, Evaluation] = {}  # by the tickets of requests whose turn has not come
         self.performing: Action | None = None
         self.draining = self.gone = self.stopped = False
 
@@ -98,12 +99,31 @@ class Interleavings(RuleBasedStateMachine):
         request = self.server.current
         assert request is not None
         assert self.engine is None
+        if request.ticket:
+            self.engine = self.ahead.pop(request.ticket)
+            assert self.engine.request is request
+        else:
+            assert not self.ahead or self.gone
+            self.engine = self.evaluate(request)
+
+    def evaluate(self, request: ServerRequest) -> Evaluation:
         assert not self.stopped
         assert not self.gone or request.number is None
         assert request.outcome is Outcome.NONE
         assert request not in self.started
         self.started.append(request)
-        self.engine = Evaluation(request)
+        return Evaluation(request)
+
+    @rule()
+    def start_ahead(self) -> None:
+        request = self.server.next_ahead()
+        if request is None:
+            return
+        assert self.server.current is not None
+        assert None not in (request.number, self.server.current.number)
+        ticket = len(self.started) + 1
+        self.ahead[ticket] = self.evaluate(request)
+        self.server.started_ahead(ticket)
 
     def reporting(self, *actions: Action) -> bool:
         """Whether the end of one of these actions may be reported: it is being performed, or is performed at once."""
@@ -164,10 +184,11 @@ class Interleavings(RuleBasedStateMachine):
 
     # What else can happen
 
-    @rule()
-    def time_out(self) -> None:
-        if self.server.timed_out() is Action.STOP_ENGINE:
-            self.stop_engine()
+    @rule(data=st.data())
+    def time_out(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from([0, *self.ahead]), "ticket")
+        if self.server.timed_out(ticket) is Action.STOP_ENGINE:
+            self.stop_engine(self.ahead[ticket].request if ticket else None)
 
     @rule(how=st.sampled_from(["drain", "client gone", "stop", "engine lost"]))
     def end(self, how: str) -> None:
@@ -188,11 +209,12 @@ class Interleavings(RuleBasedStateMachine):
     def stop_engine(self, request: ServerRequest | None = None) -> None:
         """Have the engine stop the request it runs, which must be the one that is meant."""
         assert not self.stopped
-        assert self.engine is not None
-        assert self.engine.request is (request or self.server.current)
-        assert self.engine.parts is None
-        self.engine.stops += 1
-        assert self.engine.stops == 1
+        request = request or self.server.current
+        evaluations = [self.engine, *self.ahead.values()]
+        (evaluation,) = [one for one in evaluations if one is not None and one.request is request]
+        assert evaluation.parts is None
+        evaluation.stops += 1
+        assert evaluation.stops == 1
 
     # What must be true at any time, and in the end
 

@@ -429,6 +429,145 @@ def test_cancelling_a_request_that_waits_gives_room(monkeypatch: pytest.MonkeyPa
 # The end
 
 
+# A request that is started ahead of its turn
+
+
+def with_two(*events: str) -> tuple[RequestPipeline, ServerRequest]:
+    """Return a pipeline with a request that runs, and the request behind it, to which some events happened."""
+    server = RequestPipeline(extended=True, query_timeout=1.0)
+    run(server)
+    second = receive(server)
+    for event in events:
+        AHEAD_EVENTS[event](server)
+    return server, second
+
+
+AHEAD_EVENTS: dict[str, Callable[[RequestPipeline], object]] = {
+    "ahead": lambda server: server.started_ahead(7),
+    "answer": answer,
+    "performing": lambda server: server.performing(),
+    "cancel": lambda server: server.receive(dump_cancel(2)),
+    "timed out": lambda server: server.timed_out(7),
+    "drain": lambda server: server.drain(),
+    "client gone": lambda server: server.client_gone(),
+    "stop": lambda server: server.stop(),
+    "engine lost": lambda server: server.engine_lost(),
+}
+
+# `answer` is the answer to the request whose turn it is. The columns are the states of the second request: it waits,
+# was started `ahead`, has its `turn`, or its reply is awaited in its turn (`run`); `stopped`: the engine was told to
+# stop it. The cells are the states after an event. `!`: the engine is to stop the request; `.`: the state is the same;
+# `x`: a `ValueError`; `refused`: it will be answered without the engine; `done`: it was answered or dropped.
+AHEAD_TABLE = """
+            waiting  ahead       ahead-stopped  turn       turn-stopped  run       run-stopped
+ahead       ahead    x           x              x          x             x         x
+answer      start    turn        turn-stopped   done       done          done      done
+performing  x        x           x              run        run-stopped   x         x
+cancel      refused  ahead-stopped!  .          turn-stopped!  .         run-stopped!  .
+timed out   .        ahead-stopped!  .          turn-stopped!  .         run-stopped!  .
+drain       .        .           .              .          .             .         .
+client gone done     done        done           done       done          run-stopped!  .
+stop        done     done        done           done!      done          run-stopped!  .
+engine lost done     done        done           done       done          .         .
+"""
+
+AHEAD_ROUTES = {
+    "waiting": [],
+    "ahead": ["ahead"],
+    "ahead-stopped": ["ahead", "cancel"],
+    "turn": ["ahead", "answer"],
+    "turn-stopped": ["ahead", "answer", "cancel"],
+    "run": ["ahead", "answer", "performing"],
+    "run-stopped": ["ahead", "answer", "performing", "cancel"],
+}
+
+
+def observe_second(server: RequestPipeline, request: ServerRequest) -> str:
+    if request.state is RequestState.DONE:
+        return "done"
+    if request.failure is not None:
+        return "refused"
+    if request.state is RequestState.QUEUED:
+        return "start" if server.current is request else "waiting"
+    assert (request.state, request.ticket) == (RequestState.RUNNING, 7)
+    state = "ahead" if server.current is not request else "turn" if server.due is Action.START else "run"
+    return state if request.outcome is Outcome.NONE else f"{state}-stopped"
+
+
+@pytest.mark.parametrize("state", AHEAD_ROUTES)
+def test_every_event_for_a_request_that_is_started_ahead(state: str) -> None:
+    index = list(AHEAD_ROUTES).index(state)
+    head, *rows = AHEAD_TABLE.strip("\n").split("\n")
+    assert head.split()[index] == state
+    assert [row[:12].strip() for row in rows] == list(AHEAD_EVENTS)
+    for row in rows:
+        event = row[:12].strip()
+        server, second = with_two(*AHEAD_ROUTES[state])
+        assert observe_second(server, second) == state
+        concerns_first = event in ("client gone", "stop") and server.current is not second
+        try:
+            result = AHEAD_EVENTS[event](server)
+        except ValueError:
+            cell = "x"
+        else:
+            after = observe_second(server, second)
+            stops = result is Action.STOP_ENGINE or (isinstance(result, CancelRequested) and result.running)
+            stops = stops and not concerns_first
+            cell = "." if (after, stops) == (state, False) else after + "!" * stops
+        assert cell == row[12:].split()[index], event
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("reply", [VALUE, STOPPED])
+def test_a_request_that_was_started_ahead_is_answered_with_its_reply(stopped: bool, reply: Reply) -> None:
+    server, _ = with_two("ahead", *["cancel"] * stopped, "answer")
+    assert answer(server, reply) == (RESPONSE if reply is VALUE else dump_error(2, "cancel", ""))
+    assert server.due is Action.NOTHING
+
+
+def test_requests_are_started_ahead_in_order_except_those_that_are_answered_without_the_engine() -> None:
+    server = RequestPipeline(extended=True)
+    assert server.next_ahead() is None
+    first = receive(server)
+    requests = [receive(server) for _ in range(4)]
+    assert server.next_ahead() is None  # the first one has not started
+    server.performing()
+    assert server.next_ahead() is requests[0]
+    cancel(server, 3)
+    receive(server, COMPRESSED)
+    tickets = {}
+    for ticket in (1, 2, 3):
+        request = server.next_ahead()
+        assert request is not None
+        tickets[request.number] = ticket
+        server.started_ahead(ticket)
+    assert tickets == {2: 1, 4: 2, 5: 3}
+    assert server.next_ahead() is None
+    with pytest.raises(ValueError, match=r"^no request can be started ahead$"):
+        server.started_ahead(4)
+    last = receive(server)
+    assert server.next_ahead() is last
+    assert server.current is first
+    answers = [answer(server)]
+    while server.current is not last:
+        answers.append(sent(server) if server.due is Action.SEND else answer(server))
+    assert len(answers) == 6
+    assert server.next_ahead() is None
+
+
+def test_a_post_never_runs_beside_a_request() -> None:
+    server = RequestPipeline(extended=True)
+    run(server)
+    receive(server, POST)
+    last = receive(server)
+    assert server.next_ahead() is None
+    answer(server)
+    server.performing()
+    assert server.next_ahead() is None
+    server.post_done()
+    assert server.current is last
+
+
 def test_a_connection_that_drains_finishes_what_has_arrived_and_refuses_the_rest_in_its_turn() -> None:
     server = RequestPipeline(extended=True)
     run(server)

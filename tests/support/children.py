@@ -1,4 +1,4 @@
-"""Child processes that are told what to do by lines of JSON on their standard input, and answer likewise.
+"""Child processes that receive commands as lines of JSON on their standard input, and answer in the same form.
 
 A child ends with its standard input, so it cannot outlive its parent.
 """
@@ -20,19 +20,19 @@ _STOP_TIMEOUT = 10.0
 
 
 class Failed(Exception):
-    """A turn came to nothing; the text says why."""
+    """A command failed. The text is the reason."""
 
 
 class Cannot(Failed):
-    """A turn came to nothing because the contestant does not have what it takes; the text says what that is."""
+    """A command is not supported. The text names what is missing."""
 
 
 class Child:
-    """A Python module that runs in a process of its own; Ctrl-C reaches the parent alone, which then ends it.
+    """A Python module that runs in its own process. Ctrl-C reaches only the parent, which then ends the child.
 
     Args:
         module: the module's name.
-        arguments: for its command line.
+        arguments: the arguments of its command line.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
@@ -55,15 +55,15 @@ class Child:
     def say(self, **command: Any) -> None:
         """Send a command."""
         assert self._process.stdin is not None
-        with suppress(OSError):  # if it is gone, there will be no answer
+        with suppress(OSError):  # if the child has ended, `answer` reports it
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
 
     def answer(self, timeout: float) -> dict[str, Any]:
-        """Return its next answer.
+        """Return the next answer.
 
         Raises:
-            Failed: what it was told to do failed, or it ended, or it does not answer within `timeout` seconds.
+            Failed: the command failed, the child ended, or it did not answer within `timeout` seconds.
         """
         answer: dict[str, Any] = json.loads(self.line(timeout))
         if "cannot" in answer:
@@ -73,7 +73,7 @@ class Child:
         return answer
 
     def line(self, timeout: float) -> str:
-        """Return the next line that it prints. Raises `Gone`."""
+        """Return the next line that the child prints. Raises `Gone`."""
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
@@ -83,7 +83,7 @@ class Child:
         return line
 
     def stop(self) -> None:
-        """End it, and wait for its end. Idempotent."""
+        """Close the standard input, and wait for the end of the child. Kills it after a while. Idempotent."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
@@ -94,7 +94,7 @@ class Child:
         self._errors.close()
 
     def kill(self) -> None:
-        """End it at once. Idempotent."""
+        """Kill the child and its process group. Idempotent."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, SIGKILL)
         self._process.wait()
@@ -114,18 +114,18 @@ class Child:
 
 
 class Gone(Failed):
-    """A child ended, or does not answer."""
+    """A child ended or did not answer."""
 
 
 class Commander:
-    """The child's side: takes commands, and keeps what libraries print from being taken for an answer."""
+    """The child's side: receives commands and answers them. What libraries print goes to the standard error."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
     def next(self) -> dict[str, Any] | None:
-        """Return the next command, or `None` if there will be no more. Blocks."""
+        """Return the next command, or `None` at the end of the standard input. Blocks."""
         line = sys.stdin.readline()
         return json.loads(line) if line else None
 
@@ -134,7 +134,7 @@ class Commander:
         print(json.dumps(answer), file=self._answers, flush=True)
 
     def tell_failure(self, error: BaseException) -> None:
-        """Answer that a command failed."""
+        """Answer a command with the reason why it failed."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, Cannot):

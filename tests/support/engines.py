@@ -79,8 +79,8 @@ class _GateSession(Session):
         await self.request(frame)
         return None
 
-    def running_since(self) -> float | None:
-        return self._begun_at
+    def running_since(self) -> tuple[float, int] | None:
+        return None if self._begun_at is None else (self._begun_at, 0)
 
     def cancel(self) -> None:
         self._engine.cancels += 1

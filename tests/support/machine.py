@@ -1,4 +1,4 @@
-"""What a run was made on and with."""
+"""Facts about the machine and the software of a run."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ _LIBRARIES = ("rayforce-trio", "rayforce-py", "trio", "trio-websocket", "anyio",
 
 
 def facts() -> dict[str, str]:
-    """Return what there is to know, by name."""
+    """Return the facts by name."""
     return {
         "Date": f"{datetime.now(UTC):%Y-%m-%d}",
         "Cores": str(os.cpu_count()),

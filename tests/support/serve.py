@@ -23,7 +23,6 @@ import trio
 from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess, WSServer
 from rayforce_trio._engines import Engine
 from rayforce_trio.auth import Request
-from support.certificates import server_context
 from support.native import native_server
 
 
@@ -72,6 +71,8 @@ if __name__ == "__main__":
             with native_server() as native:
                 trio.run(ours, NativeEngine("127.0.0.1", native.port))
         case "tls":
+            from support.certificates import server_context  # it needs trustme, which the benchmark does not install
+
             trio.run(partial(ours, InProcessEngine(), ssl_context=server_context(sys.argv[2]), authenticate=let_in))
         case "theirs":
             asyncio.run(theirs())

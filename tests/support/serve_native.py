@@ -1,4 +1,4 @@
-"""Serve a native engine in a process of its own: `python -m support.serve_native [PORT]`.
+"""Serve a native engine in a process of its own: `python -m support.serve_native [PORT [IN_FLIGHT]]`.
 
 The engine is a `NativeProcess`; or, where the port of a native server is given, a `NativeEngine`. Prints a line with
 its own port and the engine process's id, once it listens. Ends as `WSServer.run` does, and with its standard input: it
@@ -54,14 +54,16 @@ class Served:
 
 
 @contextmanager
-def natively_served(native_port: int | None = None) -> Iterator[Served]:
+def natively_served(native_port: int | None = None, *, in_flight: int = 1) -> Iterator[Served]:
     """Run this module in a child process until the block ends.
 
     Args:
         native_port: of a native server that is there already.
+        in_flight: how many requests of a client that native server receives at a time.
     """
+    arguments = [] if native_port is None else [str(native_port), str(in_flight)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "support.serve_native", *([] if native_port is None else [str(native_port)])],
+        [sys.executable, "-m", "support.serve_native", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -83,4 +85,7 @@ def natively_served(native_port: int | None = None) -> Iterator[Served]:
 
 
 if __name__ == "__main__":
-    trio.run(serve, NativeEngine("127.0.0.1", int(sys.argv[1])) if len(sys.argv) > 1 else NativeProcess())
+    if len(sys.argv) > 1:
+        trio.run(serve, NativeEngine("127.0.0.1", int(sys.argv[1]), in_flight=int(sys.argv[2])))
+    else:
+        trio.run(serve, NativeProcess())

@@ -3,7 +3,7 @@
 import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
 import anyio
@@ -98,7 +98,7 @@ async def receive_all(stream: ByteStream) -> bytes:
 
 
 class MemoryByteStream(ByteStream):
-    """A `ByteStream` over a stream of trio's. It has no `send_nowait`."""
+    """A `ByteStream` over a stream of trio's, without the methods that do not wait."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self._stream = stream
@@ -123,10 +123,14 @@ class MemoryByteStream(ByteStream):
         with _anyio_errors():
             return bytes(await self._stream.receive_some(max_bytes))
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        data = await self.receive_some(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    def wait_readable(self) -> Awaitable[None]:
+        raise NotImplementedError
+
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        raise NotImplementedError
+
+    def receive_into_nowait(self, buffer: memoryview) -> int | None:
+        raise NotImplementedError
 
     async def send_eof(self) -> None:
         with _anyio_errors():
