@@ -11,7 +11,7 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
 
 # Headers that the client sets itself, for HTTP and for the opening handshake.
-_OWN = frozenset({"connection", "content-length", "host", "rayforce-version", "transfer-encoding", "upgrade"})
+_OWN = frozenset({"connection", "content-length", "host", "transfer-encoding", "upgrade"})
 _OWN_PREFIX = "sec-websocket-"
 
 

@@ -30,11 +30,8 @@ from ._handshake import (
     HELLO_REPLY,
     MESSAGE_LIMIT_HEADER,
     SUBPROTOCOL,
-    VERSION,
-    VERSION_HEADER,
     check_hello,
     check_hello_reply,
-    has_version,
     parse_message_limit,
 )
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
@@ -63,8 +60,6 @@ __all__ = [
     "SUBPROTOCOL",
     "TIMEOUT",
     "VERBOSE_FLAG",
-    "VERSION",
-    "VERSION_HEADER",
     "Action",
     "CancelAction",
     "CancelNotice",
@@ -98,7 +93,6 @@ __all__ = [
     "dump_credentials",
     "dump_error",
     "error_code",
-    "has_version",
     "is_null",
     "join_verbose",
     "parse_control",

@@ -2,8 +2,6 @@
 
 The client sends the two bytes `[version, 0]`, and the server answers with the byte `[version]`. Like the server of
 rayforce-py, ours accepts any version.
-
-In the extended protocol, both sides can give their versions in `VERSION_HEADER` instead, which saves a round trip.
 """
 
 from ._frames import Frame
@@ -19,15 +17,7 @@ SUBPROTOCOL = "rayforce.v1"
 MESSAGE_LIMIT_HEADER = "Rayforce-Max-Message-Size"
 """The HTTP header in which a server of the extended protocol gives its `max_message_size`, in bytes."""
 
-VERSION_HEADER = "Rayforce-Version"
-"""The HTTP header with a side's version. If the request and the response have it, no handshake messages follow."""
-
 _LARGEST_LIMIT = 2**63 - 1
-
-
-def has_version(value: str | None) -> bool:
-    """Return whether the value of a `VERSION_HEADER` is a version, which is a byte."""
-    return value is not None and value.isascii() and value.isdigit() and len(value) <= 3 and int(value) <= 255
 
 
 def parse_message_limit(value: str | None) -> int | None:

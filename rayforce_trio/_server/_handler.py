@@ -196,8 +196,7 @@ class ConnectionHandler:
             return answer
 
         opened.transport = await accept(stream, self._accept_options, decide=decide, answer=answer)
-        if not opened.transport.greeted:
-            await server_handshake(opened.transport)
+        await server_handshake(opened.transport)
 
     async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:
         """Serve an open connection to its end. A checkpoint; if cancelled, as `WSServerConnection.run`."""

@@ -16,7 +16,7 @@ import trio
 import trio_websocket
 
 from .._addresses import authority_of
-from .._protocol import MESSAGE_LIMIT_HEADER, VERSION, VERSION_HEADER, has_version
+from .._protocol import MESSAGE_LIMIT_HEADER
 from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, is_plaintext_error, stream_of
 from .._websocket import (
     HttpMethod,
@@ -180,16 +180,14 @@ async def accept(
             await _serve_http_request(stream, request, opening_request, answer)
         await _decide(stream, opening_request, decide)
         subprotocol = next((name for name in options.subprotocols if name in proposed), None)
-        greeted = subprotocol is not None and has_version(request.headers.get(VERSION_HEADER.lower()))
-        headers = _response_headers(subprotocol, options.max_message_size, greeted=greeted)
-        await send_head(stream, await _handshake(request, subprotocol, headers))
+        await send_head(stream, await _handshake(request, subprotocol, options.max_message_size))
     except (BrokenResourceError, ClosedResourceError) as error:
         stream.close()
         raise HandshakeError("the connection broke during the opening handshake") from error.__cause__
     except BaseException:
         stream.close()
         raise
-    transport = WebSocketTransport(
+    return WebSocketTransport(
         stream,
         client=False,
         leftover=request.leftover,
@@ -199,8 +197,6 @@ async def accept(
         keepalive=options.keepalive,
         write_timeout=options.write_timeout,
     )
-    transport.greeted = greeted
-    return transport
 
 
 async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLContext | None = None) -> None:
@@ -304,28 +300,19 @@ async def _refuse_bad_request(stream: ByteStream, status: int, reason: str, head
     raise BadRequest(status, reason)
 
 
-def _response_headers(subprotocol: str | None, max_message_size: int, *, greeted: bool) -> list[tuple[bytes, bytes]]:
-    """Return the headers that a client of a subprotocol gets; `greeted` says whether it has sent its version."""
-    headers = []
-    if subprotocol is not None:
-        headers.append((MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size))
-    if greeted:
-        headers.append((VERSION_HEADER.encode(), b"%d" % VERSION))
-    return headers
-
-
-async def _handshake(request: UpgradeRequest, subprotocol: str | None, headers: list[tuple[bytes, bytes]]) -> bytes:
+async def _handshake(request: UpgradeRequest, subprotocol: str | None, max_message_size: int) -> bytes:
     """Have trio-websocket accept the request, and return the head that it sends. A checkpoint; may be cancelled."""
 
     async def receive_head() -> bytes:
         return normalized_request(request)
 
     stream = HeadStream(receive_head)
+    limit = (MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size)
     proposal = await trio_websocket.wrap_server_stream(
         ServerNursery(),  # type: ignore[arg-type]  # it needs start_soon only
         stream,
     )
-    await proposal.accept(subprotocol=subprotocol, extra_headers=headers)
+    await proposal.accept(subprotocol=subprotocol, extra_headers=None if subprotocol is None else [limit])
     return stream.sent
 
 

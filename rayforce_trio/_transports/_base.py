@@ -40,14 +40,12 @@ class Transport(ABC):
         max_message_size: the longest message to accept, in bytes; may be changed at any time.
         peer_max_message_size: the longest message that the server accepts, in bytes; `None` if the server did not
             announce it, and always in a server.
-        greeted: whether the HTTP heads contained the greetings of both sides, so that no handshake messages follow.
     """
 
     subprotocol: str | None
     peer: str
     max_message_size: int
     peer_max_message_size: int | None = None
-    greeted: bool = False
 
     @abstractmethod
     async def receive(self) -> Frame | str:

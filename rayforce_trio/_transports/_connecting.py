@@ -13,7 +13,7 @@ from contextlib import suppress
 import trio_websocket
 
 from .._addresses import Endpoint, authority_of, os_error_text
-from .._protocol import MESSAGE_LIMIT_HEADER, VERSION_HEADER, has_version, parse_message_limit
+from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
 from .._streams import (
     BrokenResourceError,
     ByteStream,
@@ -74,7 +74,7 @@ async def connect(
     except BaseException:
         stream.close()
         raise
-    transport = WebSocketTransport(
+    return WebSocketTransport(
         stream,
         client=True,
         leftover=accepted.leftover,
@@ -84,8 +84,6 @@ async def connect(
         keepalive=keepalive,
         peer_max_message_size=parse_message_limit(accepted.headers.get(MESSAGE_LIMIT_HEADER.lower())),
     )
-    transport.greeted = accepted.subprotocol is not None and has_version(accepted.headers.get(VERSION_HEADER.lower()))
-    return transport
 
 
 def _host_header(endpoint: Endpoint) -> str:

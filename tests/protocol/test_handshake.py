@@ -9,7 +9,6 @@ from rayforce_trio._protocol import (
     ProtocolViolation,
     check_hello,
     check_hello_reply,
-    has_version,
     parse_message_limit,
 )
 
@@ -24,25 +23,6 @@ def test_the_bytes_on_the_wire() -> None:
 def test_any_version_is_accepted(version: int) -> None:
     check_hello(bytes([version, 0]))
     check_hello_reply(bytes([version]))
-
-
-@pytest.mark.parametrize(
-    ("value", "is_version"),
-    [
-        *[("0", True), ("1", True), ("255", True), ("001", True)],
-        *[
-            (None, False),
-            ("", False),
-            ("256", False),
-            ("-1", False),
-            ("1, 1", False),
-            ("\xb2", False),
-            ("1" * 9999, False),
-        ],
-    ],
-)
-def test_a_version_in_a_header_is_a_byte(value: str | None, is_version: bool) -> None:
-    assert has_version(value) == is_version
 
 
 @pytest.mark.parametrize(
