@@ -230,7 +230,7 @@ async def _race_on_trio(functions: Sequence[Callable[[], Awaitable[None]]], erro
     The first function runs in the caller's own task: another task, and anyio's task group, would take twice the time.
     """
 
-    @trio.lowlevel.enable_ki_protection  # the caller's own task raises KeyboardInterrupt; here it would be in a group
+    @trio.lowlevel.enable_ki_protection  # trio raises KeyboardInterrupt at the checkpoints of its main task only
     async def run(function: Callable[[], Awaitable[None]]) -> None:
         """Run one function, then cancel the others. If cancelled, the others are cancelled already."""
         try:

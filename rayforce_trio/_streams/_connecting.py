@@ -26,7 +26,9 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 async def connect_tcp(host: str, port: int) -> TcpStream:
-    """Connect to a server. A checkpoint; if cancelled, no socket is left open.
+    """Connect to a server. If cancelled, no socket is left open.
+
+    A checkpoint, unless the system connects at once, as it does to an IP address of this machine.
 
     Args:
         host: a host name or an IP address. An IPv6 address may have a scope (`fe80::1%eth0`).

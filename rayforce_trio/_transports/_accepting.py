@@ -134,6 +134,8 @@ class AcceptOptions:
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: a peer that takes nothing for this many seconds has its connection closed.
+        turns: taken by each opening that has received something. So one of them continues in each round of the event
+            loop, and many of them do not delay the connections that are open.
     """
 
     subprotocols: Sequence[str]
@@ -141,6 +143,7 @@ class AcceptOptions:
     keepalive: KeepAlive
     tls: ssl.SSLContext | None = None
     write_timeout: float = WRITE_STALL_TIMEOUT
+    turns: trio.Lock = field(default_factory=trio.Lock)
 
 
 async def accept(
@@ -170,7 +173,7 @@ async def accept(
     try:
         if options.tls is not None:
             stream = await _start_tls(stream, options.tls)
-        request = await _receive_request(stream)
+        request = await _receive_request(stream, options.turns)
         certificate = stream.certificate if isinstance(stream, TlsStream) else None
         proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
         opening_request = OpeningRequest(
@@ -237,7 +240,7 @@ async def _start_tls(stream: ByteStream, context: ssl.SSLContext) -> TlsStream:
     return secure
 
 
-async def _receive_request(stream: ByteStream) -> UpgradeRequest | HttpRequest:
+async def _receive_request(stream: ByteStream, turns: trio.Lock) -> UpgradeRequest | HttpRequest:
     """Receive a request. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
@@ -254,7 +257,8 @@ async def _receive_request(stream: ByteStream) -> UpgradeRequest | HttpRequest:
                 await _answer(stream, Refusal(400, _INCOMPLETE))
             raise HandshakeError("the peer closed the connection during the opening handshake")
         received += data
-        request = parse_request(received)
+        async with turns:
+            request = parse_request(received)
     if isinstance(request, InvalidRequest):
         await _refuse_bad_request(stream, request.status, request.reason, request.headers)
     return request
