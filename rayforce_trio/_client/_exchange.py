@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 import anyio
@@ -39,6 +40,10 @@ class Exchange:
 
     Create it in the event loop in which it is used.
 
+    Args:
+        transport: the connection, on which the greeting was sent.
+        receive_answer: receives the server's answer to the greeting; `None` if it has arrived.
+
     Attributes:
         loop: the event loop of the connection.
         peer: the server's address, for people to read.
@@ -47,7 +52,7 @@ class Exchange:
         reason: why the connection has ended; `None` while it can be used.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, receive_answer: Callable[[], Awaitable[None]] | None = None) -> None:
         loop = running_loop()
         assert loop is not None
         self.loop = loop
@@ -56,6 +61,7 @@ class Exchange:
         self.max_request_size = transport.peer_max_message_size
         self.reason: RayforceWSError | None = None
         self._transport = transport
+        self._receive_answer = receive_answer
         self._protocol = ClientProtocol(extended=self.extended)
         self._reading = Reading()
         self._new_event = event_class()
@@ -252,6 +258,8 @@ class Exchange:
         """Give replies to the calls that wait for them. If cancelled, no message is lost."""
         transport, reading = self._transport, self._reading
         time_slice = TimeSlice()
+        if self._receive_answer is not None:
+            await self._receive_answer()
         while True:
             if reading.receiver is not _READER:
                 await self._stand_by()
