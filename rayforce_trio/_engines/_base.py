@@ -52,7 +52,7 @@ class Session(ABC):
         ready: whether the engine has accepted the session. Until then, it is busy with a query of another client, or
             does not respond.
         timed: whether `running_since` is used. The task that opens the session sets it.
-        can_start_ahead: whether `start_ahead` may start a request.
+        can_start_ahead: whether `start_ahead` may start a request now.
     """
 
     unread = 0

@@ -70,11 +70,10 @@ class ParallelSession(Session):
         limit: how many sessions to open in total.
     """
 
-    can_start_ahead = True
-
     def __init__(self, first: Session, open_another: Callable[[], Awaitable[Session | None]], limit: int) -> None:
         self._open_another = open_another
         self._limit = limit
+        self.can_start_ahead = True
         self._members: list[_Member] = []
         self._idle: list[_Member] = []
         self._add(first)
@@ -110,6 +109,7 @@ class ParallelSession(Session):
                     try:
                         session = await self._open_another()
                     except EngineError:
+                        self._limit = 0
                         break  # the engine rejects more connections; if it is gone, another session reports it
                     if session is not None:
                         session.timed = self.timed
@@ -173,6 +173,7 @@ class ParallelSession(Session):
             for member in self._idle:
                 if member.session.start(frame, member.on_reply):
                     self._idle.remove(member)
+                    self.can_start_ahead = bool(self._idle) or len(self._members) < self._limit
                     member.state = _AHEAD
                     self._ahead.append(member)
                     return member.ticket
@@ -228,7 +229,7 @@ class ParallelSession(Session):
     def _add(self, session: Session) -> None:
         member = _Member(session, len(self._members) + 1, self._take_reply)
         self._members.append(member)
-        self._idle.append(member)
+        self._finish(member)
 
     def _take_reply(self, member: _Member, reply: Reply) -> None:
         """Take the reply to a request that a session has started. Called by the task of that session."""
@@ -255,5 +256,7 @@ class ParallelSession(Session):
             self._finish(member)
 
     def _finish(self, member: _Member) -> None:
+        """Make a session available for the next request."""
         member.state = _IDLE
         self._idle.append(member)
+        self.can_start_ahead = True

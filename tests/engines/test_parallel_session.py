@@ -140,6 +140,7 @@ def test_requests_ahead_use_one_session_each_until_none_is_idle() -> None:
     assert [parallel.session.start_ahead(b"%d" % n) for n in (1, 2, 3)] == [2, 3, 0]
     assert parallel.states == [CURRENT, AHEAD, AHEAD]
     parallel.fakes[0].reply()
+    assert parallel.session.can_start_ahead
     assert parallel.session.start_ahead(b"3") == 0  # one session is left
     parallel.start(b"1")
     assert parallel.session.start_ahead(b"3") == 1
@@ -360,6 +361,9 @@ async def test_sessions_are_opened_one_by_one_while_requests_wait() -> None:
             await wait_all_tasks_blocked()
             assert session.start_ahead(b"%d" % n) == (n + 1 if n < LIMIT else 0)
         assert len(parallel.fakes) == LIMIT
+        assert not session.can_start_ahead
+        parallel.fakes[0].reply()
+        assert session.can_start_ahead
         assert all(fake.timed for fake in parallel.fakes)
         nursery.cancel_scope.cancel()
     await session.aclose()
