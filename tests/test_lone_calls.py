@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import anyio
+import anyio.lowlevel
 import pytest
 from support.connected import connected_to
 from support.raw import BINARY, PING, PONG, RawPeer
@@ -173,12 +174,12 @@ async def test_a_call_behind_a_post_that_is_being_sent_gets_its_reply_at_once(mo
 
         monkeypatch.setattr(transport, "send", send_later)
         tasks.start_soon(connection.post, "post")
-        while connection._exchange._unsent is None:  # noqa: ASYNC110 - nothing tells when this changes
-            await anyio.sleep(0)
+        while connection._exchange._unsent is None:
+            await anyio.lowlevel.checkpoint()
         call = Call(connection)
         tasks.start_soon(call.run)
-        while not connection._exchange._protocol.pending:  # noqa: ASYNC110 - nothing tells when this changes
-            await anyio.sleep(0)
+        while not connection._exchange._protocol.pending:
+            await anyio.lowlevel.checkpoint()
         taken.set()
         await server.until_received(2)
         await server.transport.send(string_frame("reply"))
