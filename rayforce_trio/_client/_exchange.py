@@ -343,7 +343,11 @@ class Exchange:
             await anyio.lowlevel.checkpoint()
 
     def close_with(self, reason: RayforceWSError) -> None:
-        """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason."""
+        """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason.
+
+        A call that receives its reply itself fails later: when the server has answered the close, or the socket is
+        closed.
+        """
         if self.reason is None:
             self.reason = copy.copy(reason)  # without its traceback, which refers to this connection
         self._protocol.abandon()
