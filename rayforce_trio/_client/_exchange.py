@@ -140,8 +140,7 @@ class Exchange:
             await self._finish(request)
         if request.reply is None:
             await self._closing.wait()
-            assert self.reason is not None
-            raise copy.copy(self.reason)  # each task adds a traceback to its own copy
+            raise self._failure()
         return request.reply
 
     @enable_ki_protection
@@ -168,13 +167,17 @@ class Exchange:
         self._outgoing.set()
 
     async def _finish(self, request: ClientRequest) -> None:
-        """Wait until a request is answered, or a post is sent. A checkpoint. If cancelled, as the callers."""
+        """Wait until a request is answered, or a post is sent. A checkpoint. If cancelled, as the callers.
+
+        Raises:
+            RayforceWSError: the connection ends before that.
+        """
         protocol = self._protocol
         done = self._waiters[request] = self._new_event()
-        if protocol.pending == 1:
+        if protocol.pending == 1 and self._unsent is None:
             self._send_at_once()
         else:
-            self._outgoing.set()  # other calls wait for replies anyway, so requests are sent in batches
+            self._outgoing.set()  # other calls wait anyway, so messages are sent in batches
             if self._reading.call_joined():
                 self._resume_reading.set()
         try:
@@ -183,14 +186,15 @@ class Exchange:
             else:
                 await done.wait()
         finally:
-            if self._waiters.pop(request, None) is not None:
+            failed = self._waiters.pop(request, None) is not None
+            if failed:
                 protocol.cancel(request)
                 self._outgoing.set()
+        if failed:
+            raise self._failure()
 
     def _send_at_once(self) -> None:
         """Send waiting messages without switching to the writer task, as far as the network takes them."""
-        if self._unsent is not None:
-            return
         try:
             while (outgoing := self._protocol.next_outgoing()) is not None:
                 if not self._transport.send_now(outgoing.message):
@@ -344,6 +348,11 @@ class Exchange:
         self.close_with(closed_by_us())
         self._transport.abort()
         self._closed.set()
+
+    def _failure(self) -> RayforceWSError:
+        """Return the error for a call that the end of the connection has failed."""
+        assert self.reason is not None
+        return copy.copy(self.reason)  # each task adds a traceback to its own copy
 
     def _refusal(self) -> RayforceWSError:
         """Return the error for a new call of a connection that has ended."""

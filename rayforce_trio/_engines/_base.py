@@ -52,7 +52,7 @@ class Session(ABC):
         ready: whether the engine has accepted the session. Until then, it is busy with a query of another client, or
             does not respond.
         timed: whether `running_since` is used. The task that opens the session sets it.
-        can_start_ahead: whether `start_ahead` may start a request.
+        can_start_ahead: whether `start_ahead` may start a request now.
     """
 
     unread = 0
@@ -148,7 +148,7 @@ class Session(ABC):
 
         Returns:
             The time, and the ticket of the request, or 0 if it has its turn. `None` if nothing is in flight, if the
-            reply has begun, or if the engine cannot be stopped.
+            reply has begun, if the request was stopped already, or if the engine cannot be stopped.
         """
         return None
 

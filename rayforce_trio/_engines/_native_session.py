@@ -37,7 +37,7 @@ STOP_TIMEOUT = 2.0
 STALL_TIMEOUT = 30.0
 """How long an engine may send nothing in the middle of a frame, in seconds."""
 
-_READ_SIZE = 384 * 1024  # bytes; measured: smaller reads take longer, larger ones need more memory than they gain
+_READ_SIZE = 512 * 1024  # bytes; measured: smaller reads take longer, larger ones need more than 2 MB of memory
 _MAX_START_SIZE = 64 * 1024  # bytes; a longer request is unlikely to be written without waiting
 _MAX_SEND_SIZE = 1024 * 1024  # bytes written between two checkpoints
 _STOP = b"!"  # as TCP urgent data
@@ -116,7 +116,17 @@ class NativeSession(Session):
     def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:
         if not self.ready or len(frame) > _MAX_START_SIZE:
             return False
-        self._begin(self._exchange.request, frame, answer)
+        exchange = self._exchange
+        exchange.request(frame)
+        self._on_reply = answer
+        if self.timed:
+            self.requested_at = trio.current_time()
+        try:
+            more = exchange.bytes_sent(self._stream.send_nowait(exchange.data_to_send()))
+        except _NETWORK_ERRORS:
+            more = True  # `_send_rest` meets the error again
+        if more:
+            self._send_due.set()
         return True
 
     async def receive_some(self) -> bytes:
@@ -132,7 +142,7 @@ class NativeSession(Session):
         return data
 
     def running_since(self) -> tuple[float, int] | None:
-        since = self._group.running_since(self)
+        since = None if self._exchange.stop_requested else self._group.running_since(self)
         return None if since is None else (since, 0)
 
     def cancel(self) -> None:
@@ -240,23 +250,38 @@ class NativeSession(Session):
         """
         exchange, stream = self._exchange, self._stream
         try:
+            await self._handle_chunks()  # that arrived with the handshake, or before this was run again
             while True:
-                while (chunk := exchange.next_event()) is not None:
-                    if chunk.first:
-                        self._begin_reply(chunk)
-                    else:
-                        await self._store(chunk.data)
-                        if self.timed:
-                            self._group.last_reply_at = trio.current_time()
                 data = await (self._receive_rest() if exchange.within_frame else stream.receive_some())
                 if not data:
                     raise self._lost("is gone")
+                if exchange.receive_reply(data):
+                    if self.timed:
+                        self._group.last_reply_at = trio.current_time()
+                    self._deliver_whole(data)
+                    del data  # it may be large, and the next bytes may take long to arrive
+                    continue
                 exchange.receive_data(data)
-                del data  # it may be large, and the next bytes may take long to arrive
+                del data
+                await self._handle_chunks()
         except _NETWORK_ERRORS:
             raise self._lost("is gone") from None
         except ProtocolViolation as violation:
             raise self._lost(f"broke the protocol: {violation}") from None
+
+    async def _handle_chunks(self) -> None:
+        """Deliver or store all that has arrived. A checkpoint only if memory is full; if cancelled, bytes may be lost.
+
+        Raises:
+            EngineError, ProtocolViolation: as for `_receive_replies`.
+        """
+        while (chunk := self._exchange.next_event()) is not None:
+            if chunk.first:
+                self._begin_reply(chunk)
+            else:
+                await self._store(chunk.data)
+                if self.timed:
+                    self._group.last_reply_at = trio.current_time()
 
     async def _store(self, data: bytes) -> None:
         """Keep bytes for `receive_some`. A checkpoint only if memory is full; if cancelled, the bytes may be lost."""
@@ -288,10 +313,15 @@ class NativeSession(Session):
             self.unread, decompress = decompressor.left, decompressor.feed
         if chunk.unread:
             self._reply_spool = ReplySpool(decompress)
-        elif not chunk.header.compressed and (code := error_code(data)) is not None:
-            self._deliver(Failure(code, ""))
+        elif not chunk.header.compressed:
+            self._deliver_whole(data)
             return
         self._deliver(Result(data))
+
+    def _deliver_whole(self, frame: bytes) -> None:
+        """Deliver a whole reply that was not compressed, which may be an error."""
+        code = error_code(frame)
+        self._deliver(Result(frame) if code is None else Failure(code, ""))
 
     def _deliver(self, reply: Reply) -> None:
         answer, self._on_reply = self._on_reply, None

@@ -18,7 +18,7 @@ _SHORT_REPLIES = 8
 Several long replies at a time would need memory, and they are no faster than one after the other.
 """
 
-_STATEFUL = (b".mc.", b".ipc.")  # functions whose effect or result depends on the connection
+_SUBSCRIPTIONS, _CONNECTIONS = b".mc.", b".ipc."  # functions whose effect or result depends on the connection
 
 
 class MemberState(enum.Enum):
@@ -66,16 +66,16 @@ class ParallelSession(Session):
 
     Args:
         first: the first session. The others are opened when they are needed.
-        open_another: opens another session. It may return `None` if there are too many already.
+        open_another: opens another session, which is ready. It may return `None` if there are too many already.
         limit: how many sessions to open in total.
     """
-
-    can_start_ahead = True
 
     def __init__(self, first: Session, open_another: Callable[[], Awaitable[Session | None]], limit: int) -> None:
         self._open_another = open_another
         self._limit = limit
+        self.can_start_ahead = True
         self._members: list[_Member] = []
+        self._idle: list[_Member] = []
         self._add(first)
         self._current = self._members[0]
         self._ahead: deque[_Member] = deque()  # AHEAD and REPLIED, in the order of the requests
@@ -109,7 +109,8 @@ class ParallelSession(Session):
                     try:
                         session = await self._open_another()
                     except EngineError:
-                        break  # the engine has no room for more connections; if it is gone, another session reports it
+                        self._limit = 0
+                        break  # the engine rejects more connections; if it is gone, another session reports it
                     if session is not None:
                         session.timed = self.timed
                         self._add(session)
@@ -148,14 +149,16 @@ class ParallelSession(Session):
         member.answer = answer
         if member.session.start(frame, member.on_reply):
             return True
-        member.state = _IDLE
+        self._finish(member)
         return False
 
     def _begin(self) -> _Member:
         """Return the session for the next request, which was not started ahead."""
         member = self._members[0]
-        if member.state is not _IDLE:
-            member = next(member for member in self._members if member.state is _IDLE)  # that of the request before
+        if member.state is _IDLE:
+            self._idle.remove(member)
+        else:
+            member = self._idle.pop()  # `start_ahead` leaves one
         self._current = member
         member.state = _CURRENT
         return member
@@ -163,13 +166,17 @@ class ParallelSession(Session):
     # Several at a time
 
     def start_ahead(self, frame: Frame) -> int:
-        if self._short_replies_due or any(name in bytes(frame) for name in _STATEFUL):
+        if self._short_replies_due or type(frame) is not bytes or _SUBSCRIPTIONS in frame or _CONNECTIONS in frame:
             return 0
-        for member in self._members:
-            if member.state is _IDLE and member.session.start(frame, member.on_reply):
-                member.state = _AHEAD
-                self._ahead.append(member)
-                return member.ticket
+        # If all requests are abandoned, a post may follow. It needs the session of the current request, or another one.
+        if self._current.state is _CURRENT or len(self._idle) > 1:
+            for member in self._idle:
+                if member.session.start(frame, member.on_reply):
+                    self._idle.remove(member)
+                    self.can_start_ahead = bool(self._idle) or len(self._members) < self._limit
+                    member.state = _AHEAD
+                    self._ahead.append(member)
+                    return member.ticket
         self._another_wanted.set()
         return 0
 
@@ -191,13 +198,16 @@ class ParallelSession(Session):
             if member.state is _AHEAD or member.session.unread:
                 member.state = _ABANDONED
             else:
-                member.state = _IDLE
+                self._finish(member)
         self._ahead.clear()
 
     # Both
 
     def running_since(self) -> tuple[float, int] | None:
-        """Return the estimate for the request that was sent first, since the engine most likely evaluates that one."""
+        """Return the estimate for the request that was sent first, since the engine most likely evaluates that one.
+
+        If it has been stopped and has no reply yet, the engine may be evaluating a later one.
+        """
         if self._current.state is _CURRENT and (running := self._current.session.running_since()) is not None:
             return running
         for member in self._ahead:
@@ -217,7 +227,9 @@ class ParallelSession(Session):
                 nursery.start_soon(member.session.aclose)
 
     def _add(self, session: Session) -> None:
-        self._members.append(_Member(session, len(self._members) + 1, self._take_reply))
+        member = _Member(session, len(self._members) + 1, self._take_reply)
+        self._members.append(member)
+        self._finish(member)
 
     def _take_reply(self, member: _Member, reply: Reply) -> None:
         """Take the reply to a request that a session has started. Called by the task of that session."""
@@ -241,4 +253,10 @@ class ParallelSession(Session):
 
     def _finish_if_read(self, member: _Member) -> None:
         if not member.session.unread:
-            member.state = _IDLE
+            self._finish(member)
+
+    def _finish(self, member: _Member) -> None:
+        """Make a session available for the next request."""
+        member.state = _IDLE
+        self._idle.append(member)
+        self.can_start_ahead = True

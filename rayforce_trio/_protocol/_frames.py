@@ -29,6 +29,7 @@ VERBOSE_FLAG = 4
 STRING_ATOM = 0xF3  # type code -13
 _NULL = 0x7E
 ERROR = 0x7F
+_ERROR_TAG = bytes([ERROR])
 ERROR_SIZE = 9  # type code and an 8-byte code
 SIZED = struct.Struct("<BBq")  # type code, attributes, and the length of a string or list
 _QUERY = struct.Struct("<4sBBBBqBBq")  # the header, and the beginning of a string
@@ -128,7 +129,7 @@ def is_null(frame: Frame) -> bool:
 
 def error_code(frame: Frame, start: int = HEADER_SIZE) -> str | None:
     """Return the code of the error object at `start`, such as `"type"`; `None` if the object is not an error."""
-    if frame[start : start + 1] != bytes([ERROR]):
+    if frame[start : start + 1] != _ERROR_TAG:
         return None
     return bytes(frame[start + 1 : start + ERROR_SIZE]).rstrip(b"\0").decode("ascii", "replace")
 

@@ -11,9 +11,10 @@ the connection, so an exchange asks for at most one stop per request.
 """
 
 import enum
+import struct
 from dataclasses import dataclass
 
-from ._frames import HEADER_SIZE, MESSAGE_TYPE_OFFSET, WIRE_VERSION, Frame, Header, MessageType, parse_header
+from ._frames import HEADER_SIZE, MESSAGE_TYPE_OFFSET, RESPONSE, WIRE_VERSION, Frame, Header, MessageType, parse_header
 from ._native import NATIVE_MAX_REPLY
 from ._violation import ProtocolViolation
 
@@ -21,6 +22,7 @@ _HELLO_SIZE = 2  # bytes of the server's first answer
 _ACCEPTED = 0  # the server's answer to credentials
 _MIN_FIRST_CHUNK = 64  # bytes; shorter frames are never divided, so the first chunk always shows an error's code
 _COPY_LIMIT = 64 * 1024  # bytes; a longer frame is sent in several pieces, because a copy would cost more
+_HEADER = struct.Struct("<8sq")  # all that precedes the size, and the size
 _FENCE = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")  # a request for the value 0
 
 
@@ -65,6 +67,12 @@ class _Stop(enum.Enum):
     NOT_REQUESTED = enum.auto()
     REQUESTED = enum.auto()
     SENT = enum.auto()
+
+
+# The members that every request meets. To look one up in its enum takes long in Python 3.11.
+_IDLE, _SENDING, _WAITING = ExchangeState.IDLE, ExchangeState.SENDING, ExchangeState.WAITING
+_NOT_REQUESTED, _REQUESTED = _Stop.NOT_REQUESTED, _Stop.REQUESTED
+_SYNC = MessageType.SYNC
 
 
 @dataclass(slots=True)
@@ -121,7 +129,7 @@ class NativeExchange:
         Raises:
             RuntimeError: another request is in flight. Nothing changes.
         """
-        self._begin(_pieces(frame, MessageType.SYNC))
+        self._begin([frame] if frame[MESSAGE_TYPE_OFFSET] == _SYNC else _pieces(frame, _SYNC))
 
     def post(self, frame: Frame) -> None:
         """Begin a post; otherwise like `request`.
@@ -147,6 +155,11 @@ class NativeExchange:
         return CancelAction.NOTHING
 
     @property
+    def stop_requested(self) -> bool:
+        """Whether a stop of the request in flight was requested, and the reply has not begun."""
+        return self._stop is not _NOT_REQUESTED
+
+    @property
     def stop_due(self) -> bool:
         """Whether a stop was requested and is to be sent now."""
         return self._stop is _Stop.REQUESTED and self.state is ExchangeState.WAITING
@@ -156,14 +169,14 @@ class NativeExchange:
         self._stop = _Stop.SENT
 
     def _begin(self, pieces: list[Frame]) -> None:
-        if self.state is ExchangeState.IDLE:
+        if self.state is _IDLE:
             self._outgoing = pieces
-            self.state = ExchangeState.SENDING
+            self.state = _SENDING
         elif self.state is ExchangeState.HANDSHAKING and not self._queued:
             self._queued = pieces
         else:
             raise RuntimeError("one request is in flight at a time")
-        self._stop = _Stop.NOT_REQUESTED
+        self._stop = _NOT_REQUESTED
 
     # Sending
 
@@ -183,9 +196,9 @@ class NativeExchange:
         del outgoing[0]
         if outgoing:
             return True
-        if self.state is ExchangeState.SENDING:
-            self.state = ExchangeState.WAITING
-        return self._stop is _Stop.REQUESTED
+        if self.state is _SENDING:
+            self.state = _WAITING
+        return self._stop is _REQUESTED
 
     # Receiving
 
@@ -193,6 +206,22 @@ class NativeExchange:
     def within_frame(self) -> bool:
         """Whether the beginning of a frame has arrived and its end has not."""
         return bool(self._unread or self._received)
+
+    def receive_reply(self, data: bytes) -> bool:
+        """Accept received bytes if they are the whole reply to the request in flight; return whether they are.
+
+        This is a shortcut for `receive_data` and `next_event`, which accept everything else: call them if this returns
+        false. The reply is not compressed, and no stop was requested.
+        """
+        if self.state is not _WAITING or self._stop is not _NOT_REQUESTED or self._received or self._unread:
+            return False
+        if len(data) <= HEADER_SIZE:
+            return False
+        beginning, size = _HEADER.unpack_from(data)
+        if beginning != RESPONSE or size != len(data) - HEADER_SIZE:
+            return False
+        self.state = _IDLE
+        return True
 
     def receive_data(self, data: bytes) -> None:
         """Accept received bytes. Call `next_event` afterwards.

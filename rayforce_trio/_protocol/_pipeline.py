@@ -104,6 +104,7 @@ class RequestPipeline:
         current: the request whose turn it is, from before it starts until its answer has been sent.
         message: the answer of `current`, or a part of it, until it has been sent.
         unread: how many bytes of the reply of `current` are still in the engine's session.
+        ahead: how many of the first requests in the queue were started ahead, or will be refused.
         is_full: whether the queue is full, so that the caller must not receive more for now.
         answered: how many requests have been answered.
         busy: how many requests were refused because too many were unanswered.
@@ -120,7 +121,7 @@ class RequestPipeline:
         self._queue = deque[ServerRequest]()
         self._queued_bytes = 0
         self._queued_numbers: dict[int, ServerRequest] = {}
-        self._ahead = 0  # how many of the first in the queue were started ahead or are refused
+        self.ahead = 0
         self.state = ConnectionState.SERVING
         self.due = Action.NOTHING
         self.current: ServerRequest | None = None
@@ -223,11 +224,11 @@ class RequestPipeline:
         if current is None or current.number is None or current.state is RequestState.QUEUED:
             return None
         queue = self._queue
-        while self._ahead < len(queue):
-            request = queue[self._ahead]
+        while self.ahead < len(queue):
+            request = queue[self.ahead]
             if request.failure is None:
                 return None if request.number is None else request
-            self._ahead += 1
+            self.ahead += 1
         return None
 
     def started_ahead(self, ticket: int) -> None:
@@ -237,7 +238,7 @@ class RequestPipeline:
             raise ValueError("no request can be started ahead")
         request.ticket = ticket
         request.state = RequestState.RUNNING
-        self._ahead += 1
+        self.ahead += 1
 
     def replied(self, reply: Reply, unread: int = 0) -> None:
         """Report the engine's reply to `current`, of which `unread` bytes are still to be read."""
@@ -303,7 +304,8 @@ class RequestPipeline:
         if not ticket:
             return self._stop_running(Outcome.TIMED_OUT)
         for request in (self.current, *self._queue):
-            if request is not None and request.ticket == ticket:
+            # `current` may have the same ticket, if its answer is being sent.
+            if request is not None and request.ticket == ticket and request.state is RequestState.RUNNING:
                 return self._stop_request(request, Outcome.TIMED_OUT)
         return Action.NOTHING
 
@@ -434,8 +436,8 @@ class RequestPipeline:
             self.current = None
         if self._queue:
             request = self._queue.popleft()
-            if self._ahead:
-                self._ahead -= 1
+            if self.ahead:
+                self.ahead -= 1
             self._queued_bytes -= len(request.frame)
             if request.number is not None:
                 del self._queued_numbers[request.number]
@@ -509,7 +511,7 @@ class RequestPipeline:
         self.due = Action.CLOSE
 
     def _drop(self, requests: Iterable[ServerRequest]) -> None:
-        self._ahead = 0
+        self.ahead = 0
         for request in requests:
             self._queued_bytes -= len(request.frame)
             request.frame = b""

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohappyeyeballs
 import anyio
+import anyio.lowlevel
 import trio
 
 from .._tasks import in_trio
@@ -73,6 +74,10 @@ async def _connect_to_one(address: Any, *, on_trio: bool) -> socket.socket:
         await trio.lowlevel.wait_writable(sock)
         if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(number, os.strerror(number))
+    except Exception:
+        sock.close()
+        await anyio.lowlevel.checkpoint()  # the system may have refused at once: there may be no route
+        raise
     except BaseException:
         sock.close()
         raise

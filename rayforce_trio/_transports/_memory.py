@@ -50,6 +50,9 @@ class MemoryTransport(Transport):
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             raise self._closed or ConnectionLost("the other end is gone") from None
 
+    def has_bytes(self) -> bool:
+        return self._incoming.statistics().current_buffer_used > 0
+
     def _checked(self, message: bytes | str | ConnectionClosed) -> bytes | str:
         """Return the message that has arrived, or raise the error that it stands for."""
         if isinstance(message, ConnectionClosed):

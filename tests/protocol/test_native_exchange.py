@@ -282,6 +282,52 @@ def test_a_long_reply_comes_in_chunks(path: str) -> None:
     assert (exchange.state, exchange.within_frame) == (IDLE, False)
 
 
+@each_path
+@pytest.mark.parametrize(
+    "data",
+    [
+        THREE,
+        ERROR,
+        LONG,
+        LONG[:100],
+        THREE[:16],
+        THREE[:5],
+        THREE + THREE,
+        PUSH,
+        POST,
+        REQUEST,
+        bytes(64),
+        frame(b"x", flags=1),
+    ],
+    ids=[
+        "value",
+        "error",
+        "long",
+        "part",
+        "header",
+        "part of a header",
+        "two",
+        "push",
+        "post",
+        "request",
+        "garbage",
+        "compressed",
+    ],
+)
+def test_the_shortcut_for_a_whole_reply_does_the_same(path: str, data: bytes) -> None:
+    """It is taken if the reply is whole and was not to be stopped, and otherwise changes nothing."""
+    exchange, general = at(path), at(path)
+    taken = path in ("waiting", "waiting for a post", "waiting after a push") and data in (THREE, ERROR, LONG)
+    before = vars(exchange).copy()
+    assert exchange.receive_reply(data) is taken
+    if taken:
+        (chunk,) = receive(general, data)
+        assert (chunk.data, chunk.first, chunk.unread) == (data, True, 0)
+        assert vars(exchange) | {"_header": None} == vars(general) | {"_header": None}
+    else:
+        assert vars(exchange) == before
+
+
 def test_a_compressed_reply_is_returned_as_it_is() -> None:
     exchange = at("waiting")
     compressed = frame(bytes(100), flags=1)

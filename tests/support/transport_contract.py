@@ -159,10 +159,13 @@ async def messages_that_have_arrived_are_received_without_waiting(one: Transport
     assert other.receive_nowait() is None
     await _send_all(one, messages)
     while len(received) < len(messages):
+        more = other.has_bytes()
         message = other.receive_nowait()
         if message is None:
             message = await other.receive()
             waits += 1
+        else:
+            assert more
         received.append(message)
     assert received == messages
     assert waits < len(messages)
