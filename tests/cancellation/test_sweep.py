@@ -124,27 +124,30 @@ async def test_execute_stays_in_step_on_trio(
 @pytest.mark.usefixtures("each_engine")
 async def test_execute_leaves_other_calls_in_flight_their_own_values_on_trio(work: str) -> None:
     """At every step of every task. A read-only engine has several of the requests."""
-    async with WSServer(port=0, host="127.0.0.1") as server, no_leaks(within=5):
-        async with WSClient("127.0.0.1", server.port).connect() as connection:
+    async with (
+        WSServer(port=0, host="127.0.0.1") as server,
+        no_leaks(within=5),
+        WSClient("127.0.0.1", server.port).connect() as connection,
+    ):
 
-            async def ask() -> None:
-                query, value = a_sum()
-                assert (await connection.execute(f"(+ {query} (* 0 {work}))")).value == value
+        async def ask() -> None:
+            query, value = a_sum()
+            assert (await connection.execute(f"(+ {query} (* 0 {work}))")).value == value
 
-            async def run(step: int) -> bool:
-                async with trio.open_nursery() as nursery:
-                    for _ in range(6):
-                        nursery.start_soon(ask)
-                    with cancelled_at(step, of_all_tasks=True) as (scope,):
-                        await ask()
-                    for _ in range(6):
-                        nursery.start_soon(ask)
-                with trio.fail_after(10):
-                    assert await in_step(connection)
-                return scope.cancelled_caught
+        async def run(step: int) -> bool:
+            async with trio.open_nursery() as nursery:
+                for _ in range(6):
+                    nursery.start_soon(ask)
+                with cancelled_at(step, of_all_tasks=True) as (scope,):
+                    await ask()
+                for _ in range(6):
+                    nursery.start_soon(ask)
+            with trio.fail_after(10):
+                assert await in_step(connection)
+            return scope.cancelled_caught
 
-            for _ in range(3):
-                assert await swept(run) >= 5
+        for _ in range(3):
+            assert await swept(run) >= 5
 
 
 @pytest.mark.trio
