@@ -42,6 +42,9 @@ _HELLO_LIMIT = 4096  # bytes
 _STEPS_AT_ONCE = 2
 """How many actions are performed without a checkpoint: a start and an answer, or an answer and the next start."""
 
+_MAX_AHEAD_AT_ONCE = 8
+"""How many more requests are answered without a checkpoint if they were started ahead."""
+
 # The members that every request meets. To look one up in its enum takes long in Python 3.11.
 _NOTHING, _START, _SEND, _NO_REASON = Action.NOTHING, Action.START, Action.SEND, Outcome.NONE
 
@@ -330,7 +333,7 @@ class WSServerConnection:
     def _advance(self, send: Send) -> None:
         """Perform the due actions that need no waiting; wake the worker for the others. No checkpoint."""
         # Replies that have come before their turn are answered with the one whose turn it is.
-        steps = _STEPS_AT_ONCE * (self._pipeline.ahead + 1)
+        steps = _STEPS_AT_ONCE * (1 + min(self._pipeline.ahead, _MAX_AHEAD_AT_ONCE))
         while self._pipeline.due is not _NOTHING:
             if not steps or not self._perform_at_once(send):
                 self._wake.set()
