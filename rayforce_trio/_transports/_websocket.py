@@ -23,6 +23,8 @@ from .._websocket import (
     CloseCode,
     EndedBy,
     LocalProtocolError,
+    Ping,
+    Pong,
     State,
     WebSocketConnection,
     WebSocketViolation,
@@ -134,20 +136,13 @@ class WebSocketTransport(Transport):
                     message = self._next_short_message()
                     if message is not None:
                         return message
-                try:
-                    event = connection.next_event()
-                except WebSocketViolation:
-                    raise self._error() from None
-                read = event is None
-                if event is None:
-                    continue
-                if isinstance(event, (bytes, memoryview, str)):
+                event = self._next_event()
+                if isinstance(event, (Ping, Pong)):
+                    await self._checkpoint_if_cancelled()  # one read can contain thousands of pings
+                    await self._time_slice.yield_if_due()
+                elif event is not None:
                     return event
-                if isinstance(event, Close):
-                    raise self._error()
-                self._flush_due.set()  # for the pong, if the event is a ping
-                await self._checkpoint_if_cancelled()  # one read can contain thousands of pings
-                await self._time_slice.yield_if_due()
+                read = event is None
         finally:
             self._receiving = False
             if self._receive_left is not None:
@@ -157,16 +152,20 @@ class WebSocketTransport(Transport):
         message = self._next_short_message()
         if message is not None:
             return message
+        event = self._next_event()
+        return None if isinstance(event, (Ping, Pong)) else event  # `receive` yields between thousands of pings
+
+    def _next_event(self) -> Frame | str | Ping | Pong | None:
+        """Return the next message, ping or pong, or `None`. Raises the error of a violation or a close frame."""
         try:
             event = self._connection.next_event()
         except WebSocketViolation:
             raise self._error() from None
-        if event is None or isinstance(event, (bytes, memoryview, str)):
-            return event
         if isinstance(event, Close):
             raise self._error()
-        self._flush_due.set()  # for the pong, if the event is a ping
-        return None  # one read can contain thousands of pings, between which `receive` yields
+        if isinstance(event, Ping):
+            self._flush_due.set()  # the pong
+        return event
 
     def has_bytes(self) -> bool:
         return self._connection.reader.has_bytes
@@ -276,7 +275,7 @@ class WebSocketTransport(Transport):
                 connection.bytes_sent(count)
                 if count < size:
                     await self._wait_writable()
-                elif connection.sending:
+                elif connection.sending and self._time_slice.is_used_up:
                     await self._time_slice.yield_if_due()
         except BaseException:
             self._flush_due.set()
@@ -319,6 +318,9 @@ class WebSocketTransport(Transport):
     # Ending
 
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        if self._closed.is_set():
+            await self._stream.aclose()
+            return
         self._connection.close(code, reason)
         try:
             with anyio.move_on_after(CLOSE_TIMEOUT), suppress(RayforceWSError):
