@@ -127,7 +127,10 @@ class NativeEngine(Engine):
         return session
 
     async def _open_another_session(self) -> NativeSession | None:
-        """Like `_open_ready_session`, but return `None` without a checkpoint if there are many connections already."""
+        """Like `_open_ready_session`, but return `None` without a checkpoint if there are many connections already.
+
+        If cancelled, nothing is left open.
+        """
         return await self._open_ready_session() if len(self._group) < MAX_CONNECTIONS else None
 
     async def _connect(self) -> TcpStream:
