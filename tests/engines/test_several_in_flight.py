@@ -147,27 +147,27 @@ async def test_a_query_that_runs_for_too_long_is_stopped_before_its_turn(
     """The client does not read the reply that comes first, and the engine is free for others all the same."""
     query = queries()
     engine = NativeEngine(LOCAL, native_port, in_flight=8)
-    async with WSServer(port=0, host=LOCAL, engine=engine, query_timeout=0.3) as server:
+    async with WSServer(port=0, host=LOCAL, engine=engine, query_timeout=1.0) as server:
         with await raw.open_raw(server.port) as peer:
             await peer.send(raw.frame(encode("(sum (til 100000))", MessageType.SYNC)) * 50)
             for _ in range(50):
                 await peer.receive_frame()
             assert len(engine._group) == MAX_IN_FLIGHT
-            both = [encode(text, MessageType.SYNC) for text in ("(til 5000000)", query.text)]
+            both = [encode(text, MessageType.SYNC) for text in ("(til 2000000)", query.text)]
             await peer.send(b"".join(raw.frame(one) for one in both))
             await query.begun()
             async with WSClient(LOCAL, server.port).connect() as other:
-                with trio.fail_after(5):
+                with trio.fail_after(20):
                     assert (await other.execute("(+ 1 2)")).value == 3
             assert not query.has_ended
             size = 0
-            while size < 40_000_000:
+            while size < 16_000_000:
                 size += len((await peer.receive_frame())[1])
             opcode, answer = await peer.receive_frame()
             assert opcode == raw.TEXT
             assert b'"code": "timeout"' in answer
     assert [record.getMessage().split(": ")[-1] for record in caplog.records if record.levelname == "WARNING"] == [
-        "a query ran for more than 0.3 seconds (query_timeout), and is stopped"
+        "a query ran for more than 1 seconds (query_timeout), and is stopped"
     ]
 
 
