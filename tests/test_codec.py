@@ -54,6 +54,7 @@ from support.leaks import descriptors
 from support.native import native_server
 
 from rayforce_trio._codec import (
+    _decoding,
     check_thread,
     decode,
     decode_verbose,
@@ -63,6 +64,7 @@ from rayforce_trio._codec import (
     evaluate,
     payload_of_object,
 )
+from rayforce_trio._codec._ffi import WIDTHS
 from rayforce_trio._protocol import (
     HEADER_SIZE,
     VERBOSE_FLAG,
@@ -227,6 +229,52 @@ def test_nulls_in_a_vector_stay_null(ray_type: Any, items: list[Any]) -> None:
     returned = ask(List([Operation.FIRST, listed(vector)]))
     assert shown(returned) == shown(vector)
     assert "Null" in shown(returned)
+
+
+ATOM_EXAMPLES: dict[Any, str] = {
+    GUID: '(as \'guid "550e8400-e29b-41d4-a716-446655440000")',
+    Symbol: "'symbol",
+    String: '"text"',
+}
+ATOM_TYPES: tuple[Any, ...] = (B8, U8, I16, I32, I64, F32, F64, Date, Time, Timestamp, *ATOM_EXAMPLES)
+
+
+@pytest.mark.parametrize("wrapper", ATOM_TYPES, ids=lambda wrapper: wrapper.__name__)
+@given(data=st.data())
+def test_an_atom_is_the_same_object_as_rayforce_py_makes_of_it(wrapper: Any, data: st.DataObject) -> None:
+    """Bit for bit, and an attribute of the atom, as that of a null, is kept."""
+    width = WIDTHS.get(-wrapper.type_code)
+    if width is None:
+        value = FFI.ser_obj(eval_str(ATOM_EXAMPLES[wrapper], raw=True))
+        payload = bytes(FFI.read_u8_vector(value))[HEADER_SIZE:]
+    else:
+        attributes = data.draw(st.sampled_from([0, 0, 0, 1]))
+        payload = bytes([wrapper.type_code & 0xFF, attributes]) + data.draw(st.binary(min_size=width, max_size=width))
+    message_type = data.draw(st.sampled_from(MessageType))
+    frame = Header(0, message_type, len(payload)).pack() + payload
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_decoding, "_ATOMS", {})
+        expected = outcome_of(lambda: decode(Result(frame)))
+    found = outcome_of(lambda: decode(Result(frame)))
+    assert type(found) is type(expected)
+    if isinstance(found, Exception):
+        assert str(found) == str(expected)
+        return
+    assert vars(found).keys() == vars(expected).keys() == {"ptr"}
+    assert serialized(found) == serialized(expected)
+    assert repr(outcome_of(lambda: found.value)) == repr(outcome_of(lambda: expected.value))
+
+
+def outcome_of(function: Callable[[], Any]) -> Any:
+    """Return the result of a function, or its exception."""
+    try:
+        return function()
+    except Exception as error:  # noqa: BLE001 - it is the outcome
+        return error
+
+
+def serialized(value: Any) -> bytes:
+    return bytes(FFI.read_u8_vector(FFI.ser_obj(value.ptr)))
 
 
 def test_null_is_none() -> None:

@@ -125,6 +125,13 @@ async def test_if_all_addresses_refuse_a_single_error_says_so(resolve: Resolve, 
             assert caught.value.__cause__ is None
 
 
+async def test_an_address_that_the_system_refuses_at_once_is_a_checkpoint() -> None:
+    with anyio.fail_after(TIMEOUT), anyio.CancelScope() as scope:
+        scope.cancel()
+        await connect_tcp("255.255.255.255", 1)
+    assert scope.cancelled_caught
+
+
 async def test_of_different_errors_the_last_is_raised(resolve: Resolve) -> None:
     with anyio.fail_after(TIMEOUT), refusing() as address:
         resolve(("255.255.255.255", 1), address)
@@ -165,11 +172,11 @@ async def test_a_cancelled_attempt_to_an_ip_address_leaves_nothing_open(dropping
             assert scope.cancelled_caught
 
 
-async def test_an_ip_address_that_refuses_is_an_error(refusing: Address) -> None:
-    with anyio.fail_after(TIMEOUT):
+async def test_an_ip_address_that_refuses_is_an_error() -> None:
+    with anyio.fail_after(TIMEOUT), refusing() as address:
         async with no_leaks():
             with pytest.raises(ConnectionRefusedError):
-                await connect_tcp(*refusing)
+                await connect_tcp(*address)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

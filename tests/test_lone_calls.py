@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import anyio
+import anyio.lowlevel
 import pytest
 from support.connected import connected_to
 from support.raw import BINARY, PING, PONG, RawPeer
@@ -13,7 +14,7 @@ from support.scripted_server import connected, failure_of
 
 from rayforce_trio import WSClientConnection, errors
 from rayforce_trio._client._reading import Receiver
-from rayforce_trio._protocol import SUBPROTOCOL, Header, MessageType, dump_error, string_frame
+from rayforce_trio._protocol import SUBPROTOCOL, Frame, Header, LazyFrame, MessageType, dump_error, string_frame
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 
 PUSH = Header(0, MessageType.ASYNC, 1).pack() + b"\x7e"
@@ -149,15 +150,42 @@ async def test_calls_that_join_get_their_replies_after_it() -> None:
         calls = [Call(connection) for _ in range(3)]
         tasks.start_soon(calls[0].run)
         await server.until_received(1)
-        for call in calls[1:]:
+        for number, call in enumerate(calls[1:], 2):
             tasks.start_soon(call.run)
-        await server.until_received(3)
+            await server.until_received(number)
         assert receiver(connection) is Receiver.CALL
         for text in ("first", "second", "third"):
             await server.transport.send(string_frame(text))
         for call in calls:
             await call.ended.wait()
         assert [call.outcome for call in calls] == ["first", "second", "third"]
+
+
+@pytest.mark.anyio
+async def test_a_call_behind_a_post_that_is_being_sent_gets_its_reply_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._client._exchange.STANDBY", 60.0)
+    async with steady() as (connection, server), anyio.create_task_group() as tasks:
+        transport, taken = connection._exchange._transport, anyio.Event()
+        send = transport.send
+
+        async def send_later(message: bytes) -> None:
+            await taken.wait()
+            await send(message)
+
+        monkeypatch.setattr(transport, "send", send_later)
+        tasks.start_soon(connection.post, "post")
+        while connection._exchange._unsent is None:
+            await anyio.lowlevel.checkpoint()
+        call = Call(connection)
+        tasks.start_soon(call.run)
+        while not connection._exchange._protocol.pending:
+            await anyio.lowlevel.checkpoint()
+        taken.set()
+        await server.until_received(2)
+        await server.transport.send(string_frame("reply"))
+        with anyio.fail_after(5):
+            await call.ended.wait()
+        assert call.outcome == "reply"
 
 
 @pytest.mark.anyio
@@ -196,6 +224,35 @@ async def test_a_call_while_a_cancelled_one_is_unanswered_gets_its_own_reply() -
         await server.transport.send(string_frame("second"))
         await second.ended.wait()
         assert second.outcome == "second"
+
+
+@pytest.mark.anyio
+async def test_a_request_behind_a_post_that_is_being_sent_wakes_the_reader_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with steady() as (connection, server), anyio.create_task_group() as tasks:
+        mine = connection._exchange._transport
+        send, unclogged = mine.send, anyio.Event()
+
+        async def wait_and_send(message: Frame | LazyFrame | str) -> None:
+            await unclogged.wait()
+            await send(message)
+
+        monkeypatch.setattr(mine, "send", wait_and_send)
+        tasks.start_soon(connection.post, "post")
+        while connection._exchange._unsent is None:
+            await anyio.lowlevel.checkpoint()
+        assert receiver(connection) is Receiver.NOBODY
+        call = Call(connection)
+        tasks.start_soon(call.run)
+        while not connection._exchange._protocol.has_outgoing:
+            await anyio.lowlevel.checkpoint()
+        assert receiver(connection) is Receiver.READER
+        unclogged.set()
+        await server.until_received(2)
+        await server.transport.send(string_frame("reply"))
+        await call.ended.wait()
+        assert call.outcome == "reply"
 
 
 @pytest.mark.anyio

@@ -3,8 +3,9 @@
 import inspect
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ from support.watched import Queries, ask_natively, cpu_seconds
 
 from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._codec import decode, encode
-from rayforce_trio._engines import Engine
-from rayforce_trio._protocol import MessageType, Result
+from rayforce_trio._engines import Engine, Session
+from rayforce_trio._protocol import Failure, Frame, MessageType, Reply, Result
 from rayforce_trio._protocol._client import MAX_IN_FLIGHT
 from rayforce_trio._protocol._pipeline import MAX_QUEUED_REQUESTS
 from rayforce_trio._server._connection import WSServerConnection
@@ -345,6 +346,52 @@ async def test_who_goes_on_asking_is_read_no_further_and_memory_stays_bounded() 
                 taken - limit
             )
             await client.aclose()
+
+
+class OneReply(Session):
+    """A session that starts requests ahead in principle, and replies when the test says so."""
+
+    can_start_ahead = True
+
+    def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:
+        self.reply = partial(answer, Result(frame))
+        return True
+
+    async def request(self, frame: Frame) -> Reply:
+        raise NotImplementedError
+
+    async def post(self, frame: Frame) -> Failure | None:
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.trio
+async def test_many_refusals_do_not_keep_other_tasks_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[object] = []
+
+    def send_nowait(answer: object) -> bool:
+        answers.append(answer)
+        return True
+
+    session = OneReply()
+    client, server = memory_pair("rayforce.v1")
+    monkeypatch.setattr(server, "send_nowait", send_nowait)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(WSServerConnection(ConnectionLog(1, server.peer), server, session, max_in_flight=1).run)
+        for _ in range(MAX_QUEUED_REQUESTS):
+            await client.send(QUERY)
+        await trio.testing.wait_all_tasks_blocked()
+        session.reply()
+        assert 1 <= len(answers) < 50
+        with trio.fail_after(20):
+            await trio.testing.wait_all_tasks_blocked()
+        assert len(answers) == MAX_QUEUED_REQUESTS
+        await client.aclose()
 
 
 # Time to read

@@ -3,6 +3,7 @@
 from typing import Any
 
 import anyio
+import numpy
 import pytest
 from rayforce import I64, Column, String, Table, Vector
 from support.connected import connected_to
@@ -67,6 +68,7 @@ async def test_a_value_is_never_evaluated(our_port: int) -> None:
         ({"a b": 1}, errors.RayforceValueError, "'a b'"),
         ({"let": 1}, errors.RayforceValueError, "'let'"),
         (["x"], errors.RayforceValueError, "mapping"),
+        (numpy.arange(2), errors.RayforceValueError, "mapping"),
     ],
 )
 async def test_wrong_parameters_are_refused_before_anything_is_sent(

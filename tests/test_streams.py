@@ -33,6 +33,7 @@ from support.streams import (
 
 from rayforce_trio._streams import (
     READ_SIZE,
+    STREAM_ERRORS,
     BrokenResourceError,
     ByteStream,
     ClosedResourceError,
@@ -433,6 +434,52 @@ async def test_two_tasks_cannot_do_the_same_at_once(connected: Connected) -> Non
         assert await other.receive_some()
 
 
+async def receive_when_readable(stream: ByteStream, max_bytes: int) -> bytes:
+    """Receive with the methods that wait and receive separately."""
+    while True:
+        await stream.wait_readable()
+        data = stream.receive_nowait(max_bytes)
+        if data is not None:
+            return data
+
+
+async def test_receiving_without_waiting_returns_what_has_arrived(connected: Connected) -> None:
+    buffer = bytearray(3)
+    async with connected() as (one, other):
+        assert other.receive_nowait(1) is None
+        assert other.receive_into_nowait(memoryview(buffer)) is None
+        assert one.send_nowait(b"123") == 3
+        assert await receive_when_readable(other, 1) == b"1"
+        assert other.receive_nowait(1) == b"2"
+        assert other.receive_into_nowait(memoryview(buffer)) == 1
+        assert buffer == b"3\0\0"
+        assert other.receive_nowait(1) is None
+        await one.send_eof()
+        assert await receive_when_readable(other, 1) == b""
+        assert other.receive_nowait(1) == b""
+        assert other.receive_into_nowait(memoryview(buffer)) == 0
+
+
+async def test_waiting_for_bytes_is_a_checkpoint_and_can_be_cancelled(connected: Connected) -> None:
+    async with connected() as (one, other):
+        with anyio.move_on_after(0.05) as scope:
+            while True:
+                with assert_checkpoint():
+                    await other.wait_readable()
+                assert other.receive_nowait(1) is None
+        assert scope.cancelled_caught
+        assert one.send_nowait(b"1") == 1
+        assert await receive_when_readable(other, 1) == b"1"
+
+
+async def test_a_broken_stream_says_so_without_waiting(connected: Connected) -> None:
+    async with connected() as (one, other):
+        reset(other)
+        with pytest.raises(BrokenResourceError) as caught:
+            await receive_when_readable(one, 1)
+        assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
 # The end
 
 
@@ -525,6 +572,12 @@ async def test_every_method_of_a_closed_stream_says_so(connected: Connected) -> 
         with pytest.raises(ClosedResourceError):
             one.send_nowait(b"1")
         with pytest.raises(ClosedResourceError):
+            one.receive_nowait(1)
+        with pytest.raises(ClosedResourceError):
+            one.receive_into_nowait(memoryview(bytearray(1)))
+        with assert_checkpoint(), pytest.raises(STREAM_ERRORS):
+            await receive_when_readable(one, 1)
+        with pytest.raises(ClosedResourceError):
             await one.send_all(b"1")
         with pytest.raises(ClosedResourceError):
             await one.receive_some()
@@ -543,6 +596,10 @@ async def test_close_wakes_the_waiting_tasks(connected: Connected) -> None:
         with pytest.raises(ClosedResourceError):
             await one.receive_some()
 
+    async def wait_readable() -> None:
+        with pytest.raises(STREAM_ERRORS):
+            await receive_when_readable(one, 1)
+
     async def receive_into() -> None:
         with pytest.raises(ClosedResourceError):
             await other.receive_into(memoryview(bytearray(1)))
@@ -558,6 +615,10 @@ async def test_close_wakes_the_waiting_tasks(connected: Connected) -> None:
             tasks.start_soon(send)
             await anyio.wait_all_tasks_blocked()
             one.close()
+    async with connected() as (one, other), anyio.create_task_group() as tasks:
+        tasks.start_soon(wait_readable)
+        await anyio.wait_all_tasks_blocked()
+        one.close()
     async with connected() as (one, other), anyio.create_task_group() as tasks:
         tasks.start_soon(receive_into)
         await anyio.wait_all_tasks_blocked()
@@ -651,6 +712,24 @@ async def test_a_waiter_resumes_its_task_at_once_and_in_its_context() -> None:
     await resumed.wait()
     await task
     assert steps == [(0, 1), (1, 1), (2, 1)]
+
+
+@on_asyncio
+async def test_a_waiter_that_a_task_wakes_resumes_its_task_later() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    steps: list[object] = []
+
+    async def wait() -> None:
+        await waiter
+        steps.append(asyncio.current_task())
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    assert waiter.wake()
+    assert not waiter.wake()
+    assert steps == []
+    await task
+    assert steps == [task]
 
 
 @pytest.mark.parametrize("anyio_backend", EVENT_LOOPS[2:])

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 import anyio
@@ -39,6 +40,10 @@ class Exchange:
 
     Create it in the event loop in which it is used.
 
+    Args:
+        transport: the connection, on which the greeting was sent.
+        receive_answer: receives the server's answer to the greeting; `None` if it has arrived.
+
     Attributes:
         loop: the event loop of the connection.
         peer: the server's address, for people to read.
@@ -47,7 +52,7 @@ class Exchange:
         reason: why the connection has ended; `None` while it can be used.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, receive_answer: Callable[[], Awaitable[None]] | None = None) -> None:
         loop = running_loop()
         assert loop is not None
         self.loop = loop
@@ -56,6 +61,7 @@ class Exchange:
         self.max_request_size = transport.peer_max_message_size
         self.reason: RayforceWSError | None = None
         self._transport = transport
+        self._receive_answer = receive_answer
         self._protocol = ClientProtocol(extended=self.extended)
         self._reading = Reading()
         self._new_event = event_class()
@@ -130,18 +136,15 @@ class Exchange:
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
                 self._report(error)
             finally:
-                if request.reply is None or not protocol.is_idle:
+                if reading.call_ended(request.reply is not None):
                     self._hand_over(request)
-                else:
-                    reading.call_ended(idle=True)
         else:
             request = protocol.submit(frame)
             del frame
             await self._finish(request)
         if request.reply is None:
             await self._closing.wait()
-            assert self.reason is not None
-            raise copy.copy(self.reason)  # each task adds a traceback to its own copy
+            raise self._failure()
         return request.reply
 
     @enable_ki_protection
@@ -160,21 +163,23 @@ class Exchange:
     # The tasks of callers. Between these awaits, everything is synchronous.
 
     def _hand_over(self, request: ClientRequest) -> None:
-        """Have the reader task receive after a call that has no reply, or is not the only one any more."""
-        if request.reply is None:
-            self._protocol.cancel(request)
-        self._reading.call_ended(idle=False)
+        """Have the reader task receive after a call that has received, and cancel its request if it is unanswered."""
+        self._protocol.cancel(request)
         self._resume_reading.set()
         self._outgoing.set()
 
     async def _finish(self, request: ClientRequest) -> None:
-        """Wait until a request is answered, or a post is sent. A checkpoint. If cancelled, as the callers."""
+        """Wait until a request is answered, or a post is sent. A checkpoint. If cancelled, as the callers.
+
+        Raises:
+            RayforceWSError: the connection ends before that.
+        """
         protocol = self._protocol
         done = self._waiters[request] = self._new_event()
-        if protocol.pending == 1:
+        if protocol.pending == 1 and self._unsent is None:
             self._send_at_once()
         else:
-            self._outgoing.set()  # other calls wait for replies anyway, so requests are sent in batches
+            self._outgoing.set()  # other calls wait anyway, so messages are sent in batches
             if self._reading.call_joined():
                 self._resume_reading.set()
         try:
@@ -183,14 +188,15 @@ class Exchange:
             else:
                 await done.wait()
         finally:
-            if self._waiters.pop(request, None) is not None:
+            failed = self._waiters.pop(request, None) is not None
+            if failed:
                 protocol.cancel(request)
                 self._outgoing.set()
+        if failed:
+            raise self._failure()
 
     def _send_at_once(self) -> None:
         """Send waiting messages without switching to the writer task, as far as the network takes them."""
-        if self._unsent is not None:
-            return
         try:
             while (outgoing := self._protocol.next_outgoing()) is not None:
                 if not self._transport.send_now(outgoing.message):
@@ -248,6 +254,8 @@ class Exchange:
         """Give replies to the calls that wait for them. If cancelled, no message is lost."""
         transport, reading = self._transport, self._reading
         time_slice = TimeSlice()
+        if self._receive_answer is not None:
+            await self._receive_answer()
         while True:
             if reading.receiver is not _READER:
                 await self._stand_by()
@@ -331,7 +339,11 @@ class Exchange:
             await anyio.lowlevel.checkpoint()
 
     def close_with(self, reason: RayforceWSError) -> None:
-        """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason."""
+        """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason.
+
+        A call that receives its reply itself fails later: when the server has answered the close, or the socket is
+        closed.
+        """
         if self.reason is None:
             self.reason = copy.copy(reason)  # without its traceback, which refers to this connection
         self._protocol.abandon()
@@ -344,6 +356,11 @@ class Exchange:
         self.close_with(closed_by_us())
         self._transport.abort()
         self._closed.set()
+
+    def _failure(self) -> RayforceWSError:
+        """Return the error for a call that the end of the connection has failed."""
+        assert self.reason is not None
+        return copy.copy(self.reason)  # each task adds a traceback to its own copy
 
     def _refusal(self) -> RayforceWSError:
         """Return the error for a new call of a connection that has ended."""

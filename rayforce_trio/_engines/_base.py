@@ -148,7 +148,7 @@ class Session(ABC):
 
         Returns:
             The time, and the ticket of the request, or 0 if it has its turn. `None` if nothing is in flight, if the
-            reply has begun, or if the engine cannot be stopped.
+            reply has begun, if the request was stopped already, or if the engine cannot be stopped.
         """
         return None
 

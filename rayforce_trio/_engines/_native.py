@@ -95,11 +95,8 @@ class NativeEngine(Engine):
         Raises:
             EngineError: as for `open_session`.
         """
-        session = await self._open_session()
-        try:
-            await session.handshake()
-        finally:
-            await session.aclose()
+        session = await self._open_ready_session()
+        await session.aclose()
 
     async def _open_session(self) -> NativeSession:
         """Open a session before the handshake. A checkpoint; if cancelled, nothing is left open.
@@ -115,12 +112,26 @@ class NativeEngine(Engine):
             raise
         return session
 
-    async def _open_another_session(self) -> NativeSession | None:
-        """Like `_open_session`, but return `None` without a checkpoint if there are many connections already.
+    async def _open_ready_session(self) -> NativeSession:
+        """Open a session, and wait until the server has accepted it. A checkpoint; if cancelled, nothing is left open.
 
-        If cancelled, nothing is left open.
+        Raises:
+            EngineError: as for `open_session`.
         """
-        return await self._open_session() if len(self._group) < MAX_CONNECTIONS else None
+        session = await self._open_session()
+        try:
+            await session.handshake()
+        except BaseException:
+            await session.aclose()
+            raise
+        return session
+
+    async def _open_another_session(self) -> NativeSession | None:
+        """Like `_open_ready_session`, also if cancelled, but return `None` at once if there are many connections already.
+
+        A checkpoint only if it connects.
+        """
+        return await self._open_ready_session() if len(self._group) < MAX_CONNECTIONS else None
 
     async def _connect(self) -> TcpStream:
         """Connect to the server. A checkpoint; if cancelled, nothing is left open.

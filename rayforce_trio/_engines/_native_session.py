@@ -142,7 +142,7 @@ class NativeSession(Session):
         return data
 
     def running_since(self) -> tuple[float, int] | None:
-        since = self._group.running_since(self)
+        since = None if self._exchange.stop_requested else self._group.running_since(self)
         return None if since is None else (since, 0)
 
     def cancel(self) -> None:
@@ -259,9 +259,10 @@ class NativeSession(Session):
                     if self.timed:
                         self._group.last_reply_at = trio.current_time()
                     self._deliver_whole(data)
+                    del data  # it may be large, and the next bytes may take long to arrive
                     continue
                 exchange.receive_data(data)
-                del data  # it may be large, and the next bytes may take long to arrive
+                del data
                 await self._handle_chunks()
         except _NETWORK_ERRORS:
             raise self._lost("is gone") from None

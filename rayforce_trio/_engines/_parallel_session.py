@@ -66,7 +66,7 @@ class ParallelSession(Session):
 
     Args:
         first: the first session. The others are opened when they are needed.
-        open_another: opens another session. It may return `None` if there are too many already.
+        open_another: opens another session, which is ready. It may return `None` if there are too many already.
         limit: how many sessions to open in total.
     """
 
@@ -87,7 +87,7 @@ class ParallelSession(Session):
         return self._members[0].session.ready
 
     @property
-    def unread(self) -> int:  # type: ignore[override]
+    def unread(self) -> int:  # type: ignore[override]  # as above
         return self._current.session.unread
 
     @property
@@ -110,7 +110,7 @@ class ParallelSession(Session):
                         session = await self._open_another()
                     except EngineError:
                         self._limit = 0
-                        break  # the engine has no room for more connections; if it is gone, another session reports it
+                        break  # the engine rejects more connections; if it is gone, another session reports it
                     if session is not None:
                         session.timed = self.timed
                         self._add(session)
@@ -158,7 +158,7 @@ class ParallelSession(Session):
         if member.state is _IDLE:
             self._idle.remove(member)
         else:
-            member = self._idle.pop()  # there is always one: that of the request before
+            member = self._idle.pop()  # `start_ahead` leaves one
         self._current = member
         member.state = _CURRENT
         return member
@@ -168,13 +168,15 @@ class ParallelSession(Session):
     def start_ahead(self, frame: Frame) -> int:
         if self._short_replies_due or type(frame) is not bytes or _SUBSCRIPTIONS in frame or _CONNECTIONS in frame:
             return 0
-        for member in self._idle:
-            if member.session.start(frame, member.on_reply):
-                self._idle.remove(member)
-                self.can_start_ahead = bool(self._idle) or len(self._members) < self._limit
-                member.state = _AHEAD
-                self._ahead.append(member)
-                return member.ticket
+        # If all requests are abandoned, a post may follow. It needs the session of the current request, or another one.
+        if self._current.state is _CURRENT or len(self._idle) > 1:
+            for member in self._idle:
+                if member.session.start(frame, member.on_reply):
+                    self._idle.remove(member)
+                    self.can_start_ahead = bool(self._idle) or len(self._members) < self._limit
+                    member.state = _AHEAD
+                    self._ahead.append(member)
+                    return member.ticket
         self._another_wanted.set()
         return 0
 
@@ -202,7 +204,10 @@ class ParallelSession(Session):
     # Both
 
     def running_since(self) -> tuple[float, int] | None:
-        """Return the estimate for the request that was sent first, since the engine most likely evaluates that one."""
+        """Return the estimate for the request that was sent first, since the engine most likely evaluates that one.
+
+        If it has been stopped and has no reply yet, the engine may be evaluating a later one.
+        """
         if self._current.state is _CURRENT and (running := self._current.session.running_since()) is not None:
             return running
         for member in self._ahead:

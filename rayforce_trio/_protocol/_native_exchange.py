@@ -155,6 +155,11 @@ class NativeExchange:
         return CancelAction.NOTHING
 
     @property
+    def stop_requested(self) -> bool:
+        """Whether a stop of the request in flight was requested, and the reply has not begun."""
+        return self._stop is not _NOT_REQUESTED
+
+    @property
     def stop_due(self) -> bool:
         """Whether a stop was requested and is to be sent now."""
         return self._stop is _Stop.REQUESTED and self.state is ExchangeState.WAITING

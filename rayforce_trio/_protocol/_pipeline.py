@@ -304,7 +304,8 @@ class RequestPipeline:
         if not ticket:
             return self._stop_running(Outcome.TIMED_OUT)
         for request in (self.current, *self._queue):
-            if request is not None and request.ticket == ticket:
+            # `current` may have the same ticket, if its answer is being sent.
+            if request is not None and request.ticket == ticket and request.state is RequestState.RUNNING:
                 return self._stop_request(request, Outcome.TIMED_OUT)
         return Action.NOTHING
 

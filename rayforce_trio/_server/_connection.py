@@ -42,6 +42,9 @@ _HELLO_LIMIT = 4096  # bytes
 _STEPS_AT_ONCE = 2
 """How many actions are performed without a checkpoint: a start and an answer, or an answer and the next start."""
 
+_AHEAD_AT_ONCE = 8
+"""How many requests ahead these actions are also performed for. Many refused ones may be among them."""
+
 # The members that every request meets. To look one up in its enum takes long in Python 3.11.
 _NOTHING, _START, _SEND, _NO_REASON = Action.NOTHING, Action.START, Action.SEND, Outcome.NONE
 
@@ -330,7 +333,7 @@ class WSServerConnection:
     def _advance(self, send: Send) -> None:
         """Perform the due actions that need no waiting; wake the worker for the others. No checkpoint."""
         # Replies that have come before their turn are answered with the one whose turn it is.
-        steps = _STEPS_AT_ONCE * (self._pipeline.ahead + 1)
+        steps = _STEPS_AT_ONCE * (min(self._pipeline.ahead, _AHEAD_AT_ONCE) + 1)
         while self._pipeline.due is not _NOTHING:
             if not steps or not self._perform_at_once(send):
                 self._wake.set()
@@ -478,7 +481,9 @@ class WSServerConnection:
 
         If cancelled, a request or an answer may be left in the middle: the connection has to be closed.
         """
-        tasks = [self._perform_all, self._run_session]
+        tasks = [self._perform_all]
+        if type(self._session).run is not Session.run:  # it does more than wait
+            tasks.append(self._run_session)
         if self._pipeline.query_timeout is not None and self._session.evaluate is None:
             tasks.append(partial(self._limit_time, self._pipeline.query_timeout))
         await race(*tasks)

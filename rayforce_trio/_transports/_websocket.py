@@ -10,19 +10,20 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import anyio
-import anyio.lowlevel
 import trio
 
 from .._addresses import os_error_text
 from .._protocol import Frame, LazyFrame
 from .._protocol._frames import announced_size
 from .._streams import READ_SIZE, STREAM_ERRORS, BrokenResourceError, ByteStream, ClosedResourceError
-from .._tasks import Event, TimeSlice, event_class, race
+from .._tasks import Event, TimeSlice, checkpoint_if_cancelled_function, event_class, race
 from .._websocket import (
     Close,
     CloseCode,
     EndedBy,
     LocalProtocolError,
+    Ping,
+    Pong,
     State,
     WebSocketConnection,
     WebSocketViolation,
@@ -83,10 +84,9 @@ class WebSocketTransport(Transport):
         self._new_event = event_class()
         if self._new_event is trio.Event:  # anyio's functions look for the running loop on every call
             self._current_time: Callable[[], float] = trio.lowlevel.current_clock().current_time
-            self._checkpoint_if_cancelled = trio.lowlevel.checkpoint_if_cancelled
         else:
             self._current_time = asyncio.get_running_loop().time
-            self._checkpoint_if_cancelled = anyio.lowlevel.checkpoint_if_cancelled
+        self._checkpoint_if_cancelled = checkpoint_if_cancelled_function()
         self._last_sign_of_life = self._current_time()
         self._time_slice = TimeSlice(self.flush)
         self._receiving = False  # a task is in `receive`
@@ -134,20 +134,13 @@ class WebSocketTransport(Transport):
                     message = self._next_short_message()
                     if message is not None:
                         return message
-                try:
-                    event = connection.next_event()
-                except WebSocketViolation:
-                    raise self._error() from None
-                read = event is None
-                if event is None:
-                    continue
-                if isinstance(event, (bytes, memoryview, str)):
+                event = self._next_event()
+                if isinstance(event, (Ping, Pong)):
+                    await self._checkpoint_if_cancelled()  # one read can contain thousands of pings
+                    await self._time_slice.yield_if_due()
+                elif event is not None:
                     return event
-                if isinstance(event, Close):
-                    raise self._error()
-                self._flush_due.set()  # for the pong, if the event is a ping
-                await self._checkpoint_if_cancelled()  # one read can contain thousands of pings
-                await self._time_slice.yield_if_due()
+                read = event is None
         finally:
             self._receiving = False
             if self._receive_left is not None:
@@ -157,16 +150,20 @@ class WebSocketTransport(Transport):
         message = self._next_short_message()
         if message is not None:
             return message
+        event = self._next_event()
+        return None if isinstance(event, (Ping, Pong)) else event  # `receive` yields between thousands of pings
+
+    def _next_event(self) -> Frame | str | Ping | Pong | None:
+        """Return the next message, ping or pong, or `None`. Raises the error of a violation or a close frame."""
         try:
             event = self._connection.next_event()
         except WebSocketViolation:
             raise self._error() from None
-        if event is None or isinstance(event, (bytes, memoryview, str)):
-            return event
         if isinstance(event, Close):
             raise self._error()
-        self._flush_due.set()  # for the pong, if the event is a ping
-        return None  # one read can contain thousands of pings, between which `receive` yields
+        if isinstance(event, Ping):
+            self._flush_due.set()  # the pong
+        return event
 
     def has_bytes(self) -> bool:
         return self._connection.reader.has_bytes
@@ -276,7 +273,7 @@ class WebSocketTransport(Transport):
                 connection.bytes_sent(count)
                 if count < size:
                     await self._wait_writable()
-                elif connection.sending:
+                elif connection.sending and self._time_slice.is_used_up:
                     await self._time_slice.yield_if_due()
         except BaseException:
             self._flush_due.set()
@@ -319,6 +316,9 @@ class WebSocketTransport(Transport):
     # Ending
 
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        if self._closed.is_set():
+            await self._stream.aclose()
+            return
         self._connection.close(code, reason)
         try:
             with anyio.move_on_after(CLOSE_TIMEOUT), suppress(RayforceWSError):

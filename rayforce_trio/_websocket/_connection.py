@@ -55,11 +55,13 @@ FRAGMENT_SIZE = 8 * 1024 * 1024
 """A longer message is sent in fragments of this many bytes. Pings, pongs and a close are sent between them."""
 
 PIECE_SIZE = 112 * 1024
-"""A long frame is masked and sent in pieces of this many bytes.
+"""A long frame that is masked, or produced while it is sent, is sent in pieces of this many bytes.
 
-A piece may be produced while it is sent. glibc gets memory of 128 KiB and more from the system, and returns it at once,
-which takes longer than everything else.
+glibc gets memory of 128 KiB and more from the system, and returns it at once, which takes longer than everything else.
 """
+
+UNCOPIED_PIECE_SIZE = 256 * 1024
+"""A long frame that is in memory as it is sent is sent in pieces of this many bytes."""
 
 MAX_BUFFERED = 64 * 1024
 """Short messages and pongs are buffered up to about this many bytes."""
@@ -324,7 +326,7 @@ class WebSocketConnection:
         if self._in_frame:
             if not self._piece and not self._outgoing:
                 assert self._message is not None
-                self._piece = self._message.next_piece(PIECE_SIZE)
+                self._piece = self._message.next_piece()
             return self._piece or self._outgoing
         if self._control_due:
             self._queue_control_frames()
@@ -435,19 +437,26 @@ class _OutgoingMessage:
         masker: the masker of the current frame, if it is masked.
     """
 
-    __slots__ = ("_buffer", "at", "data", "frame_end", "last", "masker", "opcode")
+    __slots__ = ("_buffer", "_is_memory", "at", "data", "frame_end", "last", "masker", "opcode")
 
     def __init__(self, opcode: Opcode, data: Payload, last: bool) -> None:
         self.opcode = opcode
         self.data = memoryview(data) if isinstance(data, bytes) else data
+        self._is_memory = isinstance(self.data, memoryview)
         self.last = last
         self.at = 0
         self.frame_end = 0
         self.masker: Masker | None = None
         self._buffer: memoryview | None = None
 
-    def next_piece(self, size: int) -> memoryview:
-        """Return up to `size` bytes of the current frame, masked if need be; valid until the next call."""
+    def next_piece(self, size: int | None = None) -> memoryview:
+        """Return the next bytes of the current frame, masked if need be; valid until the next call.
+
+        Args:
+            size: the largest number of bytes to return; `None`: the size of a piece.
+        """
+        if size is None:
+            size = UNCOPIED_PIECE_SIZE if self._is_memory and self.masker is None else PIECE_SIZE
         piece = memoryview(self.data[self.at : min(self.at + size, self.frame_end)])
         self.at += len(piece)
         if self.masker is not None:

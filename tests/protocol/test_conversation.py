@@ -61,11 +61,22 @@ class Conversation(RuleBasedStateMachine):
 
     @rule(is_post=st.booleans())
     def ask(self, is_post: bool) -> None:
-        payload = b"\xfb\0" + len(self.calls).to_bytes(8, "little")
-        message_type = MessageType.ASYNC if is_post else MessageType.SYNC
-        frame = Header(0, message_type, len(payload)).pack() + payload
+        frame = self.next_frame(MessageType.ASYNC if is_post else MessageType.SYNC)
         request = self.client.post(frame) if is_post else self.client.submit(frame)
         self.calls.append(Call(len(self.calls), request, is_post))
+
+    @rule()
+    def ask_alone(self) -> None:
+        frame = self.next_frame(MessageType.SYNC)
+        request = self.client.submit_alone(frame)
+        if request is not None:
+            self.calls.append(Call(len(self.calls), request, False, sent=True))
+            self.to_server.append(frame)
+
+    def next_frame(self, message_type: MessageType) -> bytes:
+        """Return the frame of the next call, with its serial number."""
+        payload = b"\xfb\0" + len(self.calls).to_bytes(8, "little")
+        return Header(0, message_type, len(payload)).pack() + payload
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data())

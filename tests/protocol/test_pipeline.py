@@ -525,6 +525,16 @@ def test_a_request_that_was_started_ahead_is_answered_with_its_reply(stopped: bo
     assert server.due is Action.NOTHING
 
 
+def test_a_request_ahead_times_out_although_an_answer_is_being_sent_whose_ticket_was_the_same() -> None:
+    server, _ = with_two("ahead", "answer")
+    server.replied(VALUE)
+    third = receive(server)
+    server.started_ahead(7)
+    assert server.timed_out(7) is Action.STOP_ENGINE
+    assert third.outcome is Outcome.TIMED_OUT
+    assert server.timed_out(7) is Action.NOTHING
+
+
 def test_requests_are_started_ahead_in_order_except_those_that_are_answered_without_the_engine() -> None:
     server = RequestPipeline(extended=True)
     assert server.next_ahead() is None

@@ -42,7 +42,7 @@ def client(request: pytest.FixtureRequest) -> bool:
 @contextmanager
 def small_pieces() -> Iterator[None]:
     """Let short messages be sent like long ones."""
-    with mock.patch.multiple(_connection, FRAGMENT_SIZE=100, PIECE_SIZE=40, _MAX_COPIED=20):
+    with mock.patch.multiple(_connection, FRAGMENT_SIZE=100, PIECE_SIZE=40, UNCOPIED_PIECE_SIZE=60, _MAX_COPIED=20):
         yield
 
 
