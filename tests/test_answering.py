@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -152,3 +153,35 @@ async def test_the_shortcut_evaluates_a_request_once(network: Network) -> None:
         await trio.testing.wait_all_tasks_blocked()
         client.abort()
     assert (evaluated, sizes) == (1, [26])
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("interval", "flushes"), [(60.0, [50]), (0.0, [1] * 50)], ids=["at the end", "every interval"])
+async def test_the_reader_yields_between_requests_and_sends_their_answers_together(
+    monkeypatch: pytest.MonkeyPatch, interval: float, flushes: list[int]
+) -> None:
+    monkeypatch.setattr("rayforce_trio._server._connection.TIME_SLICE", 0.0)
+    monkeypatch.setattr("rayforce_trio._server._connection.FLUSH_INTERVAL", interval)
+    client, transport = memory_pair("rayforce.v1")
+    sizes = Network().attach(transport)
+    flushed = [0]
+
+    def flush() -> None:
+        if len(sizes) > flushed[-1]:
+            flushed.append(len(sizes))
+
+    transport.flush = flush  # type: ignore[method-assign]
+    session = await InProcessEngine().open_session()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(WSServerConnection(ConnectionLog(1, "peer"), transport, session).run)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(50):
+            client._outgoing.send_nowait(EXAMPLES["(+ 1 2)"])
+        steps = 0
+        while len(sizes) < 50:
+            await trio.lowlevel.checkpoint()
+            steps += 1
+        assert steps >= 50
+        await trio.testing.wait_all_tasks_blocked()
+        client.abort()
+    assert [after - before for before, after in pairwise(flushed)] == flushes
