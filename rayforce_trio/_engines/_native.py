@@ -127,7 +127,7 @@ class NativeEngine(Engine):
         return session
 
     async def _open_another_session(self) -> NativeSession | None:
-        """Like `_open_ready_session`, also if cancelled, but return `None` at once if there are many connections already.
+        """Like `_open_ready_session`, also if cancelled, but return `None` if there are many connections already.
 
         A checkpoint only if it connects.
         """
