@@ -1,7 +1,8 @@
 """One connection of the server: the I/O around a `RequestPipeline`.
 
 The reader task reports messages to the pipeline, and performs the actions that need no waiting: a small request is
-answered without a task switch, which takes longer than its evaluation. The worker task performs all other actions.
+answered without a task switch, which takes longer than its evaluation. The task of the engine session does so with
+replies. The worker task performs all other actions.
 """
 
 import copy
