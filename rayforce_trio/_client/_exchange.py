@@ -127,10 +127,12 @@ class Exchange:
                 del frame
                 while request.reply is None:
                     protocol.receive(await transport.receive())
+                while transport.has_bytes() and protocol.is_idle and (extra := transport.receive_nowait()) is not None:
+                    protocol.receive(extra)  # a reply too many raises an error, and is not that of the next request
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
                 self._report(error)
             finally:
-                if request.reply is None or not protocol.is_idle:
+                if request.reply is None or not protocol.is_idle or self._error is not None:
                     self._hand_over(request)
                 else:
                     reading.call_ended(idle=True)
@@ -270,7 +272,7 @@ class Exchange:
         request = self._protocol.receive(message)
         if request is not None:
             self._waiters.pop(request).set()
-            if not self._protocol.pending:
+            if not self._protocol.pending and not self._transport.has_bytes():
                 self._reading.reply_delivered(perf_counter())
 
     async def _stand_by(self) -> None:

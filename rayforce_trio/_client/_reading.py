@@ -59,7 +59,7 @@ class Reading:
         return True
 
     def reply_delivered(self, now: float) -> None:
-        """Handle a reply that the reader task has received, after which no other is due.
+        """Handle a reply that the reader task has received, after which no other is due, and nothing has arrived.
 
         Args:
             now: the time in seconds.
