@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -37,6 +38,7 @@ def authority_of(host: str, port: int | None) -> str:
     return bracketed if port is None else f"{bracketed}:{port}"
 
 
+@lru_cache(maxsize=1024)  # parsing an address takes as long as ten cached calls, and each connection needs several
 def ip_of(address: str) -> IPv4Address | IPv6Address:
     """Return the IP address that a socket reports, without its scope. An IPv4 address mapped into IPv6 becomes IPv4.
 
@@ -47,6 +49,7 @@ def ip_of(address: str) -> IPv4Address | IPv6Address:
     return (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
 
 
+@lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
     """Return the network that counts as one peer: an IPv4 address, or the /64 of an IPv6 address.
 

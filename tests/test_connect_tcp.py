@@ -172,11 +172,11 @@ async def test_a_cancelled_attempt_to_an_ip_address_leaves_nothing_open(dropping
             assert scope.cancelled_caught
 
 
-async def test_an_ip_address_that_refuses_is_an_error(refusing: Address) -> None:
-    with anyio.fail_after(TIMEOUT):
+async def test_an_ip_address_that_refuses_is_an_error() -> None:
+    with anyio.fail_after(TIMEOUT), refusing() as address:
         async with no_leaks():
             with pytest.raises(ConnectionRefusedError):
-                await connect_tcp(*refusing)
+                await connect_tcp(*address)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

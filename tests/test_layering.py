@@ -65,7 +65,7 @@ LIBRARIES = {
     "websockets": set[str](),
     "trio_websocket": {"_transports._accepting", "_transports._connecting"},
     "aiohappyeyeballs": {"_streams._connecting"},
-    "wsproto": {"_transports._connecting", "_websocket._opening_response"},
+    "wsproto": {"_websocket._opening_response"},
     "prompt_toolkit": {"_cli._prompt"},
     "prometheus_client": {"prometheus"},
     "pyarrow": {"_values._arrow", "_values._arrow_import", "_cli._files"},

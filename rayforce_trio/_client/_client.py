@@ -13,7 +13,7 @@ from .._addresses import Endpoint, parse_url
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
 from .._tasks import DetachedTask, running_loop
-from .._transports import KeepAlive, check_size, closed_by_us, connect
+from .._transports import KeepAlive, Transport, check_size, closed_by_us, connect
 from ..errors import HandshakeError, RayforceValueError, RayforceWSError
 from ._connection import WSClientConnection
 from ._credentials import request_headers
@@ -138,6 +138,8 @@ class WSClient:
             ConnectError: no connection could be made to the server's address.
             ConnectionRejected: the server refused the connection.
             HandshakeError: the peer is not a Rayforce WebSocket server, or connecting took longer than 5 seconds.
+                Requests do not wait until a server of the extended protocol has answered the greeting; if its answer
+                is wrong or late, they raise this error.
             RayforceWSError: there is no event loop, or one that is not supported; or the nursery cannot run the
                 connection's task.
             RayforceValueError: `nursery` is not a nursery. Raised by `connect` itself.
@@ -150,7 +152,8 @@ class WSClient:
         """Open a connection, whose task is not started yet. A checkpoint; if cancelled, no connection is left open."""
         if running_loop() is None:
             raise RayforceWSError("no event loop is running; call this in trio.run or asyncio.run")
-        with anyio.move_on_after(OPEN_TIMEOUT):
+        deadline = anyio.current_time() + OPEN_TIMEOUT
+        with anyio.CancelScope(deadline=deadline):
             transport = await connect(
                 self._endpoint,
                 subprotocols=[SUBPROTOCOL],
@@ -159,21 +162,40 @@ class WSClient:
                 keepalive=self._keepalive,
             )
             try:
-                await transport.send(HELLO)
+                if not transport.send_now(HELLO):
+                    await transport.send(HELLO)
+                receive_answer = partial(self._receive_answer, transport, deadline)
+                if transport.subprotocol is not None:
+                    # It is a Rayforce server, so the first request need not wait for its answer.
+                    return WSClientConnection(transport, receive_answer)
+                await receive_answer()
+                return WSClientConnection(transport)
+            except BaseException as error:
+                transport.abort()
+                if isinstance(error, RayforceWSError) and not isinstance(error, HandshakeError):
+                    raise HandshakeError(f"Failed to connect to {self.uri}: the handshake failed: {error}") from error
+                raise
+        raise self._timeout()
+
+    async def _receive_answer(self, transport: Transport, deadline: float) -> None:
+        """Receive the server's answer to the greeting until the deadline. A checkpoint; cancelling it loses nothing.
+
+        Raises:
+            HandshakeError: the answer is wrong, or there is none in time.
+            RayforceWSError: the connection ended.
+        """
+        with anyio.CancelScope(deadline=deadline):
+            try:
                 check_hello_reply(await transport.receive())
             except ProtocolViolation as error:
-                transport.abort()
                 raise HandshakeError(
                     f"Failed to connect to {self.uri}: the peer is not a Rayforce server: {error}"
                 ) from None
-            except RayforceWSError as error:
-                transport.abort()
-                raise HandshakeError(f"Failed to connect to {self.uri}: the handshake failed: {error}") from error
-            except BaseException:
-                transport.abort()
-                raise
-            return WSClientConnection(transport)
-        raise HandshakeError(f"Failed to connect to {self.uri}: it took longer than {OPEN_TIMEOUT:g} seconds")
+            return
+        raise self._timeout()
+
+    def _timeout(self) -> HandshakeError:
+        return HandshakeError(f"Failed to connect to {self.uri}: it took longer than {OPEN_TIMEOUT:g} seconds")
 
     def __repr__(self) -> str:
         return f"WSClient({self.uri})"

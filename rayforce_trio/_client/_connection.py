@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -59,8 +59,8 @@ class WSClientConnection:
     _is_unclosed = False
     """Whether the caller has to close the connection, and has not done so yet. A nursery closes its connections."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._exchange = Exchange(transport)
+    def __init__(self, transport: Transport, receive_answer: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._exchange = Exchange(transport, receive_answer)
 
     @property
     def closed(self) -> Literal[False] | RayforceWSError:
@@ -102,6 +102,7 @@ class WSClientConnection:
                 compile the query.
             RayforceThreadError: Rayforce was first imported in another thread.
             ConnectionClosed: the connection is closed, or was closed before the reply arrived.
+            HandshakeError: the server did not answer the greeting as a Rayforce server does.
             ConnectionLost: the connection broke.
             RayforceWSError: the connection was opened in another event loop. Nothing was sent.
             MessageTooLarge: the query or its result is longer than one side allows.

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 import anyio
@@ -39,6 +40,10 @@ class Exchange:
 
     Create it in the event loop in which it is used.
 
+    Args:
+        transport: the connection, on which the greeting was sent.
+        receive_answer: receives the server's answer to the greeting; `None` if it has arrived.
+
     Attributes:
         loop: the event loop of the connection.
         peer: the server's address, for people to read.
@@ -47,7 +52,7 @@ class Exchange:
         reason: why the connection has ended; `None` while it can be used.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, receive_answer: Callable[[], Awaitable[None]] | None = None) -> None:
         loop = running_loop()
         assert loop is not None
         self.loop = loop
@@ -56,6 +61,7 @@ class Exchange:
         self.max_request_size = transport.peer_max_message_size
         self.reason: RayforceWSError | None = None
         self._transport = transport
+        self._receive_answer = receive_answer
         self._protocol = ClientProtocol(extended=self.extended)
         self._reading = Reading()
         self._new_event = event_class()
@@ -127,15 +133,13 @@ class Exchange:
                 del frame
                 while request.reply is None:
                     protocol.receive(await transport.receive())
-                while transport.has_bytes() and protocol.is_idle and (extra := transport.receive_nowait()) is not None:
+                while transport.has_bytes() and not protocol.pending and (extra := transport.receive_nowait()) is not None:
                     protocol.receive(extra)  # a reply too many raises an error, and is not that of the next request
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
                 self._report(error)
             finally:
-                if request.reply is None or not protocol.is_idle or self._error is not None:
+                if reading.call_ended(request.reply is not None and self._error is None):
                     self._hand_over(request)
-                else:
-                    reading.call_ended(idle=True)
         else:
             request = protocol.submit(frame)
             del frame
@@ -161,10 +165,8 @@ class Exchange:
     # The tasks of callers. Between these awaits, everything is synchronous.
 
     def _hand_over(self, request: ClientRequest) -> None:
-        """Have the reader task receive after a call that has no reply, or is not the only one any more."""
-        if request.reply is None:
-            self._protocol.cancel(request)
-        self._reading.call_ended(idle=False)
+        """Have the reader task receive after a call that has received, and cancel its request if it is unanswered."""
+        self._protocol.cancel(request)
         self._resume_reading.set()
         self._outgoing.set()
 
@@ -254,6 +256,8 @@ class Exchange:
         """Give replies to the calls that wait for them. If cancelled, no message is lost."""
         transport, reading = self._transport, self._reading
         time_slice = TimeSlice()
+        if self._receive_answer is not None:
+            await self._receive_answer()
         while True:
             if reading.receiver is not _READER:
                 await self._stand_by()

@@ -127,7 +127,10 @@ class NativeEngine(Engine):
         return session
 
     async def _open_another_session(self) -> NativeSession | None:
-        """Like `_open_ready_session`, but return `None` without a checkpoint if there are many connections already."""
+        """Like `_open_ready_session`, also if cancelled, but return `None` at once if there are many connections already.
+
+        A checkpoint only if it connects.
+        """
         return await self._open_ready_session() if len(self._group) < MAX_CONNECTIONS else None
 
     async def _connect(self) -> TcpStream:

@@ -481,7 +481,9 @@ class WSServerConnection:
 
         If cancelled, a request or an answer may be left in the middle: the connection has to be closed.
         """
-        tasks = [self._perform_all, self._run_session]
+        tasks = [self._perform_all]
+        if type(self._session).run is not Session.run:  # it does more than wait
+            tasks.append(self._run_session)
         if self._pipeline.query_timeout is not None and self._session.evaluate is None:
             tasks.append(partial(self._limit_time, self._pipeline.query_timeout))
         await race(*tasks)

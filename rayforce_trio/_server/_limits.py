@@ -1,9 +1,10 @@
 """Limits on the number of connections: in total, from one network, and during the opening handshake."""
 
+import math
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from weakref import WeakValueDictionary
 
 import trio
@@ -76,17 +77,30 @@ class ConnectionLimits:
     async def opening(self, address: str) -> AsyncIterator[Refusal | None]:
         """Count a connection as opening until the block ends. Yields its refusal, or `None`.
 
-        A checkpoint. If too many connections are opening, it waits up to `OPENING_WAIT_TIMEOUT`: a burst of connections
-        normally opens within that second. If cancelled, the connection no longer counts.
+        If too many connections are opening, it waits up to `OPENING_WAIT_TIMEOUT`: a burst of connections normally
+        opens within that second. A checkpoint only in that case. If cancelled, the connection no longer counts.
         """
-        async with AsyncExitStack() as held:
-            with trio.move_on_after(OPENING_WAIT_TIMEOUT) as wait:
-                for openings in self._openings_for(address):
-                    await held.enter_async_context(openings)
-            if wait.cancelled_caught:
-                yield _refusal("This server has reached its limit of opening connections (max_unauthenticated).")
-            else:
-                yield None
+        held: list[trio.Semaphore] = []
+        refusal = None
+        deadline = math.inf
+        try:
+            for openings in self._openings_for(address):
+                if openings.value:
+                    openings.acquire_nowait()
+                else:
+                    deadline = min(deadline, trio.current_time() + OPENING_WAIT_TIMEOUT)
+                    with trio.move_on_at(deadline) as wait:
+                        await openings.acquire()
+                    if wait.cancelled_caught:
+                        refusal = _refusal(
+                            "This server has reached its limit of opening connections (max_unauthenticated)."
+                        )
+                        break
+                held.append(openings)
+            yield refusal
+        finally:
+            for openings in held:
+                openings.release()
 
     def _openings_for(self, address: str) -> list[trio.Semaphore]:
         """Return the semaphores that an opening holds: that of its network first, which leaves the rest to others."""

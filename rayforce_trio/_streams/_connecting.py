@@ -27,7 +27,9 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 async def connect_tcp(host: str, port: int) -> TcpStream:
-    """Connect to a server. A checkpoint; if cancelled, no socket is left open.
+    """Connect to a server. If cancelled, no socket is left open.
+
+    A checkpoint, unless the system connects at once, as it does to an IP address of this machine.
 
     Args:
         host: a host name or an IP address. An IPv6 address may have a scope (`fe80::1%eth0`).
@@ -38,50 +40,61 @@ async def connect_tcp(host: str, port: int) -> TcpStream:
             the error of the last attempt.
         UnicodeError: the host name is not valid.
     """
-    on_trio = in_trio()
     try:
         addresses = _ip_address(host, port)
         if len(addresses) == 1:
-            sock = await _connect_to_one(addresses[0], on_trio=on_trio)
-        elif on_trio:
+            return await _connect_to_one(addresses[0])
+        if in_trio():
             return stream_of(await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_NEXT_ATTEMPT_DELAY))
-        else:
-            sock = await _connect_asyncio(host, port)
+        sock = await _connect_asyncio(host, port)
     except (OSError, RuntimeError) as error:  # uvloop raises RuntimeErrors, too
         raise _last_error(error) from None
-    # trio sets the same options: small messages are sent at once, and `send` takes few bytes that have to wait.
+    _set_options(sock)
+    return AsyncioTcpStream(sock)
+
+
+async def _connect_to_one(address: Any) -> TcpStream:
+    """Connect to an IP address, in the form of `socket.getaddrinfo`.
+
+    A checkpoint, unless the system connects at once, as it does on this machine. If cancelled, no socket is left open.
+    """
+    if in_trio():
+        await trio.lowlevel.checkpoint_if_cancelled()
+    family, kind, protocol, _, peer = address
+    sock = socket.socket(family, kind, protocol)
+    stream: TcpStream = TrioTcpStream(sock) if in_trio() else AsyncioTcpStream(sock)
+    try:
+        with suppress(BlockingIOError):
+            sock.connect(peer)
+        if not _is_connected(sock):
+            await stream.wait_writable()
+            if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(number, os.strerror(number))
+    except Exception:
+        stream.close()
+        await anyio.lowlevel.checkpoint()  # the system may have refused at once: there may be no route
+        raise
+    except BaseException:
+        stream.close()
+        raise
+    _set_options(sock)
+    return stream
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _set_options(sock: socket.socket) -> None:
+    """Have small messages sent at once, and `send` take few bytes that have to wait. trio sets the same options."""
     with suppress(OSError):  # some systems refuse options if the peer has already reset the connection
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
-    return TrioTcpStream(sock) if on_trio else AsyncioTcpStream(sock)
-
-
-async def _connect_to_one(address: Any, *, on_trio: bool) -> socket.socket:
-    """Return a socket connected to an IP address, in the form of `socket.getaddrinfo`.
-
-    A checkpoint; if cancelled, no socket is left open.
-    """
-    family, kind, protocol, _, peer = address
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setblocking(False)
-        if not on_trio:
-            await asyncio.get_running_loop().sock_connect(sock, peer)
-            return sock
-        with suppress(BlockingIOError):
-            sock.connect(peer)
-        await trio.lowlevel.wait_writable(sock)
-        if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            raise OSError(number, os.strerror(number))
-    except Exception:
-        sock.close()
-        await anyio.lowlevel.checkpoint()  # the system may have refused at once: there may be no route
-        raise
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 async def _connect_asyncio(host: str, port: int) -> socket.socket:

@@ -18,7 +18,6 @@ import trio_websocket
 from .._addresses import authority_of
 from .._protocol import MESSAGE_LIMIT_HEADER
 from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, is_plaintext_error, stream_of
-from .._tasks import collapse_groups
 from .._websocket import (
     HttpMethod,
     HttpRequest,
@@ -29,7 +28,7 @@ from .._websocket import (
 )
 from ..errors import ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT
-from ._head_stream import HeadStream
+from ._head_stream import HeadStream, ServerNursery, send_head
 from ._keepalive import KeepAlive
 from ._websocket import WebSocketTransport
 
@@ -135,6 +134,8 @@ class AcceptOptions:
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: a peer that takes nothing for this many seconds has its connection closed.
+        turns: taken by each opening that has received something. So one of them continues in each round of the event
+            loop, and many of them do not delay the connections that are open.
     """
 
     subprotocols: Sequence[str]
@@ -142,6 +143,7 @@ class AcceptOptions:
     keepalive: KeepAlive
     tls: ssl.SSLContext | None = None
     write_timeout: float = WRITE_STALL_TIMEOUT
+    turns: trio.Lock = field(default_factory=trio.Lock)
 
 
 async def accept(
@@ -171,7 +173,7 @@ async def accept(
     try:
         if options.tls is not None:
             stream = await _start_tls(stream, options.tls)
-        request = await _receive_request(stream)
+        request = await _receive_request(stream, options.turns)
         certificate = stream.certificate if isinstance(stream, TlsStream) else None
         proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
         opening_request = OpeningRequest(
@@ -181,7 +183,7 @@ async def accept(
             await _serve_http_request(stream, request, opening_request, answer)
         await _decide(stream, opening_request, decide)
         subprotocol = next((name for name in options.subprotocols if name in proposed), None)
-        await _handshake(stream, request, subprotocol, options.max_message_size)
+        await send_head(stream, await _handshake(request, subprotocol, options.max_message_size))
     except (BrokenResourceError, ClosedResourceError) as error:
         stream.close()
         raise HandshakeError("the connection broke during the opening handshake") from error.__cause__
@@ -238,7 +240,7 @@ async def _start_tls(stream: ByteStream, context: ssl.SSLContext) -> TlsStream:
     return secure
 
 
-async def _receive_request(stream: ByteStream) -> UpgradeRequest | HttpRequest:
+async def _receive_request(stream: ByteStream, turns: trio.Lock) -> UpgradeRequest | HttpRequest:
     """Receive a request. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
@@ -255,7 +257,8 @@ async def _receive_request(stream: ByteStream) -> UpgradeRequest | HttpRequest:
                 await _answer(stream, Refusal(400, _INCOMPLETE))
             raise HandshakeError("the peer closed the connection during the opening handshake")
         received += data
-        request = parse_request(received)
+        async with turns:
+            request = parse_request(received)
     if isinstance(request, InvalidRequest):
         await _refuse_bad_request(stream, request.status, request.reason, request.headers)
     return request
@@ -301,22 +304,20 @@ async def _refuse_bad_request(stream: ByteStream, status: int, reason: str, head
     raise BadRequest(status, reason)
 
 
-async def _handshake(
-    stream: ByteStream, request: UpgradeRequest, subprotocol: str | None, max_message_size: int
-) -> None:
-    """Accept the request with trio-websocket. A checkpoint; if it raises or is cancelled, close the stream."""
+async def _handshake(request: UpgradeRequest, subprotocol: str | None, max_message_size: int) -> bytes:
+    """Have trio-websocket accept the request, and return the head that it sends. A checkpoint; may be cancelled."""
 
     async def receive_head() -> bytes:
         return normalized_request(request)
 
+    stream = HeadStream(receive_head)
     limit = (MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size)
-    with collapse_groups(BrokenResourceError, ClosedResourceError):
-        async with trio.open_nursery() as nursery:
-            proposal = await trio_websocket.wrap_server_stream(
-                nursery, HeadStream(send=stream.send_all, receive_head=receive_head)
-            )
-            await proposal.accept(subprotocol=subprotocol, extra_headers=None if subprotocol is None else [limit])
-            nursery.cancel_scope.cancel()  # its reader task is not needed any more
+    proposal = await trio_websocket.wrap_server_stream(
+        ServerNursery(),  # type: ignore[arg-type]  # it needs start_soon only
+        stream,
+    )
+    await proposal.accept(subprotocol=subprotocol, extra_headers=None if subprotocol is None else [limit])
+    return stream.sent
 
 
 async def _answer(stream: ByteStream, response: HttpResponse | Refusal, *, with_body: bool = True) -> None:

@@ -1,16 +1,16 @@
 """Open a client's connection, on both event loops: TCP, TLS, and the opening handshake of WebSocket.
 
-On trio, trio-websocket does the opening handshake; on asyncio, wsproto does. Both receive the server's response after
-`ResponseParser` has checked it and reduced it to the headers that they need, so the errors are the same.
+`ResponseParser` checks the server's response. On trio, trio-websocket makes the request, and receives the response
+reduced to the headers that it needs. So the errors are the same on both event loops.
 """
 
+import base64
+import os
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 
-import trio
 import trio_websocket
-import wsproto
-import wsproto.events
 
 from .._addresses import Endpoint, authority_of, os_error_text
 from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
@@ -23,7 +23,7 @@ from .._streams import (
     is_plaintext_error,
     tls_error_text,
 )
-from .._tasks import collapse_groups, in_trio
+from .._tasks import in_trio
 from .._websocket import (
     InvalidResponse,
     ResponseParser,
@@ -31,9 +31,10 @@ from .._websocket import (
     UpgradeRejected,
     key_in,
     normalized_response,
+    pack_request,
 )
 from ..errors import ConnectError, ConnectionRejected, HandshakeError
-from ._head_stream import HeadStream
+from ._head_stream import ClientNursery, HeadRead, HeadStream, ReaderStarted, send_head
 from ._keepalive import KeepAlive
 from ._websocket import WebSocketTransport
 
@@ -118,10 +119,10 @@ class _Opening:
         self.host = host
         self.target = endpoint.target
         self.subprotocols = list(subprotocols)
-        self.headers = [(name.encode(), value.encode()) for name, value in headers]
+        self.headers = headers
 
-    async def exchange(self, request: bytes) -> tuple[UpgradeAccepted, bytes]:
-        """Send the request, and return the response and its normalized head.
+    async def exchange(self, request: bytes, key: str) -> UpgradeAccepted:
+        """Send the request, whose `Sec-WebSocket-Key` is `key`, and return the response.
 
         A checkpoint. If this raises or is cancelled, close the stream.
 
@@ -129,11 +130,10 @@ class _Opening:
             ConnectionRejected: the server refused the connection with an HTTP status.
             HandshakeError: the peer is not a WebSocket server, or the connection broke.
         """
-        key = key_in(request)
         parser = ResponseParser(key=key, subprotocols=self.subprotocols)
         response = None
         try:
-            await self._stream.send_all(request)
+            await send_head(self._stream, request)
             while response is None:
                 response = parser.receive_data(await self._stream.receive_some())
         except (BrokenResourceError, ClosedResourceError) as error:
@@ -147,52 +147,42 @@ class _Opening:
             case InvalidResponse(reason):
                 raise _not_a_websocket_server(self._endpoint, reason)
             case UpgradeAccepted():
-                return response, normalized_response(response, key)
+                return response
 
 
 async def _handshake_on_trio(opening: _Opening) -> UpgradeAccepted:
     """Do the opening handshake with trio-websocket. A checkpoint; if cancelled, close the stream."""
-    request = b""
     accepted: UpgradeAccepted | None = None
 
-    async def send(data: bytes) -> None:
-        nonlocal request
-        request += data
-
     async def receive_head() -> bytes:
+        """Exchange the heads, and return the response for trio-websocket. If cancelled, close the stream."""
         nonlocal accepted
-        accepted, head = await opening.exchange(request)
-        return head
+        key = key_in(stream.sent)
+        accepted = await opening.exchange(stream.sent, key)
+        return normalized_response(accepted, key)
 
-    with collapse_groups():
-        async with trio.open_nursery() as nursery:
-            await trio_websocket.wrap_client_stream(
-                nursery,
-                HeadStream(send=send, receive_head=receive_head),  # type: ignore[arg-type]  # any trio.abc.Stream will do
-                opening.host,
-                opening.target,
-                subprotocols=opening.subprotocols,
-                extra_headers=opening.headers,
-            )
-            nursery.cancel_scope.cancel()  # its reader task is not needed any more
+    stream = HeadStream(receive_head)
+    try:
+        await trio_websocket.wrap_client_stream(
+            ClientNursery(),  # type: ignore[arg-type]  # it needs start_soon only
+            stream,  # type: ignore[arg-type]  # any trio.abc.Stream will do
+            opening.host,
+            opening.target,
+            subprotocols=opening.subprotocols,
+            extra_headers=[(name.encode(), value.encode()) for name, value in opening.headers],
+        )
+    except ReaderStarted as started:
+        with suppress(HeadRead):
+            await started.reader()
     assert accepted is not None
     return accepted
 
 
 async def _handshake_on_asyncio(opening: _Opening) -> UpgradeAccepted:
-    """Do the opening handshake with wsproto. A checkpoint; if cancelled, close the stream."""
-    client = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
-    request = client.send(
-        wsproto.events.Request(
-            host=opening.host,
-            target=opening.target,
-            subprotocols=opening.subprotocols,
-            extra_headers=opening.headers,
-        )
-    )
-    accepted, head = await opening.exchange(request)
-    client.receive_data(head)
-    return accepted
+    """Do the opening handshake. A checkpoint; if cancelled, close the stream."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    request = pack_request(opening.host, opening.target, key, opening.subprotocols, opening.headers)
+    return await opening.exchange(request, key)
 
 
 def _not_a_websocket_server(endpoint: Endpoint, reason: str) -> HandshakeError:

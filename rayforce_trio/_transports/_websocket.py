@@ -316,6 +316,9 @@ class WebSocketTransport(Transport):
     # Ending
 
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        if self._closed.is_set():
+            await self._stream.aclose()
+            return
         self._connection.close(code, reason)
         try:
             with anyio.move_on_after(CLOSE_TIMEOUT), suppress(RayforceWSError):

@@ -21,6 +21,7 @@ from ._opening_request import (
     UpgradeRequest,
     key_in,
     normalized_request,
+    pack_request,
     parse_request,
 )
 from ._opening_response import (
@@ -60,6 +61,7 @@ __all__ = [
     "message_too_long",
     "normalized_request",
     "normalized_response",
+    "pack_request",
     "parse_request",
     "text_too_long",
     "truncate_reason",

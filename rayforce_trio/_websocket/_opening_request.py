@@ -2,14 +2,36 @@
 
 import base64
 import enum
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import h11
 
-from ._http_heads import InvalidHead, complete_head, elements, has_token, pack_head, parse_head, wrong_header
+from ._http_heads import (
+    InvalidHead,
+    complete_head,
+    elements,
+    has_token,
+    pack_head,
+    parse_head,
+    parse_plain_head,
+    wrong_header,
+)
 
 _TLS_HANDSHAKE = b"\x16\x03"  # the first bytes that a TLS client sends, in all versions: RFC 8446, section 5.1
 _SCHEMES = ("http", "https", "ws", "wss")
+_PLAIN_REQUEST = re.compile(rb"(GET|HEAD) ([!-~]+) HTTP/(1\.1)")
+_KEY = re.compile(rb"\r\nSec-WebSocket-Key:[ \t]*([^\r]*)\r\n", re.IGNORECASE)
+
+
+class _RequestLine(NamedTuple):
+    """The first line of a request."""
+
+    method: bytes
+    target: bytes
+    version: bytes
 
 
 class HttpMethod(enum.Enum):
@@ -106,27 +128,61 @@ def normalized_request(request: UpgradeRequest) -> bytes:
 
 def key_in(request: bytes) -> str:
     """Return the value of `Sec-WebSocket-Key` in a request that this side made."""
-    parser = h11.Connection(h11.SERVER)
-    parser.receive_data(request)
-    event = parser.next_event()
-    assert isinstance(event, h11.Request)
-    return next(value.decode("ascii") for name, value in event.headers if name == b"sec-websocket-key")
+    found = _KEY.search(request)
+    assert found is not None
+    return found[1].decode("ascii")
+
+
+def pack_request(
+    host: str, target: str, key: str, subprotocols: Sequence[str], headers: Iterable[tuple[str, str]]
+) -> bytes:
+    """Return the head that asks for a WebSocket connection. All arguments must be ASCII, and are not checked."""
+    lines = [
+        f"GET {target} HTTP/1.1",
+        f"Host: {host}",
+        "Upgrade: WebSocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}",
+        "Sec-WebSocket-Version: 13",
+    ]
+    if subprotocols:
+        lines.append(f"Sec-WebSocket-Protocol: {', '.join(subprotocols)}")
+    return pack_head([*lines, *(f"{name}: {value}" for name, value in headers)])
 
 
 def _parse(head: bytes, *, leftover: bytes) -> UpgradeRequest | HttpRequest:
-    request, headers = parse_head(h11.Connection(h11.SERVER), head)
-    assert isinstance(request, h11.Request)
-    if request.http_version not in (b"1.0", b"1.1"):
+    line, headers = _parse_plain_request(head) or _parse_request(head)
+    method, raw_target, version = line
+    if version not in (b"1.0", b"1.1"):
         raise InvalidHead("this server speaks HTTP/1.1 only", 505)
-    target = _path_of(request.target.decode("ascii"), headers.get("host", ""))
+    target = _path_of(raw_target.decode("ascii"), headers.get("host", ""))
     subprotocols = tuple(elements(headers.pop("sec-websocket-protocol", "")))
     if not elements(headers.get("upgrade", "")):
         try:
-            return HttpRequest(HttpMethod(request.method), target, headers)
+            return HttpRequest(HttpMethod(method), target, headers)
         except ValueError:
             raise InvalidHead("the method must be GET or HEAD") from None
-    _check_upgrade(request, headers)
+    _check_upgrade(line, headers)
     return UpgradeRequest(target, headers, headers["sec-websocket-key"], subprotocols, leftover)
+
+
+def _parse_plain_request(head: bytes) -> tuple[_RequestLine, dict[str, str]] | None:
+    """Parse a request as nearly all clients send it; `None` if it has to be parsed by `_parse_request`."""
+    parsed = parse_plain_head(head)
+    if parsed is None:
+        return None
+    first, headers = parsed
+    found = _PLAIN_REQUEST.fullmatch(first)
+    if found is None or "host" not in headers:
+        return None
+    return _RequestLine(*found.groups()), headers
+
+
+def _parse_request(head: bytes) -> tuple[_RequestLine, dict[str, str]]:
+    """Parse any request. Raises `InvalidHead`."""
+    request, headers = parse_head(h11.Connection(h11.SERVER), head)
+    assert isinstance(request, h11.Request)
+    return _RequestLine(request.method, request.target, request.http_version), headers
 
 
 def _path_of(target: str, host: str) -> str:
@@ -142,13 +198,13 @@ def _path_of(target: str, host: str) -> str:
     return target
 
 
-def _check_upgrade(request: h11.Request, headers: dict[str, str]) -> None:
+def _check_upgrade(line: _RequestLine, headers: dict[str, str]) -> None:
     """Check a request that has an Upgrade header, except for Host and Origin."""
     if not has_token(headers, "upgrade", "websocket"):
         raise InvalidHead("the Upgrade header does not ask for websocket", 426, (("Upgrade", "websocket"),))
-    if request.method != b"GET":
+    if line.method != b"GET":
         raise InvalidHead("the method of a WebSocket request must be GET")
-    if request.http_version != b"1.1":
+    if line.version != b"1.1":
         raise InvalidHead("a WebSocket request must be of HTTP/1.1")
     if not has_token(headers, "connection", "upgrade"):
         raise wrong_header(headers, "Connection", "Upgrade")

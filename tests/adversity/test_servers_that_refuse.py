@@ -5,12 +5,33 @@ from functools import partial
 
 import anyio
 import pytest
-from support.raw import HELLO_REPLY, TEXT, RawPeer, accept_raw, close_frame, frame, raw_server, response, upgraded
+from support.raw import (
+    BINARY,
+    HELLO,
+    HELLO_REPLY,
+    TEXT,
+    RawPeer,
+    accept_raw,
+    close_frame,
+    frame,
+    raw_server,
+    response,
+    upgraded,
+)
 from support.scripted_server import Script, answer_the_close, fail_to_connect, failure_of, take_request_and_say
 
 from rayforce_trio import WSClient
+from rayforce_trio._protocol import string_frame
 from rayforce_trio._websocket import BODY_LIMIT, HEAD_LIMIT
-from rayforce_trio.errors import ConnectError, ConnectionRejected, HandshakeError
+from rayforce_trio.errors import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionLost,
+    ConnectionRejected,
+    HandshakeError,
+    ProtocolError,
+    RayforceWSError,
+)
 
 
 @pytest.mark.anyio
@@ -21,17 +42,37 @@ async def test_a_silent_server_fails_the_handshake(monkeypatch: pytest.MonkeyPat
     assert "took longer than 0.2 seconds" in str(error)
 
 
+BASELINE = {"Sec-WebSocket-Protocol": None}
+
+
 @pytest.mark.anyio
-async def test_a_server_that_does_not_answer_the_hello_fails_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("headers", [{}, BASELINE], ids=["extended", "baseline"])
+async def test_a_server_that_does_not_answer_the_hello_fails_the_handshake(
+    headers: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.2)
 
     async def upgrade_only(peer: RawPeer) -> None:
-        await accept_raw(peer, hello=None)
+        await accept_raw(peer, hello=None, headers=headers)
         await peer.receive_rest()
 
     error = await fail_to_connect(upgrade_only)
     assert type(error) is HandshakeError
     assert "took longer than 0.2 seconds" in str(error)
+
+
+@pytest.mark.anyio
+async def test_the_first_request_does_not_wait_for_the_answer_to_the_hello() -> None:
+    async def script(peer: RawPeer) -> None:
+        await accept_raw(peer, hello=None)
+        assert await peer.receive_frame() == (BINARY, HELLO)
+        await peer.receive_frame()
+        await peer.send(frame(HELLO_REPLY, masked=False) + frame(string_frame("answer"), masked=False))
+        await answer_the_close(peer)
+
+    with anyio.fail_after(20):
+        async with raw_server(script) as port, WSClient("127.0.0.1", port).connect() as connection:
+            assert (await connection.execute("(+ 1 2)")).to_python() == "answer"
 
 
 async def hang_up(peer: RawPeer) -> None:
@@ -174,23 +215,41 @@ async def test_a_status_below_300_is_not_a_rejection(headers: dict[str, str | No
 
 
 HELLO_ANSWERS = {
-    "text": (frame(b"\x01", TEXT, masked=False), "not a Rayforce server: expected a binary handshake answer, got text"),
-    "empty": (frame(b"", masked=False), "not a Rayforce server: expected a handshake answer of 1 byte, got 0"),
-    "2 bytes": (frame(b"\x01\x00", masked=False), "not a Rayforce server: .*got 2"),
-    "garbage": (b"\xff" * 100, "failed"),
-    "a masked frame": (frame(HELLO_REPLY), "failed"),
-    "close": (close_frame(1013, masked=False), "failed: the peer closed the connection with code 1013"),
-    "end": (b"", "failed: the peer went away"),
+    "text": (
+        frame(b"\x01", TEXT, masked=False),
+        "not a Rayforce server: expected a binary handshake answer, got text",
+        HandshakeError,
+    ),
+    "empty": (
+        frame(b"", masked=False),
+        "not a Rayforce server: expected a handshake answer of 1 byte, got 0",
+        HandshakeError,
+    ),
+    "2 bytes": (frame(b"\x01\x00", masked=False), "not a Rayforce server: .*got 2", HandshakeError),
+    "garbage": (b"\xff" * 100, "the peer broke the WebSocket protocol", ProtocolError),
+    "a masked frame": (frame(HELLO_REPLY), "the peer broke the WebSocket protocol", ProtocolError),
+    "close": (close_frame(1013, masked=False), "the peer closed the connection with code 1013", ConnectionClosed),
+    "end": (b"", "the peer went away", ConnectionLost),
 }
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("answer", "reason"), HELLO_ANSWERS.values(), ids=HELLO_ANSWERS.keys())
-async def test_a_wrong_answer_to_the_hello_fails_the_handshake(answer: bytes, reason: str) -> None:
+@pytest.mark.parametrize(("answer", "reason", "error_class"), HELLO_ANSWERS.values(), ids=HELLO_ANSWERS.keys())
+async def test_a_wrong_answer_to_the_hello_fails_the_first_request(
+    answer: bytes, reason: str, error_class: type[RayforceWSError]
+) -> None:
     error = await fail_to_connect(partial(accept_raw, hello=answer))
+    assert type(error) is error_class
+    assert re.search(reason, str(error))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("answer", "reason", "_"), HELLO_ANSWERS.values(), ids=HELLO_ANSWERS.keys())
+async def test_a_wrong_answer_of_a_baseline_server_fails_the_handshake(answer: bytes, reason: str, _: object) -> None:
+    async with raw_server(partial(accept_raw, hello=answer, headers=BASELINE)) as port:
+        error = await failure_of(WSClient("127.0.0.1", port).connect())
     assert type(error) is HandshakeError
-    with pytest.raises(HandshakeError, match=reason):
-        raise error
+    assert re.search(reason, str(error))
 
 
 @pytest.mark.anyio

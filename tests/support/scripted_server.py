@@ -15,14 +15,14 @@ Script = Callable[[RawPeer], Awaitable[None]]
 
 
 async def fail_to_connect(script: Script) -> RayforceWSError:
-    """Connect to a server that plays `script`; returns the exception that this raises."""
+    """Connect to a server that plays `script` and execute a query; returns the exception that this raises."""
     with anyio.fail_after(20):
         async with raw_server(script) as port:
             with pytest.raises(RayforceWSError) as caught:
-                await WSClient("127.0.0.1", port).connect()
+                await (await WSClient("127.0.0.1", port).connect()).execute("(+ 1 2)")
             with pytest.raises(type(caught.value)):
-                async with WSClient("127.0.0.1", port).connect():
-                    pass
+                async with WSClient("127.0.0.1", port).connect() as connection:
+                    await connection.execute("(+ 1 2)")
     return caught.value
 
 

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import anyio
 import pytest
@@ -26,6 +26,7 @@ from rayforce_trio._transports import (
     connect,
     refuse,
 )
+from rayforce_trio._websocket import parse_request
 from rayforce_trio.errors import ConnectionRejected, HandshakeError
 
 LOCAL = "127.0.0.1"
@@ -219,6 +220,40 @@ async def test_frames_right_behind_the_request_are_received() -> None:
                 await peer.send(frame(b"rest")[3:])
                 assert await server.receive() == b"rest"
                 server.abort()
+
+
+class Rounds(trio.abc.Instrument):
+    """Counts the rounds of the event loop."""
+
+    number = 0
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - as trio calls it
+        self.number += 1
+
+
+@pytest.mark.trio
+async def test_of_many_openings_one_continues_in_each_round_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So they do not delay the connections that are open."""
+
+    def parse(received: bytes) -> object:
+        parsed_in.append(rounds.number)
+        return parse_request(received)
+
+    async def open_one() -> None:
+        (await accept_one(listener)).abort()
+
+    rounds, parsed_in = Rounds(), list[int]()
+    monkeypatch.setattr("rayforce_trio._transports._accepting.parse_request", parse)
+    trio.lowlevel.add_instrument(rounds)
+    listener, port = await listen()
+    with trio.fail_after(TIMEOUT), ExitStack() as peers:
+        async with listener, trio.open_nursery() as nursery:
+            for _ in range(20):
+                await peers.enter_context(connect_raw(port)).send(upgrade())
+            for _ in range(20):
+                nursery.start_soon(open_one)
+    trio.lowlevel.remove_instrument(rounds)
+    assert len(set(parsed_in)) == 20
 
 
 @pytest.mark.trio
