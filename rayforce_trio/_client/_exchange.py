@@ -133,8 +133,8 @@ class Exchange:
                 del frame
                 while request.reply is None:
                     protocol.receive(await transport.receive())
-                while transport.has_bytes() and not protocol.pending and (extra := transport.receive_nowait()) is not None:
-                    protocol.receive(extra)  # a reply too many raises an error, and is not that of the next request
+                if transport.has_bytes():
+                    self._receive_rest()
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
                 self._report(error)
             finally:
@@ -163,6 +163,14 @@ class Exchange:
         await self._finish(request)
 
     # The tasks of callers. Between these awaits, everything is synchronous.
+
+    def _receive_rest(self) -> None:
+        """Receive the messages that have arrived behind a reply, or one could be taken for the reply to a new request.
+
+        Raises as `Transport.receive` and `ClientProtocol.receive`; the latter if there is a reply too many.
+        """
+        while not self._protocol.pending and (message := self._transport.receive_nowait()) is not None:
+            self._protocol.receive(message)
 
     def _hand_over(self, request: ClientRequest) -> None:
         """Have the reader task receive after a call that has received, and cancel its request if it is unanswered."""
