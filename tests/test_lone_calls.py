@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from support.connected import connected_to
-from support.raw import BINARY, PING, PONG, RawPeer
+from support.raw import BINARY, PING, PONG, RawPeer, frame
 from support.scripted_server import connected, failure_of
 
 from rayforce_trio import WSClientConnection, errors
@@ -342,6 +342,25 @@ async def test_the_end_of_a_cancelled_connection_ends_a_call_that_receives() -> 
 
 
 # With a network
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+async def test_a_reply_too_many_is_not_the_reply_to_the_next_request(count: int) -> None:
+    """Whoever receives the reply before it: the reader task, or the call."""
+
+    async def play(peer: RawPeer) -> None:
+        await answer_until(peer, count - 1)
+        await peer.receive_frame()
+        replies = (frame(string_frame(text), masked=False) for text in ("reply", "one too many"))
+        await peer.send(b"".join(replies))
+        assert await peer.receive_close() == 1002
+
+    async with connected(play) as connection:
+        for _ in range(count - 1):
+            await connection.execute("(+ 1 2)")
+        assert (await connection.execute("(+ 1 2)")).value == "reply"
+        assert isinstance(await failure_of(connection.execute("(+ 1 2)")), errors.ProtocolError)
 
 
 @pytest.mark.anyio

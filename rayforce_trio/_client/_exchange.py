@@ -133,10 +133,12 @@ class Exchange:
                 del frame
                 while request.reply is None:
                     protocol.receive(await transport.receive())
+                if transport.has_bytes():
+                    self._receive_rest()
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
                 self._report(error)
             finally:
-                if reading.call_ended(request.reply is not None):
+                if reading.call_ended(request.reply is not None and self._error is None):
                     self._hand_over(request)
         else:
             request = protocol.submit(frame)
@@ -161,6 +163,14 @@ class Exchange:
         await self._finish(request)
 
     # The tasks of callers. Between these awaits, everything is synchronous.
+
+    def _receive_rest(self) -> None:
+        """Receive the messages that have arrived behind a reply, or one could be taken for the reply to a new request.
+
+        Raises as `Transport.receive` and `ClientProtocol.receive`; the latter if there is a reply too many.
+        """
+        while not self._protocol.pending and (message := self._transport.receive_nowait()) is not None:
+            self._protocol.receive(message)
 
     def _hand_over(self, request: ClientRequest) -> None:
         """Have the reader task receive after a call that has received, and cancel its request if it is unanswered."""
@@ -274,7 +284,7 @@ class Exchange:
         request = self._protocol.receive(message)
         if request is not None:
             self._waiters.pop(request).set()
-            if not self._protocol.pending:
+            if not self._protocol.pending and not self._transport.has_bytes():
                 self._reading.reply_delivered(perf_counter())
 
     async def _stand_by(self) -> None:

@@ -62,7 +62,7 @@ class Reading:
         return True
 
     def reply_delivered(self, now: float) -> None:
-        """Handle a reply that the reader task has received, after which no other is due.
+        """Handle a reply that the reader task has received, after which no other is due or has arrived.
 
         Args:
             now: the time in seconds.
@@ -83,7 +83,7 @@ class Reading:
         """Handle the end of a call that has received.
 
         Args:
-            answered: whether the call has its reply. If not, it was cancelled or has met an error.
+            answered: whether the call has its reply and has met no error.
         """
         if answered and not self._joined:
             self.receiver = _NOBODY
