@@ -15,8 +15,8 @@ EVENTS: dict[str, Callable[[Reading], bool | None]] = {
     "joined": Reading.call_joined,
     "delivered": lambda reading: reading.reply_delivered(100.0),
     "started": Reading.call_started,
-    "ended": lambda reading: reading.call_ended(idle=True),
-    "ended with more to do": lambda reading: reading.call_ended(idle=False),
+    "answered": lambda reading: reading.call_ended(answered=True),
+    "failed": lambda reading: reading.call_ended(answered=False),
     "elapsed": Reading.standby_elapsed,
 }
 
@@ -41,14 +41,17 @@ TRANSITIONS = [
     (STEADY, "started", CALL, None),
     (STEADY, "elapsed", NOBODY, None),
     ((*STEADY, "elapsed"), "elapsed", READER, None),
-    ((*STEADY, "elapsed", "started", "ended"), "elapsed", NOBODY, None),
+    ((*STEADY, "elapsed", "started", "answered"), "elapsed", NOBODY, None),
     ((*STEADY, "started"), "joined", CALL, False),
-    ((*STEADY, "started"), "ended", NOBODY, False),
-    ((*STEADY, "started"), "ended with more to do", READER, True),
+    ((*STEADY, "started"), "answered", NOBODY, False),
+    ((*STEADY, "started"), "failed", READER, True),
+    ((*STEADY, "started", "joined"), "answered", READER, True),
+    ((*STEADY, "started", "joined"), "failed", READER, True),
+    ((*STEADY, "joined", *STEADY, "started"), "answered", NOBODY, False),
     ((*STEADY, "started"), "elapsed", CALL, None),
     ((*STEADY, "started", "elapsed"), "elapsed", CALL, None),
-    ((*STEADY, "started", "ended with more to do"), "delivered", READER, None),
-    ((*STEADY, "started", "ended with more to do", "delivered"), "delivered", NOBODY, None),
+    ((*STEADY, "started", "failed"), "delivered", READER, None),
+    ((*STEADY, "started", "failed", "delivered"), "delivered", NOBODY, None),
     ((*STEADY, "joined"), "delivered", READER, None),
 ]
 
@@ -81,15 +84,15 @@ def test_the_reader_task_always_receives_again_if_no_call_does(events: list[str]
         possible = {
             "started": reading.receiver is NOBODY,
             "delivered": reading.receiver is READER,
-            "ended": reading.receiver is CALL,
-            "ended with more to do": reading.receiver is CALL,
+            "answered": reading.receiver is CALL,
+            "failed": reading.receiver is CALL,
         }
         if possible.get(event, True):
             before = reading.receiver
             if EVENTS[event](reading):
                 assert (before is READER, reading.receiver) == (False, READER)
     if reading.receiver is CALL:
-        reading.call_ended(idle=True)
+        reading.call_ended(answered=True)
     reading.standby_elapsed()
     reading.standby_elapsed()
     assert reading.receiver is READER

@@ -714,6 +714,24 @@ async def test_a_waiter_resumes_its_task_at_once_and_in_its_context() -> None:
     assert steps == [(0, 1), (1, 1), (2, 1)]
 
 
+@on_asyncio
+async def test_a_waiter_that_a_task_wakes_resumes_its_task_later() -> None:
+    waiter = Waiter(asyncio.get_running_loop())
+    steps: list[object] = []
+
+    async def wait() -> None:
+        await waiter
+        steps.append(asyncio.current_task())
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    assert waiter.wake()
+    assert not waiter.wake()
+    assert steps == []
+    await task
+    assert steps == [task]
+
+
 @pytest.mark.parametrize("anyio_backend", EVENT_LOOPS[2:])
 async def test_a_waiter_of_uvloop_lets_tasks_that_are_ready_run_first() -> None:
     waiter = Waiter(asyncio.get_running_loop())

@@ -136,10 +136,8 @@ class Exchange:
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
                 self._report(error)
             finally:
-                if request.reply is None or not protocol.is_idle:
+                if reading.call_ended(request.reply is not None):
                     self._hand_over(request)
-                else:
-                    reading.call_ended(idle=True)
         else:
             request = protocol.submit(frame)
             del frame
@@ -165,10 +163,8 @@ class Exchange:
     # The tasks of callers. Between these awaits, everything is synchronous.
 
     def _hand_over(self, request: ClientRequest) -> None:
-        """Have the reader task receive after a call that has no reply, or is not the only one any more."""
-        if request.reply is None:
-            self._protocol.cancel(request)
-        self._reading.call_ended(idle=False)
+        """Have the reader task receive after a call that has received, and cancel its request if it is unanswered."""
+        self._protocol.cancel(request)
         self._resume_reading.set()
         self._outgoing.set()
 
@@ -343,7 +339,11 @@ class Exchange:
             await anyio.lowlevel.checkpoint()
 
     def close_with(self, reason: RayforceWSError) -> None:
-        """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason."""
+        """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason.
+
+        A call that receives its reply itself fails later: when the server has answered the close, or the socket is
+        closed.
+        """
         if self.reason is None:
             self.reason = copy.copy(reason)  # without its traceback, which refers to this connection
         self._protocol.abandon()

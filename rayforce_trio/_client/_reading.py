@@ -10,7 +10,8 @@ stands by meanwhile. It receives again when a call is not alone, when a call fai
     reply_delivered   NOBODY if the last such       -                           -
                       reply was a moment ago
     call_started      -                             CALL                        -
-    call_ended        -                             -                           NOBODY, or READER if there is more to do
+    call_ended        -                             -                           NOBODY; READER if the call has failed,
+                                                                                or another one has joined
     standby_elapsed   -                             READER, unless a call has   -
                                                     received in that time
 """
@@ -43,16 +44,18 @@ class Reading:
         receiver: who receives at present.
     """
 
-    __slots__ = ("_alone_at", "_used", "receiver")
+    __slots__ = ("_alone_at", "_joined", "_used", "receiver")
 
     def __init__(self) -> None:
         self.receiver = _READER
         self._alone_at = -math.inf  # when a call that was alone got its reply from the reader task
         self._used = False  # a call has received since `standby_elapsed`
+        self._joined = False  # another call has joined the one that receives
 
     def call_joined(self) -> bool:
         """Handle a request that is sent while others are unanswered."""
         self._alone_at = -math.inf
+        self._joined = True
         if self.receiver is not _NOBODY:
             return False
         self.receiver = _READER
@@ -74,14 +77,15 @@ class Reading:
         assert self.receiver is _NOBODY
         self.receiver = _CALL
         self._used = True
+        self._joined = False
 
-    def call_ended(self, *, idle: bool) -> bool:
+    def call_ended(self, answered: bool) -> bool:
         """Handle the end of a call that has received.
 
         Args:
-            idle: whether the call has its reply, and no other is due.
+            answered: whether the call has its reply. If not, it was cancelled or has met an error.
         """
-        if idle:
+        if answered and not self._joined:
             self.receiver = _NOBODY
             return False
         self.receiver = _READER

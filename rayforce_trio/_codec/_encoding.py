@@ -76,7 +76,7 @@ def encode(
         RayforceError: the query cannot be compiled.
     """
     flags = VERBOSE_FLAG if verbose else 0
-    if type(query) is str and params is None:
+    if type(query) is str and (params is None or not _mapping(params)):
         check_thread()
         try:
             return query_frame(query, message_type, flags)

@@ -87,7 +87,7 @@ class ParallelSession(Session):
         return self._members[0].session.ready
 
     @property
-    def unread(self) -> int:  # type: ignore[override]
+    def unread(self) -> int:  # type: ignore[override]  # as above
         return self._current.session.unread
 
     @property

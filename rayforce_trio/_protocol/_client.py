@@ -107,11 +107,6 @@ class ClientProtocol:
         """Whether a message is queued, even if it must wait until other requests are answered."""
         return bool(self._controls or self._queued)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is nothing to send and no reply is due."""
-        return not (self._unanswered or self._queued or self._controls)
-
     def submit(self, frame: bytes) -> ClientRequest:
         """Queue a request; `frame` has message type 1."""
         request = ClientRequest(frame)
@@ -119,7 +114,7 @@ class ClientProtocol:
         return request
 
     def submit_alone(self, frame: bytes) -> ClientRequest | None:
-        """Return a request that counts as sent, so send `frame` now; `None` unless the protocol is idle.
+        """Return a request that counts as sent, so send `frame` now. `None` if something is queued or unanswered.
 
         The result is that of `submit` and `next_outgoing`.
         """

@@ -131,13 +131,13 @@ class Waiter:
     def wake(self) -> bool:
         """Resume the task that waits; return whether there was one.
 
-        Only callbacks of the event loop may call this, since a task cannot run within another.
+        The task runs before this returns, unless another task calls this: a task cannot run within another.
         """
         resume, context = self._resume, self._context
         if resume is None or context is None:
             return False
         self._resume = self._context = None
-        if self._at_once:
+        if self._at_once and asyncio.current_task(self._loop) is None:
             context.run(resume, self)
         else:
             self._loop.call_soon(resume, self, context=context)

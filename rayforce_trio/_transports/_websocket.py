@@ -10,14 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import anyio
-import anyio.lowlevel
 import trio
 
 from .._addresses import os_error_text
 from .._protocol import Frame, LazyFrame
 from .._protocol._frames import announced_size
 from .._streams import READ_SIZE, STREAM_ERRORS, BrokenResourceError, ByteStream, ClosedResourceError
-from .._tasks import Event, TimeSlice, event_class, race
+from .._tasks import Event, TimeSlice, checkpoint_if_cancelled_function, event_class, race
 from .._websocket import (
     Close,
     CloseCode,
@@ -85,10 +84,9 @@ class WebSocketTransport(Transport):
         self._new_event = event_class()
         if self._new_event is trio.Event:  # anyio's functions look for the running loop on every call
             self._current_time: Callable[[], float] = trio.lowlevel.current_clock().current_time
-            self._checkpoint_if_cancelled = trio.lowlevel.checkpoint_if_cancelled
         else:
             self._current_time = asyncio.get_running_loop().time
-            self._checkpoint_if_cancelled = anyio.lowlevel.checkpoint_if_cancelled
+        self._checkpoint_if_cancelled = checkpoint_if_cancelled_function()
         self._last_sign_of_life = self._current_time()
         self._time_slice = TimeSlice(self.flush)
         self._receiving = False  # a task is in `receive`
