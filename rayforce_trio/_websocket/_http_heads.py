@@ -3,12 +3,9 @@
 h11 parses the heads. It accepts folded header lines, lines that end in a bare LF, and most control characters. Other
 HTTP programs read those differently, so this module looks for them in the raw head and refuses them.
 
-`parse_plain_head` parses a head without a body itself, which takes a quarter of the time. h11 parses all other heads.
-
 Header values are decoded as Latin-1, in which every byte is one character and nothing can fail.
 """
 
-import re
 from collections.abc import Iterable
 
 import h11
@@ -34,10 +31,6 @@ _ONCE = {
     )
 }
 """Headers that decide about a request. If one came twice, programs would disagree about which of them counts."""
-
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-
-_BODY_HEADERS = ("content-length", "transfer-encoding")
 
 _ASCII_HEADERS = ("connection", "host", "upgrade")
 """Headers that must be ASCII, like those that begin with `Sec-WebSocket-`."""
@@ -77,27 +70,6 @@ def complete_head(data: bytes | bytearray) -> bytes | None:
     if not complete and len(data) >= HEAD_LIMIT:
         raise InvalidHead(f"the head is longer than {HEAD_LIMIT} bytes", 431)
     return head if complete else None
-
-
-def parse_plain_head(head: bytes) -> tuple[bytes, dict[str, str]] | None:
-    """Parse a complete head that is ASCII, has no header twice, and says nothing about a body.
-
-    Returns:
-        The first line, which is not checked, and the headers as from `parse_head`. `None` if the head is of another
-        kind or not valid: then `parse_head` parses it.
-    """
-    first, *lines = head[: -len(_END_OF_HEAD)].split(b"\r\n")
-    if not head.isascii() or len(lines) > MAX_HEADERS:
-        return None
-    headers = {}
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or _NAME.fullmatch(name) is None:
-            return None
-        headers[name.lower().decode("ascii")] = value.strip(b" \t").decode("ascii")
-    if len(headers) < len(lines) or any(name in headers for name in _BODY_HEADERS):
-        return None
-    return first, headers
 
 
 def parse_head(

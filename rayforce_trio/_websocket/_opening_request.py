@@ -5,33 +5,14 @@ import enum
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import h11
 
-from ._http_heads import (
-    InvalidHead,
-    complete_head,
-    elements,
-    has_token,
-    pack_head,
-    parse_head,
-    parse_plain_head,
-    wrong_header,
-)
+from ._http_heads import InvalidHead, complete_head, elements, has_token, pack_head, parse_head, wrong_header
 
 _TLS_HANDSHAKE = b"\x16\x03"  # the first bytes that a TLS client sends, in all versions: RFC 8446, section 5.1
 _SCHEMES = ("http", "https", "ws", "wss")
-_PLAIN_REQUEST = re.compile(rb"(GET|HEAD) ([!-~]+) HTTP/(1\.1)")
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key:[ \t]*([^\r]*)\r\n", re.IGNORECASE)
-
-
-class _RequestLine(NamedTuple):
-    """The first line of a request."""
-
-    method: bytes
-    target: bytes
-    version: bytes
 
 
 class HttpMethod(enum.Enum):
@@ -151,38 +132,19 @@ def pack_request(
 
 
 def _parse(head: bytes, *, leftover: bytes) -> UpgradeRequest | HttpRequest:
-    line, headers = _parse_plain_request(head) or _parse_request(head)
-    method, raw_target, version = line
-    if version not in (b"1.0", b"1.1"):
+    request, headers = parse_head(h11.Connection(h11.SERVER), head)
+    assert isinstance(request, h11.Request)
+    if request.http_version not in (b"1.0", b"1.1"):
         raise InvalidHead("this server speaks HTTP/1.1 only", 505)
-    target = _path_of(raw_target.decode("ascii"), headers.get("host", ""))
+    target = _path_of(request.target.decode("ascii"), headers.get("host", ""))
     subprotocols = tuple(elements(headers.pop("sec-websocket-protocol", "")))
     if not elements(headers.get("upgrade", "")):
         try:
-            return HttpRequest(HttpMethod(method), target, headers)
+            return HttpRequest(HttpMethod(request.method), target, headers)
         except ValueError:
             raise InvalidHead("the method must be GET or HEAD") from None
-    _check_upgrade(line, headers)
+    _check_upgrade(request, headers)
     return UpgradeRequest(target, headers, headers["sec-websocket-key"], subprotocols, leftover)
-
-
-def _parse_plain_request(head: bytes) -> tuple[_RequestLine, dict[str, str]] | None:
-    """Parse a request as nearly all clients send it; `None` if it has to be parsed by `_parse_request`."""
-    parsed = parse_plain_head(head)
-    if parsed is None:
-        return None
-    first, headers = parsed
-    found = _PLAIN_REQUEST.fullmatch(first)
-    if found is None or "host" not in headers:
-        return None
-    return _RequestLine(*found.groups()), headers
-
-
-def _parse_request(head: bytes) -> tuple[_RequestLine, dict[str, str]]:
-    """Parse any request. Raises `InvalidHead`."""
-    request, headers = parse_head(h11.Connection(h11.SERVER), head)
-    assert isinstance(request, h11.Request)
-    return _RequestLine(request.method, request.target, request.http_version), headers
 
 
 def _path_of(target: str, host: str) -> str:
@@ -198,13 +160,13 @@ def _path_of(target: str, host: str) -> str:
     return target
 
 
-def _check_upgrade(line: _RequestLine, headers: dict[str, str]) -> None:
+def _check_upgrade(request: h11.Request, headers: dict[str, str]) -> None:
     """Check a request that has an Upgrade header, except for Host and Origin."""
     if not has_token(headers, "upgrade", "websocket"):
         raise InvalidHead("the Upgrade header does not ask for websocket", 426, (("Upgrade", "websocket"),))
-    if line.method != b"GET":
+    if request.method != b"GET":
         raise InvalidHead("the method of a WebSocket request must be GET")
-    if line.version != b"1.1":
+    if request.http_version != b"1.1":
         raise InvalidHead("a WebSocket request must be of HTTP/1.1")
     if not has_token(headers, "connection", "upgrade"):
         raise wrong_header(headers, "Connection", "Upgrade")

@@ -1,29 +1,17 @@
 """The server's part of the opening handshake, as a client reads it: RFC 6455, section 4.1."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import h11
 from wsproto.utilities import generate_accept_token
 
-from ._http_heads import (
-    HEAD_LIMIT,
-    InvalidHead,
-    complete_head,
-    has_token,
-    pack_head,
-    parse_head,
-    parse_plain_head,
-    wrong_header,
-)
+from ._http_heads import HEAD_LIMIT, InvalidHead, complete_head, has_token, pack_head, parse_head, wrong_header
 
 BODY_LIMIT = 64 * 1024
 """How much of the body of a rejection is kept, in bytes."""
 
 _HTTP = b"HTTP/"
-_PLAIN_UPGRADE = re.compile(rb"HTTP/1\.1 101(?: [\t -~]*)?")
 _TLS_ALERT = b"\x15\x03"  # the first bytes of a TLS server's answer to something else
 
 _UPGRADE = h11.Request(
@@ -83,6 +71,8 @@ class ResponseParser:
         self._subprotocols = subprotocols
         self._received = bytearray()
         self._heads_size = 0  # bytes of the heads that were parsed
+        self._http = h11.Connection(h11.CLIENT)
+        self._http.send(_UPGRADE)  # h11 expects no response before it
         self._status: int | None = None  # once the head of a rejection was received
         self._body = bytearray()
 
@@ -100,18 +90,12 @@ class ResponseParser:
         self._received += data
         try:
             while (head := self._complete_head()) is not None:
-                plain = parse_plain_head(head)
-                if plain is not None and _PLAIN_UPGRADE.fullmatch(plain[0]):
-                    subprotocol = self._check_upgrade(plain[1])
-                    return UpgradeAccepted(plain[1], subprotocol, bytes(self._received[len(head) :]))
                 response, headers = parse_head(self._http, head)
                 assert isinstance(response, h11.Response | h11.InformationalResponse)
                 del self._received[: len(head)]
                 self._heads_size += len(head)
                 if response.status_code == 101:
-                    if response.http_version != b"1.1":
-                        raise InvalidHead("a response that opens a WebSocket must be of HTTP/1.1")
-                    return UpgradeAccepted(headers, self._check_upgrade(headers), bytes(self._received))
+                    return UpgradeAccepted(headers, self._check_upgrade(response, headers), bytes(self._received))
                 if response.status_code >= 300:
                     self._status = response.status_code
                     return self._receive_body(bytes(self._received) or None, self._status)
@@ -135,15 +119,10 @@ class ResponseParser:
             raise InvalidHead("its answer is not HTTP")
         return complete_head(self._received)
 
-    @cached_property
-    def _http(self) -> h11.Connection:
-        """The parser of responses that do not accept the request at once, and of their bodies."""
-        http = h11.Connection(h11.CLIENT)
-        http.send(_UPGRADE)  # h11 expects no response before it
-        return http
-
-    def _check_upgrade(self, headers: dict[str, str]) -> str | None:
-        """Check the headers of a response with status 101, and return the subprotocol."""
+    def _check_upgrade(self, response: h11.Response | h11.InformationalResponse, headers: dict[str, str]) -> str | None:
+        """Check a response with status 101, and return the subprotocol."""
+        if response.http_version != b"1.1":
+            raise InvalidHead("a response that opens a WebSocket must be of HTTP/1.1")
         if headers.get("upgrade", "").lower() != "websocket":
             raise wrong_header(headers, "Upgrade", "websocket")
         if not has_token(headers, "connection", "upgrade"):
