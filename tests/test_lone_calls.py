@@ -1,8 +1,9 @@
 """Calls that are alone on a connection, and so receive their replies themselves, on both event loops."""
 
+import math
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import anyio
@@ -11,11 +12,15 @@ import pytest
 from support.connected import connected_to
 from support.raw import BINARY, PING, PONG, RawPeer, frame
 from support.scripted_server import connected, failure_of
+from support.streams import EVENT_LOOPS, tcp_pair, tls_pair
+from support.websockets import websocket
 
 from rayforce_trio import WSClientConnection, errors
 from rayforce_trio._client._reading import Receiver
 from rayforce_trio._protocol import SUBPROTOCOL, Frame, Header, LazyFrame, MessageType, dump_error, string_frame
-from rayforce_trio._transports._memory import MemoryTransport, memory_pair
+from rayforce_trio._streams import ByteStream
+from rayforce_trio._transports import Transport
+from rayforce_trio._transports._memory import memory_pair
 
 PUSH = Header(0, MessageType.ASYNC, 1).pack() + b"\x7e"
 REQUEST = Header(0, MessageType.SYNC, 1).pack() + b"\x7e"
@@ -39,12 +44,12 @@ async def use_steadily(connection: WSClientConnection) -> None:
 
 
 class Server:
-    """The other end of a memory pair: answers requests until `paused`, then keeps them for the test."""
+    """The other end of a connection: answers requests until `paused`, then keeps them for the test."""
 
-    def __init__(self, transport: MemoryTransport) -> None:
+    def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.paused = False
-        self.received: list[bytes | str] = []
+        self.received: list[Frame | str] = []
         self.got = anyio.Event()
 
     async def run(self) -> None:
@@ -342,6 +347,57 @@ async def test_the_end_of_a_cancelled_connection_ends_a_call_that_receives() -> 
 
 
 # With a network
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", EVENT_LOOPS)
+@pytest.mark.parametrize("pair", [tcp_pair, tls_pair])
+@pytest.mark.parametrize("cancelled", [False, True], ids=["close", "cancel"])
+async def test_a_call_that_receives_fails_before_the_server_answers_the_close(
+    pair: Callable[[], Awaitable[tuple[ByteStream, ByteStream]]], cancelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("_base.SHIELDED_CLOSE_TIMEOUT", "_websocket.CLOSE_TIMEOUT"):
+        monkeypatch.setattr(f"rayforce_trio._transports.{module}", math.inf)
+    one, other = await pair()
+    connection = WSClientConnection(websocket(one, client=True, subprotocol=SUBPROTOCOL))
+    transport = websocket(other, client=False)
+    server = Server(transport)
+    call = Call(connection)
+    running = anyio.CancelScope()
+    closes = anyio.Event()
+
+    async def run() -> None:
+        with running:
+            await connection._exchange.run()
+
+    async def serve() -> None:
+        with suppress(errors.ConnectionClosed):
+            await server.run()
+        closes.set()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            tasks.start_soon(serve)
+            try:
+                await use_steadily(connection)
+                server.paused = True
+                tasks.start_soon(call.run)
+                await server.until_received(1)
+                if cancelled:
+                    running.cancel()
+                else:
+                    tasks.start_soon(connection.close)
+                await call.ended.wait()
+                await closes.wait()
+                assert not connection._exchange.closed
+                transport._connection.close(1000)
+                transport.flush()
+                await connection._exchange._closed.wait()
+            finally:
+                transport.abort()
+    assert isinstance(call.outcome, errors.ConnectionClosed)
+    assert not call.outcome.by_peer
 
 
 @pytest.mark.anyio

@@ -5,7 +5,7 @@ import contextvars
 import select
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -432,6 +432,32 @@ async def test_two_tasks_cannot_do_the_same_at_once(connected: Connected) -> Non
                 await one.wait_writable()
             tasks.cancel_scope.cancel()
         assert await other.receive_some()
+
+
+async def test_a_reader_that_is_woken_leaves_the_stream_usable(connected: Connected) -> None:
+    async with connected() as (one, other):
+        assert one.receive_nowait(1) is None
+        unread = 20 * MEGABYTE
+        woken = anyio.Event()
+
+        async def read() -> None:
+            with suppress(trio.ClosedResourceError):
+                await one.wait_readable()
+            woken.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            tasks.start_soon(one.send_all, bytes(unread))
+            await anyio.wait_all_tasks_blocked()
+            one.wake_reader()
+            assert not woken.is_set()
+            await woken.wait()
+            assert not one.closed
+            assert one.receive_nowait(1) is None
+            while unread:
+                unread -= len(await other.receive_some())
+        await other.send_all(b"2")
+        assert await receive_when_readable(one, 1) == b"2"
 
 
 async def receive_when_readable(stream: ByteStream, max_bytes: int) -> bytes:

@@ -30,7 +30,7 @@ from .._transports import Transport, aclose_shielded, closed_by_us, end
 from ..errors import ConnectionClosed, ProtocolError, RayforceWSError
 from ._reading import STANDBY, Reading, Receiver
 
-_READER, _NOBODY = Receiver.READER, Receiver.NOBODY
+_READER, _NOBODY, _CALL = Receiver
 
 logger = logging.getLogger("rayforce_trio.client")
 
@@ -131,12 +131,13 @@ class Exchange:
                     self._unsent = Outgoing(frame, request)
                     self._outgoing.set()
                 del frame
-                while request.reply is None:
+                while request.reply is None and self.reason is None:
                     protocol.receive(await transport.receive())
                 if transport.has_bytes():
                     self._receive_rest()
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
-                self._report(error)
+                if self.reason is None or not isinstance(error, ConnectionClosed):  # else it was interrupted
+                    self._report(error)
             finally:
                 if reading.call_ended(request.reply is not None and self._error is None):
                     self._hand_over(request)
@@ -349,16 +350,14 @@ class Exchange:
             await anyio.lowlevel.checkpoint()
 
     def close_with(self, reason: RayforceWSError) -> None:
-        """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason.
-
-        A call that receives its reply itself fails later: when the server has answered the close, or the socket is
-        closed.
-        """
+        """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason."""
         if self.reason is None:
             self.reason = copy.copy(reason)  # without its traceback, which refers to this connection
         self._protocol.abandon()
         for done in self._waiters.values():
             done.set()
+        if self._reading.receiver is _CALL:
+            self._transport.interrupt()
         self._closing.set()
 
     def abort(self) -> None:

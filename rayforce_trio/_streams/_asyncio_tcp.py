@@ -80,6 +80,10 @@ class AsyncioTcpStream(TcpStream):
         if not self._readable.wake():
             self._stop_watching()
 
+    def wake_reader(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon(self._readable.wake)  # at once, the task would run within the caller
+
     def close(self) -> None:
         if self.closed:
             return

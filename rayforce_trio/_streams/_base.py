@@ -40,7 +40,7 @@ class ByteStream(anyio.abc.AsyncResource):
 
     @abstractmethod
     async def wait_writable(self) -> None:
-        """Wait until the network takes more. A checkpoint; cancelling it changes nothing."""
+        """Wait until the network may take more. A checkpoint; cancelling it changes nothing."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all the bytes. A checkpoint.
@@ -64,6 +64,14 @@ class ByteStream(anyio.abc.AsyncResource):
         Cancelling it changes nothing. It is the event loop's own awaitable where that is possible, because a coroutine
         around it would take time for every small message. So it may raise `trio.ClosedResourceError` and
         `trio.BusyResourceError` instead of anyio's: see `STREAM_ERRORS`.
+        """
+
+    @abstractmethod
+    def wake_reader(self) -> None:
+        """Wake the task that is in `wait_readable`, although no bytes may have arrived. No checkpoint.
+
+        The task resumes later, and may get a `trio.ClosedResourceError`, although the stream is open. A task that is in
+        `wait_writable` may wake, too.
         """
 
     @abstractmethod

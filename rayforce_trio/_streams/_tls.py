@@ -143,6 +143,9 @@ class TlsStream(ByteStream):
         else:
             await self._checkpoint()
 
+    def wake_reader(self) -> None:
+        self._stream.wake_reader()
+
     def receive_nowait(self, max_bytes: int) -> bytes | None:
         buffer = memoryview(bytearray(max_bytes))
         count = self.receive_into_nowait(buffer)

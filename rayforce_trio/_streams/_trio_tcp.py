@@ -27,16 +27,21 @@ class TrioTcpStream(TcpStream):
         try:
             await trio.lowlevel.wait_writable(self._socket)
         except (trio.ClosedResourceError, trio.BusyResourceError) as error:
-            raise anyio_error(error) from None
+            if isinstance(error, trio.BusyResourceError) or self.closed:
+                raise anyio_error(error) from None
+            # else `wake_reader` was called
 
     def wait_readable(self) -> Awaitable[None]:
         descriptor = self._socket.fileno()
         return self._check_open() if descriptor < 0 else _wait_readable(descriptor)
 
+    def wake_reader(self) -> None:
+        with suppress(RuntimeError):  # raised outside of trio, where no task waits
+            trio.lowlevel.notify_closing(self._socket)
+
     def close(self) -> None:
         if not self.closed:
-            with suppress(RuntimeError):  # raised outside of trio, where no task waits
-                trio.lowlevel.notify_closing(self._socket)
+            self.wake_reader()
             self._socket.close()
 
 

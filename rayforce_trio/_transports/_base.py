@@ -73,6 +73,12 @@ class Transport(ABC):
         """Return whether `receive_nowait` may return a message. No checkpoint."""
         return True
 
+    def interrupt(self) -> None:  # noqa: B027 - for transports whose `aclose` waits for the peer
+        """Have a `receive` that is in progress raise `ConnectionClosed`, or return a message. No checkpoint.
+
+        Call `aclose` or `abort` afterwards: until then, nothing can be received.
+        """
+
     @abstractmethod
     async def send(self, message: Frame | LazyFrame | str) -> None:
         """Send one message, and return when the network has taken it. A checkpoint.

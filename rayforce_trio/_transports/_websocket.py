@@ -97,7 +97,7 @@ class WebSocketTransport(Transport):
         self._flush_due = self._new_event()
         self._closed = self._new_event()  # the stream is being closed
         self._close_lock = anyio.Lock()
-        self._close_reads = False  # `aclose` reads until the peer's close frame, so no other task may
+        self._close_reads = False  # `aclose` reads, or will, until the peer's close frame; no other task may
 
     @property
     def max_message_size(self) -> int:
@@ -130,6 +130,8 @@ class WebSocketTransport(Transport):
                         await self._wait_readable()
                         self._read_nowait()
                     except STREAM_ERRORS as error:
+                        if self._close_reads:  # `interrupt` was called
+                            raise self._error() from None
                         raise self._broken(error) from None
                     message = self._next_short_message()
                     if message is not None:
@@ -140,6 +142,8 @@ class WebSocketTransport(Transport):
                     await self._time_slice.yield_if_due()
                 elif event is not None:
                     return event
+                if self._close_reads:
+                    raise self._error()
                 read = event is None
         finally:
             self._receiving = False
@@ -164,6 +168,11 @@ class WebSocketTransport(Transport):
         if isinstance(event, Ping):
             self._flush_due.set()  # the pong
         return event
+
+    def interrupt(self) -> None:
+        if self._receiving:
+            self._close_reads = True
+            self._stream.wake_reader()
 
     def has_bytes(self) -> bool:
         return self._connection.reader.has_bytes

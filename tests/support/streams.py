@@ -126,6 +126,9 @@ class MemoryByteStream(ByteStream):
     def wait_readable(self) -> Awaitable[None]:
         raise NotImplementedError
 
+    def wake_reader(self) -> None:
+        raise NotImplementedError
+
     def receive_nowait(self, max_bytes: int) -> bytes | None:
         raise NotImplementedError
 

@@ -25,9 +25,10 @@ from support.raw import (
 )
 from support.streams import fill, socket_of, tcp_pair, tls_pair
 from support.transport_contract import CHECKS, Check, check_that_pings_pass_between_fragments, check_transport
+from support.websockets import websocket
 
-from rayforce_trio._streams import ByteStream, connect_tcp
-from rayforce_trio._transports import KeepAlive, Transport
+from rayforce_trio._streams import connect_tcp
+from rayforce_trio._transports import Transport
 from rayforce_trio._transports._websocket import WebSocketTransport
 from rayforce_trio.errors import ConnectionClosed, ConnectionLost, MessageTooLarge, ProtocolError
 
@@ -40,26 +41,6 @@ TIMEOUT = 8  # seconds; below CLOSE_TIMEOUT
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     """Run the tests on each event loop."""
     return ("asyncio", {"use_uvloop": True}) if request.param == "uvloop" else request.param
-
-
-def websocket(
-    stream: ByteStream,
-    *,
-    client: bool,
-    leftover: bytes = b"",
-    max_message_size: int = 1024,
-    write_timeout: float = math.inf,
-) -> WebSocketTransport:
-    return WebSocketTransport(
-        stream,
-        client=client,
-        leftover=leftover,
-        subprotocol=None,
-        peer="the peer",
-        max_message_size=max_message_size,
-        keepalive=KeepAlive(),
-        write_timeout=write_timeout,
-    )
 
 
 @asynccontextmanager
