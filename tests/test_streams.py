@@ -434,6 +434,16 @@ async def test_two_tasks_cannot_do_the_same_at_once(connected: Connected) -> Non
         assert await other.receive_some()
 
 
+async def test_tls_keeps_no_bytes_that_were_sent_or_decrypted() -> None:
+    one, other = await tls_pair()
+    async with one, other:
+        with anyio.fail_after(TIMEOUT):
+            await one.send_all(b"1")
+            assert await receive_when_readable(other, 1) == b"1"
+        for kept in (one._unsent, other._received):
+            assert kept.obj == b""
+
+
 async def test_a_reader_that_is_woken_leaves_the_stream_usable(connected: Connected) -> None:
     async with connected() as (one, other):
         assert one.receive_nowait(1) is None

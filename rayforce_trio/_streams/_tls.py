@@ -17,6 +17,7 @@ from ._base import READ_SIZE, STREAM_ERRORS, ByteStream, closed_error
 _PLAINTEXT_CHUNK = 64 * 1024  # bytes; encrypted at once, and then offered to the network
 _CIPHERTEXT_CHUNK = 16 * 1024  # bytes; decrypted at once: TLS may answer each record, and a record takes 27 bytes
 _MAX_UNSENT_ANSWERS = 64 * 1024  # bytes; the limit on TLS's answers that a peer does not read
+_NOTHING = memoryview(b"")
 
 _PLAINTEXT_REASONS = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST"})
 
@@ -72,10 +73,10 @@ class TlsStream(ByteStream):
         )
         self._eof_sent = False
         # Sending
-        self._unsent = memoryview(b"")  # encrypted bytes that the network has not taken
+        self._unsent = _NOTHING  # encrypted bytes that the network has not taken
         self._encrypted = 0  # bytes of the caller that were encrypted and not all sent; the caller offers them again
         # Receiving
-        self._received = memoryview(b"")  # encrypted bytes that were not yet given to TLS
+        self._received = _NOTHING  # encrypted bytes that were not yet given to TLS
         self._decrypted = b""  # bytes for the caller, put aside by `_send_close_notify`
         self._failure: ssl.SSLError | None = None  # raised once the bytes before it have been read
         self._needs_bytes = False  # TLS has decrypted all it can, until more bytes arrive
@@ -234,7 +235,7 @@ class TlsStream(ByteStream):
         while self._unsent or self._outgoing.pending:
             if not self._unsent:
                 self._unsent = memoryview(self._outgoing.read())
-            self._unsent = self._unsent[self._stream.send_nowait(self._unsent) :]
+            self._unsent = self._unsent[self._stream.send_nowait(self._unsent) :] or _NOTHING
             if self._unsent:
                 return False
         return True
@@ -253,7 +254,7 @@ class TlsStream(ByteStream):
             self._received = memoryview(data)
         if self._received:
             self._incoming.write(self._received[:_CIPHERTEXT_CHUNK])
-            self._received = self._received[_CIPHERTEXT_CHUNK:]
+            self._received = self._received[_CIPHERTEXT_CHUNK:] or _NOTHING
         else:
             self._incoming.write_eof()
         self._needs_bytes = False
