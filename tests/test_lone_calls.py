@@ -313,6 +313,29 @@ async def test_a_bug_that_a_call_meets_ends_the_connection(monkeypatch: pytest.M
 
 
 @pytest.mark.anyio
+async def test_an_error_that_is_reported_while_the_writer_task_sends_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rayforce_trio._client._exchange.STANDBY", 60.0)  # or the reader task would raise it
+    async with steady() as (connection, _), anyio.create_task_group() as tasks:
+        exchange, sending, taken = connection._exchange, anyio.Event(), anyio.Event()
+
+        async def wait(_: Frame | LazyFrame | str) -> None:
+            sending.set()
+            await taken.wait()
+
+        monkeypatch.setattr(exchange._transport, "send", wait)
+        tasks.start_soon(connection.post, "post")
+        await sending.wait()
+        exchange._report(errors.ConnectionLost("gone"))
+        exchange._outgoing.set()
+        taken.set()
+        with anyio.fail_after(5):
+            await exchange._closed.wait()
+        assert isinstance(connection.closed, errors.ConnectionLost)
+
+
+@pytest.mark.anyio
 async def test_a_call_whose_server_closes_raises_how() -> None:
     async with steady() as (connection, server), anyio.create_task_group() as tasks:
         call = Call(connection)

@@ -307,6 +307,7 @@ class Exchange:
         transport, protocol = self._transport, self._protocol
         time_slice = TimeSlice(transport.flush)
         while True:
+            self._outgoing = self._new_event()  # before everything that it announces, or it could be missed
             self._raise_reported()
             while (outgoing := self._unsent or protocol.next_outgoing()) is not None:
                 if not transport.send_nowait(outgoing.message):
@@ -317,7 +318,6 @@ class Exchange:
                 if time_slice.is_used_up:
                     await time_slice.yield_if_due()
             transport.flush()
-            self._outgoing = self._new_event()
             await self._outgoing.wait()
             time_slice.start()
 
