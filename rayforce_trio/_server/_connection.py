@@ -189,10 +189,10 @@ class WSServerConnection:
         """
         with self._grace:
             await self._finished.wait()
-        if self._failure is not None:
-            raise self._failure
         if self._pipeline.late_posts:
             self._log.warning("%d posts arrived too late, and were not carried out", self._pipeline.late_posts)
+        if self._failure is not None:
+            raise self._failure
         if self._pipeline.state is not ConnectionState.CLOSED:
             left = self._pipeline.unfinished
             self._log.warning("the server stops before %d requests and posts are done", left)
