@@ -174,7 +174,7 @@ class WSServerConnection:
         A checkpoint. If cancelled, the worker task goes on.
         """
         try:
-            await race(self._read, self._transport.run, self._wait_until_finished)
+            await race(self._wait_until_finished, self._read, self._transport.run)
         except RayforceWSError as error:
             return copy.copy(error)  # without the traceback, whose frames refer to the error and to the last message
         return None
