@@ -204,6 +204,10 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
 
     A checkpoint. If cancelled, all functions are cancelled, and have ended when the cancellation is raised.
 
+    Args:
+        functions: on trio, the first one runs in the caller's task, and every other one in a task of its own. A task is
+            resumed through all of its calls, so a function that is resumed often should not be the first.
+
     Raises:
         Exception: a single exception, never a group: the first one that is not a `RayforceWSError`, since it is a bug
             that network errors must not hide; otherwise the first one.

@@ -246,7 +246,7 @@ class Exchange:
             return
         try:
             try:
-                await race(self._read, self._write, self._transport.run, self._close_when_asked)
+                await race(self._close_when_asked, self._read, self._write, self._transport.run)
             except ProtocolViolation as violation:
                 await self._end(ProtocolError(str(violation)))
             except RayforceWSError as error:

@@ -100,7 +100,7 @@ class NativeSession(Session):
     async def run(self) -> None:
         if not self.ready:
             await self.handshake()
-        await race(self._receive_replies, self._send_rest, self._reminder.run)
+        await race(self._reminder.run, self._receive_replies, self._send_rest)
 
     async def request(self, frame: Frame) -> Reply:
         return await self._evaluate(self._exchange.request, frame)

@@ -5,13 +5,12 @@ request that was sent and is unanswered. A request that is cancelled before it w
 cancelled later keeps its place in that order, and its reply is discarded.
 """
 
-import struct
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from ._control import ErrorNotice, dump_cancel, parse_control
-from ._frames import HEADER_SIZE, RESPONSE, Frame, MessageType, parse_frame
+from ._frames import COARSE_HEADER, HEADER_SIZE, RESPONSE, Frame, MessageType, parse_frame
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
@@ -44,7 +43,6 @@ class ClientRequestState(Enum):
 
 _QUEUED, _SENT, _DISCARDED, _DONE = ClientRequestState
 _ASYNC, _RESPONSE = MessageType.ASYNC, MessageType.RESPONSE
-_HEADER = struct.Struct("<8sq")  # everything before the size of the payload, and that size
 
 
 @dataclass(eq=False, slots=True)
@@ -185,7 +183,10 @@ class ClientProtocol:
         if isinstance(message, str):
             return self._receive_control(message)
         size = len(message) - HEADER_SIZE
-        if size < 1 or _HEADER.unpack_from(message) != (RESPONSE, size):  # else it is the usual response without flags
+        if size < 1 or COARSE_HEADER.unpack_from(message) != (
+            RESPONSE,
+            size,
+        ):  # else it is a response without flags
             header = parse_frame(message)
             if self._extended and header.message_type is _ASYNC:
                 return None  # a push, to which this client cannot have subscribed

@@ -11,10 +11,19 @@ the connection, so an exchange asks for at most one stop per request.
 """
 
 import enum
-import struct
 from dataclasses import dataclass
 
-from ._frames import HEADER_SIZE, MESSAGE_TYPE_OFFSET, RESPONSE, WIRE_VERSION, Frame, Header, MessageType, parse_header
+from ._frames import (
+    COARSE_HEADER,
+    HEADER_SIZE,
+    MESSAGE_TYPE_OFFSET,
+    RESPONSE,
+    WIRE_VERSION,
+    Frame,
+    Header,
+    MessageType,
+    parse_header,
+)
 from ._native import NATIVE_MAX_REPLY
 from ._violation import ProtocolViolation
 
@@ -22,7 +31,6 @@ _HELLO_SIZE = 2  # bytes of the server's first answer
 _ACCEPTED = 0  # the server's answer to credentials
 _MIN_FIRST_CHUNK = 64  # bytes; shorter frames are never divided, so the first chunk always shows an error's code
 _COPY_LIMIT = 64 * 1024  # bytes; a longer frame is sent in several pieces, because a copy would cost more
-_HEADER = struct.Struct("<8sq")  # all that precedes the size, and the size
 _FENCE = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")  # a request for the value 0
 
 
@@ -217,7 +225,7 @@ class NativeExchange:
             return False
         if len(data) <= HEADER_SIZE:
             return False
-        beginning, size = _HEADER.unpack_from(data)
+        beginning, size = COARSE_HEADER.unpack_from(data)
         if beginning != RESPONSE or size != len(data) - HEADER_SIZE:
             return False
         self.state = _IDLE

@@ -14,14 +14,23 @@ the time to drain take it to CLOSED directly. So does the drain itself, once not
 """
 
 import enum
-import struct
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TypeGuard
 
 from ._control import CancelNotice, dump_error, parse_control
-from ._frames import COMPRESSED_FLAG, HEADER_SIZE, Frame, FrameError, Header, MessageType, parse_frame, string_frame
+from ._frames import (
+    COARSE_HEADER,
+    COMPRESSED_FLAG,
+    HEADER_SIZE,
+    Frame,
+    FrameError,
+    Header,
+    MessageType,
+    parse_frame,
+    string_frame,
+)
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
@@ -44,7 +53,6 @@ _TEXT = Failure("type", "expected a binary message, got text")
 Message = Frame | LazyFrame | str
 """A message for the client."""
 
-_HEADER = struct.Struct("<8sq")  # all that precedes the size, and the size
 
 # How the headers of requests without flags begin. In the baseline protocol, every message is a request.
 _PLAIN_BASELINE = frozenset(Header(0, message_type, 1).pack()[:8] for message_type in MessageType)
@@ -191,7 +199,7 @@ class RequestPipeline:
             return False
         if len(message) <= HEADER_SIZE:
             return False
-        beginning, size = _HEADER.unpack_from(message)
+        beginning, size = COARSE_HEADER.unpack_from(message)
         return beginning in self._plain and size == len(message) - HEADER_SIZE
 
     def answered_at_once(self) -> None:

@@ -174,7 +174,7 @@ class WSServerConnection:
         A checkpoint. If cancelled, the worker task goes on.
         """
         try:
-            await race(self._read, self._transport.run, self._wait_until_finished)
+            await race(self._wait_until_finished, self._read, self._transport.run)
         except RayforceWSError as error:
             return copy.copy(error)  # without the traceback, whose frames refer to the error and to the last message
         return None
@@ -189,10 +189,10 @@ class WSServerConnection:
         """
         with self._grace:
             await self._finished.wait()
-        if self._failure is not None:
-            raise self._failure
         if self._pipeline.late_posts:
             self._log.warning("%d posts arrived too late, and were not carried out", self._pipeline.late_posts)
+        if self._failure is not None:
+            raise self._failure
         if self._pipeline.state is not ConnectionState.CLOSED:
             left = self._pipeline.unfinished
             self._log.warning("the server stops before %d requests and posts are done", left)

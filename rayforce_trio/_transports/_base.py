@@ -9,6 +9,7 @@ from .._websocket import CloseCode
 from ..errors import (
     ConnectionClosed,
     ConnectionLost,
+    HandshakeError,
     MessageTooLarge,
     ProtocolError,
     RayforceValueError,
@@ -189,7 +190,7 @@ def close_code(error: RayforceWSError) -> int | None:
             return CloseCode.MESSAGE_TOO_BIG
         case ProtocolError(code=code) | ConnectionClosed(code=code):
             return code
-        case ConnectionLost():
+        case ConnectionLost() | HandshakeError():  # a peer without the handshake may not be one of this protocol
             return None
     return CloseCode.INTERNAL_ERROR
 

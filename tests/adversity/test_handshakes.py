@@ -6,9 +6,9 @@ from support.probed_server import QUERY, SHORT, probed_server
 from support.raw import BINARY, HELLO, HELLO_REPLY, PING, TEXT, frame, upgrade
 
 from rayforce_trio import InProcessEngine
-from rayforce_trio._codec import decode
+from rayforce_trio._codec import decode, encode
 from rayforce_trio._engines import Session
-from rayforce_trio._protocol import Result
+from rayforce_trio._protocol import MessageType, Result
 
 
 class SlowToOpen(InProcessEngine):
@@ -51,14 +51,17 @@ async def test_a_peer_that_sends_no_hello_is_disconnected() -> None:
 
 
 @pytest.mark.trio
-async def test_request_hello_and_query_in_one_packet_are_served() -> None:
-    """The bytes after the HTTP head are not lost between the two parsers."""
+@pytest.mark.parametrize("headers", [{"Sec-WebSocket-Protocol": "rayforce.v1"}, {}], ids=["extended", "baseline"])
+async def test_opening_request_hello_and_queries_in_one_packet_are_served(headers: dict[str, str]) -> None:
+    """The bytes after the HTTP head are not lost between the two parsers, even of a query longer than any hello."""
+    long_query = encode(f'(count "{10_000 * "x"}")', MessageType.SYNC)
     async with probed_server() as server:
         peer = server.connect()
-        await peer.send(upgrade({"Sec-WebSocket-Protocol": "rayforce.v1"}) + frame(HELLO) + frame(QUERY))
+        await peer.send(upgrade(headers) + frame(HELLO) + frame(QUERY) + frame(long_query))
         assert (await peer.receive_head()).startswith(b"HTTP/1.1 101 ")
         assert await peer.receive_frame() == (BINARY, HELLO_REPLY)
         assert decode(Result((await peer.receive_frame())[1])) == 3
+        assert decode(Result((await peer.receive_frame())[1])) == 10_000
 
 
 @pytest.mark.trio

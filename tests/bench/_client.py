@@ -31,6 +31,7 @@ SMALL = "(+ 1 2)"
 IN_FLIGHT = 1000
 """Requests that a client keeps in flight."""
 
+_OPENING_PAUSE = 0.005  # between two connections, in seconds
 _WARM_UP = 0.1  # of the duration of a turn
 _MEMORY_REPLIES = 3
 _CHUNK = 65536
@@ -248,6 +249,8 @@ async def repeat(connection: Connection, query: Any, end: float, *, at_least: in
 async def open_connections(connect: Connect, command: dict[str, Any]) -> dict[str, float]:
     """Open connections, one at a time, and close each before the next.
 
+    A pause follows each close, so that the server's share of it does not delay the next opening.
+
     Returns:
         The median time until a connection can be used, in seconds: TCP, WebSocket and greeting. The time to close it
         is not counted.
@@ -260,6 +263,7 @@ async def open_connections(connect: Connect, command: dict[str, Any]) -> dict[st
             after = perf_counter()
         if before >= warm:
             times.append(after - before)
+        await anyio.sleep(_OPENING_PAUSE)
     return {"time": median(times)}
 
 

@@ -24,7 +24,17 @@ FILES = sorted(path.relative_to(DIRECTORY).as_posix() for path in DIRECTORY.rglo
 
 _OUR_CLIENTS = ("trio", "asyncio")
 
-CLIENTS_AND_LOOPS = [(file, loop) for file in FILES for loop in _OUR_CLIENTS if file.endswith(f".{loop}.json")]
+_CHANGED = {
+    # The client does not wait for the answer any more: the first request, or the end of the connection, reports it.
+    "wrong_answer_to_the_greeting",
+}
+
+CLIENTS_AND_LOOPS = [
+    (file, loop)
+    for file in FILES
+    for loop in _OUR_CLIENTS
+    if file.endswith(f".{loop}.json") and file.rpartition("/")[2].partition(".")[0] not in _CHANGED
+]
 """The conversations in which this package's client took part, with the event loop that it ran on."""
 
 
