@@ -32,7 +32,7 @@ from ..errors import ConnectionLost, MessageTooLarge, ProtocolError, RayforceWSE
 from ._base import CLOSE_TIMEOUT, TEXT_LIMIT, Transport, closed_by_peer, closed_by_us
 from ._keepalive import KeepAlive
 
-_MAX_READ = 256 * 1024  # bytes; the payload of a long message is received in pieces of at most this size
+_MAX_READ = 1024 * 1024  # bytes; the payload of a long message is received in pieces of at most this size
 
 
 class WebSocketTransport(Transport):
