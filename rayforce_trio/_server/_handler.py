@@ -17,6 +17,7 @@ from .._transports import (
     Refusal,
     Transport,
     accept,
+    aclose_shielded,
 )
 from ..errors import ConnectionRejected, RayforceWSError
 from ._authorizer import Authorized, Authorizer
@@ -160,6 +161,10 @@ class ConnectionHandler:
             _record_refusal(error.status, str(error), counted, log)
         except RayforceWSError as error:
             log.not_opened(str(error))
+        except trio.Cancelled:
+            if opened.transport is not None:
+                await aclose_shielded(opened.transport)  # the client may use the connection already
+            raise
         finally:
             if opened.transport is not None:
                 opened.transport.abort()  # has no effect if it was closed

@@ -213,6 +213,8 @@ class WebSocketTransport(Transport):
         """
         connection = self._connection
         async with self._write_lock:
+            if connection.sending:  # a message that `send_now` has begun
+                await self._write()
             try:
                 queue()
             except LocalProtocolError:
@@ -236,7 +238,7 @@ class WebSocketTransport(Transport):
     def send_now(self, message: Frame | LazyFrame | str) -> bool:
         frame = self._connection.pack_next(message)
         if frame is None:
-            return super().send_now(message)
+            return self._send_medium_now(message) or super().send_now(message)
         try:
             count = self._send_bytes(frame)
         except (BrokenResourceError, ClosedResourceError) as error:
@@ -244,6 +246,26 @@ class WebSocketTransport(Transport):
         if count < len(frame):
             self._connection.keep_unsent(frame[count:])
             self._flush_due.set()
+        return True
+
+    def _send_medium_now(self, message: Frame | LazyFrame | str) -> bool:
+        """Send a message of medium length; `run` sends what the network does not take. If False, nothing was done.
+
+        A switch to another task for each piece would take longer than the rest.
+        """
+        connection = self._connection
+        if self._write_lock.locked() or not connection.begin(message):
+            return False
+        while (data := connection.data_to_send()) is not None:
+            size = len(data)
+            try:
+                count = self._send_bytes(data)
+            except (BrokenResourceError, ClosedResourceError) as error:
+                raise self._broken(error) from None
+            connection.bytes_sent(count)
+            if count < size:
+                self._flush_due.set()
+                break
         return True
 
     def flush(self) -> None:

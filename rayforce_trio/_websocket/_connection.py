@@ -66,6 +66,9 @@ UNCOPIED_PIECE_SIZE = 256 * 1024
 MAX_BUFFERED = 64 * 1024
 """Short messages and pongs are buffered up to about this many bytes."""
 
+MAX_BEGUN = 1024 * 1024
+"""Messages of up to this many bytes are sent in one step if the network takes them. They fit into a fragment."""
+
 MAX_PONGS = 64
 """If more pings than this wait for a pong, only the latest are answered (section 5.5.3)."""
 
@@ -269,21 +272,34 @@ class WebSocketConnection:
         A shortcut: if this returns `None`, nothing has happened, and `send_short` does the same by way of the queue.
         Pass the bytes of the frame that the network does not take to `keep_unsent`.
         """
-        if (
-            type(message) is not bytes
-            or len(message) > _MAX_COPIED
-            or self._outgoing
-            or self._control_due
-            or self._message is not None
-            or self._mid_message
-            or self.state is not _OPEN
-        ):
+        if type(message) is not bytes or len(message) > _MAX_COPIED or not self._can_begin():
             return None
         return pack_message(message, masked=self._client)
 
     def keep_unsent(self, data: bytes) -> None:
         """Queue the rest of the frame that `pack_next` has just returned."""
         self._outgoing += data
+
+    def begin(self, message: Payload | str) -> bool:
+        """Queue a binary message that fits into a frame, to be sent at once, if nothing has to be sent before it.
+
+        If this returns False, nothing has happened. Otherwise send what `data_to_send` returns right after this: it
+        begins the frame, so that a close does not cut it.
+        """
+        if type(message) is not bytes or len(message) > MAX_BEGUN or not self._can_begin():
+            return False
+        self._message = _OutgoingMessage(_BINARY, message, True)
+        return True
+
+    def _can_begin(self) -> bool:
+        """Return whether a message can be sent, and nothing has to be sent before it."""
+        return not (
+            self._outgoing
+            or self._control_due
+            or self._message is not None
+            or self._mid_message
+            or self.state is not _OPEN
+        )
 
     def abandon(self) -> None:
         """Give up the long message under way, if there is one. The rest of its current frame can never be sent."""

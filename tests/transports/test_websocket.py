@@ -290,6 +290,36 @@ async def test_what_flush_cannot_send_is_sent_by_run() -> None:
             tasks.cancel_scope.cancel()
 
 
+async def test_the_rest_of_a_longer_message_is_sent_by_run() -> None:
+    """A message that waits for it, and is cancelled, does not cut it."""
+    longer = bytes(range(256)) * 2000
+    async with with_raw_peer(client=True) as (transport, peer):
+        before = fill(transport._stream)
+        assert transport.send_now(longer)
+        assert not transport.send_now(b"refused")
+        with anyio.move_on_after(0.05) as scope:
+            await transport.send(b"cancelled")
+        assert scope.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.run)
+            tasks.start_soon(transport.send, b"next")
+            await peer._take(before)
+            assert [(await peer.receive_frame())[1] for _ in range(2)] == [longer, b"next"]
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_close_finishes_a_longer_message_first() -> None:
+    longer = bytes(range(256)) * 2000
+    async with with_raw_peer(client=True) as (transport, peer):
+        before = fill(transport._stream)
+        assert transport.send_now(longer)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.aclose)
+            await peer._take(before)
+            assert (await peer.receive_frame())[1] == longer
+            await peer.send_close(await peer.receive_close())
+
+
 # The end
 
 

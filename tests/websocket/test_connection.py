@@ -42,7 +42,9 @@ def client(request: pytest.FixtureRequest) -> bool:
 @contextmanager
 def small_pieces() -> Iterator[None]:
     """Let short messages be sent like long ones."""
-    with mock.patch.multiple(_connection, FRAGMENT_SIZE=100, PIECE_SIZE=40, UNCOPIED_PIECE_SIZE=60, _MAX_COPIED=20):
+    with mock.patch.multiple(
+        _connection, FRAGMENT_SIZE=100, PIECE_SIZE=40, UNCOPIED_PIECE_SIZE=60, _MAX_COPIED=20, MAX_BEGUN=90
+    ):
         yield
 
 
@@ -178,6 +180,7 @@ EVENTS: dict[str, Callable[[End], object]] = {
     "send last": lambda end: end.connection.send_part(b"part", last=True),
     "send short": lambda end: end.connection.send_short(b"message"),
     "send next": send_next,
+    "begin": lambda end: end.connection.begin(bytes(70)),
     "ping": lambda end: end.connection.ping(),
     "abandon": lambda end: end.connection.abandon(),
     "close": lambda end: end.connection.close(1011, "why"),
@@ -203,6 +206,7 @@ send part   | OPEN B    | OPEN B *   | OPEN C *  | OPEN C    | CLOSING * | CLOSI
 send last   | OPEN B    | OPEN B *   | OPEN C *  | OPEN C    | CLOSING * | CLOSING * | FAILED * | FAILED * | CLOSED *
 send short  | OPEN B    | OPEN B =   | OPEN C =  | OPEN =    | CLOSING * | CLOSING * | FAILED * | FAILED * | CLOSED *
 send next   | OPEN B    | OPEN B =   | OPEN C =  | OPEN =    | CLOSING = | CLOSING = | FAILED = | FAILED = | CLOSED =
+begin       | OPEN B    | OPEN B =   | OPEN C =  | OPEN =    | CLOSING = | CLOSING = | FAILED = | FAILED = | CLOSED =
 ping        | OPEN ?    | OPEN B?    | OPEN ?C   | OPEN ?    | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 abandon     | OPEN      | CLOSED     | OPEN      | OPEN      | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 close       | CLOSING X | CLOSING BX | CLOSING X | CLOSING X | CLOSING   | CLOSED X  | FAILED X | FAILED   | CLOSED
@@ -591,6 +595,13 @@ class Conversation(RuleBasedStateMachine):
             self.ends[end].wire += data[:taken]
             self.under_way[end] += data[:taken]
             connection.keep_unsent(data[taken:])
+
+    @rule(end=ends_, message=messages | st.text(max_size=30))
+    def begin(self, end: int, message: bytes | str) -> None:
+        connection = self.ends[end].connection
+        if connection.begin(message):
+            assert connection.data_to_send() is not None
+            self.sent[end].append(message)
 
     @rule(end=ends_, data=messages, last=st.booleans())
     def send_part(self, end: int, data: bytes, last: bool) -> None:
