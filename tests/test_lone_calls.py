@@ -150,7 +150,7 @@ async def test_other_messages_before_the_reply_are_not_the_reply() -> None:
 
 
 @pytest.mark.anyio
-async def test_calls_that_join_get_their_replies_after_it() -> None:
+async def test_calls_that_join_a_lone_call_get_their_replies_after_its_own() -> None:
     async with steady() as (connection, server), anyio.create_task_group() as tasks:
         calls = [Call(connection) for _ in range(3)]
         tasks.start_soon(calls[0].run)
@@ -316,7 +316,7 @@ async def test_a_bug_that_a_call_meets_ends_the_connection(monkeypatch: pytest.M
 async def test_an_error_that_is_reported_while_the_writer_task_sends_ends_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rayforce_trio._client._exchange.STANDBY", 60.0)  # or the reader task would raise it
+    monkeypatch.setattr("rayforce_trio._client._exchange.STANDBY", 60.0)  # otherwise the reader task would raise it
     async with steady() as (connection, _), anyio.create_task_group() as tasks:
         exchange, sending, taken = connection._exchange, anyio.Event(), anyio.Event()
 
@@ -336,7 +336,7 @@ async def test_an_error_that_is_reported_while_the_writer_task_sends_ends_the_co
 
 
 @pytest.mark.anyio
-async def test_a_call_whose_server_closes_raises_how() -> None:
+async def test_a_call_raises_how_the_server_has_closed_the_connection() -> None:
     async with steady() as (connection, server), anyio.create_task_group() as tasks:
         call = Call(connection)
         tasks.start_soon(call.run)
@@ -454,7 +454,7 @@ async def test_a_close_of_the_server_is_noticed_while_the_reader_task_stands_by(
             await connection.execute("(+ 1 2)")
         assert receiver(connection) is Receiver.NOBODY
         with anyio.fail_after(5):
-            while not connection.closed:  # noqa: ASYNC110 - nobody tells
+            while not connection.closed:  # noqa: ASYNC110 - nothing tells when this changes
                 await anyio.sleep(0.005)
         assert isinstance(connection.closed, errors.ConnectionClosed)
         assert isinstance(await failure_of(connection.execute("1")), errors.ConnectionClosed)
@@ -482,7 +482,7 @@ async def test_a_ping_is_answered_while_a_call_receives_and_while_the_reader_tas
             await connection.execute("(+ 1 2)")
         assert receiver(connection) is Receiver.NOBODY
         with anyio.fail_after(5):
-            while not pongs:  # noqa: ASYNC110 - nobody tells
+            while not pongs:  # noqa: ASYNC110 - nothing tells when this changes
                 await anyio.sleep(0.005)
         assert (await connection.execute("(+ 1 2)")).value == "reply"
     assert pongs == [b"standby", b"call"]

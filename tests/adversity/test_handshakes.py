@@ -53,7 +53,7 @@ async def test_a_peer_that_sends_no_hello_is_disconnected() -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("headers", [{"Sec-WebSocket-Protocol": "rayforce.v1"}, {}], ids=["extended", "baseline"])
 async def test_opening_request_hello_and_queries_in_one_packet_are_served(headers: dict[str, str]) -> None:
-    """The bytes after the HTTP head are not lost between the two parsers, even of a query longer than any hello."""
+    """The bytes after the HTTP head are not lost between the two parsers, even if a query is longer than any hello."""
     long_query = encode(f'(count "{10_000 * "x"}")', MessageType.SYNC)
     async with probed_server() as server:
         peer = server.connect()

@@ -199,7 +199,7 @@ async def failure_of_large_and_small(connection: WSClientConnection) -> None:
 
 
 @pytest.mark.anyio
-async def test_posts_that_the_network_has_not_taken_raise_how_the_connection_ended() -> None:
+async def test_posts_that_the_network_has_not_taken_raise_the_error_that_ended_the_connection() -> None:
     async def script(peer: RawPeer) -> None:
         await peer.receive_some()
         peer.reset()

@@ -692,7 +692,7 @@ async def test_a_cancelled_request_leaves_the_running_one_of_another_connection_
 
 
 def some_work(size: int) -> tuple[str, int]:
-    """Return a query that takes the longer the larger the size is, and its value."""
+    """Return a query, which takes longer for a larger size, and its value."""
     number = next(_numbers)
     return f"(+ {number} (sum (map (fn [x] (sum (til x))) (til {size}))))", number + comb(size, 3)
 
@@ -742,7 +742,7 @@ async def test_two_thousand_races_between_finishing_and_being_cancelled_touch_no
 @pytest.mark.trio
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 async def test_races_among_many_requests_in_flight_touch_no_other_request(count: int) -> None:
-    """On an engine that takes several of each connection. A stop that hits another request raises an error here."""
+    """The engine takes several requests of each connection. A stop that hits another request raises an error here."""
     outcomes = {True: 0, False: 0}
     duration = 0.003
 
@@ -775,7 +775,7 @@ async def test_races_among_many_requests_in_flight_touch_no_other_request(count:
 
 @pytest.mark.trio
 async def test_queries_without_end_that_are_all_in_flight_are_stopped_one_by_one() -> None:
-    """In any order: those that run, and those that wait in the engine. What lies between them has its own values."""
+    """In any order: running ones, and ones that wait in the engine. The queries between them get their own values."""
     values: list[int] = []
 
     async def ask(connection: WSClientConnection, number: int) -> None:

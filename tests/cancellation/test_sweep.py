@@ -132,7 +132,7 @@ async def test_execute_stays_in_step_on_trio(
 @pytest.mark.parametrize("work", ["0", "(sum (til 300000))"], ids=["short", "longer"])
 @pytest.mark.usefixtures("each_engine")
 async def test_execute_leaves_other_calls_in_flight_their_own_values_on_trio(work: str) -> None:
-    """At every step of every task. A read-only engine has several of the requests."""
+    """At every step of every task. A read-only engine takes several of the requests at a time."""
     async with (
         WSServer(port=0, host="127.0.0.1") as server,
         no_leaks(within=5),

@@ -334,7 +334,7 @@ def test_the_first_request_without_a_reply_is_the_one_that_runs() -> None:
     assert session.running_since() == (2.0, 3)
 
 
-def test_what_a_session_is_asked_for_concerns_all_of_them() -> None:
+def test_timed_is_set_on_all_sessions_and_ready_is_that_of_the_first() -> None:
     parallel = Parallel(2)
     parallel.session.timed = True
     assert [fake.timed for fake in parallel.fakes] == [True, True]
@@ -400,7 +400,7 @@ async def test_if_no_session_can_be_opened_there_is_one_request_at_a_time(refuse
 
 @pytest.mark.trio
 @pytest.mark.parametrize("which", [0, 1])
-async def test_the_loss_of_one_session_is_that_of_all(which: int) -> None:
+async def test_the_loss_of_one_session_ends_all_of_them(which: int) -> None:
     class Lost(FakeSession):
         async def run(self) -> None:
             await trio.lowlevel.checkpoint()

@@ -26,7 +26,7 @@ async def test_it_keeps_the_contract_of_engines(native_port: int, name: str) -> 
 
 
 async def flood(connection: WSClientConnection, count: int) -> None:
-    """Ask many queries at the same time, and check their values."""
+    """Send many queries at the same time, and check their values."""
 
     async def ask(number: int) -> None:
         assert (await connection.execute(f"(+ 1 {number})")).value == number + 1

@@ -381,7 +381,7 @@ steps = st.lists(st.sampled_from(["submit", "post", "send", "cancel", "reply", "
 def test_a_request_alone_is_the_same_as_one_that_is_queued_and_sent(
     extended: bool, before: list[str], afterwards: list[str]
 ) -> None:
-    """It is possible exactly if nothing else is under way."""
+    """It is possible if and only if nothing else is under way."""
     shortcut, general = (ClientProtocol(extended=extended) for _ in range(2))
     requests: dict[ClientProtocol, list[ClientRequest]] = {shortcut: [], general: []}
 

@@ -232,7 +232,9 @@ class Rounds(trio.abc.Instrument):
 
 
 @pytest.mark.trio
-async def test_of_many_openings_one_continues_in_each_round_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_one_of_many_openings_continues_in_each_round_of_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """So they do not delay the connections that are open."""
 
     def parse(received: bytes) -> object:

@@ -291,7 +291,7 @@ async def test_what_flush_cannot_send_is_sent_by_run() -> None:
 
 
 async def test_the_rest_of_a_longer_message_is_sent_by_run() -> None:
-    """A message that waits for it, and is cancelled, does not cut it."""
+    """Cancelling a message that waits behind the longer one does not cut that one."""
     longer = bytes(range(256)) * 2000
     async with with_raw_peer(client=True) as (transport, peer):
         before = fill(transport._stream)

@@ -828,7 +828,7 @@ def deliver(
 ways = st.lists(st.booleans(), min_size=1, max_size=8)
 
 
-def test_the_shortcut_returns_short_binary_messages_alone(masked: bool) -> None:
+def test_the_shortcut_returns_only_short_binary_messages(masked: bool) -> None:
     receiver = reader(masked)
     messages = [b"", b"1", bytes(125), bytes(126)]
     receiver.feed(b"".join(frame(message, masked=masked) for message in messages) + frame(b"", PING, masked=masked))
