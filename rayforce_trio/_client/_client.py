@@ -138,8 +138,8 @@ class WSClient:
             ConnectError: no connection could be made to the server's address.
             ConnectionRejected: the server refused the connection.
             HandshakeError: the peer is not a Rayforce WebSocket server, or connecting took longer than 5 seconds.
-                Requests do not wait until a server of the extended protocol has answered the greeting; if its answer
-                is wrong or late, they raise this error.
+                If the server speaks the extended protocol, connecting does not wait for its answer to the greeting: if
+                that answer is wrong or late, requests raise this error instead.
             RayforceWSError: there is no event loop, or one that is not supported; or the nursery cannot run the
                 connection's task.
             RayforceValueError: `nursery` is not a nursery. Raised by `connect` itself.
@@ -166,7 +166,7 @@ class WSClient:
                     await transport.send(HELLO)
                 receive_answer = partial(self._receive_answer, transport, deadline)
                 if transport.subprotocol is not None:
-                    # It is a Rayforce server, so the first request need not wait for its answer.
+                    # The peer is a Rayforce server, so the first request need not wait for the answer.
                     return WSClientConnection(transport, receive_answer)
                 await receive_answer()
                 return WSClientConnection(transport)
@@ -178,10 +178,10 @@ class WSClient:
         raise self._timeout()
 
     async def _receive_answer(self, transport: Transport, deadline: float) -> None:
-        """Receive the server's answer to the greeting until the deadline. A checkpoint; cancelling it loses nothing.
+        """Receive and check the server's answer to the greeting. A checkpoint; if cancelled, no message is lost.
 
         Raises:
-            HandshakeError: the answer is wrong, or there is none in time.
+            HandshakeError: the answer is wrong, or does not arrive before the deadline.
             RayforceWSError: the connection ended.
         """
         with anyio.CancelScope(deadline=deadline):

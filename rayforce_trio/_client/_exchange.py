@@ -69,8 +69,8 @@ class Exchange:
         self._waiters: dict[ClientRequest, Event] = {}  # set when a request is answered, a post is sent, or at the end
         self._resume_reading = self._new_event()  # wakes the reader task that stands by
         self._outgoing = self._new_event()  # set when there may be a message to send
-        self._unsent: Outgoing | None = None  # out of the protocol's hands, but not yet taken by the network
-        self._error: Exception | None = None  # which a call has met; the connection's tasks raise it
+        self._unsent: Outgoing | None = None  # taken from the protocol, but not yet by the network
+        self._error: Exception | None = None  # met by a call; a task of the connection raises it
         self._closing = self._new_event()  # set when `reason` is
         self._closed = self._new_event()  # set when the socket is closed
 
@@ -109,7 +109,7 @@ class Exchange:
         if not self.closed:
             self.check_loop()
 
-    @enable_ki_protection  # an interrupt between two steps could put the connection out of step
+    @enable_ki_protection  # an interrupt between two steps could assign replies to the wrong calls
     async def request(self, frame: bytes) -> Reply:
         """Send a request, whose message type is 1, and return its reply. A checkpoint.
 
@@ -119,7 +119,7 @@ class Exchange:
         Raises:
             RayforceWSError: the connection has ended, or ends before the reply arrives.
         """
-        await self._checkpoint_if_cancelled()  # or it could be sent before the cancellation is noticed
+        await self._checkpoint_if_cancelled()  # otherwise the request could be sent before the cancellation is noticed
         if self.reason is not None:
             raise self._refusal()
         transport, protocol, reading = self._transport, self._protocol, self._reading
@@ -136,7 +136,7 @@ class Exchange:
                 if transport.has_bytes():
                     self._receive_rest()
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
-                if self.reason is None or not isinstance(error, ConnectionClosed):  # else it was interrupted
+                if self.reason is None or not isinstance(error, ConnectionClosed):  # else `close_with` interrupted it
                     self._report(error)
             finally:
                 if reading.call_ended(request.reply is not None and self._error is None):
@@ -166,21 +166,21 @@ class Exchange:
     # The tasks of callers. Between these awaits, everything is synchronous.
 
     def _receive_rest(self) -> None:
-        """Receive the messages that have arrived behind a reply, or one could be taken for the reply to a new request.
+        """Receive the messages that have arrived behind a reply. Otherwise the next call could take one for its reply.
 
-        Raises as `Transport.receive` and `ClientProtocol.receive`; the latter if there is a reply too many.
+        Raises as `Transport.receive` and `ClientProtocol.receive`, for example if there is one reply too many.
         """
         while not self._protocol.pending and (message := self._transport.receive_nowait()) is not None:
             self._protocol.receive(message)
 
     def _hand_over(self, request: ClientRequest) -> None:
-        """Have the reader task receive after a call that has received, and cancel its request if it is unanswered."""
+        """Let the reader task receive again after a call, and cancel the request of the call if it is unanswered."""
         self._protocol.cancel(request)
         self._resume_reading.set()
         self._outgoing.set()
 
     async def _finish(self, request: ClientRequest) -> None:
-        """Wait until a request is answered, or a post is sent. A checkpoint. If cancelled, as the callers.
+        """Wait until a request is answered, or a post is sent. A checkpoint; if cancelled, as `request` and `post`.
 
         Raises:
             RayforceWSError: the connection ends before that.
@@ -216,7 +216,7 @@ class Exchange:
                     break
                 self._sent(outgoing)
         except RayforceWSError as error:
-            self._report(error)  # the writer raises it: it may concern another call's message
+            self._report(error)  # the writer task raises it: it may concern another call's message
             self._outgoing.set()
 
     def _report(self, error: Exception) -> None:
@@ -292,7 +292,7 @@ class Exchange:
         """Wait until the reader task is to receive. A checkpoint. If cancelled, nothing has changed.
 
         Raises:
-            Exception: a call has met the error while it was receiving.
+            Exception: the error that a call has met while it received.
         """
         self._resume_reading = self._new_event()
         while self._reading.receiver is not _READER:

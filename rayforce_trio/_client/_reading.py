@@ -1,26 +1,30 @@
 """Decide which task receives the messages of a connection, without I/O.
 
 The reader task receives them and wakes the calls that wait for replies. While a program sends one request after the
-other, each call receives its own reply instead: that saves a switch between two tasks for each request. The reader task
-stands by meanwhile. It receives again when a call is not alone, when a call fails, and when no call has received for
+other, each call receives its own reply instead: that saves a switch between two tasks for each request. Meanwhile the
+reader task stands by. It receives again when a second call joins, when a call fails, and when no call has received for
 `STANDBY` seconds, so that pings and a close of the server are noticed.
 
     event             READER                        NOBODY                      CALL
-    call_joined       no call is alone              READER                      READER when the call ends
-    reply_delivered   NOBODY if the last such       -                           -
-                      reply was a moment ago
+    call_joined       stays; the last lone reply    READER                      READER when the call ends
+                      is forgotten
+    reply_delivered   NOBODY if the lone reply      -                           -
+                      before it was at most
+                      `STANDBY` seconds ago
     call_started      -                             CALL                        -
     call_ended        -                             -                           NOBODY; READER if the call has failed,
                                                                                 or another one has joined
     standby_elapsed   -                             READER, unless a call has   -
                                                     received in that time
+
+A lone reply is one that the reader task delivers when no other reply is due or has arrived.
 """
 
 import math
 from enum import Enum, auto
 
 STANDBY = 0.02
-"""How long the reader task stands by while no call receives, in seconds. At most twice this time passes in that way."""
+"""How long the reader task stands by while no call receives, in seconds. It may be up to twice this time."""
 
 
 class Receiver(Enum):
@@ -44,17 +48,17 @@ class Reading:
         receiver: who receives at present.
     """
 
-    __slots__ = ("_alone_at", "_joined", "_used", "receiver")
+    __slots__ = ("_joined", "_lone_reply_at", "_used", "receiver")
 
     def __init__(self) -> None:
         self.receiver = _READER
-        self._alone_at = -math.inf  # when a call that was alone got its reply from the reader task
-        self._used = False  # a call has received since `standby_elapsed`
+        self._lone_reply_at = -math.inf  # the time of the last lone reply
+        self._used = False  # a call has received since the last `standby_elapsed`
         self._joined = False  # another call has joined the one that receives
 
     def call_joined(self) -> bool:
-        """Handle a request that is sent while others are unanswered."""
-        self._alone_at = -math.inf
+        """Handle a message that is submitted while others are unsent or unanswered."""
+        self._lone_reply_at = -math.inf
         self._joined = True
         if self.receiver is not _NOBODY:
             return False
@@ -62,18 +66,18 @@ class Reading:
         return True
 
     def reply_delivered(self, now: float) -> None:
-        """Handle a reply that the reader task has received, after which no other is due or has arrived.
+        """Handle a lone reply.
 
         Args:
-            now: the time in seconds.
+            now: the current time in seconds, on any clock.
         """
-        if now - self._alone_at <= STANDBY:
+        if now - self._lone_reply_at <= STANDBY:
             self.receiver = _NOBODY
             self._used = True  # the call that got the reply
-        self._alone_at = now
+        self._lone_reply_at = now
 
     def call_started(self) -> None:
-        """Handle a call that is going to receive its reply; allowed while nobody receives."""
+        """Handle the start of a call that receives its own reply. Allowed only while nobody receives."""
         assert self.receiver is _NOBODY
         self.receiver = _CALL
         self._used = True
@@ -89,11 +93,11 @@ class Reading:
             self.receiver = _NOBODY
             return False
         self.receiver = _READER
-        self._alone_at = -math.inf
+        self._lone_reply_at = -math.inf
         return True
 
     def standby_elapsed(self) -> None:
-        """Handle the end of `STANDBY` seconds in which the reader task has waited."""
+        """Handle the end of a period of `STANDBY` seconds in which the reader task stood by."""
         if self.receiver is not _NOBODY:
             return
         if not self._used:
