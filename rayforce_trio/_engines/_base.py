@@ -109,10 +109,10 @@ class Session(ABC):
         return False
 
     def start_ahead(self, frame: Frame) -> int:  # noqa: ARG002 - for subclasses
-        """Start a request while the one before it is in flight, if the engine evaluates several. No checkpoint.
+        """Start a request while the one before it is in flight, if the engine takes several at a time. No checkpoint.
 
-        Call `take_reply` when it is the turn of this request, and if there is no reply yet, `start`. If requests were
-        started ahead, the next request must be the first of them.
+        When it is the turn of this request, call `take_reply`, and if that returns `None`, `start`. While there are
+        requests that were started ahead, the next request must be the first of them.
 
         Args:
             frame: as for `request`.
@@ -123,15 +123,15 @@ class Session(ABC):
         return 0
 
     def take_reply(self) -> Reply | None:
-        """Return the reply to the request that was started ahead and has its turn now, if it has come. No checkpoint.
+        """Return the reply to the first request that was started ahead, or `None` if there is none yet. No checkpoint.
 
-        The reply is like that of `request`, also if it is incomplete.
+        Call this when it is the turn of that request. As with `request`, the reply may be incomplete: see `unread`.
         """
-        raise NotImplementedError("this session starts no requests ahead")
+        raise NotImplementedError("this session does not start requests ahead")
 
     def cancel_ahead(self, ticket: int) -> None:
-        """Like `cancel`, for the request that has this ticket. It may have its turn by now."""
-        raise NotImplementedError("this session starts no requests ahead")
+        """Like `cancel`, for the request with this ticket. Its turn may have come by now."""
+        raise NotImplementedError("this session does not start requests ahead")
 
     def abandon_ahead(self) -> None:  # noqa: B027 - nothing by default
         """Have the engine stop all requests that were started ahead and have not had their turn. No checkpoint."""
@@ -144,11 +144,11 @@ class Session(ABC):
         """
 
     def running_since(self) -> tuple[float, int] | None:
-        """Estimate since when the engine has been evaluating the request or post in flight, on trio's clock.
+        """Estimate since when the engine has been evaluating a request or post in flight, on trio's clock.
 
         Returns:
-            The time, and the ticket of the request, or 0 if it has its turn. `None` if nothing is in flight, if the
-            reply has begun, if the request was stopped already, or if the engine cannot be stopped.
+            The time, and the ticket of the request, or 0 if it is the request's turn. `None` if nothing is in flight,
+            if the reply has begun, if the request was stopped already, or if the engine cannot be stopped.
         """
         return None
 

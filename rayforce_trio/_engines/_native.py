@@ -28,7 +28,7 @@ MAX_IN_FLIGHT = 8
 """The highest `in_flight` of an engine, and that of a read-only `NativeProcess`."""
 
 MAX_CONNECTIONS = 128
-"""How many connections to one engine there may be when one more is opened for a client that has one already."""
+"""With this many connections to one engine, no further ones are opened for clients that have one already."""
 
 
 class NativeEngine(Engine):
@@ -43,8 +43,8 @@ class NativeEngine(Engine):
         user: the user name, if the native server requires credentials (`-u`, `-U`).
         password: the password.
         in_flight: how many requests of one client the engine receives at a time, 1-8, each on a connection of its own.
-            More than one makes a client faster that does not wait for each reply. But the engine may evaluate them in
-            another order, so allow it only if clients cannot write.
+            With more than one, a client that does not wait for each reply is faster. But the engine may evaluate the
+            requests in a different order, so allow this only if clients cannot write.
 
     Raises:
         RayforceValueError: an argument is out of range.
@@ -90,7 +90,7 @@ class NativeEngine(Engine):
         return ParallelSession(session, self._open_another_session, self.in_flight)
 
     async def wait_until_ready(self) -> None:
-        """Wait until the server has accepted a session. A checkpoint; no session is left open, also if cancelled.
+        """Wait until the server has accepted a session. A checkpoint; even if cancelled, no session is left open.
 
         Raises:
             EngineError: as for `open_session`.

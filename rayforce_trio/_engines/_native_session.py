@@ -250,7 +250,7 @@ class NativeSession(Session):
         """
         exchange, stream = self._exchange, self._stream
         try:
-            await self._handle_chunks()  # that arrived with the handshake, or before this was run again
+            await self._handle_chunks()  # those that arrived with the handshake, or in an earlier `run`
             while True:
                 data = await (self._receive_rest() if exchange.within_frame else stream.receive_some())
                 if not data:

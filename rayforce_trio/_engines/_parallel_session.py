@@ -13,12 +13,12 @@ from ..errors import EngineError
 from ._base import Session
 
 _SHORT_REPLIES = 8
-"""How many replies must be short after a long one until requests are started ahead again.
+"""How many replies in a row must be short after a long one before requests are started ahead again.
 
-Several long replies at a time would need memory, and they are no faster than one after the other.
+Several long replies at a time would need more memory, and would be no faster than one after the other.
 """
 
-_SUBSCRIPTIONS, _CONNECTIONS = b".mc.", b".ipc."  # functions whose effect or result depends on the connection
+_SUBSCRIPTIONS, _CONNECTIONS = b".mc.", b".ipc."  # the effects or results of these functions depend on the connection
 
 
 class MemberState(enum.Enum):
@@ -40,7 +40,7 @@ class MemberState(enum.Enum):
     """It evaluates a request whose reply nobody wants, or has the rest of the reply."""
 
 
-# To look up a member in its enum takes long in Python 3.11.
+# On Python 3.11, looking up a member in its enum takes ten times as long as looking up a global name.
 _IDLE, _CURRENT, _AHEAD, _REPLIED, _ABANDONED = MemberState
 
 
@@ -54,15 +54,15 @@ class _Member:
         self.ticket = ticket
         self.on_reply = partial(on_reply, self)
         self.state = _IDLE
-        self.answer: Callable[[Reply], None] | None = None  # of the request whose turn it is
+        self.answer: Callable[[Reply], None] | None = None  # takes the reply to the request whose turn it is
         self.reply: Reply | None = None  # while the state is REPLIED
 
 
 class ParallelSession(Session):
-    """A session over several sessions with one engine, whose requests do not depend on each other.
+    """A session that spreads independent requests over several sessions with one engine.
 
-    Each of the sessions has one request in flight, so a stop cannot hit another request. A request that was not started
-    ahead is evaluated by the first session if that is idle: this is always so unless requests were abandoned.
+    Each of these sessions has one request in flight, so a stop cannot hit another request. The first session evaluates
+    the requests that are not started ahead. Only if requests were abandoned can it be busy; then an idle one does.
 
     Args:
         first: the first session. The others are opened when they are needed.
@@ -158,7 +158,7 @@ class ParallelSession(Session):
         if member.state is _IDLE:
             self._idle.remove(member)
         else:
-            member = self._idle.pop()  # `start_ahead` leaves one
+            member = self._idle.pop()  # there is one, because `start_ahead` leaves one
         self._current = member
         member.state = _CURRENT
         return member
@@ -201,7 +201,7 @@ class ParallelSession(Session):
                 self._finish(member)
         self._ahead.clear()
 
-    # Both
+    # In both cases
 
     def running_since(self) -> tuple[float, int] | None:
         """Return the estimate for the request that was sent first, since the engine most likely evaluates that one.
@@ -227,11 +227,11 @@ class ParallelSession(Session):
                 nursery.start_soon(member.session.aclose)
 
     def _add(self, session: Session) -> None:
-        member = _Member(session, len(self._members) + 1, self._take_reply)
+        member = _Member(session, len(self._members) + 1, self._reply_arrived)
         self._members.append(member)
         self._finish(member)
 
-    def _take_reply(self, member: _Member, reply: Reply) -> None:
+    def _reply_arrived(self, member: _Member, reply: Reply) -> None:
         """Take the reply to a request that a session has started. Called by the task of that session."""
         self._note_length(member)
         if member.state is _CURRENT:

@@ -112,9 +112,9 @@ class ClientProtocol:
         return request
 
     def submit_alone(self, frame: bytes) -> ClientRequest | None:
-        """Return a request that counts as sent, so send `frame` now. `None` if something is queued or unanswered.
+        """Submit a request that counts as sent, so send `frame` now; `None` if something is queued or unanswered.
 
-        The result is that of `submit` and `next_outgoing`.
+        The effect is that of `submit` and `next_outgoing`.
         """
         if self._unanswered or self._queued or self._controls:
             return None
@@ -183,10 +183,8 @@ class ClientProtocol:
         if isinstance(message, str):
             return self._receive_control(message)
         size = len(message) - HEADER_SIZE
-        if size < 1 or COARSE_HEADER.unpack_from(message) != (
-            RESPONSE,
-            size,
-        ):  # else it is a response without flags
+        # Most messages are responses without flags. They need no further check.
+        if size < 1 or COARSE_HEADER.unpack_from(message) != (RESPONSE, size):
             header = parse_frame(message)
             if self._extended and header.message_type is _ASYNC:
                 return None  # a push, to which this client cannot have subscribed

@@ -35,7 +35,7 @@ SIZED = struct.Struct("<BBq")  # type code, attributes, and the length of a stri
 _QUERY = struct.Struct("<4sBBBBqBBq")  # the header, and the beginning of a string
 
 COARSE_HEADER = struct.Struct("<8sq")
-"""A header as two fields: all that precedes the size of the payload, and the size. It is compared in one step."""
+"""A header as two fields, to compare it in one step: all that precedes the size of the payload, and the size."""
 
 RESPONSE = _MAGIC + bytes([WIRE_VERSION, 0, 0, 2])
 """The beginning of the header of a response without flags. The size of the payload follows."""

@@ -192,8 +192,8 @@ class RequestPipeline:
     def is_plain(self, message: Frame | str) -> TypeGuard[bytes]:
         """Return whether a message is a valid request without flags, and nothing has to be done before it.
 
-        The I/O code may then evaluate the request and send its value without `receive`, and report this by
-        `answered_at_once`. If it cannot do that without waiting, it calls `receive`.
+        The I/O code may then evaluate the request and send its value without `receive`, and report this with
+        `answered_at_once`. If it cannot send the value without waiting, it calls `receive`.
         """
         if self.current is not None or self.state is not _SERVING or type(message) is not bytes:
             return False
@@ -240,7 +240,7 @@ class RequestPipeline:
         return None
 
     def started_ahead(self, ticket: int) -> None:
-        """Report that the engine's session has started the request `next_ahead`, and gave it this ticket."""
+        """Report that the engine's session has started the request that `next_ahead` returns, with this ticket."""
         request = self.next_ahead()
         if request is None:
             raise ValueError("no request can be started ahead")
@@ -312,7 +312,7 @@ class RequestPipeline:
         if not ticket:
             return self._stop_running(Outcome.TIMED_OUT)
         for request in (self.current, *self._queue):
-            # `current` may have the same ticket, if its answer is being sent.
+            # `current` may have the same ticket while its answer is being sent.
             if request is not None and request.ticket == ticket and request.state is RequestState.RUNNING:
                 return self._stop_request(request, Outcome.TIMED_OUT)
         return Action.NOTHING

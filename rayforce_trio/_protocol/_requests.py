@@ -13,7 +13,7 @@ class RequestState(enum.Enum):
     QUEUED = enum.auto()
     """It waits for the requests before it, or is the next one to start."""
     RUNNING = enum.auto()
-    """The engine evaluates it. Its turn to be answered may not have come: then it was started ahead."""
+    """The engine evaluates it. If it was started ahead, its turn to be answered may not have come yet."""
     STREAMING = enum.auto()
     """Its answer is being sent, as a whole or in parts."""
     DONE = enum.auto()

@@ -1,8 +1,8 @@
 """One connection of the server: the I/O around a `RequestPipeline`.
 
 The reader task reports messages to the pipeline, and performs the actions that need no waiting: a small request is
-answered without a task switch, which takes longer than its evaluation. The task of the engine session does so with
-replies. The worker task performs all other actions.
+answered without a task switch, which takes longer than its evaluation. The task of the engine session does the
+same when a reply arrives. The worker task performs all other actions.
 """
 
 import copy
@@ -44,7 +44,10 @@ _STEPS_AT_ONCE = 2
 """How many actions are performed without a checkpoint: a start and an answer, or an answer and the next start."""
 
 _AHEAD_AT_ONCE = 8
-"""How many requests ahead these actions are also performed for. Many refused ones may be among them."""
+"""The largest number of requests ahead for which these actions are also performed.
+
+Without this limit they could take long, because any number of refused requests may count as ahead.
+"""
 
 # The members that every request meets. To look one up in its enum takes long in Python 3.11.
 _NOTHING, _START, _SEND, _NO_REASON = Action.NOTHING, Action.START, Action.SEND, Outcome.NONE
@@ -110,7 +113,7 @@ class WSServerConnection:
         self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
         self._not_full: trio.Event | None = None  # wakes the reader task while the pipeline is full
-        self._worker_wait = trio.CancelScope()  # around its wait; its deadline is the time to flush
+        self._worker_wait = trio.CancelScope()  # around the worker's wait; its deadline is the time to flush
         self._engine_wait = trio.CancelScope()  # around the worker's wait for the engine
         self._grace = trio.CancelScope()  # its deadline is the end of the time to drain
         self._scope = trio.CancelScope()  # its deadline is the end of the connection
@@ -333,7 +336,7 @@ class WSServerConnection:
 
     def _advance(self, send: Send) -> None:
         """Perform the due actions that need no waiting; wake the worker for the others. No checkpoint."""
-        # Replies that have come before their turn are answered with the one whose turn it is.
+        # Replies that arrived before their turn are sent together with the one whose turn it is.
         steps = _STEPS_AT_ONCE * (min(self._pipeline.ahead, _AHEAD_AT_ONCE) + 1)
         while self._pipeline.due is not _NOTHING:
             if not steps or not self._perform_at_once(send):

@@ -163,7 +163,7 @@ class ConnectionHandler:
             log.not_opened(str(error))
         except trio.Cancelled:
             if opened.transport is not None:
-                await aclose_shielded(opened.transport)  # the client may use the connection already
+                await aclose_shielded(opened.transport)  # the client may be using the connection already
             raise
         finally:
             if opened.transport is not None:

@@ -77,7 +77,7 @@ class ConnectionLimits:
     async def opening(self, address: str) -> AsyncIterator[Refusal | None]:
         """Count a connection as opening until the block ends. Yields its refusal, or `None`.
 
-        If too many connections are opening, it waits up to `OPENING_WAIT_TIMEOUT`: a burst of connections normally
+        If too many connections are opening, this waits up to `OPENING_WAIT_TIMEOUT`: a burst of connections normally
         opens within that second. A checkpoint only in that case. If cancelled, the connection no longer counts.
         """
         held: list[trio.Semaphore] = []
