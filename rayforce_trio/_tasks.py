@@ -49,7 +49,7 @@ def in_trio() -> bool:
 
 def running_loop() -> EventLoop | None:
     """Return the event loop that runs the calling code, or `None` outside of event loops."""
-    if sniffio.thread_local.name == "trio":  # `in_trio`, without a call: every call of a connection comes here
+    if sniffio.thread_local.name == "trio":  # `in_trio` without a function call: every request needs this
         return trio.lowlevel.current_trio_token()
     try:
         return asyncio.get_running_loop()
@@ -205,8 +205,9 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
     A checkpoint. If cancelled, all functions are cancelled, and have ended when the cancellation is raised.
 
     Args:
-        functions: on trio, the first one runs in the caller's task, and every other one in a task of its own. A task is
-            resumed through all of its calls, so a function that is resumed often should not be the first.
+        functions: on trio, the first one runs in the caller's task, and every other one in a task of its own.
+            To resume a task, trio goes through all the calls that it is in, so a function that is resumed often should
+            not be the first.
 
     Raises:
         Exception: a single exception, never a group: the first one that is not a `RayforceWSError`, since it is a bug
@@ -231,7 +232,7 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
 async def _race_on_trio(functions: Sequence[Callable[[], Awaitable[None]]], errors: list[Exception]) -> None:
     """Do what `race` does, and collect the exceptions. A checkpoint; if cancelled, as `race`.
 
-    The first function runs in the caller's own task: another task, and anyio's task group, would take twice the time.
+    The first function runs in the caller's task: one more task, and anyio's task group, would double the time.
     """
 
     @trio.lowlevel.enable_ki_protection  # trio raises KeyboardInterrupt at the checkpoints of its main task only

@@ -367,7 +367,7 @@ async def test_bytes_that_arrive_as_the_task_is_cancelled_are_kept(into_buffer: 
         await asyncio.sleep(0)
         assert one.send_nowait(b"kept") == 4
         task.cancel()
-        other._wake_reader()  # the event loop calls this in the moment before the task ends
+        other._on_readable()  # the event loop calls this in the moment before the task ends
         with pytest.raises(asyncio.CancelledError):
             await task
         assert buffer == bytes(10)
@@ -385,7 +385,7 @@ async def test_an_error_that_arrives_as_the_task_is_cancelled_is_kept() -> None:
         await asyncio.sleep(0)
         reset(one)
         task.cancel()
-        other._wake_reader()
+        other._on_readable()
         with pytest.raises(asyncio.CancelledError):
             await task
         with assert_checkpoint(), pytest.raises(BrokenResourceError) as caught:

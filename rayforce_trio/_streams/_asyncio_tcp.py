@@ -57,12 +57,12 @@ class AsyncioTcpStream(TcpStream):
         return self._readable
 
     def _watch(self) -> None:
-        """Have the event loop call `_wake_reader` whenever the socket is readable.
+        """Have the event loop call `_on_readable` whenever the socket is readable.
 
         uvloop stops watching a socket with an error after one more call, even if there were bytes to receive before the
         error. It drops the callback then, which the weak reference tells, and it must be told to forget the socket.
         """
-        callback = self._wake_reader
+        callback = self._on_readable
         try:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.add_reader(self._socket.fileno(), callback)
@@ -75,14 +75,14 @@ class AsyncioTcpStream(TcpStream):
         if not self.closed and not self._loop.is_closed():
             self._loop.remove_reader(self._socket.fileno())
 
-    def _wake_reader(self) -> None:
+    def _on_readable(self) -> None:
         """Resume the task that waits. If no task waits, stop watching: the bytes stay with the system."""
         if not self._readable.wake():
             self._stop_watching()
 
     def wake_reader(self) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon(self._readable.wake)  # at once, the task would run within the caller
+            self._loop.call_soon(self._readable.wake)  # called directly, it would run the task within the caller
 
     def close(self) -> None:
         if self.closed:
@@ -108,7 +108,7 @@ class Waiter:
     them.
     """
 
-    _asyncio_future_blocking = False  # `asyncio.Task` tells by it whether its task awaits this object
+    _asyncio_future_blocking = False  # how `asyncio.Task` recognizes that its coroutine awaits this object
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.waiting = False
@@ -119,7 +119,7 @@ class Waiter:
         self._error: BaseException | None = None
 
     def __await__(self) -> Generator["Waiter", None, None]:
-        """Wait for `wake`. If cancelled, nothing has changed.
+        """Wait for `wake`. A checkpoint; if cancelled, nothing has changed.
 
         Raises:
             ClosedResourceError: the task belongs to another event loop, or `fail` was called with this error.
@@ -135,7 +135,8 @@ class Waiter:
     def wake(self) -> bool:
         """Resume the task that waits; return whether there was one.
 
-        The task runs before this returns, unless another task calls this: a task cannot run within another.
+        On asyncio's own event loop, the task runs before this returns, unless another task calls this: a task cannot
+        run within another.
         """
         resume, context = self._resume, self._context
         if resume is None or context is None:

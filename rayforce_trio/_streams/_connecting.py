@@ -72,7 +72,7 @@ async def _connect_to_one(address: Any) -> TcpStream:
                 raise OSError(number, os.strerror(number))
     except Exception:
         stream.close()
-        await anyio.lowlevel.checkpoint()  # the system may have refused at once: there may be no route
+        await anyio.lowlevel.checkpoint()  # without a route, the system refuses without waiting
         raise
     except BaseException:
         stream.close()
@@ -100,7 +100,7 @@ def _set_options(sock: socket.socket) -> None:
 async def _connect_asyncio(host: str, port: int) -> socket.socket:
     """Return a socket connected to a host name. A checkpoint; if cancelled, no socket is left open.
 
-    If cancelled while the name is being resolved, the thread that does it is abandoned.
+    If cancelled while the name is being resolved, the thread that resolves it is abandoned.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -115,7 +115,7 @@ async def _connect_asyncio(host: str, port: int) -> socket.socket:
 
 
 def _ip_address(host: str, port: int) -> list[Any]:
-    """Return an IP address in the form of `socket.getaddrinfo`, or nothing for a host name."""
+    """Return an IP address in the form of `socket.getaddrinfo`, or an empty list for a host name."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):  # a host name, which takes a thread to resolve

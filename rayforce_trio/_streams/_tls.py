@@ -246,7 +246,7 @@ class TlsStream(ByteStream):
             await self._stream.wait_writable()
 
     def _take_encrypted(self) -> bool:
-        """Give TLS more encrypted bytes; return whether there were some, or their end."""
+        """Give TLS more encrypted bytes; return whether there were any, or the stream has ended."""
         if not self._received:
             data = self._stream.receive_nowait(READ_SIZE)
             if data is None:

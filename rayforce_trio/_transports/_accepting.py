@@ -134,8 +134,8 @@ class AcceptOptions:
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: a peer that takes nothing for this many seconds has its connection closed.
-        turns: taken by each opening that has received something. So one of them continues in each round of the event
-            loop, and many of them do not delay the connections that are open.
+        turns: held by an opening while it parses what it has received. So one opening continues in each round of the
+            event loop, and many openings do not delay the open connections.
     """
 
     subprotocols: Sequence[str]
@@ -305,7 +305,7 @@ async def _refuse_bad_request(stream: ByteStream, status: int, reason: str, head
 
 
 async def _handshake(request: UpgradeRequest, subprotocol: str | None, max_message_size: int) -> bytes:
-    """Have trio-websocket accept the request, and return the head that it sends. A checkpoint; may be cancelled."""
+    """Have trio-websocket accept the request, and return its response. A checkpoint; if cancelled, nothing was sent."""
 
     async def receive_head() -> bytes:
         return normalized_request(request)

@@ -66,7 +66,7 @@ class Transport(ABC):
     def receive_nowait(self) -> Frame | str | None:
         """Return the next message that has arrived. No checkpoint: the caller yields often enough.
 
-        `None` if no message has been read from the network, or if a control frame is before it: then call `receive`.
+        `None` if no message has been read from the network, or if a control frame comes first: then call `receive`.
         Raises the same errors as `receive`.
         """
 
@@ -100,9 +100,10 @@ class Transport(ABC):
         return False
 
     def send_now(self, message: Frame | LazyFrame | str) -> bool:
-        """Send a short message, like `send_nowait` and `flush` in one step. No checkpoint.
+        """Send a message at once, like `send_nowait` and `flush` in one step. No checkpoint.
 
-        `run` sends what the network does not take at once. If this returns False, call `send` instead.
+        The message may be longer than one to buffer, if the transport supports that. `run` sends what the network does
+        not take at once. If this returns False, call `send` instead.
 
         Raises the same errors as `send`.
         """
@@ -190,7 +191,7 @@ def close_code(error: RayforceWSError) -> int | None:
             return CloseCode.MESSAGE_TOO_BIG
         case ProtocolError(code=code) | ConnectionClosed(code=code):
             return code
-        case ConnectionLost() | HandshakeError():  # a peer without the handshake may not be one of this protocol
+        case ConnectionLost() | HandshakeError():  # without the handshake, the peer may not speak this protocol
             return None
     return CloseCode.INTERNAL_ERROR
 

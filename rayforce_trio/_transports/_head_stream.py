@@ -1,7 +1,7 @@
-"""How trio-websocket does the opening handshake: without a peer's bytes, and without a task of its own.
+"""How trio-websocket does the opening handshake: it never sees the peer's bytes, and has no task of its own.
 
 It receives one HTTP head, which this package has parsed and reduced to what trio-websocket needs, and sends one. It
-reads in a reader task, for which it wants a nursery. To start this task and to end it takes half of the time of the
+reads in a reader task, for which it needs a nursery. Starting and ending that task would take half of the time of the
 handshake. So the task that opens the connection runs the function of the reader task itself, until the head is read.
 """
 
@@ -45,7 +45,7 @@ class HeadStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002 - a head is returned whole
         """Return the head on the first call, and raise `HeadRead` on the second one.
 
-        As `receive_head`: whether it is a checkpoint, and what holds if it is cancelled.
+        The first call is a checkpoint if `receive_head` is one; if cancelled, as `receive_head`. The second one is not.
         """
         if self._head_received:
             raise HeadRead
@@ -60,7 +60,7 @@ class ServerNursery:
     """Takes the place of a nursery in a server: runs the reader task in `start_soon`, since the head is there."""
 
     def start_soon(self, reader: ReaderTask) -> None:
-        """Run the reader task up to its first checkpoint, which is its last one if it accepts the head.
+        """Run the reader task up to its first checkpoint. If it accepts the head, it has nothing more to do then.
 
         Raises:
             RuntimeError: the reader task did not accept the head, and would have sent an error.
@@ -74,7 +74,7 @@ class ServerNursery:
 class ClientNursery:
     """Takes the place of a nursery in a client: raises `ReaderStarted`, and the caller runs the reader task.
 
-    The caller is not needed any more when it starts the reader task: it only waits for it.
+    trio-websocket's function that starts the reader task is not needed any more: it would only wait for that task.
     """
 
     def start_soon(self, reader: ReaderTask) -> None:

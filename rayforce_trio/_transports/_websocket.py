@@ -97,7 +97,7 @@ class WebSocketTransport(Transport):
         self._flush_due = self._new_event()
         self._closed = self._new_event()  # the stream is being closed
         self._close_lock = anyio.Lock()
-        self._close_reads = False  # `aclose` reads, or will, until the peer's close frame; no other task may
+        self._close_reads = False  # `aclose` reads until the peer's close frame, now or soon; no other task may
 
     @property
     def max_message_size(self) -> int:
@@ -251,7 +251,7 @@ class WebSocketTransport(Transport):
     def _send_medium_now(self, message: Frame | LazyFrame | str) -> bool:
         """Send a message of medium length; `run` sends what the network does not take. If False, nothing was done.
 
-        A switch to another task for each piece would take longer than the rest.
+        A switch to another task for each piece would take longer than everything else.
         """
         connection = self._connection
         if self._write_lock.locked() or not connection.begin(message):

@@ -8,6 +8,8 @@ when: it answers pings, finishes a frame before it begins another one, and perfo
     send_short
     pack_next               frame is returned    None                        None                None
                             if none is before
+    begin                   message is queued    False                       False               False
+                            if none is before
     ping, or a ping         ping or pong is      ignored                     ignored             ignored
     arrives                 queued
     close                   CLOSING, close       a close frame is queued     as in CLOSING       ignored
@@ -57,17 +59,17 @@ FRAGMENT_SIZE = 8 * 1024 * 1024
 PIECE_SIZE = 112 * 1024
 """A long frame that is masked, or produced while it is sent, is sent in pieces of this many bytes.
 
-glibc gets memory of 128 KiB and more from the system, and returns it at once, which takes longer than everything else.
+glibc gets blocks of 128 KiB and more from the system, and returns them at once. That takes longer than everything else.
 """
 
 UNCOPIED_PIECE_SIZE = 256 * 1024
-"""A long frame that is in memory as it is sent is sent in pieces of this many bytes."""
+"""A long frame that is sent straight from memory, without a mask, is sent in pieces of this many bytes."""
 
 MAX_BUFFERED = 64 * 1024
 """Short messages and pongs are buffered up to about this many bytes."""
 
 MAX_BEGUN = 1024 * 1024
-"""Messages of up to this many bytes are sent in one step if the network takes them. They fit into a fragment."""
+"""`begin` accepts messages of up to this many bytes. They fit into one fragment."""
 
 MAX_PONGS = 64
 """If more pings than this wait for a pong, only the latest are answered (section 5.5.3)."""
@@ -124,7 +126,8 @@ class WebSocketConnection:
     much the network took with `bytes_sent`. At most one message may be under way at a time.
 
     There are two shortcuts for short messages: `next_short_message` returns one without `next_event`, and `pack_next`
-    packs one without the queue. If they return `None`, use the general methods.
+    packs one without the queue. If they return `None`, use the general methods. `begin` is for longer messages that are
+    sent without waiting.
 
     In the state FAILED, end the sending side of the network connection when there is nothing more to send, and then
     read until the peer ends its own.
@@ -283,8 +286,8 @@ class WebSocketConnection:
     def begin(self, message: Payload | str) -> bool:
         """Queue a binary message that fits into a frame, to be sent at once, if nothing has to be sent before it.
 
-        If this returns False, nothing has happened. Otherwise send what `data_to_send` returns right after this: it
-        begins the frame, so that a close does not cut it.
+        If this returns False, nothing has happened. Otherwise call `data_to_send` next, and send what it returns: that
+        call begins the frame, so that a close does not cut it.
         """
         if type(message) is not bytes or len(message) > MAX_BEGUN or not self._can_begin():
             return False

@@ -31,8 +31,8 @@ LENGTH_64 = 127
 HEADERS = {LENGTH_64: struct.Struct("!BBQ"), LENGTH_16: struct.Struct("!BBH")}
 """The layout of a header with a long payload length, by the value of its 7-bit length."""
 
-_keys: list[bytes] = []  # masking keys that were not used yet
-_KEYS_AT_ONCE = 256  # a call of the system for each key would take longer than everything else
+_keys: list[bytes] = []  # unused masking keys
+_KEYS_AT_ONCE = 256  # a system call for each key would take longer than everything else
 
 # The codes that a close frame may carry: section 7.4, and those that IANA registered later.
 _CLOSE_CODES = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
@@ -198,7 +198,7 @@ def new_key() -> bytes:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_keys.clear)  # or both processes would use the same keys
+    os.register_at_fork(after_in_child=_keys.clear)  # otherwise both processes would use the same keys
 
 
 def truncate_reason(reason: str) -> str:

@@ -73,7 +73,7 @@ class FrameReader:
         self.expected_size = expected_size
         self._masked = masked
         self._short_header_size = 2 + (_KEY_SIZE if masked else 0)
-        self._least_second_byte = MASKED if masked else 0
+        self._mask_bit = MASKED if masked else 0
         self._data = b""
         self._at = 0  # the position in _data up to which it has been read
         self._ended = False
@@ -120,7 +120,7 @@ class FrameReader:
         start = at + self._short_header_size
         if len(data) < start or data[at] != _WHOLE_BINARY or self._message is not None:
             return None
-        size = data[at + 1] - self._least_second_byte
+        size = data[at + 1] - self._mask_bit
         end = start + size
         if not 0 <= size < LENGTH_16 or len(data) < end or size > self.max_message_size:
             return None
