@@ -25,7 +25,7 @@ LONG = '(map (fn [x] "0123456789") (til 60000))'  # its reply is sent in slices
 
 @dataclass
 class Network:
-    """What the network does with the answers, judged by their sizes: it takes them at once, later, or it breaks."""
+    """What the network does with an answer of a given size: it takes it at once, takes it later, or breaks."""
 
     refused: frozenset[int] = frozenset()
     breaks_at: int = -1

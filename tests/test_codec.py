@@ -241,7 +241,7 @@ ATOM_TYPES: tuple[Any, ...] = (B8, U8, I16, I32, I64, F32, F64, Date, Time, Time
 
 @pytest.mark.parametrize("wrapper", ATOM_TYPES, ids=lambda wrapper: wrapper.__name__)
 @given(data=st.data())
-def test_an_atom_is_the_same_object_as_rayforce_py_makes_of_it(wrapper: Any, data: st.DataObject) -> None:
+def test_an_atom_becomes_the_same_object_as_in_rayforce_py(wrapper: Any, data: st.DataObject) -> None:
     """They are equal bit for bit, and an attribute of the atom, such as that of a null, is kept."""
     width = WIDTHS.get(-wrapper.type_code)
     if width is None:

@@ -1,4 +1,4 @@
-"""Calls that are alone on a connection, and so receive their replies themselves, on both event loops."""
+"""Calls that are alone on a connection, and therefore receive their own replies, on both event loops."""
 
 import math
 import subprocess
@@ -336,7 +336,7 @@ async def test_an_error_that_is_reported_while_the_writer_task_sends_ends_the_co
 
 
 @pytest.mark.anyio
-async def test_a_call_raises_how_the_server_has_closed_the_connection() -> None:
+async def test_a_call_raises_the_code_with_which_the_server_closes() -> None:
     async with steady() as (connection, server), anyio.create_task_group() as tasks:
         call = Call(connection)
         tasks.start_soon(call.run)
@@ -425,7 +425,7 @@ async def test_a_call_that_receives_fails_before_the_server_answers_the_close(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("count", [1, 2, 3, 10])
-async def test_a_reply_too_many_is_not_the_reply_to_the_next_request(count: int) -> None:
+async def test_a_surplus_reply_is_not_the_reply_to_the_next_request(count: int) -> None:
     """Whoever receives the reply before it: the reader task, or the call."""
 
     async def play(peer: RawPeer) -> None:

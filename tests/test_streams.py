@@ -508,7 +508,7 @@ async def test_waiting_for_bytes_is_a_checkpoint_and_can_be_cancelled(connected:
         assert await receive_when_readable(other, 1) == b"1"
 
 
-async def test_a_broken_stream_says_so_without_waiting(connected: Connected) -> None:
+async def test_receiving_without_waiting_raises_that_the_connection_broke(connected: Connected) -> None:
     async with connected() as (one, other):
         reset(other)
         with pytest.raises(BrokenResourceError) as caught:

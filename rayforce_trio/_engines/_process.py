@@ -47,6 +47,7 @@ class NativeProcess(Engine):
             in a later restart, the restart is repeated.
         read_only: makes the engine refuse operations that write, run programs or read files (`-U`). Clients can still
             read tables on the disk, list directories and end the process (`.sys.exit`). Cannot be used with a journal.
+            The engine receives up to eight requests of a client at a time, and may evaluate them in a different order.
         journal: the base name of the journal files (`-l`; the engine appends `.log` and other suffixes). The process
             logs requests there before it runs them, and replays them when it starts, before the script runs. Posts are
             not logged.

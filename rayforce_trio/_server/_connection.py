@@ -261,23 +261,23 @@ class WSServerConnection:
         self._counters.bytes_in += len(message)
         evaluate, pipeline = self._evaluate_at_once, self._pipeline
         if evaluate is None or not pipeline.is_plain(message):
-            self._take(message, arrived_at, send)
+            self._report(message, arrived_at, send)
             return
-        # This is a shortcut. It does the same as `_take`, which handles everything else.
+        # This is a shortcut. It does the same as `_report`, which handles everything else.
         reply = evaluate(message)
         if type(reply) is Result and type(reply.frame) is bytes:
             try:
                 sent = send(reply.frame)
             except RayforceWSError:
-                sent = False  # `_take` meets the error again
+                sent = False  # `_report` meets the error again
             if sent:
                 pipeline.answered_at_once()
                 self._counters.requests += 1
                 self._counters.answered(len(reply.frame), perf_counter() - arrived_at)
                 return
-        self._take(message, arrived_at, send, reply)
+        self._report(message, arrived_at, send, reply)
 
-    def _take(self, message: Frame | str, arrived_at: float, send: Send, reply: Reply | None = None) -> None:
+    def _report(self, message: Frame | str, arrived_at: float, send: Send, reply: Reply | None = None) -> None:
         """Report a message to the pipeline, and the reply to the request in it if it has been evaluated already.
 
         Then perform the actions that need no waiting. No checkpoint.

@@ -25,7 +25,7 @@ FILES = sorted(path.relative_to(DIRECTORY).as_posix() for path in DIRECTORY.rglo
 _OUR_CLIENTS = ("trio", "asyncio")
 
 _CHANGED = {
-    # The client does not wait for the answer any more: the first request, or the end of the connection, reports it.
+    # `connect` no longer waits for the answer: the first request, or the end of the connection, reports a wrong one.
     "wrong_answer_to_the_greeting",
 }
 

@@ -362,7 +362,7 @@ def test_what_is_abandoned_is_neither_sent_nor_answered() -> None:
 
 
 def state_of(protocol: ClientProtocol) -> tuple[object, ...]:
-    """Return what a protocol does from now on, without the identities of its requests."""
+    """Return all that decides what a protocol does from now on, without the identities of its requests."""
     queued, unanswered = list(protocol._queued), list(protocol._unanswered)
     return (
         [(request.frame, request.is_post, request.state) for request in queued],

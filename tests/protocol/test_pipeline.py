@@ -525,7 +525,7 @@ def test_a_request_that_was_started_ahead_is_answered_with_its_reply(stopped: bo
     assert server.due is Action.NOTHING
 
 
-def test_a_request_ahead_times_out_although_an_answer_is_being_sent_whose_ticket_was_the_same() -> None:
+def test_a_request_ahead_times_out_while_an_answer_with_the_same_ticket_is_being_sent() -> None:
     server, _ = with_two("ahead", "answer")
     server.replied(VALUE)
     third = receive(server)

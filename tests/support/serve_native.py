@@ -1,6 +1,6 @@
-"""Serve a native engine in a process of its own: `python -m support.serve_native [PORT [IN_FLIGHT]]`.
+"""Serve a native engine in a process of its own: `python -m support.serve_native [PORT IN_FLIGHT]`.
 
-The engine is a `NativeProcess`; or, where the port of a native server is given, a `NativeEngine`. Prints a line with
+The engine is a `NativeProcess`, or with the port of a native server a `NativeEngine`. Prints a line with
 its own port and the engine process's id, once it listens. Ends as `WSServer.run` does, and with its standard input: it
 cannot outlive the tests.
 """
