@@ -167,33 +167,6 @@ async def test_calls_that_join_a_lone_call_get_their_replies_after_its_own() -> 
 
 
 @pytest.mark.anyio
-async def test_a_call_behind_a_post_that_is_being_sent_gets_its_reply_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._client._exchange.STANDBY", 60.0)
-    async with steady() as (connection, server), anyio.create_task_group() as tasks:
-        transport, taken = connection._exchange._transport, anyio.Event()
-        send = transport.send
-
-        async def send_later(message: bytes) -> None:
-            await taken.wait()
-            await send(message)
-
-        monkeypatch.setattr(transport, "send", send_later)
-        tasks.start_soon(connection.post, "post")
-        while connection._exchange._unsent is None:
-            await anyio.lowlevel.checkpoint()
-        call = Call(connection)
-        tasks.start_soon(call.run)
-        while not connection._exchange._protocol.pending:
-            await anyio.lowlevel.checkpoint()
-        taken.set()
-        await server.until_received(2)
-        await server.transport.send(string_frame("reply"))
-        with anyio.fail_after(5):
-            await call.ended.wait()
-        assert call.outcome == "reply"
-
-
-@pytest.mark.anyio
 async def test_a_call_that_is_cancelled_leaves_the_others_their_replies() -> None:
     async with steady() as (connection, server), anyio.create_task_group() as tasks:
         first, second = Call(connection), Call(connection)

@@ -697,13 +697,36 @@ def some_work(size: int) -> tuple[str, int]:
     return f"(+ {number} (sum (map (fn [x] (sum (til x))) (til {size}))))", number + comb(size, 3)
 
 
+class Races:
+    """Queries that are cancelled about when they finish. On every machine, both outcomes happen often.
+
+    Attributes:
+        outcomes: how many queries were cancelled (`True`), and how many were not.
+    """
+
+    def __init__(self, adapting: float) -> None:
+        self.outcomes = {True: 0, False: 0}
+        self._adapting = adapting  # by which part the delay changes after each race
+        self._duration = 0.003  # seconds, of a query
+
+    async def run_one(self, connection: WSClientConnection, size: int) -> None:
+        """Race once, and check that the connection is in step afterwards."""
+        query, value = some_work(size)
+        with trio.move_on_after(random.uniform(0.0, 1.6) * self._duration) as scope:
+            assert (await connection.execute(query)).value == value
+        self.outcomes[scope.cancelled_caught] += 1
+        self._duration *= 1 + self._adapting if scope.cancelled_caught else 1 - self._adapting
+        query, value = some_work(3)
+        with trio.fail_after(20):
+            assert (await connection.execute(query)).value == value
+
+
 @pytest.mark.slow
 @pytest.mark.trio
 async def test_two_thousand_races_between_finishing_and_being_cancelled_touch_no_other_request() -> None:
     """Half of them while it waits for queries of another connection, too."""
-    outcomes = {True: 0, False: 0}
+    races = Races(adapting=0.05)
     noises = 0
-    duration = 0.003
 
     async def make_noise(connection: WSClientConnection) -> None:
         nonlocal noises
@@ -712,30 +735,20 @@ async def test_two_thousand_races_between_finishing_and_being_cancelled_touch_no
             assert (await connection.execute(query)).value == value
             noises += 1
 
-    async def run_races(count: int) -> None:
-        nonlocal duration
-        for _ in range(count):
-            query, value = some_work(3000)
-            with trio.move_on_after(random.uniform(0.0, 1.6) * duration) as scope:
-                assert (await connection.execute(query)).value == value
-            outcomes[scope.cancelled_caught] += 1
-            duration *= 1.05 if scope.cancelled_caught else 0.95  # whatever the machine, both happen often
-            query, value = some_work(3)
-            with trio.fail_after(20):
-                assert (await connection.execute(query)).value == value
-
     async with (
         WSServer(port=0, host="127.0.0.1", engine=NativeProcess()) as server,
         connected(server.port) as connection,
         connected(server.port) as other,
     ):
-        await run_races(1000)
+        for _ in range(1000):
+            await races.run_one(connection, 3000)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(make_noise, other)
-            await run_races(1000)
+            for _ in range(1000):
+                await races.run_one(connection, 3000)
             nursery.cancel_scope.cancel()
         await is_in_step(other)
-    assert min(outcomes.values()) > 300
+    assert min(races.outcomes.values()) > 300
     assert noises > 300
 
 
@@ -743,20 +756,11 @@ async def test_two_thousand_races_between_finishing_and_being_cancelled_touch_no
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 async def test_races_among_many_requests_in_flight_touch_no_other_request(count: int) -> None:
     """The engine takes several requests of each connection. A stop that hits another request raises an error here."""
-    outcomes = {True: 0, False: 0}
-    duration = 0.003
+    races = Races(adapting=0.01)
 
-    async def race(connection: WSClientConnection) -> None:
-        nonlocal duration
-        while sum(outcomes.values()) < count:
-            query, value = some_work(random.choice([3, 30, 300, 1000]))
-            with trio.move_on_after(random.uniform(0.0, 1.6) * duration) as scope:
-                assert (await connection.execute(query)).value == value
-            outcomes[scope.cancelled_caught] += 1
-            duration *= 1.01 if scope.cancelled_caught else 0.99  # whatever the machine, both happen often
-            query, value = some_work(3)
-            with trio.fail_after(20):
-                assert (await connection.execute(query)).value == value
+    async def run_races(connection: WSClientConnection) -> None:
+        while sum(races.outcomes.values()) < count:
+            await races.run_one(connection, random.choice([3, 30, 300, 1000]))
 
     async with (
         WSServer(port=0, host="127.0.0.1", engine=NativeProcess(read_only=True)) as server,
@@ -765,12 +769,12 @@ async def test_races_among_many_requests_in_flight_touch_no_other_request(count:
     ):
         async with trio.open_nursery() as nursery:
             for _ in range(12):
-                nursery.start_soon(race, connection)
+                nursery.start_soon(run_races, connection)
             for _ in range(3):
-                nursery.start_soon(race, other)
+                nursery.start_soon(run_races, other)
         for one in (connection, other):
             await is_in_step(one)
-    assert min(outcomes.values()) > count / 4
+    assert min(races.outcomes.values()) > count / 4
 
 
 @pytest.mark.trio
