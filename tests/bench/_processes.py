@@ -23,7 +23,7 @@ class Placement(Enum):
     ONE_CORE = "one core"
     """All processes on the same core."""
     TWO_CORES = "two cores"
-    """The clients on one core; the server, and the engine that it has started, on another."""
+    """The clients on one core, the server on another. An engine that the server has started may run on either."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Processes:
         if placement is Placement.TWO_CORES and len(cores) == 1:
             raise Cannot("this machine has one core")
         client_core = max(cores) if placement is Placement.ONE_CORE else min(cores)
-        server_pids = _descendants(server.child.pid)
+        server_pids = [server.pid] if placement is Placement.TWO_CORES else _descendants(server.child.pid)
         client_pids = [pid for client in clients for pid in _descendants(client.pid)]
         try:
             _pin(server_pids, {max(cores)})
