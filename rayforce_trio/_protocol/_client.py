@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from ._control import ErrorNotice, dump_cancel, parse_control
-from ._frames import COARSE_HEADER, HEADER_SIZE, RESPONSE, Frame, MessageType, parse_frame
+from ._frames import COARSE_HEADER, HEADER_SIZE, RESPONSE_START, Frame, MessageType, parse_frame
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
@@ -184,7 +184,7 @@ class ClientProtocol:
             return self._receive_control(message)
         size = len(message) - HEADER_SIZE
         # Most messages are responses without flags. They need no further check.
-        if size < 1 or COARSE_HEADER.unpack_from(message) != (RESPONSE, size):
+        if size < 1 or COARSE_HEADER.unpack_from(message) != (RESPONSE_START, size):
             header = parse_frame(message)
             if self._extended and header.message_type is _ASYNC:
                 return None  # a push, to which this client cannot have subscribed

@@ -37,7 +37,7 @@ _QUERY = struct.Struct("<4sBBBBqBBq")  # the header, and the beginning of a stri
 COARSE_HEADER = struct.Struct("<8sq")
 """A header as two fields, to compare it in one step: all that precedes the size of the payload, and the size."""
 
-RESPONSE = _MAGIC + bytes([WIRE_VERSION, 0, 0, 2])
+RESPONSE_START = _MAGIC + bytes([WIRE_VERSION, 0, 0, 2])
 """The beginning of the header of a response without flags. The size of the payload follows."""
 
 

@@ -17,7 +17,7 @@ from ._frames import (
     COARSE_HEADER,
     HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,
-    RESPONSE,
+    RESPONSE_START,
     WIRE_VERSION,
     Frame,
     Header,
@@ -226,7 +226,7 @@ class NativeExchange:
         if len(data) <= HEADER_SIZE:
             return False
         beginning, size = COARSE_HEADER.unpack_from(data)
-        if beginning != RESPONSE or size != len(data) - HEADER_SIZE:
+        if beginning != RESPONSE_START or size != len(data) - HEADER_SIZE:
             return False
         self.state = _IDLE
         return True

@@ -254,7 +254,7 @@ class WebSocketTransport(Transport):
         A switch to another task for each piece would take longer than everything else.
         """
         connection = self._connection
-        if self._write_lock.locked() or not connection.begin(message):
+        if self._write_lock.locked() or not connection.begin_message(message):
             return False
         while (data := connection.data_to_send()) is not None:
             size = len(data)

@@ -68,8 +68,8 @@ UNCOPIED_PIECE_SIZE = 256 * 1024
 MAX_BUFFERED = 64 * 1024
 """Short messages and pongs are buffered up to about this many bytes."""
 
-MAX_BEGUN = 1024 * 1024
-"""`begin` accepts messages of up to this many bytes. They fit into one fragment."""
+MAX_SENT_AT_ONCE = 1024 * 1024
+"""`begin_message` accepts messages of up to this many bytes. They fit into one fragment."""
 
 MAX_PONGS = 64
 """If more pings than this wait for a pong, only the latest are answered (section 5.5.3)."""
@@ -126,8 +126,8 @@ class WebSocketConnection:
     much the network took with `bytes_sent`. At most one message may be under way at a time.
 
     There are two shortcuts for short messages: `next_short_message` returns one without `next_event`, and `pack_next`
-    packs one without the queue. If they return `None`, use the general methods. `begin` is for longer messages that are
-    sent without waiting.
+    packs one without the queue. If they return `None`, use the general methods. `begin_message` is for longer messages
+    that are sent without waiting.
 
     In the state FAILED, end the sending side of the network connection when there is nothing more to send, and then
     read until the peer ends its own.
@@ -283,13 +283,13 @@ class WebSocketConnection:
         """Queue the rest of the frame that `pack_next` has just returned."""
         self._outgoing += data
 
-    def begin(self, message: Payload | str) -> bool:
+    def begin_message(self, message: Payload | str) -> bool:
         """Queue a binary message that fits into a frame, to be sent at once, if nothing has to be sent before it.
 
         If this returns False, nothing has happened. Otherwise call `data_to_send` next, and send what it returns: that
         call begins the frame, so that a close does not cut it.
         """
-        if type(message) is not bytes or len(message) > MAX_BEGUN or not self._can_begin():
+        if type(message) is not bytes or len(message) > MAX_SENT_AT_ONCE or not self._can_begin():
             return False
         self._message = _OutgoingMessage(_BINARY, message, True)
         return True

@@ -43,7 +43,7 @@ def client(request: pytest.FixtureRequest) -> bool:
 def small_pieces() -> Iterator[None]:
     """Let short messages be sent like long ones."""
     with mock.patch.multiple(
-        _connection, FRAGMENT_SIZE=100, PIECE_SIZE=40, UNCOPIED_PIECE_SIZE=60, _MAX_COPIED=20, MAX_BEGUN=90
+        _connection, FRAGMENT_SIZE=100, PIECE_SIZE=40, UNCOPIED_PIECE_SIZE=60, _MAX_COPIED=20, MAX_SENT_AT_ONCE=90
     ):
         yield
 
@@ -180,7 +180,7 @@ EVENTS: dict[str, Callable[[End], object]] = {
     "send last": lambda end: end.connection.send_part(b"part", last=True),
     "send short": lambda end: end.connection.send_short(b"message"),
     "send next": send_next,
-    "begin": lambda end: end.connection.begin(bytes(70)),
+    "begin": lambda end: end.connection.begin_message(bytes(70)),
     "ping": lambda end: end.connection.ping(),
     "abandon": lambda end: end.connection.abandon(),
     "close": lambda end: end.connection.close(1011, "why"),
@@ -599,7 +599,7 @@ class Conversation(RuleBasedStateMachine):
     @rule(end=ends_, message=messages | st.text(max_size=30))
     def begin(self, end: int, message: bytes | str) -> None:
         connection = self.ends[end].connection
-        if connection.begin(message):
+        if connection.begin_message(message):
             assert connection.data_to_send() is not None
             self.sent[end].append(message)
 
