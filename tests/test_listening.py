@@ -1,6 +1,7 @@
 """Listening: on every address of a host, on a shared port, and when file descriptors run out."""
 
 import errno
+import random
 import socket
 import subprocess
 import sys
@@ -169,10 +170,19 @@ async def test_every_address_of_a_host_is_shared() -> None:
             await check_all_serve({"one", "other"}, one.port, "::1")
 
 
+def listening_on_ipv6() -> socket.socket:
+    """Listen on ::1, on a port below those that the system chooses: no other test gets it on 127.0.0.1."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            return socket.create_server(("::1", port), family=socket.AF_INET6)
+    raise OSError("no port is free")
+
+
 @pytest.mark.trio
 async def test_if_one_address_cannot_be_had_none_is_held() -> None:
     trio.socket.set_custom_hostname_resolver(Resolver())
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+    with listening_on_ipv6() as taken:
         port = taken.getsockname()[1]
         async with no_leaks():
             with pytest.raises(errors.ListenError, match="in use"):
