@@ -26,6 +26,13 @@ PUSH = Header(0, MessageType.ASYNC, 1).pack() + b"\x7e"
 REQUEST = Header(0, MessageType.SYNC, 1).pack() + b"\x7e"
 
 
+@pytest.fixture(autouse=True)
+def on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that follow each other are in steady use, and the reader task stands by, however slow the machine is."""
+    monkeypatch.setattr("rayforce_trio._client._reading.STANDBY", 60.0)
+    monkeypatch.setattr("rayforce_trio._client._exchange.STANDBY", 0.25)
+
+
 def receiver(connection: WSClientConnection) -> Receiver:
     return connection._exchange._reading.receiver
 
@@ -129,11 +136,13 @@ async def test_a_call_receives_its_own_reply_in_steady_use() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_reader_task_receives_while_requests_are_rare(in_process_port: int) -> None:
+async def test_the_reader_task_receives_while_requests_are_rare(
+    in_process_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayforce_trio._client._reading.STANDBY", 0.0)
     async with connected_to(in_process_port) as connection:
         for _ in range(5):
             await connection.execute("(+ 1 2)")
-            await anyio.sleep(0.03)
             assert receiver(connection) is Receiver.READER
 
 
