@@ -152,8 +152,7 @@ class WSClient:
         """Open a connection, whose task is not started yet. A checkpoint; if cancelled, no connection is left open."""
         if running_loop() is None:
             raise RayforceWSError("no event loop is running; call this in trio.run or asyncio.run")
-        deadline = anyio.current_time() + OPEN_TIMEOUT
-        with anyio.CancelScope(deadline=deadline):
+        with anyio.move_on_after(OPEN_TIMEOUT):
             transport = await connect(
                 self._endpoint,
                 subprotocols=[SUBPROTOCOL],
@@ -164,7 +163,7 @@ class WSClient:
             try:
                 if not transport.send_now(HELLO):
                     await transport.send(HELLO)
-                receive_answer = partial(self._receive_answer, transport, deadline)
+                receive_answer = partial(self._receive_answer, transport)
                 if transport.subprotocol is not None:
                     # The peer is a Rayforce server, so the first request need not wait for the answer.
                     return WSClientConnection(transport, receive_answer)
@@ -177,14 +176,14 @@ class WSClient:
                 raise
         raise self._timeout()
 
-    async def _receive_answer(self, transport: Transport, deadline: float) -> None:
+    async def _receive_answer(self, transport: Transport) -> None:
         """Receive and check the server's answer to the greeting. A checkpoint; if cancelled, no message is lost.
 
         Raises:
-            HandshakeError: the answer is wrong, or does not arrive before the deadline.
+            HandshakeError: the answer is wrong, or does not arrive within `OPEN_TIMEOUT`.
             RayforceWSError: the connection ended.
         """
-        with anyio.CancelScope(deadline=deadline):
+        with anyio.move_on_after(OPEN_TIMEOUT):
             try:
                 check_hello_reply(await transport.receive())
             except ProtocolViolation as error:

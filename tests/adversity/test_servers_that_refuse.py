@@ -1,9 +1,11 @@
 """Servers that refuse a connection or break the opening handshake: the error of `connect` says what is wrong."""
 
 import re
+import time
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 import pytest
 from support.raw import (
     BINARY,
@@ -73,6 +75,20 @@ async def test_the_first_request_does_not_wait_for_the_answer_to_the_hello() -> 
     with anyio.fail_after(20):
         async with raw_server(script) as port, WSClient("127.0.0.1", port).connect() as connection:
             assert (await connection.execute("(+ 1 2)")).to_python() == "answer"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("checkpoints", range(4))
+async def test_a_program_may_block_the_event_loop_before_its_first_request(
+    checkpoints: int, in_process_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time for the answer to the hello begins when the client can receive it."""
+    monkeypatch.setattr("rayforce_trio._client._client.OPEN_TIMEOUT", 0.5)
+    async with WSClient("127.0.0.1", in_process_port).connect() as connection:
+        for _ in range(checkpoints):
+            await anyio.lowlevel.checkpoint()
+        time.sleep(0.6)  # noqa: ASYNC251 - the program blocks
+        assert (await connection.execute("(+ 1 2)")).value == 3
 
 
 async def hang_up(peer: RawPeer) -> None:
