@@ -123,7 +123,7 @@ class Session(ABC):
         return 0
 
     def take_reply(self) -> Reply | None:
-        """Return the reply to the first request that was started ahead, or `None` if there is none yet. No checkpoint.
+        """Return the reply to the first request that was started ahead; `None` if it has not arrived. No checkpoint.
 
         Call this when it is the turn of that request. As with `request`, the reply may be incomplete: see `unread`.
         """

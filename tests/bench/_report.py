@@ -186,7 +186,7 @@ def page(
         results: the results.
         figures: all figures. Those that were not measured are left out.
         facts: properties of the machine and the run, by name.
-        compared: the result of each comparison, or the reason why there is none, by its label.
+        compared: by label, the result of each comparison, or the text of its failure.
         title: the heading.
         plot: the path of the plot, relative to the page; `None`: no plot.
     """

@@ -61,7 +61,7 @@ class Results:
         return any(name == workload for name, _ in [*self._rounds, *self._failures])
 
     def shows(self, figure: Figure, contestant: Contestant) -> bool:
-        """Return whether there is a figure of the contestant, or a reason why there is none."""
+        """Return whether the contestant was measured, or is known to have failed."""
         return self.median(figure, contestant) is not None or self.failure(figure.workload, contestant) is not None
 
     def median(self, figure: Figure, contestant: Contestant) -> float | None:
