@@ -10,7 +10,6 @@ import trio
 import trio.testing
 from support.engine_processes import Log
 
-from rayforce_trio import _tasks
 from rayforce_trio._engines._output import (
     LINE_LIMIT,
     LOG_PERIOD,
@@ -205,7 +204,7 @@ async def test_it_hears_that_the_process_listens_even_on_a_line_that_is_not_logg
 async def test_other_tasks_run_while_much_output_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that shows a later time whenever it is asked, a turn comes after ten lines."""
     now = itertools.count()
-    monkeypatch.setattr(_tasks.time, "perf_counter", lambda: next(now) * TIME_SLICE / 10)
+    monkeypatch.setattr("rayforce_trio._tasks.time.perf_counter", lambda: next(now) * TIME_SLICE / 10)
     turns = 0
 
     async def count_turns() -> None:
