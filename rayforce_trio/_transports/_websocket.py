@@ -21,7 +21,7 @@ from .._websocket import (
     Close,
     CloseCode,
     EndedBy,
-    Fragment,
+    FragmentReceived,
     LocalProtocolError,
     Ping,
     Pong,
@@ -138,7 +138,7 @@ class WebSocketTransport(Transport):
                     if message is not None:
                         return message
                 event = self._next_event()
-                if isinstance(event, (Ping, Pong, Fragment)):
+                if isinstance(event, (Ping, Pong, FragmentReceived)):
                     await self._checkpoint_if_cancelled()  # one read can contain thousands of these
                     await self._time_slice.yield_if_due()
                 elif event is not None:
@@ -156,9 +156,11 @@ class WebSocketTransport(Transport):
         if message is not None:
             return message
         event = self._next_event()
-        return None if isinstance(event, (Ping, Pong, Fragment)) else event  # `receive` yields between thousands of them
+        return (
+            None if isinstance(event, (Ping, Pong, FragmentReceived)) else event
+        )  # `receive` yields between thousands of them
 
-    def _next_event(self) -> Frame | str | Ping | Pong | Fragment | None:
+    def _next_event(self) -> Frame | str | Ping | Pong | FragmentReceived | None:
         """Return the next message, ping, pong or fragment, or `None`.
 
         Raises the error of a violation or a close frame.

@@ -124,11 +124,11 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
-class Fragment:
+class FragmentReceived:
     """A part of a message has arrived whole, and further parts follow. The reader keeps the part."""
 
 
-Event = Data | str | Ping | Pong | Close | Fragment
+Event = Data | str | Ping | Pong | Close | FragmentReceived
 """A whole message, binary or text, or a control frame, or a fragment of a message. One frame ends with each."""
 
 

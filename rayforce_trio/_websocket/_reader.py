@@ -21,7 +21,7 @@ from ._frames import (
     CloseCode,
     Data,
     Event,
-    Fragment,
+    FragmentReceived,
     Opcode,
     Ping,
     Pong,
@@ -42,7 +42,7 @@ _KEY_SIZE = 4
 # On Python 3.11, looking up a member in its enum takes ten times as long as looking up a global name.
 _BINARY, _CLOSE = Opcode.BINARY, Opcode.CLOSE
 _WHOLE_BINARY = FIN | _BINARY  # the first byte of a binary message in one frame
-_FRAGMENT = Fragment()
+_FRAGMENT_RECEIVED = FragmentReceived()
 
 
 class FrameReader:
@@ -164,7 +164,7 @@ class FrameReader:
                     finished = self._frame.fin
                     self._frame = None
                     if not finished:
-                        return _FRAGMENT
+                        return _FRAGMENT_RECEIVED
                     message, self._message = self._message, None
                     assert message is not None
                     return message.finish()
