@@ -10,7 +10,7 @@ import trio
 from .._addresses import network_of
 from .._engines import Engine, Session
 from .._transports import OpeningRequest, Refusal
-from ..auth import Principal, Request
+from ..auth import Authenticator, Principal, Request, authenticator_of
 from ..errors import RayforceValueError, RayforceWSError
 from ._access import AccessPolicy, is_loopback
 from ._credentials import read_request
@@ -69,7 +69,7 @@ class Authorizer:
         if authenticate is not None and not callable(authenticate):
             raise RayforceValueError("Invalid authenticate. Must be a function that takes an auth.Request, or None")
         self._policy = policy
-        self._authenticate = authenticate
+        self._authenticator = None if authenticate is None else authenticator_of(authenticate)
         self._engine = engine
         self._named = _checked(engines)
         if self._named and authenticate is None:
@@ -120,19 +120,23 @@ class Authorizer:
         principal = await self._principal_of(request, opening, log)
         if isinstance(principal, Refusal):
             return principal
-        return None if self._authenticate is not None or is_loopback(request.peer) else _FROM_ELSEWHERE
+        return None if self._authenticator is not None or is_loopback(request.peer) else _FROM_ELSEWHERE
 
     async def _principal_of(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> object | Refusal:
         """Check and authenticate a client, and return its principal or a refusal. As `_identify`, also if cancelled."""
         refusal = self._policy.decide(request)
-        if refusal is not None or self._authenticate is None:
+        if refusal is not None or self._authenticator is None:
             return refusal
-        return await self._identify(self._authenticate, request, opening, log)
+        return await self._identify(self._authenticator, request, opening, log)
 
     async def _identify(
-        self, authenticate: Authenticate, opening_request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
+        self,
+        authenticator: Authenticator,
+        opening_request: OpeningRequest,
+        opening: trio.CancelScope,
+        log: ConnectionLog,
     ) -> object:
         """Return the principal or a `Refusal`. A checkpoint if the client has to wait, or if `authenticate` is one.
 
@@ -143,7 +147,7 @@ class Authorizer:
         found: object = None
         try:
             with trio.move_on_at(deadline):
-                found = await self._ask(authenticate, request)
+                found = await self._ask(authenticator, request)
         except Exception:
             log.exception("authenticate failed")
             found = _FAILED
@@ -158,16 +162,28 @@ class Authorizer:
         log.principal = _name_of(found, request)
         return found
 
-    async def _ask(self, authenticate: Authenticate, request: Request) -> object:
-        """Call `authenticate`, unless its address has failed too often. If cancelled, the attempt is not counted."""
+    async def _ask(self, authenticator: Authenticator, request: Request) -> object:
+        """Return the principal or a `Refusal`. A checkpoint if `authenticate` is one, or if the client has to wait.
+
+        Only requests with credentials that could be guesses count as attempts, and their number is limited. If
+        cancelled, the attempt is not counted.
+        """
+        principal = authenticator.check_key(request)
+        if principal:
+            return principal
+        if not authenticator.has_credentials(request):
+            return await _result_of(authenticator.check(request)) or _UNKNOWN
         async with self._failures.attempt(network_of(request.peer)) as attempt:
             if attempt.retry_after:
                 return _too_many_failures(attempt.retry_after)
-            principal = authenticate(request)
-            if inspect.isawaitable(principal):
-                principal = await principal
+            principal = await _result_of(authenticator.check(request))
             attempt.failed = not principal
         return _UNKNOWN if attempt.failed else principal
+
+
+async def _result_of(principal: object | Awaitable[object]) -> object:
+    """Return the result of an `authenticate` function, which may be async. A checkpoint, and cancelled, as that is."""
+    return await principal if inspect.isawaitable(principal) else principal
 
 
 def _checked(engines: Mapping[str, Engine] | None) -> dict[str, Engine]:
