@@ -17,6 +17,7 @@ from support.engines import GateEngine
 from support.opening import LOCAL, answer_to, try_to_connect
 
 from rayforce_trio import InProcessEngine, NativeProcess, WSClient, WSServer, auth
+from rayforce_trio._addresses import ClientAddress
 from rayforce_trio._client._credentials import request_headers
 from rayforce_trio._server._authorizer import REFUSAL_TIMEOUT
 from rayforce_trio._server._credentials import TOKEN_PREFIX, read_request
@@ -60,7 +61,9 @@ def guarded(authenticate: Callable[[Request], object] = by_either, **options: An
 
 def read(authorization: str | None, subprotocols: Sequence[str] = ()) -> tuple[str | None, str | None, str | None]:
     headers = {} if authorization is None else {"authorization": authorization}
-    request = read_request(OpeningRequest("/", headers, "192.0.2.7", ("127.0.0.1", 1), tuple(subprotocols)))
+    request = read_request(
+        OpeningRequest("/", headers, ClientAddress("192.0.2.7"), ("127.0.0.1", 1), tuple(subprotocols))
+    )
     return request.username, request.password, request.token
 
 

@@ -12,7 +12,7 @@ from .._engines import Engine, Session
 from .._transports import OpeningRequest, Refusal
 from ..auth import Authenticator, Principal, Request, authenticator_of
 from ..errors import RayforceValueError, RayforceWSError
-from ._access import AccessPolicy, is_loopback
+from ._access import AccessPolicy
 from ._credentials import read_request
 from ._failures import FailureLimit
 from ._log import ConnectionLog
@@ -32,8 +32,8 @@ _TOO_LATE = Refusal(503, "Authentication took too long. Try again later.", (("Re
 _FAILED = Refusal(500, "Authentication failed because of an error in the server. See the server's log.")
 _FROM_ELSEWHERE = Refusal(
     403,
-    "This server shows this page only to its own machine, because it does not authenticate clients. To show it to "
-    "authenticated clients, start the server with authenticate.",
+    "This server shows this page only to clients on its own machine that do not come through a proxy, because it does "
+    "not authenticate clients. To show it to authenticated clients, start the server with authenticate.",
 )
 _NO_ENGINE = Refusal(503, "This server has no engine for this client. See the server's log.")
 
@@ -120,7 +120,7 @@ class Authorizer:
         principal = await self._principal_of(request, opening, log)
         if isinstance(principal, Refusal):
             return principal
-        return None if self._authenticator is not None or is_loopback(request.peer) else _FROM_ELSEWHERE
+        return None if self._authenticator is not None or request.peer.is_local else _FROM_ELSEWHERE
 
     async def _principal_of(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
