@@ -77,9 +77,12 @@ class Authorizer:
         self._failures = FailureLimit()
 
     @property
-    def engines(self) -> list[Engine]:
-        """All engines, without duplicates."""
-        return list(dict.fromkeys([self._engine, *self._named.values()]))
+    def engines(self) -> dict[Engine, str]:
+        """All engines, each with the name that it has in a sentence."""
+        names = {self._engine: "the engine"}
+        for name, engine in self._named.items():
+            names.setdefault(engine, f"the engine {name!r}")
+        return names
 
     async def decide(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
@@ -109,10 +112,10 @@ class Authorizer:
         except RayforceWSError as error:
             return Refusal(503, f"The engine cannot be reached: {error}")
 
-    async def authorize_metrics(
+    async def authorize_page(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> Refusal | None:
-        """Return the refusal of a request for metrics, or `None` if it is allowed. A checkpoint.
+        """Return the refusal of a request for a page that not everybody may see, or `None`. A checkpoint.
 
         The client must be allowed to connect, and must be authenticated or, on a server without `authenticate`, on this
         machine. Arguments and cancellation are as for `decide`.
