@@ -27,6 +27,7 @@ from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._listening import open_listeners
+from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024**2
@@ -137,7 +138,8 @@ class WSServer:
         self._since: float | None = None
         self._handler = ConnectionHandler(
             authorizer=self._authorizer,
-            limits=ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated),
+            limits=ConnectionLimits(max_connections, max_connections_per_address),
+            openings=OpeningQueue(max_unauthenticated, open_timeout),
             options=self._options,
             counters=self._counters,
             endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
@@ -329,6 +331,7 @@ class WSServer:
                 await accepting.start(
                     partial(trio.serve_listeners, self._handler.handle, listeners, handler_nursery=connections)
                 )
+                accepting.start_soon(self._handler.run)
                 self._since = time.time()
                 task_status.started(self)
                 await stopping.wait()
