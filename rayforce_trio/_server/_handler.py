@@ -2,11 +2,13 @@
 
 import itertools
 import ssl
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 
 import trio
 
-from .._addresses import authority_of
+from .._addresses import ClientAddress
 from .._protocol import SUBPROTOCOL
 from .._transports import (
     AcceptOptions,
@@ -19,16 +21,22 @@ from .._transports import (
     Transport,
     accept,
     aclose_shielded,
+    refuse,
 )
 from ..errors import ConnectionRejected, RayforceWSError
 from ._authorizer import Authorized, Authorizer
 from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
-from ._limits import ConnectionLimits
+from ._limits import ConnectionLimits, too_many
 from ._log import ConnectionLog, logger
+from ._opening_queue import OpeningQueue, PendingOpening
 from ._options import ConnectionOptions
-from ._proxies import Proxies
+from ._proxies import NOT_A_PROXY, Proxies
+from ._proxy_protocol import MalformedProxyHeader
+from ._receiving_client import receive_client
+
+_TOO_MANY_OPENINGS = too_many("This server has reached its limit of opening connections (max_unauthenticated).")
 
 
 class ConnectionHandler:
@@ -44,6 +52,7 @@ class ConnectionHandler:
         authorizer: Authorizer,
         proxies: Proxies,
         limits: ConnectionLimits,
+        openings: OpeningQueue,
         options: ConnectionOptions,
         counters: Counters,
         endpoints: HttpEndpoints,
@@ -55,6 +64,7 @@ class ConnectionHandler:
         self._authorizer = authorizer
         self._proxies = proxies
         self._limits = limits
+        self._openings = openings
         self._options = options
         self._counters = counters
         self._endpoints = endpoints
@@ -70,7 +80,6 @@ class ConnectionHandler:
         self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
         self._connections: set[WSServerConnection] = set()
-        self._handshakes: set[trio.CancelScope] = set()
 
     @property
     def queued(self) -> int:
@@ -92,8 +101,11 @@ class ConnectionHandler:
 
     def cancel_handshakes(self) -> None:
         """Cancel the openings of all connections that are not open yet."""
-        for opening in self._handshakes:
-            opening.cancel()
+        self._openings.cancel()
+
+    async def run(self) -> None:
+        """Keep the openings within their time, until cancelled. A checkpoint. It has to run while connections open."""
+        await self._openings.run()
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end. A checkpoint; if cancelled, the client is told, and the socket is closed.
@@ -105,49 +117,34 @@ class ConnectionHandler:
             address, port, *_ = stream.socket.getpeername()
         except OSError:
             address, port = "", 0
-        log = ConnectionLog(connection_id, authority_of(address, port), queries=self._log_queries)
+        peer = ClientAddress(address, port)
+        log = ConnectionLog(connection_id, str(peer), queries=self._log_queries)
         with CountedConnection(self._counters) as counted:
             try:
                 if not address:
                     log.not_opened("the peer was gone before it was served")
-                elif (refusal := self._limits.refusal(address)) is not None:
-                    await self._reject(stream, refusal, counted, log)
                 else:
-                    with self._limits.connection(address):
-                        await self._open_and_serve(stream, address, counted, log)
+                    await self._open_and_serve(stream, peer, counted, log)
             except Exception:
                 log.exception("internal error")
             finally:
                 stream.socket.close()
 
-    async def _reject(
-        self, stream: trio.SocketStream, refusal: Refusal, counted: CountedConnection, log: ConnectionLog
-    ) -> None:
-        """Refuse a peer that has not sent a request. A checkpoint; if cancelled, the refusal may not have been sent."""
-        _record_refusal(refusal.status, refusal.reason, counted, log)
-        await self._limits.reject(stream, refusal, self._accept_options.tls)
-
     async def _open_and_serve(
-        self, stream: trio.SocketStream, address: str, counted: CountedConnection, log: ConnectionLog
+        self, stream: trio.SocketStream, peer: ClientAddress, counted: CountedConnection, log: ConnectionLog
     ) -> None:
         """Open a connection and serve it to its end. A checkpoint; if cancelled, session and transport are closed."""
         opened = _Opened()
         try:
-            with trio.move_on_after(self._options.open_timeout) as opening:
-                self._handshakes.add(opening)
-                try:
-                    async with self._limits.opening(address) as refusal:
-                        if refusal is None:
-                            await self._open(stream, opening, opened, counted, log)
-                finally:
-                    self._handshakes.discard(opening)
-                if refusal is not None:
-                    await self._reject(stream, refusal, counted, log)
+            record_refusal = partial(_record_refusal, counted, log)
+            network = None if self._proxies.trusts(peer.address) else peer.network
+            with self._openings.opening(network, record_refusal) as opening:
+                with opening.scope:
+                    await self._open(stream, peer, opening, opened, counted, log)
+                if opened.authorized is None or opened.transport is None or opening.scope.cancelled_caught:
+                    if not counted.has_outcome:
+                        log.not_opened("it took too long" if self._stop_at is None else "the server is shutting down")
                     return
-            if opened.authorized is None or opened.transport is None or opening.cancelled_caught:
-                if not counted.has_outcome:
-                    log.not_opened("it took too long" if self._stop_at is None else "the server is shutting down")
-                return
             counted.opened()
             connection = WSServerConnection(
                 log,
@@ -159,10 +156,8 @@ class ConnectionHandler:
                 query_timeout=self.query_timeout,
             )
             await self._serve_connection(connection, log)
-        except (HttpRequestServed, ConnectionRejected):
+        except (HttpRequestServed, ConnectionRejected, BadRequest):
             pass  # counted and logged already
-        except BadRequest as error:
-            _record_refusal(error.status, str(error), counted, log)
         except RayforceWSError as error:
             log.not_opened(str(error))
         except trio.Cancelled:
@@ -172,13 +167,15 @@ class ConnectionHandler:
         finally:
             if opened.transport is not None:
                 opened.transport.abort()  # has no effect if it was closed
+            opened.places.close()
             if opened.authorized is not None:
                 await opened.authorized.session.aclose()
 
     async def _open(
         self,
         stream: trio.SocketStream,
-        opening: trio.CancelScope,
+        peer: ClientAddress,
+        opening: PendingOpening,
         opened: "_Opened",
         counted: CountedConnection,
         log: ConnectionLog,
@@ -186,28 +183,72 @@ class ConnectionHandler:
         """Do the opening and Rayforce's handshake. A checkpoint; if cancelled, `opened` has what is to be closed."""
 
         async def decide(request: OpeningRequest) -> Refusal | None:
-            """Authorize the client. If cancelled, no session is open."""
-            known = self._with_client(request, log)
-            decision = known if isinstance(known, Refusal) else await self._authorizer.decide(known, opening, log)
-            if isinstance(decision, Refusal):
-                _record_refusal(decision.status, decision.reason, counted, log)
-                return decision
-            opened.authorized = decision
-            return None
+            """Authorize the client, and count its connection. If cancelled, `opened` has its session, if it has one."""
+            client = self._with_client(request, log)
+            refusal = client if isinstance(client, Refusal) else await self._admit(client, opening.scope, opened, log)
+            if refusal is not None:
+                _record_refusal(counted, log, refusal.status, refusal.reason)
+            return refusal
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
             """Answer a plain HTTP request. If cancelled, nothing was recorded."""
-            known = self._with_client(request, log)
-            answer = known if isinstance(known, Refusal) else await self._endpoints.answer(known, opening, log)
+            client = self._with_client(request, log)
+            answer = client if isinstance(client, Refusal) else await self._endpoints.answer(client, opening.scope, log)
             if isinstance(answer, Refusal):
-                _record_refusal(answer.status, answer.reason, counted, log)
+                _record_refusal(counted, log, answer.status, answer.reason)
             else:
                 counted.answered()
                 log.debug("%s: %d", request.path.partition("?")[0], answer.status)
             return answer
 
-        opened.transport = await accept(stream, self._accept_options, decide=decide, answer=answer)
-        await server_handshake(opened.transport)
+        admitted = await self._peer_of(stream, peer, opening)
+        if isinstance(admitted, _EarlyRefusal):
+            _record_refusal(counted, log, admitted.refusal.status, admitted.refusal.reason)
+            opening.answering()
+            await refuse(stream, admitted.refusal, tls=self._accept_options.tls if admitted.before_tls else None)
+            return
+        opened.transport = await accept(
+            stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening
+        )
+        with opening.waiting_for_peer():
+            await server_handshake(opened.transport)
+
+    async def _peer_of(
+        self, stream: trio.SocketStream, peer: ClientAddress, opening: PendingOpening
+    ) -> "ClientAddress | _EarlyRefusal":
+        """Wait until the opening may go on, and return the peer, or the client that the PROXY protocol names.
+
+        A checkpoint if it has to wait. If cancelled, a part of the header may have been received: close the connection.
+        """
+        if not await opening.is_admitted():
+            return _EarlyRefusal(_TOO_MANY_OPENINGS)
+        if not self._proxies.protocol:
+            return peer
+        if not self._proxies.trusts(peer.address):
+            return _EarlyRefusal(NOT_A_PROXY)
+        try:
+            with opening.waiting_for_peer(count_queue_time=True):
+                return await receive_client(stream, peer)
+        except MalformedProxyHeader as error:
+            return _EarlyRefusal(Refusal(400, str(error)), before_tls=False)
+
+    async def _admit(
+        self, request: OpeningRequest, opening: trio.CancelScope, opened: "_Opened", log: ConnectionLog
+    ) -> Refusal | None:
+        """Authorize the client of a request, and count its connection. Return its refusal, or `None`.
+
+        If the limits are reached, clients are not even authenticated, because that can be expensive. Arguments and
+        cancellation are as for `Authorizer.decide`, except that `opened` may have an open session.
+        """
+        address = request.peer.address
+        decision = self._limits.refusal(address) or await self._authorizer.decide(request, opening, log)
+        if isinstance(decision, Refusal):
+            return decision
+        opened.authorized = decision
+        refusal = self._limits.refusal(address)  # others may have been faster
+        if refusal is None:
+            opened.places.enter_context(self._limits.connection(address))
+        return refusal
 
     def _with_client(self, request: OpeningRequest, log: ConnectionLog) -> OpeningRequest | Refusal:
         """Return the request with the address of the client behind the proxies, or the refusal of the request."""
@@ -229,9 +270,21 @@ class ConnectionHandler:
             self._connections.discard(connection)
 
 
-def _record_refusal(status: int, reason: str, counted: CountedConnection, log: ConnectionLog) -> None:
+def _record_refusal(counted: CountedConnection, log: ConnectionLog, status: int, reason: str) -> None:
     counted.refused(status)
     log.refused(status, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _EarlyRefusal:
+    """The refusal of a peer that has not sent a request.
+
+    Attributes:
+        before_tls: whether the TLS handshake of the peer is still to come, if the server has TLS.
+    """
+
+    refusal: Refusal
+    before_tls: bool = True
 
 
 class _Opened:
@@ -240,3 +293,4 @@ class _Opened:
     def __init__(self) -> None:
         self.authorized: Authorized | None = None
         self.transport: Transport | None = None
+        self.places = ExitStack()  # among the connections that are counted
