@@ -183,17 +183,16 @@ class ConnectionHandler:
         """Do the opening and Rayforce's handshake. A checkpoint; if cancelled, `opened` has what is to be closed."""
 
         async def decide(request: OpeningRequest) -> Refusal | None:
-            """Authorize the client, and count its connection. If cancelled, `opened` has its session, if it has one."""
-            client = self._with_client(request, log)
-            refusal = client if isinstance(client, Refusal) else await self._admit(client, opening.scope, opened, log)
-            if refusal is not None:
-                _record_refusal(counted, log, refusal.status, refusal.reason)
-            return refusal
+            """Admit the client. A checkpoint; if cancelled, as `_admit`."""
+            decision = await self._admit(request, opening, opened, log)
+            if isinstance(decision, Refusal):
+                _record_refusal(counted, log, decision.status, decision.reason)
+            return decision
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
             """Answer a plain HTTP request. If cancelled, nothing was recorded."""
-            client = self._with_client(request, log)
-            answer = client if isinstance(client, Refusal) else await self._endpoints.answer(client, opening.scope, log)
+            known = self._with_client(request, log)
+            answer = known if isinstance(known, Refusal) else await self._endpoints.answer(known, opening.scope, log)
             if isinstance(answer, Refusal):
                 _record_refusal(counted, log, answer.status, answer.reason)
             else:
@@ -233,15 +232,22 @@ class ConnectionHandler:
             return _EarlyRefusal(Refusal(400, str(error)), before_tls=False)
 
     async def _admit(
-        self, request: OpeningRequest, opening: trio.CancelScope, opened: "_Opened", log: ConnectionLog
+        self, request: OpeningRequest, opening: PendingOpening, opened: "_Opened", log: ConnectionLog
     ) -> Refusal | None:
-        """Authorize the client of a request, and count its connection. Return its refusal, or `None`.
+        """Authorize a client, and count its connection; return the refusal, or `None`.
 
-        If the limits are reached, clients are not even authenticated, because that can be expensive. Arguments and
-        cancellation are as for `Authorizer.decide`, except that `opened` may have an open session.
+        If the limits are reached, clients are not even authenticated, because that can be expensive.
+
+        A checkpoint as `Authorizer.decide`. If cancelled, `opened` has the session, if there is one.
         """
-        address = request.peer.address
-        decision = self._limits.refusal(address) or await self._authorizer.decide(request, opening, log)
+        known = self._with_client(request, log)
+        if isinstance(known, Refusal):
+            return known
+        address = known.peer.address
+        refusal = self._limits.refusal(address)
+        if refusal is not None:
+            return refusal
+        decision = await self._authorizer.decide(known, opening.scope, log)
         if isinstance(decision, Refusal):
             return decision
         opened.authorized = decision
