@@ -18,6 +18,7 @@ import trio
 
 from ._addresses import network_of
 from ._credentials import check_password, check_token, check_user
+from ._tasks import enable_ki_protection
 from .errors import RayforceValueError
 
 __all__ = ["Principal", "Request", "hash_password", "password", "token", "users"]
@@ -135,6 +136,7 @@ def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request
         WeakValueDictionary()
     )  # so that one network cannot fill the queue
 
+    @enable_ki_protection
     async def authenticate(request: Request) -> Principal | None:
         """Check the password in a thread. A checkpoint; if cancelled, a check that runs is finished first."""
         if request.username is None or request.password is None:

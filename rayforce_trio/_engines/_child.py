@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from .._tasks import collapse_groups
+from .._tasks import collapse_groups, enable_ki_protection
 from ._output import Output
 
 _EXEC_TIED_TO_PARENT = Path(__file__).with_name("_exec_tied_to_parent.py")
@@ -42,15 +42,11 @@ async def child_process(
             async with trio.open_nursery() as nursery:
                 process: trio.Process = await nursery.start(
                     partial(
-                        trio.run_process,
+                        _run_process,
                         [sys.executable, "-I", "-S", _EXEC_TIED_TO_PARENT, *command],
-                        env=environment,
+                        environment,
                         stdin=stdin,
                         stdout=stdout,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                        check=False,
-                        deliver_cancel=_kill,
                     )
                 )
                 child_ends.close()
@@ -62,6 +58,34 @@ async def child_process(
                 nursery.cancel_scope.cancel()
 
 
+@enable_ki_protection
+async def _run_process(
+    command: Sequence[str | Path],
+    environment: Mapping[str, str],
+    *,
+    stdin: int,
+    stdout: int,
+    task_status: trio.TaskStatus[trio.Process],
+) -> None:
+    """Run a program in a process group of its own until it ends. A checkpoint; if cancelled, the group is killed.
+
+    Raises:
+        OSError: the program cannot be started.
+    """
+    await trio.run_process(
+        command,
+        env=environment,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        check=False,
+        deliver_cancel=_kill,
+        task_status=task_status,
+    )
+
+
+@enable_ki_protection
 async def _kill(process: trio.Process) -> None:
     """Kill a process group. No checkpoint, so this cannot be cancelled.
 

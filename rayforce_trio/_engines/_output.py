@@ -5,6 +5,7 @@ from collections import deque
 
 import trio
 
+from .._tasks import enable_ki_protection
 from .._text import escape_controls
 
 LINE_LIMIT = 8 * 1024
@@ -38,6 +39,7 @@ class Output:
         """Return the last lines."""
         return "\n".join(self._last_lines)
 
+    @enable_ki_protection
     async def log_all(self, stream: trio.abc.ReceiveStream, name: str) -> None:
         """Log the lines of a stream until it ends. A checkpoint; if cancelled, an incomplete line is lost.
 

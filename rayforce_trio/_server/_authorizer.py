@@ -1,6 +1,5 @@
 """Authorization: which clients may connect, and to which engine."""
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, inf
@@ -9,6 +8,7 @@ import trio
 
 from .._addresses import network_of
 from .._engines import Engine, Session
+from .._tasks import call_async_unprotected
 from .._transports import OpeningRequest, Refusal
 from ..auth import Principal, Request
 from ..errors import RayforceValueError, RayforceWSError
@@ -163,9 +163,7 @@ class Authorizer:
         async with self._failures.attempt(network_of(request.peer)) as attempt:
             if attempt.retry_after:
                 return _too_many_failures(attempt.retry_after)
-            principal = authenticate(request)
-            if inspect.isawaitable(principal):
-                principal = await principal
+            principal = await call_async_unprotected(authenticate, request)
             attempt.failed = not principal
         return _UNKNOWN if attempt.failed else principal
 

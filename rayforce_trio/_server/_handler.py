@@ -7,6 +7,7 @@ import trio
 
 from .._addresses import authority_of
 from .._protocol import SUBPROTOCOL
+from .._tasks import enable_ki_protection
 from .._transports import (
     AcceptOptions,
     BadRequest,
@@ -91,6 +92,7 @@ class ConnectionHandler:
         for opening in self._handshakes:
             opening.cancel()
 
+    @enable_ki_protection
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end. A checkpoint; if cancelled, the client is told, and the socket is closed.
 
