@@ -56,5 +56,6 @@ class _InProcessSession(Session):
     def cancel(self) -> None:
         self._cancelled = True  # has an effect only before the evaluation begins: nothing else runs during it
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -222,6 +222,7 @@ class ParallelSession(Session):
     def cancel_ahead(self, ticket: int) -> None:
         self._members[ticket - 1].session.cancel()
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         async with trio.open_nursery() as nursery:
             for member in self._members:

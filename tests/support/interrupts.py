@@ -1,13 +1,14 @@
-"""Press Ctrl-C at chosen points of a scenario, in a process of its own: `python -m support.interrupts SCENARIO WHAT`.
+"""Press Ctrl-C at chosen points of a program, in a process of its own: `python -m support.interrupts PROGRAM PORT WHAT`
 
-WHAT is one of these:
+PROGRAM is one of `SCENARIOS`, and PORT that of a server for those that are clients. WHAT is one of these:
 
-- `unprotected`: print a JSON list of the functions in which trio would raise KeyboardInterrupt, that is, at any
-  instruction of theirs. Functions that the scenario's own functions call without our package are left out.
+- `unprotected`: print a JSON list of the functions in which trio raises KeyboardInterrupt at any instruction. Functions
+  that the program itself calls without our package are left out.
 - `sweep STRIDE`: send SIGINT at every STRIDE-th point at which Python can run a signal handler, each in a run of its
-  own, and print a JSON list of what was wrong after a run.
+  own, and print as JSON the number of points, and what was wrong after a run.
 """
 
+import asyncio
 import dis
 import faulthandler
 import gc
@@ -18,13 +19,14 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
+import anyio
 import trio
 
 import rayforce_trio
@@ -168,8 +170,12 @@ async def client_in_nursery(port: int) -> None:
         await connection.close()
 
 
+async def client_on_asyncio(port: int) -> None:
+    await client(port)
+
+
 async def _use(connection: WSClientConnection) -> None:
-    with trio.move_on_after(0):
+    with anyio.move_on_after(0):
         await connection.execute("(+ 1 2)")
     await connection.execute("(+ 1 2)")
     await connection.create_table("interrupted", {"n": [1, 2, 3]}, replace=True)
@@ -178,9 +184,17 @@ async def _use(connection: WSClientConnection) -> None:
     await connection.post("1")
 
 
-SCENARIOS: dict[str, Callable[[int], Awaitable[None]]] = {
-    one.__name__: one for one in (block, nursery, child, client, client_in_nursery)
+SCENARIOS: dict[str, Callable[[int], Coroutine[Any, Any, None]]] = {
+    one.__name__: one for one in (block, nursery, child, client, client_in_nursery, client_on_asyncio)
 }
+ON_ASYNCIO = {"client_on_asyncio"}
+
+
+def _run(scenario: str, port: int) -> None:
+    if scenario in ON_ASYNCIO:
+        asyncio.run(SCENARIOS[scenario](port))
+    else:
+        trio.run(SCENARIOS[scenario], port)
 
 
 # Tracing
@@ -308,7 +322,7 @@ def interrupted_run(scenario: str, port: int, at: int) -> tuple[str | None, list
         outcome: BaseException | None = None
         sys.settrace(interrupter.trace)
         try:
-            trio.run(SCENARIOS[scenario], port)
+            _run(scenario, port)
         except BaseException as error:  # noqa: BLE001 - examined below
             outcome = error
         finally:
@@ -331,13 +345,14 @@ def main() -> None:
     if command == "unprotected":
         unprotected = Unprotected()
         sys.settrace(unprotected.trace)
-        trio.run(SCENARIOS[scenario], int(port))
+        _run(scenario, int(port))
         sys.settrace(None)
         print(json.dumps(sorted(unprotected.found)))
         return
-    start, stride = map(int, options)
-    at, complaints = start, []
-    trio.run(SCENARIOS[scenario], int(port))  # imports what is imported late, and opens what stays open
+    (stride,) = map(int, options)
+    at = 1
+    complaints: list[str] = []
+    _run(scenario, int(port))  # imports what is imported late, and opens what stays open
     while True:
         place, found = interrupted_run(scenario, int(port), at)
         complaints += [f"point {at}, {place}: {complaint}" for complaint in found]
