@@ -28,6 +28,7 @@ from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._listening import accept_connections, open_listeners
 from ._log import logger
+from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions
 from ._proxies import Proxies
 
@@ -155,7 +156,8 @@ class WSServer:
         self._handler = ConnectionHandler(
             authorizer=self._authorizer,
             proxies=Proxies(trusted_proxies, proxy_header, protocol=proxy_protocol),
-            limits=ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated),
+            limits=ConnectionLimits(max_connections, max_connections_per_address),
+            openings=OpeningQueue(max_unauthenticated, open_timeout),
             options=self._options,
             counters=self._counters,
             endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
@@ -367,6 +369,7 @@ class WSServer:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
                     accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
+                accepting.start_soon(self._handler.run)
                 self._since = time.time()
                 task_status.started(self)
                 await stopping.wait()
