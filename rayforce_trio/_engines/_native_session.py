@@ -24,7 +24,7 @@ from .._protocol import (
     error_code,
 )
 from .._streams import BrokenResourceError, ClosedResourceError, TcpStream
-from .._tasks import race
+from .._tasks import enable_ki_protection, race
 from ..errors import EngineError
 from ._base import Session
 from ._reply_spool import ReplySpool
@@ -97,6 +97,7 @@ class NativeSession(Session):
         self.ready = True
         self.requested_at = trio.current_time()  # of a request that has waited for the handshake
 
+    @enable_ki_protection
     async def run(self) -> None:
         if not self.ready:
             await self.handshake()
@@ -152,6 +153,7 @@ class NativeSession(Session):
             case CancelAction.DROP:
                 self._deliver(Failure(CANCELLED, "the request was cancelled before it began"))
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         try:
             if self._exchange.state is ExchangeState.WAITING:

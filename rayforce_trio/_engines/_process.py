@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from .._codec import native_server
-from .._tasks import race
+from .._tasks import enable_ki_protection, race
 from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
 from ._base import Engine, Session
@@ -114,6 +114,7 @@ class NativeProcess(Engine):
     def is_down(self) -> bool:
         return self._native is None
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a process running until cancelled. A checkpoint; however this ends, no process is left running.
 

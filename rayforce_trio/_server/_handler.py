@@ -10,6 +10,7 @@ import trio
 
 from .._addresses import ClientAddress
 from .._protocol import SUBPROTOCOL
+from .._tasks import enable_ki_protection
 from .._transports import (
     AcceptOptions,
     BadRequest,
@@ -103,10 +104,12 @@ class ConnectionHandler:
         """Cancel the openings of all connections that are not open yet."""
         self._openings.cancel()
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Keep the openings within their time, until cancelled. A checkpoint. It has to run while connections open."""
         await self._openings.run()
 
+    @enable_ki_protection
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end. A checkpoint; if cancelled, the client is told, and the socket is closed.
 
