@@ -2,6 +2,7 @@
 
 import itertools
 import ssl
+from dataclasses import replace
 
 import trio
 
@@ -27,6 +28,7 @@ from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._log import ConnectionLog, logger
 from ._options import ConnectionOptions
+from ._proxies import Proxies
 
 
 class ConnectionHandler:
@@ -40,6 +42,7 @@ class ConnectionHandler:
         self,
         *,
         authorizer: Authorizer,
+        proxies: Proxies,
         limits: ConnectionLimits,
         options: ConnectionOptions,
         counters: Counters,
@@ -50,6 +53,7 @@ class ConnectionHandler:
         log_queries: bool,
     ) -> None:
         self._authorizer = authorizer
+        self._proxies = proxies
         self._limits = limits
         self._options = options
         self._counters = counters
@@ -183,7 +187,8 @@ class ConnectionHandler:
 
         async def decide(request: OpeningRequest) -> Refusal | None:
             """Authorize the client. If cancelled, no session is open."""
-            decision = await self._authorizer.decide(request, opening, log)
+            known = self._with_client(request, log)
+            decision = known if isinstance(known, Refusal) else await self._authorizer.decide(known, opening, log)
             if isinstance(decision, Refusal):
                 _record_refusal(decision.status, decision.reason, counted, log)
                 return decision
@@ -192,7 +197,8 @@ class ConnectionHandler:
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
             """Answer a plain HTTP request. If cancelled, nothing was recorded."""
-            answer = await self._endpoints.answer(request, opening, log)
+            known = self._with_client(request, log)
+            answer = known if isinstance(known, Refusal) else await self._endpoints.answer(known, opening, log)
             if isinstance(answer, Refusal):
                 _record_refusal(answer.status, answer.reason, counted, log)
             else:
@@ -202,6 +208,14 @@ class ConnectionHandler:
 
         opened.transport = await accept(stream, self._accept_options, decide=decide, answer=answer)
         await server_handshake(opened.transport)
+
+    def _with_client(self, request: OpeningRequest, log: ConnectionLog) -> OpeningRequest | Refusal:
+        """Return the request with the address of the client behind the proxies, or the refusal of the request."""
+        client = self._proxies.client_of(request.peer, request.headers)
+        if isinstance(client, Refusal):
+            return client
+        log.peer = str(client)
+        return replace(request, peer=client)
 
     async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:
         """Serve an open connection to its end. A checkpoint; if cancelled, as `WSServerConnection.run`."""
