@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import trio
 
-from .._addresses import authority_of
+from .._addresses import authority_of, network_of
 from .._protocol import SUBPROTOCOL
 from .._transports import (
     AcceptOptions,
@@ -26,7 +26,8 @@ from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
-from ._log import ConnectionLog, logger
+from ._log import ConnectionLog
+from ._log_limits import LogLimits, logger
 from ._options import ConnectionOptions
 from ._proxies import Proxies
 
@@ -66,6 +67,7 @@ class ConnectionHandler:
             write_timeout=options.write_timeout,
         )
         self._log_queries = log_queries
+        self._log_limits = LogLimits()
         self.query_timeout: float | None = None
         self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
@@ -80,6 +82,10 @@ class ConnectionHandler:
     def start(self) -> None:
         """Forget an earlier `stop`."""
         self._stop_at = None
+
+    async def run(self) -> None:
+        """Log how many lines were left out of the log, until cancelled. A checkpoint."""
+        await self._log_limits.run()
 
     def stop(self, grace: float) -> None:
         """Drain every connection within `grace` seconds. Calling it again can only shorten the time."""
@@ -105,7 +111,13 @@ class ConnectionHandler:
             address, port, *_ = stream.socket.getpeername()
         except OSError:
             address, port = "", 0
-        log = ConnectionLog(connection_id, authority_of(address, port), queries=self._log_queries)
+        log = ConnectionLog(
+            connection_id,
+            authority_of(address, port),
+            queries=self._log_queries,
+            network=network_of(address) if address else "",
+            limits=self._log_limits,
+        )
         with CountedConnection(self._counters) as counted:
             try:
                 if not address:
@@ -214,7 +226,7 @@ class ConnectionHandler:
         client = self._proxies.client_of(request.peer, request.headers)
         if isinstance(client, Refusal):
             return client
-        log.peer = str(client)
+        log.peer, log.network = str(client), network_of(client.address)
         return replace(request, peer=client)
 
     async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:

@@ -28,7 +28,7 @@ from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._listening import open_listeners
-from ._log import logger
+from ._log_limits import logger
 from ._options import ConnectionOptions
 from ._proxies import Proxies
 
@@ -256,6 +256,7 @@ class WSServer:
                             await nursery.start(engine.run)
                     if self._starting.cancelled_caught:
                         raise RayforceWSError("the server was stopped before it listened")
+                    nursery.start_soon(self._handler.run)
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
