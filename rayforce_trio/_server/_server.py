@@ -29,6 +29,7 @@ from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._listening import open_listeners
 from ._log_limits import logger
+from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions
 from ._proxies import Proxies
 
@@ -156,7 +157,8 @@ class WSServer:
         self._handler = ConnectionHandler(
             authorizer=self._authorizer,
             proxies=Proxies(trusted_proxies, proxy_header, protocol=proxy_protocol),
-            limits=ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated),
+            limits=ConnectionLimits(max_connections, max_connections_per_address),
+            openings=OpeningQueue(max_unauthenticated, open_timeout),
             options=self._options,
             counters=self._counters,
             endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
@@ -363,6 +365,7 @@ class WSServer:
                 await accepting.start(
                     partial(trio.serve_listeners, self._handler.handle, listeners, handler_nursery=connections)
                 )
+                accepting.start_soon(self._handler.run)
                 self._since = time.time()
                 task_status.started(self)
                 await stopping.wait()

@@ -183,7 +183,7 @@ class TlsStream(ByteStream):
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return filled
             except ssl.SSLError as error:
-                self._failure = error
+                self._failure = error.with_traceback(None)  # whose frames refer to this stream and to the buffer
                 break
             if not count:
                 break

@@ -199,6 +199,7 @@ class WebSocketTransport(Transport):
             count = len(data)
             connection.receive_data(data)
         if not count:
+            del buffer  # otherwise the error keeps the unfinished message: its traceback refers to this frame
             connection.receive_eof()
             raise self._error()
         self._last_sign_of_life = self._current_time()
@@ -406,14 +407,15 @@ class WebSocketTransport(Transport):
 
     def _disconnect(self) -> None:
         self._connection.abort()
+        self._time_slice = TimeSlice()  # without `flush`, which refers to this transport
         self._closed.set()
 
     def _broken(self, error: Exception) -> RayforceWSError:
         """Record that the network connection broke, and return the error to raise."""
         text = os_error_text(error)
-        if error.__cause__ is not None:
-            # On Python 3.12, the frames in its traceback refer to it, and so to the message they were sending.
-            error.__cause__.__traceback__ = None
+        for one in (error, error.__cause__):
+            if one is not None:
+                one.__traceback__ = None  # its frames refer to the message that was being sent or received
         self._connection.connection_lost(f"the connection broke: {text}")
         return self._error()
 
