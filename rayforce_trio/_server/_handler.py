@@ -90,7 +90,7 @@ class ConnectionHandler:
         """Forget an earlier `stop`."""
         self._stop_at = None
 
-    async def run(self) -> None:
+    async def report_left_out_lines(self) -> None:
         """Log how many lines were left out of the log, until cancelled. A checkpoint."""
         await self._log_limits.run()
 

@@ -258,7 +258,7 @@ class WSServer:
                             await nursery.start(engine.run)
                     if self._starting.cancelled_caught:
                         raise RayforceWSError("the server was stopped before it listened")
-                    nursery.start_soon(self._handler.run)
+                    nursery.start_soon(self._handler.report_left_out_lines)
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
