@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 import trio
 
@@ -80,22 +81,20 @@ class EngineMonitor:
                 self._group.check(self._unread_bytes())
 
     async def _probe_when_needed(self) -> None:
-        """Probe the server while it has not answered, until cancelled. A checkpoint; cancelling it closes the probe."""
+        """Open sessions while nothing else would show that the server works, until cancelled. A checkpoint.
+
+        Cancelling it closes the session.
+        """
         while True:
             await self._wait_for(lambda: not self._watchdog.is_idle)
-            await race(self._probe_repeatedly, lambda: self._wait_for(lambda: self._watchdog.is_idle))
-
-    async def _probe_repeatedly(self) -> None:
-        """Open sessions until cancelled. A checkpoint; cancelling it closes the session."""
-        for delay in exponential_backoff(_FIRST_PROBE_DELAY, _MAX_PROBE_DELAY):
-            await trio.sleep(delay)
-            if self._group.is_busy and self._watchdog.state is not WatchdogState.REFUSING:
-                continue  # the reply will show it
-            try:
-                session = await self._probe()
-            except EngineError:
-                continue
-            await session.aclose()
+            for delay in exponential_backoff(_FIRST_PROBE_DELAY, _MAX_PROBE_DELAY):
+                with trio.move_on_after(delay):
+                    await self._wait_for(lambda: self._watchdog.is_idle)
+                    break
+                if self._group.is_busy and self._watchdog.state is not WatchdogState.REFUSING:
+                    continue  # the reply will show it
+                with suppress(EngineError):
+                    await (await self._probe()).aclose()
 
     async def log_problems(self) -> None:
         """Log when the server stops working, and when it works again, until cancelled. A checkpoint."""

@@ -85,7 +85,7 @@ class NativeEngine(Engine):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch whether the server obeys stops, until cancelled. A checkpoint; if cancelled, nothing is left open."""
         task_status.started()
-        await race(self._monitor.run, self._monitor.log_problems)
+        await race(self.watch, self.log_problems)
 
     async def open_session(self) -> Session:
         """Open a session. A checkpoint; if cancelled, nothing is left open.
@@ -105,6 +105,14 @@ class NativeEngine(Engine):
     async def open_session_alone(self, client: Client) -> Session:
         """Like `open_session_for`, for a client whose requests must be alone in the engine."""
         return await self._open_waiting_session(client, is_alone=True)
+
+    async def watch(self) -> None:
+        """Like `run`, without reporting problems to the log."""
+        await self._monitor.run()
+
+    async def log_problems(self) -> None:
+        """Log when the server stops working, and when it works again, until cancelled. A checkpoint."""
+        await self._monitor.log_problems()
 
     async def wait_until_down(self) -> None:
         """Wait until the server is known not to work. A checkpoint; cancelling it changes nothing."""

@@ -304,15 +304,13 @@ class NativeProcess(Engine):
             self._native, self._pid, self._ended, self._was_used = native, process.pid, trio.Event(), False
             self._ready.set()
             on_ready()
-            await native.run()
+            await native.watch()
 
         async def wait_for_exit() -> None:
             await process.wait()
 
         async def kill_if_down() -> None:
             """Return when the process must be killed. Cancelling it changes nothing."""
-            if self._stop_timeout is None:
-                await trio.sleep_forever()
             while True:
                 await native.wait_until_down()
                 with trio.move_on_after(_EXIT_TIMEOUT):
@@ -328,7 +326,8 @@ class NativeProcess(Engine):
                 native.reconsider(self._must_be_alone)
 
         try:
-            await race(allow_sessions, wait_for_exit, kill_if_down, clear_suspects)
+            react = native.log_problems if self._stop_timeout is None else kill_if_down
+            await race(allow_sessions, wait_for_exit, react, clear_suspects)
         except EngineError as error:
             with trio.move_on_after(_EXIT_TIMEOUT):
                 await process.wait()
