@@ -43,7 +43,6 @@ _READ_SIZE = 512 * 1024  # bytes; measured: smaller reads take longer, larger on
 _MAX_START_SIZE = 64 * 1024  # bytes; a longer request is unlikely to be written without waiting
 _MAX_SEND_SIZE = 1024 * 1024  # bytes written between two checkpoints
 _STOP = b"!"  # as TCP urgent data
-_UNREAD_WHILE_RUNNING = (0, len(_STOP), len(FENCE), len(FENCE) + len(_STOP))  # bytes behind a request or post
 _NOT_BEGUN = "the request was cancelled before it began"
 _NETWORK_ERRORS = (BrokenResourceError, ClosedResourceError)
 
@@ -88,6 +87,7 @@ class NativeSession(Session):
         self._reply_spool: ReplySpool | None = None  # the rest of a long reply
         self._reminder = StopReminder(group.wakeup)
         self._send_due = trio.Event()
+        self._is_post = False  # whether a post is in flight, with the fence behind it
         self._turn = trio.Event()  # set when the turn of the request has come
         self._turn_wait: trio.CancelScope | None = None  # while the request waits for its turn
 
@@ -107,7 +107,8 @@ class NativeSession(Session):
         Args:
             unread: how many bytes the server has not read, by our ports.
         """
-        return self.awaiting_reply and unread.get(self._stream.local_port, 0) in _UNREAD_WHILE_RUNNING
+        behind = (len(FENCE) if self._is_post else 0) + (len(_STOP) if self._exchange.stop_requested else 0)
+        return self.awaiting_reply and unread.get(self._stream.local_port, 0) <= behind
 
     def turn_came(self) -> None:
         self._turn.set()
@@ -150,7 +151,9 @@ class NativeSession(Session):
     async def post(self, frame: Frame) -> Failure | None:
         # The engine itself reports errors in posts, so a `Failure` without a message belongs to the request that
         # follows the post. A hook in the engine may make its reply long.
+        self._is_post = True
         reply = await self._evaluate(self._exchange.post, frame)
+        self._is_post = False
         while self.unread:
             await self.receive_some()
         return reply if isinstance(reply, Failure) and reply.message else None

@@ -18,7 +18,7 @@ from .._text import escape_controls
 from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
 from ._base import Client, ClientMustWait, Engine, Session
-from ._child import child_process
+from ._child import ChildProcess, child_process
 from ._native import MAX_IN_FLIGHT, STOP_TIMEOUT, NativeEngine
 from ._output import Output
 from ._suspects import Suspects
@@ -287,7 +287,7 @@ class NativeProcess(Engine):
         )
 
     async def _supervise(
-        self, process: trio.Process, native: "_ChildServer", output: Output, on_ready: Callable[[], None]
+        self, process: ChildProcess, native: "_ChildServer", output: Output, on_ready: Callable[[], None]
     ) -> bool:
         """Allow sessions when the process is ready, until it ends or must be killed; returns whether it was ever ready.
 
@@ -371,7 +371,7 @@ def _checked_stop_timeout(value: object, *, read_only: bool) -> float | None:
     )
 
 
-def _exit_text(process: trio.Process) -> str:
+def _exit_text(process: ChildProcess) -> str:
     code = process.returncode
     assert code is not None
     return f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"

@@ -15,13 +15,15 @@ NOW = 1000.0
 
 Event = Callable[[Watchdog], None]
 
-REACH: dict[WatchdogState, Event] = {
-    OBEDIENT: lambda _: None,
-    STOPPING: lambda w: w.stop_requested(NOW - LIMIT),
-    BUSY: lambda w: (w.stop_requested(NOW - LIMIT), w.checked(NOW, is_busy=True, stopped_at=math.inf))[-1],
-    UNRESPONSIVE: lambda w: (w.stop_requested(NOW - LIMIT), w.checked(NOW, is_busy=False, stopped_at=0.0))[-1],
-    REFUSING: lambda w: w.refused(),
-}
+
+def reach(watchdog: Watchdog, state: WatchdogState) -> None:
+    if state is REFUSING:
+        watchdog.refused()
+    elif state is not OBEDIENT:
+        watchdog.stop_requested(NOW - LIMIT)
+        if state is not STOPPING:
+            watchdog.checked(NOW, is_busy=state is BUSY, stopped_at=NOW - LIMIT)
+
 
 EVENTS: dict[str, Event] = {
     "stop requested": lambda w: w.stop_requested(NOW),
@@ -51,7 +53,7 @@ AFTER: dict[str, tuple[WatchdogState, ...]] = {
 
 def watchdog_in(state: WatchdogState) -> Watchdog:
     watchdog = Watchdog(LIMIT)
-    REACH[state](watchdog)
+    reach(watchdog, state)
     assert watchdog.state is state
     return watchdog
 
