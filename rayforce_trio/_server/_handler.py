@@ -30,7 +30,8 @@ from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits, too_many
-from ._log import ConnectionLog, logger
+from ._log import ConnectionLog
+from ._log_limits import LogLimits, logger
 from ._opening_queue import OpeningQueue, PendingOpening
 from ._options import ConnectionOptions
 from ._proxies import NOT_A_PROXY, Proxies
@@ -77,6 +78,7 @@ class ConnectionHandler:
             write_timeout=options.write_timeout,
         )
         self._log_queries = log_queries
+        self._log_limits = LogLimits()
         self.query_timeout: float | None = None
         self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
@@ -90,6 +92,10 @@ class ConnectionHandler:
     def start(self) -> None:
         """Forget an earlier `stop`."""
         self._stop_at = None
+
+    async def report_left_out_lines(self) -> None:
+        """Log how many lines were left out of the log, until cancelled. A checkpoint."""
+        await self._log_limits.run()
 
     def stop(self, grace: float) -> None:
         """Drain every connection within `grace` seconds. Calling it again can only shorten the time."""
@@ -121,7 +127,13 @@ class ConnectionHandler:
         except OSError:
             address, port = "", 0
         peer = ClientAddress(address, port)
-        log = ConnectionLog(connection_id, str(peer), queries=self._log_queries)
+        log = ConnectionLog(
+            connection_id,
+            str(peer),
+            queries=self._log_queries,
+            network=peer.network if address else "",
+            limits=self._log_limits,
+        )
         with CountedConnection(self._counters) as counted:
             try:
                 if not address:
@@ -264,7 +276,7 @@ class ConnectionHandler:
         client = self._proxies.client_of(request.peer, request.headers)
         if isinstance(client, Refusal):
             return client
-        log.peer = str(client)
+        log.peer, log.network = str(client), client.network
         return replace(request, peer=client)
 
     async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:

@@ -4,6 +4,8 @@ import logging
 import sys
 import traceback
 
+import trio
+
 from .._protocol import (
     HEADER_SIZE,
     SIZED,
@@ -16,14 +18,16 @@ from .._text import escape_controls
 from .._transports import close_code
 from .._websocket import CloseCode
 from ..errors import ConnectionClosed, RayforceWSError
+from ._log_limits import LogLimits, logger
 
 QUERY_LIMIT = 200
 """The length to which logged queries are cut, in characters."""
 
+LINE_LIMIT = 2000
+"""The length to which lines are cut, in characters. An engine's message may quote a long value of a client."""
+
 _STRING = query_frame("", MessageType.SYNC, 0)[HEADER_SIZE]  # the first byte of a text query
 _TEXT = HEADER_SIZE + SIZED.size
-
-logger = logging.getLogger("rayforce_trio.server")
 
 
 class ConnectionLog:
@@ -33,15 +37,28 @@ class ConnectionLog:
         connection_id: counts the server's connections, from 1.
         peer: the client's address.
         queries: whether to log the clients' queries.
+        network: the network that the client's address belongs to: see `network_of`.
+        limits: the limits on the lines of the server's log; `None`: no limits.
 
     Attributes:
+        network: as given.
         principal: the name of the authenticated client; `None` before authentication, or without it.
     """
 
-    def __init__(self, connection_id: int, peer: str, *, queries: bool = False) -> None:
+    def __init__(
+        self,
+        connection_id: int,
+        peer: str,
+        *,
+        queries: bool = False,
+        network: str = "",
+        limits: LogLimits | None = None,
+    ) -> None:
         self.connection_id = connection_id
         self.peer = peer
         self.queries = queries
+        self.network = network
+        self._limits = limits
         self.principal: str | None = None
 
     def refused(self, status: int, reason: str) -> None:
@@ -67,9 +84,14 @@ class ConnectionLog:
             self._log(level, "closed with code %d: %s", (code, error))
 
     def query(self, request: ServerRequest, message: Frame | str) -> None:
-        """Log the beginning of the query in the message that was received as `request`, which may be refused."""
+        """Log the beginning of the query in the message that was received as `request`, which may be refused.
+
+        The number of these lines is not limited: otherwise a client could hide a query behind many others.
+        """
+        if not logger.isEnabledFor(logging.INFO):
+            return
         what = "post" if request.number is None else f"request {request.number}"
-        self.info("%s: %s", what, beginning_of(message))
+        self._write(logging.INFO, "%s: %s", (what, beginning_of(message)))
 
     def debug(self, text: str, *arguments: object) -> None:
         self._log(logging.DEBUG, text, arguments)
@@ -88,10 +110,15 @@ class ConnectionLog:
         self._log(logging.ERROR, text, arguments, error=sys.exception())
 
     def _log(self, level: int, text: str, arguments: tuple[object, ...], *, error: BaseException | None = None) -> None:
+        """Write a line if the limits allow that."""
         if not logger.isEnabledFor(level):
             return
+        if self._limits is None or self._limits.allow(self.network, level, trio.current_time()):
+            self._write(level, text, arguments, error)
+
+    def _write(self, level: int, text: str, arguments: tuple[object, ...], error: BaseException | None = None) -> None:
         who = self.peer if self.principal is None else f"{self.principal} at {self.peer}"
-        line = escape_controls(f"connection {self.connection_id} ({who}): {text % arguments}")
+        line = escape_controls(f"connection {self.connection_id} ({who}): {_shortened(text % arguments)}")
         if error is None:
             logger.log(level, "%s", line)
             return
@@ -99,6 +126,10 @@ class ConnectionLog:
         record = logger.makeRecord(logger.name, level, __file__, 0, "%s", (line,), information)
         record.exc_text = printable_traceback(error)  # formatters use this text instead of their own
         logger.handle(record)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LINE_LIMIT else f"{text[:LINE_LIMIT]}..."
 
 
 def printable_traceback(error: BaseException) -> str:

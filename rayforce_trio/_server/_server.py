@@ -27,7 +27,7 @@ from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._listening import accept_connections, open_listeners
-from ._log import logger
+from ._log_limits import logger
 from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions
 from ._proxies import Proxies
@@ -260,6 +260,7 @@ class WSServer:
                             await nursery.start(engine.run)
                     if self._starting.cancelled_caught:
                         raise RayforceWSError("the server was stopped before it listened")
+                    nursery.start_soon(self._handler.report_left_out_lines)
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
