@@ -28,7 +28,7 @@ from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits, too_many
-from ._log import ConnectionLog, logger
+from ._log import ConnectionLog, LogLimiter, logger
 from ._opening_queue import OpeningQueue, PendingOpening
 from ._options import ConnectionOptions
 
@@ -70,6 +70,7 @@ class ConnectionHandler:
             write_timeout=options.write_timeout,
         )
         self._log_queries = log_queries
+        self._log_limiter = LogLimiter()
         self.query_timeout: float | None = None
         self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
@@ -98,8 +99,17 @@ class ConnectionHandler:
         self._openings.cancel()
 
     async def run(self) -> None:
-        """Keep the openings within their time, until cancelled. A checkpoint. It has to run while connections open."""
-        await self._openings.run()
+        """Keep the openings and the log within their limits, until cancelled. A checkpoint.
+
+        It has to run while connections are handled. If cancelled, call `report` when the last connection has ended.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._openings.run)
+            nursery.start_soon(self._log_limiter.run)
+
+    def report(self) -> None:
+        """Log what is not logged yet."""
+        self._log_limiter.report()
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end. A checkpoint; if cancelled, the client is told, and the socket is closed.
@@ -111,7 +121,13 @@ class ConnectionHandler:
             address, port, *_ = stream.socket.getpeername()
         except OSError:
             address, port = "", 0
-        log = ConnectionLog(connection_id, authority_of(address, port), queries=self._log_queries)
+        log = ConnectionLog(
+            connection_id,
+            authority_of(address, port),
+            queries=self._log_queries,
+            limiter=self._log_limiter,
+            network=network_of(address) if address else "an unknown address",
+        )
         with CountedConnection(self._counters) as counted:
             try:
                 if not address:

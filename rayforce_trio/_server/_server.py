@@ -326,17 +326,22 @@ class WSServer:
         A checkpoint; if cancelled, all connections and listening sockets are closed.
         """
         listeners = await self._listen()
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                await accepting.start(
-                    partial(trio.serve_listeners, self._handler.handle, listeners, handler_nursery=connections)
-                )
-                accepting.start_soon(self._handler.run)
-                self._since = time.time()
-                task_status.started(self)
-                await stopping.wait()
-                accepting.cancel_scope.cancel()
-            self._handler.cancel_handshakes()
+        try:
+            async with trio.open_nursery() as background:
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        await accepting.start(
+                            partial(trio.serve_listeners, self._handler.handle, listeners, handler_nursery=connections)
+                        )
+                        background.start_soon(self._handler.run)
+                        self._since = time.time()
+                        task_status.started(self)
+                        await stopping.wait()
+                        accepting.cancel_scope.cancel()
+                    self._handler.cancel_handshakes()
+                background.cancel_scope.cancel()
+        finally:
+            self._handler.report()
 
     async def _listen(self) -> list[trio.SocketListener]:
         """Open the listening sockets. A checkpoint; if cancelled, no socket is left open."""
