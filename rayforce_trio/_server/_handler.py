@@ -3,6 +3,7 @@
 import itertools
 import ssl
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -31,6 +32,7 @@ from ._limits import ConnectionLimits, too_many
 from ._log import ConnectionLog, LogLimiter, logger
 from ._opening_queue import OpeningQueue, PendingOpening
 from ._options import ConnectionOptions
+from ._proxies import Proxies
 
 _TOO_MANY_OPENINGS = too_many("This server has reached its limit of opening connections (max_unauthenticated).")
 
@@ -46,6 +48,7 @@ class ConnectionHandler:
         self,
         *,
         authorizer: Authorizer,
+        proxies: Proxies,
         limits: ConnectionLimits,
         openings: OpeningQueue,
         options: ConnectionOptions,
@@ -57,6 +60,7 @@ class ConnectionHandler:
         log_queries: bool,
     ) -> None:
         self._authorizer = authorizer
+        self._proxies = proxies
         self._limits = limits
         self._openings = openings
         self._options = options
@@ -190,24 +194,16 @@ class ConnectionHandler:
         """Do the opening and Rayforce's handshake. A checkpoint; if cancelled, `opened` has what is to be closed."""
 
         async def decide(request: OpeningRequest) -> Refusal | None:
-            """Authorize the client, and count its connection. If cancelled, `opened` has its session, if it has one.
-
-            If the limits are reached, clients are not even authenticated, because that can be expensive.
-            """
-            decision = self._limits.refusal(request.peer) or await self._authorizer.decide(request, opening.scope, log)
-            if not isinstance(decision, Refusal):
-                opened.authorized = decision
-                refusal = self._limits.refusal(request.peer)  # others may have been faster
-                if refusal is None:
-                    opened.places.enter_context(self._limits.connection(request.peer))
-                    return None
-                decision = refusal
-            _record_refusal(counted, log, decision.status, decision.reason)
+            """Admit the client. A checkpoint; if cancelled, as `_admit`."""
+            decision = await self._admit(request, opening, opened, log)
+            if isinstance(decision, Refusal):
+                _record_refusal(counted, log, decision.status, decision.reason)
             return decision
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
             """Answer a plain HTTP request. If cancelled, nothing was recorded."""
-            answer = await self._endpoints.answer(request, opening.scope, log)
+            known = self._with_client(request, log)
+            answer = known if isinstance(known, Refusal) else await self._endpoints.answer(known, opening.scope, log)
             if isinstance(answer, Refusal):
                 _record_refusal(counted, log, answer.status, answer.reason)
             else:
@@ -223,6 +219,39 @@ class ConnectionHandler:
         opened.transport = await accept(stream, self._accept_options, decide=decide, answer=answer, progress=opening)
         with opening.waiting_for_peer():
             await server_handshake(opened.transport)
+
+    async def _admit(
+        self, request: OpeningRequest, opening: PendingOpening, opened: "_Opened", log: ConnectionLog
+    ) -> Refusal | None:
+        """Authorize a client, and count its connection; return the refusal, or `None`.
+
+        If the limits are reached, clients are not even authenticated, because that can be expensive.
+
+        A checkpoint as `Authorizer.decide`. If cancelled, `opened` has the session, if there is one.
+        """
+        known = self._with_client(request, log)
+        if isinstance(known, Refusal):
+            return known
+        address = known.peer.address
+        refusal = self._limits.refusal(address)
+        if refusal is not None:
+            return refusal
+        decision = await self._authorizer.decide(known, opening.scope, log)
+        if isinstance(decision, Refusal):
+            return decision
+        opened.authorized = decision
+        refusal = self._limits.refusal(address)  # others may have been faster
+        if refusal is None:
+            opened.places.enter_context(self._limits.connection(address))
+        return refusal
+
+    def _with_client(self, request: OpeningRequest, log: ConnectionLog) -> OpeningRequest | Refusal:
+        """Return the request with the address of the client behind the proxies, or the refusal of the request."""
+        client = self._proxies.client_of(request.peer, request.headers)
+        if isinstance(client, Refusal):
+            return client
+        log.peer, log.network = str(client), network_of(client.address)
+        return replace(request, peer=client)
 
     async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:
         """Serve an open connection to its end. A checkpoint; if cancelled, as `WSServerConnection.run`."""

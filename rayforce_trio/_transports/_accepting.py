@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import trio
 import trio_websocket
 
-from .._addresses import authority_of
+from .._addresses import ClientAddress, authority_of
 from .._protocol import MESSAGE_LIMIT_HEADER
 from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, is_plaintext_error, stream_of
 from .._websocket import (
@@ -52,7 +52,7 @@ class OpeningRequest:
         path: the path of the URL, with its query.
         headers: the HTTP headers, with names in lower case and values in Latin-1. Headers that decide about the
             request occur once at most. The values of a header that occurred several times are joined by ", ".
-        peer: the client's IP address.
+        peer: the address of the peer. The server replaces it if a proxy tells another one.
         own_address: the IP address and port that the client connected to.
         subprotocols: the subprotocols that the client proposes, in its order. They are not among the headers.
         certificate: the client's TLS certificate, in the form of `ssl.SSLSocket.getpeercert`, if it has sent one.
@@ -60,7 +60,7 @@ class OpeningRequest:
 
     path: str
     headers: dict[str, str] = field(repr=False)  # with secrets among them
-    peer: str
+    peer: ClientAddress
     own_address: tuple[str, int]
     subprotocols: tuple[str, ...] = field(default=(), repr=False)
     certificate: dict[str, Any] | None = field(default=None, repr=False)
@@ -211,7 +211,7 @@ async def accept(
         certificate = stream.certificate if isinstance(stream, TlsStream) else None
         proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
         opening_request = OpeningRequest(
-            request.target, request.headers, peer[0], (own[0], own[1]), proposed, certificate
+            request.target, request.headers, ClientAddress(peer[0], peer[1]), (own[0], own[1]), proposed, certificate
         )
         if isinstance(request, HttpRequest):
             await _serve_http_request(stream, request, opening_request, answer, progress)
