@@ -28,7 +28,7 @@ _STRING = query_frame("", MessageType.SYNC, 0)[HEADER_SIZE]  # the first byte of
 _TEXT = HEADER_SIZE + SIZED.size
 
 _OPTION = re.compile(r"\((max_\w+)\)")  # in the reason of a refusal
-_ARGUMENT = re.compile(r":? ?%[a-z].*")
+_ARGUMENTS = re.compile(r"(%[a-z])+")
 
 logger = logging.getLogger("rayforce_trio.server")
 
@@ -167,7 +167,7 @@ class ConnectionLog:
 
 def _kind_of(text: str) -> str:
     """Return the kind of the lines with a text whose arguments are not filled in."""
-    return _ARGUMENT.sub("...", text)
+    return _ARGUMENTS.sub("...", text.removesuffix(": %s"))
 
 
 def printable_traceback(error: BaseException) -> str:
