@@ -11,7 +11,7 @@ from typing import NoReturn
 import trio
 
 from .._tasks import enable_ki_protection
-from ._log_limits import logger
+from ._log import logger
 
 _BACKLOG = 4096
 

@@ -27,7 +27,7 @@ from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._listening import accept_connections, open_listeners
-from ._log_limits import logger
+from ._log import logger
 from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions
 from ._proxies import Proxies
@@ -260,7 +260,6 @@ class WSServer:
                             await nursery.start(engine.run)
                     if self._starting.cancelled_caught:
                         raise RayforceWSError("the server was stopped before it listened")
-                    nursery.start_soon(self._handler.report_left_out_lines)
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
@@ -366,19 +365,24 @@ class WSServer:
         A checkpoint; if cancelled, all connections and listening sockets are closed.
         """
         listeners = await self._listen()
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                for listener in listeners:
-                    accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
-                accepting.start_soon(self._handler.run)
-                self._since = time.time()
-                task_status.started(self)
-                await stopping.wait()
-                if not self._draining:
-                    await trio.sleep(self._options.drain_delay)
-                    self._drain()
-                accepting.cancel_scope.cancel()
-            self._handler.cancel_handshakes()
+        try:
+            async with trio.open_nursery() as background:
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        for listener in listeners:
+                            accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
+                        background.start_soon(self._handler.run)
+                        self._since = time.time()
+                        task_status.started(self)
+                        await stopping.wait()
+                        if not self._draining:
+                            await trio.sleep(self._options.drain_delay)
+                            self._drain()
+                        accepting.cancel_scope.cancel()
+                    self._handler.cancel_handshakes()
+                background.cancel_scope.cancel()
+        finally:
+            self._handler.report()
 
     async def _listen(self) -> list[trio.SocketListener]:
         """Open the listening sockets. A checkpoint; if cancelled, no socket is left open."""
