@@ -9,6 +9,7 @@ from .._websocket import CloseCode
 from ..errors import (
     ConnectionClosed,
     ConnectionLost,
+    EngineError,
     HandshakeError,
     MessageTooLarge,
     ProtocolError,
@@ -194,6 +195,8 @@ def close_code(error: RayforceWSError) -> int | None:
             return code
         case ConnectionLost() | HandshakeError():  # without the handshake, the peer may not speak this protocol
             return None
+        case EngineError(_close_code=code):
+            return code
     return CloseCode.INTERNAL_ERROR
 
 
