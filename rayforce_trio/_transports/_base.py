@@ -140,8 +140,8 @@ class Transport(ABC):
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Finish the frame that is being sent, perform the closing handshake, and close the socket. A checkpoint.
 
-        Takes at most `CLOSE_TIMEOUT`, and less if the peer sends too much instead of its close frame. Other tasks run in
-        between. A code that reports an error drops everything that arrives, and an unfinished message. If cancelled,
+        Takes at most `CLOSE_TIMEOUT`, and less if the peer sends too much instead of its close frame. Other tasks run
+        meanwhile. A code that reports an error drops everything that arrives, and an unfinished message. If cancelled,
         close the socket at once. Other tasks may be in `receive`, `send`, `run` and `aclose`. Raises no network errors.
         Idempotent.
 
