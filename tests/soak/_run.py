@@ -1,5 +1,6 @@
 """The run itself, and what is made of it."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -8,6 +9,7 @@ import trio
 from support.children import Child
 from support.usage import Held
 
+from ._attackers import ATTACKS, NATIVE_ATTACKS, attack_again_and_again
 from ._clients import Tally, run_client
 
 _START_TIMEOUT = 60.0
@@ -22,12 +24,14 @@ class Soak:
 
     Attributes:
         before: what the server held before the first client.
+        attacks: how often each attack was made.
         samples: what it held meanwhile.
         after: what it held when the last client was gone.
     """
 
     before: Held
     tally: Tally = field(default_factory=Tally)
+    attacks: Counter[str] = field(default_factory=Counter)
     samples: list[Held] = field(default_factory=list)
     after: Held | None = None
 
@@ -61,12 +65,12 @@ class Soak:
 async def soak(
     engine: str, clients: int, seconds: float, every: float, show: Callable[[Soak], None] = lambda _: None
 ) -> Soak:
-    """Run so many clients for so long.
+    """Run so many clients for so long, beside one attacker of each kind.
 
     Args:
         engine: of the server, one of `ENGINES`.
         clients: how many there are at the same time.
-        seconds: how long, at least: until all that clients do was done.
+        seconds: how long, at least: until all that clients and attackers do was done.
         every: how often the server is asked what it holds, in seconds.
         show: called each time.
     """
@@ -74,11 +78,14 @@ async def soak(
     try:
         port: int = server.answer(_START_TIMEOUT)["port"]
         result = Soak(await _held(server))
+        attacks = ATTACKS if engine == "in-process" else NATIVE_ATTACKS
         end = trio.current_time() + seconds
         async with trio.open_nursery() as nursery:
             for number in range(clients):
                 nursery.start_soon(run_client, port, number, result.tally)
-            while trio.current_time() < end or not result.tally.has_all:
+            for attack in attacks:
+                nursery.start_soon(attack_again_and_again, attack, port, result.attacks)
+            while trio.current_time() < end or not result.tally.has_all or len(result.attacks) < len(attacks):
                 await trio.sleep(every)
                 result.samples.append(await _held(server))
                 show(result)
