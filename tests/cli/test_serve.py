@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+from argparse import ArgumentParser
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -12,7 +13,9 @@ from support.engine_processes import has_ended
 from support.native import native_server
 from support.terminal import CTRL_C, terminal
 
+from rayforce_trio import NativeProcess
 from rayforce_trio._cli import _serve, main
+from rayforce_trio._cli._engine import add_engine, engine_of
 from rayforce_trio.errors import RayforceValueError
 
 SCRIPT = "(set served_by_script 42) (env 0)"  # of its value, rayforce-py cannot make anything
@@ -154,6 +157,15 @@ def test_clients_of_a_read_only_server_cannot_write(script: Path) -> None:
         assert refused.stderr.startswith("error: access: ")
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("0", None), ("auto", 30.0), ("5", 5.0)])
+def test_how_long_a_process_may_ignore_a_stop(text: str, seconds: float | None) -> None:
+    parser = ArgumentParser()
+    add_engine(parser)
+    engine = engine_of(parser.parse_args(["--read-only", "--stop-timeout", text]))
+    assert isinstance(engine, NativeProcess)
+    assert engine._stop_timeout == seconds
+
+
 def test_a_journal_brings_back_what_clients_wrote(tmp_path: Path) -> None:
     arguments = ["--journal", str(tmp_path / "journal"), "--journal-sync", "--memory", "1G", "--cores", "1"]
     with serving(*arguments) as server:
@@ -236,6 +248,8 @@ def test_an_address_that_others_can_reach_is_served_on_purpose() -> None:
         ),
         (["--proxy-header", "Forwarded"], "proxy_header needs trusted_proxies"),
         (["--proxy-protocol"], "proxy_protocol needs trusted_proxies"),
+        (["--stop-timeout", "soon"], "argument --stop-timeout: 'soon' is not a number of seconds, 0 or auto"),
+        (["--stop-timeout", "5", "--engine", "host:5000"], "--stop-timeout does not apply to --engine host:5000"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
