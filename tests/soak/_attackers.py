@@ -54,8 +54,10 @@ async def read_at_a_trickle(port: int) -> None:
     """Request long replies, and read a kilobyte of them now and then."""
     with await open_raw(port, receive_buffer=4096) as peer:
         await peer.send(_LONG_REPLY * 5)
-        while _read_a_little(peer):
+        while True:
             await trio.sleep(0.2)
+            if _is_at_end(peer):
+                return
 
 
 async def open_half(port: int) -> None:
@@ -112,9 +114,9 @@ async def attack_again_and_again(attack: Attack, port: int, attacks: Counter[str
         await trio.sleep(random.uniform(0, 2 * _PAUSE))
 
 
-def _read_a_little(peer: RawPeer) -> bool:
-    """Read some of what has arrived; return whether there may be more. No checkpoint."""
+def _is_at_end(peer: RawPeer) -> bool:
+    """Read a kilobyte if it has arrived; return whether the connection has ended."""
     try:
-        return peer.socket.recv(1024) != b""
+        return peer.socket.recv(1024) == b""
     except BlockingIOError:
-        return True
+        return False

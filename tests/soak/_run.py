@@ -11,6 +11,7 @@ from support.usage import Held
 
 from ._attackers import ATTACKS, NATIVE_ATTACKS, attack_again_and_again
 from ._clients import Tally, run_client
+from ._server import Usage
 
 _START_TIMEOUT = 60.0
 _ANSWER_TIMEOUT = 60.0
@@ -25,28 +26,36 @@ class Soak:
     Attributes:
         before: what the server held before the first client.
         attacks: how often each attack was made.
-        samples: what it held meanwhile.
+        samples: what it held and used meanwhile.
         after: what it held when the last client was gone.
     """
 
     before: Held
     tally: Tally = field(default_factory=Tally)
     attacks: Counter[str] = field(default_factory=Counter)
-    samples: list[Held] = field(default_factory=list)
+    samples: list[Usage] = field(default_factory=list)
     after: Held | None = None
 
     @property
     def memory(self) -> tuple[float, float]:
         """The server's memory, in bytes: the median of the second quarter of the run, and of the last."""
-        quarter = max(len(self.samples) // 4, 1)
-        second, last = self.samples[quarter : 2 * quarter] or self.samples, self.samples[-quarter:]
-        return median(held.memory for held in second), median(held.memory for held in last)
+        return self._medians(lambda sample: sample.held.memory)
+
+    @property
+    def engine_heap(self) -> tuple[float, float]:
+        """The part of the memory that belongs to the engine's heap, in the same way."""
+        return self._medians(lambda sample: sample.engine_heap)
 
     @property
     def growth(self) -> float:
-        """By how much memory has grown from one to the other, in bytes."""
-        second, last = self.memory
-        return last - second
+        """By how much memory has grown from one to the other, in bytes, without the engine's heap."""
+        (second, last), (second_heap, last_heap) = self.memory, self.engine_heap
+        return (last - last_heap) - (second - second_heap)
+
+    def _medians(self, quantity: Callable[[Usage], int]) -> tuple[float, float]:
+        quarter = max(len(self.samples) // 4, 1)
+        second, last = self.samples[quarter : 2 * quarter] or self.samples, self.samples[-quarter:]
+        return median(map(quantity, second)), median(map(quantity, last))
 
     def complaints(self, growth: float) -> list[str]:
         """Return what is not as it should be, which more growth than so many bytes is not."""
@@ -77,7 +86,7 @@ async def soak(
     server = Child("soak._server", engine)
     try:
         port: int = server.answer(_START_TIMEOUT)["port"]
-        result = Soak(await _held(server))
+        result = Soak((await _usage(server)).held)
         attacks = ATTACKS if engine == "in-process" else NATIVE_ATTACKS
         end = trio.current_time() + seconds
         async with trio.open_nursery() as nursery:
@@ -87,12 +96,12 @@ async def soak(
                 nursery.start_soon(attack_again_and_again, attack, port, result.attacks)
             while trio.current_time() < end or not result.tally.has_all or len(result.attacks) < len(attacks):
                 await trio.sleep(every)
-                result.samples.append(await _held(server))
+                result.samples.append(await _usage(server))
                 show(result)
             nursery.cancel_scope.cancel()
         with trio.move_on_after(_SETTLED_WITHIN):
             while True:
-                result.after = await _held(server)
+                result.after = (await _usage(server)).held
                 if (result.after.tasks, result.after.descriptors) == (result.before.tasks, result.before.descriptors):
                     break
                 await trio.sleep(_LOOK_AGAIN)  # nobody tells when it is rid of the last one
@@ -101,6 +110,7 @@ async def soak(
         server.stop()
 
 
-async def _held(server: Child) -> Held:
+async def _usage(server: Child) -> Usage:
     server.say(do="tell")
-    return Held(**await trio.to_thread.run_sync(server.answer, _ANSWER_TIMEOUT))
+    answer = await trio.to_thread.run_sync(server.answer, _ANSWER_TIMEOUT)
+    return Usage(Held(**answer["held"]), answer["engine_heap"])
