@@ -122,4 +122,10 @@ def summary(clients: list[Client]) -> dict[str, Any]:
     times = sorted(time for client in clients for time in client.times)
     errors = [error for client in clients for error in client.errors]
     p50, p99 = (times[ceil(len(times) * share) - 1] for share in (0.5, 0.99))
-    return {"p50": p50, "p99": p99, "longest": times[-1], "count": len(times), "errors": errors[:20]}
+    return {
+        "p50": p50,
+        "p99": p99,
+        "longest": times[-1],
+        "count": len(times),
+        "errors": list(dict.fromkeys(errors))[:3],
+    }

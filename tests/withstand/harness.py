@@ -31,7 +31,7 @@ class Timing:
 
     Attributes:
         count: how many there were.
-        errors: those of the first 20 round trips that failed.
+        errors: up to three different errors of round trips that failed.
     """
 
     p50: float
