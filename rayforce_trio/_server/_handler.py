@@ -102,7 +102,7 @@ class ConnectionHandler:
         """Cancel the openings of all connections that are not open yet."""
         self._openings.cancel()
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the openings and the log within their limits, until cancelled. A checkpoint.
 
         It has to run while connections are handled. If cancelled, call `report` when the last connection has ended.
@@ -110,6 +110,7 @@ class ConnectionHandler:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._openings.run)
             nursery.start_soon(self._log_limiter.run)
+            task_status.started()
 
     def report(self) -> None:
         """Log what is not logged yet."""

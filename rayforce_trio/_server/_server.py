@@ -358,15 +358,15 @@ class WSServer:
 
         A checkpoint; if cancelled, all connections and listening sockets are closed.
         """
-        listeners = await self._listen()
         try:
             async with trio.open_nursery() as background:
+                await background.start(self._handler.run)
+                listeners = await self._listen()
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         await accepting.start(
                             partial(trio.serve_listeners, self._handler.handle, listeners, handler_nursery=connections)
                         )
-                        background.start_soon(self._handler.run)
                         self._since = time.time()
                         task_status.started(self)
                         await stopping.wait()
