@@ -15,6 +15,7 @@ from .._protocol import (
     ServerRequest,
     query_frame,
 )
+from .._tasks import enable_ki_protection
 from .._text import escape_controls
 from .._transports import close_code
 from .._websocket import CloseCode
@@ -23,6 +24,9 @@ from ._log_summary import LogSummary
 
 QUERY_LIMIT = 200
 """The length to which logged queries are cut, in characters."""
+
+LINE_LIMIT = 2000
+"""The length to which lines are cut, in characters. An engine's message may quote a long value of a client."""
 
 _STRING = query_frame("", MessageType.SYNC, 0)[HEADER_SIZE]  # the first byte of a text query
 _TEXT = HEADER_SIZE + SIZED.size
@@ -47,6 +51,7 @@ class LogLimiter:
             self._left_out.set()
         return allowed
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Log a summary when it is due, until cancelled. A checkpoint. If cancelled, call `report`."""
         while True:
@@ -150,7 +155,7 @@ class ConnectionLog:
         if not logger.isEnabledFor(level):
             return
         who = self.peer if self.principal is None else f"{self.principal} at {self.peer}"
-        line = escape_controls(f"connection {self.connection_id} ({who}): {text % arguments}")
+        line = escape_controls(f"connection {self.connection_id} ({who}): {_shortened(text % arguments)}")
         shown_error = "" if error is None else printable_traceback(error)
         if is_limited and self._limiter is not None:
             size = len(line) + len(shown_error)
@@ -163,6 +168,10 @@ class ConnectionLog:
         record = logger.makeRecord(logger.name, level, __file__, 0, "%s", (line,), information)
         record.exc_text = shown_error  # formatters use this text instead of their own
         logger.handle(record)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LINE_LIMIT else f"{text[:LINE_LIMIT]}..."
 
 
 def _kind_of(text: str) -> str:
