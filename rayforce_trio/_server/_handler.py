@@ -224,7 +224,7 @@ class ConnectionHandler:
         if isinstance(admitted, _EarlyRefusal):
             _record_refusal(counted, log, admitted.refusal.status, admitted.refusal.reason)
             opening.answering()
-            await refuse(stream, admitted.refusal, tls=self._accept_options.tls if admitted.before_tls else None)
+            await refuse(stream, admitted.refusal, self._accept_options if admitted.before_tls else None)
             return
         opened.transport = await accept(
             stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening
