@@ -115,7 +115,7 @@ class NativeProcess(Engine):
         self._suspects = Suspects()
         self._running = False
         self._pid: int | None = None
-        self._native: NativeEngine | None = None
+        self._native: _ChildServer | None = None
         self._was_used = False  # by a client, the process that has ended last or is running
         self._ready = trio.Event()
         self._ended = trio.Event()
