@@ -22,7 +22,7 @@ from ._child import ChildProcess, child_process
 from ._descriptors import reached_descriptor_limit
 from ._native import MAX_IN_FLIGHT, STOP_TIMEOUT, NativeEngine
 from ._native_session import NativeSession
-from ._output import Output
+from ._output import Output, output_limits
 from ._session_reserve import SessionReserve
 from ._suspects import Suspects
 
@@ -113,6 +113,7 @@ class NativeProcess(Engine):
         self._stop_timeout = _checked_stop_timeout(stop_timeout, read_only=read_only)
         self._read_only = read_only
         self._suspects = Suspects()
+        self._output_limits = output_limits()
         self._running = False
         self._pid: int | None = None
         self._native: _ChildServer | None = None
@@ -275,7 +276,7 @@ class NativeProcess(Engine):
         native = _ChildServer(
             port, in_flight=MAX_IN_FLIGHT if self._read_only else 1, stop_timeout=self._stop_timeout or STOP_TIMEOUT
         )
-        output = Output(f"{_HOST}:{port}")
+        output = Output(f"{_HOST}:{port}", self._output_limits)
         command = [self._executable, *self._arguments(port)]
         environment = {
             **os.environ,
