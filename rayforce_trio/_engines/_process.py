@@ -383,6 +383,11 @@ class _ChildServer(NativeEngine):
         await self._reserve.run()
 
     async def _open_waiting_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
+        """Open a session, or take one of the reserve. A checkpoint; if cancelled, nothing is left open.
+
+        Raises:
+            EngineError: as for `open_session`, or the process accepts no connections and the reserve is empty.
+        """
         session: NativeSession | None = None
         limit: int | None = None
         try:
