@@ -21,7 +21,7 @@ INSTALLED = [version for version in SUPPORTED if shutil.which(f"python{version}"
 WORKERS = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal"]
 """Tests often wait, so one process more than there are cores. An idle process takes tests from the others."""
 
-NOT_TIMING = ["-m", "not timing"]
+NOT_TIMING = ["-m", "not timing and not withstand"]
 """All tests except those that measure time; slow tests are included."""
 
 ALL_EXTRAS = ".[arrow,cli,prometheus,sql]"
@@ -68,6 +68,13 @@ def timing(session: nox.Session) -> None:
     """Run the tests that measure time, one after another. Nothing else should run on the machine at the same time."""
     session.install(ALL_EXTRAS, *nox.project.dependency_groups(PYPROJECT, "test"))
     pytest(session, "-m", "timing")
+
+
+@nox.session
+def withstand(session: nox.Session) -> None:
+    """Measure clients without and beside attacks by other peers. Nothing else should run at the same time."""
+    session.install(ALL_EXTRAS, *nox.project.dependency_groups(PYPROJECT, "test"))
+    pytest(session, "-m", "withstand")
 
 
 @nox.session

@@ -59,6 +59,40 @@ def network_of(address: str) -> str:
     return str(ip if isinstance(ip, IPv4Address) else IPv6Network((ip, 64), strict=False))
 
 
+def is_loopback(address: str) -> bool:
+    """Return whether an IP address is a loopback address. It may be an IPv4 address mapped into IPv6."""
+    return ip_of(address).is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAddress:
+    """The address of a server's client. `str` returns it with the port, as written in a URL.
+
+    Attributes:
+        address: the IP address.
+        port: the port; `None` if a proxy has not told it.
+        through_proxy: whether the client comes through a proxy. The address is then that of the proxy's client, as far
+            as it is known.
+    """
+
+    address: str
+    port: int | None = None
+    through_proxy: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the client is on the server's machine. Nobody knows this of the client of a proxy."""
+        return not self.through_proxy and is_loopback(self.address)
+
+    @property
+    def network(self) -> str:
+        """The network that counts as one client: see `network_of`."""
+        return network_of(self.address)
+
+    def __str__(self) -> str:
+        return authority_of(self.address, self.port)
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """The address of a server. `str` returns its URL without the query, which may contain secrets.

@@ -5,6 +5,7 @@ import contextvars
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -217,16 +218,16 @@ async def race(*functions: Callable[[], Awaitable[None]]) -> None:
         await functions[0]()
         return
     errors: list[Exception] = []
-    with collapse_groups():
-        if in_trio():
-            await _race_on_trio(functions, errors)
-        else:
-            await _race_on_asyncio(functions, errors)
-    if errors:
-        try:
+    try:
+        with collapse_groups():
+            if in_trio():
+                await _race_on_trio(functions, errors)
+            else:
+                await _race_on_asyncio(functions, errors)
+        if errors:
             raise next((error for error in errors if not isinstance(error, RayforceWSError)), errors[0])
-        finally:
-            errors.clear()  # break the cycle of this frame, the error's traceback and the error
+    finally:
+        errors.clear()  # the traceback of an error refers to the frames that refer to this list
 
 
 async def _race_on_trio(functions: Sequence[Callable[[], Awaitable[None]]], errors: list[Exception]) -> None:
@@ -285,15 +286,36 @@ def collapse_groups(*minor: type[Exception]) -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        cancelled, failed = group.split(anyio.get_cancelled_exc_class())
-        if failed is None:
-            raise
-        error = _first(failed)
-        if cancelled is None:
-            raise error from error.__cause__
-        if not _all_of(failed, (RayforceWSError, *minor)):
-            raise
-        raise cancelled from None
+        error = _collapsed(group, minor)
+        try:
+            if error is group:
+                raise
+            _raise_without_context(error)
+        finally:
+            del error  # its traceback refers to this frame
+
+
+def _collapsed(group: BaseExceptionGroup[BaseException], minor: tuple[type[Exception], ...]) -> BaseException:
+    """Return the exception to raise instead of a group, which may be the group itself."""
+    cancelled, failed = group.split(anyio.get_cancelled_exc_class())
+    if failed is None:
+        return group
+    if cancelled is None:
+        return _first(failed)
+    return cancelled if _all_of(failed, (RayforceWSError, *minor)) else group
+
+
+def _raise_without_context(error: BaseException) -> NoReturn:
+    """Raise an exception, and leave its context as it is.
+
+    Its context would be the group that contains it: a cycle, which keeps alive what the tracebacks refer to.
+    """
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context
+        del error, context
 
 
 def _all_of(group: BaseExceptionGroup[BaseException], classes: tuple[type[Exception], ...]) -> bool:

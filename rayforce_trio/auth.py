@@ -7,9 +7,11 @@ import base64
 import binascii
 import hashlib
 import hmac
+import inspect
 import os
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
@@ -20,7 +22,7 @@ from ._addresses import network_of
 from ._credentials import check_password, check_token, check_user
 from .errors import RayforceValueError
 
-__all__ = ["Principal", "Request", "hash_password", "password", "token", "users"]
+__all__ = ["Principal", "Request", "any_of", "hash_password", "password", "token", "users"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -83,16 +85,14 @@ def password(secret: str, *, principal: Principal | None = None) -> Callable[[Re
     Raises:
         RayforceValueError: the password is empty, not a str, or has control characters, which clients cannot send.
     """
-    known, whom = _Secret(check_password(secret)), principal or Principal("password")
-
-    def authenticate(request: Request) -> Principal | None:
-        return whom if known.equals(request.password) else None
-
-    return authenticate
+    return _Password(_Secret(check_password(secret)), principal or Principal("password"))
 
 
 def token(secret: str, *others: str, principal: Principal | None = None) -> Callable[[Request], Principal | None]:
     """Return an `authenticate` function that accepts bearer tokens.
+
+    A valid token of 16 characters or more is always accepted. A shorter one could be guessed, so it is refused while
+    its address has too many failures.
 
     Args:
         secret: the token. `secrets.token_urlsafe()` generates one that cannot be guessed.
@@ -102,12 +102,8 @@ def token(secret: str, *others: str, principal: Principal | None = None) -> Call
     Raises:
         RayforceValueError: a token is empty, not a str, or has characters other than visible ASCII.
     """
-    known, whom = [_Secret(check_token(one)) for one in (secret, *others)], principal or Principal("token")
-
-    def authenticate(request: Request) -> Principal | None:
-        return whom if any([one.equals(request.token) for one in known]) else None  # noqa: C419 - all, each time
-
-    return authenticate
+    tokens = [check_token(one) for one in (secret, *others)]
+    return _Tokens(tokens, principal or Principal("token"))
 
 
 def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request], Awaitable[Principal | None]]:
@@ -127,25 +123,27 @@ def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request
     """
     if not table or not isinstance(table, Mapping):
         raise RayforceValueError("Invalid users. Must be a non-empty dict of user names and hashes from hash_password")
-    known = {name: _user(name, entry) for name, entry in table.items()}
-    unknown = replace(next(iter(known.values()))[0], digest=secrets.token_bytes(_DIGEST_SIZE))
-    half = max(1, (os.cpu_count() or 1) // 2)
-    threads = trio.CapacityLimiter(half)
-    of_network: WeakValueDictionary[str, trio.Semaphore] = (
-        WeakValueDictionary()
-    )  # so that one network cannot fill the queue
+    return _Users({name: _user(name, entry) for name, entry in table.items()})
 
-    async def authenticate(request: Request) -> Principal | None:
-        """Check the password in a thread. A checkpoint; if cancelled, a check that runs is finished first."""
-        if request.username is None or request.password is None:
-            await trio.lowlevel.checkpoint()
-            return None
-        kept, principal = known.get(request.username, (unknown, None))
-        async with of_network.setdefault(network_of(request.peer), trio.Semaphore(max(1, half // 2))):
-            fits = await trio.to_thread.run_sync(kept.fits, request.password, limiter=threads)
-        return principal if fits else None
 
-    return authenticate
+def any_of(
+    *functions: Callable[[Request], object | Awaitable[object]],
+) -> Callable[[Request], Awaitable[object]]:
+    """Return an async `authenticate` function that accepts the clients that one of several functions accepts.
+
+    The functions are called in order until one of them accepts the client. A server knows which of them check tokens,
+    so a valid token of 16 characters or more is accepted first, however often its address has failed. Put costly
+    functions last. A call is a checkpoint if one of the functions is; if cancelled, that function is cancelled.
+
+    Args:
+        functions: functions of this module or your own; they may be async.
+
+    Raises:
+        RayforceValueError: there is no function, or an argument is not a function.
+    """
+    if not functions or not all(map(callable, functions)):
+        raise RayforceValueError("Invalid functions. Must be one or more functions that take an auth.Request")
+    return _AnyOf([authenticator_of(function) for function in functions])
 
 
 def hash_password(password: str) -> str:
@@ -187,6 +185,172 @@ class _Secret:
 
     def _digest_of(self, text: str) -> bytes:
         return hmac.digest(self._key, text.encode(), "sha256")
+
+
+MIN_KEY_SIZE = 16
+"""Characters. Nobody can guess a token of this length over the network, so checking one needs no limit."""
+
+_HARMLESS_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "connection",
+        "content-length",
+        "dnt",
+        "forwarded",
+        "host",
+        "origin",
+        "pragma",
+        "priority",
+        "sec-fetch-dest",
+        "sec-fetch-mode",
+        "sec-fetch-site",
+        "sec-fetch-storage-access",
+        "sec-gpc",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "upgrade",
+        "user-agent",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-forwarded-server",
+        "x-real-ip",
+    }
+)
+"""The headers of requests that contain no credentials, from clients and proxies of all kinds."""
+
+
+class Authenticator(ABC):
+    """An `authenticate` function in parts, so that a server limits only those attempts that could be guesses."""
+
+    @abstractmethod
+    def has_credentials(self, request: Request) -> bool:
+        """Return whether a request has credentials. Without any, its refusal is not a failed attempt."""
+
+    def check_key(self, request: Request) -> object:  # noqa: ARG002 - for subclasses
+        """Return the principal of a request with a key that cannot be guessed and is cheap to check, or `None`."""
+        return None
+
+    @abstractmethod
+    def check(self, request: Request) -> object | Awaitable[object]:
+        """Return the principal of a request, or something falsy to refuse it, or an awaitable of one of them."""
+
+    def __call__(self, request: Request) -> object | Awaitable[object]:
+        return self.check(request)
+
+
+def authenticator_of(function: Callable[[Request], object | Awaitable[object]]) -> Authenticator:
+    """Return the parts of an `authenticate` function."""
+    return function if isinstance(function, Authenticator) else _Function(function)
+
+
+class _Function(Authenticator):
+    """A function of the user's own, which may find credentials anywhere in a request."""
+
+    def __init__(self, function: Callable[[Request], object | Awaitable[object]]) -> None:
+        self._function = function
+
+    def has_credentials(self, request: Request) -> bool:
+        given = request.username, request.token, request.certificate
+        return (
+            any(one is not None for one in given)
+            or "?" in request.path
+            or not _HARMLESS_HEADERS.issuperset(request.headers)
+        )
+
+    def check(self, request: Request) -> object | Awaitable[object]:
+        return self._function(request)
+
+
+class _Password(Authenticator):
+    def __init__(self, secret: "_Secret", principal: Principal) -> None:
+        self._secret = secret
+        self._principal = principal
+
+    def has_credentials(self, request: Request) -> bool:
+        return request.password is not None
+
+    def check(self, request: Request) -> Principal | None:
+        return self._principal if self._secret.equals(request.password) else None
+
+    __call__ = check
+
+
+class _Tokens(Authenticator):
+    def __init__(self, tokens: list[str], principal: Principal) -> None:
+        self._secrets = [_Secret(one) for one in tokens]
+        self._keys = [secret for secret, one in zip(self._secrets, tokens, strict=True) if len(one) >= MIN_KEY_SIZE]
+        self._principal = principal
+
+    def has_credentials(self, request: Request) -> bool:
+        return request.token is not None
+
+    def check_key(self, request: Request) -> Principal | None:
+        return self._found(self._keys, request)
+
+    def check(self, request: Request) -> Principal | None:
+        return self._found(self._secrets, request)
+
+    __call__ = check
+
+    def _found(self, among: "list[_Secret]", request: Request) -> Principal | None:
+        fitting = [one.equals(request.token) for one in among]  # all of them, each time
+        return self._principal if any(fitting) else None
+
+
+class _Users(Authenticator):
+    def __init__(self, known: "dict[str, tuple[_Hash, Principal]]") -> None:
+        self._known = known
+        self._unknown = replace(next(iter(known.values()))[0], digest=secrets.token_bytes(_DIGEST_SIZE))
+        half = max(1, (os.cpu_count() or 1) // 2)
+        self._threads = trio.CapacityLimiter(half)
+        self._share = max(1, half // 2)
+        # so that one network cannot fill the queue
+        self._of_network: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()
+
+    def has_credentials(self, request: Request) -> bool:
+        return request.username is not None and request.password is not None
+
+    async def check(self, request: Request) -> Principal | None:
+        """Check the password in a thread. A checkpoint; if cancelled, a check that runs is finished first."""
+        if request.username is None or request.password is None:
+            await trio.lowlevel.checkpoint()
+            return None
+        kept, principal = self._known.get(request.username, (self._unknown, None))
+        async with self._of_network.setdefault(network_of(request.peer), trio.Semaphore(self._share)):
+            fits = await trio.to_thread.run_sync(kept.fits, request.password, limiter=self._threads)
+        return principal if fits else None
+
+    __call__ = check
+
+
+class _AnyOf(Authenticator):
+    def __init__(self, parts: list[Authenticator]) -> None:
+        self._parts = parts
+
+    def has_credentials(self, request: Request) -> bool:
+        return any(part.has_credentials(request) for part in self._parts)
+
+    def check_key(self, request: Request) -> object:
+        return next(filter(None, (part.check_key(request) for part in self._parts)), None)
+
+    async def check(self, request: Request) -> object:
+        """Call the functions in order. A checkpoint if one of them is; if cancelled, that one is cancelled."""
+        for part in self._parts:
+            principal = part.check(request)
+            if inspect.isawaitable(principal):
+                principal = await principal
+            if principal:
+                return principal
+        return None
+
+    __call__ = check
 
 
 _LN, _R, _P = 14, 8, 5  # OWASP's parameters with the least memory: 16 MiB per check

@@ -11,7 +11,8 @@ from support.opening import answer_to, try_to_connect
 from support.raw import open_raw
 
 from rayforce_trio import WSClient, WSServer, auth
-from rayforce_trio._server._access import AccessPolicy, is_loopback, make_policy
+from rayforce_trio._addresses import ClientAddress, is_loopback
+from rayforce_trio._server._access import AccessPolicy, make_policy
 from rayforce_trio._transports import OpeningRequest, Refusal
 from rayforce_trio.errors import ConnectionRejected, RayforceValueError
 
@@ -30,14 +31,14 @@ def decide(
     allowed: list[str] | None = None,
 ) -> Refusal | None:
     policy = make_policy(allow_unauthenticated=open_to_all, allowed_origins=allowed or [])
-    return policy.decide(OpeningRequest("/", {"host": "localhost", **(headers or {})}, peer, own))
+    return policy.decide(OpeningRequest("/", {"host": "localhost", **(headers or {})}, ClientAddress(peer), own))
 
 
 def allows_host(
     host: str, *, own: tuple[str, int] = OWN, allowed: Sequence[str] = (), own_host: str = "0.0.0.0"
 ) -> bool:
     policy = make_policy(allow_unauthenticated=True, allowed_origins=[], allowed_hosts=allowed, own_host=own_host)
-    refusal = policy.decide(OpeningRequest("/", {"host": host}, "192.0.2.7", own))
+    refusal = policy.decide(OpeningRequest("/", {"host": host}, ClientAddress("192.0.2.7"), own))
     malformed = host in MALFORMED_HOSTS
     assert refusal is None or refusal.status == (400 if malformed else 421)
     assert refusal is None or malformed or "allowed_hosts" in refusal.reason
@@ -298,7 +299,7 @@ def test_elsewhere_a_malformed_host_is_refused_even_if_no_names_are_listed(host:
 def test_every_host_is_decided_about(host: str) -> None:
     policy = make_policy(allow_unauthenticated=True, allowed_origins=[])
     for own in (OWN, ("192.0.2.1", 8765)):
-        refusal = policy.decide(OpeningRequest("/", {"host": host}, "192.0.2.7", own))
+        refusal = policy.decide(OpeningRequest("/", {"host": host}, ClientAddress("192.0.2.7"), own))
         assert refusal is None or refusal.status in (400, 421)
 
 
@@ -330,8 +331,8 @@ def from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = AccessPolicy.decide
 
     def decide_about_foreigner(self: AccessPolicy, request: OpeningRequest) -> Refusal | None:
-        assert is_loopback(request.peer)
-        return decide(self, replace(request, peer="192.0.2.7"))
+        assert request.peer.is_local
+        return decide(self, replace(request, peer=ClientAddress("192.0.2.7")))
 
     monkeypatch.setattr(AccessPolicy, "decide", decide_about_foreigner)
 

@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayforce_trio import auth
-from rayforce_trio.auth import Principal, Request, hash_password, password, token, users
+from rayforce_trio.auth import (
+    MIN_KEY_SIZE,
+    Principal,
+    Request,
+    any_of,
+    authenticator_of,
+    hash_password,
+    password,
+    token,
+    users,
+)
 from rayforce_trio.errors import RayforceValueError
 
 SECRET = "s3cret-Öf-ann"
@@ -74,10 +84,10 @@ def test_only_the_same_text_is_the_same_secret(one: str, other: str) -> None:
     assert bool(authenticate(asking("", other))) == (one == other)
 
 
-@pytest.mark.parametrize("compare", [password(SECRET), token(TOKEN, "another")])
+@pytest.mark.parametrize(("compare", "count"), [(password(SECRET), 1), (token(TOKEN, "another"), 2)])
 @pytest.mark.parametrize("given", [None, "", TOKEN, SECRET, "x" * 10_000])
 def test_secrets_are_compared_in_constant_time_and_all_of_them(
-    compare: Callable[[Request], Any], given: str | None, monkeypatch: pytest.MonkeyPatch
+    compare: Callable[[Request], Any], count: int, given: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
 
@@ -87,7 +97,7 @@ def test_secrets_are_compared_in_constant_time_and_all_of_them(
 
     monkeypatch.setattr("hmac.compare_digest", compare_digest)
     compare(asking("ann", given, given))
-    assert sizes == [(32, 32)] * (1 if compare.__qualname__.startswith("password") else 2)
+    assert sizes == [(32, 32)] * count
 
 
 # Users
@@ -275,6 +285,84 @@ def test_a_principal_that_is_none_is_an_error(arguments: tuple[Any, ...]) -> Non
         Principal(*arguments)
 
 
+# What a server may ask of them
+
+
+KEY = "a-token-that-nobody-can-guess"
+CERTIFICATE = {"subject": ()}
+
+
+def from_(headers: dict[str, str] | None = None, *, path: str = "/", **credentials: Any) -> Request:
+    return Request(path, headers or {}, "192.0.2.7", **credentials)
+
+
+@pytest.mark.parametrize(
+    ("request_", "password_", "token_", "users_", "function"),
+    [
+        (from_(), False, False, False, False),
+        (from_({"host": "a", "user-agent": "b", "x-forwarded-for": "192.0.2.1"}), False, False, False, False),
+        (from_(username="ann", password="x"), True, False, True, True),
+        (from_(token="x"), False, True, False, True),
+        (from_(certificate=CERTIFICATE), False, False, False, True),
+        (from_({"authorization": "Digest x"}), False, False, False, True),
+        (from_({"cookie": "x"}), False, False, False, True),
+        (from_({"x-api-key": "x"}), False, False, False, True),
+        (from_({"x-forwarded-user": "ann"}), False, False, False, True),
+        (from_(path="/db?key=x"), False, False, False, True),
+    ],
+)
+def test_only_a_request_with_credentials_is_an_attempt(
+    request_: Request, password_: bool, token_: bool, users_: bool, function: bool
+) -> None:
+    kinds: list[tuple[Callable[[Request], Any], bool]] = [
+        (password(SECRET), password_),
+        (token(TOKEN), token_),
+        (users({"ann": cheap_hash(SECRET)}), users_),
+        (lambda _: None, function),
+        (any_of(token(TOKEN), password(SECRET)), password_ or token_),
+    ]
+    for kind, expected in kinds:
+        assert authenticator_of(kind).has_credentials(request_) is expected
+
+
+@pytest.mark.parametrize("kind", [password(KEY), users({"ann": cheap_hash(KEY)}), lambda _: True])
+def test_only_long_tokens_are_checked_without_a_limit(kind: Callable[[Request], Any]) -> None:
+    request = from_(username="ann", password=KEY, token=KEY)
+    assert authenticator_of(kind).check_key(request) is None
+    assert authenticator_of(any_of(kind)).check_key(request) is None
+    assert authenticator_of(any_of(kind, token(KEY))).check_key(request) == Principal("token")
+    at_the_limit = "k" * MIN_KEY_SIZE
+    one = authenticator_of(token(KEY, at_the_limit, at_the_limit[1:]))
+    found = [one.check_key(from_(token=given)) is not None for given in (KEY, at_the_limit, at_the_limit[1:], "x", "")]
+    assert found == [True, True, False, False, False]
+    assert one.check(from_(token=at_the_limit[1:])) == Principal("token")
+
+
+@pytest.mark.trio
+async def test_any_of_asks_in_order_until_one_accepts() -> None:
+    asked = []
+
+    def first(request: Request) -> str | None:
+        asked.append("first")
+        return request.token
+
+    async def second(request: Request) -> str | None:
+        asked.append("second")
+        return request.password
+
+    either = any_of(first, second)
+    assert await either(from_(token="x", username="", password="y")) == "x"
+    assert await either(from_(username="", password="y")) == "y"
+    assert await either(from_()) is None
+    assert asked == ["first", "first", "second", "first", "second"]
+
+
+@pytest.mark.parametrize("functions", [(), ("secret",), (None,), (lambda _: None, 7)])
+def test_any_of_takes_functions(functions: Any) -> None:
+    with pytest.raises(RayforceValueError, match=r"^Invalid functions. Must be one or more functions"):
+        any_of(*functions)
+
+
 # What is shown
 
 
@@ -291,8 +379,9 @@ def test_what_finds_out_who_is_asking_shows_no_secret(kind: str) -> None:
         "token": token(TOKEN),
         "users": users({"ann": cheap_hash(SECRET)}),
     }
-    kept = [cell.cell_contents for cell in made[kind].__closure__]
-    shown = repr(made[kind]) + repr(kept) + "".join(repr(vars(one)) for one in kept if hasattr(one, "__dict__"))
+    kept = vars(made[kind])
+    parts = [vars(one) for one in kept.values() if hasattr(one, "__dict__")]
+    shown = repr(made[kind]) + repr(kept) + repr(parts)
     for secret in (SECRET, TOKEN, cheap_hash(SECRET).rpartition("$")[2]):
         assert secret not in shown
 

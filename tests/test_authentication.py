@@ -17,6 +17,7 @@ from support.engines import GateEngine
 from support.opening import LOCAL, answer_to, try_to_connect
 
 from rayforce_trio import InProcessEngine, NativeProcess, WSClient, WSServer, auth
+from rayforce_trio._addresses import ClientAddress
 from rayforce_trio._client._credentials import request_headers
 from rayforce_trio._server._authorizer import REFUSAL_TIMEOUT
 from rayforce_trio._server._credentials import TOKEN_PREFIX, read_request
@@ -60,7 +61,9 @@ def guarded(authenticate: Callable[[Request], object] = by_either, **options: An
 
 def read(authorization: str | None, subprotocols: Sequence[str] = ()) -> tuple[str | None, str | None, str | None]:
     headers = {} if authorization is None else {"authorization": authorization}
-    request = read_request(OpeningRequest("/", headers, "192.0.2.7", ("127.0.0.1", 1), tuple(subprotocols)))
+    request = read_request(
+        OpeningRequest("/", headers, ClientAddress("192.0.2.7"), ("127.0.0.1", 1), tuple(subprotocols))
+    )
     return request.username, request.password, request.token
 
 
@@ -488,10 +491,63 @@ async def test_who_fails_too_often_is_slowed_down_and_not_even_asked(loop: str) 
 @pytest.mark.trio
 async def test_who_is_slowed_down_is_told_for_how_long() -> None:
     async with guarded() as server:
-        answer = await answer_to(server.port)
+        answer = await answer_to(server.port, basic("ann", "wrong"))
         while answer.status == 401:
-            answer = await answer_to(server.port)
+            answer = await answer_to(server.port, basic("ann", "wrong"))
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+
+
+KEY = "a-token-that-nobody-can-guess"
+HASHED = auth.hash_password(PASSWORD)
+
+
+BEARER = {"Authorization": f"Bearer {KEY}"}
+
+
+async def first_token_then_password(request: Request) -> object:
+    return auth.token(KEY)(request) or await auth.users({"ann": HASHED})(request)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("authenticate", "valid"),
+    [
+        (auth.token(KEY), BEARER),
+        (auth.token("short"), {"Authorization": "Bearer short"}),
+        (auth.password(KEY), basic("", KEY)),
+        (auth.any_of(auth.token(KEY), auth.users({"ann": HASHED})), BEARER),
+        (first_token_then_password, BEARER),
+        (first_token_then_password, basic("ann", PASSWORD)),
+    ],
+)
+async def test_requests_without_credentials_keep_nobody_out(
+    authenticate: Callable[[Request], object], valid: dict[str, str], mock_clock: trio.testing.MockClock
+) -> None:
+    async with guarded(authenticate) as server:
+        for _ in range(3):
+            for _ in range(6):
+                assert (await answer_to(server.port)).status == 401
+            assert (await answer_to(server.port, valid)).status == 101
+        assert len(server._authorizer._failures) == 0
+
+
+@pytest.mark.trio
+async def test_a_long_token_is_accepted_however_often_its_address_has_failed(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    users = auth.users({"ann": HASHED})
+    async with guarded(auth.any_of(auth.token("short", KEY), users)) as server:
+        statuses = [(await answer_to(server.port, basic("ann", "wrong"))).status for _ in range(6)]
+        assert statuses == [401] * 5 + [429]
+        for credentials, status in (
+            ({"Authorization": f"Bearer {KEY}"}, 101),
+            ({"Authorization": f"Bearer {KEY}x"}, 429),
+            ({"Authorization": "Bearer short"}, 429),
+            (basic("ann", PASSWORD), 429),
+            ({"Sec-WebSocket-Protocol": f"rayforce.v1, {token_item(KEY)}"}, 101),
+            (None, 401),
+        ):
+            assert (await answer_to(server.port, credentials)).status == status
 
 
 @pytest.mark.trio

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 from support.engines import GateEngine
 from support.leaks import no_leaks
-from support.raw import BINARY, RawPeer, frame, open_raw
+from support.raw import BINARY, RawPeer, connect_raw, frame, open_raw, response
 from support.watched import Queries, ask_natively
 
 from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
@@ -545,3 +545,88 @@ async def test_a_crash_is_no_going_away() -> None:
             with pytest.raises(errors.ConnectionLost):  # noqa: PT012 - some may be answered before
                 while True:
                     await connection.execute("1")
+
+
+# The delay before it
+
+
+async def is_well(port: int) -> int:
+    """Return the status of the server's health."""
+    with connect_raw(port) as peer:
+        await peer.send(response("GET /healthz HTTP/1.1", {"Host": LOCAL}))
+        return int((await peer.receive_head()).split()[1])
+
+
+@pytest.mark.trio
+async def test_during_the_delay_it_serves_and_accepts_and_is_not_well(
+    mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rayforce_trio.server")
+    async with (
+        serving(InProcessEngine(), drain_delay=30, drain_timeout=5) as server,
+        WSClient(LOCAL, server.port).connect() as earlier,
+        trio.open_nursery() as nursery,
+    ):
+        assert await is_well(server.port) == 200
+        nursery.start_soon(server.stop)
+        await trio.testing.wait_all_tasks_blocked()
+        for jump in 0, 29:
+            mock_clock.jump(jump)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await is_well(server.port) == 503
+            async with WSClient(LOCAL, server.port).connect() as later:
+                assert await later.execute("(+ 1 2)") == 3
+            assert await earlier.execute("(+ 1 2)") == 3
+        assert "stopping: draining starts in 30 seconds (drain_delay)" in caplog.text
+        port = server.port
+        mock_clock.autojump_threshold = 0
+        await server.stop()
+        with pytest.raises(errors.ConnectError):
+            await WSClient(LOCAL, port).connect()
+        with pytest.raises(errors.ConnectionClosed, match=GOING_AWAY):
+            await earlier.execute("(+ 1 2)")
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("grace", [None, 0, 3])
+async def test_the_grace_begins_after_the_delay(autojump_clock: trio.testing.MockClock, grace: float | None) -> None:
+    engine = GateEngine()
+    async with serving(engine, drain_delay=30, drain_timeout=5) as server, asking(server) as calls:
+        calls.ask("running")
+        await engine.until(begun=1)
+        since = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.stop, grace)
+            await trio.sleep(10)
+            nursery.start_soon(server.stop, 100)  # which makes neither of them longer
+        expected = 30 + (5 if grace is None else grace)
+        assert trio.current_time() - since == pytest.approx(expected, abs=0.5)
+    assert calls.answers == {"running": GOING_AWAY}
+
+
+@pytest.mark.trio
+async def test_cancelling_does_not_wait_for_the_delay(autojump_clock: trio.testing.MockClock) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            server: WSServer = await nursery.start(WSServer(0, host=LOCAL, drain_delay=1000).serve)
+            since = trio.current_time()
+            nursery.start_soon(server.stop)
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - since <= 3.5
+
+
+@pytest.mark.trio
+async def test_a_server_that_has_stopped_after_a_delay_can_serve_again(autojump_clock: trio.testing.MockClock) -> None:
+    server = WSServer(0, host=LOCAL, drain_delay=7)
+    for _ in range(2):
+        since = trio.current_time()
+        async with server:
+            assert await is_well(server.port) == 200
+        assert trio.current_time() - since == pytest.approx(7, abs=0.5)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "10", True, None])
+def test_a_delay_that_is_none_is_an_error_at_once(seconds: Any) -> None:
+    with pytest.raises(errors.RayforceValueError, match=r"Invalid drain_delay: .*Must be a number of seconds, 0 or"):
+        WSServer(0, drain_delay=seconds)

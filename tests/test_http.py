@@ -6,7 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from support.leaks import no_leaks
 from support.namespaces import two_hosts
 from support.opening import LOCAL, HttpResponse, parse_answer, try_to_connect
 from support.raw import connect_raw, open_raw, response, upgrade
+from trio.testing import wait_all_tasks_blocked
 
 from rayforce_trio import (
     InProcessEngine,
@@ -255,14 +256,38 @@ async def test_a_flood_of_requests_does_not_keep_it_waiting() -> None:
 
 
 @pytest.mark.trio
-async def test_openings_that_do_not_end_are_a_reason_to_send_clients_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_WAIT_TIMEOUT", 0.1)
-    async with served(max_unauthenticated=2) as server:
-        with connect_raw(server.port), connect_raw(server.port):
+async def test_peers_that_do_not_ask_do_not_keep_a_probe_waiting() -> None:
+    async with served(max_unauthenticated=2) as server, AsyncExitStack() as peers:
+        for _ in range(40):
+            await peers.enter_context(connect_raw(server.port)).send(plain("/healthz")[:-2])
+        assert await health(server.port) == WELL
+
+
+@pytest.mark.trio
+async def test_a_server_that_is_full_is_healthy() -> None:
+    async with served(max_connections=1) as server, WSClient(LOCAL, server.port).connect():
+        assert await health(server.port) == WELL
+
+
+@pytest.mark.trio
+async def test_openings_that_wait_for_the_server_are_a_reason_to_send_clients_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = trio.Event()
+
+    async def authenticate(request: auth.Request) -> None:
+        await release.wait()
+
+    monkeypatch.setattr("rayforce_trio._server._openings.QUEUE_TIMEOUT", 0.1)
+    async with served(max_unauthenticated=2, authenticate=authenticate) as server:
+        with connect_raw(server.port) as peer:
+            await peer.send(upgrade())
+            await wait_all_tasks_blocked()
             answer = await health(server.port)
             assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-        while (await health(server.port)).status != 200:
-            pass  # the server may be about to hear that they have left
+            release.set()
+            assert (await peer.receive_head()).startswith(b"HTTP/1.1 401 ")
+        assert await health(server.port) == WELL
 
 
 @pytest.mark.trio

@@ -11,10 +11,11 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from support.opening import LOCAL, HttpResponse, answer_to, parse_answer, try_to_connect
-from support.raw import RawPeer, connect_raw, open_raw, upgrade
+from support.certificates import client_context, local_certificates, server_context
+from support.opening import LOCAL, answer_to, parse_answer, try_to_connect
+from support.raw import HELLO, connect_raw, frame, open_raw, upgrade
 
-from rayforce_trio import WSClient, WSServer
+from rayforce_trio import WSClient, WSServer, auth
 from rayforce_trio._addresses import network_of
 from rayforce_trio._server._failures import _MAX_NETWORKS, FAILURES_PER_SECOND, FailureLimit
 from rayforce_trio._server._limits import ConnectionLimits
@@ -26,6 +27,7 @@ IN_ALL = "This server has reached its limit of connections (max_connections). Tr
 OF_ADDRESS = (
     "This server has reached its limit of connections from your address (max_connections_per_address). Try again later."
 )
+TOO_LATE = "The request took too long: its head was not complete in time. Try again later."
 OPENING = "This server has reached its limit of opening connections (max_unauthenticated). Try again later."
 
 
@@ -57,8 +59,8 @@ def test_an_ipv6_network_counts_as_one_address(address: str, network: str) -> No
 # Connections, counted
 
 
-def limits(in_all: int | None = None, of_address: int | None = None, opening: int | None = None) -> ConnectionLimits:
-    return ConnectionLimits(in_all, of_address, opening)
+def limits(in_all: int | None = None, of_address: int | None = None) -> ConnectionLimits:
+    return ConnectionLimits(in_all, of_address)
 
 
 def test_each_limit_is_reached_by_what_it_counts_and_given_back() -> None:
@@ -137,8 +139,6 @@ async def test_one_too_many_is_told_when_to_try_again() -> None:
             "retry-after": "5",
             "content-length": str(len(IN_ALL) + 1),
         }
-        with connect_raw(server.port) as silent:  # it need not even ask
-            assert parse_answer(await silent.receive_head(), await silent.receive_rest()) == answer
 
 
 @pytest.mark.trio
@@ -168,48 +168,145 @@ async def test_no_limit_is_none() -> None:
 # Openings
 
 
-async def answer_from(peer: RawPeer) -> HttpResponse:
-    with trio.fail_after(10):
-        return parse_answer(await peer.receive_head(), await peer.receive_rest())
+async def hang(request: auth.Request) -> None:
+    await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def waiting_for_authenticate(server: WSServer, number: int) -> AsyncIterator[None]:
+    """Open connections that wait for `authenticate`, which does not return."""
+    async with AsyncExitStack() as peers:
+        for _ in range(number):
+            peer = peers.enter_context(connect_raw(server.port))
+            await peer.send(upgrade())
+        await trio.testing.wait_all_tasks_blocked()
+        yield
 
 
 @pytest.mark.trio
 @both_loops
-async def test_openings_that_do_not_end_keep_out_others_who_are_told_so(
+async def test_openings_that_wait_for_the_server_keep_out_others_who_are_told_so(
     loop: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_WAIT_TIMEOUT", 0.1)
-    async with served(max_unauthenticated=3) as server:  # one address has two of them
-        with connect_raw(server.port), await open_raw(server.port, hello=False):
-            rejected = await try_to_connect(loop, server.port)
-            assert rejected is not None
-            assert (rejected.status, rejected.body) == (503, f"{OPENING}\n")
-            assert (await answer_to(server.port)).headers["retry-after"] == "5"
+    monkeypatch.setattr("rayforce_trio._server._openings.QUEUE_TIMEOUT", 0.1)
+    async with (
+        served(max_unauthenticated=3, authenticate=hang) as server,
+        waiting_for_authenticate(server, 2),  # one address has two of three
+    ):
+        rejected = await try_to_connect(loop, server.port)
+        assert rejected is not None
+        assert (rejected.status, rejected.body) == (503, f"{OPENING}\n")
+        assert (await answer_to(server.port)).headers["retry-after"] == "5"
     assert said_of_limits(caplog) == [f"refused with 503: {OPENING}"] * 2
 
 
 @pytest.mark.trio
-async def test_one_address_cannot_keep_out_the_others_by_openings(autojump_clock: trio.testing.MockClock) -> None:
-    counted = limits(opening=4)
-    async with AsyncExitStack() as held:
-        for address in ("192.0.2.7", "192.0.2.7", "192.0.2.8"):
-            assert await held.enter_async_context(counted.opening(address)) is None
-        async with counted.opening("192.0.2.7") as refusal:
-            assert refusal is not None
-            assert (refusal.status, refusal.reason) == (503, OPENING)
-        assert await held.enter_async_context(counted.opening("192.0.2.8")) is None
-        async with counted.opening("192.0.2.9") as refusal:
-            assert refusal is not None
-    for _ in range(2):
-        async with counted.opening("192.0.2.7") as refusal:
-            assert refusal is None
-    await trio.lowlevel.checkpoint()  # until then, trio refers to the exception of the last wait that timed out
-    assert not counted._openings_per_network
+@both_loops
+@pytest.mark.parametrize("tls", [False, True])
+async def test_openings_that_wait_for_their_peers_make_way_for_a_newcomer(loop: str, tls: bool) -> None:
+    """One peer sends nothing, one a part of a request, and one no greeting."""
+    contexts = (server_context(local_certificates()), client_context(local_certificates())) if tls else (None, None)
+    async with served(max_unauthenticated=2, ssl_context=contexts[0]) as server, AsyncExitStack() as peers:
+        for data in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" if tls else upgrade(), *[b"", upgrade()[:-2]] * 10):
+            await peers.enter_context(connect_raw(server.port)).send(data)
+        assert await try_to_connect(loop, server.port, ssl=contexts[1] or False) is None
+
+
+@pytest.mark.trio
+async def test_a_peer_that_makes_way_is_told_so_if_it_has_sent_a_part_of_its_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "rayforce_trio.server")
+    async with served(max_unauthenticated=1) as server:
+        with connect_raw(server.port) as partly, connect_raw(server.port) as silent:
+            await partly.send(upgrade()[:-2])
+            assert await try_to_connect("trio", server.port) is None
+            answer = parse_answer(await partly.receive_head(), await partly.receive_rest())
+            assert (answer.status, answer.body) == (408, f"{TOO_LATE}\n")
+            assert await silent.receive_rest() == b""
+        while server.statistics().connections.opening:
+            await trio.lowlevel.checkpoint()
+        assert server.statistics().connections.refused == {408: 1}
+    said = [re.sub(r".*\): ", "", message) for message in caplog.messages]
+    assert sorted(said[:2]) == [
+        "not opened: it took too long while others were waiting",
+        f"refused with 408: {TOO_LATE}",
+    ]
+
+
+@pytest.mark.trio
+async def test_a_peer_that_sends_a_byte_now_and_then_makes_way_as_well() -> None:
+    async with served(max_unauthenticated=1) as server, trio.open_nursery() as nursery:
+        with connect_raw(server.port) as slow:
+
+            async def send_slowly() -> None:
+                for byte in upgrade():
+                    await slow.send(bytes([byte]))
+                    await trio.sleep(0.1)  # the peer's pace: it never keeps the server waiting for long
+
+            nursery.start_soon(send_slowly)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await try_to_connect("trio", server.port) is None
+            assert (await slow.receive_head()).startswith(b"HTTP/1.1 408 ")
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_openings_do_not_count_as_connections() -> None:
+    async with served(max_connections=1, max_connections_per_address=1) as server, AsyncExitStack() as peers:
+        for _ in range(10):
+            peers.enter_context(connect_raw(server.port))
+        assert await try_to_connect("trio", server.port) is None
+
+
+@pytest.mark.trio
+async def test_clients_that_are_authorized_at_once_do_not_exceed_the_limits() -> None:
+    release = trio.Event()
+
+    async def authenticate(request: auth.Request) -> str:
+        await release.wait()
+        return "ann"
+
+    async with served(max_connections=2, authenticate=authenticate) as server, waiting_for_authenticate(server, 5):
+        release.set()
+        while server.statistics().connections.opening > 2:  # they have not greeted
+            await trio.lowlevel.checkpoint()
+        assert server.statistics().connections.refused == {503: 3}
+
+
+@pytest.mark.trio
+async def test_a_burst_is_let_in() -> None:
+    async with served(max_connections=None, max_connections_per_address=None) as server, AsyncExitStack() as peers:
+        burst = [peers.enter_context(connect_raw(server.port)) for _ in range(200)]
+        for peer in burst:
+            await peer.send(upgrade() + frame(HELLO))
+        for peer in burst:
+            assert (await peer.receive_head()).startswith(b"HTTP/1.1 101 ")
+        assert server.statistics().connections.refused == {}
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("sent", [b"", upgrade()], ids=["silent", "asking"])
+async def test_in_a_flood_a_refused_peer_can_read_why(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More peers than fit into the queue, and more than the server keeps after their refusal."""
+    monkeypatch.setattr("rayforce_trio._server._openings.MAX_QUEUED", 3)
+    monkeypatch.setattr("rayforce_trio._server._openings.MAX_LINGERING", 2)
+    async with (
+        served(max_unauthenticated=1, authenticate=hang) as server,
+        waiting_for_authenticate(server, 1),
+        AsyncExitStack() as peers,
+    ):
+        flood = [peers.enter_context(connect_raw(server.port)) for _ in range(50)]
+        for peer in flood:
+            await peer.send(sent)
+        for peer in flood[3:]:
+            answer = parse_answer(await peer.receive_head(), await peer.receive_rest())
+            assert (answer.status, answer.body) == (503, f"{OPENING}\n")
 
 
 @pytest.mark.trio
 async def test_who_comes_with_many_others_is_let_in_after_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_WAIT_TIMEOUT", 20.0)
+    monkeypatch.setattr("rayforce_trio._server._openings.QUEUE_TIMEOUT", 20.0)
     async with served(max_unauthenticated=1, max_connections_per_address=None) as server, AsyncExitStack() as clients:
         first = clients.enter_context(connect_raw(server.port))
         others = [clients.enter_context(connect_raw(server.port)) for _ in range(40)]
@@ -230,24 +327,7 @@ async def test_who_is_open_is_no_opening() -> None:
 
 
 @pytest.mark.trio
-async def test_a_flood_is_turned_away_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.MAX_REJECTING", 1)
-    async with served(max_connections=1) as server, WSClient(LOCAL, server.port).connect() as client:
-        with connect_raw(server.port) as told:
-            assert (await told.receive_head()).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-            with connect_raw(server.port) as other:
-                assert await other.receive_rest() == b""
-        assert await client.execute("(+ 1 2)") == 3
-        head = b""
-        while not head:  # until the server has heard that the first has left
-            with connect_raw(server.port) as peer:
-                head = await peer.receive_head()
-        assert head.startswith(b"HTTP/1.1 503 ")
-
-
-@pytest.mark.trio
-async def test_a_server_that_stops_does_not_wait_for_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._server._limits.OPENING_WAIT_TIMEOUT", 60.0)
+async def test_a_server_that_stops_does_not_wait_for_those_who_wait() -> None:
     with trio.fail_after(4):  # less than an opening may take
         async with served(max_unauthenticated=1) as server:
             with connect_raw(server.port), connect_raw(server.port) as waiting:

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.engines import GateEngine
 from support.opening import LOCAL, answer_to
-from support.raw import CLOSE, PING, RawPeer, connect_raw, open_raw
+from support.raw import CLOSE, PING, RawPeer, connect_raw, open_raw, upgrade
+from trio.testing import wait_all_tasks_blocked
 
-from rayforce_trio import NativeProcess, WSClient, WSServer
+from rayforce_trio import NativeProcess, WSClient, WSServer, auth
 from rayforce_trio._codec import encode
 from rayforce_trio._protocol import MessageType
 from rayforce_trio._server._counters import LATENCY_BOUNDS, MAX_ERROR_CODES, MAX_LATENCIES, Counters
@@ -166,11 +167,19 @@ async def test_a_reply_nobody_takes_is_not_answered() -> None:
 
 
 @pytest.mark.trio
-async def test_openings_are_counted_by_what_they_come_to() -> None:
+async def test_openings_are_counted_by_what_they_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(*expected: int) -> None:
         await until(server, lambda now: now.connections.refused == dict.fromkeys(expected, 1))
 
-    async with served(authenticate=lambda request: request.token, max_unauthenticated=1) as server:
+    async def authenticate(request: auth.Request) -> str | None:
+        if request.token == "slow":
+            await release.wait()
+            return None
+        return request.token
+
+    release = trio.Event()
+    monkeypatch.setattr("rayforce_trio._server._openings.QUEUE_TIMEOUT", 0.1)
+    async with served(authenticate=authenticate, max_unauthenticated=1) as server:
         assert server.statistics().connections.refused == {}
         assert (await answer_to(server.port, {"Origin": "http://foreign.example"})).status == 403
         await refused(403)
@@ -182,10 +191,16 @@ async def test_openings_are_counted_by_what_they_come_to() -> None:
         await refused(403, 421, 401, 400)
         assert (await answer_to(server.port, {"X": "x" * 20_000})).status == 431
         await refused(403, 421, 401, 400, 431)
-        with connect_raw(server.port):
+        with connect_raw(server.port) as peer:
+            await peer.send(upgrade({"Authorization": "Bearer slow"}))
             await until(server, lambda now: now.connections.opening == 1)
+            await wait_all_tasks_blocked()
             assert (await answer_to(server.port)).status == 503
             await refused(403, 421, 401, 400, 431, 503)
+            release.set()
+            assert (await peer.receive_head()).startswith(b"HTTP/1.1 401 ")
+            assert server.statistics().connections.refused[401] == 2
+        connect_raw(server.port).close()
         now = await until(server, lambda now: now.connections.failed == 1)
         assert (now.connections.opening, now.connections.total, now.connections.probes) == (0, 0, 0)
         async with WSClient(LOCAL, server.port, token="bob").connect():

@@ -34,6 +34,9 @@ _READER, _NOBODY, _CALL = Receiver
 
 logger = logging.getLogger("rayforce_trio.client")
 
+_MAX_REST = 64
+"""How many messages behind a reply its call receives. A server could send thousands that mean nothing."""
+
 
 class Exchange:
     """Sends frames and returns their replies. Any number of tasks may use it at once.
@@ -124,7 +127,7 @@ class Exchange:
             raise self._refusal()
         transport, protocol, reading = self._transport, self._protocol, self._reading
         if reading.receiver is _NOBODY and self._unsent is None and (alone := protocol.submit_alone(frame)) is not None:
-            request = alone
+            request, received_all = alone, True
             reading.call_started()
             try:
                 if not transport.send_now(frame):
@@ -134,12 +137,12 @@ class Exchange:
                 while request.reply is None and self.reason is None:
                     protocol.receive(await transport.receive())
                 if transport.has_bytes():
-                    self._receive_rest()
+                    received_all = self._receive_rest()
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
                 if self.reason is None or not isinstance(error, ConnectionClosed):  # else `close_with` interrupted it
                     self._report(error)
             finally:
-                if reading.call_ended(request.reply is not None and self._error is None):
+                if reading.call_ended(request.reply is not None and self._error is None and received_all):
                     self._hand_over(request)
         else:
             request = protocol.submit(frame)
@@ -165,13 +168,17 @@ class Exchange:
 
     # The tasks of callers. Between these awaits, everything is synchronous.
 
-    def _receive_rest(self) -> None:
+    def _receive_rest(self) -> bool:
         """Receive the messages that have arrived behind a reply. Otherwise the next call could take one for its reply.
 
-        Raises as `Transport.receive` and `ClientProtocol.receive`, for example if there is one reply too many.
+        Return False if the reader task must receive the rest, since it yields to other tasks. Raises as
+        `Transport.receive` and `ClientProtocol.receive`, for example if there is one reply too many.
         """
-        while not self._protocol.pending and (message := self._transport.receive_nowait()) is not None:
+        for _ in range(_MAX_REST):
+            if self._protocol.pending or (message := self._transport.receive_nowait()) is None:
+                return True
             self._protocol.receive(message)
+        return False
 
     def _hand_over(self, request: ClientRequest) -> None:
         """Let the reader task receive again after a call, and cancel the request of the call if it is unanswered."""

@@ -12,8 +12,9 @@ reader task stands by. It receives again when a second call joins, when a call f
                       before it was at most
                       `STANDBY` seconds ago
     call_started      -                             CALL                        -
-    call_ended        -                             -                           NOBODY; READER if the call has failed,
-                                                                                or another one has joined
+    call_ended        -                             -                           NOBODY; READER if the call has failed
+                                                                                or left messages unread, or another
+                                                                                one has joined
     standby_elapsed   -                             READER, unless a call has   -
                                                     received in that time
 
@@ -87,7 +88,7 @@ class Reading:
         """Handle the end of a call that has received.
 
         Args:
-            answered: whether the call has its reply and has met no error.
+            answered: whether the call has its reply, has received what arrived behind it, and has met no error.
         """
         if answered and not self._joined:
             self.receiver = _NOBODY

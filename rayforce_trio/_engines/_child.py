@@ -1,4 +1,4 @@
-"""A child process that ends with a block of code, or at the latest with this process."""
+"""A child process that ends with a block of code, or at the latest with this process, and its descendants with it."""
 
 import os
 import signal
@@ -14,58 +14,120 @@ import trio
 from .._tasks import collapse_groups
 from ._output import Output
 
-_EXEC_TIED_TO_PARENT = Path(__file__).with_name("_exec_tied_to_parent.py")
+_SUPERVISOR = Path(__file__).with_name("_supervisor.py")
 _OUTPUT_TIMEOUT = 1.0  # seconds to read the output of a process that has ended, if its own child keeps the pipe open
+_END_TIMEOUT = 4.0  # seconds for the supervisor to kill the program and its descendants; it needs half of that at most
+
+
+class ChildProcess:
+    """A program and the process that supervises it.
+
+    Args:
+        supervisor: the process that runs `_supervisor.py`. It ends with the program, and as the program did.
+        requests: the file descriptor of the pipe to the supervisor's standard input.
+
+    Attributes:
+        pid: the process id of the program; that of the supervisor if that could not start the program.
+    """
+
+    def __init__(self, supervisor: trio.Process, requests: int) -> None:
+        self.pid = supervisor.pid
+        self._supervisor = supervisor
+        self._requests = requests
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or the negative number of the signal that killed the program; `None` while it runs."""
+        return self._supervisor.returncode
+
+    async def wait(self) -> None:
+        """Wait until the program and its descendants have ended. A checkpoint; cancelling it changes nothing."""
+        await self._supervisor.wait()
+
+    def kill(self) -> None:
+        """Have the supervisor kill the program and its descendants, even if they are stopped. No checkpoint.
+
+        Does not wait for their ends. Idempotent.
+        """
+        self._supervisor.send_signal(signal.SIGCONT)
+        with suppress(BrokenPipeError):
+            os.write(self._requests, b"!")
+
+    def kill_without_supervisor(self) -> None:
+        """Kill the supervisor and the program's process group, if they live. Other descendants remain. No checkpoint.
+
+        For a supervisor that does not respond, or was killed before it could do its work.
+        """
+        self._supervisor.kill()
+        if self.pid != self._supervisor.pid:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
 
 @asynccontextmanager
 async def child_process(
     command: Sequence[str], environment: Mapping[str, str], output: Output
-) -> AsyncIterator[trio.Process]:
+) -> AsyncIterator[ChildProcess]:
     """Run a program during a block and log its output.
 
-    A checkpoint on entry and on exit. At the end of the block, or if that is cancelled, the program and the processes
-    that it has started are killed. Ctrl-C in a terminal does not reach them.
+    A checkpoint on entry and on exit. At the end of the block, or if that is cancelled, the program and its descendants
+    are killed. Ctrl-C in a terminal does not reach them.
 
     Raises:
         OSError: the program cannot be started.
     """
     # The pipes are created here because trio leaves them open if it is cancelled while it starts the program.
     with ExitStack() as child_ends, ExitStack() as own_ends:
-        stdin, held_by_parent = os.pipe()
+        stdin, requests = os.pipe()
         child_ends.callback(os.close, stdin)
-        own_ends.callback(os.close, held_by_parent)
+        own_ends.callback(os.close, requests)
         output_pipe, stdout = os.pipe()
         child_ends.callback(os.close, stdout)
         own_ends.callback((stream := trio.lowlevel.FdStream(output_pipe)).close)
+        report_pipe, report = os.pipe()
+        child_ends.callback(os.close, report)
+        own_ends.callback((report_stream := trio.lowlevel.FdStream(report_pipe)).close)
+        child: ChildProcess | None = None
+
+        async def end(supervisor: trio.Process) -> None:
+            """End the program and the supervisor. `trio.run_process` cancels this when they have ended."""
+            running = child or ChildProcess(supervisor, requests)
+            running.kill()
+            await trio.sleep(_END_TIMEOUT)
+            running.kill_without_supervisor()
+
         with collapse_groups():
             async with trio.open_nursery() as nursery:
-                process: trio.Process = await nursery.start(
+                supervisor: trio.Process = await nursery.start(
                     partial(
                         trio.run_process,
-                        [sys.executable, "-I", "-S", _EXEC_TIED_TO_PARENT, *command],
+                        [sys.executable, "-I", "-S", _SUPERVISOR, str(report), *command],
                         env=environment,
                         stdin=stdin,
                         stdout=stdout,
                         stderr=subprocess.STDOUT,
+                        pass_fds=[report],
                         start_new_session=True,
                         check=False,
-                        deliver_cancel=_kill,
+                        deliver_cancel=end,
                     )
                 )
+                child = ChildProcess(supervisor, requests)
                 child_ends.close()
-                nursery.start_soon(output.log_all, stream, f"engine process {process.pid}")
-                yield process
-                if process.returncode is not None:
+                if pid := await _receive_all(report_stream):
+                    child.pid = int(pid)
+                nursery.start_soon(output.log_all, stream, f"engine process {child.pid}")
+                try:
+                    yield child
+                finally:
+                    if child.returncode is not None:
+                        child.kill_without_supervisor()
+                if child.returncode is not None:
                     with trio.move_on_after(_OUTPUT_TIMEOUT):
                         await output.ended.wait()
                 nursery.cancel_scope.cancel()
 
 
-async def _kill(process: trio.Process) -> None:
-    """Kill a process group. No checkpoint, so this cannot be cancelled.
-
-    SIGTERM would not end a process that is stopped.
-    """
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+async def _receive_all(stream: trio.abc.ReceiveStream) -> bytes:
+    """Receive until the stream ends. A checkpoint; if cancelled, what was received is lost."""
+    return b"".join([data async for data in stream])

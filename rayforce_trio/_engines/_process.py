@@ -15,7 +15,7 @@ from .._tasks import race
 from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
 from ._base import Engine, Session
-from ._child import child_process
+from ._child import ChildProcess, child_process
 from ._native import MAX_IN_FLIGHT, NativeEngine
 from ._output import Output
 
@@ -231,7 +231,7 @@ class NativeProcess(Engine):
         )
 
     async def _supervise(
-        self, process: trio.Process, native: NativeEngine, output: Output, on_ready: Callable[[], None]
+        self, process: ChildProcess, native: NativeEngine, output: Output, on_ready: Callable[[], None]
     ) -> bool:
         """Allow sessions when the process is ready, until it ends; returns whether it was ever ready.
 
@@ -275,7 +275,7 @@ class _ChildServer(NativeEngine):
     _name = "the engine process"
 
 
-def _exit_text(process: trio.Process) -> str:
+def _exit_text(process: ChildProcess) -> str:
     code = process.returncode
     assert code is not None
     return f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"

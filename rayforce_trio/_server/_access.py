@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
-from .._addresses import check_host, ip_of
+from .._addresses import check_host, ip_of, is_loopback
 from .._transports import OpeningRequest, Refusal
 from ..errors import RayforceValueError
 from ._checks import check_flag
@@ -20,6 +20,13 @@ _SCHEME_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + "+-.")
 
 _SCHEMES = {"http": 80, "https": 443}
 """The schemes whose pages can be of this very server, and their default ports."""
+
+_PROTECTED_FROM_PROXIES = Refusal(
+    403,
+    "This server runs in protected mode: it accepts only clients on its own machine, and this request came through a "
+    "proxy, whose clients may be anywhere. To accept them, start the server with authenticate, and name the proxy in "
+    "trusted_proxies.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,9 @@ class AccessPolicy:
 
     def decide(self, request: OpeningRequest) -> Refusal | None:
         """Return the refusal of a request, or `None` if it is allowed."""
-        if self.protected and not is_loopback(request.peer):
+        if self.protected and request.peer.through_proxy:
+            return _PROTECTED_FROM_PROXIES
+        if self.protected and not request.peer.is_local:
             return Refusal(
                 403,
                 "This server runs in protected mode: it accepts only clients on its own machine, because clients can "
@@ -111,11 +120,6 @@ def make_policy(
             )
     protected = not authenticated and not allow_unauthenticated
     return AccessPolicy(protected, origins, _checked_hosts(allowed_hosts), _normalized(own_host))
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether an IP address is a loopback address. It may be an IPv4 address mapped into IPv6."""
-    return ip_of(address).is_loopback
 
 
 def _checked_hosts(hosts: Iterable[str]) -> frozenset[str]:

@@ -10,9 +10,9 @@ import trio
 from .._addresses import network_of
 from .._engines import Engine, Session
 from .._transports import OpeningRequest, Refusal
-from ..auth import Principal, Request
+from ..auth import Authenticator, Principal, Request, authenticator_of
 from ..errors import RayforceValueError, RayforceWSError
-from ._access import AccessPolicy, is_loopback
+from ._access import AccessPolicy
 from ._credentials import read_request
 from ._failures import FailureLimit
 from ._log import ConnectionLog
@@ -32,8 +32,8 @@ _TOO_LATE = Refusal(503, "Authentication took too long. Try again later.", (("Re
 _FAILED = Refusal(500, "Authentication failed because of an error in the server. See the server's log.")
 _FROM_ELSEWHERE = Refusal(
     403,
-    "This server shows this page only to its own machine, because it does not authenticate clients. To show it to "
-    "authenticated clients, start the server with authenticate.",
+    "This server shows this page only to clients on its own machine that do not come through a proxy, because it does "
+    "not authenticate clients. To show it to authenticated clients, start the server with authenticate.",
 )
 _NO_ENGINE = Refusal(503, "This server has no engine for this client. See the server's log.")
 
@@ -69,7 +69,7 @@ class Authorizer:
         if authenticate is not None and not callable(authenticate):
             raise RayforceValueError("Invalid authenticate. Must be a function that takes an auth.Request, or None")
         self._policy = policy
-        self._authenticate = authenticate
+        self._authenticator = None if authenticate is None else authenticator_of(authenticate)
         self._engine = engine
         self._named = _checked(engines)
         if self._named and authenticate is None:
@@ -77,9 +77,12 @@ class Authorizer:
         self._failures = FailureLimit()
 
     @property
-    def engines(self) -> list[Engine]:
-        """All engines, without duplicates."""
-        return list(dict.fromkeys([self._engine, *self._named.values()]))
+    def engines(self) -> dict[Engine, str]:
+        """All engines, each with the name that it has in a sentence."""
+        names = {self._engine: "the engine"}
+        for name, engine in self._named.items():
+            names.setdefault(engine, f"the engine {name!r}")
+        return names
 
     async def decide(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
@@ -109,10 +112,10 @@ class Authorizer:
         except RayforceWSError as error:
             return Refusal(503, f"The engine cannot be reached: {error}")
 
-    async def authorize_metrics(
+    async def authorize_page(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> Refusal | None:
-        """Return the refusal of a request for metrics, or `None` if it is allowed. A checkpoint.
+        """Return the refusal of a request for a page that not everybody may see, or `None`. A checkpoint.
 
         The client must be allowed to connect, and must be authenticated or, on a server without `authenticate`, on this
         machine. Arguments and cancellation are as for `decide`.
@@ -120,19 +123,23 @@ class Authorizer:
         principal = await self._principal_of(request, opening, log)
         if isinstance(principal, Refusal):
             return principal
-        return None if self._authenticate is not None or is_loopback(request.peer) else _FROM_ELSEWHERE
+        return None if self._authenticator is not None or request.peer.is_local else _FROM_ELSEWHERE
 
     async def _principal_of(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> object | Refusal:
         """Check and authenticate a client, and return its principal or a refusal. As `_identify`, also if cancelled."""
         refusal = self._policy.decide(request)
-        if refusal is not None or self._authenticate is None:
+        if refusal is not None or self._authenticator is None:
             return refusal
-        return await self._identify(self._authenticate, request, opening, log)
+        return await self._identify(self._authenticator, request, opening, log)
 
     async def _identify(
-        self, authenticate: Authenticate, opening_request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
+        self,
+        authenticator: Authenticator,
+        opening_request: OpeningRequest,
+        opening: trio.CancelScope,
+        log: ConnectionLog,
     ) -> object:
         """Return the principal or a `Refusal`. A checkpoint if the client has to wait, or if `authenticate` is one.
 
@@ -143,7 +150,7 @@ class Authorizer:
         found: object = None
         try:
             with trio.move_on_at(deadline):
-                found = await self._ask(authenticate, request)
+                found = await self._ask(authenticator, request)
         except Exception:
             log.exception("authenticate failed")
             found = _FAILED
@@ -158,16 +165,28 @@ class Authorizer:
         log.principal = _name_of(found, request)
         return found
 
-    async def _ask(self, authenticate: Authenticate, request: Request) -> object:
-        """Call `authenticate`, unless its address has failed too often. If cancelled, the attempt is not counted."""
+    async def _ask(self, authenticator: Authenticator, request: Request) -> object:
+        """Return the principal or a `Refusal`. A checkpoint if `authenticate` is one, or if the client has to wait.
+
+        Only requests with credentials that could be guesses count as attempts, and their number is limited. If
+        cancelled, the attempt is not counted.
+        """
+        principal = authenticator.check_key(request)
+        if principal:
+            return principal
+        if not authenticator.has_credentials(request):
+            return await _result_of(authenticator.check(request)) or _UNKNOWN
         async with self._failures.attempt(network_of(request.peer)) as attempt:
             if attempt.retry_after:
                 return _too_many_failures(attempt.retry_after)
-            principal = authenticate(request)
-            if inspect.isawaitable(principal):
-                principal = await principal
+            principal = await _result_of(authenticator.check(request))
             attempt.failed = not principal
         return _UNKNOWN if attempt.failed else principal
+
+
+async def _result_of(principal: object | Awaitable[object]) -> object:
+    """Return the result of an `authenticate` function, which may be async. A checkpoint, and cancelled, as that is."""
+    return await principal if inspect.isawaitable(principal) else principal
 
 
 def _checked(engines: Mapping[str, Engine] | None) -> dict[str, Engine]:

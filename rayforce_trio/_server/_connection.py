@@ -212,7 +212,7 @@ class WSServerConnection:
         if self._pipeline.late_posts:
             self._log.warning("%d posts arrived too late, and were not carried out", self._pipeline.late_posts)
         if self._failure is not None:
-            raise self._failure
+            raise copy.copy(self._failure)  # raised itself, it would refer to this connection, which refers to it
         if self._pipeline.state is not ConnectionState.CLOSED:
             left = self._pipeline.unfinished
             self._log.warning("the server stops before %d requests and posts are done", left)

@@ -27,7 +27,7 @@ def read_request(opening: OpeningRequest) -> Request:
             username, password = _parse_basic(credentials)
         elif scheme.lower() == "bearer" and is_token(credentials):
             token = credentials
-    return Request(opening.path, opening.headers, opening.peer, username, password, token, opening.certificate)
+    return Request(opening.path, opening.headers, opening.peer.address, username, password, token, opening.certificate)
 
 
 def _parse_basic(credentials: str) -> tuple[str, str] | tuple[None, None]:

@@ -2,10 +2,13 @@
 
 import itertools
 import ssl
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 
 import trio
 
-from .._addresses import authority_of
+from .._addresses import authority_of, network_of
 from .._protocol import SUBPROTOCOL
 from .._transports import (
     AcceptOptions,
@@ -18,15 +21,20 @@ from .._transports import (
     Transport,
     accept,
     aclose_shielded,
+    refuse,
 )
 from ..errors import ConnectionRejected, RayforceWSError
 from ._authorizer import Authorized, Authorizer
 from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
-from ._limits import ConnectionLimits
+from ._limits import ConnectionLimits, too_many
 from ._log import ConnectionLog, logger
+from ._opening_queue import OpeningQueue, PendingOpening
 from ._options import ConnectionOptions
+from ._proxies import Proxies
+
+_TOO_MANY_OPENINGS = too_many("This server has reached its limit of opening connections (max_unauthenticated).")
 
 
 class ConnectionHandler:
@@ -40,7 +48,9 @@ class ConnectionHandler:
         self,
         *,
         authorizer: Authorizer,
+        proxies: Proxies,
         limits: ConnectionLimits,
+        openings: OpeningQueue,
         options: ConnectionOptions,
         counters: Counters,
         endpoints: HttpEndpoints,
@@ -50,7 +60,9 @@ class ConnectionHandler:
         log_queries: bool,
     ) -> None:
         self._authorizer = authorizer
+        self._proxies = proxies
         self._limits = limits
+        self._openings = openings
         self._options = options
         self._counters = counters
         self._endpoints = endpoints
@@ -66,7 +78,6 @@ class ConnectionHandler:
         self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
         self._connections: set[WSServerConnection] = set()
-        self._handshakes: set[trio.CancelScope] = set()
 
     @property
     def queued(self) -> int:
@@ -88,8 +99,11 @@ class ConnectionHandler:
 
     def cancel_handshakes(self) -> None:
         """Cancel the openings of all connections that are not open yet."""
-        for opening in self._handshakes:
-            opening.cancel()
+        self._openings.cancel()
+
+    async def run(self) -> None:
+        """Keep the openings within their time, until cancelled. A checkpoint. It has to run while connections open."""
+        await self._openings.run()
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end. A checkpoint; if cancelled, the client is told, and the socket is closed.
@@ -106,22 +120,12 @@ class ConnectionHandler:
             try:
                 if not address:
                     log.not_opened("the peer was gone before it was served")
-                elif (refusal := self._limits.refusal(address)) is not None:
-                    await self._reject(stream, refusal, counted, log)
                 else:
-                    with self._limits.connection(address):
-                        await self._open_and_serve(stream, address, counted, log)
+                    await self._open_and_serve(stream, address, counted, log)
             except Exception:
                 log.exception("internal error")
             finally:
                 stream.socket.close()
-
-    async def _reject(
-        self, stream: trio.SocketStream, refusal: Refusal, counted: CountedConnection, log: ConnectionLog
-    ) -> None:
-        """Refuse a peer that has not sent a request. A checkpoint; if cancelled, the refusal may not have been sent."""
-        _record_refusal(refusal.status, refusal.reason, counted, log)
-        await self._limits.reject(stream, refusal, self._accept_options.tls)
 
     async def _open_and_serve(
         self, stream: trio.SocketStream, address: str, counted: CountedConnection, log: ConnectionLog
@@ -129,21 +133,14 @@ class ConnectionHandler:
         """Open a connection and serve it to its end. A checkpoint; if cancelled, session and transport are closed."""
         opened = _Opened()
         try:
-            with trio.move_on_after(self._options.open_timeout) as opening:
-                self._handshakes.add(opening)
-                try:
-                    async with self._limits.opening(address) as refusal:
-                        if refusal is None:
-                            await self._open(stream, opening, opened, counted, log)
-                finally:
-                    self._handshakes.discard(opening)
-                if refusal is not None:
-                    await self._reject(stream, refusal, counted, log)
+            record_refusal = partial(_record_refusal, counted, log)
+            with self._openings.opening(network_of(address), record_refusal) as opening:
+                with opening.scope:
+                    await self._open(stream, opening, opened, counted, log)
+                if opened.authorized is None or opened.transport is None or opening.scope.cancelled_caught:
+                    if not counted.has_outcome:
+                        log.not_opened("it took too long" if self._stop_at is None else "the server is shutting down")
                     return
-            if opened.authorized is None or opened.transport is None or opening.cancelled_caught:
-                if not counted.has_outcome:
-                    log.not_opened("it took too long" if self._stop_at is None else "the server is shutting down")
-                return
             counted.opened()
             connection = WSServerConnection(
                 log,
@@ -155,10 +152,8 @@ class ConnectionHandler:
                 query_timeout=self.query_timeout,
             )
             await self._serve_connection(connection, log)
-        except (HttpRequestServed, ConnectionRejected):
+        except (HttpRequestServed, ConnectionRejected, BadRequest):
             pass  # counted and logged already
-        except BadRequest as error:
-            _record_refusal(error.status, str(error), counted, log)
         except RayforceWSError as error:
             log.not_opened(str(error))
         except trio.Cancelled:
@@ -168,13 +163,14 @@ class ConnectionHandler:
         finally:
             if opened.transport is not None:
                 opened.transport.abort()  # has no effect if it was closed
+            opened.places.close()
             if opened.authorized is not None:
                 await opened.authorized.session.aclose()
 
     async def _open(
         self,
         stream: trio.SocketStream,
-        opening: trio.CancelScope,
+        opening: PendingOpening,
         opened: "_Opened",
         counted: CountedConnection,
         log: ConnectionLog,
@@ -182,26 +178,64 @@ class ConnectionHandler:
         """Do the opening and Rayforce's handshake. A checkpoint; if cancelled, `opened` has what is to be closed."""
 
         async def decide(request: OpeningRequest) -> Refusal | None:
-            """Authorize the client. If cancelled, no session is open."""
-            decision = await self._authorizer.decide(request, opening, log)
+            """Admit the client. A checkpoint; if cancelled, as `_admit`."""
+            decision = await self._admit(request, opening, opened, log)
             if isinstance(decision, Refusal):
-                _record_refusal(decision.status, decision.reason, counted, log)
-                return decision
-            opened.authorized = decision
-            return None
+                _record_refusal(counted, log, decision.status, decision.reason)
+            return decision
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
             """Answer a plain HTTP request. If cancelled, nothing was recorded."""
-            answer = await self._endpoints.answer(request, opening, log)
+            known = self._with_client(request, log)
+            answer = known if isinstance(known, Refusal) else await self._endpoints.answer(known, opening.scope, log)
             if isinstance(answer, Refusal):
-                _record_refusal(answer.status, answer.reason, counted, log)
+                _record_refusal(counted, log, answer.status, answer.reason)
             else:
                 counted.answered()
                 log.debug("%s: %d", request.path.partition("?")[0], answer.status)
             return answer
 
-        opened.transport = await accept(stream, self._accept_options, decide=decide, answer=answer)
-        await server_handshake(opened.transport)
+        if not await opening.is_admitted():
+            _record_refusal(counted, log, _TOO_MANY_OPENINGS.status, _TOO_MANY_OPENINGS.reason)
+            opening.answering()
+            await refuse(stream, _TOO_MANY_OPENINGS, tls=self._accept_options.tls)
+            return
+        opened.transport = await accept(stream, self._accept_options, decide=decide, answer=answer, progress=opening)
+        with opening.waiting_for_peer():
+            await server_handshake(opened.transport)
+
+    async def _admit(
+        self, request: OpeningRequest, opening: PendingOpening, opened: "_Opened", log: ConnectionLog
+    ) -> Refusal | None:
+        """Authorize a client, and count its connection; return the refusal, or `None`.
+
+        If the limits are reached, clients are not even authenticated, because that can be expensive.
+
+        A checkpoint as `Authorizer.decide`. If cancelled, `opened` has the session, if there is one.
+        """
+        known = self._with_client(request, log)
+        if isinstance(known, Refusal):
+            return known
+        address = known.peer.address
+        refusal = self._limits.refusal(address)
+        if refusal is not None:
+            return refusal
+        decision = await self._authorizer.decide(known, opening.scope, log)
+        if isinstance(decision, Refusal):
+            return decision
+        opened.authorized = decision
+        refusal = self._limits.refusal(address)  # others may have been faster
+        if refusal is None:
+            opened.places.enter_context(self._limits.connection(address))
+        return refusal
+
+    def _with_client(self, request: OpeningRequest, log: ConnectionLog) -> OpeningRequest | Refusal:
+        """Return the request with the address of the client behind the proxies, or the refusal of the request."""
+        client = self._proxies.client_of(request.peer, request.headers)
+        if isinstance(client, Refusal):
+            return client
+        log.peer = str(client)
+        return replace(request, peer=client)
 
     async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:
         """Serve an open connection to its end. A checkpoint; if cancelled, as `WSServerConnection.run`."""
@@ -215,7 +249,7 @@ class ConnectionHandler:
             self._connections.discard(connection)
 
 
-def _record_refusal(status: int, reason: str, counted: CountedConnection, log: ConnectionLog) -> None:
+def _record_refusal(counted: CountedConnection, log: ConnectionLog, status: int, reason: str) -> None:
     counted.refused(status)
     log.refused(status, reason)
 
@@ -226,3 +260,4 @@ class _Opened:
     def __init__(self) -> None:
         self.authorized: Authorized | None = None
         self.transport: Transport | None = None
+        self.places = ExitStack()  # among the connections that are counted

@@ -1,4 +1,4 @@
-"""Answers to plain HTTP requests: `GET /healthz`, and `GET /metrics` if the server has metrics."""
+"""Answers to plain HTTP requests: `GET /healthz`, `GET /healthz?deep`, and `GET /metrics` if the server has metrics."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,9 +8,10 @@ import trio
 from .._transports import HttpResponse, OpeningRequest, Refusal
 from ..errors import RayforceWSError
 from ..statistics import Statistics
-from ._authorizer import Authorizer
+from ._authorizer import REFUSAL_TIMEOUT, Authorizer
 from ._checks import check_flag
 from ._log import ConnectionLog
+from ._probing import PROBE_TIMEOUT, EngineProbes
 
 HEALTH_PATH = "/healthz"
 METRICS_PATH = "/metrics"
@@ -37,7 +38,7 @@ class HttpEndpoints:
     Args:
         server: the server whose metrics are shown.
         is_healthy: returns whether the server can accept clients.
-        authorizer: decides which clients may see the metrics.
+        authorizer: decides which clients may see the metrics and query the engines.
         metrics: whether the server has metrics.
 
     Raises:
@@ -51,6 +52,7 @@ class HttpEndpoints:
         check_flag("metrics", metrics)
         self._is_healthy = is_healthy
         self._authorizer = authorizer
+        self._probes = EngineProbes(authorizer.engines)
         self._metrics = _metrics_of(server) if metrics else None
 
     async def answer(
@@ -58,18 +60,37 @@ class HttpEndpoints:
     ) -> HttpResponse | Refusal:
         """Return the response to a request, or its refusal.
 
-        A checkpoint if the client has to be authenticated; arguments and cancellation are as for `Authorizer.decide`.
-        Every client may ask for the health: it is one word, and load balancers do not authenticate.
+        A checkpoint if the client has to be authenticated or engines are queried; arguments and cancellation are as for
+        `Authorizer.decide`. Every client may ask for the health, if no engine is queried: it is one word, and load
+        balancers do not authenticate.
         """
-        path = request.path.partition("?")[0]
+        path, _, query = request.path.partition("?")
+        if path == HEALTH_PATH and _is_deep(query):
+            refusal = await self._authorizer.authorize_page(request, opening, log)
+            return refusal or await self._deep_health(opening)
         if path == HEALTH_PATH:
             return _HEALTHY if self._is_healthy() else _UNHEALTHY
         if path == METRICS_PATH:
             if self._metrics is None:
                 return _NO_METRICS
-            refusal = await self._authorizer.authorize_metrics(request, opening, log)
+            refusal = await self._authorizer.authorize_page(request, opening, log)
             return refusal or HttpResponse(200, *self._metrics.render(request.headers.get("accept", "")))
         return _NO_UPGRADE
+
+    async def _deep_health(self, opening: trio.CancelScope) -> HttpResponse:
+        """Query the engines. A checkpoint; if cancelled, the queries of this call are stopped.
+
+        The deadline of the opening is extended, so that the response can be sent.
+        """
+        if not self._is_healthy():
+            return _UNHEALTHY
+        opening.deadline = max(opening.deadline, trio.current_time() + PROBE_TIMEOUT + REFUSAL_TIMEOUT)
+        failures = await self._probes.failures()
+        return HttpResponse(503, "".join(f"{line}\n" for line in failures).encode()) if failures else _HEALTHY
+
+
+def _is_deep(query: str) -> bool:
+    return any(item.partition("=")[0] == "deep" for item in query.split("&"))
 
 
 class _MetricsPage(Protocol):

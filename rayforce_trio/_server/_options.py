@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from ._access import is_loopback
+from .._addresses import is_loopback
 from ._checks import check_grace, check_limit, check_timeout
 
 REMOTE_QUERY_TIMEOUT = 300.0
@@ -24,13 +24,15 @@ class ConnectionOptions:
     query_timeout: float | Literal["auto"] | None
     max_in_flight: int | None
     drain_timeout: float
+    drain_delay: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("open_timeout", "write_timeout"):
             check_timeout(name, getattr(self, name))
         if self.query_timeout not in (None, "auto"):
             check_timeout("query_timeout", self.query_timeout, ", 'auto', or None for no limit")
-        check_grace("drain_timeout", self.drain_timeout)
+        for name in ("drain_timeout", "drain_delay"):
+            check_grace(name, getattr(self, name))
         check_limit("max_in_flight", self.max_in_flight)
 
     def query_timeout_on(self, addresses: Iterable[str]) -> float | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Literal
 
@@ -27,7 +28,10 @@ from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
 from ._listening import open_listeners
+from ._log import logger
+from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions
+from ._proxies import Proxies
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024**2
 """Bytes."""
@@ -54,6 +58,13 @@ class WSServer:
         allowed_hosts: host names, without ports, by which clients may address the server. On loopback addresses, these
             are allowed besides those addresses, `localhost` and `host`. On other addresses, any name is allowed if the
             list is empty.
+        trusted_proxies: IP addresses and networks (`"127.0.0.1"`, `"10.0.0.0/8"`) of proxies in front of the server.
+            Their clients never count as clients on this machine.
+        proxy_header: the header in which the trusted proxies tell the addresses of their clients: `"X-Forwarded-For"`
+            or `"Forwarded"`. The client's address is the rightmost one that is not of a trusted proxy. `None`: the
+            address of the proxy counts as that of its clients.
+        proxy_protocol: the trusted proxies tell the addresses of their clients with the PROXY protocol, version 2, and
+            the server accepts no other connections.
         max_connections: the limit on all connections; `None`: no limit.
         max_connections_per_address: the limit on connections from one IPv4 address or /64 network of IPv6.
         max_unauthenticated: the limit on connections that are opening.
@@ -71,6 +82,8 @@ class WSServer:
             it and answers with an error of code `timeout`. `None`: no limit. `"auto"`: 300, or no limit if the server
             listens only on loopback addresses. An `InProcessEngine` cannot be interrupted.
         drain_timeout: seconds to let running queries finish when the server stops.
+        drain_delay: seconds for which a server that is to stop goes on serving and accepting clients, and answers
+            `GET /healthz` with 503, so that load balancers send no more clients to it.
         log_queries: log the beginning of each query, on one line.
         metrics: answer `GET /metrics` with statistics for Prometheus, to authenticated clients or, without
             `authenticate`, to clients on this machine. This needs the prometheus_client library.
@@ -92,6 +105,9 @@ class WSServer:
         allow_unauthenticated: bool = False,
         allowed_origins: Iterable[str] = (),
         allowed_hosts: Iterable[str] = (),
+        trusted_proxies: Iterable[str] = (),
+        proxy_header: str | None = None,
+        proxy_protocol: bool = False,
         max_connections: int | None = 128,
         max_connections_per_address: int | None = 32,
         max_unauthenticated: int | None = 32,
@@ -104,6 +120,7 @@ class WSServer:
         write_timeout: float = 30.0,
         query_timeout: float | Literal["auto"] | None = "auto",
         drain_timeout: float = 10.0,
+        drain_delay: float = 0.0,
         log_queries: bool = False,
         metrics: bool = False,
     ) -> None:
@@ -132,12 +149,16 @@ class WSServer:
         )
         self._tls = ssl_context
         self._reuse_port = reuse_port
-        self._options = ConnectionOptions(open_timeout, write_timeout, query_timeout, max_in_flight, drain_timeout)
+        self._options = ConnectionOptions(
+            open_timeout, write_timeout, query_timeout, max_in_flight, drain_timeout, drain_delay
+        )
         self._counters = Counters()
         self._since: float | None = None
         self._handler = ConnectionHandler(
             authorizer=self._authorizer,
-            limits=ConnectionLimits(max_connections, max_connections_per_address, max_unauthenticated),
+            proxies=Proxies(trusted_proxies, proxy_header, protocol=proxy_protocol),
+            limits=ConnectionLimits(max_connections, max_connections_per_address),
+            openings=OpeningQueue(max_unauthenticated, open_timeout),
             options=self._options,
             counters=self._counters,
             endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
@@ -149,6 +170,8 @@ class WSServer:
         self._starting = trio.CancelScope()
         self._stopping: trio.Event | None = None
         self._stopped = trio.Event()
+        self._draining = False
+        self._grace = inf  # the shortest one that `stop` was given, in seconds
         self._loop: EventLoop | None = None  # the trio run in which it serves
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 
@@ -225,6 +248,7 @@ class WSServer:
             raise RayforceWSError("the server is running already")
         self._starting, self._stopping, self._stopped = trio.CancelScope(), trio.Event(), trio.Event()
         self._loop = running_loop()
+        self._draining, self._grace = False, inf
         self._handler.start()
         try:
             with collapse_groups():
@@ -254,14 +278,16 @@ class WSServer:
     async def stop(self, grace: float | None = None) -> None:
         """Stop accepting connections, and close each open one with code 1001 when its queries are finished.
 
+        For `drain_delay` seconds before that, the server goes on serving, and only `GET /healthz` says that it stops.
+
         Queries that are still running after the grace period are stopped in the engine and not answered. Requests that
         arrive after the stop are answered with an error of code `closing` while older ones are still running.
 
-        A checkpoint. It returns when the server has ended, at most 5 seconds after the grace period. If cancelled, the
-        server stops all the same. It may be called again with a shorter grace period.
+        A checkpoint. It returns when the server has ended, at most 5 seconds after the delay and the grace period. If
+        cancelled, the server stops all the same. It may be called again with a shorter grace period.
 
         Args:
-            grace: seconds to let running queries finish. Default: `drain_timeout`.
+            grace: seconds to let running queries finish, after `drain_delay`. Default: `drain_timeout`.
 
         Raises:
             RayforceWSError: the server is not running.
@@ -315,8 +341,17 @@ class WSServer:
 
     def _stop(self, stopping: trio.Event, grace: float | None = None) -> None:
         self._starting.cancel()  # has no effect once it has started
-        self._handler.stop(self._options.drain_timeout if grace is None else grace)
+        grace = self._options.drain_timeout if grace is None else grace
+        self._grace = min(self._grace, grace)
+        if not self._options.drain_delay or self._draining:
+            self._drain()
+        elif not stopping.is_set():
+            logger.info("stopping: draining starts in %g seconds (drain_delay)", self._options.drain_delay)
         stopping.set()
+
+    def _drain(self) -> None:
+        self._draining = True
+        self._handler.stop(self._grace)
 
     async def _serve(self, stopping: trio.Event, task_status: trio.TaskStatus["WSServer"]) -> None:
         """Accept and serve connections until `stopping` is set and the connections have ended.
@@ -329,9 +364,13 @@ class WSServer:
                 await accepting.start(
                     partial(trio.serve_listeners, self._handler.handle, listeners, handler_nursery=connections)
                 )
+                accepting.start_soon(self._handler.run)
                 self._since = time.time()
                 task_status.started(self)
                 await stopping.wait()
+                if not self._draining:
+                    await trio.sleep(self._options.drain_delay)
+                    self._drain()
                 accepting.cancel_scope.cancel()
             self._handler.cancel_handshakes()
 

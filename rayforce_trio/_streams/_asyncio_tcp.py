@@ -179,7 +179,10 @@ class Waiter:
         """Raise the error that the task was resumed with, if there is one."""
         error, self._error = self._error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame
 
 
 def _no_callback() -> None:

@@ -16,6 +16,7 @@ from ._base import READ_SIZE, STREAM_ERRORS, ByteStream, closed_error
 
 _PLAINTEXT_CHUNK = 64 * 1024  # bytes; encrypted at once, and then offered to the network
 _CIPHERTEXT_CHUNK = 16 * 1024  # bytes; decrypted at once: TLS may answer each record, and a record takes 27 bytes
+_MAX_RECORDS = 64  # decrypted at once: a record may have a single byte, and takes microseconds whatever its size
 _MAX_UNSENT_ANSWERS = 64 * 1024  # bytes; the limit on TLS's answers that a peer does not read
 _NOTHING = memoryview(b"")
 
@@ -169,7 +170,9 @@ class TlsStream(ByteStream):
         """
         filled = min(len(buffer), len(self._decrypted))
         buffer[:filled], self._decrypted = self._decrypted[:filled], self._decrypted[filled:]
-        while filled < len(buffer) and self._failure is None:
+        for _ in range(_MAX_RECORDS):
+            if filled == len(buffer) or self._failure is not None:
+                break
             try:
                 wanted = len(buffer) - filled
                 count: int = self._tls.read(wanted, buffer[filled:])  # type: ignore[assignment]  # typeshed says bytes
@@ -183,7 +186,7 @@ class TlsStream(ByteStream):
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return filled
             except ssl.SSLError as error:
-                self._failure = error
+                self._failure = error.with_traceback(None)  # whose frames refer to this stream and to the buffer
                 break
             if not count:
                 break

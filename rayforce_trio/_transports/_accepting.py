@@ -7,7 +7,7 @@ process that serves on it, pings wait behind whole messages, and a close has no 
 
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, NoReturn
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import trio
 import trio_websocket
 
-from .._addresses import authority_of
+from .._addresses import ClientAddress, authority_of
 from .._protocol import MESSAGE_LIMIT_HEADER
 from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, is_plaintext_error, stream_of
 from .._websocket import (
@@ -32,10 +32,11 @@ from ._head_stream import HeadStream, ServerNursery, send_head
 from ._keepalive import KeepAlive
 from ._websocket import WebSocketTransport
 
-_LINGER_TIMEOUT = 1.0  # seconds; a refused peer has this long to read the answer before the socket is closed
+_LINGER_TIMEOUT = 3.0  # seconds; a peer has this long to read the last response, and to answer by closing
 
 _TLS_REQUIRED = "This port speaks TLS; connect to it with wss:// or https://."
 _INCOMPLETE = "The request is not valid: it ended before its head was complete."
+_TOO_LATE = "The request took too long: its head was not complete in time. Try again later."
 _NO_UPGRADE = "The request is not valid: the Upgrade header is missing."
 
 _TEXT_TYPE = "text/plain; charset=utf-8"
@@ -51,7 +52,7 @@ class OpeningRequest:
         path: the path of the URL, with its query.
         headers: the HTTP headers, with names in lower case and values in Latin-1. Headers that decide about the
             request occur once at most. The values of a header that occurred several times are joined by ", ".
-        peer: the client's IP address.
+        peer: the address of the peer. The server replaces it if a proxy tells another one.
         own_address: the IP address and port that the client connected to.
         subprotocols: the subprotocols that the client proposes, in its order. They are not among the headers.
         certificate: the client's TLS certificate, in the form of `ssl.SSLSocket.getpeercert`, if it has sent one.
@@ -59,7 +60,7 @@ class OpeningRequest:
 
     path: str
     headers: dict[str, str] = field(repr=False)  # with secrets among them
-    peer: str
+    peer: ClientAddress
     own_address: tuple[str, int]
     subprotocols: tuple[str, ...] = field(default=(), repr=False)
     certificate: dict[str, Any] | None = field(default=None, repr=False)
@@ -108,6 +109,31 @@ Decide = Callable[[OpeningRequest], Awaitable[Refusal | None]]
 Answer = Callable[[OpeningRequest], Awaitable[HttpResponse | Refusal]]
 
 
+class PeerTooSlow(HandshakeError):
+    """The peer kept the server waiting for too long during the opening handshake."""
+
+
+class OpeningProgress:
+    """Is told how an opening proceeds, and can bound the waits for the peer. This one does nothing."""
+
+    def waiting_for_peer(self, *, count_queue_time: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002 - for subclasses
+        """Return a context for a wait for bytes of the peer.
+
+        Args:
+            count_queue_time: the peer could have sent the bytes before anything was read.
+
+        Raises:
+            PeerTooSlow: on leaving the context: the wait was ended, or the result comes too late.
+        """
+        return nullcontext()
+
+    def bad_request(self, status: int, reason: str) -> None:
+        """The request is not valid, and the peer is about to be told so."""
+
+    def answering(self) -> None:
+        """The peer is about to be sent the last response, and then has a chance to read it. Cancel it at any time."""
+
+
 class HttpRequestServed(Exception):
     """The peer sent a plain HTTP request, and was answered."""
 
@@ -147,7 +173,12 @@ class AcceptOptions:
 
 
 async def accept(
-    socket_stream: trio.SocketStream, options: AcceptOptions, *, decide: Decide, answer: Answer | None = None
+    socket_stream: trio.SocketStream,
+    options: AcceptOptions,
+    *,
+    decide: Decide,
+    answer: Answer | None = None,
+    progress: OpeningProgress | None = None,
 ) -> WebSocketTransport:
     """Do the server's part of the opening handshake. A checkpoint; if it raises or is cancelled, nothing is left open.
 
@@ -157,13 +188,16 @@ async def accept(
         decide: called with a request for a connection; returns why it is refused, or `None`.
         answer: called with a plain HTTP request, GET or HEAD; returns the response, or why it is refused. `None`: plain
             HTTP requests are not valid.
+        progress: is told how the opening proceeds.
 
     Raises:
         HttpRequestServed: `answer` returned a response, which was sent.
         ConnectionRejected: the request was refused.
         BadRequest: the request is not valid, and the peer was sent an answer that says so.
+        PeerTooSlow: `progress` ended a wait for the peer.
         HandshakeError: the TLS handshake failed, or the peer went away.
     """
+    progress = progress or OpeningProgress()
     try:
         peer, own = socket_stream.socket.getpeername(), socket_stream.socket.getsockname()
     except OSError as error:
@@ -172,16 +206,16 @@ async def accept(
     stream: ByteStream = stream_of(socket_stream)
     try:
         if options.tls is not None:
-            stream = await _start_tls(stream, options.tls)
-        request = await _receive_request(stream, options.turns)
+            stream = await _start_tls(stream, options.tls, progress)
+        request = await _receive_request(stream, options.turns, progress)
         certificate = stream.certificate if isinstance(stream, TlsStream) else None
         proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
         opening_request = OpeningRequest(
-            request.target, request.headers, peer[0], (own[0], own[1]), proposed, certificate
+            request.target, request.headers, ClientAddress(peer[0], peer[1]), (own[0], own[1]), proposed, certificate
         )
         if isinstance(request, HttpRequest):
-            await _serve_http_request(stream, request, opening_request, answer)
-        await _decide(stream, opening_request, decide)
+            await _serve_http_request(stream, request, opening_request, answer, progress)
+        await _decide(stream, opening_request, decide, progress)
         subprotocol = next((name for name in options.subprotocols if name in proposed), None)
         await send_head(stream, await _handshake(request, subprotocol, options.max_message_size))
     except (BrokenResourceError, ClosedResourceError) as error:
@@ -203,7 +237,7 @@ async def accept(
 
 
 async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLContext | None = None) -> None:
-    """Refuse a peer that has not sent a request, within about a second. A checkpoint.
+    """Refuse a peer that has not sent a request, within about three seconds. A checkpoint.
 
     Args:
         socket_stream: a connection that was just accepted; it is closed afterwards, even if this is cancelled.
@@ -214,58 +248,77 @@ async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, *, tls: ssl
     try:
         with trio.move_on_after(_LINGER_TIMEOUT):
             if tls is not None:
-                stream = await _start_tls(stream, tls)
-            await _answer(stream, refusal)
+                stream = await _start_tls(stream, tls, OpeningProgress())
+            await _answer(stream, refusal, OpeningProgress())
     except HandshakeError:
         pass
     finally:
         stream.close()
 
 
-async def _start_tls(stream: ByteStream, context: ssl.SSLContext) -> TlsStream:
+async def _start_tls(stream: ByteStream, context: ssl.SSLContext, progress: OpeningProgress) -> TlsStream:
     """Do the TLS handshake. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
         BadRequest: the peer does not speak TLS, and was told so.
+        PeerTooSlow: `progress` ended a wait for the peer.
         HandshakeError: the handshake failed for another reason.
     """
     secure = TlsStream(stream, context, server_hostname=None)
     try:
-        await secure.do_handshake()
+        with progress.waiting_for_peer(count_queue_time=True):
+            await stream.wait_readable()
+        with progress.waiting_for_peer():
+            await secure.do_handshake()
     except HandshakeError as error:
         if is_plaintext_error(error.__cause__):
-            await _answer(stream, Refusal(400, _TLS_REQUIRED))
+            progress.bad_request(400, str(error))
+            await _answer(stream, Refusal(400, _TLS_REQUIRED), progress)
             raise BadRequest(400, str(error)) from error.__cause__
         raise
     return secure
 
 
-async def _receive_request(stream: ByteStream, turns: trio.Lock) -> UpgradeRequest | HttpRequest:
+async def _receive_request(
+    stream: ByteStream, turns: trio.Lock, progress: OpeningProgress
+) -> UpgradeRequest | HttpRequest:
     """Receive a request. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
-        BadRequest: the request is not valid, and the peer was sent an answer that says so.
+        BadRequest: the request is not valid or not complete in time, and the peer was sent an answer that says so.
+        PeerTooSlow: `progress` ended the wait for the first byte.
         HandshakeError: the peer closed the connection.
         BrokenResourceError: the connection broke.
     """
     received = bytearray()
     request = None
+    can_send_early = not isinstance(stream, TlsStream)
     while request is None:
-        data = await stream.receive_some()
+        try:
+            with progress.waiting_for_peer(count_queue_time=can_send_early):
+                data = await stream.receive_some()
+        except PeerTooSlow:
+            if received:  # a peer that has asked nothing does not expect an answer
+                await _refuse_bad_request(stream, 408, _TOO_LATE, (), progress)
+            raise
         if not data:
             if received:  # it may have closed its side only, and still wait for an answer
-                await _answer(stream, Refusal(400, _INCOMPLETE))
+                await _answer(stream, Refusal(400, _INCOMPLETE), progress)
             raise HandshakeError("the peer closed the connection during the opening handshake")
         received += data
         async with turns:
             request = parse_request(received)
     if isinstance(request, InvalidRequest):
-        await _refuse_bad_request(stream, request.status, request.reason, request.headers)
+        await _refuse_bad_request(stream, request.status, request.reason, request.headers, progress)
     return request
 
 
 async def _serve_http_request(
-    stream: ByteStream, request: HttpRequest, opening_request: OpeningRequest, answer: Answer | None
+    stream: ByteStream,
+    request: HttpRequest,
+    opening_request: OpeningRequest,
+    answer: Answer | None,
+    progress: OpeningProgress,
 ) -> NoReturn:
     """Answer a plain HTTP request. A checkpoint; close the stream afterwards, even if this was cancelled.
 
@@ -275,15 +328,17 @@ async def _serve_http_request(
         BadRequest: the server answers no plain HTTP requests.
     """
     if answer is None:
-        await _refuse_bad_request(stream, 426, _NO_UPGRADE, (("Upgrade", "websocket"),))
+        await _refuse_bad_request(stream, 426, _NO_UPGRADE, (("Upgrade", "websocket"),), progress)
     response = await answer(opening_request)
-    await _answer(stream, response, with_body=request.method is HttpMethod.GET)
+    await _answer(stream, response, progress, with_body=request.method is HttpMethod.GET)
     if isinstance(response, Refusal):
         raise ConnectionRejected(response.status, response.reason)
     raise HttpRequestServed
 
 
-async def _decide(stream: ByteStream, opening_request: OpeningRequest, decide: Decide) -> None:
+async def _decide(
+    stream: ByteStream, opening_request: OpeningRequest, decide: Decide, progress: OpeningProgress
+) -> None:
     """Ask whether to accept the client. A checkpoint if `decide` is; if it raises or is cancelled, close the stream.
 
     Raises:
@@ -291,16 +346,19 @@ async def _decide(stream: ByteStream, opening_request: OpeningRequest, decide: D
     """
     refusal = await decide(opening_request)
     if refusal is not None:
-        await _answer(stream, refusal)
+        await _answer(stream, refusal, progress)
         raise ConnectionRejected(refusal.status, refusal.reason)
 
 
-async def _refuse_bad_request(stream: ByteStream, status: int, reason: str, headers: Headers) -> NoReturn:
+async def _refuse_bad_request(
+    stream: ByteStream, status: int, reason: str, headers: Headers, progress: OpeningProgress
+) -> NoReturn:
     """Tell the peer that its request is not valid, and raise `BadRequest`.
 
     A checkpoint; close the stream afterwards, even if this was cancelled.
     """
-    await _answer(stream, Refusal(status, reason, headers))
+    progress.bad_request(status, reason)
+    await _answer(stream, Refusal(status, reason, headers), progress)
     raise BadRequest(status, reason)
 
 
@@ -320,18 +378,20 @@ async def _handshake(request: UpgradeRequest, subprotocol: str | None, max_messa
     return stream.sent
 
 
-async def _answer(stream: ByteStream, response: HttpResponse | Refusal, *, with_body: bool = True) -> None:
+async def _answer(
+    stream: ByteStream, response: HttpResponse | Refusal, progress: OpeningProgress, *, with_body: bool = True
+) -> None:
     """Send the last response on a connection, and wait until the peer has had a chance to read it. A checkpoint.
 
-    Does nothing if the peer is gone. If cancelled, the response may have been cut.
+    It takes three seconds at most. Does nothing if the peer is gone. If cancelled, the response may have been cut.
     """
     head = f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"
     headers = (*response.all_headers, ("Content-Length", str(len(response.body))))
     head += "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
-    with suppress(BrokenResourceError, ClosedResourceError):
+    progress.answering()
+    with trio.move_on_after(_LINGER_TIMEOUT), suppress(BrokenResourceError, ClosedResourceError):
         await stream.send_all(head.encode("latin-1") + (response.body if with_body else b""))
         # Closing a socket with unread bytes resets the connection, and the peer loses the response.
-        with trio.move_on_after(_LINGER_TIMEOUT):
-            await stream.send_eof()
-            while await stream.receive_some():
-                pass
+        await stream.send_eof()
+        while await stream.receive_some():
+            pass

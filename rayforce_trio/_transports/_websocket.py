@@ -21,6 +21,7 @@ from .._websocket import (
     Close,
     CloseCode,
     EndedBy,
+    FragmentReceived,
     LocalProtocolError,
     Ping,
     Pong,
@@ -137,8 +138,8 @@ class WebSocketTransport(Transport):
                     if message is not None:
                         return message
                 event = self._next_event()
-                if isinstance(event, (Ping, Pong)):
-                    await self._checkpoint_if_cancelled()  # one read can contain thousands of pings
+                if isinstance(event, (Ping, Pong, FragmentReceived)):
+                    await self._checkpoint_if_cancelled()  # one read can contain thousands of these
                     await self._time_slice.yield_if_due()
                 elif event is not None:
                     return event
@@ -155,10 +156,15 @@ class WebSocketTransport(Transport):
         if message is not None:
             return message
         event = self._next_event()
-        return None if isinstance(event, (Ping, Pong)) else event  # `receive` yields between thousands of pings
+        return (
+            None if isinstance(event, (Ping, Pong, FragmentReceived)) else event
+        )  # `receive` yields between thousands of them
 
-    def _next_event(self) -> Frame | str | Ping | Pong | None:
-        """Return the next message, ping or pong, or `None`. Raises the error of a violation or a close frame."""
+    def _next_event(self) -> Frame | str | Ping | Pong | FragmentReceived | None:
+        """Return the next message, ping, pong or fragment, or `None`.
+
+        Raises the error of a violation or a close frame.
+        """
         try:
             event = self._connection.next_event()
         except WebSocketViolation:
@@ -196,6 +202,7 @@ class WebSocketTransport(Transport):
             count = len(data)
             connection.receive_data(data)
         if not count:
+            del buffer  # otherwise the error keeps the unfinished message: its traceback refers to this frame
             connection.receive_eof()
             raise self._error()
         self._last_sign_of_life = self._current_time()
@@ -373,21 +380,24 @@ class WebSocketTransport(Transport):
         async with self._write_lock:
             await self._write()
             if connection.state is State.FAILED:
-                # An answer would not be understood, so wait for the peer to disconnect.
+                # An answer would not be read, so wait for the peer to disconnect.
                 with suppress(BrokenResourceError, ClosedResourceError):
                     await self._stream.send_eof()
         async with self._close_lock:  # of several tasks that close, one reads
             state = connection.state
-            while connection.state is state is not State.CLOSED:  # a violation ends the handshake
+            while connection.state is state is not State.CLOSED:
                 if self._receiving:  # that task reads the peer's answer
                     self._receive_left = self._new_event()
                     await self._receive_left.wait()
                     continue
                 self._close_reads = True
-                with suppress(WebSocketViolation):
-                    while connection.next_event() is not None:  # the answer may have arrived behind a message
-                        pass
-                if connection.state is state:
+                try:
+                    arrived = connection.next_event() is not None  # the answer may have arrived behind a message
+                except WebSocketViolation:
+                    break
+                if arrived:
+                    await self._time_slice.yield_if_due()
+                elif connection.state is state:
                     try:
                         await self._wait_readable()
                         self._read_nowait()
@@ -400,14 +410,15 @@ class WebSocketTransport(Transport):
 
     def _disconnect(self) -> None:
         self._connection.abort()
+        self._time_slice = TimeSlice()  # without `flush`, which refers to this transport
         self._closed.set()
 
     def _broken(self, error: Exception) -> RayforceWSError:
         """Record that the network connection broke, and return the error to raise."""
         text = os_error_text(error)
-        if error.__cause__ is not None:
-            # On Python 3.12, the frames in its traceback refer to it, and so to the message they were sending.
-            error.__cause__.__traceback__ = None
+        for one in (error, error.__cause__):
+            if one is not None:
+                one.__traceback__ = None  # its frames refer to the message that was being sent or received
         self._connection.connection_lost(f"the connection broke: {text}")
         return self._error()
 

@@ -14,6 +14,8 @@ when: it answers pings, finishes a frame before it begins another one, and perfo
     arrives                 queued
     close                   CLOSING, close       a close frame is queued     as in CLOSING       ignored
                             frame is queued      unless one was before
+    close with the code     FAILED, close        as above                    as in CLOSING       ignored
+    of an error             frame is queued
     abandon                 a message not begun is dropped; after one cut between two frames, only control frames
                             and a close are sent; after one cut within a frame: CLOSED
     a message arrives       returned             returned                    ignored             ignored
@@ -25,9 +27,15 @@ when: it answers pings, finishes a frame before it begins another one, and perfo
     connection_lost, abort  CLOSED               CLOSED                      CLOSED              ignored
     our close frame is sent                      CLOSED, if the peer's       ignored
                                                  close has arrived
+    too much arrives        cannot happen        CLOSED, if the peer's       CLOSED              ignored
+                                                 close has not arrived
 
 In CLOSING, messages arrive only until the close frame of the peer does. `close` alone sends a close frame: after a
 close frame or a violation of the peer, the owner of the connection calls it with the code and the reason to answer.
+
+The peer may have sent much before it hears of a close or a violation. All of that has to be received, or the system
+would reset the connection, and the peer might lose the close frame. But an attacker may never stop. So after a close of
+this side or a violation, `max_message_size` and `CLOSING_ALLOWANCE` bytes may arrive, in `MAX_CLOSING_FRAMES` frames.
 """
 
 import enum
@@ -49,6 +57,7 @@ from ._frames import (
     pack_close,
     pack_frame,
     pack_message,
+    reports_failure,
 )
 from ._masking import Masker
 from ._reader import FrameReader
@@ -74,6 +83,15 @@ MAX_SENT_AT_ONCE = 1024 * 1024
 MAX_PONGS = 64
 """If more pings than this wait for a pong, only the latest are answered (section 5.5.3)."""
 
+CLOSING_ALLOWANCE = 16 * 1024 * 1024
+"""Bytes that may arrive, besides one message, while the connection closes: what the network and the peer have buffered.
+
+Linux buffers at most 6 MiB that were received and 4 MiB that are to be sent, unless it is configured otherwise.
+"""
+
+MAX_CLOSING_FRAMES = 256 * 1024
+"""Frames that may arrive while the connection closes. Linux has buffers for this many requests of 40 bytes."""
+
 _MAX_COPIED = 16 * 1024  # bytes; up to this many are copied behind a frame header, to send both together
 _NOTHING = memoryview(b"")
 
@@ -83,7 +101,7 @@ class State(enum.Enum):
 
     OPEN = "messages can be sent and received"
     CLOSING = "one side has closed: no messages can be sent"
-    FAILED = "the peer broke the protocol: nothing that it sends is read"
+    FAILED = "the peer broke the protocol, or this side reported an error: nothing that arrives is read"
     CLOSED = "nothing can be sent or received: close the network connection"
 
 
@@ -185,9 +203,10 @@ class WebSocketConnection:
     # Receiving
 
     def next_event(self) -> Event | None:
-        """Return the next message or control frame, or `None` if more bytes have to arrive first.
+        """Return the next message, control frame or fragment, or `None` if more bytes have to arrive first.
 
         A ping has been answered and a close frame has changed the state already; both are returned for information.
+        Each call reads one frame at most: yield to other tasks between the calls.
 
         Raises:
             WebSocketViolation: the peer broke the protocol, or sent a message that is too long.
@@ -196,9 +215,14 @@ class WebSocketConnection:
             event = self.reader.next_event()
         except WebSocketViolation as violation:
             self._stop_receiving(State.FAILED, Ending(EndedBy.VIOLATION, violation.code, str(violation)))
+            self._limit_reading()
             raise
-        if event is None or type(event) is bytes:
+        if type(event) is bytes:
             return event
+        if event is None:
+            if self.reader.exhausted:
+                self.connection_lost("the peer sent too much while the connection was closing")
+            return None
         if isinstance(event, Ping):
             if self.state is _OPEN:
                 self._due_pongs.append(event.payload)
@@ -321,7 +345,8 @@ class WebSocketConnection:
     def close(self, code: int, reason: str = "") -> None:
         """Start the closing handshake, or answer the close frame or the violation of the peer.
 
-        The frame that is being sent is finished first. Do nothing if called before.
+        The frame that is being sent is finished first. Do nothing if called before. After a code that reports an error,
+        nothing that arrives is read.
 
         Args:
             code: a code that may be sent, or `NO_STATUS`.
@@ -331,9 +356,14 @@ class WebSocketConnection:
             return
         self._close_called = True
         if self.state is _OPEN:
-            self.state = State.CLOSING
             self.ending = Ending(EndedBy.US, code, reason)
-            self._drop_pings_and_pongs()
+            if reports_failure(code):
+                self._stop_receiving(State.FAILED, self.ending)
+                self.reader.end()
+            else:
+                self.state = State.CLOSING
+                self._drop_pings_and_pongs()
+            self._limit_reading()
         self._close_frame = pack_close(code, reason, masked=self._client)
         self._control_due = True
 
@@ -437,6 +467,9 @@ class WebSocketConnection:
         self.receiving = False
         self.ending = self.ending or ending
         self._drop_pings_and_pongs()
+
+    def _limit_reading(self) -> None:
+        self.reader.limit(self.reader.max_message_size + CLOSING_ALLOWANCE, MAX_CLOSING_FRAMES)
 
     def _disconnect(self, ending: Ending) -> None:
         self._close_frame = b""

@@ -36,6 +36,7 @@ _KEYS_AT_ONCE = 256  # a system call for each key would take longer than everyth
 
 # The codes that a close frame may carry: section 7.4, and those that IANA registered later.
 _CLOSE_CODES = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
+_FIRST_LIBRARY_CODE = 3000  # from here on, libraries and applications define the codes
 _CLOSE_CODE = struct.Struct("!H")
 
 
@@ -122,8 +123,18 @@ class Close:
     reason: str
 
 
-Event = Data | str | Ping | Pong | Close
-"""A whole message, binary or text, or a control frame."""
+@dataclass(frozen=True, slots=True)
+class FragmentReceived:
+    """A part of a message has arrived whole, and further parts follow. The reader keeps the part."""
+
+
+Event = Data | str | Ping | Pong | Close | FragmentReceived
+"""A whole message, binary or text, or a control frame, or a fragment of a message. One frame ends with each."""
+
+
+def reports_failure(code: int) -> bool:
+    """Return whether a close code of RFC 6455, or one that IANA registered, reports an error."""
+    return CloseCode.PROTOCOL_ERROR <= code < _FIRST_LIBRARY_CODE and code != NO_STATUS
 
 
 def frame_header(opcode: Opcode, size: int, *, fin: bool = True, key: bytes = b"") -> bytes:

@@ -1,6 +1,7 @@
 """Reads frames: turns the bytes that a peer sends into messages and control frames."""
 
 import codecs
+import math
 from collections.abc import Callable
 
 import numpy
@@ -20,6 +21,7 @@ from ._frames import (
     CloseCode,
     Data,
     Event,
+    FragmentReceived,
     Opcode,
     Ping,
     Pong,
@@ -40,6 +42,7 @@ _KEY_SIZE = 4
 # On Python 3.11, looking up a member in its enum takes ten times as long as looking up a global name.
 _BINARY, _CLOSE = Opcode.BINARY, Opcode.CLOSE
 _WHOLE_BINARY = FIN | _BINARY  # the first byte of a binary message in one frame
+_FRAGMENT_RECEIVED = FragmentReceived()
 
 
 class FrameReader:
@@ -48,6 +51,8 @@ class FrameReader:
     Pass received bytes to `feed`, then call `next_event` until it returns `None`. While the rest of a long binary
     frame is missing, `get_buffer` returns the memory where it belongs: bytes received there are reported with
     `buffer_updated` instead of `feed`. After a close frame or a violation, the reader ignores further bytes.
+
+    Each call of `next_event` reads one frame at most, so that the caller can yield to other tasks between two frames.
 
     Args:
         masked: whether the peer is a client, which must mask its frames; a server must not.
@@ -58,6 +63,7 @@ class FrameReader:
     Attributes:
         max_message_size: see above; may be changed at any time.
         max_text_size: see above; may be changed at any time.
+        exhausted: whether the peer has sent more than `limit` allows. The reader has ended.
     """
 
     def __init__(
@@ -77,6 +83,9 @@ class FrameReader:
         self._data = b""
         self._at = 0  # the position in _data up to which it has been read
         self._ended = False
+        self.exhausted = False
+        self._limited = False  # `end` or `limit` was called
+        self._bytes_left = self._frames_left = math.inf
         self._message: _Binary | _Text | None = None  # the message that is arriving
         self._frame: _Frame | None = None  # the frame of that message that is arriving
 
@@ -87,9 +96,10 @@ class FrameReader:
 
     def feed(self, data: bytes) -> None:
         """Take received bytes."""
-        if not self._ended:
-            self._data = data if self._at == len(self._data) else self._data[self._at :] + data
-            self._at = 0
+        if self._limited and not self._accepts(size=len(data)):
+            return
+        self._data = data if self._at == len(self._data) else self._data[self._at :] + data
+        self._at = 0
 
     @property
     def has_bytes(self) -> bool:
@@ -104,7 +114,7 @@ class FrameReader:
 
     def buffer_updated(self, count: int) -> None:
         """Take `count` bytes that were received into the buffer."""
-        if self._ended:  # since the call of `get_buffer`
+        if self._limited and not self._accepts(size=count):  # perhaps since the call of `get_buffer`
             return
         assert self._frame is not None
         assert isinstance(self._message, _Binary)
@@ -131,13 +141,15 @@ class FrameReader:
         return (int.from_bytes(data[start:end], "little") ^ pattern).to_bytes(size, "little")
 
     def next_event(self) -> Event | None:
-        """Return the next message or control frame, or `None` if more bytes have to arrive first.
+        """Return the next message, control frame or fragment, or `None` if more bytes have to arrive first.
 
         Raises:
             WebSocketViolation: the peer broke the protocol, or sent a message that is too long.
         """
+        if self._limited and not self._accepts(frames=1):
+            return None
         try:
-            while not self._ended:
+            while True:
                 if self._frame is None:
                     event = self._begin_frame()
                     if event is not None:
@@ -151,19 +163,38 @@ class FrameReader:
                 else:
                     finished = self._frame.fin
                     self._frame = None
-                    if finished:
-                        message, self._message = self._message, None
-                        assert message is not None
-                        return message.finish()
+                    if not finished:
+                        return _FRAGMENT_RECEIVED
+                    message, self._message = self._message, None
+                    assert message is not None
+                    return message.finish()
         except WebSocketViolation:
             self.end()
             raise
-        return None
 
     def end(self) -> None:
         """Drop everything that has arrived, and ignore all that follows."""
-        self._ended = True
+        self._ended = self._limited = True
         self._data, self._at, self._message, self._frame = b"", 0, None, None
+
+    def limit(self, size: int, frames: int) -> None:
+        """Limit what may still arrive. Beyond the limit, the reader is `exhausted`.
+
+        Args:
+            size: the number of bytes, which count even if the reader has ended.
+            frames: the number of calls of `next_event`.
+        """
+        self._limited = True
+        self._bytes_left, self._frames_left = size, frames
+
+    def _accepts(self, *, size: int = 0, frames: int = 0) -> bool:
+        """Count what arrives after a call of `end` or `limit`; return whether it is to be read."""
+        self._bytes_left -= size
+        self._frames_left -= frames
+        if self._bytes_left < 0 or self._frames_left < 0:
+            self.exhausted = True
+            self.end()
+        return not self._ended
 
     def _begin_frame(self) -> Event | None:
         """Read a header.

@@ -56,7 +56,7 @@ async def _handle(stream: trio.SocketStream) -> None:
 
 
 async def _welcome(request: OpeningRequest) -> None:
-    assert request.peer == "127.0.0.1"
+    assert request.peer.is_local
 
 
 def _for_echo(transport: Transport) -> Transport:

@@ -1,5 +1,6 @@
 """What an engine process prints, on its way to the log."""
 
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,16 +10,25 @@ import trio
 import trio.testing
 from support.engine_processes import Log
 
-from rayforce_trio._engines._output import LINE_LIMIT, Output
+from rayforce_trio._engines._output import (
+    LINE_LIMIT,
+    LOG_PERIOD,
+    MAX_LINES,
+    MAX_LOGGED_SIZE,
+    MAX_WARNINGS,
+    Output,
+)
+from rayforce_trio._tasks import TIME_SLICE
 
 NAME = "engine process 17"
+PIPE_SIZE = 64 * 1024
 
 
 @asynccontextmanager
-async def reading(output: Output) -> AsyncIterator[trio.testing.MemorySendStream]:
+async def reading(output: Output, *, seconds: float = 10) -> AsyncIterator[trio.testing.MemorySendStream]:
     """Have `output` read what the block writes; leaves it when all was read."""
     writer, reader = trio.testing.memory_stream_one_way_pair()
-    with trio.fail_after(10):
+    with trio.fail_after(seconds):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(output.log_all, reader, NAME)
             yield writer
@@ -107,10 +117,109 @@ async def test_a_line_that_never_ends_is_logged_meanwhile(log: Log) -> None:
 
 
 @pytest.mark.trio
-async def test_the_last_fifty_lines_are_kept(log: Log) -> None:
+async def test_the_last_fifty_lines_are_kept_whether_they_are_logged_or_not(log: Log) -> None:
     output = await read(b"".join(b"line %d\n" % n for n in range(1000)))
     assert str(output).split("\n") == [f"line {n}" for n in range(950, 1000)]
-    assert len(log.records) == 1000
+
+
+@pytest.mark.trio
+async def test_no_more_than_a_pipe_holds_is_kept_of_long_lines(log: Log) -> None:
+    output = await read(b"".join(b"%04d" % n + b"x" * (LINE_LIMIT - 5) + b"\n" for n in range(100)))
+    assert [line[:4] for line in str(output).split("\n")] == [f"{n:04}" for n in range(92, 100)]
+    assert len(str(output)) <= PIPE_SIZE
+
+
+# Limits
+
+
+@pytest.mark.trio
+async def test_lines_beyond_the_limit_are_counted_when_the_output_ends(log: Log) -> None:
+    await read(b"".join(b"%d\n" % n for n in range(MAX_LINES + 1000)))
+    assert texts(log) == [*map(str, range(MAX_LINES)), "1000 lines left out"]
+    assert {record.levelno for record in log.records} == {logging.INFO}
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("line", [b"1\n", b"ipc: 1\n"], ids=["a line", "a warning"])
+async def test_they_are_counted_when_the_reading_is_cancelled(log: Log, line: bytes) -> None:
+    writer, reader = trio.testing.memory_stream_one_way_pair()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Output().log_all, reader, NAME)
+            await writer.send_all(1000 * line)
+            await trio.testing.wait_all_tasks_blocked()
+            logged = len(log.records)
+            nursery.cancel_scope.cancel()
+    assert texts(log)[logged:] == [f"{1000 - logged} lines left out"]
+
+
+@pytest.mark.trio
+async def test_they_are_counted_when_the_period_ends(log: Log, autojump_clock: trio.testing.MockClock) -> None:
+    async with reading(Output(), seconds=10 * LOG_PERIOD) as writer:
+        await writer.send_all(b"1\n" * (MAX_LINES + 5))
+        await trio.sleep(LOG_PERIOD - 1)
+        assert texts(log) == ["1"] * MAX_LINES
+        await writer.send_all(b"1\n" * 2)
+        await trio.sleep(2)
+        assert texts(log)[MAX_LINES:] == ["7 lines left out"]
+        await writer.send_all(b"2\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert texts(log)[MAX_LINES + 1 :] == ["2"]
+        await trio.sleep(3 * LOG_PERIOD)
+    assert len(log.records) == MAX_LINES + 2
+
+
+@pytest.mark.trio
+async def test_lines_that_a_query_prints_hide_no_warning_of_the_engine(log: Log) -> None:
+    await read(b"1\n" * (MAX_LINES + 1) + b"log: ERROR  journal write failed (rc=8)\n")
+    assert [record.getMessage() for record in log.records if record.levelno == logging.WARNING] == [
+        f"{NAME}: log: ERROR  journal write failed (rc=8)"
+    ]
+
+
+@pytest.mark.trio
+async def test_lines_that_look_like_warnings_are_limited_and_hide_nothing_else(log: Log) -> None:
+    await read(b"ipc: a post\n" * (MAX_WARNINGS + 7) + b"1\n")
+    assert texts(log) == [*["ipc: a post"] * MAX_WARNINGS, "1", "7 lines left out"]
+    assert log.records[-1].levelno == logging.WARNING
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("unit", [b"x" * 500 + b"\n", b"x"], ids=["lines", "a line that never ends"])
+async def test_the_bytes_that_are_logged_are_limited(log: Log, unit: bytes) -> None:
+    await read(unit * (5 * MAX_LOGGED_SIZE // len(unit)))
+    *logged, report = texts(log)
+    assert 0.9 * MAX_LOGGED_SIZE < sum(map(len, logged)) < MAX_LOGGED_SIZE + LINE_LIMIT
+    assert report.endswith("lines left out")
+
+
+@pytest.mark.trio
+async def test_it_hears_that_the_process_listens_even_on_a_line_that_is_not_logged(log: Log) -> None:
+    output = await read(b"1\n" * MAX_LINES + b"listening on 127.0.0.1:5000\n")
+    assert output.listening.is_set()
+    assert not log.saying("listening")
+
+
+@pytest.mark.trio
+async def test_other_tasks_run_while_much_output_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that shows a later time whenever it is asked, a turn comes after ten lines."""
+    now = itertools.count()
+    monkeypatch.setattr("rayforce_trio._tasks.time.perf_counter", lambda: next(now) * TIME_SLICE / 10)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    output = Output()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        async with reading(output) as writer:
+            await writer.send_all(b"1\n" * 10_000)
+        nursery.cancel_scope.cancel()
+    assert turns >= 10_000 / 15
 
 
 @pytest.mark.trio

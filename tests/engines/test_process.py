@@ -34,11 +34,11 @@ from support.engine_processes import (
 )
 from support.leaks import no_leaks
 from support.sweep import cancelled_at, swept
-from support.watched import Queries
+from support.watched import Queries, parent_of
 
 from rayforce_trio import NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._codec import native_server
-from rayforce_trio._engines import _exec_tied_to_parent, _output, _process
+from rayforce_trio._engines import _output, _process, _supervisor
 
 PUBLIC_PASSWORD = "rayforce_trio"
 
@@ -405,12 +405,15 @@ async def test_long_lines_and_control_characters_do_not_spoil_the_log(log: Log) 
 
 
 @pytest.mark.trio
-async def test_it_may_print_more_than_a_pipe_holds(log: Log) -> None:
-    async with serving(NativeProcess()) as server:
+async def test_it_may_print_more_than_a_pipe_holds_and_more_than_is_logged(log: Log) -> None:
+    async with serving(NativeProcess(read_only=True)) as server:
         assert await ask(server, '(count (map (fn [n] (println "line")) (til 20000)))') == 20_000
-        assert await ask(server, '(println "the end")') is None
-        await log.told("the end")
-        assert len(log.saying(": line")) == 20_000
+        assert await ask(server, '(println "ipc: the end")') is None
+        await log.told("ipc: the end")  # as a warning, it is logged in any case
+    logged = len(log.saying(": line"))
+    [report] = log.saying("lines left out")
+    assert logged <= _output.MAX_LINES
+    assert report.getMessage().endswith(f": {20_000 - logged} lines left out")
 
 
 # The journal
@@ -710,18 +713,19 @@ async def test_any_signal_may_kill_it(log: Log) -> None:
 
 
 @pytest.mark.trio
-async def test_what_it_started_does_not_hold_up_the_restart(log: Log) -> None:
-    """A child of it that still has its output open, that is."""
+@pytest.mark.parametrize("start", ["sleep 1000 &", "setsid sleep 1000 &"])
+@pytest.mark.parametrize("end", ["(.sys.exit 3)", '(.sys.exec "kill -9 $PPID")'])
+async def test_programs_that_queries_have_started_end_with_it(start: str, end: str, family: Family, log: Log) -> None:
     engine = NativeProcess()
     async with serving(engine) as server:
-        with trio.fail_after(30):
-            await ask(server, '(.sys.exec "sleep 1000 &")')
-        old = pid_of(engine)
-        await kill(engine, log)
-        try:
-            assert await ask(server, "(+ 1 2)") == 3
-        finally:
-            os.killpg(old, signal.SIGKILL)
+        await ask(server, f'(.sys.exec "{start}")')
+        before = await family.grown_to(3)
+        with pytest.raises(errors.ConnectionClosed):
+            await ask(server, end)
+        assert await ask(server, "(+ 1 2)") == 3
+        after = family.pids()
+        assert after == {pid_of(engine), parent_of(pid_of(engine))}
+        assert not before & after
 
 
 # When the server ends
@@ -732,7 +736,7 @@ async def test_the_process_is_gone_when_the_server_has_ended(family: Family) -> 
     engine = NativeProcess()
     async with serving(engine):
         pid = pid_of(engine)
-        assert family.pids() == {pid}
+        assert family.pids() == {pid, parent_of(pid)}
     assert not lives(pid)
 
 
@@ -771,7 +775,7 @@ async def test_it_is_gone_with_what_it_runs_and_what_it_has_started(query: str, 
             await server.start(nursery)
             await ask(server, '(.sys.exec "sleep 1000 &")')
             connection = await WSClient(LOCAL, server.port).connect(nursery)
-            processes = await family.grown_to(2)
+            processes = await family.grown_to(3)  # the engine, its supervisor, and that
             await connection.post(query)
             if "sleep" in query:
                 await family.grown_to(len(processes) + 1)
@@ -905,7 +909,7 @@ async def test_a_signal_ends_the_server_and_then_the_process(
         client = WSClient(LOCAL, await trio.to_thread.run_sync(port_of, child))
         async with client.connect() as busy, client.connect() as idle, trio.open_nursery() as nursery:
             pid = await ask_on(idle, "(at (.sys.info) 'pid)")
-            assert os.getsid(pid) == pid
+            assert os.getsid(pid) == parent_of(pid) != os.getsid(child.pid)
             nursery.start_soon(expect_code, busy, query.text, 1001)
             await query.begun()
             if to_all:
@@ -948,7 +952,7 @@ async def test_a_server_that_is_killed_takes_along_what_it_started(family: Famil
         client = WSClient(LOCAL, await trio.to_thread.run_sync(port_of, child))
         async with client.connect() as connection:
             await connection.post('(.sys.exec "sleep 1000")')
-            await family.grown_to(3)  # the server, its engine, and that
+            await family.grown_to(4)  # the server, its engine, the supervisor of that, and the program
             child.kill()
         await family.gone()
 
@@ -970,12 +974,13 @@ def test_a_server_killed_before_the_program_began_takes_it_along(tmp_path: Path)
     trace = tmp_path / "trace"
     reader, writer = os.pipe()
     os.close(writer)
-    assert _exec_tied_to_parent.__file__ is not None
+    assert _supervisor.__file__ is not None
     command = [
         sys.executable,
         "-I",
         "-S",
-        _exec_tied_to_parent.__file__,
+        _supervisor.__file__,
+        "2",
         "/bin/sh",
         "-c",
         f"touch {trace}; exec sleep 1000",

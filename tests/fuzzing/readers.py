@@ -57,7 +57,8 @@ def by_us(pieces: Iterable[bytes], *, masking: bool, max_message_size: int, max_
                 rest = rest[count:]
             try:
                 while (event := connection.next_event()) is not None:
-                    events.append(event)
+                    if not isinstance(event, ours.FragmentReceived):
+                        events.append(event)
             except ours.WebSocketViolation as violation:
                 assert heard.verdict is None, "a second violation"
                 heard.verdict, heard.why = int(violation.code), str(violation)

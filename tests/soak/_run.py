@@ -6,9 +6,9 @@ from statistics import median
 
 import trio
 from support.children import Child
+from support.usage import Held
 
 from ._clients import Tally, run_client
-from ._server import Held
 
 _START_TIMEOUT = 60.0
 _ANSWER_TIMEOUT = 60.0

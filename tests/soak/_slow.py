@@ -67,7 +67,7 @@ async def _pace(peer: RawPeer) -> bool:
         return False
 
 
-_SLOW: tuple[Slow, ...] = (open_slowly, send_slowly, read_slowly)
+SLOW: tuple[Slow, ...] = (open_slowly, send_slowly, read_slowly)
 
 
 async def again_and_again(slow: Slow, port: int) -> None:
@@ -94,7 +94,7 @@ async def measure(engine: str, slow_clients: int, seconds: float) -> float:
         port: int = server.answer(60)["port"]
         async with trio.open_nursery() as nursery:
             for number in range(slow_clients):
-                nursery.start_soon(again_and_again, _SLOW[number % len(_SLOW)], port)
+                nursery.start_soon(again_and_again, SLOW[number % len(SLOW)], port)
             for _ in range(HEALTHY):
                 nursery.start_soon(ask, port, times)
             await trio.sleep(_WARM_UP)

@@ -82,6 +82,10 @@ class Child:
             raise Gone(f"{self._module} ended: {self._last_words()}")
         return line
 
+    def error_size(self) -> int:
+        """Return how many bytes the child has written to its standard error."""
+        return os.fstat(self._errors.fileno()).st_size
+
     def stop(self) -> None:
         """Close the standard input, and wait for the end of the child. Kills it after a while. Idempotent."""
         assert self._process.stdin is not None

@@ -1,5 +1,6 @@
 """A server of ours in this process, and the raw clients that misbehave towards it."""
 
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -34,8 +35,9 @@ def with_header(flags: int = 0, message_type: int = 1, version: int = 3, size: i
 class ProbedServer:
     """A server, with the raw clients that a test connects to it."""
 
-    def __init__(self, port: int, peers: ExitStack) -> None:
+    def __init__(self, port: int, peers: ExitStack, tls: ssl.SSLContext | None = None) -> None:
         self.port = port
+        self._tls = tls
         self._idle = len(descriptors())
         self._peers = peers
         self._sockets: list[RawPeer] = []
@@ -56,7 +58,7 @@ class ProbedServer:
     async def serves_others(self) -> None:
         """Check that a client of ours is served."""
         with trio.fail_after(20):
-            async with WSClient("127.0.0.1", self.port).connect() as other:
+            async with WSClient("127.0.0.1", self.port, ssl=self._tls or False).connect() as other:
                 assert await other.execute("(+ 1 2)") == 3
 
     async def closes_every_peer(self) -> None:
@@ -68,8 +70,13 @@ class ProbedServer:
 
 
 @asynccontextmanager
-async def probed_server(**options: Any) -> AsyncIterator[ProbedServer]:
-    """Serve. Afterwards, another client must be served, every socket closed, and a sibling task of the server alive."""
+async def probed_server(client_tls: ssl.SSLContext | None = None, **options: Any) -> AsyncIterator[ProbedServer]:
+    """Serve. Afterwards, another client must be served, every socket closed, and a sibling task of the server alive.
+
+    Args:
+        client_tls: the TLS context of that client.
+        options: those of `WSServer`.
+    """
     questions, to_sibling = trio.open_memory_channel[trio.Event](0)
 
     async def sibling() -> None:
@@ -81,7 +88,7 @@ async def probed_server(**options: Any) -> AsyncIterator[ProbedServer]:
             nursery.start_soon(sibling)
             async with WSServer(0, host="127.0.0.1", **options) as server:
                 with ExitStack() as peers:
-                    probed = ProbedServer(server.port, peers)
+                    probed = ProbedServer(server.port, peers, client_tls)
                     yield probed
                     await probed.serves_others()
                 await probed.closes_every_peer()

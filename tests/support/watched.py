@@ -144,7 +144,7 @@ async def stopped(pid: int) -> AsyncIterator[None]:
     with _continued(pid):
         os.kill(pid, SIGSTOP)
         with anyio.fail_after(30):
-            while _stat(pid)[0] != "T":  # noqa: ASYNC110
+            while state_of(pid) != "T":  # noqa: ASYNC110
                 await anyio.sleep(_POLL)
         yield
 
@@ -155,6 +155,16 @@ def _continued(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, SIGCONT)
+
+
+def state_of(pid: int) -> str:
+    """Return the letter that the system gives to the state of a process."""
+    return _stat(pid)[0]
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process; that of an engine process is its supervisor."""
+    return int(_stat(pid)[1])
 
 
 def _stat(pid: int) -> list[str]:

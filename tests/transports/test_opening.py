@@ -179,7 +179,7 @@ async def test_both_ends_agree(tls: bool) -> None:
             assert (client.peer_max_message_size, server.peer_max_message_size) == (123, None)
             assert (client.peer, server.peer.rpartition(":")[0]) == (f"{LOCAL}:{port}", LOCAL)
             assert (request.path, request.headers["x-extra"]) == ("/path?query=1", "a b")
-            assert (request.peer, request.own_address) == (LOCAL, (LOCAL, port))
+            assert (request.peer.address, request.own_address) == (LOCAL, (LOCAL, port))
             assert request.subprotocols == tuple(SUBPROTOCOLS)
             await client.send(b"to the server")
             await server.send(b"to the client")

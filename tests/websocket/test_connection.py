@@ -1,8 +1,10 @@
 """The connection without I/O: every event in every state, then two connections back to back."""
 
 import struct
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from unittest import mock
 
 import pytest
@@ -71,10 +73,21 @@ class End:
             self.connection.bytes_sent(len(data))
         return data
 
-    def receive(self, payload: bytes = b"", opcode: int = BINARY) -> object:
+    def receive(self, payload: bytes = b"", opcode: int = BINARY, *, fin: bool = True) -> object:
         """Let a frame of the peer arrive; return what comes of it."""
-        self.connection.receive_data(frame(payload, opcode, masked=not self.client))
+        self.connection.receive_data(frame(payload, opcode, masked=not self.client, fin=fin))
         return self.connection.next_event()
+
+    def receive_too_much(self) -> object:
+        """Let more arrive than may arrive while the connection closes."""
+        for _ in range(LIMIT + _connection.CLOSING_ALLOWANCE >> 20):
+            self.connection.receive_data(self._message_of_a_megabyte)
+            self.connection.next_event()
+        return self.receive()
+
+    @cached_property
+    def _message_of_a_megabyte(self) -> bytes:
+        return frame(bytes(1 << 20), masked=not self.client)
 
     def receive_close(self, code: int = 1001) -> object:
         self.connection.receive_data(close_frame(code, masked=not self.client))
@@ -183,12 +196,15 @@ EVENTS: dict[str, Callable[[End], object]] = {
     "begin": lambda end: end.connection.begin_message(bytes(70)),
     "ping": lambda end: end.connection.ping(),
     "abandon": lambda end: end.connection.abandon(),
-    "close": lambda end: end.connection.close(1011, "why"),
+    "close": lambda end: end.connection.close(1001, "why"),
+    "close 1011": lambda end: end.connection.close(1011, "why"),
     "data": lambda end: end.receive(b"received"),
     "their ping": lambda end: end.receive(b"?", PING),
     "their pong": lambda end: end.receive(b"?", PONG),
     "their close": lambda end: end.receive_close(),
+    "fragment": lambda end: end.receive(b"part", fin=False),
     "violation": lambda end: end.receive_violation(),
+    "too much": lambda end: end.receive_too_much(),
     "eof": lambda end: end.connection.receive_eof(),
     "lost": lambda end: end.connection.connection_lost("broken"),
     "abort": lambda end: end.connection.abort(),
@@ -210,11 +226,14 @@ begin       | OPEN B    | OPEN B =   | OPEN C =  | OPEN =    | CLOSING = | CLOSI
 ping        | OPEN ?    | OPEN B?    | OPEN ?C   | OPEN ?    | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 abandon     | OPEN      | CLOSED     | OPEN      | OPEN      | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 close       | CLOSING X | CLOSING BX | CLOSING X | CLOSING X | CLOSING   | CLOSED X  | FAILED X | FAILED   | CLOSED
+close 1011  | FAILED X  | FAILED BX  | FAILED X  | FAILED X  | CLOSING   | CLOSED X  | FAILED X | FAILED   | CLOSED
 data        | OPEN      | OPEN B     | OPEN C    | OPEN      | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 their ping  | OPEN !    | OPEN B!    | OPEN !C   | OPEN !    | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 their pong  | OPEN      | OPEN B     | OPEN C    | OPEN      | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 their close | CLOSING   | CLOSING B  | CLOSING   | CLOSING   | CLOSED    | CLOSING   | FAILED   | FAILED   | CLOSED
+fragment    | OPEN      | OPEN B     | OPEN C    | OPEN      | CLOSING   | CLOSING   | FAILED   | FAILED   | CLOSED
 violation   | FAILED *  | FAILED B * | FAILED *  | FAILED *  | FAILED *  | CLOSING   | FAILED   | FAILED   | CLOSED
+too much    | OPEN      | OPEN B     | OPEN C    | OPEN      | CLOSED    | CLOSING   | CLOSED   | CLOSED   | CLOSED
 eof         | CLOSED    | CLOSED     | CLOSED    | CLOSED    | CLOSED    | CLOSING   | CLOSED   | CLOSED   | CLOSED
 lost        | CLOSED    | CLOSED     | CLOSED    | CLOSED    | CLOSED    | CLOSED    | CLOSED   | CLOSED   | CLOSED
 abort       | CLOSED    | CLOSED     | CLOSED    | CLOSED    | CLOSED    | CLOSED    | CLOSED   | CLOSED   | CLOSED
@@ -224,6 +243,7 @@ LETTERS = {"binary": "B", "text": "T", "continuation": "C", "close": "X", "ping"
 # Who ended the connection, if the event itself ends it; otherwise the state tells.
 ENDED_BY = {
     "close": EndedBy.US,
+    "close 1011": EndedBy.US,
     "abandon": EndedBy.US,
     "abort": EndedBy.US,
     "their close": EndedBy.PEER,
@@ -419,7 +439,7 @@ def test_after_a_message_that_was_cut_between_frames_only_control_frames_are_sen
         end.connection.ping()
         assert end.send_all() == ["pong", "ping"]
         assert end.receive(b"received") == b"received"
-        end.connection.close(1011)
+        end.connection.close(1001)
         assert end.send_all() == ["close"]
         assert end.receive_close() == Close(1001, "")
         assert end.connection.state is State.CLOSED
@@ -460,6 +480,60 @@ def test_a_pong_is_returned(client: bool) -> None:
 
 
 # Closing
+
+
+@pytest.mark.parametrize("code", [*range(1000, 1004), NO_STATUS, *range(1007, 1015), 3000, 4999])
+def test_after_a_close_that_reports_an_error_nothing_is_read(code: int, client: bool) -> None:
+    reports_an_error = code not in (1000, 1001, NO_STATUS) and code < 3000
+    end = End(client)
+    end.connection.close(code)
+    assert end.connection.state is (State.FAILED if reports_an_error else State.CLOSING)
+    assert end.connection.ending == Ending(EndedBy.US, code)
+    assert end.receive(b"received") == (None if reports_an_error else b"received")
+    assert end.send_all() == ["close"]
+
+
+@pytest.mark.parametrize("code", [1002, 1013])
+def test_a_close_that_reports_an_error_drops_an_unfinished_message(code: int, client: bool) -> None:
+    end = End(client)
+    end.connection.receive_data(frame(bytes(10), size=1000, masked=not client))
+    assert end.connection.next_event() is None
+    buffer = end.connection.get_buffer()
+    assert buffer is not None
+    memory = weakref.ref(buffer.obj)
+    end.connection.close(code)
+    del buffer
+    assert memory() is None
+
+
+def test_a_large_message_and_full_buffers_of_the_network_may_arrive_before_the_answer_to_a_close(client: bool) -> None:
+    """An honest peer sends its close frame behind all that it has begun to send."""
+    end = End(client)
+    closed_by_us(end)
+    messages = [bytes(LIMIT), *[bytes(1 << 20)] * 15]
+    assert [len(end.receive(message)) for message in messages] == [len(message) for message in messages]  # type: ignore[arg-type]
+    assert end.receive_close() == Close(1001, "")
+    assert end.connection.state is State.CLOSED
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG, BINARY, CONTINUATION])
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_a_peer_that_sends_small_frames_instead_of_an_answer_is_lost(opcode: int, shortcut: bool, client: bool) -> None:
+    end = End(client, max_message_size=1000)
+    connection = end.connection
+    with mock.patch.multiple(_connection, CLOSING_ALLOWANCE=20_000, MAX_CLOSING_FRAMES=100):
+        closed_by_us(end)
+    if opcode == CONTINUATION:
+        end.receive(fin=False)
+    data = frame(b"", opcode, masked=not client, fin=opcode != CONTINUATION) * 1000
+    frames = 0
+    while connection.state is State.CLOSING:
+        connection.receive_data(data)
+        while (shortcut and connection.next_short_message() is not None) or connection.next_event() is not None:
+            frames += 1
+    assert connection.state is State.CLOSED
+    assert frames <= 21_000 // len(frame(b"", masked=not client)) if shortcut and opcode == BINARY else frames <= 100
+    assert connection.ending == Ending(EndedBy.US, 1000)
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1011, "€" * 100), (NO_STATUS, "")])
@@ -719,17 +793,20 @@ class Conversation(RuleBasedStateMachine):
                 end.connection.state is State.CLOSED and CLOSE not in [frame[0] for frame in frames_in(end.wire)[0]]
                 for end in self.ends
             ]
+            failed = [end.connection.state is State.FAILED for end in self.ends]
             for end in range(2):
-                if cut[1 - end] or self.ends[1 - end].connection.state is State.FAILED:
+                if cut[1 - end] or failed[1 - end]:
                     self.ends[end].connection.receive_eof()
             for end in range(2):
                 connection = self.ends[end].connection
-                assert connection.state is State.CLOSED or (
-                    connection.state is State.FAILED and self.corrupted[1 - end]
-                )
+                assert connection.state is State.CLOSED or failed[end]
+                if connection.state is State.FAILED:
+                    ending = connection.ending
+                    assert ending is not None
+                    assert ending.by is EndedBy.US if ending.code == 1011 else self.corrupted[1 - end]
                 assert connection.data_to_send() is None
                 assert not connection.reader.has_bytes
-                if not any(self.corrupted) and not cut[1 - end]:
+                if not any(self.corrupted) and not cut[1 - end] and not failed[1 - end]:
                     assert self.received[1 - end] == self.sent[end]
             self.what_arrives_is_what_was_sent()
             self.each_end_sends_one_close_frame_at_most_and_nothing_after_it()

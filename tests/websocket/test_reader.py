@@ -23,6 +23,7 @@ from rayforce_trio._websocket import (
     REASON_LIMIT,
     Close,
     CloseCode,
+    FragmentReceived,
     Ping,
     Pong,
     WebSocketViolation,
@@ -58,9 +59,9 @@ def reader(masked: bool, *, max_message_size: int = LIMIT, max_text_size: int = 
 
 
 def events_of(receiver: FrameReader, data: bytes = b"") -> list[Event]:
-    """Feed bytes, and return the events."""
+    """Feed bytes, and return the events, without those that report a fragment."""
     receiver.feed(data)
-    return list(iter(receiver.next_event, None))
+    return [event for event in iter(receiver.next_event, None) if type(event) is not FragmentReceived]
 
 
 def as_bytes(events: Iterable[Event]) -> list[Event]:
@@ -447,7 +448,7 @@ def check_text(fragments: list[bytes], masked: bool) -> None:
                 assert violation.code is CloseCode.INVALID_DATA
                 assert str(violation) == "a text message that is not UTF-8"
                 return
-            assert receiver.next_event() == (seen.decode() if whole else None)
+            assert events_of(receiver) == ([seen.decode()] if whole else [])
 
 
 @pytest.mark.parametrize("first", TELLING, ids=bytes.hex)
@@ -822,7 +823,8 @@ def deliver(
                     event = receiver.next_event()
                 if event is None:
                     break
-                yield event
+                if type(event) is not FragmentReceived:
+                    yield event
 
 
 ways = st.lists(st.booleans(), min_size=1, max_size=8)
@@ -868,6 +870,82 @@ def test_any_conversation_is_read_byte_by_byte(
     data = pack(conversation.fragments, masked)
     pieces = [data[at : at + 1] for at in range(len(data))]
     assert as_bytes(deliver(reader(masked), pieces, in_place)) == conversation.events
+
+
+# One frame at a time
+
+
+@given(conversations(), st.booleans())
+def test_each_event_is_the_end_of_one_frame(conversation: Conversation, masked: bool) -> None:
+    """So the caller can yield to other tasks between two frames."""
+    receiver = reader(masked)
+    receiver.feed(packed_by_us(conversation.fragments, masked))
+    events = list(iter(receiver.next_event, None))
+    reported = [type(event) is FragmentReceived for event in events]
+    assert reported == [not fragment.fin for fragment in conversation.fragments]
+
+
+# Limits on what arrives while the connection closes
+
+
+@given(conversations(), st.booleans(), st.data())
+def test_a_limit_that_is_not_reached_changes_no_conversation(
+    conversation: Conversation, masked: bool, draw: st.DataObject
+) -> None:
+    data = packed_by_us(conversation.fragments, masked)
+    receiver = reader(masked)
+    receiver.limit(len(data), len(data) + len(conversation.fragments) + 1)
+    pieces = draw.draw(cut(data))
+    assert as_bytes(deliver(receiver, pieces, [False, True])) == conversation.events
+    assert not receiver.exhausted
+
+
+@pytest.mark.parametrize("sizes", [[21], [20, 1], [1] * 21])
+def test_more_bytes_than_the_limit_end_the_reader(sizes: list[int], masked: bool) -> None:
+    receiver = reader(masked)
+    receiver.limit(20, LIMIT)
+    data = frame(bytes(100), masked=masked)
+    at = 0
+    for size in sizes:
+        assert not receiver.exhausted
+        assert events_of(receiver, data[at : at + size]) == []
+        at += size
+    assert receiver.exhausted
+    check_that_it_has_ended(receiver, masked)
+
+
+def test_bytes_received_into_the_buffer_count(masked: bool) -> None:
+    receiver = reader(masked)
+    begun = frame(bytes(10), size=1000, masked=masked)
+    receiver.limit(len(begun) + 5, LIMIT)
+    assert events_of(receiver, begun) == []
+    for _ in range(2):
+        assert not receiver.exhausted
+        buffer = receiver.get_buffer()
+        assert buffer is not None
+        receiver.buffer_updated(5)
+    assert receiver.exhausted
+    check_that_it_has_ended(receiver, masked)
+
+
+def test_more_frames_than_the_limit_end_the_reader(masked: bool) -> None:
+    receiver = reader(masked)
+    receiver.limit(LIMIT, 5)
+    assert len(events_of(receiver, frame(b"", PING, masked=masked) * 10)) == 5
+    assert receiver.exhausted
+    check_that_it_has_ended(receiver, masked)
+
+
+def test_what_arrives_after_the_end_counts(masked: bool) -> None:
+    receiver = reader(masked)
+    receiver.end()
+    assert events_of(receiver, bytes(LIMIT)) == []
+    receiver.limit(20, LIMIT)
+    for size in (10, 10):
+        assert events_of(receiver, bytes(size)) == []
+        assert not receiver.exhausted
+    assert events_of(receiver, bytes(1)) == []
+    assert receiver.exhausted
 
 
 # Any bytes

@@ -1,0 +1,178 @@
+"""Measure honest clients of a server, first without and then beside an attack.
+
+Server, honest clients and attackers are processes of their own. The server has one of the machine's cores for itself,
+the others share the rest, and attackers have the lowest priority: the fairness of the server is measured, not that of
+the machine.
+"""
+
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from support.children import Child
+from support.usage import Held, child_processes
+
+from rayforce_trio import WSServer
+
+from . import _honest
+
+_START_TIMEOUT = 60.0
+_SLACK = 60.0  # seconds that a process may take longer than it was told
+_LOWEST_PRIORITY = 19
+_HIGH_PRIORITY = -10  # only root may set it
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Round trips of one kind, in seconds.
+
+    Attributes:
+        count: how many there were.
+        errors: those of the first 20 round trips that failed.
+    """
+
+    p50: float
+    p99: float
+    longest: float
+    count: int
+    errors: list[str]
+
+    def __str__(self) -> str:
+        text = f"p50 {self.p50 * 1000:.1f} ms, p99 {self.p99 * 1000:.1f} ms, longest {self.longest * 1000:.1f} ms"
+        return f"{text} of {self.count}" + (f", errors: {self.errors}" if self.errors else "")
+
+
+class ServerProcess:
+    """A server in a process of its own, with honest clients in another.
+
+    Attributes:
+        port: of the server.
+        pid: of its process.
+    """
+
+    def __init__(self, server: Child, clients: Child) -> None:
+        self.port: int = server.answer(_START_TIMEOUT)["port"]
+        self.pid = server.pid
+        clients.answer(_START_TIMEOUT)
+        self._server, self._clients = server, clients
+
+    def measure(self, *kinds: str, clients: int = 4, seconds: float = 5.0) -> dict[str, Timing]:
+        """Have honest clients make round trips at a steady rate, and return their times by kind.
+
+        Clients keep their connections from one call to the next.
+
+        Args:
+            kinds: `requests`, `pings`, or `connects`. Default: requests and pings.
+            clients: how many there are of each kind. Each makes `_honest.RATE` round trips a second.
+            seconds: how long.
+        """
+        self.pin()
+        self._clients.say(port=self.port, kinds=kinds or ("requests", "pings"), clients=clients, seconds=seconds)
+        answer = self._clients.answer(seconds + _SLACK)
+        return {kind: Timing(**fields) for kind, fields in answer.items()}
+
+    def held(self) -> Held:
+        """Return the memory, descriptors and tasks of the server's process."""
+        self._server.say(do="tell")
+        return Held(**self._server.answer(_SLACK))
+
+    def engine_pid(self) -> int:
+        """Return the id of the engine's process, the only child of the server's process."""
+        (pid,) = child_processes(self.pid)
+        return pid
+
+    def logged(self) -> int:
+        """Return how many bytes the server has logged."""
+        return self._server.error_size()
+
+    def pin(self) -> None:
+        """Move the server to its core, and its engine processes to the others. `measure` does it."""
+        own, others = _cores()
+        _set_cores(self.pid, own)
+        for pid in child_processes(self.pid):
+            _set_cores(pid, others)
+
+
+@contextmanager
+def served(make: Callable[..., WSServer], **arguments: Any) -> Iterator[ServerProcess]:
+    """Run a server for the block.
+
+    Args:
+        make: a function of a module, such as those of `_servers`. It returns the server.
+        arguments: its arguments, which JSON can express.
+    """
+    with _child("server", make, **arguments) as server, _child("honest", _honest.measure) as clients:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, clients.pid, _HIGH_PRIORITY)
+        process = ServerProcess(server, clients)
+        process.pin()
+        yield process
+
+
+@contextmanager
+def attacked(
+    script: Callable[..., Awaitable[None]], server: ServerProcess, *, processes: int = 1, **arguments: Any
+) -> Iterator[None]:
+    """Attack a server from processes of their own for the block, which begins when every attack has.
+
+    Args:
+        script: an async function of a module. It is started as by `trio.Nursery.start`, attacks until it is
+            cancelled, and fails the test if it raises.
+        processes: how many processes run it.
+        arguments: its arguments besides `port`, which JSON can express.
+    """
+    with ExitStack() as stack:
+        attackers = [
+            stack.enter_context(_child("attacker", script, port=server.port, **arguments)) for _ in range(processes)
+        ]
+        for attacker in attackers:
+            attacker.answer(_START_TIMEOUT)
+        yield
+        for attacker in attackers:
+            attacker.say(do="tell")
+            attacker.answer(_SLACK)
+
+
+def assert_added_delay(
+    undisturbed: dict[str, Timing], disturbed: dict[str, Timing], seconds: float, *, quantile: str = "p99"
+) -> None:
+    """Fail if an attack made a kind of round trip longer by more than `seconds`, or fail.
+
+    Args:
+        quantile: `p50`, `p99` or `longest`.
+    """
+    for kind, timing in disturbed.items():
+        text = f"{kind}: undisturbed {undisturbed[kind]}; beside the attack {timing}"
+        print(text)
+        assert not timing.errors, text
+        added = getattr(timing, quantile) - getattr(undisturbed[kind], quantile)
+        assert added <= seconds, f"{quantile} grew by {added * 1000:.1f} ms, more than {seconds * 1000:.1f} ms: {text}"
+
+
+@contextmanager
+def _child(role: str, function: Callable[..., Any], **arguments: Any) -> Iterator[Child]:
+    reference = f"{function.__module__}:{function.__qualname__}"
+    child = Child("withstand._child", role, reference, json.dumps(arguments))
+    _set_cores(child.pid, _cores()[0 if role == "server" else 1])
+    if role == "attacker":
+        os.setpriority(os.PRIO_PROCESS, child.pid, _LOWEST_PRIORITY)
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+def _cores() -> tuple[set[int], set[int]]:
+    """Return the core of the server and those of all others; both are all cores if there is only one."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    return {first}, set(others) or {first}
+
+
+def _set_cores(pid: int, cores: set[int]) -> None:
+    """Pin a process, every thread of it. A process that has ended is left out."""
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - the names alone
+            os.sched_setaffinity(int(thread), cores)
