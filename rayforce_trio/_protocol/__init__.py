@@ -8,6 +8,7 @@ from ._client import ClientProtocol, ClientRequest, ClientRequestState, Outgoing
 from ._control import CONTROL_LIMIT, CancelNotice, ErrorNotice, dump_cancel, dump_error, parse_control
 from ._frames import (
     COMPRESSED_FLAG,
+    FENCE,
     FLAGS_OFFSET,
     HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,
@@ -40,7 +41,7 @@ from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
-from ._violation import ProtocolViolation
+from ._violation import CredentialsRejected, ProtocolViolation
 
 __all__ = [
     "BUSY",
@@ -48,6 +49,7 @@ __all__ = [
     "CLOSING",
     "COMPRESSED_FLAG",
     "CONTROL_LIMIT",
+    "FENCE",
     "FLAGS_OFFSET",
     "HEADER_SIZE",
     "HELLO",
@@ -70,6 +72,7 @@ __all__ = [
     "ClientRequest",
     "ClientRequestState",
     "ConnectionState",
+    "CredentialsRejected",
     "ErrorNotice",
     "ExchangeState",
     "Failure",

@@ -26,7 +26,7 @@ from ._frames import (
     parse_header,
 )
 from ._native import NATIVE_MAX_REPLY
-from ._violation import ProtocolViolation
+from ._violation import CredentialsRejected, ProtocolViolation
 
 _HELLO_SIZE = 2  # bytes of the server's first answer
 _ACCEPTED = 0  # the server's answer to credentials
@@ -252,7 +252,7 @@ class NativeExchange:
         """
         if self.state is ExchangeState.HANDSHAKING:
             if self._credentials_sent:
-                raise ProtocolViolation("it rejected the user name or the password")
+                raise CredentialsRejected("it rejected the user name or the password")
             raise ProtocolViolation("it ended the handshake; it is not a Rayforce server or has another version")
 
     def next_event(self) -> FrameChunk | None:
@@ -301,7 +301,7 @@ class NativeExchange:
             if not self._received:
                 return
             if self._received[0] != _ACCEPTED:
-                raise ProtocolViolation("it rejected the user name or the password")
+                raise CredentialsRejected("it rejected the user name or the password")
             self._received = self._received[1:]
         if self._queued:
             self._outgoing, self._queued = self._queued, []
