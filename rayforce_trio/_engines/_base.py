@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from math import inf
 
 import trio
 
@@ -37,6 +38,10 @@ class Engine(ABC):
         """
 
 
+def _ignore(count: int) -> None:
+    """Do nothing with a number of bytes."""
+
+
 class Session(ABC):
     """The access of one connection to the engine.
 
@@ -52,14 +57,24 @@ class Session(ABC):
         ready: whether the engine has accepted the session. Until then, it is busy with a query of another client, or
             does not respond.
         timed: whether `running_since` is used. The task that opens the session sets it.
+        max_reply_size: the longest reply, in bytes; `inf`: no limit. A longer one becomes an error of code `toobig`. The
+            task that opens the session sets it. An engine that returns complete replies need not look at it.
+        on_stored: called with a number of bytes of a long reply that have been stored for `receive_some`.
         can_start_ahead: whether `start_ahead` may start a request now.
     """
 
     unread = 0
     ready = True
     timed = False
+    max_reply_size: float = inf
+    on_stored: Callable[[int], None] = staticmethod(_ignore)
     can_start_ahead = False
     evaluate: Callable[[Frame], Reply] | None = None
+
+    @property
+    def stored(self) -> int:
+        """How many bytes of replies are stored for `receive_some`, in memory and in files."""
+        return 0
 
     async def run(self) -> None:
         """Run the session's background work until cancelled; the default is to wait. A checkpoint.

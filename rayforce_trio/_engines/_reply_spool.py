@@ -41,6 +41,11 @@ class ReplySpool:
         self._closed = False
         self._changed = trio.Event()
 
+    @property
+    def stored(self) -> int:
+        """How many bytes are stored, in memory and in the file. The file also keeps those that have been read."""
+        return self._size + self._written
+
     def close(self) -> None:
         """Discard the bytes and close the file, as soon as no thread reads it. No checkpoint. Idempotent."""
         self._closed = True

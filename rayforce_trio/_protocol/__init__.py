@@ -37,7 +37,7 @@ from ._handshake import (
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
 from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
 from ._pipeline import Action, ConnectionState, Message, RequestPipeline
-from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
@@ -59,6 +59,7 @@ __all__ = [
     "SIZED",
     "SUBPROTOCOL",
     "TIMEOUT",
+    "TOO_LARGE",
     "VERBOSE_FLAG",
     "Action",
     "CancelAction",
@@ -103,4 +104,5 @@ __all__ = [
     "split_verbose",
     "string_frame",
     "string_in",
+    "too_large",
 ]
