@@ -150,7 +150,7 @@ async def test_posts_that_have_arrived_are_carried_out() -> None:
 async def test_what_has_arrived_and_waits_for_room_is_carried_out(
     is_post: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_QUEUED_BYTES", 1000)
+    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_BYTES", 1000)
     last = encode(f"(set {name} 7)" + " " * 800, MessageType.ASYNC if is_post else MessageType.SYNC)
     messages = [encode("(til 3000000)", MessageType.SYNC), encode("1" + " " * 800, MessageType.SYNC), last]
     with trio.fail_after(30):

@@ -36,7 +36,7 @@ from ._handshake import (
 )
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
 from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
-from ._pipeline import Action, ConnectionState, Message, RequestPipeline
+from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
@@ -52,6 +52,7 @@ __all__ = [
     "HEADER_SIZE",
     "HELLO",
     "HELLO_REPLY",
+    "MAX_WAITING_POSTS",
     "MESSAGE_LIMIT_HEADER",
     "MESSAGE_TYPE_OFFSET",
     "NATIVE_MAX_REPLY",
@@ -61,6 +62,7 @@ __all__ = [
     "TIMEOUT",
     "TOO_LARGE",
     "VERBOSE_FLAG",
+    "WAIT_INTERVAL",
     "Action",
     "CancelAction",
     "CancelNotice",

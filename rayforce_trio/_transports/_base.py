@@ -98,6 +98,13 @@ class Transport(ABC):
         Call `aclose` or `abort` afterwards: until then, nothing can be received.
         """
 
+    def peer_is_gone(self) -> bool:
+        """Return whether the peer has closed the network connection, or lost it. No checkpoint.
+
+        `receive` may still return messages that the peer has sent before, until it raises an error.
+        """
+        return False
+
     @abstractmethod
     async def send(self, message: Frame | LazyFrame | str) -> None:
         """Send one message, and return when the network has taken it. A checkpoint.
@@ -136,6 +143,9 @@ class Transport(ABC):
         Raises:
             ConnectionLost: the connection broke.
         """
+
+    def ping(self) -> None:  # noqa: B027 - for transports that have pings
+        """Send a ping, whose answer nobody awaits. No checkpoint. A peer that is gone then resets the connection."""
 
     @abstractmethod
     async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
