@@ -416,7 +416,9 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
                 await peer.receive_close()  # the beginning of the reply, and then the end
         assert (await other.execute("(+ 1 2)")).value == 3
     assert len(dropped()) == 5
-    assert all(line.endswith("): lost: the peer accepted less than 16 KiB of data a second for 1 seconds") for line in dropped())
+    assert all(
+        line.endswith("): lost: the peer accepted less than 16 KiB a second for 1 seconds") for line in dropped()
+    )
 
 
 # Time to open

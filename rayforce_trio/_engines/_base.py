@@ -57,8 +57,8 @@ class Session(ABC):
         ready: whether the engine has accepted the session. Until then, it is busy with a query of another client, or
             does not respond.
         timed: whether `running_since` is used. The task that opens the session sets it.
-        max_reply_size: the longest reply, in bytes; `inf`: no limit. A longer one becomes an error of code `toobig`. The
-            task that opens the session sets it. An engine that returns complete replies need not look at it.
+        max_reply_size: the longest reply, in bytes; `inf`: no limit. The task that opens the session sets it. A session
+            that returns incomplete replies returns an error of code `toobig` instead of a longer one.
         on_stored: called with a number of bytes of a long reply that have been stored for `receive_some`.
         can_start_ahead: whether `start_ahead` may start a request now.
     """

@@ -100,7 +100,7 @@ class ParallelSession(Session):
             member.session.timed = timed
 
     @property
-    def max_reply_size(self) -> float:  # type: ignore[override]  # as above
+    def max_reply_size(self) -> float:
         return self._members[0].session.max_reply_size
 
     @max_reply_size.setter
@@ -109,7 +109,7 @@ class ParallelSession(Session):
             member.session.max_reply_size = size
 
     @property
-    def on_stored(self) -> Callable[[int], None]:  # type: ignore[override]  # as above
+    def on_stored(self) -> Callable[[int], None]:
         return self._members[0].session.on_stored
 
     @on_stored.setter

@@ -1,7 +1,7 @@
 """A limit on the bytes that all connections of a server hold together, without I/O: which connections are closed.
 
-A connection reports what it takes, in `grown`, and is measured only when the limit may have been reached. So nothing has
-to be reported when bytes are given back.
+A connection reports what it takes, in `grown`, and is measured only when the limit may have been reached. So nothing
+has to be reported when bytes are given back.
 
 A network may hold half of the limit. If one holds more, connections of that network are closed; if all together hold
 more than the limit, any connections. Those with the longest unfinished messages come first, then those that hold the
@@ -42,6 +42,18 @@ class Holder:
     close: Callable[[], None]
 
 
+class Budgets(NamedTuple):
+    """The budgets of a server.
+
+    Attributes:
+        messages: for messages of clients that are arriving or wait.
+        replies: for replies that wait to be sent.
+    """
+
+    messages: "ByteBudget"
+    replies: "ByteBudget"
+
+
 class ByteBudget:
     """A limit on the bytes that the connections in it hold together.
 
@@ -78,7 +90,7 @@ class ByteBudget:
         per_network: Counter[str] = Counter()
         for holder, bytes_held in held.items():
             per_network[holder.network] += bytes_held.total
-        victims = []
+        victims: list[Holder] = []
         while True:
             total = per_network.total()
             network, most = per_network.most_common(1)[0] if per_network else ("", 0)
@@ -90,3 +102,9 @@ class ByteBudget:
             victims.append(victim)
             self._holders.discard(victim)
             per_network[victim.network] -= held.pop(victim).total
+
+
+def close_beyond(budget: ByteBudget, count: int) -> None:
+    """Report that a connection holds `count` bytes more, and close the connections that must be closed."""
+    for holder in budget.grown(count):
+        holder.close()

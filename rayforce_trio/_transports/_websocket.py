@@ -351,7 +351,7 @@ class WebSocketTransport(Transport):
                 raise self._broken(error) from None
         if scope.cancelled_caught:
             self._connection.connection_lost(
-                f"the peer accepted less than {MIN_RATE // 1024} KiB of data a second for {self._write_timeout:g} seconds"
+                f"the peer accepted less than {MIN_RATE // 1024} KiB a second for {self._write_timeout:g} seconds"
             )
             raise self._error()
         rate.resume(self._current_time())

@@ -3,16 +3,15 @@
 MIN_RATE = 16 * 1024
 """How many bytes per second a peer has to take, on average over `timeout`, while more wait to be sent.
 
-The slowest mobile networks carry twice as many. At this rate, a peer can hold a reply of 1 GiB for 18 hours, but only if
-it takes all of it.
+The slowest mobile networks carry twice as many. At this rate, a peer takes 18 hours for a reply of 1 GiB.
 """
 
 
 class WriteRate:
     """Decides when a peer takes too little. The times are those of one clock, in seconds.
 
-    Only the time for which bytes wait to be sent counts: it uses up the peer's `timeout`, and each `MIN_RATE` bytes that
-    the peer takes give back a second.
+    Only the time for which bytes wait to be sent counts: it uses up the peer's `timeout`, and each `MIN_RATE` bytes
+    that the peer takes give back a second.
 
     Args:
         timeout: seconds; `inf`: the peer has any time.
