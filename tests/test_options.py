@@ -61,6 +61,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("write_timeout", [0, -1, "5", True, None, float("nan")]),
         ("query_timeout", [0, -1, "5", True, float("nan"), "never"]),
         ("max_in_flight", [0, -1, "5", True, 1.5]),
+        ("max_buffered_bytes", [0, -1, "5", True, 1.5]),
+        ("max_spooled_bytes", [0, -1, "5", True, 1.5]),
+        ("max_reply_size", [0, -1, "5", True, 1.5, 1024 * 1024 - 1]),
     ],
 )
 def test_an_option_that_makes_no_sense_is_an_error_at_once(option: str, values: list[Any]) -> None:

@@ -212,9 +212,8 @@ class WSServerConnection:
         try:
             await race(self._wait_until_finished, self._read, self._transport.run)
         except RayforceWSError as error:
-            return copy.copy(
-                self._failure or error
-            )  # without the traceback, whose frames refer to the error and to the last message
+            # Without the traceback, whose frames refer to the error and to the last message.
+            return copy.copy(self._failure or error)
         return None
 
     async def _wait_until_finished(self) -> None:
