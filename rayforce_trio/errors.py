@@ -130,6 +130,8 @@ class EngineError(RayforceWSError):
     Its text reaches the client: in a refusal with HTTP status 503, or as the reason of close code 1011.
     """
 
+    _close_code = 1011
+
 
 class ConnectionClosed(RayforceWSError):
     """Either side closed the connection with a closing handshake.

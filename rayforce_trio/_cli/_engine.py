@@ -8,13 +8,14 @@ import rayforce
 from .. import InProcessEngine, NativeEngine, NativeProcess
 from ..errors import RayforceError
 from ._console import CommandFailed, UsageError
+from ._options import stop_timeout
 from ._secrets import first_line
 
 Engine = InProcessEngine | NativeEngine | NativeProcess
 
 _REMOTE = "HOST:PORT"
 _OPTIONS = {
-    "native": ("script", "read_only", "journal", "journal_sync", "memory", "cores"),
+    "native": ("script", "read_only", "journal", "journal_sync", "memory", "cores", "stop_timeout"),
     "in-process": ("script",),
     _REMOTE: ("engine_user", "engine_password_file"),
 }
@@ -43,6 +44,13 @@ def add_engine(parser: ArgumentParser) -> None:
         "--memory", metavar="SIZE", help="memory to use before the engine uses the disk, such as 4G; native"
     )
     group.add_argument("--cores", metavar="N", type=int, help="number of threads, 0 for one per core; native")
+    group.add_argument(
+        "--stop-timeout",
+        metavar="SECONDS",
+        type=stop_timeout,
+        help="seconds after which a process that ignores a stop is killed and restarted, 0 for never; default: auto, "
+        "which means 30 with --read-only, otherwise 0; native",
+    )
     group.add_argument("--engine-user", metavar="NAME", help="user name for the server at HOST:PORT")
     group.add_argument(
         "--engine-password-file", metavar="FILE", help="password for the server at HOST:PORT, the first line of FILE"
@@ -68,6 +76,8 @@ def engine_of(options: Namespace) -> Engine:
     if kind == "in-process":
         _run_script(**given)
         return InProcessEngine()
+    if "stop_timeout" in given:
+        given["stop_timeout"] = given["stop_timeout"] or None
     return NativeProcess(**given)
 
 

@@ -47,9 +47,16 @@ def query_timeout(text: str) -> float | Literal["auto"] | None:
     Raises:
         ArgumentTypeError: the text has another form.
     """
-    if text == "auto":
-        return "auto"
-    return _number(text, "not a number of seconds, 0 or auto") or None
+    return stop_timeout(text) or None
+
+
+def stop_timeout(text: str) -> float | Literal["auto"]:
+    """Parse a number of seconds, `auto`, or 0.
+
+    Raises:
+        ArgumentTypeError: the text has another form.
+    """
+    return "auto" if text == "auto" else _number(text, "not a number of seconds, 0 or auto")
 
 
 def drain_timeout(text: str) -> float:

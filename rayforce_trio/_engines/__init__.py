@@ -1,9 +1,18 @@
 """The engines that evaluate queries, behind one interface."""
 
-from ._base import Engine, Session
+from ._base import Client, ClientMustWait, Engine, Session
 from ._in_process import InProcessEngine
 from ._native import NativeEngine
 from ._process import NativeProcess
 from ._round_robin import RoundRobinEngine
 
-__all__ = ["Engine", "InProcessEngine", "NativeEngine", "NativeProcess", "RoundRobinEngine", "Session"]
+__all__ = [
+    "Client",
+    "ClientMustWait",
+    "Engine",
+    "InProcessEngine",
+    "NativeEngine",
+    "NativeProcess",
+    "RoundRobinEngine",
+    "Session",
+]

@@ -3,15 +3,53 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import inf
+from typing import NamedTuple
 
 import trio
 
 from .._protocol import Failure, Frame, Reply
+from .._tasks import enable_ki_protection
+from .._websocket import CloseCode
+from ..errors import EngineError
+
+
+class Client(NamedTuple):
+    """The client for which a session is opened. Clients with the same address and name count as one.
+
+    Attributes:
+        network: its address: see `network_of`.
+        principal: the name of its principal; empty if it was not authenticated.
+    """
+
+    network: str
+    principal: str
+
+    def __str__(self) -> str:
+        return f"{self.principal} at {self.network}" if self.principal else self.network
+
+
+class ClientMustWait(EngineError):
+    """The client has ended the engine, and must wait before it can connect again.
+
+    Attributes:
+        retry_after: how long it must wait, in seconds.
+    """
+
+    def __init__(self, text: str, retry_after: float) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class ClientEndedEngine(EngineError):
+    """The engine ended while it evaluated a request of this client that was alone."""
+
+    _close_code = CloseCode.POLICY_VIOLATION
 
 
 class Engine(ABC):
     """Evaluates queries: in this process, in another one, or on another machine."""
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the engine's background work until cancelled; the default is to wait. A checkpoint.
 
@@ -36,6 +74,17 @@ class Engine(ABC):
             EngineError: the engine cannot be reached or rejects the connection; the client receives the text. If the
                 engine is busy, it may reject the connection later: see `Session.ready`.
         """
+
+    async def open_session_for(self, client: Client) -> "Session":  # noqa: ARG002 - for subclasses
+        """Open a session for a connection of this client. The server calls this; the default is `open_session`.
+
+        A checkpoint; if cancelled, nothing is left open.
+
+        Raises:
+            ClientMustWait: the client must wait before it can connect again.
+            EngineError: as for `open_session`.
+        """
+        return await self.open_session()
 
 
 def _ignore(count: int) -> None:
@@ -76,6 +125,7 @@ class Session(ABC):
         """How many bytes of replies are stored for `receive_some`, in memory and in files."""
         return 0
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Run the session's background work until cancelled; the default is to wait. A checkpoint.
 

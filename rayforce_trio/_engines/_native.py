@@ -1,19 +1,25 @@
 """The engine that is a native Rayforce server, reached over TCP: each session has a connection of its own."""
 
 import socket
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import trio
 
 from .._addresses import authority_of, check_host, check_port, os_error_text
 from .._protocol import dump_credentials
 from .._streams import TcpStream, connect_tcp
+from .._tasks import race
 from ..errors import EngineError, RayforceValueError
-from ._base import Engine, Session
+from ._base import Client, Engine, Session
+from ._monitor import EngineMonitor
 from ._native_session import NativeSession
 from ._parallel_session import ParallelSession
 from ._session_group import SessionGroup
+from ._unread import unread_bytes
 from ._wakeup import WakeupConnection
+from ._watchdog import Watchdog
 
 CONNECT_TIMEOUT = 3.0
 """The time limit for connecting, including the name lookup, in seconds."""
@@ -23,6 +29,9 @@ HANDSHAKE_TIMEOUT = 0.5
 
 BUSY_HANDSHAKE_TIMEOUT = 0.005
 """How long `open_session` waits for the handshake of an engine that is known to be busy, in seconds."""
+
+STOP_TIMEOUT = 30.0
+"""For how long an engine may ignore a stop before it counts as down, in seconds."""
 
 MAX_IN_FLIGHT = 8
 """The highest `in_flight` of an engine, and that of a read-only `NativeProcess`."""
@@ -63,10 +72,20 @@ class NativeEngine(Engine):
         self.port = port
         self.user = user
         self.in_flight = in_flight
-        self._group = SessionGroup(WakeupConnection(self._connect))
+        self._group = SessionGroup(WakeupConnection(self._connect), Watchdog(STOP_TIMEOUT))
+        self._monitor = EngineMonitor(self._group, self._name, self._open_ready_session, self._unread_bytes)
 
     def __repr__(self) -> str:
         return f"NativeEngine({self.host!r}, {self.port})"
+
+    @property
+    def is_down(self) -> bool:
+        return self._group.watchdog.is_down
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Watch whether the server obeys stops, until cancelled. A checkpoint; if cancelled, nothing is left open."""
+        task_status.started()
+        await race(self.watch, self.log_problems)
 
     async def open_session(self) -> Session:
         """Open a session. A checkpoint; if cancelled, nothing is left open.
@@ -77,17 +96,59 @@ class NativeEngine(Engine):
         Raises:
             EngineError: nothing listens there, or the server there is not a Rayforce server or rejects the credentials.
         """
+        return await self.open_session_for(None)
+
+    async def open_session_for(self, client: Client | None) -> Session:
+        session = await self._open_waiting_session(client)
+        return session if self.in_flight == 1 else self._parallel(session)
+
+    async def open_session_alone(self, client: Client) -> Session:
+        """Like `open_session_for`, for a client whose requests must be alone in the engine."""
+        return await self._open_waiting_session(client, is_alone=True)
+
+    async def watch(self) -> None:
+        """Like `run`, without reporting problems to the log."""
+        await self._monitor.run()
+
+    async def log_problems(self) -> None:
+        """Log when the server stops working, and when it works again, until cancelled. A checkpoint."""
+        await self._monitor.log_problems()
+
+    async def wait_until_down(self) -> None:
+        """Wait until the server is known not to work. A checkpoint; cancelling it changes nothing."""
+        await self._monitor.wait_until_down()
+
+    @property
+    def problem(self) -> str:
+        """The reason why the server counts as down; empty if it does not."""
+        return self._monitor.problem
+
+    def unfinished(self) -> tuple[set[Client], set[Client]]:
+        """Return the clients that had requests in flight when the server ended: see `SessionGroup.unfinished`."""
+        return self._group.unfinished()
+
+    def reconsider(self, must_be_alone: Callable[[Client], bool]) -> None:
+        """Let the requests of clients be in flight together with others unless `must_be_alone` is true for them."""
+        self._group.reconsider(must_be_alone)
+
+    async def _open_waiting_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
+        """Open a session, and wait for its handshake only as long as `open_session` does. Otherwise as that.
+
+        Raises:
+            EngineError: as for `open_session`.
+        """
         is_busy = self._group.is_busy
-        session = await self._open_session()
+        session = await self._open_session(client, is_alone=is_alone)
         try:
             with trio.move_on_after(BUSY_HANDSHAKE_TIMEOUT if is_busy else HANDSHAKE_TIMEOUT):
                 await session.handshake()
         except BaseException:
             await session.aclose()
             raise
-        if self.in_flight == 1:
-            return session
-        return ParallelSession(session, self._open_another_session, self.in_flight)
+        return session
+
+    def _parallel(self, session: NativeSession) -> Session:
+        return ParallelSession(session, partial(self._open_another_session, session.client), self.in_flight)
 
     async def wait_until_ready(self) -> None:
         """Wait until the server has accepted a session. A checkpoint; even if cancelled, no session is left open.
@@ -98,13 +159,14 @@ class NativeEngine(Engine):
         session = await self._open_ready_session()
         await session.aclose()
 
-    async def _open_session(self) -> NativeSession:
+    async def _open_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
         """Open a session before the handshake. A checkpoint; if cancelled, nothing is left open.
 
         Raises:
             EngineError: the server cannot be reached.
         """
-        session = NativeSession(await self._connect(), self._credentials, self._name, self._group)
+        stream = await self._connect()
+        session = NativeSession(stream, self._credentials, self._name, self._group, client=client, is_alone=is_alone)
         try:
             await self._group.add(session)
         except BaseException:
@@ -112,13 +174,13 @@ class NativeEngine(Engine):
             raise
         return session
 
-    async def _open_ready_session(self) -> NativeSession:
+    async def _open_ready_session(self, client: Client | None = None) -> NativeSession:
         """Open a session, and wait until the server has accepted it. A checkpoint; if cancelled, nothing is left open.
 
         Raises:
             EngineError: as for `open_session`.
         """
-        session = await self._open_session()
+        session = await self._open_session(client)
         try:
             await session.handshake()
         except BaseException:
@@ -126,12 +188,12 @@ class NativeEngine(Engine):
             raise
         return session
 
-    async def _open_another_session(self) -> NativeSession | None:
+    async def _open_another_session(self, client: Client | None) -> NativeSession | None:
         """Like `_open_ready_session`, but return `None` without a checkpoint if there are many connections already.
 
         If cancelled, nothing is left open.
         """
-        return await self._open_ready_session() if len(self._group) < MAX_CONNECTIONS else None
+        return await self._open_ready_session(client) if len(self._group) < MAX_CONNECTIONS else None
 
     async def _connect(self) -> TcpStream:
         """Connect to the server. A checkpoint; if cancelled, nothing is left open.
@@ -148,6 +210,10 @@ class NativeEngine(Engine):
                 _enable_keepalive(stream)
             return stream
         raise EngineError(f"{self._name} cannot be reached within {CONNECT_TIMEOUT:g} seconds")
+
+    def _unread_bytes(self) -> Mapping[int, int]:
+        """Return how many bytes the server has not read, by our ports, if it is on this machine."""
+        return unread_bytes(self.port) if self.host in ("127.0.0.1", "localhost") else {}
 
     @property
     def _name(self) -> str:

@@ -1,7 +1,7 @@
 """A session with a native server: performs the I/O of one `NativeExchange` over TCP."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import trio
@@ -9,9 +9,11 @@ import trio
 from .._codec import SIZE_BYTES, Decompressor
 from .._protocol import (
     CANCELLED,
+    FENCE,
     HEADER_SIZE,
     NATIVE_MAX_REQUEST,
     CancelAction,
+    CredentialsRejected,
     ExchangeState,
     Failure,
     Frame,
@@ -25,9 +27,9 @@ from .._protocol import (
     too_large,
 )
 from .._streams import BrokenResourceError, ClosedResourceError, TcpStream
-from .._tasks import race
+from .._tasks import enable_ki_protection, race
 from ..errors import EngineError
-from ._base import Session
+from ._base import Client, ClientEndedEngine, Session
 from ._reply_spool import ReplySpool
 from ._session_group import SessionGroup
 from ._wakeup import StopReminder
@@ -42,6 +44,7 @@ _READ_SIZE = 512 * 1024  # bytes; measured: smaller reads take longer, larger on
 _MAX_START_SIZE = 64 * 1024  # bytes; a longer request is unlikely to be written without waiting
 _MAX_SEND_SIZE = 1024 * 1024  # bytes written between two checkpoints
 _STOP = b"!"  # as TCP urgent data
+_NOT_BEGUN = "the request was cancelled before it began"
 _NETWORK_ERRORS = (BrokenResourceError, ClosedResourceError)
 
 
@@ -53,14 +56,30 @@ class NativeSession(Session):
         credentials: the result of `dump_credentials`.
         name: the name of the engine in errors, such as "the engine at ...".
         group: the sessions with the same server.
+        client: whose session it is, if that is known.
+        is_alone: whether its requests must be alone in the engine.
 
     Attributes:
         requested_at: when the request in flight was sent, on trio's clock, if the session is timed.
+        client: as given.
+        is_alone: as given.
     """
 
-    def __init__(self, stream: TcpStream, credentials: bytes, name: str, group: SessionGroup) -> None:
+    def __init__(
+        self,
+        stream: TcpStream,
+        credentials: bytes,
+        name: str,
+        group: SessionGroup,
+        *,
+        client: Client | None = None,
+        is_alone: bool = False,
+    ) -> None:
         self.ready = False
         self.requested_at = -math.inf
+        self._stopped_at = math.inf
+        self.client = client
+        self.is_alone = is_alone
         self._exchange = NativeExchange(credentials)
         self._stream = stream
         self._name = name
@@ -70,6 +89,9 @@ class NativeSession(Session):
         self._refused: Failure | None = None  # the error in place of a reply that is too long and is still arriving
         self._reminder = StopReminder(group.wakeup)
         self._send_due = trio.Event()
+        self._is_post = False  # whether a post is in flight, with the fence behind it
+        self._turn = trio.Event()  # set when the turn of the request has come
+        self._turn_wait: trio.CancelScope | None = None  # while the request waits for its turn
 
     @property
     def stored(self) -> int:
@@ -79,6 +101,23 @@ class NativeSession(Session):
     def awaiting_reply(self) -> bool:
         """Whether a request has been sent, at least in part, and its reply has not begun."""
         return self._exchange.state in (ExchangeState.SENDING, ExchangeState.WAITING)
+
+    @property
+    def stopped_at(self) -> float:
+        """When the request in flight was stopped, on trio's clock; infinite if it was not."""
+        return self._stopped_at if self._exchange.stop_requested else math.inf
+
+    def may_be_running(self, unread: Mapping[int, int]) -> bool:
+        """Return whether the server may be evaluating the request in flight: it has read all of it, if that is known.
+
+        Args:
+            unread: how many bytes the server has not read, by our ports.
+        """
+        behind = (len(FENCE) if self._is_post else 0) + (len(_STOP) if self._exchange.stop_requested else 0)
+        return self.awaiting_reply and unread.get(self._stream.local_port, 0) <= behind
+
+    def turn_came(self) -> None:
+        self._turn.set()
 
     async def handshake(self) -> None:
         """Perform the handshake. A checkpoint; if cancelled, it can be called again and continues.
@@ -99,10 +138,15 @@ class NativeSession(Session):
         except _NETWORK_ERRORS:
             raise self._lost("closed the connection during the handshake") from None
         except ProtocolViolation as violation:
+            if isinstance(violation, CredentialsRejected):
+                self._group.refused()
             raise self._lost(f"cannot be used: {violation}") from None
         self.ready = True
+        if self._group.is_attentive:
+            self._group.accepted()
         self.requested_at = trio.current_time()  # of a request that has waited for the handshake
 
+    @enable_ki_protection
     async def run(self) -> None:
         if not self.ready:
             await self.handshake()
@@ -114,13 +158,15 @@ class NativeSession(Session):
     async def post(self, frame: Frame) -> Failure | None:
         # The engine itself reports errors in posts, so a `Failure` without a message belongs to the request that
         # follows the post. A hook in the engine may make its reply long.
+        self._is_post = True
         reply = await self._evaluate(self._exchange.post, frame)
+        self._is_post = False
         while self.unread:
             await self.receive_some()
         return reply if isinstance(reply, Failure) and reply.message else None
 
     def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:
-        if not self.ready or len(frame) > _MAX_START_SIZE:
+        if not self.ready or len(frame) > _MAX_START_SIZE or self._group.has_turns:
             return False
         exchange = self._exchange
         exchange.request(frame)
@@ -152,12 +198,24 @@ class NativeSession(Session):
         return None if since is None else (since, 0)
 
     def cancel(self) -> None:
-        match self._exchange.cancel():
+        if self._turn_wait is not None:
+            self._turn_wait.cancel()
+            return
+        if self._exchange.stop_requested:
+            return
+        action = self._exchange.cancel()
+        if action is CancelAction.NOTHING:
+            return
+        self._stopped_at = trio.current_time()
+        self._group.stop_requested()
+        match action:
             case CancelAction.STOP_NOW:
                 self._send_now()
             case CancelAction.DROP:
-                self._deliver(Failure(CANCELLED, "the request was cancelled before it began"))
+                self._group.leave(self)
+                self._deliver(Failure(CANCELLED, _NOT_BEGUN))
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         try:
             if self._exchange.state is ExchangeState.WAITING:
@@ -193,9 +251,30 @@ class NativeSession(Session):
             replies.append(reply)
             replied.set()
 
+        if self._group.has_turns and not await self._wait_for_turn():
+            return Failure(CANCELLED, _NOT_BEGUN)
         self._begin(begin, frame, answer)
         await replied.wait()
         return replies[0]
+
+    async def _wait_for_turn(self) -> bool:
+        """Wait until the request may be sent; return false if it was stopped before. A checkpoint if it has to wait.
+
+        If cancelled, the request has no turn.
+        """
+        self._turn = trio.Event()
+        if self._group.enter(self):
+            return True
+        has_turn = False
+        try:
+            with trio.CancelScope() as self._turn_wait:
+                await self._turn.wait()
+            has_turn = not self._turn_wait.cancel_called
+        finally:
+            self._turn_wait = None
+            if not has_turn:
+                self._group.leave(self)
+        return has_turn
 
     def _begin(self, begin: Callable[[Frame], None], frame: Frame, answer: Callable[[Reply], None]) -> None:
         begin(frame)
@@ -243,7 +322,7 @@ class NativeSession(Session):
                 self._send_due = trio.Event()
                 await self._send_due.wait()
         except _NETWORK_ERRORS:
-            raise self._lost("is gone") from None
+            raise self._gone() from None
 
     # Receiving
 
@@ -260,10 +339,12 @@ class NativeSession(Session):
             while True:
                 data = await (self._receive_rest() if exchange.within_frame else stream.receive_some())
                 if not data:
-                    raise self._lost("is gone")
+                    raise self._gone()
                 if exchange.receive_reply(data):
                     if self.timed:
                         self._group.last_reply_at = trio.current_time()
+                    if self._group.is_attentive:
+                        self._group.reply_begun(self)
                     self._deliver_whole(data)
                     del data  # it may be large, and the next bytes may take long to arrive
                     continue
@@ -271,7 +352,7 @@ class NativeSession(Session):
                 del data
                 await self._handle_chunks()
         except _NETWORK_ERRORS:
-            raise self._lost("is gone") from None
+            raise self._gone() from None
         except ProtocolViolation as violation:
             raise self._lost(f"broke the protocol: {violation}") from None
 
@@ -289,6 +370,8 @@ class NativeSession(Session):
                     await self._store(chunk.data)
                 if self.timed:
                     self._group.last_reply_at = trio.current_time()
+                if self._group.is_attentive:
+                    self._group.received()
             if self._refused is not None and not chunk.unread:
                 refused, self._refused = self._refused, None
                 self._deliver(refused)  # only now can the engine evaluate the next request
@@ -311,6 +394,8 @@ class NativeSession(Session):
     def _begin_reply(self, chunk: FrameChunk) -> None:
         if self.timed:
             self._group.last_reply_at = trio.current_time()
+        if self._group.is_attentive:
+            self._group.reply_begun(self)
         self._reminder.reply_begun()
         header, data, self.unread = chunk.header, chunk.data, chunk.unread
         decompress = None
@@ -345,6 +430,11 @@ class NativeSession(Session):
 
     def _damaged(self, error: FrameError) -> EngineError:
         return self._lost(f"sent a damaged reply: {error}")
+
+    def _gone(self) -> EngineError:
+        if self.is_alone and self.awaiting_reply:
+            return ClientEndedEngine(f"{self._name} ended during a request of this client, as it has done before")
+        return self._lost("is gone")
 
     def _lost(self, problem: str) -> EngineError:
         return EngineError(f"{self._name} {problem}")

@@ -1,29 +1,33 @@
 """The engine that is a native Rayforce server in a child process: started, supervised and restarted here."""
 
 import logging
+import math
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 import trio
 
 from .._codec import native_server
-from .._tasks import race
+from .._tasks import enable_ki_protection, race
+from .._text import escape_controls
 from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
-from ._base import Engine, Session
+from ._base import Client, ClientMustWait, Engine, Session
 from ._child import ChildProcess, child_process
-from ._native import MAX_IN_FLIGHT, NativeEngine
+from ._native import MAX_IN_FLIGHT, STOP_TIMEOUT, NativeEngine
 from ._output import Output
+from ._suspects import Suspects
 
 MAX_RESTART_DELAY = 30.0
-"""The longest delay before a process that ends repeatedly is restarted, in seconds."""
+"""The longest delay before a process is restarted that repeatedly ends before it is ready, in seconds."""
 
 _FIRST_RESTART_DELAY = 0.1  # seconds
-_STABLE_AFTER = 60.0  # seconds; after a process that ran so long, the delays begin again
+_SUSPICION_CHECK_INTERVAL = 60.0  # seconds
 _RESTART_TIMEOUT = 1.5  # seconds that `open_session` waits for a process that is being restarted
 _PORT_ATTEMPTS = 10
 _EXIT_TIMEOUT = 1.0  # seconds for a process that ended the handshake to exit, so that its output explains why
@@ -56,6 +60,10 @@ class NativeProcess(Engine):
             `"4G"` (`-m`).
         cores: how many threads the engine uses (`-c`); 0 for all cores.
         executable: the program; the default is the one that comes with rayforce-py.
+        stop_timeout: seconds after which the process is killed and restarted if it ignores a stop, or if it rejects the
+            server's own credentials. The time in which it evaluates a query that nobody has stopped does not count.
+            `None`: never, because the data in its memory would be lost; `/healthz` reports the problem after 30
+            seconds. `"auto"`: 30 if `read_only`, otherwise `None`.
 
     Raises:
         RayforceValueError: an argument is out of range, or a file does not exist.
@@ -71,6 +79,7 @@ class NativeProcess(Engine):
         memory: int | str | None = None,
         cores: int | None = None,
         executable: str | PathLike[str] | None = None,
+        stop_timeout: float | Literal["auto"] | None = "auto",
     ) -> None:
         if read_only and journal is not None:
             raise RayforceValueError(
@@ -94,10 +103,13 @@ class NativeProcess(Engine):
             if type(cores) is not int or not 0 <= cores <= 1023:
                 raise RayforceValueError(f"Invalid cores: {cores!r}. Must be an int between 0 (all cores) and 1023")
             self._options += ["-c", str(cores)]
+        self._stop_timeout = _checked_stop_timeout(stop_timeout, read_only=read_only)
         self._read_only = read_only
+        self._suspects = Suspects()
         self._running = False
         self._pid: int | None = None
         self._native: NativeEngine | None = None
+        self._was_used = False  # by a client, the process that has ended last or is running
         self._ready = trio.Event()
         self._ended = trio.Event()
 
@@ -112,8 +124,9 @@ class NativeProcess(Engine):
 
     @property
     def is_down(self) -> bool:
-        return self._native is None
+        return self._native is None or self._native.is_down
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a process running until cancelled. A checkpoint; however this ends, no process is left running.
 
@@ -142,9 +155,8 @@ class NativeProcess(Engine):
                 started = True
                 task_status.started()
 
-        delays = exponential_backoff(_FIRST_RESTART_DELAY, MAX_RESTART_DELAY)
+        delays: Iterator[float] | None = None  # while processes end before they are ready
         while True:
-            since = trio.current_time()
             try:
                 end = await self._run_once(on_ready)
             except EngineError as error:
@@ -155,7 +167,13 @@ class NativeProcess(Engine):
                 if not started:
                     raise EngineError(f"the engine process cannot be started: {error}") from error
                 end = str(error)
-            if trio.current_time() - since > _STABLE_AFTER:
+            else:
+                delays = None if self._was_used else delays
+                if self._was_used:
+                    # A client may have ended it. Do not make the others wait.
+                    logger.warning("%s; it will be restarted at once", end)
+                    continue
+            if delays is None:
                 delays = exponential_backoff(_FIRST_RESTART_DELAY, MAX_RESTART_DELAY)
             delay = next(delays)
             logger.warning("%s; it will be restarted in %g seconds", end, delay)
@@ -167,6 +185,18 @@ class NativeProcess(Engine):
         Raises:
             EngineError: the process is not running, or its script rejects the connection.
         """
+        return await self._open_session(None)
+
+    async def open_session_for(self, client: Client) -> Session:
+        return await self._open_session(client)
+
+    async def _open_session(self, client: Client | None) -> Session:
+        """Open a session, and wait for a restart if necessary. A checkpoint; if cancelled, nothing is left open.
+
+        Raises:
+            ClientMustWait: the client has ended a process.
+            EngineError: as for `open_session`.
+        """
         reason = not_running = "the engine process is not running; it is being restarted"
         with trio.move_on_after(_RESTART_TIMEOUT):
             while True:
@@ -174,13 +204,44 @@ class NativeProcess(Engine):
                 native, ended = self._native, self._ended
                 if native is None:
                     continue  # it has just ended
+                self._refuse_if_it_must_wait(client)
+                self._was_used = True
                 try:
-                    return await native.open_session()
+                    if client is not None and self._must_be_alone(client):
+                        return await native.open_session_alone(client)
+                    return await native.open_session_for(client)
                 except EngineError as error:
                     reason = str(error)
                 await ended.wait()  # the process may have ended already, but that has not been noticed yet
                 reason = not_running
         raise EngineError(reason)
+
+    def _must_be_alone(self, client: Client) -> bool:
+        return self._suspects.must_be_alone(client, trio.current_time())
+
+    def _refuse_if_it_must_wait(self, client: Client | None) -> None:
+        """Raise `ClientMustWait` if a client must wait before it can connect again."""
+        if client is not None and (wait := self._suspects.wait_of(client, trio.current_time())):
+            raise ClientMustWait(
+                f"your queries have ended the engine process. Wait {math.ceil(wait)} seconds before you connect again",
+                wait,
+            )
+
+    def _find_suspects(self, native: "_ChildServer", pid: int) -> None:
+        """Record whose requests were in flight when a process ended."""
+        alone, clients = native.unfinished()
+        now = trio.current_time()
+        for client in alone:
+            wait = self._suspects.process_ended_by(client, now)
+            logger.warning(
+                "the engine process %d ended during a request of %s, as other processes before; this client must wait "
+                "%g seconds before it can connect again",
+                pid,
+                escape_controls(str(client)),
+                wait,
+            )
+        if not alone:
+            self._suspects.process_ended(clients, now)
 
     async def _run_once(self, on_ready: Callable[[], None]) -> str:
         """Start a process and wait for its end; returns a description of how it ended.
@@ -205,11 +266,7 @@ class NativeProcess(Engine):
         A checkpoint; if cancelled, the process is killed.
         """
         native = _ChildServer(
-            _HOST,
-            port,
-            user=secrets.token_urlsafe(32),
-            password=_PASSWORD,
-            in_flight=MAX_IN_FLIGHT if self._read_only else 1,
+            port, in_flight=MAX_IN_FLIGHT if self._read_only else 1, stop_timeout=self._stop_timeout or STOP_TIMEOUT
         )
         output = Output(f"{_HOST}:{port}")
         command = [self._executable, *self._arguments(port)]
@@ -231,9 +288,9 @@ class NativeProcess(Engine):
         )
 
     async def _supervise(
-        self, process: ChildProcess, native: NativeEngine, output: Output, on_ready: Callable[[], None]
+        self, process: ChildProcess, native: "_ChildServer", output: Output, on_ready: Callable[[], None]
     ) -> bool:
-        """Allow sessions when the process is ready, until it ends; returns whether it was ever ready.
+        """Allow sessions when the process is ready, until it ends or must be killed; returns whether it was ever ready.
 
         A checkpoint; if cancelled, no more sessions are allowed.
 
@@ -245,16 +302,33 @@ class NativeProcess(Engine):
             """Wait until the process is ready, then until cancelled. If cancelled, no session is left open."""
             await output.listening.wait()  # the port belongs to the process now: no other one receives the user name
             await native.wait_until_ready()  # the replay of the journal and the script come first
-            self._native, self._pid, self._ended = native, process.pid, trio.Event()
+            self._native, self._pid, self._ended, self._was_used = native, process.pid, trio.Event(), False
             self._ready.set()
             on_ready()
-            await trio.sleep_forever()
+            await native.watch()
 
         async def wait_for_exit() -> None:
             await process.wait()
 
+        async def kill_if_down() -> None:
+            """Return when the process must be killed. Cancelling it changes nothing."""
+            while True:
+                await native.wait_until_down()
+                with trio.move_on_after(_EXIT_TIMEOUT):
+                    await process.wait()  # it may have rejected a session because it was about to end
+                if native.is_down:
+                    break
+            logger.warning("the engine process %d %s; it is killed", process.pid, native.problem)
+
+        async def clear_suspects() -> None:
+            """Look again and again whose requests need not be alone any more, until cancelled."""
+            while True:
+                await trio.sleep(_SUSPICION_CHECK_INTERVAL)
+                native.reconsider(self._must_be_alone)
+
         try:
-            await race(allow_sessions, wait_for_exit)
+            react = native.log_problems if self._stop_timeout is None else kill_if_down
+            await race(allow_sessions, wait_for_exit, react, clear_suspects)
         except EngineError as error:
             with trio.move_on_after(_EXIT_TIMEOUT):
                 await process.wait()
@@ -265,6 +339,7 @@ class NativeProcess(Engine):
             if was_ready:
                 self._native, self._pid, self._ready = None, None, trio.Event()
                 self._ended.set()
+                self._find_suspects(native, process.pid)
         return was_ready
 
     def _arguments(self, port: int) -> list[str]:
@@ -272,7 +347,29 @@ class NativeProcess(Engine):
 
 
 class _ChildServer(NativeEngine):
+    """The server in the child process.
+
+    Args:
+        port: its port on the loopback interface.
+        in_flight: as for `NativeEngine`.
+        stop_timeout: for how long it may ignore a stop before it counts as down, in seconds.
+    """
+
     _name = "the engine process"
+
+    def __init__(self, port: int, *, in_flight: int, stop_timeout: float) -> None:
+        super().__init__(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD, in_flight=in_flight)
+        self._group.watchdog.limit = stop_timeout
+
+
+def _checked_stop_timeout(value: object, *, read_only: bool) -> float | None:
+    if value == "auto":
+        return STOP_TIMEOUT if read_only else None
+    if value is None or (type(value) in (int, float) and value > 0):  # type: ignore[operator]  # it is a number
+        return value  # type: ignore[return-value]  # as above
+    raise RayforceValueError(
+        f"Invalid stop_timeout: {value!r}. Must be a number of seconds above 0, 'auto', or None for no restart"
+    )
 
 
 def _exit_text(process: ChildProcess) -> str:

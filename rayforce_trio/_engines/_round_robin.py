@@ -1,14 +1,14 @@
 """The engine that distributes its sessions over other engines."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
-from .._tasks import collapse_groups
+from .._tasks import collapse_groups, enable_ki_protection
 from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
-from ._base import Engine, Session
+from ._base import Client, ClientMustWait, Engine, Session
 
 _FIRST_RETRY_DELAY = 0.5  # seconds until an engine that could not be reached is tried again
 _MAX_RETRY_DELAY = 10.0
@@ -45,6 +45,7 @@ class RoundRobinEngine(Engine):
     def is_down(self) -> bool:
         return all(engine in self._down or engine.is_down for engine in self._engines)
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all engines until cancelled. A checkpoint; however this ends, no engine is left running.
 
@@ -67,6 +68,18 @@ class RoundRobinEngine(Engine):
         Raises:
             EngineError: no engine can be reached; the text has the reason of each.
         """
+        return await self._open_next(lambda engine: engine.open_session())
+
+    async def open_session_for(self, client: Client) -> Session:
+        return await self._open_next(lambda engine: engine.open_session_for(client))
+
+    async def _open_next(self, open_session: Callable[[Engine], Awaitable[Session]]) -> Session:
+        """Like `open_session`, with a function that opens a session with an engine.
+
+        Raises:
+            ClientMustWait: an engine makes the client wait.
+            EngineError: as for `open_session`.
+        """
         up = [engine for engine in self._order if engine not in self._down]
         reasons = []
         busy: Session | None = None
@@ -75,7 +88,9 @@ class RoundRobinEngine(Engine):
                 self._order.remove(engine)
                 self._order.append(engine)
                 try:
-                    session = await engine.open_session()
+                    session = await open_session(engine)
+                except ClientMustWait:
+                    raise
                 except EngineError as error:
                     reasons.append(str(error))
                     self._mark_down(engine)
@@ -98,6 +113,7 @@ class RoundRobinEngine(Engine):
             self._down.add(engine)
             self._nursery.start_soon(self._retry, engine)
 
+    @enable_ki_protection
     async def _retry(self, engine: Engine) -> None:
         """Try to reach an engine until that succeeds. A checkpoint; if cancelled, nothing is left open."""
         for delay in exponential_backoff(_FIRST_RETRY_DELAY, _MAX_RETRY_DELAY):

@@ -35,12 +35,12 @@ from ._handshake import (
     parse_message_limit,
 )
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
-from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
+from ._native_exchange import FENCE, CancelAction, ExchangeState, FrameChunk, NativeExchange
 from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
-from ._violation import ProtocolViolation
+from ._violation import CredentialsRejected, ProtocolViolation
 
 __all__ = [
     "BUSY",
@@ -48,6 +48,7 @@ __all__ = [
     "CLOSING",
     "COMPRESSED_FLAG",
     "CONTROL_LIMIT",
+    "FENCE",
     "FLAGS_OFFSET",
     "HEADER_SIZE",
     "HELLO",
@@ -71,6 +72,7 @@ __all__ = [
     "ClientRequest",
     "ClientRequestState",
     "ConnectionState",
+    "CredentialsRejected",
     "ErrorNotice",
     "ExchangeState",
     "Failure",

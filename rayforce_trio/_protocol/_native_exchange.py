@@ -25,13 +25,13 @@ from ._frames import (
     parse_header,
 )
 from ._native import NATIVE_MAX_REPLY
-from ._violation import ProtocolViolation
+from ._violation import CredentialsRejected, ProtocolViolation
 
 _HELLO_SIZE = 2  # bytes of the server's first answer
 _ACCEPTED = 0  # the server's answer to credentials
 _MIN_FIRST_CHUNK = 64  # bytes; shorter frames are never divided, so the first chunk always shows an error's code
 _COPY_LIMIT = 64 * 1024  # bytes; a longer frame is sent in several pieces, because a copy would cost more
-_FENCE = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")  # a request for the value 0
+FENCE = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")  # a request for the value 0
 
 
 class ExchangeState(enum.Enum):
@@ -146,7 +146,7 @@ class NativeExchange:
         been evaluated. Until then, a stop hits the post.
         """
         pieces = _pieces(frame, MessageType.ASYNC)
-        self._begin([bytes(pieces[0]) + _FENCE] if len(frame) <= _COPY_LIMIT else [*pieces, _FENCE])
+        self._begin([bytes(pieces[0]) + FENCE] if len(frame) <= _COPY_LIMIT else [*pieces, FENCE])
 
     def cancel(self) -> CancelAction:
         """Ask for a stop of the request in flight; returns the action that the caller must take."""
@@ -252,7 +252,7 @@ class NativeExchange:
         """
         if self.state is ExchangeState.HANDSHAKING:
             if self._credentials_sent:
-                raise ProtocolViolation("it rejected the user name or the password")
+                raise CredentialsRejected("it rejected the user name or the password")
             raise ProtocolViolation("it ended the handshake; it is not a Rayforce server or has another version")
 
     def next_event(self) -> FrameChunk | None:
@@ -301,7 +301,7 @@ class NativeExchange:
             if not self._received:
                 return
             if self._received[0] != _ACCEPTED:
-                raise ProtocolViolation("it rejected the user name or the password")
+                raise CredentialsRejected("it rejected the user name or the password")
             self._received = self._received[1:]
         if self._queued:
             self._outgoing, self._queued = self._queued, []

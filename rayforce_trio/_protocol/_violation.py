@@ -1,4 +1,4 @@
-"""The base class of the exceptions of `_protocol`."""
+"""The exceptions of `_protocol`."""
 
 
 class ProtocolViolation(Exception):
@@ -11,3 +11,7 @@ class ProtocolViolation(Exception):
     def __init__(self, message: str, code: int = 1002) -> None:
         super().__init__(message)
         self.code = code
+
+
+class CredentialsRejected(ProtocolViolation):
+    """A native server rejected the user name or the password."""

@@ -8,7 +8,7 @@ from math import ceil, inf
 import trio
 
 from .._addresses import network_of
-from .._engines import Engine, Session
+from .._engines import Client, ClientMustWait, Engine, Session
 from .._transports import OpeningRequest, Refusal
 from ..auth import Authenticator, Principal, Request, authenticator_of
 from ..errors import RayforceValueError, RayforceWSError
@@ -108,7 +108,10 @@ class Authorizer:
             )
             return _NO_ENGINE
         try:
-            return Authorized(principal, await engine.open_session())
+            client = Client(request.peer.network, log.principal or "")
+            return Authorized(principal, await engine.open_session_for(client))
+        except ClientMustWait as error:
+            return Refusal(503, f"This client must wait: {error}.", _retry_after(error.retry_after))
         except RayforceWSError as error:
             return Refusal(503, f"The engine cannot be reached: {error}")
 
@@ -208,8 +211,12 @@ def _too_many_failures(seconds: float) -> Refusal:
     return Refusal(
         429,
         "Too many failed authentications from your address. Try again later.",
-        (("Retry-After", str(max(1, ceil(seconds)))),),
+        _retry_after(seconds),
     )
+
+
+def _retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
+    return (("Retry-After", str(max(1, ceil(seconds)))),)
 
 
 def _name_of(principal: object, request: Request) -> str:

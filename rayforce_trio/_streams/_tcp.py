@@ -31,6 +31,11 @@ class TcpStream(ByteStream):
     def closed(self) -> bool:
         return self._socket.fileno() < 0
 
+    @property
+    def local_port(self) -> int:
+        """The port on this side; 0 if the stream is closed."""
+        return 0 if self.closed else int(self._socket.getsockname()[1])
+
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         try:
             return self._socket.send(data)

@@ -10,6 +10,7 @@ from .._websocket import CloseCode
 from ..errors import (
     ConnectionClosed,
     ConnectionLost,
+    EngineError,
     HandshakeError,
     MessageTooLarge,
     ProtocolError,
@@ -79,7 +80,8 @@ class Transport(ABC):
     def receive_nowait(self) -> Frame | str | None:
         """Return the next message that has arrived. No checkpoint: the caller yields often enough.
 
-        `None` if no message has been read from the network, or if a control frame comes first: then call `receive`.
+        `None` if no message has been read from the network, or if a control frame or a fragment comes first: then call
+        `receive`.
         Raises the same errors as `receive`.
         """
 
@@ -229,6 +231,8 @@ def close_code(error: RayforceWSError) -> int | None:
             return CloseCode.TRY_AGAIN_LATER
         case ConnectionLost() | HandshakeError():  # without the handshake, the peer may not speak this protocol
             return None
+        case EngineError(_close_code=code):
+            return code
     return CloseCode.INTERNAL_ERROR
 
 

@@ -476,6 +476,11 @@ async def kill(engine: NativeProcess, log: Log) -> None:
     await log.told(f"engine process {pid} was killed by signal {signal.SIGKILL:d}")
 
 
+async def until_ready(engine: NativeProcess) -> None:
+    with trio.fail_after(30):
+        await engine._ready.wait()
+
+
 async def check_lost(connection: WSClientConnection, query: str = "1") -> None:
     with pytest.raises(errors.ConnectionClosed, match="code 1011: the engine process is gone") as caught:
         await connection.execute(query)
@@ -495,7 +500,7 @@ async def test_a_client_that_ends_it_ends_nobodys_server(log: Log) -> None:
             assert await ask_on(connection, "(+ 1 2)") == 3
             with pytest.raises(errors.RayforceError, match=r"^name"):  # it is a new one
                 await connection.execute("x")
-        record = await log.told("ended with exit code 3; it will be restarted in 0.1 seconds")
+        record = await log.told("ended with exit code 3; it will be restarted at once")
         assert record.levelno == logging.WARNING
 
 
@@ -596,7 +601,7 @@ async def test_while_it_keeps_dying_pauses_grow_and_clients_are_told_until_the_s
         for pause in (0.1, 0.2, 0.4):
             record = await log.told(f"it will be restarted in {pause} seconds")
             assert record.levelno == logging.WARNING
-        assert len(log.saying("cannot add i64 and str\nstartup script")) == 2  # each warning carries what was printed
+        assert len(log.saying("cannot add i64 and str\nstartup script")) == 3  # each warning carries what was printed
         monkeypatch.setattr(_process, "_RESTART_TIMEOUT", 0)
         with pytest.raises(errors.ConnectionRejected) as caught:
             await ask(server, "1")
@@ -639,14 +644,18 @@ async def test_it_cannot_run_twice_at_once() -> None:
 
 
 @pytest.mark.trio
-async def test_pauses_are_short_again_for_one_that_has_lived_long(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_process, "_STABLE_AFTER", 0)
+async def test_a_process_that_clients_have_used_is_restarted_at_once_and_ends_the_growth_of_the_pauses(
+    log: Log,
+) -> None:
     engine = NativeProcess()
     async with serving(engine) as server:
         for number in range(3):
             await kill(engine, log)
             await log.told("it will be restarted in 0.1 seconds", times=number + 1)
             assert await ask(server, "1") == 1
+            await kill(engine, log)
+            await log.told("it will be restarted at once", times=number + 1)
+            await until_ready(engine)
 
 
 @pytest.mark.trio

@@ -9,7 +9,7 @@ import trio
 
 from rayforce_trio import WSClient
 from rayforce_trio.errors import ConnectionRejected
-from support.raw import connect_raw, upgrade
+from support.raw import connect_raw, response, upgrade
 
 LOCAL = "127.0.0.1"
 
@@ -36,6 +36,13 @@ async def answer_to(port: int, headers: Mapping[str, str | None] | None = None, 
         head = await peer.receive_head()
         upgraded = head.startswith(b"HTTP/1.1 101 ")
         return parse_answer(head, b"" if upgraded else await peer.receive_rest())
+
+
+async def health_status(port: int) -> int:
+    """Return the status of the answer to `GET /healthz`. On trio."""
+    with trio.fail_after(10), connect_raw(port) as peer:
+        await peer.send(response("GET /healthz HTTP/1.1", {"Host": LOCAL}))
+        return parse_answer(await peer.receive_head()).status
 
 
 async def try_to_connect(loop: str, port: int, *, host: str = LOCAL, **options: Any) -> ConnectionRejected | None:

@@ -1,0 +1,243 @@
+"""Clients that end the engine process: they are found, and others are served all the same."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from support.engine_contract import ENDLESS, ask, check_engine, open_session, post, request, running, value
+from support.engine_processes import LOCAL, Log
+from support.leaks import no_leaks
+from support.sweep import cancelled_at, swept
+from support.watched import Queries
+
+from rayforce_trio import NativeProcess, RoundRobinEngine, WSClient, WSServer, errors
+from rayforce_trio._engines import Client, ClientMustWait, Session, _native_session, _process
+from rayforce_trio._engines._suspects import DEATHS_UNTIL_ALONE, Suspects
+from rayforce_trio._protocol import CANCELLED, Failure
+
+EXIT = "(.sys.exit 0)"
+EVE, ANN = Client(LOCAL, "eve"), Client(LOCAL, "ann")
+
+
+class SuspectProcess(NativeProcess):
+    """A process whose sessions belong in turn to a client that must be alone, and to one that need not."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for _ in range(DEATHS_UNTIL_ALONE):
+            self._suspects.process_ended([EVE], trio.current_time())
+        self._opened = 0
+
+    async def open_session(self) -> Session:
+        self._opened += 1
+        return await self.open_session_for(EVE if self._opened % 2 else ANN)
+
+
+@asynccontextmanager
+async def session_of(engine: NativeProcess, client: Client) -> AsyncIterator[Session]:
+    class Opened(NativeProcess):
+        async def open_session(self) -> Session:
+            return await engine.open_session_for(client)
+
+    async with open_session(Opened()) as session:
+        yield session
+
+
+@pytest.mark.trio
+async def test_others_are_served_beside_a_client_that_ends_the_process_whenever_it_can(log: Log) -> None:
+    engine = NativeProcess(read_only=True)
+    codes: list[int] = []
+    refusals: list[errors.ConnectionRejected] = []
+    failures: list[Exception] = []
+    answers = 0
+
+    def client(name: str) -> WSClient:
+        return WSClient(LOCAL, server.port, user=name, password="-")
+
+    async def end_processes() -> None:
+        while True:
+            try:
+                async with client("eve").connect() as connection:
+                    await connection.execute(EXIT)
+            except errors.ConnectionClosed as error:
+                codes.append(error.code)
+            except errors.ConnectionRejected as error:
+                refusals.append(error)
+                await refused.wait()
+
+    refused = trio.Event()
+    server = WSServer(0, host=LOCAL, engine=engine, authenticate=lambda asked: asked.username)
+    with trio.fail_after(60):
+        async with no_leaks(within=10), server, trio.open_nursery() as nursery:
+            nursery.start_soon(end_processes)
+            await log.told("ended during a request of eve at 127.0.0.1, as other processes before")
+            for _ in range(20):
+                try:
+                    async with client("ann").connect() as connection:
+                        answers += (await connection.execute("(+ 1 2)")).to_python() == 3
+                except errors.RayforceWSError as error:
+                    failures.append(error)
+            nursery.cancel_scope.cancel()
+    assert answers == 20, failures
+    assert codes == [1011] * DEATHS_UNTIL_ALONE + [1008]
+    assert len(log.saying("it will be restarted at once")) == DEATHS_UNTIL_ALONE + 1
+    assert [refusal.status for refusal in refusals] == [503]
+    assert "This client must wait: your queries have ended the engine process. Wait 5 seconds" in refusals[0].body
+
+
+@pytest.mark.trio
+async def test_who_was_connected_when_the_process_ended_can_connect_again_at_once() -> None:
+    engine = NativeProcess(read_only=True)
+    lost = 0
+
+    async def ask_often(name: str) -> None:
+        nonlocal lost
+        answers = 0
+        while answers < 20:
+            try:
+                async with WSClient(LOCAL, server.port, user=name, password="-").connect() as connection:
+                    while answers < 20:
+                        assert (await connection.execute("(+ 1 2)")).to_python() == 3
+                        answers += 1
+            except errors.ConnectionClosed:  # and nothing else
+                lost += 1
+
+    server = WSServer(0, host=LOCAL, engine=engine, authenticate=lambda asked: asked.username)
+    with trio.fail_after(60):
+        async with no_leaks(within=10), server, trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(ask_often, f"ann {number}")
+            with pytest.raises(errors.ConnectionClosed):
+                async with WSClient(LOCAL, server.port, user="eve", password="-").connect() as connection:
+                    await connection.execute(EXIT)
+    assert lost <= 5
+
+
+@pytest.mark.trio
+async def test_sessions_that_must_be_alone_keep_the_contract(name: str) -> None:
+    await check_engine(SuspectProcess, name, stops=True)
+
+
+@pytest.mark.trio
+async def test_a_request_that_must_be_alone_waits_for_those_in_flight_and_others_wait_for_it() -> None:
+    engine = SuspectProcess()
+    async with running(engine), session_of(engine, ANN) as ann:
+        assert engine._native is not None
+        group = engine._native._group
+        assert not group.has_turns
+        replies: list[Any] = []
+        assert ann.start(request(ENDLESS), replies.append)
+        async with session_of(engine, EVE) as eve, session_of(engine, ANN) as other:
+            assert group.has_turns
+            assert not other.start(request("1"), replies.append)
+            async with trio.open_nursery() as nursery:
+
+                async def ask_and_note(session: Session, query: str) -> None:
+                    replies.append(value(await session.request(request(query))))
+
+                nursery.start_soon(ask_and_note, eve, "(+ 1 2)")
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(ask_and_note, other, "(+ 2 2)")
+                await trio.testing.wait_all_tasks_blocked()
+                assert sum(session.awaiting_reply for session in group._sessions) == 1
+                ann.cancel()
+        assert replies == [Failure(CANCELLED, ""), 3, 4]
+        assert not group.has_turns
+        assert ann.start(request("(+ 1 2)"), replies.append)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("waiting", [EVE, ANN], ids=["alone", "others"])
+@pytest.mark.parametrize("kind", ["request", "post"])
+async def test_a_request_can_be_stopped_while_it_waits_for_its_turn(waiting: Client, kind: str) -> None:
+    engine = SuspectProcess()
+    async with running(engine), session_of(engine, EVE) as busy, session_of(engine, waiting) as session:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(busy.request, request(ENDLESS))
+            await trio.testing.wait_all_tasks_blocked()
+            replies: list[Any] = []
+
+            async def wait_for_turn() -> None:
+                call = session.request(request("1")) if kind == "request" else session.post(post("1"))
+                replies.append(await call)
+
+            async with trio.open_nursery() as calls:
+                calls.start_soon(wait_for_turn)
+                await trio.testing.wait_all_tasks_blocked()
+                session.cancel()
+            assert replies == [Failure(CANCELLED, "the request was cancelled before it began")]
+            busy.cancel()
+        assert await ask(session, "(+ 1 2)") == 3
+        assert await ask(busy, "(+ 2 2)") == 4
+
+
+@pytest.mark.trio
+async def test_wherever_a_request_is_cancelled_others_have_their_turns() -> None:
+    engine = SuspectProcess()
+
+    async def run(step: int) -> bool:
+        with cancelled_at(step, of_all_tasks=False) as (scope,):
+            async with session_of(engine, EVE) as session:
+                assert await ask(session, "(+ 1 2)") == 3
+                await session.post(post("1"))
+        async with session_of(engine, ANN) as other, session_of(engine, EVE) as session:
+            with trio.fail_after(20):
+                assert await ask(session, "(+ 1 2)") == 3
+                assert await ask(other, "(+ 2 2)") == 4
+        return scope.cancelled_caught
+
+    async with running(engine):
+        with trio.fail_after(110):
+            assert await swept(run) >= 5
+
+
+@pytest.mark.trio
+async def test_a_client_that_is_no_suspect_any_more_need_not_be_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_process, "_SUSPICION_CHECK_INTERVAL", 0.01)
+    engine = SuspectProcess()
+    async with running(engine), session_of(engine, EVE) as session:
+        assert engine._native is not None
+        group = engine._native._group
+        assert group.has_turns
+        engine._suspects = Suspects()
+        with trio.fail_after(30):
+            while group.has_turns:
+                await trio.lowlevel.checkpoint()
+        assert await ask(session, "(+ 1 2)") == 3
+
+
+@pytest.mark.trio
+async def test_a_client_that_leaves_before_its_request_ends_the_process_is_a_suspect_too(
+    log: Log, queries: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_native_session, "STOP_TIMEOUT", 0.05)
+    gate = tmp_path / "gate"
+    query = queries(f'(.sys.exec "while ! test -e {gate}; do sleep 0.01; done; kill -9 $PPID")')
+    engine = NativeProcess()
+    async with running(engine):
+        session = await engine.open_session_for(EVE)
+        assert session.start(request(query.text), lambda _: None)
+        await query.begun()
+        await session.aclose()
+        gate.touch()
+        await log.told("was killed by signal 9; it will be restarted at once")
+        engine._suspects.process_ended([EVE], trio.current_time())
+        assert engine._must_be_alone(EVE)
+
+
+@pytest.mark.trio
+async def test_a_client_that_must_wait_waits_with_every_replica() -> None:
+    one, other = NativeProcess(), NativeProcess()
+    replicas = RoundRobinEngine([one, other])
+    one._suspects.process_ended_by(EVE, trio.current_time())
+    async with running(replicas):
+        with pytest.raises(ClientMustWait, match="Wait 5 seconds") as caught:
+            await replicas.open_session_for(EVE)
+        assert 0 < caught.value.retry_after <= 5
+        assert not replicas._down
+        await (await replicas.open_session_for(ANN)).aclose()
+        await (await replicas.open_session()).aclose()
