@@ -8,6 +8,7 @@ from ._client import ClientProtocol, ClientRequest, ClientRequestState, Outgoing
 from ._control import CONTROL_LIMIT, CancelNotice, ErrorNotice, dump_cancel, dump_error, parse_control
 from ._frames import (
     COMPRESSED_FLAG,
+    FENCE,
     FLAGS_OFFSET,
     HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,

@@ -8,7 +8,7 @@ from functools import partial
 
 import trio
 
-from .._addresses import ClientAddress
+from .._addresses import ClientAddress, network_of
 from .._protocol import SUBPROTOCOL
 from .._tasks import enable_ki_protection
 from .._transports import (
