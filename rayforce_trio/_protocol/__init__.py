@@ -36,7 +36,7 @@ from ._handshake import (
     parse_message_limit,
 )
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
-from ._native_exchange import FENCE, CancelAction, ExchangeState, FrameChunk, NativeExchange
+from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
 from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
