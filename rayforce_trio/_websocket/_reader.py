@@ -3,6 +3,7 @@
 import codecs
 import math
 from collections.abc import Callable
+from io import StringIO
 
 import numpy
 
@@ -353,7 +354,7 @@ class _Text:
     def __init__(self, limits: FrameReader) -> None:
         self._limits = limits
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._parts: list[str] = []
+        self._text = StringIO()  # a list would need more memory for short parts
         self.size = 0
         self._fragments = 0
 
@@ -372,7 +373,7 @@ class _Text:
 
     def finish(self) -> str:
         self._decode(b"", final=True)
-        return "".join(self._parts)
+        return self._text.getvalue()
 
     def _decode(self, data: bytes, *, final: bool = False) -> None:
         try:
@@ -385,7 +386,7 @@ class _Text:
         self.size += len(text)
         if self.size > self._limits.text_limit:
             raise _too_big(text_too_long(self._limits.text_limit))
-        self._parts.append(text)
+        self._text.write(text)
 
 
 def _check_fragments(fragments: int, size: int) -> None:
