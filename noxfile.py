@@ -89,8 +89,12 @@ def tests_min(session: nox.Session) -> None:
 
 @nox.session
 def interop(session: nox.Session) -> None:
-    """Against npm's `ws` and headless Chromium; node, npm, and chromium or google-chrome have to be on the PATH."""
-    wanted = {"node": ["node"], "npm": ["npm"], "chromium or google-chrome": ["chromium", "google-chrome"]}
+    """Against npm's `ws`, headless Chromium, nginx and HAProxy.
+
+    node, npm, nginx, haproxy, and chromium or google-chrome have to be on the PATH.
+    """
+    wanted = {name: [name] for name in ("node", "npm", "nginx", "haproxy")}
+    wanted["chromium or google-chrome"] = ["chromium", "google-chrome"]
     missing = [name for name, programs in wanted.items() if not any(map(shutil.which, programs))]
     if missing:
         session.error(f"not on the PATH: {', '.join(missing)}")

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextvars
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -36,6 +37,9 @@ Event = trio.Event | asyncio.Event
 
 On asyncio, waiting for an event that is set is not a checkpoint.
 """
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _detached_tasks: set[asyncio.Task[None]] = set()  # asyncio keeps only weak references to tasks
 
@@ -71,7 +75,28 @@ def checkpoint_if_cancelled_function() -> Callable[[], Awaitable[None]]:
 
 
 enable_ki_protection = trio.lowlevel.enable_ki_protection
-"""Decorates a function in which trio raises KeyboardInterrupt at checkpoints only. Changes nothing on asyncio."""
+"""Decorates a function in which Ctrl-C raises no KeyboardInterrupt; trio raises it at a checkpoint of its main task.
+
+Decorate every function that a task begins with, since a task does not inherit this, and every public function that
+opens or closes something. Otherwise the exception could lose a resource between two instructions. Changes nothing on
+asyncio, where Ctrl-C cancels the main task.
+"""
+
+
+@trio.lowlevel.disable_ki_protection
+def call_unprotected(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function of the application, or a long one that holds no resources. Ctrl-C can interrupt it anywhere."""
+    return function(*args, **kwargs)
+
+
+@trio.lowlevel.disable_ki_protection
+async def call_async_unprotected(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> object:
+    """Call a function of the application, which may be async, and return its result. Ctrl-C can interrupt it anywhere.
+
+    A checkpoint if the function is one. If cancelled, the function was cancelled.
+    """
+    result = function(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result
 
 
 def call_soon(loop: EventLoop, function: Callable[[], object]) -> bool:
@@ -154,28 +179,28 @@ class DetachedTask:
         """Cancel the task. No checkpoint."""
         self._scope.cancel()
 
-    @trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave the task behind
+    @enable_ki_protection  # or Ctrl-C would leave the task behind
     async def join(self, stop: Callable[[], None]) -> None:
         """Stop the task, and wait until it has ended. A checkpoint.
 
-        If cancelled, cancel the task, wait for its end nevertheless, and then raise the cancellation. The function
-        limits how long that takes.
+        If this is cancelled, or interrupted by Ctrl-C, cancel the task, wait for its end nevertheless, and then raise
+        the exception. The function limits how long that takes.
 
         Args:
             stop: asks the function to return. It is not called if the caller is cancelled already.
         """
-        cancelled = anyio.get_cancelled_exc_class()
+        interrupted = (anyio.get_cancelled_exc_class(), KeyboardInterrupt)
         try:
             await anyio.lowlevel.checkpoint()
             stop()
             await self._ended.wait()
-        except cancelled:
+        except interrupted:
             self.cancel()
             with anyio.CancelScope(shield=True):
                 while not self._ended.is_set():
                     try:
                         await self._ended.wait()
-                    except cancelled:  # a task of asyncio can be cancelled several times, and is not shielded
+                    except interrupted:  # a task of asyncio can be cancelled several times, and is not shielded
                         self._abort()
             raise
 
@@ -236,7 +261,7 @@ async def _race_on_trio(functions: Sequence[Callable[[], Awaitable[None]]], erro
     The first function runs in the caller's task: one more task, and anyio's task group, would double the time.
     """
 
-    @trio.lowlevel.enable_ki_protection  # trio raises KeyboardInterrupt at the checkpoints of its main task only
+    @enable_ki_protection
     async def run(function: Callable[[], Awaitable[None]]) -> None:
         """Run one function, then cancel the others. If cancelled, the others are cancelled already."""
         try:

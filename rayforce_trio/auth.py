@@ -20,6 +20,7 @@ import trio
 
 from ._addresses import network_of
 from ._credentials import check_password, check_token, check_user
+from ._tasks import call_async_unprotected
 from .errors import RayforceValueError
 
 __all__ = ["Principal", "Request", "any_of", "hash_password", "password", "token", "users"]
@@ -264,8 +265,8 @@ class _Function(Authenticator):
             or not _HARMLESS_HEADERS.issuperset(request.headers)
         )
 
-    def check(self, request: Request) -> object | Awaitable[object]:
-        return self._function(request)
+    def check(self, request: Request) -> Awaitable[object]:
+        return call_async_unprotected(self._function, request)
 
 
 class _Password(Authenticator):

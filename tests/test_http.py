@@ -210,8 +210,9 @@ async def test_who_wants_no_websocket_is_told_what_this_is(path: str) -> None:
     async with served() as server:
         answer = await ask(server.port, plain(path))
         assert (answer.status, answer.headers["upgrade"]) == (426, "websocket")
-        assert (
-            answer.body == "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket.\n"
+        assert answer.body == (
+            "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket. A proxy in "
+            "between has to pass on the headers Upgrade and Connection.\n"
         )
 
 

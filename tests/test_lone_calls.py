@@ -20,7 +20,7 @@ from rayforce_trio._client._reading import Receiver
 from rayforce_trio._protocol import SUBPROTOCOL, Frame, Header, LazyFrame, MessageType, dump_error, string_frame
 from rayforce_trio._streams import ByteStream
 from rayforce_trio._transports import Transport
-from rayforce_trio._transports._memory import memory_pair
+from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 
 PUSH = Header(0, MessageType.ASYNC, 1).pack() + b"\x7e"
 REQUEST = Header(0, MessageType.SYNC, 1).pack() + b"\x7e"
@@ -422,6 +422,27 @@ async def test_a_surplus_reply_is_not_the_reply_to_the_next_request(count: int) 
             await connection.execute("(+ 1 2)")
         assert (await connection.execute("(+ 1 2)")).value == "reply"
         assert isinstance(await failure_of(connection.execute("(+ 1 2)")), errors.ProtocolError)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("count", [64, 65, 5000])
+async def test_a_call_leaves_many_messages_behind_its_reply_to_the_reader_task(count: int) -> None:
+    """The reader task lets other tasks run in between."""
+    async with steady() as (connection, server), anyio.create_task_group() as tasks:
+        call = Call(connection)
+        tasks.start_soon(call.run)
+        await server.until_received(1)
+        transport = server.transport
+        assert isinstance(transport, MemoryTransport)
+        transport._outgoing.send_nowait(string_frame("reply"))
+        for _ in range(count - 1):
+            transport._outgoing.send_nowait("{}")
+        await call.ended.wait()
+        assert call.outcome == "reply"
+        assert receiver(connection) is (Receiver.NOBODY if count < 65 else Receiver.READER)
+        server.paused = False
+        for _ in range(3):
+            assert (await connection.execute("(+ 1 2)")).value == "steady"
 
 
 @pytest.mark.anyio

@@ -854,6 +854,26 @@ async def test_bytes_before_an_invalid_record_are_received() -> None:
                 await receive_all(other)
 
 
+async def test_few_tls_records_are_decrypted_at_once() -> None:
+    """A record may have a single byte. Other tasks run in between."""
+    one, other = await tls_pair()
+    sent = bytes(range(250)) * 4
+    with anyio.fail_after(TIMEOUT):
+        async with one, other:
+            for byte in sent:
+                assert one.send_nowait(bytes([byte])) == 1
+            received = b""
+            while len(received) < len(sent):
+                await other.wait_readable()
+                data = other.receive_nowait(len(sent))
+                assert data is None or 0 < len(data) <= 64
+                received += data or b""
+            assert received == sent
+            assert one.send_nowait(sent * 10) == len(sent) * 10
+            await other.wait_readable()
+            assert other.receive_nowait(len(sent) * 10) == sent * 10
+
+
 def ask_for_certificate(server: TlsStream) -> None:
     server._tls.verify_client_post_handshake()  # the question waits for something to go with
     assert server.send_nowait(b"?") == 1

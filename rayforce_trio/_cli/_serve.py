@@ -61,6 +61,23 @@ def _add_network(group: Any) -> None:
         default=[],
         help="a host name that clients may use for the server; may be repeated",
     )
+    group.add_argument(
+        "--trusted-proxy",
+        metavar="NETWORK",
+        action="append",
+        default=[],
+        help="address or network of a proxy in front of the server, such as 127.0.0.1 or 10.0.0.0/8; may be repeated",
+    )
+    group.add_argument(
+        "--proxy-header",
+        metavar="NAME",
+        help="header in which the trusted proxies tell the addresses of clients: X-Forwarded-For or Forwarded",
+    )
+    group.add_argument(
+        "--proxy-protocol",
+        action="store_true",
+        help="the trusted proxies tell the addresses of clients with the PROXY protocol, version 2",
+    )
     add_certificate(group, "use TLS, with this certificate")
     group.add_argument(
         "--tls-client-authority", metavar="FILE", help="let in only clients with a certificate of this authority; PEM"
@@ -90,6 +107,13 @@ def _add_limits(group: Any) -> None:
         "SECONDS",
         drain_timeout,
         "seconds to let running queries finish on shutdown, 0 to stop them at once",
+    )
+    _add_server_option(
+        group,
+        "--drain-delay",
+        "SECONDS",
+        drain_timeout,
+        "seconds to go on serving on shutdown while /healthz returns 503, for load balancers",
     )
     for name, help_ in (
         ("--open-timeout", "seconds that a client has to open a connection"),
@@ -123,6 +147,9 @@ def serve(options: argparse.Namespace) -> int:
             allow_unauthenticated=options.allow_unauthenticated,
             allowed_origins=options.allowed_origin,
             allowed_hosts=options.allowed_host,
+            trusted_proxies=options.trusted_proxy,
+            proxy_header=options.proxy_header,
+            proxy_protocol=options.proxy_protocol,
             max_connections=options.max_connections,
             max_connections_per_address=options.max_connections_per_address,
             max_unauthenticated=options.max_unauthenticated,
@@ -133,6 +160,7 @@ def serve(options: argparse.Namespace) -> int:
             write_timeout=options.write_timeout,
             query_timeout=options.query_timeout,
             drain_timeout=options.drain_timeout,
+            drain_delay=options.drain_delay,
             metrics=options.metrics,
             log_queries=options.log_queries,
         )

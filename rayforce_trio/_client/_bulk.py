@@ -7,7 +7,7 @@ from typing import cast
 
 from .._codec import TabularData, payload_of_object
 from .._protocol import Header, MessageType
-from .._tasks import TimeSlice
+from .._tasks import TimeSlice, call_unprotected
 from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols
 from .._values._table_data import TableData, table_data_steps
 from .._values._types import Type
@@ -59,7 +59,7 @@ class RowCount:
     def add(self, rows: int) -> None:
         self.rows += rows
         if self._progress is not None:
-            self._progress(self.rows)
+            call_unprotected(self._progress, self.rows)
 
     def __enter__(self) -> "RowCount":
         return self
@@ -151,7 +151,7 @@ async def _converted(data: TabularData) -> TableData:
     steps = table_data_steps(data, payload_of_object)
     while True:
         try:
-            next(steps)
+            call_unprotected(next, steps)  # other libraries may compute for long
         except StopIteration as end:
             return cast(TableData, end.value)
         await time_slice.yield_if_due()

@@ -12,7 +12,7 @@ import anyio
 from .._addresses import Endpoint, parse_url
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
-from .._tasks import DetachedTask, running_loop
+from .._tasks import DetachedTask, enable_ki_protection, running_loop
 from .._transports import KeepAlive, Transport, check_size, closed_by_us, connect
 from ..errors import HandshakeError, RayforceValueError, RayforceWSError
 from ._connection import WSClientConnection
@@ -234,9 +234,11 @@ class PendingConnection:
         self._nursery = nursery
         self._blocks: list[_Block] = []
 
+    @enable_ki_protection
     def __await__(self) -> Generator[Any, Any, WSClientConnection]:
         return self._connect().__await__()
 
+    @enable_ki_protection
     async def _connect(self) -> WSClientConnection:
         """Open a connection and start its task. A checkpoint; if cancelled, no connection is left open."""
         connection, _ = await self._start()
@@ -261,12 +263,14 @@ class PendingConnection:
             raise
         return connection, None
 
+    @enable_ki_protection
     async def __aenter__(self) -> WSClientConnection:
         """Connect, and return the connection. A checkpoint; if cancelled, no connection is left open."""
         connection, task = await self._start()
         self._blocks.append(_Block(anyio.get_current_task().id, connection, task))
         return connection
 
+    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,

@@ -21,7 +21,7 @@ from .._codec import (
     reply_payload,
 )
 from .._protocol import Failure, MessageType
-from .._tasks import call_soon
+from .._tasks import call_soon, enable_ki_protection
 from .._transports import Transport, closed_by_us
 from .._values._columns import Columns
 from ..errors import RayforceError, RayforceWSError
@@ -76,6 +76,7 @@ class WSClientConnection:
         """
         return self._exchange.stopped
 
+    @enable_ki_protection
     async def execute(self, query: Query, params: Parameters | None = None) -> Value:
         """Evaluate a query on the server and return its value.
 
@@ -112,6 +113,7 @@ class WSClientConnection:
         exchange.check_usable()
         return decode(await exchange.request(encode(query, _SYNC, params=params)), query)
 
+    @enable_ki_protection
     async def fetch(self, query: Query, params: Parameters | None = None) -> Columns:
         """Evaluate a query on the server and return its result as columns, without making Rayforce objects.
 
@@ -130,6 +132,7 @@ class WSClientConnection:
         reply = await self._exchange.request(self._encode(query, _SYNC, params))
         return await read_columns(reply_payload(reply, query), self._exchange)
 
+    @enable_ki_protection
     async def call(self, function: str, *arguments: Any) -> Value:
         """Call a function of the server and return its value.
 
@@ -150,6 +153,7 @@ class WSClientConnection:
         query = encode_call(function, arguments)
         return decode(await self._exchange.request(encode(query, _SYNC)), query)
 
+    @enable_ki_protection
     async def execute_verbose(self, query: Query, params: Parameters | None = None) -> VerboseResult:
         """Evaluate a query like `execute`, and also return the text that it printed, as a remote shell needs it.
 
@@ -172,6 +176,7 @@ class WSClientConnection:
             return VerboseResult(output, None, engine_error(reply, query))
         return VerboseResult(output, decode(reply, query), None)
 
+    @enable_ki_protection
     async def post(self, query: Query, params: Parameters | None = None) -> None:
         """Send a query without waiting for a result. An error of the query appears only in the server's log.
 
@@ -187,6 +192,7 @@ class WSClientConnection:
         """
         await self._exchange.post(self._encode(query, _ASYNC, params))
 
+    @enable_ki_protection
     async def tables(self) -> list[str]:
         """Return the names of the server's tables, sorted. Tables in a dict, such as `a.b`, are left out.
 
@@ -197,6 +203,7 @@ class WSClientConnection:
         """
         return await table_names(self._exchange)
 
+    @enable_ki_protection
     async def schema(self, table: str) -> dict[str, str]:
         """Return the engine's type of each column of a table, by the column's name: `{"sym": "SYMBOL", "px": "F64"}`.
 
@@ -211,6 +218,7 @@ class WSClientConnection:
         """
         return await table_schema(self._exchange, table)
 
+    @enable_ki_protection
     async def insert(self, table: str, data: TabularData, *, progress: Progress | None = None) -> int:
         """Append rows to a table of the server, and return their number.
 
@@ -239,6 +247,7 @@ class WSClientConnection:
             await insert(self._exchange, table, data, inserted)
         return inserted.rows
 
+    @enable_ki_protection
     async def upsert(
         self, table: str, data: TabularData, keys: Sequence[str], *, progress: Progress | None = None
     ) -> int:
@@ -264,6 +273,7 @@ class WSClientConnection:
             await upsert(self._exchange, table, data, keys, inserted)
         return inserted.rows
 
+    @enable_ki_protection
     async def create_table(
         self, name: str, data: TabularData, *, replace: bool = False, progress: Progress | None = None
     ) -> int:
@@ -290,6 +300,7 @@ class WSClientConnection:
             await create(self._exchange, name, data, inserted, replace=replace)
         return inserted.rows
 
+    @enable_ki_protection
     async def close(self) -> None:
         """Close the connection within 10 seconds. Idempotent. Calls that still wait raise `ConnectionClosed`.
 
@@ -302,6 +313,7 @@ class WSClientConnection:
         self._is_unclosed = False
         await self._exchange.close()
 
+    @enable_ki_protection
     def abort(self) -> None:
         """Close the connection at once, without waiting for the server. Idempotent, and no checkpoint.
 
@@ -315,6 +327,7 @@ class WSClientConnection:
         if not self._exchange.closed:
             self._exchange.abort()
 
+    @enable_ki_protection
     async def __aenter__(self) -> "WSClientConnection":
         """Return the connection, which is closed at the end of the block. No checkpoint, so this cannot be cancelled.
 
@@ -324,6 +337,7 @@ class WSClientConnection:
         self._exchange.check_closable()
         return self
 
+    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,

@@ -241,6 +241,7 @@ class Exchange:
 
     # The connection's own tasks.
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Read, write and close the socket until the connection ends. Raise nothing but cancellation.
 

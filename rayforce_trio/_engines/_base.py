@@ -7,6 +7,7 @@ from typing import NamedTuple
 import trio
 
 from .._protocol import Failure, Frame, Reply
+from .._tasks import enable_ki_protection
 from .._websocket import CloseCode
 from ..errors import EngineError
 
@@ -47,6 +48,7 @@ class ClientEndedEngine(EngineError):
 class Engine(ABC):
     """Evaluates queries: in this process, in another one, or on another machine."""
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the engine's background work until cancelled; the default is to wait. A checkpoint.
 
@@ -108,6 +110,7 @@ class Session(ABC):
     can_start_ahead = False
     evaluate: Callable[[Frame], Reply] | None = None
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Run the session's background work until cancelled; the default is to wait. A checkpoint.
 

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
-from .._tasks import collapse_groups
+from .._tasks import collapse_groups, enable_ki_protection
 from ._output import Output
 
 _SUPERVISOR = Path(__file__).with_name("_supervisor.py")
@@ -89,6 +90,7 @@ async def child_process(
         own_ends.callback((report_stream := trio.lowlevel.FdStream(report_pipe)).close)
         child: ChildProcess | None = None
 
+        @enable_ki_protection
         async def end(supervisor: trio.Process) -> None:
             """End the program and the supervisor. `trio.run_process` cancels this when they have ended."""
             running = child or ChildProcess(supervisor, requests)
@@ -100,15 +102,12 @@ async def child_process(
             async with trio.open_nursery() as nursery:
                 supervisor: trio.Process = await nursery.start(
                     partial(
-                        trio.run_process,
+                        _run_supervisor,
                         [sys.executable, "-I", "-S", _SUPERVISOR, str(report), *command],
                         env=environment,
                         stdin=stdin,
                         stdout=stdout,
-                        stderr=subprocess.STDOUT,
                         pass_fds=[report],
-                        start_new_session=True,
-                        check=False,
                         deliver_cancel=end,
                     )
                 )
@@ -126,6 +125,19 @@ async def child_process(
                     with trio.move_on_after(_OUTPUT_TIMEOUT):
                         await output.ended.wait()
                 nursery.cancel_scope.cancel()
+
+
+@enable_ki_protection
+async def _run_supervisor(
+    command: Sequence[str | Path], *, task_status: trio.TaskStatus[trio.Process], **options: Any
+) -> None:
+    """Run a program as `trio.run_process` does, in a process group of its own. A checkpoint.
+
+    If cancelled, the option `deliver_cancel` ends the program. Raises `OSError` if the program cannot be started.
+    """
+    await trio.run_process(
+        command, stderr=subprocess.STDOUT, start_new_session=True, check=False, task_status=task_status, **options
+    )
 
 
 async def _receive_all(stream: trio.abc.ReceiveStream) -> bytes:

@@ -4,6 +4,7 @@ import trio
 
 from .. import _codec
 from .._protocol import CANCELLED, Failure, Frame, Reply
+from .._tasks import enable_ki_protection
 from ._base import Engine, Session
 
 
@@ -15,6 +16,7 @@ class InProcessEngine(Engine):
     Clients can do whatever this process can, and can end it with `(exit 0)`.
     """
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wait until cancelled. A checkpoint.
 
@@ -54,5 +56,6 @@ class _InProcessSession(Session):
     def cancel(self) -> None:
         self._cancelled = True  # has an effect only before the evaluation begins: nothing else runs during it
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

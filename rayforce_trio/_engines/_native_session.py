@@ -26,7 +26,7 @@ from .._protocol import (
     error_code,
 )
 from .._streams import BrokenResourceError, ClosedResourceError, TcpStream
-from .._tasks import race
+from .._tasks import enable_ki_protection, race
 from ..errors import EngineError
 from ._base import Client, ClientEndedEngine, Session
 from ._reply_spool import ReplySpool
@@ -140,6 +140,7 @@ class NativeSession(Session):
             self._group.accepted()
         self.requested_at = trio.current_time()  # of a request that has waited for the handshake
 
+    @enable_ki_protection
     async def run(self) -> None:
         if not self.ready:
             await self.handshake()
@@ -208,6 +209,7 @@ class NativeSession(Session):
                 self._group.leave(self)
                 self._deliver(Failure(CANCELLED, _NOT_BEGUN))
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         try:
             if self._exchange.state is ExchangeState.WAITING:

@@ -7,7 +7,7 @@ from collections import deque
 import trio
 
 from .._log_limit import LogLimit
-from .._tasks import TimeSlice
+from .._tasks import TimeSlice, enable_ki_protection
 from .._text import escape_controls
 
 LINE_LIMIT = 8 * 1024
@@ -66,6 +66,7 @@ class Output:
         """Return the last lines."""
         return "\n".join(map(_printable, self._last_lines))
 
+    @enable_ki_protection
     async def log_all(self, stream: trio.abc.ReceiveStream, name: str) -> None:
         """Log the lines of a stream until it ends. A checkpoint; if cancelled, lines that were not logged are lost.
 

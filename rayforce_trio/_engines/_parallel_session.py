@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 from .._protocol import Failure, Frame, Reply
-from .._tasks import collapse_groups
+from .._tasks import collapse_groups, enable_ki_protection
 from ..errors import EngineError
 from ._base import Session
 
@@ -99,6 +99,7 @@ class ParallelSession(Session):
         for member in self._members:
             member.session.timed = timed
 
+    @enable_ki_protection
     async def run(self) -> None:
         with collapse_groups():
             async with trio.open_nursery() as nursery:
@@ -221,6 +222,7 @@ class ParallelSession(Session):
     def cancel_ahead(self, ticket: int) -> None:
         self._members[ticket - 1].session.cancel()
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         async with trio.open_nursery() as nursery:
             for member in self._members:

@@ -13,7 +13,7 @@ from typing import Literal
 import trio
 
 from .._codec import native_server
-from .._tasks import race
+from .._tasks import enable_ki_protection, race
 from .._text import escape_controls
 from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
@@ -126,6 +126,7 @@ class NativeProcess(Engine):
     def is_down(self) -> bool:
         return self._native is None or self._native.is_down
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a process running until cancelled. A checkpoint; however this ends, no process is left running.
 

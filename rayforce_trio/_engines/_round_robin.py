@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
-from .._tasks import collapse_groups
+from .._tasks import collapse_groups, enable_ki_protection
 from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
 from ._base import Client, ClientMustWait, Engine, Session
@@ -45,6 +45,7 @@ class RoundRobinEngine(Engine):
     def is_down(self) -> bool:
         return all(engine in self._down or engine.is_down for engine in self._engines)
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all engines until cancelled. A checkpoint; however this ends, no engine is left running.
 
@@ -112,6 +113,7 @@ class RoundRobinEngine(Engine):
             self._down.add(engine)
             self._nursery.start_soon(self._retry, engine)
 
+    @enable_ki_protection
     async def _retry(self, engine: Engine) -> None:
         """Try to reach an engine until that succeeds. A checkpoint; if cancelled, nothing is left open."""
         for delay in exponential_backoff(_FIRST_RETRY_DELAY, _MAX_RETRY_DELAY):

@@ -6,6 +6,7 @@ from contextlib import suppress
 import trio
 
 from .._streams import BrokenResourceError, TcpStream
+from .._tasks import enable_ki_protection
 from ..errors import EngineError
 from ._backoff import exponential_backoff
 
@@ -84,6 +85,7 @@ class StopReminder:
             self._reply_begun.set()
             self._reply_begun = trio.Event()
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Send the reminders until cancelled. A checkpoint. It can be run again and then continues."""
         while True:

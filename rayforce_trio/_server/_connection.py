@@ -31,7 +31,7 @@ from .._protocol import (
     ServerRequest,
     check_hello,
 )
-from .._tasks import FLUSH_INTERVAL, TIME_SLICE, TimeSlice, race
+from .._tasks import FLUSH_INTERVAL, TIME_SLICE, TimeSlice, enable_ki_protection, race
 from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, aclose_shielded, end
 from .._websocket import CloseCode
 from ..errors import EngineError, ProtocolError, RayforceWSError
@@ -140,6 +140,7 @@ class WSServerConnection:
         self._pipeline.drain()
         self._wake.set()
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Serve the client until the connection ends. A checkpoint.
 
@@ -480,6 +481,7 @@ class WSServerConnection:
 
     # The worker task
 
+    @enable_ki_protection
     async def _work(self) -> None:
         """Perform actions until the pipeline is closed or the engine is lost. A checkpoint.
 

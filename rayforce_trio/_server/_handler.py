@@ -3,13 +3,14 @@
 import itertools
 import ssl
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
-from .._addresses import authority_of, network_of
+from .._addresses import ClientAddress
 from .._protocol import SUBPROTOCOL
+from .._tasks import enable_ki_protection
 from .._transports import (
     AcceptOptions,
     BadRequest,
@@ -32,7 +33,9 @@ from ._limits import ConnectionLimits, too_many
 from ._log import ConnectionLog, logger
 from ._opening_queue import OpeningQueue, PendingOpening
 from ._options import ConnectionOptions
-from ._proxies import Proxies
+from ._proxies import NOT_A_PROXY, Proxies
+from ._proxy_protocol import MalformedProxyHeader
+from ._receiving_client import receive_client
 
 _TOO_MANY_OPENINGS = too_many("This server has reached its limit of opening connections (max_unauthenticated).")
 
@@ -101,10 +104,12 @@ class ConnectionHandler:
         """Cancel the openings of all connections that are not open yet."""
         self._openings.cancel()
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Keep the openings within their time, until cancelled. A checkpoint. It has to run while connections open."""
         await self._openings.run()
 
+    @enable_ki_protection
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end. A checkpoint; if cancelled, the client is told, and the socket is closed.
 
@@ -115,28 +120,30 @@ class ConnectionHandler:
             address, port, *_ = stream.socket.getpeername()
         except OSError:
             address, port = "", 0
-        log = ConnectionLog(connection_id, authority_of(address, port), queries=self._log_queries)
+        peer = ClientAddress(address, port)
+        log = ConnectionLog(connection_id, str(peer), queries=self._log_queries)
         with CountedConnection(self._counters) as counted:
             try:
                 if not address:
                     log.not_opened("the peer was gone before it was served")
                 else:
-                    await self._open_and_serve(stream, address, counted, log)
+                    await self._open_and_serve(stream, peer, counted, log)
             except Exception:
                 log.exception("internal error")
             finally:
                 stream.socket.close()
 
     async def _open_and_serve(
-        self, stream: trio.SocketStream, address: str, counted: CountedConnection, log: ConnectionLog
+        self, stream: trio.SocketStream, peer: ClientAddress, counted: CountedConnection, log: ConnectionLog
     ) -> None:
         """Open a connection and serve it to its end. A checkpoint; if cancelled, session and transport are closed."""
         opened = _Opened()
         try:
             record_refusal = partial(_record_refusal, counted, log)
-            with self._openings.opening(network_of(address), record_refusal) as opening:
+            network = None if self._proxies.trusts(peer.address) else peer.network
+            with self._openings.opening(network, record_refusal) as opening:
                 with opening.scope:
-                    await self._open(stream, opening, opened, counted, log)
+                    await self._open(stream, peer, opening, opened, counted, log)
                 if opened.authorized is None or opened.transport is None or opening.scope.cancelled_caught:
                     if not counted.has_outcome:
                         log.not_opened("it took too long" if self._stop_at is None else "the server is shutting down")
@@ -170,6 +177,7 @@ class ConnectionHandler:
     async def _open(
         self,
         stream: trio.SocketStream,
+        peer: ClientAddress,
         opening: PendingOpening,
         opened: "_Opened",
         counted: CountedConnection,
@@ -195,14 +203,36 @@ class ConnectionHandler:
                 log.debug("%s: %d", request.path.partition("?")[0], answer.status)
             return answer
 
-        if not await opening.is_admitted():
-            _record_refusal(counted, log, _TOO_MANY_OPENINGS.status, _TOO_MANY_OPENINGS.reason)
+        admitted = await self._peer_of(stream, peer, opening)
+        if isinstance(admitted, _EarlyRefusal):
+            _record_refusal(counted, log, admitted.refusal.status, admitted.refusal.reason)
             opening.answering()
-            await refuse(stream, _TOO_MANY_OPENINGS, tls=self._accept_options.tls)
+            await refuse(stream, admitted.refusal, tls=self._accept_options.tls if admitted.before_tls else None)
             return
-        opened.transport = await accept(stream, self._accept_options, decide=decide, answer=answer, progress=opening)
+        opened.transport = await accept(
+            stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening
+        )
         with opening.waiting_for_peer():
             await server_handshake(opened.transport)
+
+    async def _peer_of(
+        self, stream: trio.SocketStream, peer: ClientAddress, opening: PendingOpening
+    ) -> "ClientAddress | _EarlyRefusal":
+        """Wait until the opening may go on, and return the peer, or the client that the PROXY protocol names.
+
+        A checkpoint if it has to wait. If cancelled, a part of the header may have been received: close the connection.
+        """
+        if not await opening.is_admitted():
+            return _EarlyRefusal(_TOO_MANY_OPENINGS)
+        if not self._proxies.protocol:
+            return peer
+        if not self._proxies.trusts(peer.address):
+            return _EarlyRefusal(NOT_A_PROXY)
+        try:
+            with opening.waiting_for_peer(count_queue_time=True):
+                return await receive_client(stream, peer)
+        except MalformedProxyHeader as error:
+            return _EarlyRefusal(Refusal(400, str(error)), before_tls=False)
 
     async def _admit(
         self, request: OpeningRequest, opening: PendingOpening, opened: "_Opened", log: ConnectionLog
@@ -252,6 +282,18 @@ class ConnectionHandler:
 def _record_refusal(counted: CountedConnection, log: ConnectionLog, status: int, reason: str) -> None:
     counted.refused(status)
     log.refused(status, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _EarlyRefusal:
+    """The refusal of a peer that has not sent a request.
+
+    Attributes:
+        before_tls: whether the TLS handshake of the peer is still to come, if the server has TLS.
+    """
+
+    refusal: Refusal
+    before_tls: bool = True
 
 
 class _Opened:

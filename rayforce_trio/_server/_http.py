@@ -21,7 +21,8 @@ _UNHEALTHY = HttpResponse(503, b"unavailable\n")
 _NO_METRICS = Refusal(404, "This server has no metrics. To enable them, start it with metrics.")
 _NO_UPGRADE = Refusal(
     426,
-    "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket.",
+    "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket. A proxy in between has "
+    "to pass on the headers Upgrade and Connection.",
     (("Upgrade", "websocket"),),
 )
 

@@ -1,16 +1,31 @@
-"""Listening sockets on every address of a host."""
+"""Listening sockets on every address of a host, and the connections that they accept."""
 
 import contextlib
 import errno
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from math import inf
+from typing import NoReturn
 
 import trio
+
+from .._tasks import enable_ki_protection
+from ._log import logger
 
 _BACKLOG = 4096
 
 _UNAVAILABLE = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 """The errors of an address that this machine does not have, such as ::1 where IPv6 is off."""
+
+_OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""The errors of `accept` that pass when the system has resources again."""
+
+_RETRY_DELAY = 0.1
+"""Seconds until another attempt after one of these errors."""
+
+_LOG_INTERVAL = 60.0
+"""Seconds in which one of these errors is logged at most once."""
 
 
 async def open_listeners(host: str, port: int, *, reuse_port: bool) -> list[trio.SocketListener]:
@@ -68,3 +83,37 @@ async def _bind(kind: Sequence[int], address: tuple[str | int, ...], *, reuse_po
         await bound.bind(address)
         opened.pop_all()
     return bound
+
+
+@enable_ki_protection
+async def accept_connections(
+    listener: trio.SocketListener, handle: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery
+) -> NoReturn:
+    """Start a task for each connection that a listening socket accepts, until cancelled; then close the socket.
+
+    In `trio.serve_listeners`, Ctrl-C can lose a connection between two instructions. A checkpoint.
+
+    Args:
+        listener: the listening socket.
+        handle: the function of the task. It closes the connection.
+        connections: the nursery of the tasks.
+
+    Raises:
+        OSError: the socket cannot accept connections.
+    """
+    logged_at = -inf
+    try:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _OVERLOADED:
+                    raise
+                if trio.current_time() >= logged_at + _LOG_INTERVAL:
+                    logged_at = trio.current_time()
+                    logger.error("cannot accept connections: %s; trying again", os.strerror(error.errno))
+                await trio.sleep(_RETRY_DELAY)
+            else:
+                connections.start_soon(handle, stream)
+    finally:
+        listener.socket.close()

@@ -6,6 +6,7 @@ from math import inf
 
 import trio
 
+from .._tasks import enable_ki_protection
 from .._transports import OpeningProgress, PeerTooSlow
 from ._checks import check_limit
 from ._openings import Action, Actions, Opening, Openings, OpeningState
@@ -29,6 +30,7 @@ class OpeningQueue:
         self._pending: dict[Opening, PendingOpening] = {}
         self._timer: trio.CancelScope | None = None
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Evict and refuse openings when it is time, until cancelled. A checkpoint."""
         try:

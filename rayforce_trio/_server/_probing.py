@@ -7,7 +7,7 @@ import trio
 
 from .._engines import Engine, Session
 from .._protocol import MessageType, query_frame
-from .._tasks import collapse_groups, race
+from .._tasks import collapse_groups, enable_ki_protection, race
 from ..errors import RayforceWSError
 
 PROBE_TIMEOUT = 2.0
@@ -36,6 +36,7 @@ class EngineProbes:
         """
         found: dict[str, str] = {}
 
+        @enable_ki_protection
         async def probe(name: str, one: _Probe) -> None:
             """Run one probe. A checkpoint; if cancelled, nothing is recorded."""
             failure = await one.failure()

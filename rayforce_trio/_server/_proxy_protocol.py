@@ -29,7 +29,7 @@ class MalformedProxyHeader(ValueError):
     """A connection does not begin with a valid header. The text is a sentence."""
 
 
-def may_begin(data: bytes) -> bool:
+def may_begin(data: bytes | bytearray) -> bool:
     """Return whether a connection that begins with `data` may have a header of this version."""
     return data[: len(_SIGNATURE)] == _SIGNATURE[: len(data)]
 

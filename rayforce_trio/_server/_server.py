@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from functools import partial
 from math import inf
 from types import TracebackType
 from typing import Literal
@@ -16,7 +15,7 @@ import trio
 from .._addresses import authority_of, check_host, check_port
 from .._engines import Engine, InProcessEngine
 from .._streams import check_tls_context
-from .._tasks import EventLoop, collapse_groups, in_trio, running_loop
+from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, running_loop
 from .._transports import KeepAlive, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
@@ -27,7 +26,7 @@ from ._counters import Counters
 from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits
-from ._listening import open_listeners
+from ._listening import accept_connections, open_listeners
 from ._log import logger
 from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions
@@ -196,6 +195,7 @@ class WSServer:
         """
         return self._counters.take(since=self._since, queued=self._handler.queued)
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM, and print a line at the start and at the end. Meant for `trio.run`.
 
@@ -214,6 +214,7 @@ class WSServer:
         stop_requested = trio.Event()
         serving = trio.CancelScope()
 
+        @enable_ki_protection
         async def handle_signals(signals: AsyncIterator[int]) -> None:
             """Stop the server at the first signal, cancel it at the second one. If cancelled, nothing changes."""
             async for _ in signals:
@@ -231,6 +232,7 @@ class WSServer:
                 _announce("\nRayforce WebSocket Server stopped.")
                 nursery.cancel_scope.cancel()
 
+    @enable_ki_protection
     async def serve(self, *, task_status: trio.TaskStatus["WSServer"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` or cancellation. Meant for `server = await nursery.start(WSServer(port=0).serve)`.
 
@@ -264,6 +266,7 @@ class WSServer:
             self._stopping = self._bound_port = self._since = None
             self._stopped.set()
 
+    @enable_ki_protection
     async def start(self, nursery: trio.Nursery) -> None:
         """Serve in the caller's nursery, and return when the server listens.
 
@@ -275,6 +278,7 @@ class WSServer:
         _require_trio()
         await nursery.start(self.serve)
 
+    @enable_ki_protection
     async def stop(self, grace: float | None = None) -> None:
         """Stop accepting connections, and close each open one with code 1001 when its queries are finished.
 
@@ -305,6 +309,7 @@ class WSServer:
         self._stop(self._stopping, grace)
         await self._stopped.wait()
 
+    @enable_ki_protection
     async def __aenter__(self) -> "WSServer":
         """Return the server when it listens. A checkpoint; if cancelled, the server has ended. Raises as `serve`."""
         _require_trio()
@@ -319,6 +324,7 @@ class WSServer:
         self._nursery_manager = manager
         return self
 
+    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -361,9 +367,8 @@ class WSServer:
         listeners = await self._listen()
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                await accepting.start(
-                    partial(trio.serve_listeners, self._handler.handle, listeners, handler_nursery=connections)
-                )
+                for listener in listeners:
+                    accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
                 accepting.start_soon(self._handler.run)
                 self._since = time.time()
                 task_status.started(self)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import trio
 import trio_websocket
 
-from .._addresses import ClientAddress, authority_of
+from .._addresses import ClientAddress
 from .._protocol import MESSAGE_LIMIT_HEADER
 from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, is_plaintext_error, stream_of
 from .._websocket import (
@@ -176,6 +176,7 @@ async def accept(
     socket_stream: trio.SocketStream,
     options: AcceptOptions,
     *,
+    peer: ClientAddress | None = None,
     decide: Decide,
     answer: Answer | None = None,
     progress: OpeningProgress | None = None,
@@ -185,6 +186,7 @@ async def accept(
     Args:
         socket_stream: a connection that was just accepted. Do not use it after this call.
         options: the options of the connection.
+        peer: the address to report as that of the peer. `None`: that of the socket.
         decide: called with a request for a connection; returns why it is refused, or `None`.
         answer: called with a plain HTTP request, GET or HEAD; returns the response, or why it is refused. `None`: plain
             HTTP requests are not valid.
@@ -199,10 +201,12 @@ async def accept(
     """
     progress = progress or OpeningProgress()
     try:
-        peer, own = socket_stream.socket.getpeername(), socket_stream.socket.getsockname()
+        address, port, *_ = socket_stream.socket.getpeername()
+        own = socket_stream.socket.getsockname()
     except OSError as error:
         socket_stream.socket.close()
         raise HandshakeError("the peer was gone before it was served") from error
+    peer = peer or ClientAddress(address, port)
     stream: ByteStream = stream_of(socket_stream)
     try:
         if options.tls is not None:
@@ -210,9 +214,7 @@ async def accept(
         request = await _receive_request(stream, options.turns, progress)
         certificate = stream.certificate if isinstance(stream, TlsStream) else None
         proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
-        opening_request = OpeningRequest(
-            request.target, request.headers, ClientAddress(peer[0], peer[1]), (own[0], own[1]), proposed, certificate
-        )
+        opening_request = OpeningRequest(request.target, request.headers, peer, (own[0], own[1]), proposed, certificate)
         if isinstance(request, HttpRequest):
             await _serve_http_request(stream, request, opening_request, answer, progress)
         await _decide(stream, opening_request, decide, progress)
@@ -229,7 +231,7 @@ async def accept(
         client=False,
         leftover=request.leftover,
         subprotocol=subprotocol,
-        peer=authority_of(peer[0], peer[1]),
+        peer=str(peer),
         max_message_size=options.max_message_size,
         keepalive=options.keepalive,
         write_timeout=options.write_timeout,

@@ -67,7 +67,8 @@ class Transport(ABC):
     def receive_nowait(self) -> Frame | str | None:
         """Return the next message that has arrived. No checkpoint: the caller yields often enough.
 
-        `None` if no message has been read from the network, or if a control frame comes first: then call `receive`.
+        `None` if no message has been read from the network, or if a control frame or a fragment comes first: then call
+        `receive`.
         Raises the same errors as `receive`.
         """
 

@@ -156,9 +156,8 @@ class WebSocketTransport(Transport):
         if message is not None:
             return message
         event = self._next_event()
-        return (
-            None if isinstance(event, (Ping, Pong, FragmentReceived)) else event
-        )  # `receive` yields between thousands of them
+        # `receive` yields between thousands of these.
+        return None if isinstance(event, (Ping, Pong, FragmentReceived)) else event
 
     def _next_event(self) -> Frame | str | Ping | Pong | FragmentReceived | None:
         """Return the next message, ping, pong or fragment, or `None`.

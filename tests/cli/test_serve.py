@@ -76,6 +76,7 @@ def test_metrics_are_served_if_that_is_asked_for() -> None:
     [
         (["--query-timeout", "-1"], "argument --query-timeout: '-1' is not a number of seconds, 0 or auto ("),
         (["--drain-timeout", "-1"], "argument --drain-timeout: '-1' is not 0 or a positive number of seconds ("),
+        (["--drain-delay", "soon"], "argument --drain-delay: 'soon' is not 0 or a positive number of seconds ("),
         (["--open-timeout", "0"], "argument --open-timeout: '0' is not a positive number of seconds ("),
         (["--write-timeout", "inf"], "argument --write-timeout: 'inf' is not a positive number of seconds ("),
         (["--max-in-flight", "-1"], "argument --max-in-flight: '-1' is not a limit; "),
@@ -92,6 +93,13 @@ def test_limits_that_make_no_sense_are_wrong_usage(arguments: list[str], says: s
         (["--query-timeout", "auto"], {"query_timeout": "auto"}),
         (["--query-timeout", "0", "--drain-timeout", "0"], {"query_timeout": None, "drain_timeout": 0}),
         (["--open-timeout", "1.5", "--write-timeout", "7"], {"open_timeout": 1.5, "write_timeout": 7}),
+        (["--drain-delay", "7.5"], {"drain_delay": 7.5}),
+        ([], {"drain_delay": 0, "trusted_proxies": [], "proxy_header": None, "proxy_protocol": False}),
+        (
+            ["--trusted-proxy", "127.0.0.1", "--trusted-proxy", "10.0.0.0/8", "--proxy-header", "forwarded"],
+            {"trusted_proxies": ["127.0.0.1", "10.0.0.0/8"], "proxy_header": "forwarded", "proxy_protocol": False},
+        ),
+        (["--trusted-proxy", "::1", "--proxy-protocol"], {"trusted_proxies": ["::1"], "proxy_protocol": True}),
         (["--reuse-port"], {"reuse_port": True}),
         ([], {"reuse_port": False}),
     ],
@@ -236,6 +244,12 @@ def test_an_address_that_others_can_reach_is_served_on_purpose() -> None:
         (["--cores", "5000"], "Invalid cores: 5000. "),
         (["--stop-timeout", "soon"], "argument --stop-timeout: 'soon' is not a number of seconds, 0 or auto"),
         (["--stop-timeout", "5", "--engine", "host:5000"], "--stop-timeout does not apply to --engine host:5000"),
+        (
+            ["--trusted-proxy", "10.0.0.1/8"],
+            "Invalid trusted_proxies: '10.0.0.1/8' has host bits set. Write '10.0.0.0/8'",
+        ),
+        (["--proxy-header", "Forwarded"], "proxy_header needs trusted_proxies"),
+        (["--proxy-protocol"], "proxy_protocol needs trusted_proxies"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:

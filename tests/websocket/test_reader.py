@@ -61,7 +61,11 @@ def reader(masked: bool, *, max_message_size: int = LIMIT, max_text_size: int = 
 def events_of(receiver: FrameReader, data: bytes = b"") -> list[Event]:
     """Feed bytes, and return the events, without those that report a fragment."""
     receiver.feed(data)
-    return [event for event in iter(receiver.next_event, None) if type(event) is not FragmentReceived]
+    events: list[Event] = []
+    while (event := receiver.next_event()) is not None:
+        if not isinstance(event, FragmentReceived):
+            events.append(event)
+    return events
 
 
 def as_bytes(events: Iterable[Event]) -> list[Event]:
