@@ -370,3 +370,18 @@ def check_nobody_is_evictable_in_vain(arena: Arena, known: list[Opening], max_sl
         if newcomer.state is QUEUED:
             assert all(other.network != newcomer.network for other in could_go)
             assert not could_go or taken[newcomer.network] == share_of(max_slots)
+
+
+def test_a_wait_that_begins_while_the_bytes_are_looked_for_counts_the_next_time() -> None:
+    arena = Arena(1)
+    busy = arena.arrive()
+    opening, newcomer = arena.arrive(), arena.arrive()
+    arena.pass_time(EVICTION_DELAY)
+    arena.end(busy)
+    woken_at = arena.now
+    arena.now += 0.01
+    arena.wait_for_peer(opening)
+    arena.take()
+    assert arena.openings.time_passed(woken_at) == []
+    assert arena.openings.deadline == arena.now
+    assert arena.pass_time(0) == [(Action.EVICT, opening), (Action.ADMIT, newcomer)]

@@ -24,6 +24,13 @@ from contextlib import suppress
 _CLEANUP_TIMEOUT = 2.0  # seconds to kill the descendants: the system does not end one that waits for a broken disk
 _POLL_INTERVAL = 0.01  # seconds between two looks for new descendants, if none ends meanwhile
 
+_MAX_DESCRIPTORS = 1024 * 1024
+"""The limit on open files for the program, if the system allows as many.
+
+Every user of the machine can open connections to an engine, which cannot serve new clients when it reaches its limit.
+Some programs look at every possible descriptor, so the limit is not what some containers allow: a thousand million.
+"""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -64,12 +71,21 @@ def _start(command: list[str]) -> int:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != supervisor:  # it was killed before that
             os._exit(1)
+        _raise_descriptor_limit()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.execv(command[0], command)
     except OSError as error:
         print(f"{command[0]} cannot be executed: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201 - its output
     os._exit(1)
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < highest:
+        with suppress(ValueError, OSError):  # macOS has further limits
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
 
 
 def _wait(program: int, wakeups: int) -> int:

@@ -30,7 +30,7 @@ from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
 from ._limits import ConnectionLimits, too_many
-from ._log import ConnectionLog, logger
+from ._log import ConnectionLog, LogLimiter, logger
 from ._opening_queue import OpeningQueue, PendingOpening
 from ._options import ConnectionOptions
 from ._proxies import NOT_A_PROXY, Proxies
@@ -77,6 +77,7 @@ class ConnectionHandler:
             write_timeout=options.write_timeout,
         )
         self._log_queries = log_queries
+        self._log_limiter = LogLimiter()
         self.query_timeout: float | None = None
         self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
@@ -106,8 +107,17 @@ class ConnectionHandler:
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Keep the openings within their time, until cancelled. A checkpoint. It has to run while connections open."""
-        await self._openings.run()
+        """Keep the openings and the log within their limits, until cancelled. A checkpoint.
+
+        It has to run while connections are handled. If cancelled, call `report` when the last connection has ended.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._openings.run)
+            nursery.start_soon(self._log_limiter.run)
+
+    def report(self) -> None:
+        """Log what is not logged yet."""
+        self._log_limiter.report()
 
     @enable_ki_protection
     async def handle(self, stream: trio.SocketStream) -> None:
@@ -121,7 +131,13 @@ class ConnectionHandler:
         except OSError:
             address, port = "", 0
         peer = ClientAddress(address, port)
-        log = ConnectionLog(connection_id, str(peer), queries=self._log_queries)
+        log = ConnectionLog(
+            connection_id,
+            str(peer),
+            queries=self._log_queries,
+            limiter=self._log_limiter,
+            network=peer.network if address else "an unknown address",
+        )
         with CountedConnection(self._counters) as counted:
             try:
                 if not address:
@@ -264,7 +280,7 @@ class ConnectionHandler:
         client = self._proxies.client_of(request.peer, request.headers)
         if isinstance(client, Refusal):
             return client
-        log.peer = str(client)
+        log.peer, log.network = str(client), client.network
         return replace(request, peer=client)
 
     async def _serve_connection(self, connection: WSServerConnection, log: ConnectionLog) -> None:

@@ -37,9 +37,12 @@ class OpeningQueue:
             while True:
                 with trio.CancelScope(deadline=self._openings.deadline) as self._timer:
                     await trio.sleep_forever()
-                # The loop may have been blocked: let the openings whose bytes have arrived report this first.
-                await trio.lowlevel.checkpoint()
-                self.perform(self._openings.time_passed(trio.current_time()))
+                now = trio.current_time()
+                # The bytes that openings wait for may be there: the loop may have been blocked, or the wait just begun.
+                # The loop looks for bytes at the end of this round, and the openings continue in the next one.
+                for _ in range(2):
+                    await trio.lowlevel.checkpoint()
+                self.perform(self._openings.time_passed(now))
         finally:
             self._timer = None
 

@@ -95,6 +95,10 @@ class Opening:
         self.state = OpeningState.QUEUED
         self.waited = 0.0
 
+    def late_at(self, delay: float) -> float:
+        """Return when it will have kept the server waiting for some seconds, but not before its current wait began."""
+        return max(self.late_since + delay, self.waiting_since)
+
 
 Actions = list[tuple[Action, Opening]]
 
@@ -177,7 +181,10 @@ class Openings:
         return actions
 
     def time_passed(self, now: float) -> Actions:
-        """The time is `deadline`, or later. Call this when all bytes that have arrived were reported."""
+        """The time is `deadline`, or later. Waits for a peer that began after `now` do not count yet.
+
+        Call this when the bytes that had arrived by `now` have been reported.
+        """
         actions = self._evict_late(now) + self._evict_for_queued(now) + self._refuse_queued(now)
         self.deadline = self._next_deadline(now)
         return actions
@@ -259,7 +266,7 @@ class Openings:
         actions: Actions = []
         if self._is_under_pressure():
             for opening in sorted(self._waiting, key=lambda opening: opening.late_since):
-                if not self._is_under_pressure() or opening.late_since + self._timeout > now:
+                if not self._is_under_pressure() or opening.late_at(self._timeout) > now:
                     break
                 actions += self._evict(opening, now)
         return actions
@@ -271,7 +278,7 @@ class Openings:
         actions: Actions = []
         evictable: dict[str | None, deque[Opening]] = {}
         for opening in sorted(self._waiting, key=lambda opening: opening.arrived_at):
-            if opening.late_since + EVICTION_DELAY <= now:
+            if opening.late_at(EVICTION_DELAY) <= now:
                 evictable.setdefault(opening.network, deque()).append(opening)
         while evictable:
             victims = next(filter(None, (self._victims(network, evictable) for network in self._queues)), None)
@@ -325,8 +332,8 @@ class Openings:
         waiting = self._waiting if self._queued or self._is_under_pressure() else []
         if self._queued:
             deadline = min(queue[0].arrived_at for queue in self._queues.values()) + self._queue_timeout
-            evictions = (opening.late_since + EVICTION_DELAY for opening in waiting)
+            evictions = (opening.late_at(EVICTION_DELAY) for opening in waiting)
             deadline = min(deadline, min((time for time in evictions if time > now), default=inf))
         if self._is_under_pressure():
-            deadline = min(deadline, min((opening.late_since for opening in waiting), default=inf) + self._timeout)
+            deadline = min(deadline, min((opening.late_at(self._timeout) for opening in waiting), default=inf))
         return deadline

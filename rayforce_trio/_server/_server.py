@@ -365,19 +365,24 @@ class WSServer:
         A checkpoint; if cancelled, all connections and listening sockets are closed.
         """
         listeners = await self._listen()
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                for listener in listeners:
-                    accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
-                accepting.start_soon(self._handler.run)
-                self._since = time.time()
-                task_status.started(self)
-                await stopping.wait()
-                if not self._draining:
-                    await trio.sleep(self._options.drain_delay)
-                    self._drain()
-                accepting.cancel_scope.cancel()
-            self._handler.cancel_handshakes()
+        try:
+            async with trio.open_nursery() as background:
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        for listener in listeners:
+                            accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
+                        background.start_soon(self._handler.run)
+                        self._since = time.time()
+                        task_status.started(self)
+                        await stopping.wait()
+                        if not self._draining:
+                            await trio.sleep(self._options.drain_delay)
+                            self._drain()
+                        accepting.cancel_scope.cancel()
+                    self._handler.cancel_handshakes()
+                background.cancel_scope.cancel()
+        finally:
+            self._handler.report()
 
     async def _listen(self) -> list[trio.SocketListener]:
         """Open the listening sockets. A checkpoint; if cancelled, no socket is left open."""

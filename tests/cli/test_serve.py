@@ -242,14 +242,14 @@ def test_an_address_that_others_can_reach_is_served_on_purpose() -> None:
         ),
         (["--allowed-origin", "here"], "'here' is not an origin; "),
         (["--cores", "5000"], "Invalid cores: 5000. "),
-        (["--stop-timeout", "soon"], "argument --stop-timeout: 'soon' is not a number of seconds, 0 or auto"),
-        (["--stop-timeout", "5", "--engine", "host:5000"], "--stop-timeout does not apply to --engine host:5000"),
         (
             ["--trusted-proxy", "10.0.0.1/8"],
             "Invalid trusted_proxies: '10.0.0.1/8' has host bits set. Write '10.0.0.0/8'",
         ),
         (["--proxy-header", "Forwarded"], "proxy_header needs trusted_proxies"),
         (["--proxy-protocol"], "proxy_protocol needs trusted_proxies"),
+        (["--stop-timeout", "soon"], "argument --stop-timeout: 'soon' is not a number of seconds, 0 or auto"),
+        (["--stop-timeout", "5", "--engine", "host:5000"], "--stop-timeout does not apply to --engine host:5000"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:

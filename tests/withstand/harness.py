@@ -80,9 +80,9 @@ class ServerProcess:
         return Held(**self._server.answer(_SLACK))
 
     def engine_pid(self) -> int:
-        """Return the id of the engine's process, the only child of the server's process."""
-        (pid,) = child_processes(self.pid)
-        return pid
+        """Return the id of the engine's process. Its supervisor is the only child of the server's process."""
+        (supervisor,) = child_processes(self.pid)
+        return child_processes(supervisor)[0]  # programs of queries can follow
 
     def logged(self) -> int:
         """Return how many bytes the server has logged."""
@@ -92,8 +92,9 @@ class ServerProcess:
         """Move the server to its core, and its engine processes to the others. `measure` does it."""
         own, others = _cores()
         _set_cores(self.pid, own)
-        for pid in child_processes(self.pid):
-            _set_cores(pid, others)
+        for supervisor in child_processes(self.pid):
+            for pid in supervisor, *child_processes(supervisor):
+                _set_cores(pid, others)
 
 
 @contextmanager
