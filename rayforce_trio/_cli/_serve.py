@@ -201,6 +201,11 @@ def _tls(options: argparse.Namespace) -> SSLContext | None:
 
 def _check_exposure(options: argparse.Namespace, authentication: Authentication) -> None:
     """Refuse to let in clients on other machines without authentication, unless the user asks for it."""
+    if options.trusted_proxy and authentication.authenticate is None and not options.allow_unauthenticated:
+        show_warning(
+            "the clients of --trusted-proxy are refused, because nothing authenticates them; add --generate-token, or "
+            "another option for authentication"
+        )
     if options.allow_unauthenticated or _is_loopback(options.host):
         return
     if authentication.authenticate is None:

@@ -101,6 +101,16 @@ class NativeSession(Session):
         """When the request in flight was stopped, on trio's clock; infinite if it was not."""
         return self._stopped_at if self._exchange.stop_requested else math.inf
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection of a session that is not in use is open, as far as is known."""
+        return not self._stream.peer_is_gone()
+
+    def abort(self) -> None:
+        """Close a session that is not in use. No checkpoint. Idempotent."""
+        self._group.discard(self)
+        self._stream.close()
+
     def may_be_running(self, unread: Mapping[int, int]) -> bool:
         """Return whether the server may be evaluating the request in flight: it has read all of it, if that is known.
 

@@ -18,6 +18,7 @@ from .._engines import Session
 from .._protocol import (
     HELLO_REPLY,
     SUBPROTOCOL,
+    WAIT_INTERVAL,
     Action,
     CancelRequested,
     ConnectionState,
@@ -49,8 +50,24 @@ _AHEAD_AT_ONCE = 8
 Without this limit they could take long, because any number of refused requests may count as ahead.
 """
 
+_AT_ONCE = 0.1
+"""How long the reader task may evaluate messages of one read, in seconds. The worker task evaluates the others.
+
+Meanwhile the reader task finds the cancels behind them, and whether the client leaves.
+"""
+
+_PING_INTERVAL = 0.5
+"""How often a client is pinged while nothing of it is read, in seconds.
+
+The system reports that it is gone only when it has sent everything before, or when it resets the connection: then it
+answers the ping in that way.
+"""
+
 # The members that every request meets. To look one up in its enum takes long in Python 3.11.
 _NOTHING, _START, _SEND, _NO_REASON = Action.NOTHING, Action.START, Action.SEND, Outcome.NONE
+
+_POSTS_LEFT = (ConnectionState.LEAVING, ConnectionState.CLOSING)
+"""The states in which the posts of a client that has left are carried out."""
 
 T = TypeVar("T")
 
@@ -112,6 +129,7 @@ class WSServerConnection:
         )
         self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
+        self._next_ping = -inf  # the earliest time for a ping while the pipeline is full
         self._not_full: trio.Event | None = None  # wakes the reader task while the pipeline is full
         self._worker_wait = trio.CancelScope()  # around the worker's wait; its deadline is the time to flush
         self._engine_wait = trio.CancelScope()  # around the worker's wait for the engine
@@ -153,14 +171,13 @@ class WSServerConnection:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
                     error = await self._converse()
-                    # The sender of a post may leave as soon as it has sent it.
-                    self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
+                    self._limit_posts()
                     self._abandon_requests()
                     if error is None:
                         await self._transport.aclose(CloseCode.GOING_AWAY, "the server is shutting down")
                     else:
                         await end(self._transport, error)
-            if self._scope.cancelled_caught and self._pipeline.state is ConnectionState.CLOSING:
+            if self._scope.cancelled_caught and self._pipeline.state in _POSTS_LEFT:
                 self._log.warning("posts were left undone")
         except Exception:
             error = RayforceWSError("internal error")
@@ -219,7 +236,7 @@ class WSServerConnection:
             del message  # it may be large, and the next message may take long to arrive
             if more:
                 await self._handle_arrived(arrived_at)
-            while pipeline.is_full:
+            if pipeline.is_full:
                 await self._wait_until_not_full()
 
     async def _handle_arrived(self, now: float) -> None:
@@ -227,41 +244,77 @@ class WSServerConnection:
 
         Answers are sent together, at the end or every `FLUSH_INTERVAL`. Cancelling loses no message.
 
+        Args:
+            now: when the task began to handle the messages of this read.
+
         Raises:
             RayforceWSError: the connection ended, or the client broke the protocol.
         """
         transport, pipeline = self._transport, self._pipeline
+        slice_start, used = now, 0.0
         slice_end, flush_at = now + TIME_SLICE, now + FLUSH_INTERVAL
+        send: Send | None = transport.send_nowait
         while not pipeline.is_full:
             now = perf_counter()
             if now >= slice_end:
+                used += now - slice_start
+                if used >= _AT_ONCE:
+                    send = None
                 if now >= flush_at:
                     self._flush()
                     flush_at = now + FLUSH_INTERVAL
                 await trio.lowlevel.checkpoint()
-                now = perf_counter()
+                slice_start = now = perf_counter()
                 slice_end = now + TIME_SLICE
             message = transport.receive_nowait()
             if message is None:
                 break
-            self._handle(message, now, transport.send_nowait)
+            self._handle(message, now, send)
             del message
+        if send is None:
+            self._wake.set()
         self._flush()
 
     async def _wait_until_not_full(self) -> None:
-        """Wait until the pipeline may be able to take a message. A checkpoint; cancelling it changes nothing."""
-        self._not_full = trio.Event()
-        await self._not_full.wait()
+        """Wait until the pipeline can take a message, and watch meanwhile whether the client leaves.
 
-    def _handle(self, message: Frame | str, arrived_at: float, send: Send) -> None:
+        A checkpoint, unless its leaving makes room; cancelling it changes nothing.
+
+        Raises:
+            ProtocolError: too much waits, and nothing of it is being finished.
+        """
+        pipeline, transport = self._pipeline, self._transport
+        while pipeline.is_full:
+            if pipeline.state is not ConnectionState.LEAVING:
+                if transport.peer_is_gone():
+                    self._client_leaves()
+                    continue
+                if trio.current_time() >= self._next_ping:
+                    self._next_ping = trio.current_time() + _PING_INTERVAL
+                    transport.ping()
+            self._not_full = trio.Event()
+            with trio.move_on_after(WAIT_INTERVAL) as scope:
+                await self._not_full.wait()
+            if scope.cancelled_caught:
+                try:
+                    pipeline.waited()
+                except ProtocolViolation as error:
+                    raise ProtocolError(str(error), error.code) from None
+
+    def _handle(self, message: Frame | str, arrived_at: float, send: Send | None) -> None:
         """Answer a message, or report it to the pipeline and perform the actions that need no waiting. No checkpoint.
+
+        Args:
+            message: a message of the client.
+            arrived_at: when it arrived, as `perf_counter` tells it.
+            send: sends an answer; `None`: leave all actions to the worker task.
 
         Raises:
             ProtocolError: the client broke the protocol.
         """
         self._counters.bytes_in += len(message)
         evaluate, pipeline = self._evaluate_at_once, self._pipeline
-        if evaluate is None or not pipeline.is_plain(message):
+        if evaluate is None or send is None or not pipeline.is_plain(message):
             self._report(message, arrived_at, send)
             return
         # This is a shortcut. It does the same as `_report`, which handles everything else.
@@ -278,7 +331,7 @@ class WSServerConnection:
                 return
         self._report(message, arrived_at, send, reply)
 
-    def _report(self, message: Frame | str, arrived_at: float, send: Send, reply: Reply | None = None) -> None:
+    def _report(self, message: Frame | str, arrived_at: float, send: Send | None, reply: Reply | None = None) -> None:
         """Report a message to the pipeline, and the reply to the request in it if it has been evaluated already.
 
         Then perform the actions that need no waiting. No checkpoint.
@@ -290,7 +343,7 @@ class WSServerConnection:
         try:
             arrived = pipeline.receive(message, arrived_at)
         except ProtocolViolation as error:
-            raise ProtocolError(str(error)) from None
+            raise ProtocolError(str(error), error.code) from None
         if isinstance(arrived, ServerRequest):
             if arrived.number is None:
                 counters.posts += 1
@@ -304,8 +357,11 @@ class WSServerConnection:
             self._cancel(arrived)
         if reply is not None:
             pipeline.replied(reply)
-        if pipeline.due is not _NOTHING:
-            self._advance(send)
+        if send is not None and pipeline.due is not _NOTHING:
+            if pipeline.current is arrived:
+                self._advance(send)
+            else:
+                self._wake.set()
         if self._session.can_start_ahead:
             self._start_ahead()
 
@@ -559,14 +615,24 @@ class WSServerConnection:
         self._fail(error)
         self._engine_wait.cancel()
 
+    def _client_leaves(self) -> None:
+        """Stop the requests of a client that has closed its side; its posts are still received. No checkpoint."""
+        self._limit_posts()
+        self._abandon(self._pipeline.client_leaves())
+
+    def _limit_posts(self) -> None:
+        """End the connection in `CLOSE_TIMEOUT`: the sender of a post may leave as soon as it has sent it."""
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
+
     def _abandon_requests(self) -> None:
-        if self._pipeline.client_gone() is Action.STOP_ENGINE:
-            self._session.cancel()
-        self._session.abandon_ahead()
-        self._wake.set()
+        self._abandon(self._pipeline.client_gone())
 
     def _stop_now(self) -> None:
-        if self._pipeline.stop() is Action.STOP_ENGINE:
+        self._abandon(self._pipeline.stop())
+
+    def _abandon(self, action: Action) -> None:
+        """Stop what the engine evaluates, as far as the pipeline has abandoned it. No checkpoint."""
+        if action is Action.STOP_ENGINE:
             self._session.cancel()
         self._session.abandon_ahead()
         self._wake.set()

@@ -106,7 +106,7 @@ class ConnectionHandler:
         self._openings.cancel()
 
     @enable_ki_protection
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the openings and the log within their limits, until cancelled. A checkpoint.
 
         It has to run while connections are handled. If cancelled, call `report` when the last connection has ended.
@@ -114,6 +114,7 @@ class ConnectionHandler:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._openings.run)
             nursery.start_soon(self._log_limiter.run)
+            task_status.started()
 
     def report(self) -> None:
         """Log what is not logged yet."""
@@ -223,7 +224,7 @@ class ConnectionHandler:
         if isinstance(admitted, _EarlyRefusal):
             _record_refusal(counted, log, admitted.refusal.status, admitted.refusal.reason)
             opening.answering()
-            await refuse(stream, admitted.refusal, tls=self._accept_options.tls if admitted.before_tls else None)
+            await refuse(stream, admitted.refusal, self._accept_options if admitted.before_tls else None)
             return
         opened.transport = await accept(
             stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening

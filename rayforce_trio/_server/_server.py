@@ -64,9 +64,10 @@ class WSServer:
             address of the proxy counts as that of its clients.
         proxy_protocol: the trusted proxies tell the addresses of their clients with the PROXY protocol, version 2, and
             the server accepts no other connections.
-        max_connections: the limit on all connections; `None`: no limit.
-        max_connections_per_address: the limit on connections from one IPv4 address or /64 network of IPv6.
-        max_unauthenticated: the limit on connections that are opening.
+        max_connections: the limit on the connections of clients that were let in; `None`: no limit.
+        max_connections_per_address: the limit on those from one IPv4 address or /64 network of IPv6.
+        max_unauthenticated: the limit on connections that are being opened. Beyond it, newcomers wait for a short time
+            or take the place of peers that keep the server waiting.
         max_in_flight: the limit on unanswered requests of one connection. Further requests are answered with an error
             of code `busy`, in their turn. `None`: no limit, but the server stops reading while too many requests wait.
             The default is twice the number that `WSClient` sends.
@@ -75,7 +76,8 @@ class WSServer:
             distributes the connections.
         ping_interval: seconds of silence after which the server pings a client; `None`: never.
         ping_timeout: seconds in which the client must then send something; `None`: no limit.
-        open_timeout: seconds for the opening of a connection, from TCP to the Rayforce handshake.
+        open_timeout: seconds for the opening of a connection, from TCP to the Rayforce handshake. If more than half of
+            `max_unauthenticated` connections are being opened, peers that keep the server waiting have less.
         write_timeout: seconds after which the server disconnects a client that does not read.
         query_timeout: seconds that a query may run in the engine, without its time in the queue. The server then stops
             it and answers with an error of code `timeout`. `None`: no limit. `"auto"`: 300, or no limit if the server
@@ -364,14 +366,14 @@ class WSServer:
 
         A checkpoint; if cancelled, all connections and listening sockets are closed.
         """
-        listeners = await self._listen()
         try:
             async with trio.open_nursery() as background:
+                await background.start(self._handler.run)
+                listeners = await self._listen()
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         for listener in listeners:
                             accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
-                        background.start_soon(self._handler.run)
                         self._since = time.time()
                         task_status.started(self)
                         await stopping.wait()

@@ -82,6 +82,13 @@ class Transport(ABC):
         Call `aclose` or `abort` afterwards: until then, nothing can be received.
         """
 
+    def peer_is_gone(self) -> bool:
+        """Return whether the peer has closed the network connection, or lost it. No checkpoint.
+
+        `receive` may still return messages that the peer has sent before, until it raises an error.
+        """
+        return False
+
     @abstractmethod
     async def send(self, message: Frame | LazyFrame | str) -> None:
         """Send one message, and return when the network has taken it. A checkpoint.
@@ -121,6 +128,9 @@ class Transport(ABC):
             ConnectionLost: the connection broke.
         """
 
+    def ping(self) -> None:  # noqa: B027 - for transports that have pings
+        """Send a ping, whose answer nobody awaits. No checkpoint. A peer that is gone then resets the connection."""
+
     @abstractmethod
     async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
         """Send the next part of a binary message. Between the parts, no other message may be sent.
@@ -140,8 +150,10 @@ class Transport(ABC):
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Finish the frame that is being sent, perform the closing handshake, and close the socket. A checkpoint.
 
-        Takes at most `CLOSE_TIMEOUT`. If cancelled, close the socket at once. Other tasks may be in `receive`, `send`,
-        `run` and `aclose`. Raises no network errors. Idempotent.
+        Takes at most `CLOSE_TIMEOUT`, and less if the peer sends too much instead of its close frame. Other tasks run
+        meanwhile. A code that reports an error drops everything that arrives, and an unfinished message. If cancelled,
+        close the socket at once. Other tasks may be in `receive`, `send`, `run` and `aclose`. Raises no network errors.
+        Idempotent.
 
         Args:
             code: the close code. If the peer has closed, or has broken the protocol, this is the answer.

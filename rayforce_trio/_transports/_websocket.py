@@ -182,6 +182,9 @@ class WebSocketTransport(Transport):
     def has_bytes(self) -> bool:
         return self._connection.reader.has_bytes
 
+    def peer_is_gone(self) -> bool:
+        return self._stream.peer_is_gone()
+
     def _read_nowait(self) -> None:
         """Pass bytes that have arrived to the connection. Raises what the stream raises, and the error of the end."""
         connection = self._connection
@@ -336,9 +339,9 @@ class WebSocketTransport(Transport):
 
     async def _keep_alive(self) -> None:
         """Send pings when the peer is silent, until cancelled. Raises `ConnectionLost` if it stays silent."""
-        await self._keepalive.run(lambda: self._last_sign_of_life, self._ping, lambda: self._receiving)
+        await self._keepalive.run(lambda: self._last_sign_of_life, self.ping, lambda: self._receiving)
 
-    def _ping(self) -> None:
+    def ping(self) -> None:
         self._connection.ping()
         self._flush_due.set()
 
