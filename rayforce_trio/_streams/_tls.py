@@ -153,6 +153,9 @@ class TlsStream(ByteStream):
     def wake_reader(self) -> None:
         self._stream.wake_reader()
 
+    def peer_is_gone(self) -> bool:
+        return self._stream.peer_is_gone()
+
     def receive_nowait(self, max_bytes: int) -> bytes | None:
         buffer = memoryview(bytearray(max_bytes))
         count = self.receive_into_nowait(buffer)

@@ -573,7 +573,7 @@ async def test_a_session_asked_for_as_the_process_ends_waits_for_the_next(autoju
 
     for _ in range(20):  # one of the two comes first, by chance
         engine = NativeProcess()
-        engine._native = NativeEngine(LOCAL, 1)
+        engine._native = _process._ChildServer(1, in_flight=1, stop_timeout=30.0)
         engine._ready.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, engine)
