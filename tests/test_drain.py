@@ -150,7 +150,7 @@ async def test_posts_that_have_arrived_are_carried_out() -> None:
 async def test_what_has_arrived_and_waits_for_room_is_carried_out(
     is_post: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_QUEUED_BYTES", 1000)
+    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_BYTES", 1000)
     last = encode(f"(set {name} 7)" + " " * 800, MessageType.ASYNC if is_post else MessageType.SYNC)
     messages = [encode("(til 3000000)", MessageType.SYNC), encode("1" + " " * 800, MessageType.SYNC), last]
     with trio.fail_after(30):
@@ -555,6 +555,25 @@ async def is_well(port: int) -> int:
     with connect_raw(port) as peer:
         await peer.send(response("GET /healthz HTTP/1.1", {"Host": LOCAL}))
         return int((await peer.receive_head()).split()[1])
+
+
+PROGRAM_WITH_A_DELAY = PROGRAM.replace("drain_timeout=60", "drain_delay=1000")
+
+
+@both_signals
+@pytest.mark.trio
+async def test_a_signal_begins_the_delay_and_a_second_one_ends_it(number: signal.Signals) -> None:
+    with trio.fail_after(60), started(PROGRAM_WITH_A_DELAY) as (child, line):
+        port = int(line.rpartition(":")[2])
+        assert await is_well(port) == 200
+        child.send_signal(number)
+        while await is_well(port) != 503:
+            pass
+        async with WSClient(LOCAL, port).connect() as connection:
+            assert await connection.execute("(+ 1 2)") == 3
+        child.send_signal(number)
+        out, err = await trio.to_thread.run_sync(child.communicate)
+        assert (child.returncode, out, err) == (0, "\nRayforce WebSocket Server stopped.\n", "")
 
 
 @pytest.mark.trio

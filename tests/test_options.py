@@ -22,7 +22,6 @@ from rayforce_trio._codec import decode, encode
 from rayforce_trio._engines import Engine, Session
 from rayforce_trio._protocol import Failure, Frame, MessageType, Reply, Result
 from rayforce_trio._protocol._client import MAX_IN_FLIGHT
-from rayforce_trio._protocol._pipeline import MAX_QUEUED_REQUESTS
 from rayforce_trio._server._connection import WSServerConnection
 from rayforce_trio._server._log import ConnectionLog
 from rayforce_trio._server._options import ConnectionOptions
@@ -62,6 +61,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("write_timeout", [0, -1, "5", True, None, float("nan")]),
         ("query_timeout", [0, -1, "5", True, float("nan"), "never"]),
         ("max_in_flight", [0, -1, "5", True, 1.5]),
+        ("max_buffered_bytes", [0, -1, "5", True, 1.5]),
+        ("max_spooled_bytes", [0, -1, "5", True, 1.5]),
+        ("max_reply_size", [0, -1, "5", True, 1.5, 1024 * 1024 - 1]),
     ],
 )
 def test_an_option_that_makes_no_sense_is_an_error_at_once(option: str, values: list[Any]) -> None:
@@ -325,8 +327,8 @@ async def test_our_client_never_meets_the_default_however_much_it_asks(caplog: p
 
 
 @pytest.mark.trio
-async def test_who_goes_on_asking_is_read_no_further_and_memory_stays_bounded() -> None:
-    limit, total = 10, 3 * MAX_QUEUED_REQUESTS
+async def test_a_client_that_goes_on_asking_is_refused_and_always_read() -> None:
+    limit, total = 10, 3000
     engine = GateEngine()
     client, server = memory_pair("rayforce.v1")
     with trio.fail_after(30):
@@ -337,14 +339,11 @@ async def test_who_goes_on_asking_is_read_no_further_and_memory_stays_bounded() 
             for _ in range(total):
                 await client.send(QUERY)
             await trio.testing.wait_all_tasks_blocked()
-            taken = total - server._incoming.statistics().current_buffer_used
-            assert taken == MAX_QUEUED_REQUESTS + limit + 2  # besides those in the queue: one running, one read
+            assert server._incoming.statistics().current_buffer_used == 0
             engine.release()
             answers = [await client.receive() for _ in range(total)]
-            assert sum(isinstance(answer, bytes) for answer in answers) == len(engine.begun) >= limit
-            assert [isinstance(answer, bytes) for answer in answers[:taken]] == [True] * limit + [False] * (
-                taken - limit
-            )
+            assert len(engine.begun) == limit
+            assert [isinstance(answer, bytes) for answer in answers] == [True] * limit + [False] * (total - limit)
             await client.aclose()
 
 
@@ -383,14 +382,14 @@ async def test_many_refusals_do_not_keep_other_tasks_waiting(monkeypatch: pytest
     monkeypatch.setattr(server, "send_nowait", send_nowait)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(WSServerConnection(ConnectionLog(1, server.peer), server, session, max_in_flight=1).run)
-        for _ in range(MAX_QUEUED_REQUESTS):
+        for _ in range(1000):
             await client.send(QUERY)
         await trio.testing.wait_all_tasks_blocked()
         session.reply()
         assert 1 <= len(answers) < 50
         with trio.fail_after(20):
             await trio.testing.wait_all_tasks_blocked()
-        assert len(answers) == MAX_QUEUED_REQUESTS
+        assert len(answers) == 1000
         await client.aclose()
 
 
@@ -402,7 +401,7 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def dropped() -> list[str]:
-        return [record.getMessage() for record in caplog.records if "accepted no data" in record.getMessage()]
+        return [record.getMessage() for record in caplog.records if "accepted less than 16 KiB" in record.getMessage()]
 
     caplog.set_level("INFO", "rayforce_trio.server")
     async with serving(NativeProcess(), write_timeout=1.0) as server, AsyncExitStack() as stack:
@@ -420,7 +419,9 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
                 await peer.receive_close()  # the beginning of the reply, and then the end
         assert (await other.execute("(+ 1 2)")).value == 3
     assert len(dropped()) == 5
-    assert all(line.endswith("): lost: the peer accepted no data for 1 seconds") for line in dropped())
+    assert all(
+        line.endswith("): lost: the peer accepted less than 16 KiB a second for 1 seconds") for line in dropped()
+    )
 
 
 # Time to open

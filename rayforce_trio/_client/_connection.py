@@ -180,8 +180,8 @@ class WSClientConnection:
     async def post(self, query: Query, params: Parameters | None = None) -> None:
         """Send a query without waiting for a result. An error of the query appears only in the server's log.
 
-        Returns when the query was handed to the network. A checkpoint; if cancelled before that, the query is not sent,
-        unless it was partly sent already.
+        Returns when the query was handed to the network, and waits before that while the server has many posts to carry
+        out. A checkpoint; if cancelled before that, the query is not sent, unless it was partly sent already.
 
         Args:
             query: as for `execute`.

@@ -157,7 +157,8 @@ class Exchange:
     async def post(self, frame: bytes) -> None:
         """Send a post, whose message type is 0; return when the network has taken it. A checkpoint.
 
-        If cancelled before that, the post is not sent, unless it was partly sent already. Raises as `request`.
+        It waits while many posts before it have not been carried out. If cancelled before the network has taken it, the
+        post is not sent, unless it was partly sent already. Raises as `request`.
         """
         await self._checkpoint_if_cancelled()
         if self.reason is not None:
@@ -196,10 +197,12 @@ class Exchange:
         done = self._waiters[request] = self._new_event()
         if protocol.pending == 1 and self._unsent is None:
             self._send_at_once()
+            held_back = protocol.has_outgoing
         else:
             self._outgoing.set()  # other calls wait anyway, so messages are sent in batches
-            if self._reading.call_joined():
-                self._resume_reading.set()
+            held_back = True
+        if held_back and self._reading.call_joined():
+            self._resume_reading.set()
         try:
             if done.is_set():  # on asyncio, waiting for a set event is not a checkpoint
                 await anyio.lowlevel.checkpoint()

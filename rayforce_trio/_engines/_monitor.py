@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import trio
 
-from .._tasks import race
+from .._tasks import enable_ki_protection, race
 from ..errors import EngineError
 from ._backoff import exponential_backoff
 from ._base import Session
@@ -57,6 +57,7 @@ class EngineMonitor:
                 return "rejects the credentials of this server"
         return ""
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Watch the server until cancelled. A checkpoint; cancelling it closes the probe."""
         await race(self._check_at_deadlines, self._probe_when_needed)

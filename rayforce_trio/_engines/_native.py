@@ -10,7 +10,7 @@ import trio
 from .._addresses import authority_of, check_host, check_port, os_error_text
 from .._protocol import dump_credentials
 from .._streams import TcpStream, connect_tcp
-from .._tasks import race
+from .._tasks import enable_ki_protection, race
 from ..errors import EngineError, RayforceValueError
 from ._base import Client, Engine, Session
 from ._monitor import EngineMonitor
@@ -82,6 +82,7 @@ class NativeEngine(Engine):
     def is_down(self) -> bool:
         return self._group.watchdog.is_down
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch whether the server obeys stops, until cancelled. A checkpoint; if cancelled, nothing is left open."""
         task_status.started()

@@ -8,6 +8,7 @@ from ._client import ClientProtocol, ClientRequest, ClientRequestState, Outgoing
 from ._control import CONTROL_LIMIT, CancelNotice, ErrorNotice, dump_cancel, dump_error, parse_control
 from ._frames import (
     COMPRESSED_FLAG,
+    FENCE,
     FLAGS_OFFSET,
     HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,
@@ -35,9 +36,9 @@ from ._handshake import (
     parse_message_limit,
 )
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
-from ._native_exchange import FENCE, CancelAction, ExchangeState, FrameChunk, NativeExchange
-from ._pipeline import Action, ConnectionState, Message, RequestPipeline
-from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
+from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
+from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import CredentialsRejected, ProtocolViolation
@@ -53,6 +54,7 @@ __all__ = [
     "HEADER_SIZE",
     "HELLO",
     "HELLO_REPLY",
+    "MAX_WAITING_POSTS",
     "MESSAGE_LIMIT_HEADER",
     "MESSAGE_TYPE_OFFSET",
     "NATIVE_MAX_REPLY",
@@ -60,7 +62,9 @@ __all__ = [
     "SIZED",
     "SUBPROTOCOL",
     "TIMEOUT",
+    "TOO_LARGE",
     "VERBOSE_FLAG",
+    "WAIT_INTERVAL",
     "Action",
     "CancelAction",
     "CancelNotice",
@@ -105,4 +109,5 @@ __all__ = [
     "split_verbose",
     "string_frame",
     "string_in",
+    "too_large",
 ]

@@ -3,6 +3,10 @@
 Replies carry no request number. The server answers in the order of the requests, so a reply belongs to the oldest
 request that was sent and is unanswered. A request that is cancelled before it was sent is forgotten. A request that is
 cancelled later keeps its place in that order, and its reply is discarded.
+
+Posts have no reply, so the client has them confirmed by a request of its own, the fence, and holds posts back while
+many are unconfirmed. A server may allow only one unanswered request. So the fence is sent when no other request is
+unanswered, and other requests wait for its reply. The server evaluates them after the posts in any case.
 """
 
 from collections import deque
@@ -10,19 +14,20 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from ._control import ErrorNotice, dump_cancel, parse_control
-from ._frames import COARSE_HEADER, HEADER_SIZE, RESPONSE_START, Frame, MessageType, parse_frame
+from ._frames import COARSE_HEADER, FENCE, HEADER_SIZE, RESPONSE_START, Frame, MessageType, parse_frame
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
+from ._unconfirmed import UnconfirmedPosts
 from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
 
 MAX_IN_FLIGHT = 512
-"""How many requests may be unanswered. Further requests wait in the client, where cancelling them costs nothing.
+"""How many requests may be unanswered. Further requests wait in the client, where cancelling them costs nothing."""
 
-A server reads this many requests without waiting, so it always reads a cancellation at once.
-"""
+MAX_UNCONFIRMED_POSTS = 1000
+"""How many posts may be unconfirmed. A server disconnects a client of which more than 1,024 wait."""
 
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
-"""How many bytes the unanswered requests may have together. A single request may have any size."""
+"""How many bytes the unanswered requests and unconfirmed posts may have together. One of them may have any size."""
 
 _STOPPED = frozenset({BUSY, CANCELLED, CLOSING, TIMEOUT})
 """The error codes of requests that the server has stopped or never started."""
@@ -92,13 +97,15 @@ class ClientProtocol:
         self._queued: dict[ClientRequest, None] = {}  # ordered, and any of them can be removed
         self._unanswered: deque[ClientRequest] = deque()
         self._unanswered_bytes = 0
+        self._unconfirmed = UnconfirmedPosts()
+        self._fence: ClientRequest | None = None  # the one that is unanswered
         self._last_number = 0
         self.stopped = 0
 
     @property
     def pending(self) -> int:
-        """The number of requests that are queued or unanswered, including cancelled ones."""
-        return len(self._queued) + len(self._unanswered)
+        """The number of requests and posts that are queued or unanswered, including cancelled ones."""
+        return len(self._queued) + len(self._unanswered) - (self._fence is not None)
 
     @property
     def has_outgoing(self) -> bool:
@@ -114,9 +121,11 @@ class ClientProtocol:
     def submit_alone(self, frame: bytes) -> ClientRequest | None:
         """Submit a request that counts as sent, so send `frame` now; `None` if something is queued or unanswered.
 
-        The effect is that of `submit` and `next_outgoing`.
+        `None` also if it has to wait for posts. The effect is that of `submit` and `next_outgoing`.
         """
         if self._unanswered or self._queued or self._controls:
+            return None
+        if self._unconfirmed.count and not self._has_room_for(frame):
             return None
         self._last_number = number = self._last_number + 1
         self._unanswered_bytes = size = len(frame)
@@ -158,21 +167,22 @@ class ClientProtocol:
         if self._controls:
             return Outgoing(self._controls.popleft(), None)
         request = next(iter(self._queued), None)
-        if request is None or not self._has_room_for(request):
+        if request is None:
+            return None
+        is_post = request.is_post and self._extended  # a baseline server answers posts like requests
+        has_room = self._has_room_for(request.frame, is_post=is_post)
+        fence_due = not has_room or (is_post and self._unconfirmed.is_fence_due(self._last_number))
+        if fence_due and self._unconfirmed.count and not self._unanswered:
+            self._fence = ClientRequest(FENCE)
+            return self._send_request(self._fence, _DISCARDED)
+        if not has_room or (self._fence is not None and not is_post):
             return None
         del self._queued[request]
-        if self._extended and request.is_post:
-            request.state = _DONE
-        else:  # a baseline server answers posts like requests
-            request.state = _DISCARDED if request.is_post else _SENT
-            self._last_number += 1
-            request.number = self._last_number
-            request.size = len(request.frame)
-            self._unanswered.append(request)
-            self._unanswered_bytes += request.size
-        outgoing = Outgoing(request.frame, request)
-        request.frame = b""  # a large request must not be kept until its reply arrives
-        return outgoing
+        if not is_post:
+            return self._send_request(request, _DISCARDED if request.is_post else _SENT)
+        request.state = _DONE
+        self._unconfirmed.sent(len(request.frame), self._last_number)
+        return _outgoing(request)
 
     def receive(self, message: Frame | str) -> ClientRequest | None:
         """Take a message from the server. If it is a reply that a request awaits, return that request.
@@ -192,10 +202,23 @@ class ClientProtocol:
                 raise ProtocolViolation("the server sent a request")
         return self._answer(Result(message))
 
-    def _has_room_for(self, request: ClientRequest) -> bool:
-        return not self._unanswered or (
-            len(self._unanswered) < MAX_IN_FLIGHT and self._unanswered_bytes + len(request.frame) <= MAX_IN_FLIGHT_BYTES
-        )
+    def _send_request(self, request: ClientRequest, state: ClientRequestState) -> Outgoing:
+        """Number a request, and return the message with it."""
+        request.state = state
+        self._last_number += 1
+        request.number = self._last_number
+        request.size = len(request.frame)
+        self._unanswered.append(request)
+        self._unanswered_bytes += request.size
+        return _outgoing(request)
+
+    def _has_room_for(self, frame: bytes, *, is_post: bool = False) -> bool:
+        unanswered, posts = len(self._unanswered), self._unconfirmed
+        if not unanswered and not posts.count:
+            return True
+        if self._unanswered_bytes + posts.size + len(frame) > MAX_IN_FLIGHT_BYTES:
+            return False
+        return posts.count < MAX_UNCONFIRMED_POSTS if is_post else unanswered < MAX_IN_FLIGHT
 
     def _receive_control(self, text: str) -> ClientRequest | None:
         if not self._extended:
@@ -213,6 +236,13 @@ class ClientProtocol:
             raise ProtocolViolation("a reply without a request")
         request = self._unanswered.popleft()
         self._unanswered_bytes -= request.size
+        if self._unconfirmed.count:
+            assert request.number is not None
+            self._unconfirmed.answered(request.number)
+        if request is self._fence:
+            self._fence = None
+            request.state = _DONE
+            return None
         if request.state is _DISCARDED:
             request.state = _DONE
             self.stopped += _was_stopped(reply)
@@ -220,6 +250,12 @@ class ClientProtocol:
         request.state = _DONE
         request.reply = reply
         return request
+
+
+def _outgoing(request: ClientRequest) -> Outgoing:
+    outgoing = Outgoing(request.frame, request)
+    request.frame = b""  # a large request must not be kept until its reply arrives
+    return outgoing
 
 
 def _was_stopped(reply: Reply) -> bool:

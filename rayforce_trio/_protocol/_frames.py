@@ -37,6 +37,9 @@ _QUERY = struct.Struct("<4sBBBBqBBq")  # the header, and the beginning of a stri
 COARSE_HEADER = struct.Struct("<8sq")
 """A header as two fields, to compare it in one step: all that precedes the size of the payload, and the size."""
 
+FENCE = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")
+"""A request for the value 0. Its answer shows that the posts before it have been carried out."""
+
 RESPONSE_START = _MAGIC + bytes([WIRE_VERSION, 0, 0, 2])
 """The beginning of the header of a response without flags. The size of the payload follows."""
 

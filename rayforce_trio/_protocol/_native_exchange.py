@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ._frames import (
     COARSE_HEADER,
+    FENCE,
     HEADER_SIZE,
     MESSAGE_TYPE_OFFSET,
     RESPONSE_START,
@@ -31,7 +32,6 @@ _HELLO_SIZE = 2  # bytes of the server's first answer
 _ACCEPTED = 0  # the server's answer to credentials
 _MIN_FIRST_CHUNK = 64  # bytes; shorter frames are never divided, so the first chunk always shows an error's code
 _COPY_LIMIT = 64 * 1024  # bytes; a longer frame is sent in several pieces, because a copy would cost more
-FENCE = bytes.fromhex("fadeface 03000001 0a00000000000000 fb00 0000000000000000")  # a request for the value 0
 
 
 class ExchangeState(enum.Enum):

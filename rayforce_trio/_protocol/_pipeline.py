@@ -9,14 +9,19 @@ A connection serves, then drains when the server stops, and is closed:
 
     SERVING --drain--> DRAINING --first refused request--> CLOSING --all answered--> CLOSED
 
-A client that is gone takes the connection to CLOSING, where only posts are carried out. A lost engine and the end of
-the time to drain take it to CLOSED directly. So does the drain itself, once nothing is left to do.
+A client that leaves takes the connection to LEAVING while its last messages are still to be received, and to CLOSING
+when they have been; in both, only posts are carried out. A lost engine and the end of the time to drain take it to
+CLOSED directly. So does the drain itself, once nothing is left to do.
+
+If too much waits, `is_full` asks the I/O code to receive no more. A cancel or a close would remain unread behind the
+rest, so this has an end: see `waited`.
 """
 
 import enum
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from math import inf
 from typing import TypeGuard
 
 from ._control import CancelNotice, dump_error, parse_control
@@ -31,19 +36,31 @@ from ._frames import (
     parse_frame,
     string_frame,
 )
-from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
 
-MAX_QUEUED_REQUESTS = 1024
-"""How many requests of one connection may wait beyond its `max_in_flight`. Further ones are left in the network.
+MAX_WAITING_POSTS = 1024
+"""How many posts of one connection may wait. Posts cannot be refused, since they are not answered."""
 
-These are posts, which cannot be refused, and requests that are refused in their turn.
-"""
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""How much memory the waiting requests and posts of one connection may take. One of them may always wait."""
 
-MAX_QUEUED_BYTES = 64 * 1024 * 1024
-"""How many bytes the waiting requests may have together; one request may always wait."""
+REQUEST_OVERHEAD = 2048
+"""What a waiting request counts besides its frame, in bytes: more than it takes, because dropping many takes time."""
+
+WAIT_INTERVAL = 0.1
+"""How often `waited` is to be called while the pipeline is full, in seconds."""
+
+_MAX_WAITS = 5
+"""A client that waits for answers is disconnected after this many intervals in which nothing is finished."""
+
+_MAX_WAITS_OF_POSTS = 100
+"""The same for a client that has sent only posts, and so has nothing to cancel. The engine may be busy for others."""
+
+_MAX_SKIPPED = 64
+"""`next_ahead` skips at most this many refused requests in one call, because other tasks wait meanwhile."""
 
 _CANCELLED = Failure(CANCELLED, "the client cancelled the request")
 _CLOSING = Failure(CLOSING, "the server is shutting down and did not start the query")
@@ -64,6 +81,8 @@ class ConnectionState(enum.Enum):
 
     SERVING = enum.auto()
     """Requests are accepted and answered."""
+    LEAVING = enum.auto()
+    """The client has closed its side. Posts that it sent before are accepted and carried out; requests are dropped."""
     DRAINING = enum.auto()
     """The server stops: requests that have arrived are finished, those that arrive are refused in their turn."""
     CLOSING = enum.auto()
@@ -93,7 +112,7 @@ class Action(enum.Enum):
 
 # The members that every request meets. To look one up in its enum takes long in Python 3.11.
 _NOTHING, _START, _SEND = Action.NOTHING, Action.START, Action.SEND
-_SERVING, _DRAINING = ConnectionState.SERVING, ConnectionState.DRAINING
+_SERVING, _LEAVING, _DRAINING = ConnectionState.SERVING, ConnectionState.LEAVING, ConnectionState.DRAINING
 _STREAMING, _DONE = RequestState.STREAMING, RequestState.DONE
 _REQUEST, _TIMED_OUT = MessageType.SYNC, Outcome.TIMED_OUT
 
@@ -105,6 +124,7 @@ class RequestPipeline:
         extended: whether the extended protocol was agreed on.
         max_in_flight: how many requests may be unanswered; further ones are refused. `None`: any number.
         query_timeout: how long a query may run, in seconds, for the error that says so.
+        max_reply_size: the longest reply to send, in bytes; a longer one becomes an error.
 
     Attributes:
         state: the state of the connection.
@@ -113,18 +133,27 @@ class RequestPipeline:
         message: the answer of `current`, or a part of it, until it has been sent.
         unread: how many bytes of the reply of `current` are still in the engine's session.
         ahead: how many of the first requests in the queue were started ahead, or will be refused.
-        is_full: whether the queue is full, so that the caller must not receive more for now.
+        is_full: whether too much waits, so that the caller is to receive no more for now, and to call `waited`.
         answered: how many requests have been answered.
         busy: how many requests were refused because too many were unanswered.
         late_posts: how many posts arrived too late to be carried out.
     """
 
-    def __init__(self, *, extended: bool, max_in_flight: int | None = None, query_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        extended: bool,
+        max_in_flight: int | None = None,
+        query_timeout: float | None = None,
+        max_reply_size: float = inf,
+    ) -> None:
         self._extended = extended
         self._plain = _PLAIN_EXTENDED if extended else _PLAIN_BASELINE
         self.max_in_flight = max_in_flight
         self.query_timeout = query_timeout
-        self._max_queued = MAX_QUEUED_REQUESTS + (max_in_flight or 0)
+        self._max_reply_size = max_reply_size
+        too_many = f"more than {max_in_flight} requests of this connection were unanswered (max_in_flight)"
+        self._too_many = Failure(BUSY, too_many)
         self._last_number = 0
         self._queue = deque[ServerRequest]()
         self._queued_bytes = 0
@@ -136,12 +165,24 @@ class RequestPipeline:
         self.message: Message | None = None
         self.unread = 0
         self.is_full = False
+        self._waits = 0  # calls of `waited` in a row without progress
+        self._last_queued = 0  # `queued` at the last one
         self.answered = self.busy = self.late_posts = 0
 
     @property
     def queued(self) -> int:
         """How many requests and posts wait for those before them."""
         return len(self._queue)
+
+    @property
+    def queued_bytes(self) -> int:
+        """How much memory the waiting requests and posts take, in bytes."""
+        return self._queued_bytes + REQUEST_OVERHEAD * len(self._queue)
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory all requests and posts take that are not done, in bytes."""
+        return self.queued_bytes + (0 if self.current is None else len(self.current.frame))
 
     @property
     def unfinished(self) -> int:
@@ -232,7 +273,8 @@ class RequestPipeline:
         if current is None or current.number is None or current.state is RequestState.QUEUED:
             return None
         queue = self._queue
-        while self.ahead < len(queue):
+        end = min(len(queue), self.ahead + _MAX_SKIPPED)
+        while self.ahead < end:
             request = queue[self.ahead]
             if request.failure is None:
                 return None if request.number is None else request
@@ -262,6 +304,8 @@ class RequestPipeline:
             return
         if request.outcome is _TIMED_OUT:
             reply = self._explain_timeout(request, reply)
+        elif type(reply) is Result and len(reply.frame) > self._max_reply_size:
+            reply = too_large(len(reply.frame), self._max_reply_size)
         request.frame = b""
         self.message = reply.frame if isinstance(reply, Result) else self._encode(request, reply)
         self.due = Action.SEND_PART if unread else _SEND
@@ -292,7 +336,7 @@ class RequestPipeline:
         """Report that `message` could not be sent: the client is gone."""
         if self.message is None:
             raise ValueError("no answer is being sent")
-        self._abandon_requests()
+        self._abandon_requests(ConnectionState.CLOSING)
         self._skip_answer()
 
     def post_done(self) -> None:
@@ -319,28 +363,48 @@ class RequestPipeline:
 
     def drain(self) -> None:
         """Finish all that has arrived, and accept nothing more."""
-        if self.state is ConnectionState.SERVING:
-            self.state = ConnectionState.DRAINING
+        if self.state is _SERVING or self.state is _LEAVING:
+            self.state = _DRAINING if self.state is _SERVING else ConnectionState.CLOSING
+            self._check_full()
             if self.current is None:
                 self._close()
+
+    def waited(self) -> None:
+        """Report that the pipeline was full for another `WAIT_INTERVAL`, in which nothing was received.
+
+        Intervals are counted, and not seconds, because the I/O code itself may have been held up.
+
+        Raises:
+            ProtocolViolation: nothing is being finished, so the client has to be disconnected. Otherwise what it sends
+                next, such as a cancel, could remain unread for any time.
+        """
+        if self.state is _LEAVING:
+            return  # the rest is read as posts are carried out
+        current = self.current
+        if self.queued < self._last_queued or current is None or current.state is RequestState.STREAMING:
+            self._waits = 0
+        else:
+            self._waits += 1
+        self._last_queued = self.queued
+        posts_only = not self._queued_numbers and (current is None or current.number is None)
+        if self._waits >= (_MAX_WAITS_OF_POSTS if posts_only else _MAX_WAITS):
+            limit = f"{MAX_WAITING_POSTS} posts" if self._posts > MAX_WAITING_POSTS else f"{MAX_WAITING_BYTES} bytes"
+            raise ProtocolViolation(f"more than {limit} wait for the engine", code=1008)
+
+    def client_leaves(self) -> Action:
+        """Report that the client has closed its side, although messages that it sent before are still to be received.
+
+        Otherwise like `client_gone`, which follows when everything has been received.
+        """
+        serving = self.state is _SERVING or self.state is _LEAVING
+        return self._abandon(_LEAVING if serving else ConnectionState.CLOSING)
 
     def client_gone(self) -> Action:
         """Abandon the requests, since nobody waits for their answers; the posts are still carried out.
 
         Returns `STOP_ENGINE` if the engine runs a request. A reply that has begun is read to its end.
         """
-        self._abandon_requests()
-        request = self.current
-        if request is None:
-            self._finish()
-        elif request.number is not None:
-            if self.due is Action.SEND or self.due is Action.SEND_PART:
-                self._skip_answer()
-            elif self.due is Action.START:
-                self._finish()
-            else:
-                return self._stop_running(Outcome.CANCELLED)
-        return Action.NOTHING
+        return self._abandon(ConnectionState.CLOSING)
 
     def stop(self) -> Action:
         """Drop all that has arrived; return `STOP_ENGINE` if the engine runs a request or post."""
@@ -353,6 +417,21 @@ class RequestPipeline:
         self._close()
 
     # Inside
+
+    def _abandon(self, state: ConnectionState) -> Action:
+        """Abandon the requests, go to `state` unless the connection is closed, and continue with the next post."""
+        self._abandon_requests(state)
+        request = self.current
+        if request is None:
+            self._finish()
+        elif request.number is not None:
+            if self.due is Action.SEND or self.due is Action.SEND_PART:
+                self._skip_answer()
+            elif self.due is Action.START:
+                self._finish()
+            else:
+                return self._stop_running(Outcome.CANCELLED)
+        return Action.NOTHING
 
     def _next_number(self) -> int:
         self._last_number += 1
@@ -386,7 +465,7 @@ class RequestPipeline:
         return CancelRequested(request, running=False)
 
     def _enqueue(self, request: ServerRequest) -> None:
-        if self.state is not ConnectionState.SERVING:
+        if self.state is not _SERVING and (self.state is not _LEAVING or request.number is not None):
             _refuse(request, Outcome.CLOSING, _CLOSING)
             if request.number is None:
                 self.late_posts += 1
@@ -397,13 +476,15 @@ class RequestPipeline:
             if request.failure is not None:
                 request.state = RequestState.DONE
                 return
+            if self.current is None:
+                self._take(request)
+                return
         elif self.current is None:
             self._take(request)
             return
         elif self.max_in_flight is not None and self._in_flight >= self.max_in_flight:
             self.busy += 1
-            limit = f"more than {self.max_in_flight} requests of this connection were unanswered (max_in_flight)"
-            _refuse(request, Outcome.BUSY, Failure(BUSY, limit))
+            _refuse(request, Outcome.BUSY, self._too_many)
         if request.number is not None:
             self._queued_numbers[request.number] = request
         self._queue.append(request)
@@ -417,10 +498,20 @@ class RequestPipeline:
         waits = current is not None and current.number is not None and current.state is not RequestState.STREAMING
         return len(self._queued_numbers) + waits
 
+    @property
+    def _posts(self) -> int:
+        """How many posts wait."""
+        return len(self._queue) - len(self._queued_numbers)
+
     def _check_full(self) -> None:
         waiting = len(self._queue)
-        too_much = waiting > self._max_queued or (waiting > 1 and self._queued_bytes > MAX_QUEUED_BYTES)
-        self.is_full = too_much and self.state in (ConnectionState.SERVING, ConnectionState.DRAINING)
+        is_full = waiting > 1 and (
+            waiting - len(self._queued_numbers) > MAX_WAITING_POSTS or self.queued_bytes > MAX_WAITING_BYTES
+        )
+        if is_full and not self.is_full:
+            self._waits = 0
+            self._last_queued = waiting
+        self.is_full = is_full and self.state in (_SERVING, _LEAVING, _DRAINING)
 
     def _take(self, request: ServerRequest) -> None:
         """Make a request the current one."""
@@ -451,7 +542,7 @@ class RequestPipeline:
                 del self._queued_numbers[request.number]
             self._check_full()
             self._take(request)
-        elif self.state is _SERVING:
+        elif self.state is _SERVING or self.state is _LEAVING:
             self.due = _NOTHING
         else:
             self._close()
@@ -500,12 +591,13 @@ class RequestPipeline:
         request.outcome = outcome
         return Action.STOP_ENGINE
 
-    def _abandon_requests(self) -> None:
-        """Keep nothing but the posts in the queue, and accept nothing more."""
+    def _abandon_requests(self, state: ConnectionState) -> None:
+        """Keep nothing but the posts in the queue, and go to `state` unless the connection is closed."""
         if self.state is not ConnectionState.CLOSED:
-            self.state = ConnectionState.CLOSING
+            self.state = state
             self._drop([request for request in self._queue if request.number is not None])
             self._queue = deque(request for request in self._queue if request.number is None)
+            self._check_full()
 
     def _close(self) -> None:
         if self.state is ConnectionState.CLOSED:

@@ -2,7 +2,15 @@
 
 
 class ProtocolViolation(Exception):
-    """The peer sent something that the protocol does not allow. The connection is closed with code 1002."""
+    """The peer did something that the protocol does not allow.
+
+    Attributes:
+        code: the code with which the connection is closed.
+    """
+
+    def __init__(self, message: str, code: int = 1002) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class CredentialsRejected(ProtocolViolation):

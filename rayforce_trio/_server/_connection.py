@@ -6,7 +6,8 @@ same when a reply arrives. The worker task performs all other actions.
 """
 
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from math import inf
 from time import perf_counter
@@ -18,10 +19,12 @@ from .._engines import Session
 from .._protocol import (
     HELLO_REPLY,
     SUBPROTOCOL,
+    WAIT_INTERVAL,
     Action,
     CancelRequested,
     ConnectionState,
     Frame,
+    LazyFrame,
     Message,
     Outcome,
     ProtocolViolation,
@@ -32,9 +35,10 @@ from .._protocol import (
     check_hello,
 )
 from .._tasks import FLUSH_INTERVAL, TIME_SLICE, TimeSlice, enable_ki_protection, race
-from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, aclose_shielded, end
+from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, TryAgainLater, aclose_shielded, end
 from .._websocket import CloseCode
-from ..errors import EngineError, ProtocolError, RayforceWSError
+from ..errors import ConnectionLost, EngineError, ProtocolError, RayforceWSError
+from ._byte_budget import Budgets, ByteBudget, Held, Holder, close_beyond
 from ._counters import Counters
 from ._log import ConnectionLog
 
@@ -49,8 +53,27 @@ _AHEAD_AT_ONCE = 8
 Without this limit they could take long, because any number of refused requests may count as ahead.
 """
 
+_AT_ONCE = 0.1
+"""How long the reader task may evaluate messages of one read, in seconds. The worker task evaluates the others.
+
+Meanwhile the reader task finds the cancels behind them, and whether the client leaves.
+"""
+
+_REPORT_STEP = 1024 * 1024
+"""By how many bytes the queue may grow before the budget of the server hears of it."""
+
+_PING_INTERVAL = 0.5
+"""How often a client is pinged while nothing of it is read, in seconds.
+
+The system reports that it is gone only when it has sent everything before, or when it resets the connection: then it
+answers the ping in that way.
+"""
+
 # The members that every request meets. To look one up in its enum takes long in Python 3.11.
 _NOTHING, _START, _SEND, _NO_REASON = Action.NOTHING, Action.START, Action.SEND, Outcome.NONE
+
+_POSTS_LEFT = (ConnectionState.LEAVING, ConnectionState.CLOSING)
+"""The states in which the posts of a client that has left are carried out."""
 
 T = TypeVar("T")
 
@@ -98,6 +121,9 @@ class WSServerConnection:
         counters: Counters | None = None,
         max_in_flight: int | None = None,
         query_timeout: float | None = None,
+        max_reply_size: int | None = None,
+        budgets: Budgets | None = None,
+        network: str = "",
     ) -> None:
         self.id = log.connection_id
         self.peer = log.peer
@@ -107,11 +133,19 @@ class WSServerConnection:
         self._transport = transport
         self._session = session
         session.timed = query_timeout is not None
+        session.max_reply_size = inf if max_reply_size is None else max_reply_size
         self._pipeline = RequestPipeline(
-            extended=transport.subprotocol == SUBPROTOCOL, max_in_flight=max_in_flight, query_timeout=query_timeout
+            extended=transport.subprotocol == SUBPROTOCOL,
+            max_in_flight=max_in_flight,
+            query_timeout=query_timeout,
+            max_reply_size=session.max_reply_size,
         )
+        self._budgets = budgets or Budgets(ByteBudget(None), ByteBudget(None))
+        self._network = network
+        self._queued_reported = 0  # the bytes in the queue that the budget knows of
         self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
+        self._next_ping = -inf  # the earliest time for a ping while the pipeline is full
         self._not_full: trio.Event | None = None  # wakes the reader task while the pipeline is full
         self._worker_wait = trio.CancelScope()  # around the worker's wait; its deadline is the time to flush
         self._engine_wait = trio.CancelScope()  # around the worker's wait for the engine
@@ -149,18 +183,17 @@ class WSServerConnection:
         """
         error: RayforceWSError | None = None
         try:
-            with self._scope:
+            with self._counted(), self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
                     error = await self._converse()
-                    # The sender of a post may leave as soon as it has sent it.
-                    self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
+                    self._limit_posts()
                     self._abandon_requests()
                     if error is None:
                         await self._transport.aclose(CloseCode.GOING_AWAY, "the server is shutting down")
                     else:
                         await end(self._transport, error)
-            if self._scope.cancelled_caught and self._pipeline.state is ConnectionState.CLOSING:
+            if self._scope.cancelled_caught and self._pipeline.state in _POSTS_LEFT:
                 self._log.warning("posts were left undone")
         except Exception:
             error = RayforceWSError("internal error")
@@ -180,7 +213,8 @@ class WSServerConnection:
         try:
             await race(self._wait_until_finished, self._read, self._transport.run)
         except RayforceWSError as error:
-            return copy.copy(error)  # without the traceback, whose frames refer to the error and to the last message
+            # Without the traceback, whose frames refer to the error and to the last message.
+            return copy.copy(self._failure or error)
         return None
 
     async def _wait_until_finished(self) -> None:
@@ -219,7 +253,7 @@ class WSServerConnection:
             del message  # it may be large, and the next message may take long to arrive
             if more:
                 await self._handle_arrived(arrived_at)
-            while pipeline.is_full:
+            if pipeline.is_full:
                 await self._wait_until_not_full()
 
     async def _handle_arrived(self, now: float) -> None:
@@ -227,41 +261,77 @@ class WSServerConnection:
 
         Answers are sent together, at the end or every `FLUSH_INTERVAL`. Cancelling loses no message.
 
+        Args:
+            now: when the task began to handle the messages of this read.
+
         Raises:
             RayforceWSError: the connection ended, or the client broke the protocol.
         """
         transport, pipeline = self._transport, self._pipeline
+        slice_start, used = now, 0.0
         slice_end, flush_at = now + TIME_SLICE, now + FLUSH_INTERVAL
+        send: Send | None = transport.send_nowait
         while not pipeline.is_full:
             now = perf_counter()
             if now >= slice_end:
+                used += now - slice_start
+                if used >= _AT_ONCE:
+                    send = None
                 if now >= flush_at:
                     self._flush()
                     flush_at = now + FLUSH_INTERVAL
                 await trio.lowlevel.checkpoint()
-                now = perf_counter()
+                slice_start = now = perf_counter()
                 slice_end = now + TIME_SLICE
             message = transport.receive_nowait()
             if message is None:
                 break
-            self._handle(message, now, transport.send_nowait)
+            self._handle(message, now, send)
             del message
+        if send is None:
+            self._wake.set()
         self._flush()
 
     async def _wait_until_not_full(self) -> None:
-        """Wait until the pipeline may be able to take a message. A checkpoint; cancelling it changes nothing."""
-        self._not_full = trio.Event()
-        await self._not_full.wait()
+        """Wait until the pipeline can take a message, and watch meanwhile whether the client leaves.
 
-    def _handle(self, message: Frame | str, arrived_at: float, send: Send) -> None:
+        A checkpoint, unless its leaving makes room; cancelling it changes nothing.
+
+        Raises:
+            ProtocolError: too much waits, and nothing of it is being finished.
+        """
+        pipeline, transport = self._pipeline, self._transport
+        while pipeline.is_full:
+            if pipeline.state is not ConnectionState.LEAVING:
+                if transport.peer_is_gone():
+                    self._client_leaves()
+                    continue
+                if trio.current_time() >= self._next_ping:
+                    self._next_ping = trio.current_time() + _PING_INTERVAL
+                    transport.ping()
+            self._not_full = trio.Event()
+            with trio.move_on_after(WAIT_INTERVAL) as scope:
+                await self._not_full.wait()
+            if scope.cancelled_caught:
+                try:
+                    pipeline.waited()
+                except ProtocolViolation as error:
+                    raise ProtocolError(str(error), error.code) from None
+
+    def _handle(self, message: Frame | str, arrived_at: float, send: Send | None) -> None:
         """Answer a message, or report it to the pipeline and perform the actions that need no waiting. No checkpoint.
+
+        Args:
+            message: a message of the client.
+            arrived_at: when it arrived, as `perf_counter` tells it.
+            send: sends an answer; `None`: leave all actions to the worker task.
 
         Raises:
             ProtocolError: the client broke the protocol.
         """
         self._counters.bytes_in += len(message)
         evaluate, pipeline = self._evaluate_at_once, self._pipeline
-        if evaluate is None or not pipeline.is_plain(message):
+        if evaluate is None or send is None or not pipeline.is_plain(message):
             self._report(message, arrived_at, send)
             return
         # This is a shortcut. It does the same as `_report`, which handles everything else.
@@ -278,7 +348,7 @@ class WSServerConnection:
                 return
         self._report(message, arrived_at, send, reply)
 
-    def _report(self, message: Frame | str, arrived_at: float, send: Send, reply: Reply | None = None) -> None:
+    def _report(self, message: Frame | str, arrived_at: float, send: Send | None, reply: Reply | None = None) -> None:
         """Report a message to the pipeline, and the reply to the request in it if it has been evaluated already.
 
         Then perform the actions that need no waiting. No checkpoint.
@@ -290,7 +360,7 @@ class WSServerConnection:
         try:
             arrived = pipeline.receive(message, arrived_at)
         except ProtocolViolation as error:
-            raise ProtocolError(str(error)) from None
+            raise ProtocolError(str(error), error.code) from None
         if isinstance(arrived, ServerRequest):
             if arrived.number is None:
                 counters.posts += 1
@@ -304,7 +374,13 @@ class WSServerConnection:
             self._cancel(arrived)
         if reply is not None:
             pipeline.replied(reply)
-        if pipeline.due is not _NOTHING:
+        if pipeline.current is not arrived:
+            queued, reported = pipeline.queued_bytes, self._queued_reported
+            if not reported <= queued <= reported + _REPORT_STEP:
+                self._report_queued(queued)
+            if send is not None and pipeline.due is not _NOTHING:
+                self._wake.set()
+        elif send is not None and pipeline.due is not _NOTHING:
             self._advance(send)
         if self._session.can_start_ahead:
             self._start_ahead()
@@ -434,6 +510,8 @@ class WSServerConnection:
         else:
             message = pipeline.message
             assert message is not None
+            if isinstance(message, LazyFrame):
+                close_beyond(self._budgets.replies, len(message))
             try:
                 if action is Action.SEND:
                     await self._transport.send(message)
@@ -554,19 +632,79 @@ class WSServerConnection:
         self._finished.set()
         self._abandon_requests()
 
-    def _lose_engine(self, error: EngineError) -> None:
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count what the connection holds towards the budgets of the server until the block ends."""
+        messages, replies = self._budgets
+        receiver = Holder(self._network, self._held_messages, self._refuse_messages)
+        sender = Holder(self._network, self._held_replies, self._cut)
+        messages.add(receiver)
+        replies.add(sender)
+        self._transport.on_unfinished = partial(close_beyond, messages)
+        self._session.on_stored = partial(close_beyond, replies)
+        try:
+            yield
+        finally:
+            messages.remove(receiver)
+            replies.remove(sender)
+
+    def _held_messages(self) -> Held:
+        unfinished = self._transport.unfinished
+        return Held(unfinished, unfinished + self._pipeline.held_bytes)
+
+    def _held_replies(self) -> Held:
+        message = self._pipeline.message
+        return Held(0, self._session.stored + (len(message) if isinstance(message, LazyFrame) else 0))
+
+    def _report_queued(self, size: int) -> None:
+        """Report how many bytes are in the queue. May close any connection."""
+        grown, self._queued_reported = size - self._queued_reported, size
+        if grown > 0:
+            close_beyond(self._budgets.messages, grown)
+
+    def _refuse_messages(self) -> None:
+        """Close the connection, and drop its messages, posts included, because the server has too many. No checkpoint.
+
+        A message that the engine evaluates is dropped when the engine has stopped.
+        """
+        reason = "the server holds too many bytes of messages (max_buffered_bytes); try again later"
+        self._stop_now()
+        self._fail(TryAgainLater(reason))
+        self._transport.begin_close(CloseCode.TRY_AGAIN_LATER, reason)
+
+    def _cut(self) -> None:
+        """Disconnect, and drop the replies, because too many wait in the server. No checkpoint.
+
+        A close frame could not overtake the reply that is being sent.
+        """
+        self._log.warning("too many bytes of replies wait to be read (max_spooled_bytes)")
+        self._transport.abort()
+        self._lose_engine(ConnectionLost("its replies were not read in time"))
+
+    def _lose_engine(self, error: RayforceWSError) -> None:
+        """End the connection, and give up the request that the engine evaluates. No checkpoint."""
         self._pipeline.engine_lost()
         self._fail(error)
         self._engine_wait.cancel()
 
+    def _client_leaves(self) -> None:
+        """Stop the requests of a client that has closed its side; its posts are still received. No checkpoint."""
+        self._limit_posts()
+        self._abandon(self._pipeline.client_leaves())
+
+    def _limit_posts(self) -> None:
+        """End the connection in `CLOSE_TIMEOUT`: the sender of a post may leave as soon as it has sent it."""
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
+
     def _abandon_requests(self) -> None:
-        if self._pipeline.client_gone() is Action.STOP_ENGINE:
-            self._session.cancel()
-        self._session.abandon_ahead()
-        self._wake.set()
+        self._abandon(self._pipeline.client_gone())
 
     def _stop_now(self) -> None:
-        if self._pipeline.stop() is Action.STOP_ENGINE:
+        self._abandon(self._pipeline.stop())
+
+    def _abandon(self, action: Action) -> None:
+        """Stop what the engine evaluates, as far as the pipeline has abandoned it. No checkpoint."""
+        if action is Action.STOP_ENGINE:
             self._session.cancel()
         self._session.abandon_ahead()
         self._wake.set()

@@ -129,6 +129,13 @@ class ByteStream(anyio.abc.AsyncResource):
             if count is not None:
                 return count
 
+    def peer_is_gone(self) -> bool:
+        """Return whether the peer has closed its side, or the connection broke. No checkpoint.
+
+        On Linux, this is known before the bytes that the peer has sent are received; elsewhere only afterwards.
+        """
+        return self.closed
+
     @abstractmethod
     async def send_eof(self) -> None:
         """Tell the peer that no more bytes follow; receiving is still possible. A checkpoint. Idempotent.

@@ -4,11 +4,15 @@ Every stream has a non-blocking socket of its own. Bytes that the network takes 
 of the event loop.
 """
 
+import select
 import socket
 
 from anyio import BrokenResourceError, ClosedResourceError
 
 from ._base import ByteStream, closed_error
+
+_HANG_UP = getattr(select, "POLLRDHUP", 0)
+"""The event that the peer has closed its side, which only Linux reports before everything has been received."""
 
 
 class TcpStream(ByteStream):
@@ -70,7 +74,14 @@ class TcpStream(ByteStream):
             raise self._error() from error
 
     def peer_is_gone(self) -> bool:
-        """Return whether the connection has ended or broken. Only for peers that send nothing. No checkpoint."""
+        if self.closed:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, _HANG_UP)
+        if poll.poll(0):
+            return True
+        if _HANG_UP:
+            return False
         try:
             return not self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:

@@ -1,7 +1,5 @@
 """Clients that send more than the server can process: the others are served all the same."""
 
-from typing import Any
-
 import pytest
 import trio
 from support.engines import GateEngine, HeldEngine
@@ -68,11 +66,10 @@ async def test_a_flood_of_requests_disturbs_nobody() -> None:
 
 @pytest.mark.trio
 async def test_the_leaving_of_a_peer_that_filled_its_queue_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of it is read any more then, but a ping finds the connection broken."""
-    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_QUEUED_REQUESTS", 1)
+    """Nothing of it is read any more then."""
+    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_BYTES", 1)
     engine = GateEngine()
-    options: dict[str, Any] = {"max_in_flight": None, "ping_interval": 0.05, "ping_timeout": 0.05}
-    async with WSServer(port=0, host="127.0.0.1", engine=engine, **options) as server:
+    async with WSServer(port=0, host="127.0.0.1", engine=engine) as server:
         peer = await open_raw(server.port)
         await peer.send(frame(OTHER_QUERY) * 5)
         await engine.until(begun=1)
@@ -86,7 +83,7 @@ async def test_a_full_queue_behind_a_busy_engine_does_not_cost_a_healthy_peer_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its pongs cannot be read meanwhile, which is no silence of the peer's."""
-    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_QUEUED_REQUESTS", 1)
+    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_POSTS", 1)
     monkeypatch.setattr("rayforce_trio._transports._keepalive._CATCH_UP", 0.05)
     engine = HeldEngine(QUERY)
     async with probed_server(engine=engine, max_in_flight=None, ping_interval=0.05, ping_timeout=0.05) as server:

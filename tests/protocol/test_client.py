@@ -2,18 +2,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from rayforce_trio._protocol import (
+    Action,
     ClientProtocol,
     ClientRequest,
     ClientRequestState,
     Failure,
     Header,
+    LazyFrame,
     MessageType,
     Outgoing,
     ProtocolViolation,
+    RequestPipeline,
     Result,
     dump_cancel,
     dump_error,
@@ -21,7 +25,9 @@ from rayforce_trio._protocol import (
     parse_frame,
     string_frame,
 )
-from rayforce_trio._protocol._client import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
+from rayforce_trio._protocol._client import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_UNCONFIRMED_POSTS
+from rayforce_trio._protocol._frames import FENCE
+from rayforce_trio._protocol._unconfirmed import FENCE_INTERVAL
 
 
 def frame(message_type: MessageType, payload: bytes = b"\x7e") -> bytes:
@@ -369,6 +375,7 @@ def state_of(protocol: ClientProtocol) -> tuple[object, ...]:
         [(request.frame, request.is_post, request.state, request.number, request.size) for request in unanswered],
         list(protocol._controls),
         protocol._unanswered_bytes,
+        (protocol._unconfirmed.count, protocol._unconfirmed.size, list(protocol._unconfirmed._groups)),
         protocol._last_number,
         protocol.stopped,
     )
@@ -530,3 +537,182 @@ def test_a_post_that_is_cancelled_before_it_was_sent_is_never_sent(extended: boo
     post = protocol.post(POST)
     protocol.cancel(post)
     assert (post.state, protocol.next_outgoing()) == (DONE, None)
+
+
+# Posts, which are confirmed by the replies to requests
+
+
+def messages_of(client: ClientProtocol) -> list[bytes | str]:
+    return [outgoing.message for outgoing in drain(client)]
+
+
+def test_posts_are_followed_by_a_fence_whose_reply_lets_others_follow() -> None:
+    client = ClientProtocol(extended=True)
+    posts = [client.post(POST) for _ in range(3 * MAX_UNCONFIRMED_POSTS)]
+    first = messages_of(client)
+    assert first == [POST] * FENCE_INTERVAL + [FENCE] + [POST] * (MAX_UNCONFIRMED_POSTS - FENCE_INTERVAL)
+    assert (posts[MAX_UNCONFIRMED_POSTS].state, client.pending) == (QUEUED, 2 * MAX_UNCONFIRMED_POSTS)
+    assert client.receive(string_frame("")) is None
+    assert messages_of(client) == [FENCE] + [POST] * FENCE_INTERVAL
+    assert client.receive(string_frame("")) is None
+    assert messages_of(client) == [FENCE] + [POST] * (MAX_UNCONFIRMED_POSTS - FENCE_INTERVAL)
+    assert client.stopped == 0
+
+
+def test_a_post_that_is_cancelled_while_it_is_held_back_is_never_sent() -> None:
+    client = ClientProtocol(extended=True)
+    posts = [client.post(POST) for _ in range(MAX_UNCONFIRMED_POSTS + 2)]
+    drain(client)
+    client.cancel(posts[-2])
+    client.receive(string_frame(""))
+    assert [outgoing.request for outgoing in drain(client)][-1] is posts[-1]
+    assert (posts[-2].state, client.pending) == (DONE, 0)
+
+
+@pytest.mark.parametrize("reply", [string_frame(""), dump_error(1, "busy", "no"), dump_error(1, "closing", "no")])
+def test_any_reply_to_the_fence_confirms(reply: bytes | str) -> None:
+    """An error is sent in its turn, too."""
+    client = ClientProtocol(extended=True)
+    for _ in range(MAX_UNCONFIRMED_POSTS + 1):
+        client.post(POST)
+    drain(client)
+    assert client.receive(reply) is None
+    assert messages_of(client) == [FENCE, POST]
+    assert client.stopped == 0
+
+
+def test_the_reply_to_a_request_confirms_the_posts_before_it() -> None:
+    client = ClientProtocol(extended=True)
+    expected = []
+    for _ in range(5):
+        request = client.submit(REQUEST)
+        expected.append(REQUEST)
+        for _ in range(FENCE_INTERVAL):
+            client.post(POST)
+            expected.append(POST)
+        assert messages_of(client) == expected[-FENCE_INTERVAL - 1 :]
+        assert client.receive(string_frame("")) is request
+
+
+def test_a_request_waits_for_the_reply_to_the_fence() -> None:
+    """A server may allow only one unanswered request."""
+    client = ClientProtocol(extended=True)
+    for _ in range(FENCE_INTERVAL + 1):
+        client.post(POST)
+    request = client.submit(REQUEST)
+    post = client.post(POST)
+    assert FENCE in messages_of(client)
+    assert client.submit_alone(REQUEST) is None
+    assert client.receive(string_frame("")) is None
+    assert [outgoing.request for outgoing in drain(client)] == [request, post]
+    assert request.number == 2
+    client.cancel(request)
+    assert messages_of(client) == [dump_cancel(2)]
+
+
+def test_no_fence_is_sent_while_a_request_is_unanswered() -> None:
+    client = ClientProtocol(extended=True)
+    (request,) = sent(client)
+    for _ in range(MAX_UNCONFIRMED_POSTS + 1):
+        client.post(POST)
+    assert messages_of(client) == [POST] * MAX_UNCONFIRMED_POSTS
+    client.cancel(request)
+    assert messages_of(client) == [dump_cancel(1)]
+    assert client.receive(dump_error(1, "cancel", "")) is None
+    assert messages_of(client) == [FENCE]
+    client.receive(string_frame(""))
+    assert messages_of(client) == [POST]
+
+
+@pytest.mark.parametrize("kind", ["post", "request", "alone"])
+def test_large_posts_are_held_back_sooner_and_one_alone_may_have_any_size(kind: str) -> None:
+    client = ClientProtocol(extended=True)
+    huge = POST + bytes(MAX_IN_FLIGHT_BYTES)
+    client.post(huge)
+    assert messages_of(client) == [huge]
+    if kind == "alone":
+        assert client.submit_alone(huge) is None
+    following = client.post(huge) if kind == "post" else client.submit(huge)
+    assert messages_of(client) == [FENCE]
+    client.receive(string_frame(""))
+    assert [outgoing.request for outgoing in drain(client)] == [following]
+
+
+def test_a_baseline_server_answers_posts_so_there_is_no_fence() -> None:
+    client = ClientProtocol(extended=False)
+    for _ in range(2 * MAX_IN_FLIGHT):
+        client.post(POST)
+    assert messages_of(client) == [POST] * MAX_IN_FLIGHT
+
+
+class Publishing(RuleBasedStateMachine):
+    """A client that sends requests and posts, and a server that evaluates them in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client = ClientProtocol(extended=True)
+        self.server = RequestPipeline(extended=True, max_in_flight=MAX_IN_FLIGHT)
+        self.submitted: list[ClientRequest] = []
+        self.cancelled: list[ClientRequest] = []
+        self.sent: list[ClientRequest] = []
+
+    @rule(count=st.integers(1, 2000))
+    def post(self, count: int) -> None:
+        self.submitted += [self.client.post(POST) for _ in range(count)]
+
+    @rule(count=st.integers(1, 600))
+    def submit(self, count: int) -> None:
+        self.submitted += [self.client.submit(REQUEST) for _ in range(count)]
+
+    @precondition(lambda self: self.submitted)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from(self.submitted[-2000:]))
+        if request.state is QUEUED:
+            self.cancelled.append(request)
+        self.client.cancel(request)
+
+    @rule()
+    def send(self) -> None:
+        while (outgoing := self.client.next_outgoing()) is not None:
+            if outgoing.request is not None and outgoing.message != FENCE:
+                self.sent.append(outgoing.request)
+            self.server.receive(outgoing.message)
+
+    @rule(count=st.integers(1, 2000))
+    def evaluate(self, count: int) -> None:
+        for _ in range(count):
+            if self.server.due is Action.START:
+                self.server.performing()
+                assert self.server.current is not None
+                if self.server.current.number is None:
+                    self.server.post_done()
+                else:
+                    self.server.replied(Result(string_frame("value")))
+            elif self.server.due is Action.SEND:
+                assert self.server.message is not None
+                assert not isinstance(self.server.message, LazyFrame)
+                self.client.receive(self.server.message)
+                self.server.sent()
+
+    @invariant()
+    def the_server_never_has_too_much_and_refuses_nothing(self) -> None:
+        assert not self.server.is_full
+        assert self.server.busy == 0
+
+    @invariant()
+    def the_fence_is_alone(self) -> None:
+        assert self.client._fence is None or list(self.client._unanswered) == [self.client._fence]
+
+    def teardown(self) -> None:
+        for _ in range(len(self.submitted) + 2):
+            self.send()
+            self.evaluate(2000)
+            if not self.client.pending:
+                break
+        assert [request for request in self.submitted if request not in set(self.cancelled)] == self.sent
+        assert all(request.state is DONE for request in self.submitted)
+
+
+def test_a_client_never_sends_more_than_a_server_accepts_and_sends_everything_in_order() -> None:
+    run_state_machine_as_test(Publishing, settings=settings(max_examples=40, stateful_step_count=20))

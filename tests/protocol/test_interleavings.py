@@ -54,7 +54,7 @@ class Interleavings(RuleBasedStateMachine):
         self.engine: Evaluation | None = None
         self.ahead: dict[int, Evaluation] = {}  # by the tickets of requests whose turn has not come
         self.performing: Action | None = None
-        self.draining = self.gone = self.stopped = False
+        self.draining = self.leaves = self.gone = self.stopped = False
 
     # The client
 
@@ -64,7 +64,7 @@ class Interleavings(RuleBasedStateMachine):
         flags = COMPRESSED_FLAG if kind == "invalid" else 0
         request = self.server.receive(Header(flags, message_type, size).pack() + bytes(size))
         assert isinstance(request, ServerRequest)
-        if self.draining or self.gone or self.stopped:
+        if self.draining or self.gone or self.stopped or (self.leaves and request.number is not None):
             assert request.outcome is Outcome.CLOSING
         self.arrived.append(request)
 
@@ -103,12 +103,12 @@ class Interleavings(RuleBasedStateMachine):
             self.engine = self.ahead.pop(request.ticket)
             assert self.engine.request is request
         else:
-            assert not self.ahead or self.gone
+            assert not self.ahead or self.leaves or self.gone
             self.engine = self.evaluate(request)
 
     def evaluate(self, request: ServerRequest) -> Evaluation:
         assert not self.stopped
-        assert not self.gone or request.number is None
+        assert not (self.leaves or self.gone) or request.number is None
         assert request.outcome is Outcome.NONE
         assert request not in self.started
         self.started.append(request)
@@ -190,11 +190,15 @@ class Interleavings(RuleBasedStateMachine):
         if self.server.timed_out(ticket) is Action.STOP_ENGINE:
             self.stop_engine(self.ahead[ticket].request if ticket else None)
 
-    @rule(how=st.sampled_from(["drain", "client gone", "stop", "engine lost"]))
+    @rule(how=st.sampled_from(["drain", "client leaves", "client gone", "stop", "engine lost"]))
     def end(self, how: str) -> None:
         if how == "drain":
             self.draining = True
             self.server.drain()
+        elif how == "client leaves":
+            self.leaves = True
+            if self.server.client_leaves() is Action.STOP_ENGINE:
+                self.stop_engine()
         elif how == "client gone":
             self.gone = True
             if self.server.client_gone() is Action.STOP_ENGINE:
@@ -252,7 +256,7 @@ class Interleavings(RuleBasedStateMachine):
         on_time = [request for request in self.arrived if request.outcome is not Outcome.CLOSING]
         posts = [request for request in on_time if request.number is None]
         assert [request for request in self.started if request.number is None] == posts
-        if not self.gone:
+        if not (self.leaves or self.gone):
             assert set(self.answers) >= {request.number for request in on_time} - {None}
             never_started = (Outcome.INVALID, Outcome.BUSY)
             assert not [request for request in self.started if request.outcome in never_started]

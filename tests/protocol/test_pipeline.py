@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rayforce_trio._protocol import (
     COMPRESSED_FLAG,
+    MAX_WAITING_POSTS,
     VERBOSE_FLAG,
     Action,
     CancelRequested,
@@ -32,6 +33,7 @@ from rayforce_trio._protocol import (
     split_verbose,
     string_frame,
 )
+from rayforce_trio._protocol._pipeline import REQUEST_OVERHEAD
 
 
 def frame(message_type: MessageType, payload: bytes = b"\x7e", flags: int = 0) -> bytes:
@@ -389,15 +391,24 @@ def test_a_request_whose_answer_is_being_sent_is_no_longer_in_flight() -> None:
     assert receive(server).outcome is Outcome.NONE
 
 
-@pytest.mark.parametrize("limit", ["requests", "bytes"])
-def test_a_full_queue_says_so_until_there_is_room(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, value = ("MAX_QUEUED_REQUESTS", 2) if limit == "requests" else ("MAX_QUEUED_BYTES", 2 * len(REQUEST))
-    monkeypatch.setattr(f"rayforce_trio._protocol._pipeline.{name}", value)
+@pytest.fixture
+def two_may_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Lower a limit, "posts" or "bytes"; return a message of which two may wait."""
+    if request.param == "posts":
+        monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_POSTS", 2)
+        return POST
+    limit = 2 * (len(REQUEST) + REQUEST_OVERHEAD)
+    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_BYTES", limit)
+    return REQUEST
+
+
+@pytest.mark.parametrize("two_may_wait", ["posts", "bytes"], indirect=True)
+def test_a_full_queue_says_so_until_there_is_room(two_may_wait: bytes) -> None:
     server = RequestPipeline(extended=True)
     run(server)
     full = []
     for _ in range(3):
-        receive(server)
+        receive(server, two_may_wait)
         full.append(server.is_full)
     assert full == [False, False, True]
     answer(server)
@@ -405,8 +416,98 @@ def test_a_full_queue_says_so_until_there_is_room(limit: str, monkeypatch: pytes
     assert server.queued == 2
 
 
+def test_any_number_of_requests_may_wait_to_be_refused() -> None:
+    """A cancel behind them is read."""
+    server = RequestPipeline(extended=True, max_in_flight=1)
+    first = run(server)
+    for _ in range(5 * MAX_WAITING_POSTS):
+        assert receive(server).outcome is Outcome.BUSY
+    assert not server.is_full
+    assert cancel(server, 1) == CancelRequested(first, running=True)
+
+
+def wait(server: RequestPipeline, intervals: int) -> None:
+    for _ in range(intervals):
+        assert server.is_full
+        server.waited()
+
+
+@pytest.mark.parametrize("two_may_wait", ["posts", "bytes"], indirect=True)
+def test_a_client_with_too_much_waiting_is_disconnected_if_nothing_is_finished_for_half_a_second(
+    two_may_wait: bytes,
+) -> None:
+    reason = "more than 2 posts wait" if two_may_wait is POST else r"more than \d+ bytes wait"
+    server = RequestPipeline(extended=True)
+    run(server)
+    for message in (POST, two_may_wait, two_may_wait, two_may_wait, two_may_wait):
+        receive(server, message)
+    wait(server, 4)
+    answer(server)
+    wait(server, 1)  # one is finished
+    server.performing()
+    if server.current is not None and server.current.number is None:
+        server.post_done()
+        receive(server)
+        receive(server, two_may_wait)
+    wait(server, 4)
+    with pytest.raises(ProtocolViolation, match=f"^{reason} for the engine$") as violation:
+        server.waited()
+    assert violation.value.code == 1008
+
+
+@pytest.mark.parametrize("two_may_wait", ["posts"], indirect=True)
+def test_a_client_that_only_posts_gets_ten_seconds(two_may_wait: bytes) -> None:
+    """It has nothing to cancel, and the engine may be busy for others."""
+    server = RequestPipeline(extended=True)
+    run(server, POST)
+    for _ in range(3):
+        receive(server, two_may_wait)
+    wait(server, 99)
+    with pytest.raises(ProtocolViolation, match=r"^more than 2 posts wait"):
+        server.waited()
+
+
+@pytest.mark.parametrize("two_may_wait", ["posts"], indirect=True)
+def test_a_client_that_receives_an_answer_is_not_disconnected(two_may_wait: bytes) -> None:
+    server = RequestPipeline(extended=True)
+    run(server)
+    for _ in range(3):
+        receive(server, two_may_wait)
+    server.replied(VALUE)
+    wait(server, 1000)
+
+
+@pytest.mark.parametrize("two_may_wait", ["posts"], indirect=True)
+def test_the_posts_of_a_client_that_leaves_are_accepted_while_others_are_carried_out(two_may_wait: bytes) -> None:
+    server = RequestPipeline(extended=True)
+    request = run(server)
+    receive(server)
+    for _ in range(3):
+        receive(server, two_may_wait)
+    assert server.client_leaves() is Action.STOP_ENGINE
+    assert request.outcome is Outcome.CANCELLED
+    assert (server.state, server.queued) == (ConnectionState.LEAVING, 3)
+    wait(server, 1000)
+    server.replied(STOPPED)
+    for done in range(5):
+        assert not server.is_full
+        assert receive(server).state is RequestState.DONE  # a request, which is dropped
+        if done < 3:
+            receive(server, two_may_wait)
+        server.performing()
+        server.post_done()
+    assert server.queued == 0
+    server.performing()
+    server.post_done()
+    assert (server.state, server.due) == (ConnectionState.LEAVING, Action.NOTHING)
+    assert run(server, POST).state is RequestState.RUNNING
+    server.client_gone()
+    server.post_done()
+    assert (server.state, server.due) == (ConnectionState.CLOSED, Action.CLOSE)
+
+
 def test_one_request_of_any_size_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_QUEUED_BYTES", 10)
+    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_BYTES", 10)
     server = RequestPipeline(extended=True)
     run(server)
     receive(server)
@@ -416,11 +517,12 @@ def test_one_request_of_any_size_may_wait(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_cancelling_a_request_that_waits_gives_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_QUEUED_BYTES", 2 * len(REQUEST))
+    large = frame(MessageType.SYNC, bytes(10 * REQUEST_OVERHEAD))
+    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_BYTES", 5 * len(large) // 2)
     server = RequestPipeline(extended=True)
     run(server)
     for _ in range(3):
-        receive(server)
+        receive(server, large)
     assert server.is_full
     cancel(server, 3)
     assert not server.is_full
@@ -449,6 +551,7 @@ AHEAD_EVENTS: dict[str, Callable[[RequestPipeline], object]] = {
     "cancel": lambda server: server.receive(dump_cancel(2)),
     "timed out": lambda server: server.timed_out(7),
     "drain": lambda server: server.drain(),
+    "leaves": lambda server: server.client_leaves(),
     "client gone": lambda server: server.client_gone(),
     "stop": lambda server: server.stop(),
     "engine lost": lambda server: server.engine_lost(),
@@ -466,6 +569,7 @@ performing  x        x           x              run        run-stopped   x      
 cancel      refused  ahead-stopped!  .          turn-stopped!  .         run-stopped!  .
 timed out   .        ahead-stopped!  .          turn-stopped!  .         run-stopped!  .
 drain       .        .           .              .          .             .         .
+leaves      done     done        done           done       done          run-stopped!  .
 client gone done     done        done           done       done          run-stopped!  .
 stop        done     done        done           done!      done          run-stopped!  .
 engine lost done     done        done           done       done          .         .
@@ -504,7 +608,7 @@ def test_every_event_for_a_request_that_is_started_ahead(state: str) -> None:
         event = row[:12].strip()
         server, second = with_two(*AHEAD_ROUTES[state])
         assert observe_second(server, second) == state
-        concerns_first = event in ("client gone", "stop") and server.current is not second
+        concerns_first = event in ("leaves", "client gone", "stop") and server.current is not second
         try:
             result = AHEAD_EVENTS[event](server)
         except ValueError:
@@ -565,6 +669,19 @@ def test_requests_are_started_ahead_in_order_except_those_that_are_answered_with
     assert server.next_ahead() is None
 
 
+def test_refused_requests_are_skipped_in_several_steps_when_others_are_started_ahead() -> None:
+    server = RequestPipeline(extended=True)
+    run(server)
+    for _ in range(200):
+        receive(server, COMPRESSED)
+    last = receive(server)
+    steps = []
+    while server.next_ahead() is None:
+        steps.append(server.ahead)
+    assert steps == [64, 128, 192]
+    assert server.next_ahead() is last
+
+
 def test_a_post_never_runs_beside_a_request() -> None:
     server = RequestPipeline(extended=True)
     run(server)
@@ -600,7 +717,7 @@ def test_a_connection_that_drains_finishes_what_has_arrived_and_refuses_the_rest
 
 def test_a_client_that_keeps_sending_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is accepted once its first refused request is the next to be answered, and the reader is not held up."""
-    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_QUEUED_REQUESTS", 1)
+    monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_BYTES", 2 * REQUEST_OVERHEAD)
     server = RequestPipeline(extended=True)
     run(server)
     server.drain()
@@ -660,15 +777,17 @@ EVENTS: dict[str, Callable[[RequestPipeline], object]] = {
     "send failed": lambda server: server.send_failed(),
     "post done": lambda server: server.post_done(),
     "timed out": lambda server: server.timed_out(),
+    "waited": lambda server: server.waited(),
     "drain": lambda server: server.drain(),
+    "leaves": lambda server: server.client_leaves(),
     "client gone": lambda server: server.client_gone(),
     "stop": lambda server: server.stop(),
     "engine lost": lambda server: server.engine_lost(),
 }
 
-# The columns are states: of the connection (S: serving, D: draining, C: closing, X: closed), and of the current request
-# or post: `start`, `send`, `part` and `read` are due; `run`, `sending`, `parting` and `reading` are being performed;
-# `stopped` runs, but the engine has been told to stop it.
+# The columns are states: of the connection (S: serving, L: leaving, D: draining, C: closing, X: closed), and of the
+# current request or post: `start`, `send`, `part` and `read` are due; `run`, `sending`, `parting` and `reading` are
+# being performed; `stopped` runs, but the engine has been told to stop it.
 # The cells are the states after the event. `!`: the engine is stopped; `+`: the request waits in the queue; `.`: the
 # state is the same; `x`: a `ValueError`, since the I/O code reports something that it has not been asked to do.
 TABLE = """
@@ -687,7 +806,9 @@ sent        x          x          x          x          x          x          x
 send failed x          x          x          x          x          x          x
 post done   x          x          x          x          x          idle       idle
 timed out   .          .          .          stopped!   .          stoppedp!  .
+waited      .          .          .          .          .          .          .
 drain       X:idle     D:start    D:startp   D:run      D:stopped  D:runp     D:stoppedp
+leaves      L:idle     L:idle     L:startp   L:stopped! L:stopped  L:runp     L:stoppedp
 client gone X:idle     X:idle     C:startp   C:stopped! C:stopped  C:runp     C:stoppedp
 stop        X:idle     X:idle     X:idle     X:stopped! X:stopped  X:stoppedp!X:stoppedp
 engine lost X:idle     X:idle     X:idle     X:run      X:stopped  X:runp     X:stoppedp
@@ -707,10 +828,56 @@ sent        idle       idle       read       read       x          x
 send failed X:idle     X:idle     C:read     C:read     x          x
 post done   x          x          x          x          x          x
 timed out   .          .          .          .          .          .
+waited      .          .          .          .          .          .
 drain       D:send     D:sending  D:part     D:parting  D:read     D:reading
+leaves      L:idle     L:sending  L:read     L:parting  L:read     L:reading
 client gone X:idle     C:sending  C:read     C:parting  C:read     C:reading
 stop        X:idle     X:sending  X:idle     X:parting  X:idle     X:reading
 engine lost X:idle     X:sending  X:idle     X:parting  X:idle     X:reading
+
+            L:idle     L:startp   L:stopped  L:runp     L:stoppedp
+request     .          .          .          .          .
+post        startp     +          +          +          +
+invalid     .          .          .          .          .
+at once     x          x          x          x          x
+cancel      .          .          .          .          .
+performing  x          runp       x          x          x
+reply       x          x          idle       x          x
+first part  x          x          read       x          x
+next part   x          x          x          x          x
+last part   x          x          x          x          x
+sent        x          x          x          x          x
+send failed x          x          x          x          x
+post done   x          x          x          idle       idle
+timed out   .          .          .          stoppedp!  .
+waited      .          .          .          .          .
+drain       X:idle     C:startp   C:stopped  C:runp     C:stoppedp
+leaves      .          .          .          .          .
+client gone X:idle     C:startp   C:stopped  C:runp     C:stoppedp
+stop        X:idle     X:idle     X:stopped  X:stoppedp!X:stoppedp
+engine lost X:idle     X:idle     X:stopped  X:runp     X:stoppedp
+
+            L:sending  L:parting  L:read     L:reading
+request     .          .          .          .
+post        +          +          +          +
+invalid     .          .          .          .
+at once     x          x          x          x
+cancel      .          .          .          .
+performing  x          x          reading    x
+reply       x          x          x          x
+first part  x          x          x          x
+next part   x          x          .          read
+last part   x          x          idle       idle
+sent        idle       read       x          x
+send failed X:idle     C:read     x          x
+post done   x          x          x          x
+timed out   .          .          .          .
+waited      .          .          .          .
+drain       C:sending  C:parting  C:read     C:reading
+leaves      .          .          .          .
+client gone C:sending  C:parting  C:read     C:reading
+stop        X:sending  X:parting  X:idle     X:reading
+engine lost X:sending  X:parting  X:idle     X:reading
 
             D:start    D:startp   D:run      D:stopped  D:runp     D:stoppedp D:send
 request     +          +          +          +          +          +          +
@@ -727,7 +894,9 @@ sent        x          x          x          x          x          x          X:
 send failed x          x          x          x          x          x          X:idle
 post done   x          x          x          x          X:idle     X:idle     x
 timed out   .          .          stopped!   .          stoppedp!  .          .
+waited      .          .          .          .          .          .          .
 drain       .          .          .          .          .          .          .
+leaves      X:idle     C:startp   C:stopped! C:stopped  C:runp     C:stoppedp X:idle
 client gone X:idle     C:startp   C:stopped! C:stopped  C:runp     C:stoppedp X:idle
 stop        X:idle     X:idle     X:stopped! X:stopped  X:stoppedp!X:stoppedp X:idle
 engine lost X:idle     X:idle     X:run      X:stopped  X:runp     X:stoppedp X:idle
@@ -747,7 +916,9 @@ sent        X:idle     read       read       x          x
 send failed X:idle     C:read     C:read     x          x
 post done   x          x          x          x          x
 timed out   .          .          .          .          .
+waited      .          .          .          .          .
 drain       .          .          .          .          .
+leaves      C:sending  C:read     C:parting  C:read     C:reading
 client gone C:sending  C:read     C:parting  C:read     C:reading
 stop        X:sending  X:idle     X:parting  X:idle     X:reading
 engine lost X:sending  X:idle     X:parting  X:idle     X:reading
@@ -767,7 +938,9 @@ sent        x          x          x          x          X:idle     X:idle     re
 send failed x          x          x          x          X:idle     X:idle     read
 post done   x          x          X:idle     X:idle     x          x          x
 timed out   .          .          stoppedp!  .          .          .          .
+waited      .          .          .          .          .          .          .
 drain       .          .          .          .          .          .          .
+leaves      .          .          .          .          X:idle     .          .
 client gone .          .          .          .          X:idle     .          .
 stop        X:idle     X:stopped  X:stoppedp!X:stoppedp X:idle     X:sending  X:parting
 engine lost X:idle     X:stopped  X:runp     X:stoppedp X:idle     X:sending  X:parting
@@ -787,7 +960,9 @@ sent        x          x
 send failed x          x
 post done   x          x
 timed out   .          .
+waited      .          .
 drain       .          .
+leaves      .          .
 client gone .          .
 stop        X:idle     X:reading
 engine lost X:idle     X:reading
@@ -807,7 +982,9 @@ sent        x          x          x          x          x          idle       id
 send failed x          x          x          x          x          idle       idle
 post done   x          x          x          idle       idle       x          x
 timed out   .          .          .          .          .          .          .
+waited      .          .          .          .          .          .          .
 drain       .          .          .          .          .          .          .
+leaves      .          .          .          .          .          .          .
 client gone .          .          .          .          .          .          .
 stop        .          .          .          .          .          .          .
 engine lost .          .          .          .          .          .          .
@@ -827,7 +1004,9 @@ sent        x
 send failed x
 post done   x
 timed out   .
+waited      .
 drain       .
+leaves      .
 client gone .
 stop        .
 engine lost .
@@ -860,6 +1039,10 @@ def route(state: str) -> list[str]:
             return ROUTES[request]
         case "D", _:
             return [*ROUTES[request], "drain"]
+        case "L", "stopped":
+            return [*ROUTES["run"], "leaves"]
+        case "L", _:
+            return [*ROUTES[request], "leaves"]
         case "C", "send":
             return refused
         case "C", "sending":
@@ -933,7 +1116,7 @@ STATES = list(dict.fromkeys(state for state, _ in CELLS))
 
 
 def test_the_table_is_complete() -> None:
-    assert len(STATES) == 42
+    assert len(STATES) == 51
     assert set(CELLS) == {(state, event) for state in STATES for event in EVENTS}
 
 
@@ -1010,6 +1193,9 @@ def check(server: RequestPipeline) -> None:
         case ConnectionState.SERVING:
             assert (server.due is Action.NOTHING) >= (current is None)
             assert all(request.outcome is not Outcome.CLOSING for request in queue)
+        case ConnectionState.LEAVING:
+            assert (server.due is Action.NOTHING) >= (current is None)
+            assert all(request.number is None for request in queue)
         case ConnectionState.DRAINING:
             assert current is not None
         case ConnectionState.CLOSING:
@@ -1022,7 +1208,8 @@ def check(server: RequestPipeline) -> None:
     if server.due is Action.START:
         assert current is not None
         assert (current.state, current.failure) == (RequestState.QUEUED, None)
-        assert server.state is not ConnectionState.CLOSING or current.number is None
+        gone = server.state in (ConnectionState.LEAVING, ConnectionState.CLOSING)
+        assert not gone or current.number is None
     if server.due in (Action.SEND, Action.SEND_PART):
         assert server.message is not None
 
