@@ -8,7 +8,7 @@ from functools import partial
 
 import trio
 
-from .._addresses import ClientAddress
+from .._addresses import ClientAddress, network_of
 from .._protocol import SUBPROTOCOL
 from .._tasks import enable_ki_protection
 from .._transports import (
@@ -26,6 +26,7 @@ from .._transports import (
 )
 from ..errors import ConnectionRejected, RayforceWSError
 from ._authorizer import Authorized, Authorizer
+from ._byte_budget import Budgets, ByteBudget
 from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
@@ -82,6 +83,10 @@ class ConnectionHandler:
         self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
         self._connections: set[WSServerConnection] = set()
+        self._budgets = Budgets(
+            messages=ByteBudget(options.max_buffered_bytes, always=max_message_size),
+            replies=ByteBudget(options.max_spooled_bytes, always=options.max_reply_size or 0),
+        )
 
     @property
     def queued(self) -> int:
@@ -174,6 +179,9 @@ class ConnectionHandler:
                 counters=self._counters,
                 max_in_flight=self._options.max_in_flight,
                 query_timeout=self.query_timeout,
+                max_reply_size=self._options.max_reply_size,
+                budgets=self._budgets,
+                network=opened.network,
             )
             await self._serve_connection(connection, log)
         except (HttpRequestServed, ConnectionRejected, BadRequest):
@@ -273,6 +281,7 @@ class ConnectionHandler:
         opened.authorized = decision
         refusal = self._limits.refusal(address)  # others may have been faster
         if refusal is None:
+            opened.network = network_of(address)
             opened.places.enter_context(self._limits.connection(address))
         return refusal
 
@@ -319,4 +328,5 @@ class _Opened:
     def __init__(self) -> None:
         self.authorized: Authorized | None = None
         self.transport: Transport | None = None
+        self.network = ""  # of the client
         self.places = ExitStack()  # among the connections that are counted

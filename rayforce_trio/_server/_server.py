@@ -32,7 +32,10 @@ from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions
 from ._proxies import Proxies
 
-DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024**2
+_MIB = 1024**2
+_GIB = 1024**3
+
+DEFAULT_MAX_MESSAGE_SIZE = 64 * _MIB
 """Bytes."""
 
 
@@ -72,13 +75,22 @@ class WSServer:
             of code `busy`, in their turn. `None`: no limit, but the server stops reading while too many requests wait.
             The default is twice the number that `WSClient` sends.
         max_message_size: the longest message that the server accepts, in bytes.
+        max_reply_size: the longest reply that the server sends, in bytes, at least 1 MiB. A longer one becomes an error
+            of code `toobig`. `None`: no limit.
+        max_buffered_bytes: the limit on the bytes of all messages that are arriving or wait, in all connections. One
+            address can have half of it. Beyond it, the server closes connections with code 1013, those with the
+            longest unfinished messages first. `None`: no limit.
+        max_spooled_bytes: the limit on the bytes of all long replies that wait to be read, in files or in memory. One
+            address can have half of it. Beyond it, the server disconnects clients, those with the most first. `None`:
+            no limit.
         reuse_port: share the port with other processes of the same user that set this, too (`SO_REUSEPORT`). The system
             distributes the connections.
         ping_interval: seconds of silence after which the server pings a client; `None`: never.
         ping_timeout: seconds in which the client must then send something; `None`: no limit.
         open_timeout: seconds for the opening of a connection, from TCP to the Rayforce handshake. If more than half of
             `max_unauthenticated` connections are being opened, peers that keep the server waiting have less.
-        write_timeout: seconds after which the server disconnects a client that does not read.
+        write_timeout: seconds after which the server disconnects a client that does not read, or reads less than 16 KiB
+            a second on average.
         query_timeout: seconds that a query may run in the engine, without its time in the queue. The server then stops
             it and answers with an error of code `timeout`. `None`: no limit. `"auto"`: 300, or no limit if the server
             listens only on loopback addresses. An `InProcessEngine` cannot be interrupted.
@@ -122,6 +134,9 @@ class WSServer:
         query_timeout: float | Literal["auto"] | None = "auto",
         drain_timeout: float = 10.0,
         drain_delay: float = 0.0,
+        max_reply_size: int | None = _GIB,
+        max_buffered_bytes: int | None = _GIB,
+        max_spooled_bytes: int | None = 4 * _GIB,
         log_queries: bool = False,
         metrics: bool = False,
     ) -> None:
@@ -151,7 +166,15 @@ class WSServer:
         self._tls = ssl_context
         self._reuse_port = reuse_port
         self._options = ConnectionOptions(
-            open_timeout, write_timeout, query_timeout, max_in_flight, drain_timeout, drain_delay
+            open_timeout,
+            write_timeout,
+            query_timeout,
+            max_in_flight,
+            drain_timeout,
+            drain_delay,
+            max_reply_size,
+            max_buffered_bytes,
+            max_spooled_bytes,
         )
         self._counters = Counters()
         self._since: float | None = None
