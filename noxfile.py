@@ -72,7 +72,13 @@ def timing(session: nox.Session) -> None:
 
 @nox.session
 def withstand(session: nox.Session) -> None:
-    """Measure clients without and beside attacks by other peers. Nothing else should run at the same time."""
+    """Measure clients without and beside attacks by other peers. Nothing else should run at the same time.
+
+    nginx and slowhttptest have to be on the PATH.
+    """
+    missing = [program for program in ("nginx", "slowhttptest") if not shutil.which(program)]
+    if missing:
+        session.error(f"not on the PATH: {', '.join(missing)}")
     session.install(ALL_EXTRAS, *nox.project.dependency_groups(PYPROJECT, "test"))
     pytest(session, "-m", "withstand")
 

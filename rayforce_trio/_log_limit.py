@@ -51,10 +51,6 @@ class LogLimit:
         self._left_out += 1
         return False
 
-    def is_idle(self, now: float) -> bool:
-        """Return whether the limit can be forgotten: a new one would behave in the same way."""
-        return now >= self._period_end and not self._left_out
-
     def take_left_out(self) -> int:
         """Return how many lines have been left out since the last call."""
         left_out, self._left_out, self.report_due = self._left_out, 0, math.inf

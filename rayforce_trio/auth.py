@@ -34,7 +34,8 @@ class Request:
         path: the path and query of the URL.
         headers: the HTTP headers, with names in lower case. Values of a repeated header are joined by ", ". Values are
             decoded as Latin-1; for text in UTF-8, use `value.encode("latin-1").decode()`.
-        peer: the client's IP address.
+        peer: the client's IP address. Behind a proxy in `trusted_proxies` that tells it, this is the address of the
+            proxy's client.
         username: the user name of HTTP Basic authentication, or `None`.
         password: the password of HTTP Basic authentication, or `None`.
         token: the bearer token, from the Authorization header or, in browsers, a subprotocol; or `None`.

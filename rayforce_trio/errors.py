@@ -15,6 +15,7 @@
         +-- MessageTooLarge          a message exceeded the limit of either side
         +-- ProtocolError            the peer broke the protocol
         +-- QueryTimeout             the server stopped the query because it ran too long
+        +-- ResultTooLarge           the result is longer than the server sends
         +-- ServerBusy               the server did not start the query: too many are unanswered
         +-- ServerClosing            the server did not start the query: it is shutting down
         +-- UnsupportedQuery         the argument is not a query; also a `TypeError`
@@ -80,6 +81,7 @@ __all__ = [
     "RayforceUserError",
     "RayforceValueError",
     "RayforceWSError",
+    "ResultTooLarge",
     "ServerBusy",
     "ServerClosing",
     "UnsupportedQuery",
@@ -125,7 +127,8 @@ class ListenError(RayforceWSError):
 class EngineError(RayforceWSError):
     """A server's engine cannot be started or reached, or is lost. Raised on the server's side.
 
-    Its text reaches the client: in a refusal with HTTP status 503, or as the reason of close code 1011.
+    Its text reaches the client: in a refusal with HTTP status 503, or as the reason of close code 1011, or 1008
+    if requests of this client have ended the engine again and again.
     """
 
     _close_code = 1011
@@ -189,6 +192,13 @@ class QueryTimeout(RayforceWSError):
     """The server stopped the query because it ran longer than `query_timeout`. The connection stays usable.
 
     Changes that the query made before it was stopped remain.
+    """
+
+
+class ResultTooLarge(RayforceWSError):
+    """The result of the query is longer than the server's `max_reply_size`. The connection stays usable.
+
+    The query was carried out. Ask for less at a time: fewer columns, or a part of the rows.
     """
 
 

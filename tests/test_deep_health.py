@@ -206,10 +206,23 @@ async def test_it_is_for_clients_that_are_known_or_on_this_machine() -> None:
 
 
 @pytest.mark.trio
-async def test_a_server_that_drains_is_not_well_and_asks_no_engine(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_server_that_drains_is_not_well(autojump_clock: trio.testing.MockClock) -> None:
     engine = GateEngine()
+    engine.release()
     async with served(engine=engine, drain_delay=20) as server, trio.open_nursery() as nursery:
         nursery.start_soon(server.stop)
         await trio.testing.wait_all_tasks_blocked()
         await ask(server.port, status=503, body="unavailable\n")
-    assert engine.begun == []
+
+
+@pytest.mark.trio
+async def test_an_engine_that_is_known_to_be_down_is_named_all_the_same() -> None:
+    class Down(InProcessEngine):
+        is_down = True
+
+        async def open_session(self) -> Session:
+            await trio.lowlevel.checkpoint()
+            raise EngineError("it is being restarted")
+
+    async with served(engine=Down()) as server:
+        await ask(server.port, status=503, body="the engine cannot be reached: it is being restarted\n")

@@ -557,6 +557,25 @@ async def is_well(port: int) -> int:
         return int((await peer.receive_head()).split()[1])
 
 
+PROGRAM_WITH_A_DELAY = PROGRAM.replace("drain_timeout=60", "drain_delay=1000")
+
+
+@both_signals
+@pytest.mark.trio
+async def test_a_signal_begins_the_delay_and_a_second_one_ends_it(number: signal.Signals) -> None:
+    with trio.fail_after(60), started(PROGRAM_WITH_A_DELAY) as (child, line):
+        port = int(line.rpartition(":")[2])
+        assert await is_well(port) == 200
+        child.send_signal(number)
+        while await is_well(port) != 503:
+            pass
+        async with WSClient(LOCAL, port).connect() as connection:
+            assert await connection.execute("(+ 1 2)") == 3
+        child.send_signal(number)
+        out, err = await trio.to_thread.run_sync(child.communicate)
+        assert (child.returncode, out, err) == (0, "\nRayforce WebSocket Server stopped.\n", "")
+
+
 @pytest.mark.trio
 async def test_during_the_delay_it_serves_and_accepts_and_is_not_well(
     mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture

@@ -21,6 +21,7 @@ from rayforce_trio.errors import (
     RayforceError,
     RayforceUserError,
     RayforceWSError,
+    ResultTooLarge,
     ServerBusy,
     ServerClosing,
     UnsupportedQuery,
@@ -41,6 +42,7 @@ from rayforce_trio.errors import (
         (MessageTooLarge, (RayforceWSError,)),
         (ProtocolError, (RayforceWSError,)),
         (QueryTimeout, (RayforceWSError,)),
+        (ResultTooLarge, (RayforceWSError,)),
         (ServerBusy, (RayforceWSError,)),
         (ServerClosing, (RayforceWSError,)),
         (UnsupportedQuery, (RayforceWSError, TypeError)),
@@ -74,6 +76,7 @@ EXAMPLES = [
     (ProtocolError("text that is no JSON"), "text that is no JSON"),
     (ProtocolError("no UTF-8", 1007), "no UTF-8"),
     (QueryTimeout("timeout: too long"), "timeout: too long"),
+    (ResultTooLarge("toobig: too long"), "toobig: too long"),
     (ServerBusy("busy: too many"), "busy: too many"),
     (ServerClosing("closing: too late"), "closing: too late"),
     (UnsupportedQuery("cannot send int"), "cannot send int"),
@@ -125,7 +128,12 @@ def test_an_engine_error_is_of_rayforce_pys_class_for_its_code(code: str, cls: t
 
 
 def test_an_error_of_the_servers_own_has_a_class_of_its_own() -> None:
-    for code, cls in ("timeout", QueryTimeout), ("busy", ServerBusy), ("closing", ServerClosing):
+    for code, cls in (
+        ("timeout", QueryTimeout),
+        ("busy", ServerBusy),
+        ("toobig", ResultTooLarge),
+        ("closing", ServerClosing),
+    ):
         error = raised_for(Failure(code, "why"))
         assert type(error) is cls
         assert str(error) == f"{code}: why"

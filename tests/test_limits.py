@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from rayforce_trio import WSClient, WSServer, auth
 from rayforce_trio._addresses import network_of
 from rayforce_trio._server._failures import _MAX_NETWORKS, FAILURES_PER_SECOND, FailureLimit
 from rayforce_trio._server._limits import ConnectionLimits
+from rayforce_trio._server._openings import EVICTION_DELAY
 from rayforce_trio.errors import RayforceValueError
 
 both_loops = pytest.mark.parametrize("loop", ["trio", "asyncio"])
@@ -249,6 +251,21 @@ async def test_a_peer_that_sends_a_byte_now_and_then_makes_way_as_well() -> None
             assert await try_to_connect("trio", server.port) is None
             assert (await slow.receive_head()).startswith(b"HTTP/1.1 408 ")
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_peer_whose_request_has_arrived_while_the_loop_was_blocked_does_not_make_way() -> None:
+    async with served(max_unauthenticated=1) as server, AsyncExitStack() as peers:
+        slow = peers.enter_context(connect_raw(server.port))
+        await trio.testing.wait_all_tasks_blocked()
+        newcomers = [peers.enter_context(connect_raw(server.port)) for _ in range(5)]
+        for newcomer in newcomers:
+            await newcomer.send(upgrade() + frame(HELLO))
+        await trio.testing.wait_all_tasks_blocked()
+        await slow.send(upgrade() + frame(HELLO))
+        time.sleep(2 * EVICTION_DELAY)  # noqa: ASYNC251 - as an InProcessEngine does
+        for peer in (slow, *newcomers):
+            assert (await peer.receive_head()).startswith(b"HTTP/1.1 101 ")
 
 
 @pytest.mark.trio

@@ -39,21 +39,6 @@ def test_bytes_beyond_the_number_for_a_period_are_left_out() -> None:
     assert [limit.allow(10.0, 1) for _ in range(6)] == [True] * 5 + [False]
 
 
-@pytest.mark.parametrize(
-    ("now", "reported", "idle"), [(9.9, True, False), (10.0, True, True), (10.0, False, False), (99.0, False, False)]
-)
-def test_a_limit_is_idle_after_its_period_when_nothing_is_left_to_report(
-    now: float, *, reported: bool, idle: bool
-) -> None:
-    limit = LogLimit(1, 10.0)
-    assert limit.is_idle(-5.0)
-    limit.allow(0.0)
-    limit.allow(0.0)
-    if reported:
-        assert limit.take_left_out() == 1
-    assert limit.is_idle(now) is idle
-
-
 @given(st.lists(st.tuples(st.floats(0, 30), st.booleans()), max_size=50))
 def test_every_line_is_logged_or_counted_and_no_period_has_more_than_its_number(
     steps: list[tuple[float, bool]],

@@ -61,6 +61,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("write_timeout", [0, -1, "5", True, None, float("nan")]),
         ("query_timeout", [0, -1, "5", True, float("nan"), "never"]),
         ("max_in_flight", [0, -1, "5", True, 1.5]),
+        ("max_buffered_bytes", [0, -1, "5", True, 1.5]),
+        ("max_spooled_bytes", [0, -1, "5", True, 1.5]),
+        ("max_reply_size", [0, -1, "5", True, 1.5, 1024 * 1024 - 1]),
     ],
 )
 def test_an_option_that_makes_no_sense_is_an_error_at_once(option: str, values: list[Any]) -> None:
@@ -398,7 +401,7 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def dropped() -> list[str]:
-        return [record.getMessage() for record in caplog.records if "accepted no data" in record.getMessage()]
+        return [record.getMessage() for record in caplog.records if "accepted less than 16 KiB" in record.getMessage()]
 
     caplog.set_level("INFO", "rayforce_trio.server")
     async with serving(NativeProcess(), write_timeout=1.0) as server, AsyncExitStack() as stack:
@@ -416,7 +419,9 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
                 await peer.receive_close()  # the beginning of the reply, and then the end
         assert (await other.execute("(+ 1 2)")).value == 3
     assert len(dropped()) == 5
-    assert all(line.endswith("): lost: the peer accepted no data for 1 seconds") for line in dropped())
+    assert all(
+        line.endswith("): lost: the peer accepted less than 16 KiB a second for 1 seconds") for line in dropped()
+    )
 
 
 # Time to open

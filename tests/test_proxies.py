@@ -93,6 +93,8 @@ def test_a_hop(header: ForwardingHeader, node: str, hop: Hop | None) -> None:
         (X, "192.0.2.7:"),
         (X, "192.0.2.7:x"),
         (X, "[192.0.2.7]"),
+        (X, "[]"),
+        (X, "[]:80"),
         (X, f"[{V6}"),
         (X, f"[{V6}]4711"),
         (X, f"{V6}%eth0"),

@@ -16,7 +16,7 @@ import trio.testing
 import uvloop
 from anyio import BusyResourceError
 from anyio.lowlevel import checkpoint
-from support.certificates import local_certificates, server_context
+from support.certificates import client_context, local_certificates, server_context
 from support.leaks import no_leaks
 from support.streams import (
     EVENT_LOOPS,
@@ -883,7 +883,6 @@ async def test_a_receiving_client_answers_a_request_for_its_certificate() -> Non
     client, server = await tls_pair(post_handshake_auth=True)
     with anyio.fail_after(TIMEOUT):
         async with client, server, anyio.create_task_group() as tasks:
-            assert server.certificate is None
             ask_for_certificate(server)
             assert await client.receive_some() == b"?"
             assert select.select([socket_of(server)], [], [], TIMEOUT)[0]
@@ -916,3 +915,20 @@ async def test_a_reset_during_the_handshake_is_a_failed_handshake() -> None:
                 reset(one)
                 with pytest.raises(HandshakeError):
                     await server.do_handshake()
+
+
+async def test_each_step_of_a_handshake_takes_its_turn() -> None:
+    one, other = await tcp_pair()
+    client = TlsStream(one, client_context(local_certificates()), server_hostname="localhost")
+    server = TlsStream(other, server_context(local_certificates()), server_hostname=None)
+    turns = anyio.Lock()
+    with anyio.fail_after(TIMEOUT):
+        async with client, server, anyio.create_task_group() as tasks:
+            await turns.acquire()
+            tasks.start_soon(client.do_handshake)
+            tasks.start_soon(server.do_handshake, turns)
+            while not turns.statistics().tasks_waiting:
+                await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
+            assert turns.statistics().tasks_waiting == 1
+            turns.release()

@@ -30,6 +30,11 @@ def size(text: str) -> int:
     return int(found[1]) * _UNITS[found[2].upper()]
 
 
+def size_limit(text: str) -> int | None:
+    """Parse a number of bytes as `size`, or 0, which means no limit and is returned as `None`. Raises as `size`."""
+    return size(text) or None
+
+
 def size_text(number: int) -> str:
     """Return a number of bytes as `size` parses it, with the largest unit that divides it."""
     unit = next(unit for unit in reversed(_UNITS) if number % _UNITS[unit] == 0)

@@ -18,7 +18,17 @@ from ..errors import RayforceValueError
 from ._authentication import Authentication, add_authentication, authentication_of
 from ._console import OK, CommandFailed, OutputClosed, UsageError, flush_output, show, show_warning
 from ._engine import add_engine, engine_of
-from ._options import DEFAULT_HOST, DEFAULT_PORT, drain_timeout, limit, query_timeout, seconds, size, size_text
+from ._options import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    drain_timeout,
+    limit,
+    query_timeout,
+    seconds,
+    size,
+    size_limit,
+    size_text,
+)
 from ._tls import add_certificate, server_context
 
 DESCRIPTION = "Serve RayforceDB over WebSocket until SIGINT or SIGTERM."
@@ -93,6 +103,12 @@ def _add_limits(group: Any) -> None:
         ("--max-in-flight", "unanswered requests of one connection"),
     ):
         _add_server_option(group, name, "N", limit, f"{help_}, 0 for no limit")
+    for name, help_ in (
+        ("--max-buffered-bytes", "messages of all clients that are arriving or wait"),
+        ("--max-reply-size", "size limit of a reply"),
+        ("--max-spooled-bytes", "long replies of all clients that wait to be read"),
+    ):
+        _add_server_option(group, name, "SIZE", size_limit, f"{help_}, 0 for no limit", size_text)
     _add_server_option(
         group,
         "--query-timeout",
@@ -161,6 +177,9 @@ def serve(options: argparse.Namespace) -> int:
             query_timeout=options.query_timeout,
             drain_timeout=options.drain_timeout,
             drain_delay=options.drain_delay,
+            max_reply_size=options.max_reply_size,
+            max_buffered_bytes=options.max_buffered_bytes,
+            max_spooled_bytes=options.max_spooled_bytes,
             metrics=options.metrics,
             log_queries=options.log_queries,
         )
@@ -201,6 +220,11 @@ def _tls(options: argparse.Namespace) -> SSLContext | None:
 
 def _check_exposure(options: argparse.Namespace, authentication: Authentication) -> None:
     """Refuse to let in clients on other machines without authentication, unless the user asks for it."""
+    if options.trusted_proxy and authentication.authenticate is None and not options.allow_unauthenticated:
+        show_warning(
+            "the clients of --trusted-proxy are refused, because nothing authenticates them; add --generate-token, or "
+            "another option for authentication"
+        )
     if options.allow_unauthenticated or _is_loopback(options.host):
         return
     if authentication.authenticate is None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from rayforce.errors import CORE_EXC_CODE_MAPPING
 
-from .._protocol import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure
-from ..errors import QueryTimeout, RayforceError, RayforceUserError, ServerBusy, ServerClosing
+from .._protocol import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure
+from ..errors import QueryTimeout, RayforceError, RayforceUserError, ResultTooLarge, ServerBusy, ServerClosing
 from ._encoding import describe
 from ._sql import SQL
 
@@ -16,6 +16,7 @@ _CLASSES: dict[str, type[RayforceError]] = {
     BUSY: ServerBusy,
     CLOSING: ServerClosing,
     TIMEOUT: QueryTimeout,
+    TOO_LARGE: ResultTooLarge,
 }
 
 _LIKE_SQL = re.compile(r"\s*(select|with|insert|update|delete|create|drop)\s", re.IGNORECASE)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
 
 import trio
@@ -86,6 +87,10 @@ class Engine(ABC):
         return await self.open_session()
 
 
+def _ignore(count: int) -> None:
+    """Do nothing with a number of bytes."""
+
+
 class Session(ABC):
     """The access of one connection to the engine.
 
@@ -101,14 +106,24 @@ class Session(ABC):
         ready: whether the engine has accepted the session. Until then, it is busy with a query of another client, or
             does not respond.
         timed: whether `running_since` is used. The task that opens the session sets it.
+        max_reply_size: the longest reply, in bytes; `inf`: no limit. The task that opens the session sets it. A session
+            that returns incomplete replies returns an error of code `toobig` instead of a longer one.
+        on_stored: called with a number of bytes of a long reply that have been stored for `receive_some`.
         can_start_ahead: whether `start_ahead` may start a request now.
     """
 
     unread = 0
     ready = True
     timed = False
+    max_reply_size: float = inf
+    on_stored: Callable[[int], None] = staticmethod(_ignore)
     can_start_ahead = False
     evaluate: Callable[[Frame], Reply] | None = None
+
+    @property
+    def stored(self) -> int:
+        """How many bytes of replies are stored for `receive_some`, in memory and in files."""
+        return 0
 
     @enable_ki_protection
     async def run(self) -> None:

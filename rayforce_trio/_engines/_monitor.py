@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import trio
 
-from .._tasks import race
+from .._tasks import enable_ki_protection, race
 from ..errors import EngineError
 from ._backoff import exponential_backoff
 from ._base import Session
@@ -15,6 +15,7 @@ from ._watchdog import WatchdogState
 
 _FIRST_PROBE_DELAY = 1.0  # seconds
 _MAX_PROBE_DELAY = 10.0
+_LATE_REPLY_TIMEOUT = 0.1  # seconds
 _LOG_INTERVAL = 10.0  # seconds between two reports that a server does not work
 
 logger = logging.getLogger("rayforce_trio.engine")
@@ -57,6 +58,7 @@ class EngineMonitor:
                 return "rejects the credentials of this server"
         return ""
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Watch the server until cancelled. A checkpoint; cancelling it closes the probe."""
         await race(self._check_at_deadlines, self._probe_when_needed)
@@ -76,6 +78,9 @@ class EngineMonitor:
         while True:
             await self._wait_for(lambda: self._watchdog.state is WatchdogState.STOPPING)
             with trio.move_on_at(self._watchdog.deadline):
+                await self._wait_for(lambda: self._watchdog.state is not WatchdogState.STOPPING)
+            # If this process itself stood still, the replies of the server have not been read yet.
+            with trio.move_on_after(_LATE_REPLY_TIMEOUT):
                 await self._wait_for(lambda: self._watchdog.state is not WatchdogState.STOPPING)
             if self._watchdog.deadline <= trio.current_time():
                 self._group.check(self._unread_bytes())

@@ -24,6 +24,7 @@ from .._protocol import (
     Reply,
     Result,
     error_code,
+    too_large,
 )
 from .._streams import BrokenResourceError, ClosedResourceError, TcpStream
 from .._tasks import enable_ki_protection, race
@@ -85,11 +86,16 @@ class NativeSession(Session):
         self._group = group
         self._on_reply: Callable[[Reply], None] | None = None  # called with the next reply
         self._reply_spool: ReplySpool | None = None  # the rest of a long reply
+        self._refused: Failure | None = None  # the error in place of a reply that is too long and is still arriving
         self._reminder = StopReminder(group.wakeup)
         self._send_due = trio.Event()
         self._is_post = False  # whether a post is in flight, with the fence behind it
         self._turn = trio.Event()  # set when the turn of the request has come
         self._turn_wait: trio.CancelScope | None = None  # while the request waits for its turn
+
+    @property
+    def stored(self) -> int:
+        return 0 if self._reply_spool is None else self._reply_spool.stored
 
     @property
     def awaiting_reply(self) -> bool:
@@ -100,6 +106,16 @@ class NativeSession(Session):
     def stopped_at(self) -> float:
         """When the request in flight was stopped, on trio's clock; infinite if it was not."""
         return self._stopped_at if self._exchange.stop_requested else math.inf
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection of a session that is not in use is open, as far as is known."""
+        return not self._stream.peer_is_gone()
+
+    def abort(self) -> None:
+        """Close a session that is not in use. No checkpoint. Idempotent."""
+        self._group.discard(self)
+        self._stream.close()
 
     def may_be_running(self, unread: Mapping[int, int]) -> bool:
         """Return whether the server may be evaluating the request in flight: it has read all of it, if that is known.
@@ -360,17 +376,22 @@ class NativeSession(Session):
             if chunk.first:
                 self._begin_reply(chunk)
             else:
-                await self._store(chunk.data)
+                if self._refused is None:
+                    await self._store(chunk.data)
                 if self.timed:
                     self._group.last_reply_at = trio.current_time()
                 if self._group.is_attentive:
                     self._group.received()
+            if self._refused is not None and not chunk.unread:
+                refused, self._refused = self._refused, None
+                self._deliver(refused)  # only now can the engine evaluate the next request
 
     async def _store(self, data: bytes) -> None:
         """Keep bytes for `receive_some`. A checkpoint only if memory is full; if cancelled, the bytes may be lost."""
         assert self._reply_spool is not None
         try:
             await self._reply_spool.put(data)
+            self.on_stored(len(data))
         except OSError as error:
             raise self._lost(f"sent a reply that cannot be stored: {error.strerror}") from None
 
@@ -386,7 +407,7 @@ class NativeSession(Session):
         if self._group.is_attentive:
             self._group.reply_begun(self)
         self._reminder.reply_begun()
-        data, self.unread = chunk.data, chunk.unread
+        header, data, self.unread = chunk.header, chunk.data, chunk.unread
         decompress = None
         if chunk.header.compressed:
             payload = HEADER_SIZE + SIZE_BYTES
@@ -395,7 +416,11 @@ class NativeSession(Session):
                 data = decompressor.header.pack() + decompressor.feed(data[payload:])
             except FrameError as error:
                 raise self._damaged(error) from None
-            self.unread, decompress = decompressor.left, decompressor.feed
+            header, self.unread, decompress = decompressor.header, decompressor.left, decompressor.feed
+        if (size := HEADER_SIZE + header.size) > self.max_reply_size:
+            self.unread = 0
+            self._refused = too_large(size, self.max_reply_size)
+            return
         if chunk.unread:
             self._reply_spool = ReplySpool(decompress)
         elif not chunk.header.compressed:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import deque
+from collections.abc import Mapping
 
 import trio
 
@@ -37,6 +38,14 @@ _WARNING_PREFIXES = (b"ipc: ", b"error: ", b"log: ERROR", b"log: WARN")  # "ipc:
 logger = logging.getLogger("rayforce_trio.engine")
 
 
+def output_limits() -> dict[int, LogLimit]:
+    """Return the limits on the lines of each level that an engine's processes, one after the other, can log."""
+    return {
+        logging.INFO: LogLimit(MAX_LINES, LOG_PERIOD, MAX_LOGGED_SIZE),
+        logging.WARNING: LogLimit(MAX_WARNINGS, LOG_PERIOD, MAX_LOGGED_SIZE),
+    }
+
+
 class Output:
     """Logs the output of one process.
 
@@ -45,22 +54,20 @@ class Output:
 
     Args:
         address: the address that the process is to listen on.
+        limits: the result of `output_limits`. A client that ends the process again and again must not get new ones.
 
     Attributes:
         listening: set when the process has printed that it listens.
         ended: set when the output has ended.
     """
 
-    def __init__(self, address: str = "") -> None:
+    def __init__(self, address: str = "", limits: Mapping[int, LogLimit] | None = None) -> None:
         self._announcement = f"listening on {address}".encode()
         self.listening = trio.Event()
         self.ended = trio.Event()
         self._last_lines: deque[bytes] = deque()
         self._kept_size = 0
-        self._limits = {
-            logging.INFO: LogLimit(MAX_LINES, LOG_PERIOD, MAX_LOGGED_SIZE),
-            logging.WARNING: LogLimit(MAX_WARNINGS, LOG_PERIOD, MAX_LOGGED_SIZE),
-        }
+        self._limits = output_limits() if limits is None else limits
 
     def __str__(self) -> str:
         """Return the last lines."""

@@ -99,6 +99,28 @@ class ParallelSession(Session):
         for member in self._members:
             member.session.timed = timed
 
+    @property
+    def max_reply_size(self) -> float:
+        return self._members[0].session.max_reply_size
+
+    @max_reply_size.setter
+    def max_reply_size(self, size: float) -> None:
+        for member in self._members:
+            member.session.max_reply_size = size
+
+    @property
+    def on_stored(self) -> Callable[[int], None]:
+        return self._members[0].session.on_stored
+
+    @on_stored.setter
+    def on_stored(self, call: Callable[[int], None]) -> None:
+        for member in self._members:
+            member.session.on_stored = call
+
+    @property
+    def stored(self) -> int:
+        return sum(member.session.stored for member in self._members)
+
     @enable_ki_protection
     async def run(self) -> None:
         with collapse_groups():
@@ -114,6 +136,8 @@ class ParallelSession(Session):
                         break  # the engine rejects more connections; if it is gone, another session reports it
                     if session is not None:
                         session.timed = self.timed
+                        session.max_reply_size = self.max_reply_size
+                        session.on_stored = self.on_stored
                         self._add(session)
                         nursery.start_soon(session.run)
 

@@ -19,14 +19,21 @@ from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
 from ._base import Client, ClientMustWait, Engine, Session
 from ._child import ChildProcess, child_process
+from ._descriptors import reached_descriptor_limit
 from ._native import MAX_IN_FLIGHT, STOP_TIMEOUT, NativeEngine
-from ._output import Output
+from ._native_session import NativeSession
+from ._output import Output, output_limits
+from ._session_reserve import SessionReserve
 from ._suspects import Suspects
 
 MAX_RESTART_DELAY = 30.0
 """The longest delay before a process is restarted that repeatedly ends before it is ready, in seconds."""
 
 _FIRST_RESTART_DELAY = 0.1  # seconds
+RESERVED_SESSIONS = 4
+"""How many sessions are kept open for clients that come while the process accepts no connections."""
+
+_ACCEPT_TIMEOUT = 1.2  # seconds for a new session; the system repeats an attempt to connect after one second
 _SUSPICION_CHECK_INTERVAL = 60.0  # seconds
 _RESTART_TIMEOUT = 1.5  # seconds that `open_session` waits for a process that is being restarted
 _PORT_ATTEMPTS = 10
@@ -106,9 +113,10 @@ class NativeProcess(Engine):
         self._stop_timeout = _checked_stop_timeout(stop_timeout, read_only=read_only)
         self._read_only = read_only
         self._suspects = Suspects()
+        self._output_limits = output_limits()
         self._running = False
         self._pid: int | None = None
-        self._native: NativeEngine | None = None
+        self._native: _ChildServer | None = None
         self._was_used = False  # by a client, the process that has ended last or is running
         self._ready = trio.Event()
         self._ended = trio.Event()
@@ -144,6 +152,7 @@ class NativeProcess(Engine):
             await self._keep_running(task_status)
         finally:
             self._running = False
+            self._suspects = Suspects()
 
     async def _keep_running(self, task_status: trio.TaskStatus[None]) -> None:
         """Run one process after the other until cancelled. Checkpoints, cancellation and errors are those of `run`."""
@@ -209,7 +218,7 @@ class NativeProcess(Engine):
                 try:
                     if client is not None and self._must_be_alone(client):
                         return await native.open_session_alone(client)
-                    return await native.open_session_for(client)
+                    return await (native.open_session() if client is None else native.open_session_for(client))
                 except EngineError as error:
                     reason = str(error)
                 await ended.wait()  # the process may have ended already, but that has not been noticed yet
@@ -268,7 +277,7 @@ class NativeProcess(Engine):
         native = _ChildServer(
             port, in_flight=MAX_IN_FLIGHT if self._read_only else 1, stop_timeout=self._stop_timeout or STOP_TIMEOUT
         )
-        output = Output(f"{_HOST}:{port}")
+        output = Output(f"{_HOST}:{port}", self._output_limits)
         command = [self._executable, *self._arguments(port)]
         environment = {
             **os.environ,
@@ -301,11 +310,12 @@ class NativeProcess(Engine):
         async def allow_sessions() -> None:
             """Wait until the process is ready, then until cancelled. If cancelled, no session is left open."""
             await output.listening.wait()  # the port belongs to the process now: no other one receives the user name
+            native.pid = process.pid
             await native.wait_until_ready()  # the replay of the journal and the script come first
             self._native, self._pid, self._ended, self._was_used = native, process.pid, trio.Event(), False
             self._ready.set()
             on_ready()
-            await native.watch()
+            await race(native.monitor.run, native.keep_reserve)
 
         async def wait_for_exit() -> None:
             await process.wait()
@@ -313,12 +323,12 @@ class NativeProcess(Engine):
         async def kill_if_down() -> None:
             """Return when the process must be killed. Cancelling it changes nothing."""
             while True:
-                await native.wait_until_down()
+                await native.monitor.wait_until_down()
                 with trio.move_on_after(_EXIT_TIMEOUT):
                     await process.wait()  # it may have rejected a session because it was about to end
                 if native.is_down:
                     break
-            logger.warning("the engine process %d %s; it is killed", process.pid, native.problem)
+            logger.warning("the engine process %d %s; it is killed", process.pid, native.monitor.problem)
 
         async def clear_suspects() -> None:
             """Look again and again whose requests need not be alone any more, until cancelled."""
@@ -327,7 +337,7 @@ class NativeProcess(Engine):
                 native.reconsider(self._must_be_alone)
 
         try:
-            react = native.log_problems if self._stop_timeout is None else kill_if_down
+            react = native.monitor.log_problems if self._stop_timeout is None else kill_if_down
             await race(allow_sessions, wait_for_exit, react, clear_suspects)
         except EngineError as error:
             with trio.move_on_after(_EXIT_TIMEOUT):
@@ -339,7 +349,8 @@ class NativeProcess(Engine):
             if was_ready:
                 self._native, self._pid, self._ready = None, None, trio.Event()
                 self._ended.set()
-                self._find_suspects(native, process.pid)
+        if was_ready:
+            self._find_suspects(native, process.pid)
         return was_ready
 
     def _arguments(self, port: int) -> list[str]:
@@ -349,10 +360,17 @@ class NativeProcess(Engine):
 class _ChildServer(NativeEngine):
     """The server in the child process.
 
+    Every user of the machine can connect to its port, so it may have no file descriptors left for new sessions, or its
+    queue of new connections may be full. Clients then get sessions that were opened in advance, while they last.
+
     Args:
         port: its port on the loopback interface.
         in_flight: as for `NativeEngine`.
         stop_timeout: for how long it may ignore a stop before it counts as down, in seconds.
+
+    Attributes:
+        monitor: watches whether the server obeys stops. The caller runs it.
+        pid: the id of its process, as soon as it is known.
     """
 
     _name = "the engine process"
@@ -360,6 +378,78 @@ class _ChildServer(NativeEngine):
     def __init__(self, port: int, *, in_flight: int, stop_timeout: float) -> None:
         super().__init__(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD, in_flight=in_flight)
         self._group.watchdog.limit = stop_timeout
+        self.monitor = self._monitor
+        self._reserve = SessionReserve(RESERVED_SESSIONS, self._open_ready_session)
+        self.pid: int | None = None
+
+    async def open_session_alone(self, client: Client) -> Session:
+        """Like `open_session_for`, for a client whose requests must be alone in the engine. Also if cancelled."""
+        return await self._open_waiting_session(client, is_alone=True)
+
+    def unfinished(self) -> tuple[set[Client], set[Client]]:
+        """Return the clients that had requests in flight when the server ended: see `SessionGroup.unfinished`."""
+        return self._group.unfinished()
+
+    def reconsider(self, must_be_alone: Callable[[Client], bool]) -> None:
+        """Let the requests of clients be in flight together with others unless `must_be_alone` is true for them."""
+        self._group.reconsider(must_be_alone)
+
+    async def keep_reserve(self) -> None:
+        """Keep sessions in reserve until cancelled, and then close them. A checkpoint."""
+        await self._reserve.run()
+
+    async def _open_waiting_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
+        """Open a session, or take one of the reserve. A checkpoint; if cancelled, nothing is left open.
+
+        Raises:
+            EngineError: as for `open_session`, or the process accepts no connections and the reserve is empty.
+        """
+        session: NativeSession | None = None
+        limit: int | None = None
+        try:
+            with trio.move_on_after(_ACCEPT_TIMEOUT):
+                session = await super()._open_waiting_session(client, is_alone=is_alone)
+            if session is not None and session.ready:
+                return session
+            limit = await self._reached_descriptor_limit()
+            if session is not None and limit is None:
+                return session  # the process is busy
+        except EngineError:
+            limit = await self._reached_descriptor_limit()
+            if limit is None:
+                raise
+        except BaseException:
+            if session is not None:
+                session.abort()
+            raise
+        if session is not None:
+            session.abort()
+        reserved = self._reserve.take()
+        if reserved is None:
+            raise EngineError(self._reason(limit))
+        reserved.client, reserved.is_alone = client, is_alone
+        try:
+            await self._group.add(reserved)
+        except BaseException:
+            reserved.abort()
+            raise
+        return reserved
+
+    def _reason(self, limit: int | None) -> str:
+        """Return why the process accepts no connection, given the limit on file descriptors if it has reached that."""
+        if limit is None:
+            return f"{self._name} does not accept connections in time"
+        return (
+            f"{self._name} has all of its {limit} file descriptors in use; other programs on this machine may hold "
+            "connections to its port"
+        )
+
+    async def _reached_descriptor_limit(self) -> int | None:
+        """Return the process's limit on file descriptors if it has reached it, as far as the system tells.
+
+        A checkpoint; cancelling it changes nothing.
+        """
+        return None if self.pid is None else await trio.to_thread.run_sync(reached_descriptor_limit, self.pid)
 
 
 def _checked_stop_timeout(value: object, *, read_only: bool) -> float | None:

@@ -17,6 +17,11 @@ WAIT_LIMIT = 0.25
 
 _READ_SIZE = 256 * 1024
 
+_COMPRESSED_SIZE = 64 * 1024
+"""How many bytes are decompressed at once: 64 times as many may come out."""
+
+_NOTHING = memoryview(b"")
+
 
 class ReplySpool:
     """The bytes of one reply, first in, first out. One task puts and another one gets.
@@ -31,6 +36,7 @@ class ReplySpool:
 
     def __init__(self, decompress: Callable[[bytes], bytes] | None = None) -> None:
         self._decompress = decompress
+        self._compressed = _NOTHING  # the rest of a chunk that `get` has begun to decompress
         self._chunks: deque[bytes] = deque()
         self._size = 0  # bytes in `_chunks`
         self._wait_left = WAIT_LIMIT
@@ -40,6 +46,11 @@ class ReplySpool:
         self._reading = False  # a thread reads the file
         self._closed = False
         self._changed = trio.Event()
+
+    @property
+    def stored(self) -> int:
+        """How many bytes are stored, in memory and in the file. The file also keeps those that have been read."""
+        return self._size + self._written
 
     def close(self) -> None:
         """Discard the bytes and close the file, as soon as no thread reads it. No checkpoint. Idempotent."""
@@ -74,11 +85,13 @@ class ReplySpool:
 
         Raises the errors of `decompress`.
         """
+        if self._decompress is None:
+            return await self._next()
         data = b""
         while not data:
-            data = await self._next()
-            if self._decompress is not None:
-                data = self._decompress(data)
+            compressed = self._compressed or memoryview(await self._next())
+            self._compressed = compressed[_COMPRESSED_SIZE:] or _NOTHING  # an empty view would keep the chunk
+            data = self._decompress(bytes(compressed[:_COMPRESSED_SIZE]))
         return data
 
     async def _next(self) -> bytes:

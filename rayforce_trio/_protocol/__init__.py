@@ -38,7 +38,7 @@ from ._handshake import (
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
 from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
 from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
-from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import CredentialsRejected, ProtocolViolation
@@ -62,6 +62,7 @@ __all__ = [
     "SIZED",
     "SUBPROTOCOL",
     "TIMEOUT",
+    "TOO_LARGE",
     "VERBOSE_FLAG",
     "WAIT_INTERVAL",
     "Action",
@@ -108,4 +109,5 @@ __all__ = [
     "split_verbose",
     "string_frame",
     "string_in",
+    "too_large",
 ]

@@ -21,6 +21,7 @@ import enum
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from math import inf
 from typing import TypeGuard
 
 from ._control import CancelNotice, dump_error, parse_control
@@ -35,7 +36,7 @@ from ._frames import (
     parse_frame,
     string_frame,
 )
-from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
+from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
@@ -123,6 +124,7 @@ class RequestPipeline:
         extended: whether the extended protocol was agreed on.
         max_in_flight: how many requests may be unanswered; further ones are refused. `None`: any number.
         query_timeout: how long a query may run, in seconds, for the error that says so.
+        max_reply_size: the longest reply to send, in bytes; a longer one becomes an error.
 
     Attributes:
         state: the state of the connection.
@@ -137,11 +139,19 @@ class RequestPipeline:
         late_posts: how many posts arrived too late to be carried out.
     """
 
-    def __init__(self, *, extended: bool, max_in_flight: int | None = None, query_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        extended: bool,
+        max_in_flight: int | None = None,
+        query_timeout: float | None = None,
+        max_reply_size: float = inf,
+    ) -> None:
         self._extended = extended
         self._plain = _PLAIN_EXTENDED if extended else _PLAIN_BASELINE
         self.max_in_flight = max_in_flight
         self.query_timeout = query_timeout
+        self._max_reply_size = max_reply_size
         too_many = f"more than {max_in_flight} requests of this connection were unanswered (max_in_flight)"
         self._too_many = Failure(BUSY, too_many)
         self._last_number = 0
@@ -163,6 +173,16 @@ class RequestPipeline:
     def queued(self) -> int:
         """How many requests and posts wait for those before them."""
         return len(self._queue)
+
+    @property
+    def queued_bytes(self) -> int:
+        """How much memory the waiting requests and posts take, in bytes."""
+        return self._queued_bytes + REQUEST_OVERHEAD * len(self._queue)
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory all requests and posts take that are not done, in bytes."""
+        return self.queued_bytes + (0 if self.current is None else len(self.current.frame))
 
     @property
     def unfinished(self) -> int:
@@ -284,6 +304,8 @@ class RequestPipeline:
             return
         if request.outcome is _TIMED_OUT:
             reply = self._explain_timeout(request, reply)
+        elif type(reply) is Result and len(reply.frame) > self._max_reply_size:
+            reply = too_large(len(reply.frame), self._max_reply_size)
         request.frame = b""
         self.message = reply.frame if isinstance(reply, Result) else self._encode(request, reply)
         self.due = Action.SEND_PART if unread else _SEND
@@ -484,8 +506,7 @@ class RequestPipeline:
     def _check_full(self) -> None:
         waiting = len(self._queue)
         is_full = waiting > 1 and (
-            waiting - len(self._queued_numbers) > MAX_WAITING_POSTS
-            or self._queued_bytes + REQUEST_OVERHEAD * waiting > MAX_WAITING_BYTES
+            waiting - len(self._queued_numbers) > MAX_WAITING_POSTS or self.queued_bytes > MAX_WAITING_BYTES
         )
         if is_full and not self.is_full:
             self._waits = 0

@@ -17,6 +17,14 @@ CLOSING = "closing"
 TIMEOUT = "timeout"
 """The error code of a request that the server stopped because it ran for too long. No engine uses this code."""
 
+TOO_LARGE = "toobig"
+"""The error code of a request whose result is longer than the server sends. No engine uses this code."""
+
+
+def too_large(size: int, limit: float) -> "Failure":
+    """Return the error in place of a result of `size` bytes."""
+    return Failure(TOO_LARGE, f"the result has {size} bytes; this server sends at most {limit:.0f} (max_reply_size)")
+
 
 class LazyFrame:
     """A long frame that is not copied as a whole. It has a length, and its slices are bytes.

@@ -4,6 +4,9 @@ from typing import TypeGuard
 
 from ..errors import RayforceValueError
 
+MIN_REPLY_SIZE = 1024 * 1024
+"""The lowest limit on the size of a reply, in bytes. Shorter replies are sent without being looked at."""
+
 
 def check_flag(name: str, value: object) -> None:
     """Raise `RayforceValueError` if the option `name` is not a bool."""
@@ -15,6 +18,14 @@ def check_limit(name: str, value: object) -> None:
     """Raise `RayforceValueError` if the option `name` is neither a positive int nor `None`."""
     if value is not None and (type(value) is not int or value < 1):
         raise RayforceValueError(f"Invalid {name}: {value!r}. Must be a number above 0, or None for no limit")
+
+
+def check_reply_size(value: object) -> None:
+    """Raise `RayforceValueError` if `max_reply_size` is neither `None` nor an int of at least 1 MiB."""
+    if value is not None and (type(value) is not int or value < MIN_REPLY_SIZE):
+        raise RayforceValueError(
+            f"Invalid max_reply_size: {value!r}. Must be a number of bytes from {MIN_REPLY_SIZE}, or None for no limit"
+        )
 
 
 def check_timeout(name: str, value: object, others: str = "") -> None:

@@ -6,7 +6,8 @@ same when a reply arrives. The worker task performs all other actions.
 """
 
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from math import inf
 from time import perf_counter
@@ -23,6 +24,7 @@ from .._protocol import (
     CancelRequested,
     ConnectionState,
     Frame,
+    LazyFrame,
     Message,
     Outcome,
     ProtocolViolation,
@@ -33,9 +35,10 @@ from .._protocol import (
     check_hello,
 )
 from .._tasks import FLUSH_INTERVAL, TIME_SLICE, TimeSlice, enable_ki_protection, race
-from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, aclose_shielded, end
+from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, TryAgainLater, aclose_shielded, end
 from .._websocket import CloseCode
-from ..errors import EngineError, ProtocolError, RayforceWSError
+from ..errors import ConnectionLost, EngineError, ProtocolError, RayforceWSError
+from ._byte_budget import Budgets, ByteBudget, Held, Holder, close_beyond
 from ._counters import Counters
 from ._log import ConnectionLog
 
@@ -55,6 +58,9 @@ _AT_ONCE = 0.1
 
 Meanwhile the reader task finds the cancels behind them, and whether the client leaves.
 """
+
+_REPORT_STEP = 1024 * 1024
+"""By how many bytes the queue may grow before the budget of the server hears of it."""
 
 _PING_INTERVAL = 0.5
 """How often a client is pinged while nothing of it is read, in seconds.
@@ -115,6 +121,9 @@ class WSServerConnection:
         counters: Counters | None = None,
         max_in_flight: int | None = None,
         query_timeout: float | None = None,
+        max_reply_size: int | None = None,
+        budgets: Budgets | None = None,
+        network: str = "",
     ) -> None:
         self.id = log.connection_id
         self.peer = log.peer
@@ -124,9 +133,16 @@ class WSServerConnection:
         self._transport = transport
         self._session = session
         session.timed = query_timeout is not None
+        session.max_reply_size = inf if max_reply_size is None else max_reply_size
         self._pipeline = RequestPipeline(
-            extended=transport.subprotocol == SUBPROTOCOL, max_in_flight=max_in_flight, query_timeout=query_timeout
+            extended=transport.subprotocol == SUBPROTOCOL,
+            max_in_flight=max_in_flight,
+            query_timeout=query_timeout,
+            max_reply_size=session.max_reply_size,
         )
+        self._budgets = budgets or Budgets(ByteBudget(None), ByteBudget(None))
+        self._network = network
+        self._queued_reported = 0  # the bytes in the queue that the budget knows of
         self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
         self._next_ping = -inf  # the earliest time for a ping while the pipeline is full
@@ -167,7 +183,7 @@ class WSServerConnection:
         """
         error: RayforceWSError | None = None
         try:
-            with self._scope:
+            with self._counted(), self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
                     error = await self._converse()
@@ -197,7 +213,8 @@ class WSServerConnection:
         try:
             await race(self._wait_until_finished, self._read, self._transport.run)
         except RayforceWSError as error:
-            return copy.copy(error)  # without the traceback, whose frames refer to the error and to the last message
+            # Without the traceback, whose frames refer to the error and to the last message.
+            return copy.copy(self._failure or error)
         return None
 
     async def _wait_until_finished(self) -> None:
@@ -357,11 +374,14 @@ class WSServerConnection:
             self._cancel(arrived)
         if reply is not None:
             pipeline.replied(reply)
-        if send is not None and pipeline.due is not _NOTHING:
-            if pipeline.current is arrived:
-                self._advance(send)
-            else:
+        if pipeline.current is not arrived:
+            queued, reported = pipeline.queued_bytes, self._queued_reported
+            if not reported <= queued <= reported + _REPORT_STEP:
+                self._report_queued(queued)
+            if send is not None and pipeline.due is not _NOTHING:
                 self._wake.set()
+        elif send is not None and pipeline.due is not _NOTHING:
+            self._advance(send)
         if self._session.can_start_ahead:
             self._start_ahead()
 
@@ -490,6 +510,8 @@ class WSServerConnection:
         else:
             message = pipeline.message
             assert message is not None
+            if isinstance(message, LazyFrame):
+                close_beyond(self._budgets.replies, len(message))
             try:
                 if action is Action.SEND:
                     await self._transport.send(message)
@@ -610,7 +632,57 @@ class WSServerConnection:
         self._finished.set()
         self._abandon_requests()
 
-    def _lose_engine(self, error: EngineError) -> None:
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count what the connection holds towards the budgets of the server until the block ends."""
+        messages, replies = self._budgets
+        receiver = Holder(self._network, self._held_messages, self._refuse_messages)
+        sender = Holder(self._network, self._held_replies, self._cut)
+        messages.add(receiver)
+        replies.add(sender)
+        self._transport.on_unfinished = partial(close_beyond, messages)
+        self._session.on_stored = partial(close_beyond, replies)
+        try:
+            yield
+        finally:
+            messages.remove(receiver)
+            replies.remove(sender)
+
+    def _held_messages(self) -> Held:
+        unfinished = self._transport.unfinished
+        return Held(unfinished, unfinished + self._pipeline.held_bytes)
+
+    def _held_replies(self) -> Held:
+        message = self._pipeline.message
+        return Held(0, self._session.stored + (len(message) if isinstance(message, LazyFrame) else 0))
+
+    def _report_queued(self, size: int) -> None:
+        """Report how many bytes are in the queue. May close any connection."""
+        grown, self._queued_reported = size - self._queued_reported, size
+        if grown > 0:
+            close_beyond(self._budgets.messages, grown)
+
+    def _refuse_messages(self) -> None:
+        """Close the connection, and drop its messages, posts included, because the server has too many. No checkpoint.
+
+        A message that the engine evaluates is dropped when the engine has stopped.
+        """
+        reason = "the server holds too many bytes of messages (max_buffered_bytes); try again later"
+        self._stop_now()
+        self._fail(TryAgainLater(reason))
+        self._transport.begin_close(CloseCode.TRY_AGAIN_LATER, reason)
+
+    def _cut(self) -> None:
+        """Disconnect, and drop the replies, because too many wait in the server. No checkpoint.
+
+        A close frame could not overtake the reply that is being sent.
+        """
+        self._log.warning("too many bytes of replies wait to be read (max_spooled_bytes)")
+        self._transport.abort()
+        self._lose_engine(ConnectionLost("its replies were not read in time"))
+
+    def _lose_engine(self, error: RayforceWSError) -> None:
+        """End the connection, and give up the request that the engine evaluates. No checkpoint."""
         self._pipeline.engine_lost()
         self._fail(error)
         self._engine_wait.cancel()

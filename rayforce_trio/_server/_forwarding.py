@@ -115,7 +115,7 @@ def _hop(node: str) -> Hop | None:
     if bracketed is None and (name.lower() == "unknown" or _OBFUSCATED.fullmatch(name)):
         return None
     try:
-        address = ip_address(_without_scope(bracketed or name))
+        address = ip_address(_without_scope(name if bracketed is None else bracketed))
     except ValueError:
         raise _malformed(node) from None
     if (address.version == 6) is not (bracketed is not None):

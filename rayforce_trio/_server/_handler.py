@@ -8,7 +8,7 @@ from functools import partial
 
 import trio
 
-from .._addresses import ClientAddress
+from .._addresses import ClientAddress, network_of
 from .._protocol import SUBPROTOCOL
 from .._tasks import enable_ki_protection
 from .._transports import (
@@ -26,6 +26,7 @@ from .._transports import (
 )
 from ..errors import ConnectionRejected, RayforceWSError
 from ._authorizer import Authorized, Authorizer
+from ._byte_budget import Budgets, ByteBudget
 from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
@@ -82,6 +83,10 @@ class ConnectionHandler:
         self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
         self._connections: set[WSServerConnection] = set()
+        self._budgets = Budgets(
+            messages=ByteBudget(options.max_buffered_bytes, always=max_message_size),
+            replies=ByteBudget(options.max_spooled_bytes, always=options.max_reply_size or 0),
+        )
 
     @property
     def queued(self) -> int:
@@ -106,7 +111,7 @@ class ConnectionHandler:
         self._openings.cancel()
 
     @enable_ki_protection
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the openings and the log within their limits, until cancelled. A checkpoint.
 
         It has to run while connections are handled. If cancelled, call `report` when the last connection has ended.
@@ -114,6 +119,7 @@ class ConnectionHandler:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._openings.run)
             nursery.start_soon(self._log_limiter.run)
+            task_status.started()
 
     def report(self) -> None:
         """Log what is not logged yet."""
@@ -173,6 +179,9 @@ class ConnectionHandler:
                 counters=self._counters,
                 max_in_flight=self._options.max_in_flight,
                 query_timeout=self.query_timeout,
+                max_reply_size=self._options.max_reply_size,
+                budgets=self._budgets,
+                network=opened.network,
             )
             await self._serve_connection(connection, log)
         except (HttpRequestServed, ConnectionRejected, BadRequest):
@@ -223,7 +232,7 @@ class ConnectionHandler:
         if isinstance(admitted, _EarlyRefusal):
             _record_refusal(counted, log, admitted.refusal.status, admitted.refusal.reason)
             opening.answering()
-            await refuse(stream, admitted.refusal, tls=self._accept_options.tls if admitted.before_tls else None)
+            await refuse(stream, admitted.refusal, self._accept_options if admitted.before_tls else None)
             return
         opened.transport = await accept(
             stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening
@@ -272,6 +281,7 @@ class ConnectionHandler:
         opened.authorized = decision
         refusal = self._limits.refusal(address)  # others may have been faster
         if refusal is None:
+            opened.network = network_of(address)
             opened.places.enter_context(self._limits.connection(address))
         return refusal
 
@@ -318,4 +328,5 @@ class _Opened:
     def __init__(self) -> None:
         self.authorized: Authorized | None = None
         self.transport: Transport | None = None
+        self.network = ""  # of the client
         self.places = ExitStack()  # among the connections that are counted

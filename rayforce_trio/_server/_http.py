@@ -70,7 +70,7 @@ class HttpEndpoints:
             refusal = await self._authorizer.authorize_page(request, opening, log)
             return refusal or await self._deep_health(opening)
         if path == HEALTH_PATH:
-            return _HEALTHY if self._is_healthy() else _UNHEALTHY
+            return self._health()
         if path == METRICS_PATH:
             if self._metrics is None:
                 return _NO_METRICS
@@ -83,11 +83,14 @@ class HttpEndpoints:
 
         The deadline of the opening is extended, so that the response can be sent.
         """
-        if not self._is_healthy():
-            return _UNHEALTHY
         opening.deadline = max(opening.deadline, trio.current_time() + PROBE_TIMEOUT + REFUSAL_TIMEOUT)
         failures = await self._probes.failures()
-        return HttpResponse(503, "".join(f"{line}\n" for line in failures).encode()) if failures else _HEALTHY
+        if failures:
+            return HttpResponse(503, "".join(f"{line}\n" for line in failures).encode())
+        return self._health()
+
+    def _health(self) -> HttpResponse:
+        return _HEALTHY if self._is_healthy() else _UNHEALTHY
 
 
 def _is_deep(query: str) -> bool:

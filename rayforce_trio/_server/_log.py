@@ -118,7 +118,8 @@ class ConnectionLog:
         elif (code := close_code(error)) is None:
             self.info("lost: %s", error)
         else:
-            level = logging.WARNING if code == CloseCode.INTERNAL_ERROR else logging.INFO
+            ours = code in (CloseCode.INTERNAL_ERROR, CloseCode.TRY_AGAIN_LATER)
+            level = logging.WARNING if ours else logging.INFO
             self._log(level, "closed with code %d: %s", (code, error))
 
     def query(self, request: ServerRequest, message: Frame | str) -> None:

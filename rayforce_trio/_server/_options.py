@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._addresses import is_loopback
-from ._checks import check_grace, check_limit, check_timeout
+from ._checks import check_grace, check_limit, check_reply_size, check_timeout
 
 REMOTE_QUERY_TIMEOUT = 300.0
 """Seconds that a query may run by default if the server listens on an address that other machines can reach."""
@@ -25,6 +25,9 @@ class ConnectionOptions:
     max_in_flight: int | None
     drain_timeout: float
     drain_delay: float = 0.0
+    max_reply_size: int | None = None
+    max_buffered_bytes: int | None = None
+    max_spooled_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("open_timeout", "write_timeout"):
@@ -33,7 +36,9 @@ class ConnectionOptions:
             check_timeout("query_timeout", self.query_timeout, ", 'auto', or None for no limit")
         for name in ("drain_timeout", "drain_delay"):
             check_grace(name, getattr(self, name))
-        check_limit("max_in_flight", self.max_in_flight)
+        for name in ("max_in_flight", "max_buffered_bytes", "max_spooled_bytes"):
+            check_limit(name, getattr(self, name))
+        check_reply_size(self.max_reply_size)
 
     def query_timeout_on(self, addresses: Iterable[str]) -> float | None:
         """Return how long a query may run if the server listens on these IP addresses; `None`: without limit."""

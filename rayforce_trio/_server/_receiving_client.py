@@ -23,7 +23,7 @@ async def receive_client(stream: trio.SocketStream, proxy: ClientAddress) -> Cli
     while len(fixed) < FIXED_SIZE:
         fixed += await _receive_some(stream, FIXED_SIZE - len(fixed))
         if not may_begin(fixed):
-            break  # what a client of another kind sends may be shorter than a header
+            break  # the request of a peer that sends no header may be shorter than a header
     size = rest_size(bytes(fixed))
     rest = bytearray()
     while len(rest) < size:

@@ -32,7 +32,10 @@ from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions
 from ._proxies import Proxies
 
-DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024**2
+_MIB = 1024**2
+_GIB = 1024**3
+
+DEFAULT_MAX_MESSAGE_SIZE = 64 * _MIB
 """Bytes."""
 
 
@@ -64,19 +67,30 @@ class WSServer:
             address of the proxy counts as that of its clients.
         proxy_protocol: the trusted proxies tell the addresses of their clients with the PROXY protocol, version 2, and
             the server accepts no other connections.
-        max_connections: the limit on all connections; `None`: no limit.
-        max_connections_per_address: the limit on connections from one IPv4 address or /64 network of IPv6.
-        max_unauthenticated: the limit on connections that are opening.
+        max_connections: the limit on the connections of clients that were let in; `None`: no limit.
+        max_connections_per_address: the limit on those from one IPv4 address or /64 network of IPv6.
+        max_unauthenticated: the limit on connections that are being opened. Beyond it, newcomers wait for a short time
+            or take the place of peers that keep the server waiting.
         max_in_flight: the limit on unanswered requests of one connection. Further requests are answered with an error
             of code `busy`, in their turn. `None`: no limit, but the server stops reading while too many requests wait.
             The default is twice the number that `WSClient` sends.
         max_message_size: the longest message that the server accepts, in bytes.
+        max_reply_size: the longest reply that the server sends, in bytes, at least 1 MiB. A longer one becomes an error
+            of code `toobig`. `None`: no limit.
+        max_buffered_bytes: the limit on the bytes of all messages that are arriving or wait, in all connections. One
+            address can have half of it. Beyond it, the server closes connections with code 1013, those with the
+            longest unfinished messages first. `None`: no limit.
+        max_spooled_bytes: the limit on the bytes of all long replies that wait to be read, in files or in memory. One
+            address can have half of it. Beyond it, the server disconnects clients, those with the most first. `None`:
+            no limit.
         reuse_port: share the port with other processes of the same user that set this, too (`SO_REUSEPORT`). The system
             distributes the connections.
         ping_interval: seconds of silence after which the server pings a client; `None`: never.
         ping_timeout: seconds in which the client must then send something; `None`: no limit.
-        open_timeout: seconds for the opening of a connection, from TCP to the Rayforce handshake.
-        write_timeout: seconds after which the server disconnects a client that does not read.
+        open_timeout: seconds for the opening of a connection, from TCP to the Rayforce handshake. If more than half of
+            `max_unauthenticated` connections are being opened, peers that keep the server waiting have less.
+        write_timeout: seconds after which the server disconnects a client that does not read, or reads less than 16 KiB
+            a second on average.
         query_timeout: seconds that a query may run in the engine, without its time in the queue. The server then stops
             it and answers with an error of code `timeout`. `None`: no limit. `"auto"`: 300, or no limit if the server
             listens only on loopback addresses. An `InProcessEngine` cannot be interrupted.
@@ -120,6 +134,9 @@ class WSServer:
         query_timeout: float | Literal["auto"] | None = "auto",
         drain_timeout: float = 10.0,
         drain_delay: float = 0.0,
+        max_reply_size: int | None = _GIB,
+        max_buffered_bytes: int | None = _GIB,
+        max_spooled_bytes: int | None = 4 * _GIB,
         log_queries: bool = False,
         metrics: bool = False,
     ) -> None:
@@ -149,7 +166,15 @@ class WSServer:
         self._tls = ssl_context
         self._reuse_port = reuse_port
         self._options = ConnectionOptions(
-            open_timeout, write_timeout, query_timeout, max_in_flight, drain_timeout, drain_delay
+            open_timeout,
+            write_timeout,
+            query_timeout,
+            max_in_flight,
+            drain_timeout,
+            drain_delay,
+            max_reply_size,
+            max_buffered_bytes,
+            max_spooled_bytes,
         )
         self._counters = Counters()
         self._since: float | None = None
@@ -364,14 +389,14 @@ class WSServer:
 
         A checkpoint; if cancelled, all connections and listening sockets are closed.
         """
-        listeners = await self._listen()
         try:
             async with trio.open_nursery() as background:
+                await background.start(self._handler.run)
+                listeners = await self._listen()
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         for listener in listeners:
                             accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
-                        background.start_soon(self._handler.run)
                         self._since = time.time()
                         task_status.started(self)
                         await stopping.wait()

@@ -5,7 +5,7 @@ on two buffers in memory, and the other stream carries the encrypted bytes.
 """
 
 import ssl
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
 
 from anyio import BrokenResourceError, ClosedResourceError
@@ -19,6 +19,7 @@ _CIPHERTEXT_CHUNK = 16 * 1024  # bytes; decrypted at once: TLS may answer each r
 _MAX_RECORDS = 64  # decrypted at once: a record may have a single byte, and takes microseconds whatever its size
 _MAX_UNSENT_ANSWERS = 64 * 1024  # bytes; the limit on TLS's answers that a peer does not read
 _NOTHING = memoryview(b"")
+_NO_TURNS = nullcontext()
 
 _PLAINTEXT_REASONS = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST"})
 
@@ -91,8 +92,11 @@ class TlsStream(ByteStream):
     def closed(self) -> bool:
         return self._stream.closed
 
-    async def do_handshake(self) -> None:
+    async def do_handshake(self, turns: AbstractAsyncContextManager[object] | None = None) -> None:
         """Perform the TLS handshake. A checkpoint; if cancelled, close the stream.
+
+        Args:
+            turns: entered for each step, which can take milliseconds of the processor.
 
         Raises:
             HandshakeError: the handshake failed; the cause is the `ssl.SSLError`, if there is one.
@@ -100,7 +104,8 @@ class TlsStream(ByteStream):
         try:
             while True:
                 try:
-                    self._tls.do_handshake()
+                    async with turns or _NO_TURNS:
+                        self._tls.do_handshake()
                 except ssl.SSLWantReadError:
                     await self._send_all_encrypted()
                     await (self._checkpoint() if self._received else self._stream.wait_readable())

@@ -160,8 +160,8 @@ class AcceptOptions:
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: a peer that takes nothing for this many seconds has its connection closed.
-        turns: held by an opening while it parses what it has received. So one opening continues in each round of the
-            event loop, and many openings do not delay the open connections.
+        turns: held by an opening for each step of the TLS handshake, and while it parses what it has received. So one
+            opening continues in each round of the event loop, and many openings do not delay the open connections.
     """
 
     subprotocols: Sequence[str]
@@ -210,7 +210,7 @@ async def accept(
     stream: ByteStream = stream_of(socket_stream)
     try:
         if options.tls is not None:
-            stream = await _start_tls(stream, options.tls, progress)
+            stream = await _start_tls(stream, options.tls, options.turns, progress)
         request = await _receive_request(stream, options.turns, progress)
         certificate = stream.certificate if isinstance(stream, TlsStream) else None
         proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
@@ -238,19 +238,19 @@ async def accept(
     )
 
 
-async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, *, tls: ssl.SSLContext | None = None) -> None:
+async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, options: AcceptOptions | None = None) -> None:
     """Refuse a peer that has not sent a request, within about three seconds. A checkpoint.
 
     Args:
         socket_stream: a connection that was just accepted; it is closed afterwards, even if this is cancelled.
         refusal: the answer.
-        tls: the context for TLS; `None`: no TLS.
+        options: the options of the connection, if the TLS handshake is still to come.
     """
     stream: ByteStream = stream_of(socket_stream)
     try:
         with trio.move_on_after(_LINGER_TIMEOUT):
-            if tls is not None:
-                stream = await _start_tls(stream, tls, OpeningProgress())
+            if options is not None and options.tls is not None:
+                stream = await _start_tls(stream, options.tls, options.turns, OpeningProgress())
             await _answer(stream, refusal, OpeningProgress())
     except HandshakeError:
         pass
@@ -258,7 +258,9 @@ async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, *, tls: ssl
         stream.close()
 
 
-async def _start_tls(stream: ByteStream, context: ssl.SSLContext, progress: OpeningProgress) -> TlsStream:
+async def _start_tls(
+    stream: ByteStream, context: ssl.SSLContext, turns: trio.Lock, progress: OpeningProgress
+) -> TlsStream:
     """Do the TLS handshake. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
@@ -271,7 +273,7 @@ async def _start_tls(stream: ByteStream, context: ssl.SSLContext, progress: Open
         with progress.waiting_for_peer(count_queue_time=True):
             await stream.wait_readable()
         with progress.waiting_for_peer():
-            await secure.do_handshake()
+            await secure.do_handshake(turns)
     except HandshakeError as error:
         if is_plaintext_error(error.__cause__):
             progress.bad_request(400, str(error))

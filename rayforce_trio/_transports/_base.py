@@ -1,6 +1,7 @@
 """The interface between a WebSocket connection and its users: the client, the server and the tests."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import anyio
 
@@ -30,6 +31,14 @@ WRITE_STALL_TIMEOUT = 30.0
 """A server disconnects a peer that accepts no bytes for this many seconds while it is sent some."""
 
 
+class TryAgainLater(RayforceWSError):
+    """This side closes the connection because it holds too many bytes for its peers."""
+
+
+def _ignore(count: int) -> None:
+    """Do nothing with a number of bytes."""
+
+
 class Transport(ABC):
     """A WebSocket connection after its opening handshake. It carries whole messages, bytes or text, in order.
 
@@ -42,7 +51,11 @@ class Transport(ABC):
         max_message_size: the longest message to accept, in bytes; may be changed at any time.
         peer_max_message_size: the longest message that the server accepts, in bytes; `None` if the server did not
             announce it, and always in a server.
+        on_unfinished: called by `receive` with the number of bytes that have been added to an unfinished message, if it
+            is long. It may call `begin_close`. The default does nothing.
     """
+
+    on_unfinished: Callable[[int], None] = staticmethod(_ignore)
 
     subprotocol: str | None
     peer: str
@@ -71,6 +84,11 @@ class Transport(ABC):
         `receive`.
         Raises the same errors as `receive`.
         """
+
+    @property
+    def unfinished(self) -> int:
+        """How many bytes of a message have been received whose end has not."""
+        return 0
 
     def has_bytes(self) -> bool:
         """Return whether `receive_nowait` may return a message. No checkpoint."""
@@ -146,12 +164,20 @@ class Transport(ABC):
             ConnectionLost: the peer fell silent, or the connection broke.
         """
 
+    def begin_close(self, code: int, reason: str) -> None:  # noqa: B027 - for transports that hold unfinished messages
+        """Begin to close with the code of an error: drop what has arrived, and receive nothing more. No checkpoint.
+
+        Call `aclose` afterwards, which sends this code.
+        """
+
     @abstractmethod
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Finish the frame that is being sent, perform the closing handshake, and close the socket. A checkpoint.
 
-        Takes at most `CLOSE_TIMEOUT`. If cancelled, close the socket at once. Other tasks may be in `receive`, `send`,
-        `run` and `aclose`. Raises no network errors. Idempotent.
+        Takes at most `CLOSE_TIMEOUT`, and less if the peer sends too much instead of its close frame. Other tasks run
+        meanwhile. A code that reports an error drops everything that arrives, and an unfinished message. If cancelled,
+        close the socket at once. Other tasks may be in `receive`, `send`, `run` and `aclose`. Raises no network errors.
+        Idempotent.
 
         Args:
             code: the close code. If the peer has closed, or has broken the protocol, this is the answer.
@@ -203,6 +229,8 @@ def close_code(error: RayforceWSError) -> int | None:
             return CloseCode.MESSAGE_TOO_BIG
         case ProtocolError(code=code) | ConnectionClosed(code=code):
             return code
+        case TryAgainLater():
+            return CloseCode.TRY_AGAIN_LATER
         case ConnectionLost() | HandshakeError():  # without the handshake, the peer may not speak this protocol
             return None
         case EngineError(_close_code=code):

@@ -32,6 +32,7 @@ from .._websocket import (
 from ..errors import ConnectionLost, MessageTooLarge, ProtocolError, RayforceWSError
 from ._base import CLOSE_TIMEOUT, TEXT_LIMIT, Transport, closed_by_peer, closed_by_us
 from ._keepalive import KeepAlive
+from ._write_rate import MIN_RATE, WriteRate
 
 _MAX_READ = 1024 * 1024  # bytes; the payload of a long message is received in pieces of at most this size
 
@@ -48,7 +49,8 @@ class WebSocketTransport(Transport):
         max_message_size: the longest message to accept, in bytes.
         keepalive: when to send pings.
         peer_max_message_size: the longest message that the server accepts, in bytes; `None` if unknown.
-        write_timeout: the connection is lost if the peer takes no bytes for this many seconds while some are sent.
+        write_timeout: the connection is lost if the peer takes less than `MIN_RATE` on average over this many seconds
+            while bytes wait to be sent.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class WebSocketTransport(Transport):
         self._stream = stream
         self._keepalive = keepalive
         self._write_timeout = write_timeout
+        self._write_rate = WriteRate(write_timeout)
+        self._taken = 0  # bytes that `_write` has sent since it last had to wait
         self._connection = WebSocketConnection(
             client=client,
             max_message_size=max_message_size,
@@ -91,6 +95,7 @@ class WebSocketTransport(Transport):
         self._last_sign_of_life = self._current_time()
         self._time_slice = TimeSlice(self.flush)
         self._receiving = False  # a task is in `receive`
+        self._unfinished_reported = 0  # bytes
         self._receive_left: Event | None = None  # `aclose` waits for that task to leave
         self._write_lock = anyio.Lock()
         self._buffered = False  # `send_nowait` was called after the last `flush`
@@ -146,10 +151,21 @@ class WebSocketTransport(Transport):
                 if self._close_reads:
                     raise self._error()
                 read = event is None
+                if read and connection.reader.unfinished >= READ_SIZE:
+                    self._report_unfinished(connection.reader.unfinished)
         finally:
             self._receiving = False
             if self._receive_left is not None:
                 self._receive_left.set()
+
+    def _report_unfinished(self, size: int) -> None:
+        grown = size - self._unfinished_reported
+        self._unfinished_reported = size
+        self.on_unfinished(grown if grown > 0 else size)  # else another message has begun
+
+    @property
+    def unfinished(self) -> int:
+        return self._connection.reader.unfinished
 
     def receive_nowait(self) -> Frame | str | None:
         message = self._next_short_message()
@@ -299,7 +315,7 @@ class WebSocketTransport(Transport):
         If cancelled, `run` sends what is left of short messages.
 
         Raises:
-            ConnectionLost: the connection broke, or the peer accepted no data for `write_timeout` seconds.
+            ConnectionLost: the connection broke, or the peer took too little for `write_timeout` seconds.
         """
         connection, stream = self._connection, self._stream
         self._writing = True
@@ -311,6 +327,7 @@ class WebSocketTransport(Transport):
                 except (BrokenResourceError, ClosedResourceError) as error:
                     raise self._broken(error) from None
                 connection.bytes_sent(count)
+                self._taken += count
                 if count < size:
                     await self._wait_writable()
                 elif connection.sending and self._time_slice.is_used_up:
@@ -324,14 +341,19 @@ class WebSocketTransport(Transport):
     async def _wait_writable(self) -> None:
         """Wait until the network takes more bytes. A checkpoint; cancelling it changes nothing."""
         # A server disconnects a peer that does not read. A client waits: the server may be evaluating.
-        with anyio.move_on_after(self._write_timeout) as scope:
+        rate, taken = self._write_rate, self._taken
+        self._taken = 0
+        with anyio.CancelScope(deadline=rate.wait(self._current_time(), taken)) as scope:
             try:
                 await self._stream.wait_writable()
             except (BrokenResourceError, ClosedResourceError) as error:
                 raise self._broken(error) from None
         if scope.cancelled_caught:
-            self._connection.connection_lost(f"the peer accepted no data for {self._write_timeout:g} seconds")
+            self._connection.connection_lost(
+                f"the peer accepted less than {MIN_RATE // 1024} KiB a second for {self._write_timeout:g} seconds"
+            )
             raise self._error()
+        rate.resume(self._current_time())
         self._last_sign_of_life = self._current_time()
 
     async def run(self) -> None:
@@ -354,6 +376,10 @@ class WebSocketTransport(Transport):
                 await self._write()
 
     # Ending
+
+    def begin_close(self, code: int, reason: str) -> None:
+        self._connection.close(code, reason)
+        self._flush_due.set()
 
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         if self._closed.is_set():

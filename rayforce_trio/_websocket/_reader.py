@@ -3,6 +3,7 @@
 import codecs
 import math
 from collections.abc import Callable
+from io import StringIO
 
 import numpy
 
@@ -105,6 +106,11 @@ class FrameReader:
     def has_bytes(self) -> bool:
         """Whether `next_event` may return an event before more bytes arrive."""
         return self._at < len(self._data) or (self._frame is not None and not self._frame.left)
+
+    @property
+    def unfinished(self) -> int:
+        """How many bytes of a message have arrived whose end has not; of a text message, how many characters."""
+        return 0 if self._message is None else self._message.size
 
     def get_buffer(self) -> memoryview | None:
         """Return where the next bytes belong if they are certain to be payload of a binary frame, else `None`."""
@@ -292,54 +298,54 @@ class _Binary:
     def __init__(self, limits: FrameReader) -> None:
         self._limits = limits
         self._buffer = memoryview(b"")
-        self._size = 0
+        self.size = 0
         self._expected = 0  # the size that the buffer will have to have
         self._fragments = 0
 
     def begin_frame(self, size: int, *, fin: bool) -> None:
         """Prepare for a frame, after checking that its payload is within the limits."""
-        needed, limit = self._size + size, self._limits.max_message_size
+        needed, limit = self.size + size, self._limits.max_message_size
         if needed > limit:
             raise _too_big(message_too_long(limit))
         self._fragments += 1
         _check_fragments(self._fragments, needed)
         if needed > len(self._buffer):
             expected = 0 if fin else 2 * len(self._buffer)
-            if self._size:
-                expected = max(expected, self._limits.expected_size(self._buffer[: self._size]))
+            if self.size:
+                expected = max(expected, self._limits.expected_size(self._buffer[: self.size]))
             self._expected = max(needed, min(expected, limit))
-            self._enlarge(self._expected if self._size >= _FIRST_ALLOCATION else min(self._expected, _FIRST_ALLOCATION))
+            self._enlarge(self._expected if self.size >= _FIRST_ALLOCATION else min(self._expected, _FIRST_ALLOCATION))
 
     def _enlarge(self, size: int) -> None:
         try:
             buffer = numpy.empty(size, numpy.uint8).data
         except MemoryError:
             raise _too_big(f"there is no memory for a message of {self._expected} bytes") from None
-        buffer[: self._size] = self._buffer[: self._size]
+        buffer[: self.size] = self._buffer[: self.size]
         self._buffer = buffer
 
     def get_buffer(self, size: int) -> memoryview | None:
-        if self._size == len(self._buffer):
+        if self.size == len(self._buffer):
             try:
                 self._enlarge(self._expected)
             except WebSocketViolation:
                 return None  # `append` raises it when the next bytes arrive
-        return self._buffer[self._size : self._size + size]
+        return self._buffer[self.size : self.size + size]
 
     def buffer_updated(self, count: int, masker: Masker | None) -> None:
         if masker is not None:
-            masker.mask_in_place(self._buffer[self._size : self._size + count])
-        self._size += count
+            masker.mask_in_place(self._buffer[self.size : self.size + count])
+        self.size += count
 
     def append(self, data: bytes, masker: Masker | None) -> None:
-        if self._size + len(data) > len(self._buffer):
+        if self.size + len(data) > len(self._buffer):
             self._enlarge(self._expected)
-        self._buffer[self._size : self._size + len(data)] = data
+        self._buffer[self.size : self.size + len(data)] = data
         self.buffer_updated(len(data), masker)
 
     def finish(self) -> Data:
-        message = self._buffer[: self._size]
-        return message if self._size > _MAX_COPIED else bytes(message)
+        message = self._buffer[: self.size]
+        return message if self.size > _MAX_COPIED else bytes(message)
 
 
 class _Text:
@@ -348,15 +354,15 @@ class _Text:
     def __init__(self, limits: FrameReader) -> None:
         self._limits = limits
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._parts: list[str] = []
-        self._size = 0
+        self._text = StringIO()  # a list would need more memory for short parts
+        self.size = 0
         self._fragments = 0
 
     def begin_frame(self, size: int, *, fin: bool) -> None:  # noqa: ARG002 - the same signature as that of _Binary
         if size > _MAX_BYTES_PER_CHARACTER * self._limits.text_limit:
             raise _too_big(text_too_long(self._limits.text_limit))
         self._fragments += 1
-        _check_fragments(self._fragments, self._size)
+        _check_fragments(self._fragments, self.size)
 
     def append(self, data: bytes, masker: Masker | None) -> None:
         if masker is not None:
@@ -367,7 +373,7 @@ class _Text:
 
     def finish(self) -> str:
         self._decode(b"", final=True)
-        return "".join(self._parts)
+        return self._text.getvalue()
 
     def _decode(self, data: bytes, *, final: bool = False) -> None:
         try:
@@ -377,10 +383,10 @@ class _Text:
                 pending.decode()
         except UnicodeDecodeError:
             raise WebSocketViolation(CloseCode.INVALID_DATA, "a text message that is not UTF-8") from None
-        self._size += len(text)
-        if self._size > self._limits.text_limit:
+        self.size += len(text)
+        if self.size > self._limits.text_limit:
             raise _too_big(text_too_long(self._limits.text_limit))
-        self._parts.append(text)
+        self._text.write(text)
 
 
 def _check_fragments(fragments: int, size: int) -> None:

@@ -135,6 +135,13 @@ def test_with_authentication_an_address_that_others_can_reach_is_served_with_a_w
     )
 
 
+def test_without_authentication_a_warning_says_that_the_clients_of_a_proxy_are_refused() -> None:
+    for options, warns in (([], True), (["--allow-unauthenticated"], False)):
+        with serving(*IN_PROCESS, "--trusted-proxy", "127.0.0.1", "--log-level", "error", *options) as server:
+            _, err = server.end()
+        assert err.startswith("warning: the clients of --trusted-proxy are refused") is warns
+
+
 def test_on_this_machine_alone_there_is_nothing_to_warn_of() -> None:
     with serving(*IN_PROCESS, "--log-level", "warning", **PASSWORD) as server:
         assert server.end() == (FAREWELL, "")

@@ -1,6 +1,7 @@
 """A child process and its supervisor: how it ends, and that its descendants end with it."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -179,6 +180,21 @@ async def test_a_supervisor_that_does_not_respond_is_killed(
             await family.grown_to(1)
             nursery.cancel_scope.cancel()
     assert not family.pids()
+
+
+@pytest.mark.trio
+async def test_the_program_may_open_as_many_files_as_the_system_allows(family: Family) -> None:
+    """Every user of the machine can connect to an engine, and so use up its descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    output = Output()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        async with running("ulimit -Sn; ulimit -Hn", output) as process:
+            await process.wait()
+            await output.ended.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(map(int, str(output).split())) == [min(hard, 1024 * 1024), hard]
 
 
 # Its descendants

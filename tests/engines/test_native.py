@@ -48,6 +48,7 @@ from rayforce_trio._protocol import (
     Result,
     parse_header,
     string_frame,
+    too_large,
 )
 from rayforce_trio._websocket import REASON_LIMIT
 from rayforce_trio.errors import (
@@ -554,6 +555,31 @@ async def test_a_compressed_reply_reaches_the_client_decompressed(size: int) -> 
     async with fake_engine(serve) as fake, open_session(at(fake.port)) as session:
         with trio.fail_after(20):
             assert await whole(session, await session.request(request("1"))) == Result(plain)
+            assert await ask(session, "1") == "2"
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("size", [2_000, 70_000, 2_000_000])
+@pytest.mark.parametrize("is_compressed", [False, True])
+async def test_a_reply_above_the_limit_is_read_and_replaced_by_an_error(size: int, is_compressed: bool) -> None:
+    plain = string_frame("x" * (size - 10))
+    sent = compressed_frame(plain[HEADER_SIZE:]) if is_compressed else plain
+
+    async def serve(session: FakeSession) -> None:
+        await session.receive_request()
+        await session.send(sent[:100])
+        await trio.testing.wait_all_tasks_blocked()
+        assert not replies  # the session is not usable before the reply has ended
+        await session.send(sent[100:])
+        await session.serve()
+
+    replies = []
+    async with fake_engine(serve) as fake, open_session(at(fake.port)) as session:
+        session.max_reply_size = size + HEADER_SIZE - 1
+        with trio.fail_after(20):
+            replies.append(await session.request(request("1")))
+            assert replies == [too_large(size + HEADER_SIZE, size + HEADER_SIZE - 1)]
+            assert not session.unread
             assert await ask(session, "1") == "2"
 
 

@@ -17,6 +17,7 @@ from rayforce_trio._engines._output import (
     MAX_LOGGED_SIZE,
     MAX_WARNINGS,
     Output,
+    output_limits,
 )
 from rayforce_trio._tasks import TIME_SLICE
 
@@ -167,6 +168,15 @@ async def test_they_are_counted_when_the_period_ends(log: Log, autojump_clock: t
         assert texts(log)[MAX_LINES + 1 :] == ["2"]
         await trio.sleep(3 * LOG_PERIOD)
     assert len(log.records) == MAX_LINES + 2
+
+
+@pytest.mark.trio
+async def test_a_process_that_was_restarted_has_no_limit_of_its_own(log: Log) -> None:
+    limits = output_limits()
+    for _ in range(3):
+        async with reading(Output("", limits)) as writer:
+            await writer.send_all(b"1\n" * MAX_LINES)
+    assert texts(log) == [*["1"] * MAX_LINES, *[f"{MAX_LINES} lines left out"] * 2]
 
 
 @pytest.mark.trio

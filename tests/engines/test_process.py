@@ -219,6 +219,11 @@ async def test_what_the_program_refuses_is_an_error_that_says_why(
         ({"cores": 1024}, "Invalid cores: 1024"),
         ({"cores": "2"}, "Invalid cores: '2'"),
         ({"cores": True}, "Invalid cores: True"),
+        ({"stop_timeout": 0}, "Invalid stop_timeout: 0. Must be a number of seconds above 0, 'auto', or None"),
+        ({"stop_timeout": -1.5}, "Invalid stop_timeout: -1.5"),
+        ({"stop_timeout": True}, "Invalid stop_timeout: True"),
+        ({"stop_timeout": "soon"}, "Invalid stop_timeout: 'soon'"),
+        ({"stop_timeout": float("nan")}, "Invalid stop_timeout: nan"),
     ],
     ids=str,
 )
@@ -573,7 +578,7 @@ async def test_a_session_asked_for_as_the_process_ends_waits_for_the_next(autoju
 
     for _ in range(20):  # one of the two comes first, by chance
         engine = NativeProcess()
-        engine._native = NativeEngine(LOCAL, 1)
+        engine._native = _process._ChildServer(1, in_flight=1, stop_timeout=30.0)
         engine._ready.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, engine)

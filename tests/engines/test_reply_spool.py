@@ -451,3 +451,18 @@ async def test_when_no_file_can_be_made_put_says_so(
     with pytest.raises(FileNotFoundError, match=r"; set TMPDIR to a writable directory$"):
         await reply_spool.put(b"1")
     assert await reply_spool.get() == FULL
+
+
+@pytest.mark.trio
+async def test_little_is_decompressed_at_once() -> None:
+    """Compressed bytes may become 64 times as many."""
+    with closing(ReplySpool(lambda data: data * 64)) as reply_spool:
+        await reply_spool.put(FULL)
+        await reply_spool.put(b"1")
+        left = 64 * len(FULL)
+        while left:
+            piece = await reply_spool.get()
+            assert len(piece) <= 4 * 1024 * 1024
+            assert not piece.strip(b"\0")
+            left -= len(piece)
+        assert await reply_spool.get() == b"1" * 64

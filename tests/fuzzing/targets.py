@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from fuzzing import announcing, columns, messages, opening, receiving, sending
+from fuzzing import announcing, columns, messages, opening, proxying, receiving, sending
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ TARGETS = {
     "columns": Target(columns.make, columns.check),
     "messages": Target(messages.make, messages.check),
     "opening": Target(opening.make, opening.check),
+    "proxying": Target(proxying.make, proxying.check),
     "receiving": Target(receiving.make, receiving.check),
     "sending": Target(sending.make, sending.check),
 }

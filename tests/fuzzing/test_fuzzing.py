@@ -26,6 +26,7 @@ _SEED = 6455
         ("columns", 1500),
         ("messages", 3000),
         ("opening", 1500),
+        ("proxying", 3000),
         ("receiving", 1500),
         ("sending", 200),
     ],

@@ -12,13 +12,13 @@ from ._run import Soak, soak
 from ._server import ENGINES
 from ._slow import HEALTHY, measure
 
-_GROWTH = 32e6  # bytes, from the second quarter of the time to the last: so much malloc keeps of what was freed
+_GROWTH = 32e6  # bytes, from the second quarter of the time to the last, without the engine's heap
 _LONGEST = 0.1  # seconds, of healthy clients' times beside slow ones, at the 99th percentile
 
 
 def show(result: Soak) -> None:
     """Print what the run has come to so far."""
-    tally, held = result.tally, result.samples[-1]
+    tally, held = result.tally, result.samples[-1].held
     print(
         f"{tally.requests:>10,} {tally.cancelled:>10,} {tally.sessions:>9,} {tally.killed:>7,} {tally.frozen:>7,} "
         f"{held.memory / 1e6:>8.1f} MB {held.descriptors:>12} {held.tasks:>6}",
@@ -31,7 +31,9 @@ def run(engine: str, clients: int, minutes: float) -> Soak:
     print(f"{'requests':>10} {'cancelled':>10} {'sessions':>9} {'killed':>7} {'frozen':>7} {'memory':>11} ", end="")
     print(f"{'descriptors':>12} {'tasks':>6}", flush=True)
     result = trio.run(partial(soak, engine, clients, minutes * 60, max(minutes, 1), show))
-    print(f"before: {result.before}\nafter: {result.after}\nmemory grew by {result.growth / 1e6:.1f} MB")
+    print(f"before: {result.before}\nafter: {result.after}\nattacks: {dict(result.attacks)}")
+    heap = " and ".join(f"{size / 1e6:.1f} MB" for size in result.engine_heap)
+    print(f"memory grew by {result.growth / 1e6:.1f} MB without the engine's heap, which had {heap}")
     return result
 
 

@@ -1,5 +1,6 @@
 """The run itself, and what is made of it."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -8,7 +9,9 @@ import trio
 from support.children import Child
 from support.usage import Held
 
+from ._attackers import ATTACKS, NATIVE_ATTACKS, attack_again_and_again
 from ._clients import Tally, run_client
+from ._server import Usage
 
 _START_TIMEOUT = 60.0
 _ANSWER_TIMEOUT = 60.0
@@ -22,27 +25,37 @@ class Soak:
 
     Attributes:
         before: what the server held before the first client.
-        samples: what it held meanwhile.
+        attacks: how often each attack was made.
+        samples: what it held and used meanwhile.
         after: what it held when the last client was gone.
     """
 
     before: Held
     tally: Tally = field(default_factory=Tally)
-    samples: list[Held] = field(default_factory=list)
+    attacks: Counter[str] = field(default_factory=Counter)
+    samples: list[Usage] = field(default_factory=list)
     after: Held | None = None
 
     @property
     def memory(self) -> tuple[float, float]:
         """The server's memory, in bytes: the median of the second quarter of the run, and of the last."""
-        quarter = max(len(self.samples) // 4, 1)
-        second, last = self.samples[quarter : 2 * quarter] or self.samples, self.samples[-quarter:]
-        return median(held.memory for held in second), median(held.memory for held in last)
+        return self._medians(lambda sample: sample.held.memory)
+
+    @property
+    def engine_heap(self) -> tuple[float, float]:
+        """The part of the memory that belongs to the engine's heap, in the same way."""
+        return self._medians(lambda sample: sample.engine_heap)
 
     @property
     def growth(self) -> float:
-        """By how much memory has grown from one to the other, in bytes."""
-        second, last = self.memory
-        return last - second
+        """By how much memory has grown from one to the other, in bytes, without the engine's heap."""
+        (second, last), (second_heap, last_heap) = self.memory, self.engine_heap
+        return (last - last_heap) - (second - second_heap)
+
+    def _medians(self, quantity: Callable[[Usage], int]) -> tuple[float, float]:
+        quarter = max(len(self.samples) // 4, 1)
+        second, last = self.samples[quarter : 2 * quarter] or self.samples, self.samples[-quarter:]
+        return median(map(quantity, second)), median(map(quantity, last))
 
     def complaints(self, growth: float) -> list[str]:
         """Return what is not as it should be, which more growth than so many bytes is not."""
@@ -61,31 +74,34 @@ class Soak:
 async def soak(
     engine: str, clients: int, seconds: float, every: float, show: Callable[[Soak], None] = lambda _: None
 ) -> Soak:
-    """Run so many clients for so long.
+    """Run so many clients for so long, beside one attacker of each kind.
 
     Args:
         engine: of the server, one of `ENGINES`.
         clients: how many there are at the same time.
-        seconds: how long, at least: until all that clients do was done.
+        seconds: how long, at least: until all that clients and attackers do was done.
         every: how often the server is asked what it holds, in seconds.
         show: called each time.
     """
     server = Child("soak._server", engine)
     try:
         port: int = server.answer(_START_TIMEOUT)["port"]
-        result = Soak(await _held(server))
+        result = Soak((await _usage(server)).held)
+        attacks = ATTACKS if engine == "in-process" else NATIVE_ATTACKS
         end = trio.current_time() + seconds
         async with trio.open_nursery() as nursery:
             for number in range(clients):
                 nursery.start_soon(run_client, port, number, result.tally)
-            while trio.current_time() < end or not result.tally.has_all:
+            for attack in attacks:
+                nursery.start_soon(attack_again_and_again, attack, port, result.attacks)
+            while trio.current_time() < end or not result.tally.has_all or len(result.attacks) < len(attacks):
                 await trio.sleep(every)
-                result.samples.append(await _held(server))
+                result.samples.append(await _usage(server))
                 show(result)
             nursery.cancel_scope.cancel()
         with trio.move_on_after(_SETTLED_WITHIN):
             while True:
-                result.after = await _held(server)
+                result.after = (await _usage(server)).held
                 if (result.after.tasks, result.after.descriptors) == (result.before.tasks, result.before.descriptors):
                     break
                 await trio.sleep(_LOOK_AGAIN)  # nobody tells when it is rid of the last one
@@ -94,6 +110,7 @@ async def soak(
         server.stop()
 
 
-async def _held(server: Child) -> Held:
+async def _usage(server: Child) -> Usage:
     server.say(do="tell")
-    return Held(**await trio.to_thread.run_sync(server.answer, _ANSWER_TIMEOUT))
+    answer = await trio.to_thread.run_sync(server.answer, _ANSWER_TIMEOUT)
+    return Usage(Held(**answer["held"]), answer["engine_heap"])

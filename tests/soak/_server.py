@@ -1,19 +1,36 @@
 """The server under load, in a process of its own: `python -m soak._server ENGINE`.
 
-It prints its port, and then answers every line on its standard input with what it holds: see `support.usage.Held`.
+It prints its port, and then answers every line on its standard input with what it holds: see `Usage`.
 """
 
 import gc
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import trio
 from support.children import Commander
-from support.usage import held
+from support.usage import Held, held
 
 from rayforce_trio import InProcessEngine, NativeProcess, WSServer
+from rayforce_trio._codec import decode, encode, evaluate
+from rayforce_trio._protocol import MessageType
 
 ENGINES = {"in-process": InProcessEngine, "child": NativeProcess}
+
+_HEAP = encode("(at (.sys.mem) 'anon-committed)", MessageType.SYNC)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a server holds, and how many bytes of its memory belong to the heap of an engine in the same process."""
+
+    held: Held
+    engine_heap: int
+
+
+def usage(engine: str) -> Usage:
+    gc.collect()
+    return Usage(held(), decode(evaluate(_HEAP), "").value if engine == "in-process" else 0)
 
 
 async def serve(engine: str) -> None:
@@ -29,8 +46,7 @@ async def serve(engine: str) -> None:
     async with server:
         commander.tell({"port": server.port})
         while await trio.to_thread.run_sync(commander.next, abandon_on_cancel=True) is not None:
-            gc.collect()
-            commander.tell(asdict(held()))
+            commander.tell(asdict(usage(engine)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ ENGINE is one of these:
 - `native`: `NativeEngine`, connected to a native server that this process starts
 - `child`: `NativeProcess`
 - `read-only`: `NativeProcess(read_only=True)`
+- `short-replies`: `NativeProcess`, with replies of 1 MiB at most
 - `tls DIRECTORY`: `InProcessEngine` behind TLS, with the certificates in DIRECTORY
 - `theirs`: rayforce-py's server
 
@@ -65,6 +66,8 @@ if __name__ == "__main__":
             trio.run(ours, InProcessEngine())
         case "child":
             trio.run(ours, NativeProcess())
+        case "short-replies":
+            trio.run(partial(ours, NativeProcess(), max_reply_size=1024 * 1024))
         case "read-only":
             trio.run(ours, NativeProcess(read_only=True))
         case "native":

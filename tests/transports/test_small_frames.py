@@ -206,3 +206,21 @@ async def test_nothing_is_read_after_an_error(case: str, client: bool, monkeypat
             assert await peer.receive_close() == 1002
             assert await peer.receive_rest() == b""
             peer.close()
+
+
+@pytest.mark.parametrize("code", [1008, 1013])
+async def test_a_receive_ends_when_another_task_closes_with_an_error(code: int, client: bool) -> None:
+    """It does not return a message that arrives later."""
+
+    async def receive() -> None:
+        with pytest.raises(ConnectionClosed):
+            await transport.receive()
+
+    async with with_raw_peer(client=client) as (transport, peer), anyio.create_task_group() as tasks:
+        tasks.start_soon(receive)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(transport.aclose, code)
+        assert await peer.receive_close() == code
+        await peer.send_frame(b"late")
+        assert await peer.receive_rest() == b""
+        peer.close()

@@ -11,7 +11,9 @@ from support.raw import BINARY, PING, PONG, RawPeer, frame, open_raw
 from rayforce_trio._codec import encode
 from rayforce_trio._protocol import MessageType
 
-RATE = 50  # round trips a second of one client
+RATES = {"requests": 50, "pings": 50, "connects": 5}
+"""How many round trips of a kind one client makes in a second."""
+
 WARM_UP = 0.5  # seconds
 LONGEST = 10.0  # seconds; a longer round trip is an error
 _REQUEST = frame(encode("(+ 1 2)", MessageType.SYNC))
@@ -21,12 +23,17 @@ _REQUEST = frame(encode("(+ 1 2)", MessageType.SYNC))
 class Client:
     """A client that makes round trips of one kind. It keeps its connection, and opens another after an error.
 
+    Args:
+        port: the server's.
+        interval: seconds from one round trip to the next.
+
     Attributes:
         times: of the round trips, in seconds.
         errors: of the failed round trips.
     """
 
     port: int
+    interval: float
     times: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     peer: RawPeer | None = None
@@ -51,10 +58,10 @@ class Client:
                     self.disconnect()
                 if due >= begin:
                     self.times.append(trio.current_time() - start)
-                due += 1 / RATE
+                due += self.interval
         while due < end:  # the round trip that did not end in time, and those that waited for it
             self.times.append(end - due)
-            due += 1 / RATE
+            due += self.interval
 
     async def connection(self) -> RawPeer:
         if self.peer is None:
@@ -90,7 +97,7 @@ async def connect(client: Client) -> None:
 RoundTrip = Callable[[Client], Awaitable[None]]
 ROUND_TRIPS: dict[str, RoundTrip] = {"requests": request, "pings": ping, "connects": connect}
 
-_clients: dict[str, list[Client]] = {}  # this process has one event loop for its whole life
+_clients: dict[tuple[int, str], list[Client]] = {}  # this process has one event loop for its whole life
 
 
 async def measure(port: int, kinds: list[str], clients: int, seconds: float) -> dict[str, dict[str, Any]]:
@@ -102,15 +109,23 @@ async def measure(port: int, kinds: list[str], clients: int, seconds: float) -> 
     begin = trio.current_time() + WARM_UP
     async with trio.open_nursery() as nursery:
         for kind in kinds:
-            for client in _clients.setdefault(kind, [Client(port) for _ in range(clients)]):
+            made = _clients.setdefault((port, kind), [Client(port, 1 / RATES[kind]) for _ in range(clients)])
+            for number, client in enumerate(made):
                 client.times.clear()
                 client.errors.clear()
-                nursery.start_soon(client.keep_time, ROUND_TRIPS[kind], begin, begin + seconds)
-    return {kind: summary(_clients[kind]) for kind in kinds}
+                start = begin + client.interval * number / len(made)
+                nursery.start_soon(client.keep_time, ROUND_TRIPS[kind], start, begin + seconds)
+    return {kind: summary(_clients[port, kind]) for kind in kinds}
 
 
 def summary(clients: list[Client]) -> dict[str, Any]:
     times = sorted(time for client in clients for time in client.times)
     errors = [error for client in clients for error in client.errors]
     p50, p99 = (times[ceil(len(times) * share) - 1] for share in (0.5, 0.99))
-    return {"p50": p50, "p99": p99, "longest": times[-1], "count": len(times), "errors": errors[:20]}
+    return {
+        "p50": p50,
+        "p99": p99,
+        "longest": times[-1],
+        "count": len(times),
+        "errors": list(dict.fromkeys(errors))[:3],
+    }

@@ -31,7 +31,7 @@ class Timing:
 
     Attributes:
         count: how many there were.
-        errors: those of the first 20 round trips that failed.
+        errors: up to three different errors of round trips that failed.
     """
 
     p50: float
@@ -59,18 +59,22 @@ class ServerProcess:
         clients.answer(_START_TIMEOUT)
         self._server, self._clients = server, clients
 
-    def measure(self, *kinds: str, clients: int = 4, seconds: float = 5.0) -> dict[str, Timing]:
+    def measure(
+        self, *kinds: str, clients: int = 4, seconds: float = 5.0, port: int | None = None
+    ) -> dict[str, Timing]:
         """Have honest clients make round trips at a steady rate, and return their times by kind.
 
         Clients keep their connections from one call to the next.
 
         Args:
             kinds: `requests`, `pings`, or `connects`. Default: requests and pings.
-            clients: how many there are of each kind. Each makes `_honest.RATE` round trips a second.
+            clients: how many there are of each kind. Each makes round trips at the rate of `_honest.RATES`.
             seconds: how long.
+            port: the port that the clients connect to, if that is not the server's: that of a proxy.
         """
         self.pin()
-        self._clients.say(port=self.port, kinds=kinds or ("requests", "pings"), clients=clients, seconds=seconds)
+        kinds = kinds or ("requests", "pings")
+        self._clients.say(port=port or self.port, kinds=kinds, clients=clients, seconds=seconds)
         answer = self._clients.answer(seconds + _SLACK)
         return {kind: Timing(**fields) for kind, fields in answer.items()}
 
@@ -115,19 +119,26 @@ def served(make: Callable[..., WSServer], **arguments: Any) -> Iterator[ServerPr
 
 @contextmanager
 def attacked(
-    script: Callable[..., Awaitable[None]], server: ServerProcess, *, processes: int = 1, **arguments: Any
+    script: Callable[..., Awaitable[None]],
+    server: ServerProcess,
+    *,
+    port: int | None = None,
+    processes: int = 1,
+    **arguments: Any,
 ) -> Iterator[None]:
     """Attack a server from processes of their own for the block, which begins when every attack has.
 
     Args:
         script: an async function of a module. It is started as by `trio.Nursery.start`, attacks until it is
             cancelled, and fails the test if it raises.
+        port: the port to attack, if that is not the server's: that of a proxy.
         processes: how many processes run it.
         arguments: its arguments besides `port`, which JSON can express.
     """
     with ExitStack() as stack:
         attackers = [
-            stack.enter_context(_child("attacker", script, port=server.port, **arguments)) for _ in range(processes)
+            stack.enter_context(_child("attacker", script, port=port or server.port, **arguments))
+            for _ in range(processes)
         ]
         for attacker in attackers:
             attacker.answer(_START_TIMEOUT)
