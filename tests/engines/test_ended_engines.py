@@ -255,16 +255,20 @@ async def test_a_client_is_not_blamed_for_a_request_whose_client_has_left(
     for suspect in {ANN, client} - {BOB}:
         for _ in range(DEATHS_UNTIL_ALONE):
             engine._suspects.process_ended([suspect], trio.current_time())
+
+    async def ask_behind_it() -> None:
+        async with session_of(engine, ANN) as ann:
+            session = await engine.open_session_for(client)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.request, request(query.text))
+                await query.begun()
+                nursery.cancel_scope.cancel()
+            await session.aclose()
+            await ann.request(request("(+ 1 2)"))
+
     async with running(engine):
         with pytest.raises(errors.EngineError) as caught:
-            async with session_of(engine, ANN) as ann:
-                session = await engine.open_session_for(client)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(session.request, request(query.text))
-                    await query.begun()
-                    nursery.cancel_scope.cancel()
-                await session.aclose()
-                await ann.request(request("(+ 1 2)"))
+            await ask_behind_it()
         assert type(caught.value) is errors.EngineError
         await log.told("was killed by signal 9; it will be restarted at once")
         async with session_of(engine, ANN) as ann:
