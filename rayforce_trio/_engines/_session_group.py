@@ -154,7 +154,8 @@ class SessionGroup:
         now = trio.current_time()
         while self._abandoned and self._abandoned[0].at + _ABANDONED_LIFETIME < now:
             self._abandoned.popleft()
-        self.watchdog.replied(now, stops_left=self._stops_left())
+        if not self.watchdog.is_idle:
+            self.watchdog.replied(now, stops_left=self._stops_left())
         self._note_change()
 
     def reply_begun(self, session: GroupMember) -> None:
