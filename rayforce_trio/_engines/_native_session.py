@@ -181,7 +181,9 @@ class NativeSession(Session):
         return reply if isinstance(reply, Failure) and reply.message else None
 
     def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:
-        if not self.ready or len(frame) > _MAX_START_SIZE or self._group.has_turns:
+        if not self.ready or len(frame) > _MAX_START_SIZE:
+            return False
+        if self._group.has_turns and not self._group.enter_at_once(self):
             return False
         exchange = self._exchange
         exchange.request(frame)

@@ -221,6 +221,10 @@ class SessionGroup:
         """
         return self._turns.enter(session, alone=session.is_alone)
 
+    def enter_at_once(self, session: GroupMember) -> bool:
+        """Like `enter`, but do not wait: return false if the turn has not come."""
+        return self._turns.enter_at_once(session, alone=session.is_alone)
+
     def reconsider(self, must_be_alone: Callable[[Client], bool]) -> None:
         """Let requests be in flight together with others if their clients are no longer suspects. No checkpoint."""
         for session in self._sessions:

@@ -42,12 +42,18 @@ class Turns(Generic[Ticket]):
         """Whether a request waits for its turn."""
         return bool(self._shared or self._alone)
 
+    def enter_at_once(self, ticket: Ticket, *, alone: bool) -> bool:
+        """Take a turn, if there is no need to wait for it; return whether it was taken."""
+        if self.state is not TurnState.SHARED or (alone and self._in_flight):
+            return False
+        self._in_flight.add(ticket)
+        if alone:
+            self.state = TurnState.ALONE
+        return True
+
     def enter(self, ticket: Ticket, *, alone: bool) -> bool:
         """Ask for a turn; return whether it has come already. Otherwise `leave` returns the ticket when it comes."""
-        if self.state is TurnState.SHARED and not (alone and self._in_flight):
-            self._in_flight.add(ticket)
-            if alone:
-                self.state = TurnState.ALONE
+        if self.enter_at_once(ticket, alone=alone):
             return True
         if alone:
             self._alone[ticket] = None
