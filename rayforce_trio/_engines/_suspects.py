@@ -14,13 +14,13 @@ MAX_CLIENTS = 1024
 """The number of clients that are remembered. The one that was a suspect least recently is forgotten first."""
 
 DEATHS_UNTIL_ALONE = 2
-"""In how many ends of a process a client is a suspect before its requests are sent alone."""
+"""How often a client must be a suspect before its requests are sent alone."""
 
 SUSPICION_LIFETIME = 300.0
 """How long a client remains a suspect."""
 
 FIRST_WAIT = 5.0
-"""How long a client waits that has ended a process for the first time. The time doubles with each further process."""
+"""How long a client waits after it has ended a process for the first time. The time doubles with each further one."""
 
 MAX_WAIT = 600.0
 """The longest time that a client waits."""
