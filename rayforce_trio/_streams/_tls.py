@@ -96,7 +96,7 @@ class TlsStream(ByteStream):
         """Perform the TLS handshake. A checkpoint; if cancelled, close the stream.
 
         Args:
-            turns: entered for each step, which can take milliseconds of the processor.
+            turns: entered for each step, because a step can take milliseconds of processor time.
 
         Raises:
             HandshakeError: the handshake failed; the cause is the `ssl.SSLError`, if there is one.
