@@ -74,7 +74,7 @@ class Soak:
 async def soak(
     engine: str, clients: int, seconds: float, every: float, show: Callable[[Soak], None] = lambda _: None
 ) -> Soak:
-    """Run so many clients for so long, beside one attacker of each kind.
+    """Run clients beside one attacker of each kind, and record what the server holds.
 
     Args:
         engine: of the server, one of `ENGINES`.

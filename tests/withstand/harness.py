@@ -1,8 +1,8 @@
 """Measure honest clients of a server, first without and then beside an attack.
 
-Server, honest clients and attackers are processes of their own. The server has one of the machine's cores for itself,
-the others share the rest, and attackers have the lowest priority: the fairness of the server is measured, not that of
-the machine.
+The server, the honest clients and the attackers are separate processes. The server has one core of the machine for
+itself, the others share the rest, and attackers have the lowest priority: this measures the fairness of the server, not
+that of the machine.
 """
 
 import json
