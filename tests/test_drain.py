@@ -547,7 +547,7 @@ async def test_a_crash_is_no_going_away() -> None:
                     await connection.execute("1")
 
 
-# The delay before it
+# The delay before draining
 
 
 async def is_well(port: int) -> int:

@@ -308,7 +308,7 @@ class NativeProcess(Engine):
         """
 
         async def allow_sessions() -> None:
-            """Wait until the process is ready, then until cancelled. If cancelled, no session is left open."""
+            """Wait until the process is ready, and then until cancelled, which leaves no session open. A checkpoint."""
             await output.listening.wait()  # the port belongs to the process now: no other one receives the user name
             native.pid = process.pid
             await native.wait_until_ready()  # the replay of the journal and the script come first
@@ -337,8 +337,8 @@ class NativeProcess(Engine):
                 native.reconsider(self._must_be_alone)
 
         try:
-            react = native.monitor.log_problems if self._stop_timeout is None else kill_if_down
-            await race(allow_sessions, wait_for_exit, react, clear_suspects)
+            on_down = native.monitor.log_problems if self._stop_timeout is None else kill_if_down
+            await race(allow_sessions, wait_for_exit, on_down, clear_suspects)
         except EngineError as error:
             with trio.move_on_after(_EXIT_TIMEOUT):
                 await process.wait()

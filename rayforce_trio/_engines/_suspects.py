@@ -34,7 +34,7 @@ _MAX_ENDED = 10  # more make no difference to the wait
 
 class _Record:
     def __init__(self) -> None:
-        self.deaths = 0  # in which the client was a suspect
+        self.deaths = 0  # ends of a process in which the client was a suspect
         self.ended = 0  # processes that the client certainly ended
         self.waits_until = 0.0
         self.forget_at = 0.0

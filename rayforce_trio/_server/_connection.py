@@ -53,7 +53,7 @@ _AHEAD_AT_ONCE = 8
 Without this limit they could take long, because any number of refused requests may count as ahead.
 """
 
-_AT_ONCE = 0.1
+_MAX_EVALUATION_TIME = 0.1
 """How long the reader task may evaluate the messages of one read, in seconds. The worker task evaluates the others.
 
 Meanwhile the reader task can notice cancels behind them, and a client that leaves.
@@ -183,7 +183,7 @@ class WSServerConnection:
         """
         error: RayforceWSError | None = None
         try:
-            with self._counted(), self._scope:
+            with self._counted_in_budgets(), self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
                     error = await self._converse()
@@ -238,7 +238,7 @@ class WSServerConnection:
             self._stop_now()
 
     async def _read(self) -> None:
-        """Answer the messages that arrive, or report them to the pipeline, until cancelled.
+        """Answer the messages that arrive, or report them to the pipeline, until cancelled. A checkpoint.
 
         Cancelling loses no message that was received.
 
@@ -276,7 +276,7 @@ class WSServerConnection:
             now = perf_counter()
             if now >= slice_end:
                 used += now - slice_start
-                if used >= _AT_ONCE:
+                if used >= _MAX_EVALUATION_TIME:
                     send = None
                 if now >= flush_at:
                     self._flush()
@@ -634,11 +634,11 @@ class WSServerConnection:
         self._abandon_requests()
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted_in_budgets(self) -> Iterator[None]:
         """Count what the connection holds towards the budgets of the server until the block ends."""
         messages, replies = self._budgets
         receiver = Holder(self._network, self._held_messages, self._refuse_messages)
-        sender = Holder(self._network, self._held_replies, self._cut)
+        sender = Holder(self._network, self._held_replies, self._drop_replies)
         messages.add(receiver)
         replies.add(sender)
         self._transport.on_unfinished = partial(close_beyond, messages)
@@ -673,7 +673,7 @@ class WSServerConnection:
         self._fail(TryAgainLater(reason))
         self._transport.begin_close(CloseCode.TRY_AGAIN_LATER, reason)
 
-    def _cut(self) -> None:
+    def _drop_replies(self) -> None:
         """Disconnect, and drop the replies, because too many bytes wait in the server. No checkpoint.
 
         A close frame could not overtake the reply that is being sent.

@@ -218,7 +218,7 @@ class ConnectionHandler:
             return decision
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
-            """Answer a plain HTTP request. If cancelled, nothing was recorded."""
+            """Answer a plain HTTP request. If cancelled, nothing was recorded. A checkpoint if the endpoint is one."""
             known = self._with_client(request, log)
             answer = known if isinstance(known, Refusal) else await self._endpoints.answer(known, opening.scope, log)
             if isinstance(answer, Refusal):

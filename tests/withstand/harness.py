@@ -126,7 +126,7 @@ def attacked(
     processes: int = 1,
     **arguments: Any,
 ) -> Iterator[None]:
-    """Attack a server from processes of their own for the block, which begins when every attack has.
+    """Attack a server from separate processes during the block, which begins when every attack has begun.
 
     Args:
         script: an async function of a module. It is started as by `trio.Nursery.start`, attacks until it is
@@ -151,7 +151,7 @@ def attacked(
 def assert_added_delay(
     undisturbed: dict[str, Timing], disturbed: dict[str, Timing], seconds: float, *, quantile: str = "p99"
 ) -> None:
-    """Fail if an attack made a kind of round trip longer by more than `seconds`, or fail.
+    """Fail if an attack delayed a kind of round trip by more than `seconds`, or made it fail.
 
     Args:
         quantile: `p50`, `p99` or `longest`.
