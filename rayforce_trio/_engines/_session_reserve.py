@@ -40,6 +40,7 @@ class SessionReserve:
             session.abort()
         return None
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Replace the sessions that are taken, until cancelled; then close the others. A checkpoint.
 
