@@ -127,7 +127,8 @@ class ListenError(RayforceWSError):
 class EngineError(RayforceWSError):
     """A server's engine cannot be started or reached, or is lost. Raised on the server's side.
 
-    Its text reaches the client: in a refusal with HTTP status 503, or as the reason of close code 1011.
+    Its text reaches the client: in a refusal with HTTP status 503, or as the reason of close code 1011, or 1008
+    if requests of this client have ended the engine again and again.
     """
 
     _close_code = 1011

@@ -269,6 +269,18 @@ async def test_a_peer_whose_request_has_arrived_while_the_loop_was_blocked_does_
 
 
 @pytest.mark.trio
+async def test_a_slow_peer_is_let_in_while_nobody_needs_its_slot() -> None:
+    async with served(max_unauthenticated=4) as server:
+        with connect_raw(server.port) as slow:
+            request = upgrade()
+            for part in (request[:20], request[20:-1], request[-1:]):
+                await trio.sleep(0.8 * EVICTION_DELAY)  # the peer's pace
+                await slow.send(part)
+                assert await try_to_connect("trio", server.port) is None
+            assert (await slow.receive_head()).startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.trio
 async def test_openings_do_not_count_as_connections() -> None:
     async with served(max_connections=1, max_connections_per_address=1) as server, AsyncExitStack() as peers:
         for _ in range(10):

@@ -61,7 +61,7 @@ class ChildProcess:
         """
         self._supervisor.kill()
         if self.pid != self._supervisor.pid:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # the latter on macOS, if it has ended
                 os.killpg(self.pid, signal.SIGKILL)
 
 

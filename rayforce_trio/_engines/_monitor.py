@@ -15,6 +15,7 @@ from ._watchdog import WatchdogState
 
 _FIRST_PROBE_DELAY = 1.0  # seconds
 _MAX_PROBE_DELAY = 10.0
+_LATE_REPLY_TIMEOUT = 0.1  # seconds
 _LOG_INTERVAL = 10.0  # seconds between two reports that a server does not work
 
 logger = logging.getLogger("rayforce_trio.engine")
@@ -77,6 +78,9 @@ class EngineMonitor:
         while True:
             await self._wait_for(lambda: self._watchdog.state is WatchdogState.STOPPING)
             with trio.move_on_at(self._watchdog.deadline):
+                await self._wait_for(lambda: self._watchdog.state is not WatchdogState.STOPPING)
+            # If this process itself stood still, the replies of the server have not been read yet.
+            with trio.move_on_after(_LATE_REPLY_TIMEOUT):
                 await self._wait_for(lambda: self._watchdog.state is not WatchdogState.STOPPING)
             if self._watchdog.deadline <= trio.current_time():
                 self._group.check(self._unread_bytes())

@@ -1,7 +1,7 @@
 """The engine that is a native Rayforce server, reached over TCP: each session has a connection of its own."""
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -86,7 +86,7 @@ class NativeEngine(Engine):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch whether the server obeys stops, until cancelled. A checkpoint; if cancelled, nothing is left open."""
         task_status.started()
-        await race(self.watch, self.log_problems)
+        await race(self._monitor.run, self._monitor.log_problems)
 
     async def open_session(self) -> Session:
         """Open a session. A checkpoint; if cancelled, nothing is left open.
@@ -97,40 +97,10 @@ class NativeEngine(Engine):
         Raises:
             EngineError: nothing listens there, or the server there is not a Rayforce server or rejects the credentials.
         """
-        return await self.open_session_for(None)
+        return self._parallel(await self._open_waiting_session())
 
-    async def open_session_for(self, client: Client | None) -> Session:
-        session = await self._open_waiting_session(client)
-        return session if self.in_flight == 1 else self._parallel(session)
-
-    async def open_session_alone(self, client: Client) -> Session:
-        """Like `open_session_for`, for a client whose requests must be alone in the engine."""
-        return await self._open_waiting_session(client, is_alone=True)
-
-    async def watch(self) -> None:
-        """Like `run`, without reporting problems to the log."""
-        await self._monitor.run()
-
-    async def log_problems(self) -> None:
-        """Log when the server stops working, and when it works again, until cancelled. A checkpoint."""
-        await self._monitor.log_problems()
-
-    async def wait_until_down(self) -> None:
-        """Wait until the server is known not to work. A checkpoint; cancelling it changes nothing."""
-        await self._monitor.wait_until_down()
-
-    @property
-    def problem(self) -> str:
-        """The reason why the server counts as down; empty if it does not."""
-        return self._monitor.problem
-
-    def unfinished(self) -> tuple[set[Client], set[Client]]:
-        """Return the clients that had requests in flight when the server ended: see `SessionGroup.unfinished`."""
-        return self._group.unfinished()
-
-    def reconsider(self, must_be_alone: Callable[[Client], bool]) -> None:
-        """Let the requests of clients be in flight together with others unless `must_be_alone` is true for them."""
-        self._group.reconsider(must_be_alone)
+    async def open_session_for(self, client: Client) -> Session:
+        return self._parallel(await self._open_waiting_session(client))
 
     async def _open_waiting_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
         """Open a session, and wait for its handshake only as long as `open_session` does. Otherwise as that.
@@ -149,6 +119,9 @@ class NativeEngine(Engine):
         return session
 
     def _parallel(self, session: NativeSession) -> Session:
+        """Return a session that has several requests in flight, if that is allowed. It begins with this one."""
+        if self.in_flight == 1:
+            return session
         return ParallelSession(session, partial(self._open_another_session, session.client), self.in_flight)
 
     async def wait_until_ready(self) -> None:

@@ -152,6 +152,7 @@ class NativeProcess(Engine):
             await self._keep_running(task_status)
         finally:
             self._running = False
+            self._suspects = Suspects()
 
     async def _keep_running(self, task_status: trio.TaskStatus[None]) -> None:
         """Run one process after the other until cancelled. Checkpoints, cancellation and errors are those of `run`."""
@@ -217,7 +218,7 @@ class NativeProcess(Engine):
                 try:
                     if client is not None and self._must_be_alone(client):
                         return await native.open_session_alone(client)
-                    return await native.open_session_for(client)
+                    return await (native.open_session() if client is None else native.open_session_for(client))
                 except EngineError as error:
                     reason = str(error)
                 await ended.wait()  # the process may have ended already, but that has not been noticed yet
@@ -314,7 +315,7 @@ class NativeProcess(Engine):
             self._native, self._pid, self._ended, self._was_used = native, process.pid, trio.Event(), False
             self._ready.set()
             on_ready()
-            await race(native.watch, native.keep_reserve)
+            await race(native.monitor.run, native.keep_reserve)
 
         async def wait_for_exit() -> None:
             await process.wait()
@@ -322,12 +323,12 @@ class NativeProcess(Engine):
         async def kill_if_down() -> None:
             """Return when the process must be killed. Cancelling it changes nothing."""
             while True:
-                await native.wait_until_down()
+                await native.monitor.wait_until_down()
                 with trio.move_on_after(_EXIT_TIMEOUT):
                     await process.wait()  # it may have rejected a session because it was about to end
                 if native.is_down:
                     break
-            logger.warning("the engine process %d %s; it is killed", process.pid, native.problem)
+            logger.warning("the engine process %d %s; it is killed", process.pid, native.monitor.problem)
 
         async def clear_suspects() -> None:
             """Look again and again whose requests need not be alone any more, until cancelled."""
@@ -336,7 +337,7 @@ class NativeProcess(Engine):
                 native.reconsider(self._must_be_alone)
 
         try:
-            react = native.log_problems if self._stop_timeout is None else kill_if_down
+            react = native.monitor.log_problems if self._stop_timeout is None else kill_if_down
             await race(allow_sessions, wait_for_exit, react, clear_suspects)
         except EngineError as error:
             with trio.move_on_after(_EXIT_TIMEOUT):
@@ -348,7 +349,8 @@ class NativeProcess(Engine):
             if was_ready:
                 self._native, self._pid, self._ready = None, None, trio.Event()
                 self._ended.set()
-                self._find_suspects(native, process.pid)
+        if was_ready:
+            self._find_suspects(native, process.pid)
         return was_ready
 
     def _arguments(self, port: int) -> list[str]:
@@ -367,6 +369,7 @@ class _ChildServer(NativeEngine):
         stop_timeout: for how long it may ignore a stop before it counts as down, in seconds.
 
     Attributes:
+        monitor: watches whether the server obeys stops. The caller runs it.
         pid: the id of its process, as soon as it is known.
     """
 
@@ -375,8 +378,21 @@ class _ChildServer(NativeEngine):
     def __init__(self, port: int, *, in_flight: int, stop_timeout: float) -> None:
         super().__init__(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD, in_flight=in_flight)
         self._group.watchdog.limit = stop_timeout
+        self.monitor = self._monitor
         self._reserve = SessionReserve(RESERVED_SESSIONS, self._open_ready_session)
         self.pid: int | None = None
+
+    async def open_session_alone(self, client: Client) -> Session:
+        """Like `open_session_for`, for a client whose requests must be alone in the engine. Also if cancelled."""
+        return await self._open_waiting_session(client, is_alone=True)
+
+    def unfinished(self) -> tuple[set[Client], set[Client]]:
+        """Return the clients that had requests in flight when the server ended: see `SessionGroup.unfinished`."""
+        return self._group.unfinished()
+
+    def reconsider(self, must_be_alone: Callable[[Client], bool]) -> None:
+        """Let the requests of clients be in flight together with others unless `must_be_alone` is true for them."""
+        self._group.reconsider(must_be_alone)
 
     async def keep_reserve(self) -> None:
         """Keep sessions in reserve until cancelled, and then close them. A checkpoint."""

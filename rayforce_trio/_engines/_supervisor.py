@@ -42,6 +42,7 @@ def main(report: int, command: list[str]) -> None:
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])  # the server's mask is inherited
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     if _is_readable(sys.stdin.fileno()):  # the server has ended already
         sys.exit(1)
@@ -63,7 +64,10 @@ def main(report: int, command: list[str]) -> None:
 def _start(command: list[str]) -> int:
     """Start the program in a process group of its own, and return its process id."""
     supervisor = os.getpid()
-    program = os.fork()
+    try:
+        program = os.fork()
+    except OSError as error:
+        sys.exit(f"the system cannot start another process: {error.strerror}")
     if program:
         return program
     try:

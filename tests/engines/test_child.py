@@ -104,6 +104,27 @@ async def test_it_reports_how_the_program_ended(script: str, code: int, family: 
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("ignored", [False, True], ids=["blocked", "ignored"])
+async def test_it_notices_the_end_even_if_the_server_ignores_such_signals(
+    *, ignored: bool, tmp_path: Path, family: Family
+) -> None:
+    """The supervisor inherits what the server does with signals."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [] if ignored else [signal.SIGCHLD])
+    if ignored:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        async with running(f"{WAIT.format(tmp_path)}; exit 3") as process:
+            signal.signal(signal.SIGCHLD, handler)  # or the system would forget the exit code of the supervisor
+            (tmp_path / "go").touch()
+            await process.wait()
+            assert process.returncode == 3
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@pytest.mark.trio
 async def test_the_process_id_is_that_of_the_program(log: Log, family: Family) -> None:
     output = Output()
     async with running("echo $$ $PPID", output) as process:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -237,18 +238,17 @@ async def test_refused_credentials_are_reported_until_a_session_is_accepted(log:
 
 @pytest.mark.trio
 async def test_an_engine_elsewhere_that_ignores_a_stop_is_reported_while_replicas_are_well() -> None:
-    with native_server() as native, native_server() as other:
+    with native_server() as native:
         engine = NativeEngine(LOCAL, native.port)
-        replicas = RoundRobinEngine([engine, NativeEngine(LOCAL, other.port)])
-        async with serving(engine) as server, serving(replicas) as replicated:
+        async with serving(engine) as server:
             native.stop()
             try:
                 async with connected(server) as connection:
                     with trio.move_on_after(0.05):
                         await connection.execute("1")
                 await until_health(server, 503)
-                assert engine.is_down
-                assert await health_status(replicated.port) == 200
+                assert RoundRobinEngine([engine]).is_down
+                assert not RoundRobinEngine([engine, NativeEngine(LOCAL, 1)]).is_down
             finally:
                 native.resume()
             await until_health(server, 200)
@@ -299,3 +299,20 @@ async def test_the_unread_bytes_of_a_server_are_those_that_it_has_not_read(nativ
 def test_without_the_table_of_connections_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayforce_trio._engines._unread._TABLE", Path("/proc/none"))
     assert unread_bytes(1) == {}
+
+
+@pytest.mark.trio
+async def test_an_engine_is_not_blamed_if_this_process_itself_stood_still(log: Log, queries: Queries) -> None:
+    """Its reply has arrived, but nobody has read it yet when the deadline has passed."""
+    engine = NativeProcess(stop_timeout=SOON)
+    query = queries(ENDLESS)
+    async with running(engine), open_session(engine) as session:
+        pid, replies = pid_of(engine), list[Any]()
+        assert session.start(request(query.text), replies.append)
+        await query.begun()
+        session.cancel()
+        time.sleep(2 * SOON)  # noqa: ASYNC251 - the event loop stands still
+        await until_state(server_of(engine), WatchdogState.OBEDIENT)
+        assert replies == [Failure(CANCELLED, "")]
+        assert pid_of(engine) == pid
+    assert not log.saying("ignored")

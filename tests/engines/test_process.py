@@ -219,6 +219,11 @@ async def test_what_the_program_refuses_is_an_error_that_says_why(
         ({"cores": 1024}, "Invalid cores: 1024"),
         ({"cores": "2"}, "Invalid cores: '2'"),
         ({"cores": True}, "Invalid cores: True"),
+        ({"stop_timeout": 0}, "Invalid stop_timeout: 0. Must be a number of seconds above 0, 'auto', or None"),
+        ({"stop_timeout": -1.5}, "Invalid stop_timeout: -1.5"),
+        ({"stop_timeout": True}, "Invalid stop_timeout: True"),
+        ({"stop_timeout": "soon"}, "Invalid stop_timeout: 'soon'"),
+        ({"stop_timeout": float("nan")}, "Invalid stop_timeout: nan"),
     ],
     ids=str,
 )
