@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from .._tasks import enable_ki_protection
 from ..errors import EngineError
 from ._backoff import exponential_backoff
 from ._native_session import NativeSession
