@@ -55,7 +55,7 @@ class ChildProcess:
             os.write(self._requests, b"!")
 
     def kill_without_supervisor(self) -> None:
-        """Kill the supervisor and the program's process group, but no other descendants. No checkpoint. Idempotent.
+        """Kill the supervisor and the program's process group, if they run, but no other descendants. No checkpoint.
 
         For a supervisor that does not respond, or was killed before it could do its work.
         """

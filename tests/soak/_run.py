@@ -111,7 +111,7 @@ async def soak(
 
 
 async def _held_when_ready(server: Child) -> Held:
-    """Return what a server holds that has just started, once it opens no more sessions of its engine in reserve."""
+    """Return what a server that has just started holds, as soon as it opens no more sessions in reserve."""
     before, now = None, (await _usage(server)).held
     while before is None or (before.tasks, before.descriptors) != (now.tasks, now.descriptors):
         await trio.sleep(_LOOK_AGAIN)

@@ -272,7 +272,7 @@ class Interrupter:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    """Whether a function of the package runs, rather than one of trio that the program itself has called."""
+    """Return whether a function of the package runs, rather than one of trio that the program itself has called."""
     return any(one.startswith(_PACKAGE) for one in _frames_of_task(frame))
 
 
