@@ -1,14 +1,12 @@
 """Posts that wait: of clients that leave, of those that send too many, and of honest ones."""
 
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 import trio
+from support.clients import run_until_it_prints
 from support.engines import GateEngine
 from support.probed_server import QUERY
 from support.raw import BINARY, PING, TEXT, RawPeer, close_frame, frame, open_raw
@@ -100,14 +98,7 @@ async def test_a_client_leaves_behind_a_query_and_many_posts_which_are_all_carri
 async def test_a_client_of_ours_is_killed_behind_a_query_and_its_posts() -> None:
     async with serving(NativeProcess()) as (server, other):
         await other.execute("(set posted 0)")
-        client = await trio.lowlevel.open_process(
-            [sys.executable, "-c", CLIENT_PROGRAM, str(server.port)], stdout=subprocess.PIPE
-        )
-        assert client.stdout is not None
-        async with client.stdout:
-            assert await client.stdout.receive_some()
-            client.send_signal(signal.SIGKILL)
-            await client.wait()
+        await run_until_it_prints(CLIENT_PROGRAM, server.port)
         with trio.fail_after(20):
             await until_posted(other, MAX_UNCONFIRMED_POSTS)
 
