@@ -159,7 +159,7 @@ class AcceptOptions:
         max_message_size: the longest message accepted, in bytes. Clients of a subprotocol are told this number.
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
-        write_timeout: a peer that takes nothing for this many seconds has its connection closed.
+        write_timeout: the seconds over which the rate is measured at which a peer must take bytes: see `WriteRate`.
         turns: held by an opening for each step of the TLS handshake, and while it parses what it has received. So one
             opening continues in each round of the event loop, and many openings do not delay the open connections.
     """

@@ -28,7 +28,7 @@ SHIELDED_CLOSE_TIMEOUT = 2.0
 """The longest time that a closing handshake takes in a cancelled scope, in seconds."""
 
 WRITE_STALL_TIMEOUT = 30.0
-"""A server disconnects a peer that accepts no bytes for this many seconds while it is sent some."""
+"""Over this many seconds of waiting, a server expects a peer to take its bytes at a minimum rate: see `WriteRate`."""
 
 
 class TryAgainLater(RayforceWSError):
