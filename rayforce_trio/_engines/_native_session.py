@@ -103,6 +103,11 @@ class NativeSession(Session):
         return self._exchange.state in (ExchangeState.SENDING, ExchangeState.WAITING)
 
     @property
+    def awaiting_handshake(self) -> bool:
+        """Whether a request will be sent as soon as the server has accepted the session."""
+        return self._exchange.has_queued
+
+    @property
     def stopped_at(self) -> float:
         """When the request in flight was stopped, on trio's clock; infinite if it was not."""
         return self._stopped_at if self._exchange.stop_requested else math.inf
@@ -442,7 +447,7 @@ class NativeSession(Session):
         return self._lost(f"sent a damaged reply: {error}")
 
     def _gone(self) -> EngineError:
-        if self.is_alone and self.awaiting_reply:
+        if self.awaiting_reply and self._group.is_surely_running(self):
             return ClientEndedEngine(f"{self._name} ended during a request of this client, as it has done before")
         return self._lost("is gone")
 
