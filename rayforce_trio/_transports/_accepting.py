@@ -272,8 +272,7 @@ async def _start_tls(
     try:
         with progress.waiting_for_peer(count_queue_time=True):
             await stream.wait_readable()
-        with progress.waiting_for_peer():
-            await secure.do_handshake(turns)
+        await secure.do_handshake(turns, progress.waiting_for_peer)
     except HandshakeError as error:
         if is_plaintext_error(error.__cause__):
             progress.bad_request(400, str(error))
