@@ -30,6 +30,7 @@ from ..errors import ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT
 from ._head_stream import HeadStream, ServerNursery, send_head
 from ._keepalive import KeepAlive
+from ._turns import Turns
 from ._websocket import WebSocketTransport
 
 _LINGER_TIMEOUT = 3.0  # seconds; a peer has this long to read the last response, and to answer by closing
@@ -160,8 +161,7 @@ class AcceptOptions:
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: a peer that takes nothing for this many seconds has its connection closed.
-        turns: held by an opening for each step of the TLS handshake, and while it parses what it has received. So one
-            opening continues in each round of the event loop, and many openings do not delay the open connections.
+        turns: held by an opening for each step of the TLS handshake, and while it parses what it has received.
     """
 
     subprotocols: Sequence[str]
@@ -169,7 +169,7 @@ class AcceptOptions:
     keepalive: KeepAlive
     tls: ssl.SSLContext | None = None
     write_timeout: float = WRITE_STALL_TIMEOUT
-    turns: trio.Lock = field(default_factory=trio.Lock)
+    turns: Turns = field(default_factory=Turns)
 
 
 async def accept(
@@ -258,9 +258,7 @@ async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, options: Ac
         stream.close()
 
 
-async def _start_tls(
-    stream: ByteStream, context: ssl.SSLContext, turns: trio.Lock, progress: OpeningProgress
-) -> TlsStream:
+async def _start_tls(stream: ByteStream, context: ssl.SSLContext, turns: Turns, progress: OpeningProgress) -> TlsStream:
     """Do the TLS handshake. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
@@ -282,9 +280,7 @@ async def _start_tls(
     return secure
 
 
-async def _receive_request(
-    stream: ByteStream, turns: trio.Lock, progress: OpeningProgress
-) -> UpgradeRequest | HttpRequest:
+async def _receive_request(stream: ByteStream, turns: Turns, progress: OpeningProgress) -> UpgradeRequest | HttpRequest:
     """Receive a request. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
