@@ -3,6 +3,7 @@
 import os
 import socket
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -27,6 +28,7 @@ from rayforce_trio._transports import (
     connect,
     refuse,
 )
+from rayforce_trio._transports._turns import Turns
 from rayforce_trio._websocket import parse_request
 from rayforce_trio.errors import ConnectionRejected, HandshakeError
 
@@ -234,9 +236,10 @@ async def test_of_openings_with_long_steps_only_one_continues_in_each_round_of_t
         return parse_request(received)
 
     async def open_one() -> None:
-        (await accept_one(listener)).abort()
+        (await accept_one(listener, options)).abort()
 
     parsed_in: list[int] = []
+    options = replace(OPTIONS, turns=Turns())
     monkeypatch.setattr("rayforce_trio._transports._turns.ROUND_SHARE", 0.0)
     monkeypatch.setattr("rayforce_trio._transports._accepting.parse_request", parse)
     listener, port = await listen()
