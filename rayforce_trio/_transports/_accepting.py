@@ -238,24 +238,36 @@ async def accept(
     )
 
 
-async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, options: AcceptOptions | None = None) -> None:
+async def refuse(
+    socket_stream: trio.SocketStream,
+    refusal: Refusal,
+    options: AcceptOptions | None = None,
+    *,
+    receive_preface: Callable[[], Awaitable[object]] | None = None,
+) -> None:
     """Refuse a peer that has not sent a request, within about three seconds. A checkpoint.
 
     Args:
         socket_stream: a connection that was just accepted; it is closed afterwards, even if this is cancelled.
         refusal: the answer.
         options: the options of the connection, if the TLS handshake is still to come.
+        receive_preface: receives the bytes before the TLS handshake; may raise `HandshakeError`.
     """
-    stream: ByteStream = stream_of(socket_stream)
+    stream: ByteStream | None = None
     try:
         with trio.move_on_after(_LINGER_TIMEOUT):
+            if receive_preface is not None:
+                await receive_preface()
+            stream = stream_of(socket_stream)
             if options is not None and options.tls is not None:
                 stream = await _start_tls(stream, options.tls, options.turns, OpeningProgress())
             await _answer(stream, refusal, OpeningProgress())
     except HandshakeError:
         pass
     finally:
-        stream.close()
+        if stream is not None:
+            stream.close()
+        socket_stream.socket.close()
 
 
 async def _start_tls(stream: ByteStream, context: ssl.SSLContext, turns: Turns, progress: OpeningProgress) -> TlsStream:
