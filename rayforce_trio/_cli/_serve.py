@@ -151,7 +151,6 @@ def serve(options: argparse.Namespace) -> int:
     """Run the command, and return its exit code."""
     authentication = authentication_of(options)
     tls = _tls(options)
-    _check_exposure(options, authentication)
     try:
         server = _Server(
             options.port,
@@ -185,6 +184,7 @@ def serve(options: argparse.Namespace) -> int:
         )
     except RayforceValueError as error:
         raise UsageError(error) from None
+    _check_exposure(options, authentication)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )

@@ -103,7 +103,9 @@ class NativeEngine(Engine):
         return self._parallel(await self._open_waiting_session(client))
 
     async def _open_waiting_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
-        """Open a session, and wait for its handshake only as long as `open_session` does. Otherwise as that.
+        """Open a session, and wait for its handshake only as long as `open_session` does.
+
+        A checkpoint; if cancelled, nothing is left open.
 
         Raises:
             EngineError: as for `open_session`.

@@ -74,7 +74,7 @@ class RoundRobinEngine(Engine):
         return await self._open_next(lambda engine: engine.open_session_for(client))
 
     async def _open_next(self, open_session: Callable[[Engine], Awaitable[Session]]) -> Session:
-        """Like `open_session`, with a function that opens a session with an engine.
+        """Like `open_session`, also if cancelled, with a function that opens a session with an engine.
 
         Raises:
             ClientMustWait: an engine makes the client wait.

@@ -583,7 +583,7 @@ class WSServerConnection:
         try:
             while True:
                 if pipeline.due is _START or pipeline.due is _SEND:
-                    await time_slice.yield_if_due()  # the reader task may perform it meanwhile
+                    await time_slice.yield_if_due()  # the client may cancel it meanwhile
                 if pipeline.due is Action.CLOSE:
                     return
                 if pipeline.due is _NOTHING:

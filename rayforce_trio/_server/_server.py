@@ -15,7 +15,7 @@ import trio
 from .._addresses import authority_of, check_host, check_port
 from .._engines import Engine, InProcessEngine
 from .._streams import check_tls_context
-from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, running_loop
+from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
 from .._transports import KeepAlive, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
@@ -281,6 +281,7 @@ class WSServer:
             with collapse_groups():
                 async with trio.open_nursery() as nursery:
                     with self._starting:
+                        await load_anyio()
                         for engine in self._authorizer.engines:
                             await nursery.start(engine.run)
                     if self._starting.cancelled_caught:

@@ -1,22 +1,21 @@
 """Posts that wait: of clients that leave, of those that send too many, and of honest ones."""
 
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 import trio
+from support.clients import run_until_it_prints
 from support.engines import GateEngine
 from support.probed_server import QUERY
 from support.raw import BINARY, PING, TEXT, RawPeer, close_frame, frame, open_raw
+from support.scripted_server import answer_the_close, connected
 
 from rayforce_trio import InProcessEngine, NativeProcess, WSClient, WSClientConnection, WSServer
 from rayforce_trio._codec import encode
 from rayforce_trio._engines import Engine
-from rayforce_trio._protocol import MAX_WAITING_POSTS, MessageType, dump_cancel
+from rayforce_trio._protocol import MAX_WAITING_POSTS, MessageType, dump_cancel, string_frame
 from rayforce_trio._protocol._client import MAX_UNCONFIRMED_POSTS
 
 LOCAL = "127.0.0.1"
@@ -99,14 +98,7 @@ async def test_a_client_leaves_behind_a_query_and_many_posts_which_are_all_carri
 async def test_a_client_of_ours_is_killed_behind_a_query_and_its_posts() -> None:
     async with serving(NativeProcess()) as (server, other):
         await other.execute("(set posted 0)")
-        client = await trio.lowlevel.open_process(
-            [sys.executable, "-c", CLIENT_PROGRAM, str(server.port)], stdout=subprocess.PIPE
-        )
-        assert client.stdout is not None
-        async with client.stdout:
-            assert await client.stdout.receive_some()
-            client.send_signal(signal.SIGKILL)
-            await client.wait()
+        await run_until_it_prints(CLIENT_PROGRAM, server.port)
         with trio.fail_after(20):
             await until_posted(other, MAX_UNCONFIRMED_POSTS)
 
@@ -201,3 +193,41 @@ async def test_a_client_of_ours_posts_as_fast_as_it_can(our_port: int, number: i
             for _ in range(number):
                 tasks.start_soon(post)
         assert await connection.execute(name) == total
+
+
+@pytest.mark.anyio
+async def test_a_post_that_waits_for_others_can_be_cancelled_and_the_connection_goes_on() -> None:
+    """Even if a call received its own replies before, the reply to the fence is received."""
+    received: list[bytes] = []
+    silent, answers = anyio.Event(), anyio.Event()
+
+    async def script(peer: RawPeer) -> None:
+        for _ in range(5):  # one call after the other, so that the calls receive
+            await peer.receive_frame()
+            await peer.send_frame(string_frame("reply"))
+        for _ in range(MAX_UNCONFIRMED_POSTS + 1):
+            received.append((await peer.receive_frame())[1])
+        silent.set()
+        await answers.wait()
+        for _ in range(2):
+            await peer.send_frame(string_frame("reply"))
+            received.append((await peer.receive_frame())[1])
+        await peer.send_frame(string_frame("reply"))
+        await answer_the_close(peer)
+
+    async with connected(script) as connection:
+        for _ in range(5):
+            await connection.execute("1")
+        for _ in range(MAX_UNCONFIRMED_POSTS):
+            await connection.post("(posted)")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.post, "(held back)")
+            await silent.wait()
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        answers.set()
+        await connection.post("(after it)")
+        assert await connection.execute("1") == "reply"
+    assert [frame[7] for frame in received].count(1) == 2  # the fences; the request follows
+    assert b"(after it)" in received[-1]
+    assert not [frame for frame in received if b"(held back)" in frame]

@@ -39,18 +39,6 @@ PROGRAMS = {
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no subreapers")
 
 
-@pytest.fixture
-def family(monkeypatch: pytest.MonkeyPatch) -> Iterator[Family]:
-    """The processes that the test starts; none may be left."""
-    family = Family()
-    monkeypatch.setenv(*family.variable)
-    yield family
-    left = family.pids()
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left
-
-
 @asynccontextmanager
 async def running(script: str, output: Output | None = None) -> AsyncIterator[ChildProcess]:
     """Run a shell script as a child process for the block."""

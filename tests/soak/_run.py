@@ -86,7 +86,7 @@ async def soak(
     server = Child("soak._server", engine)
     try:
         port: int = server.answer(_START_TIMEOUT)["port"]
-        result = Soak((await _usage(server)).held)
+        result = Soak(await _held_when_ready(server))
         attacks = ATTACKS if engine == "in-process" else NATIVE_ATTACKS
         end = trio.current_time() + seconds
         async with trio.open_nursery() as nursery:
@@ -108,6 +108,15 @@ async def soak(
         return result
     finally:
         server.stop()
+
+
+async def _held_when_ready(server: Child) -> Held:
+    """Return what a server holds that has just started, once it opens no more sessions of its engine in reserve."""
+    before, now = None, (await _usage(server)).held
+    while before is None or (before.tasks, before.descriptors) != (now.tasks, now.descriptors):
+        await trio.sleep(_LOOK_AGAIN)
+        before, now = now, (await _usage(server)).held
+    return now
 
 
 async def _usage(server: Child) -> Usage:

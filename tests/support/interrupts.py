@@ -234,7 +234,7 @@ def _frames_of_task(frame: FrameType | None) -> Iterator[str]:
 
 
 class Interrupter:
-    """Sends SIGINT at the n-th point of a run at which Python can run a signal handler, in our package or in trio.
+    """Sends SIGINT at the n-th point of a run at which Python can run a signal handler, in the package or in trio.
 
     These points are the beginning of a function, a jump backward, and the instruction after a call. Each place in the
     code counts once.
@@ -263,12 +263,17 @@ class Interrupter:
 
     def _count(self, frame: FrameType) -> None:
         place = (frame.f_code, frame.f_lasti)
-        if place not in self._seen:
+        if place not in self._seen and (trio.lowlevel.currently_ki_protected() or _is_ours(frame)):
             self._seen.add(place)
             if len(self._seen) == self._at:
                 self.place = f"{frame.f_code.co_qualname}, line {frame.f_lineno}"
                 sys.settrace(None)
                 signal.raise_signal(signal.SIGINT)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Whether a function of the package runs, rather than one of trio that the program itself has called."""
+    return any(one.startswith(_PACKAGE) for one in _frames_of_task(frame))
 
 
 @cache

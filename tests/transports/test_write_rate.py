@@ -1,10 +1,17 @@
+import socket
 from math import inf
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayforce_trio._streams._trio_tcp import TrioTcpStream
+from rayforce_trio._transports import KeepAlive
+from rayforce_trio._transports._websocket import WebSocketTransport
 from rayforce_trio._transports._write_rate import MIN_RATE, WriteRate
+from rayforce_trio.errors import ConnectionLost
 
 TIMEOUT = 30.0
 
@@ -60,3 +67,56 @@ def test_a_peer_above_the_rate_is_served(factor: float, step: float) -> None:
 @given(st.floats(0.0, 0.9), st.floats(0.01, 25.0))
 def test_a_peer_below_the_rate_is_cut(factor: float, step: float) -> None:
     assert served(factor * MIN_RATE, step, 1000.0) <= TIMEOUT / (1 - factor) + 2 * step
+
+
+class TricklingStream(TrioTcpStream):
+    """The peer of this stream takes `size` bytes every `pause` seconds."""
+
+    def __init__(self, sock: socket.socket, size: int, pause: float) -> None:
+        super().__init__(sock)
+        self._size = self._room = size
+        self._pause = pause
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        count = min(len(data), self._room)
+        self._room -= count
+        return count
+
+    async def wait_writable(self) -> None:
+        await trio.sleep(self._pause)
+        self._room = self._size
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("part", [20_000, 300_000, 10_000_000])
+@pytest.mark.parametrize("pause", [0.5, 5.0, 29.0])
+@pytest.mark.parametrize("factor", [0.0001, 0.5, 2.0])
+async def test_a_trickling_reader_is_cut_however_its_reply_is_divided(
+    autojump_clock: trio.testing.MockClock, part: int, pause: float, factor: float
+) -> None:
+    """The time does not begin anew with each byte, nor with each part of a reply."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        stream = TricklingStream(ours, max(1, int(factor * MIN_RATE * pause)), pause)
+        transport = WebSocketTransport(
+            stream,
+            client=False,
+            leftover=b"",
+            subprotocol=None,
+            peer="",
+            max_message_size=1,
+            keepalive=KeepAlive(None, None),
+            write_timeout=TIMEOUT,
+        )
+        started, error = trio.current_time(), None
+        try:
+            for _ in range(20_000_000 // part):
+                await transport.send_part(bytes(part), last=False)
+        except ConnectionLost as lost:
+            error = str(lost)
+        transport.abort()
+    if factor > 1:
+        assert error is None
+    else:
+        assert error == "the peer accepted less than 16 KiB a second for 30 seconds"
+        assert trio.current_time() - started <= 2 * TIMEOUT + pause
