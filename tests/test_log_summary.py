@@ -64,6 +64,14 @@ def test_all_networks_together_are_limited() -> None:
     assert sum(allowed(summary, 1, 1.0, network=str(number)) for number in range(5000)) <= TOTAL_RATE
 
 
+def test_other_lines_hide_no_error_and_errors_are_limited_as_well() -> None:
+    summary = LogSummary()
+    for number in range(1000):
+        allowed(summary, 10, 0.0, network=str(number))
+    assert sum(summary.allow("internal error", "7", logging.ERROR, 100, 0.0) for _ in range(1000)) == NETWORK_BURST
+    assert summary.take()[0] == logging.ERROR
+
+
 def test_a_long_line_counts_as_several() -> None:
     summary = LogSummary()
     assert allowed(summary, 100, 0.0, size=10 * LINE_SIZE) == NETWORK_BURST // 10

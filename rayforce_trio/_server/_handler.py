@@ -232,8 +232,14 @@ class ConnectionHandler:
         if isinstance(admitted, _EarlyRefusal):
             _record_refusal(counted, log, admitted.refusal.status, admitted.refusal.reason)
             opening.answering()
-            await refuse(stream, admitted.refusal, self._accept_options if admitted.before_tls else None)
+            await refuse(
+                stream,
+                admitted.refusal,
+                self._accept_options if admitted.before_tls else None,
+                receive_preface=partial(receive_client, stream, peer) if admitted.before_header else None,
+            )
             return
+        log.peer, log.network = str(admitted), admitted.network
         opened.transport = await accept(
             stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening
         )
@@ -248,7 +254,9 @@ class ConnectionHandler:
         A checkpoint if it has to wait. If cancelled, a part of the header may have been received: close the connection.
         """
         if not await opening.is_admitted():
-            return _EarlyRefusal(_TOO_MANY_OPENINGS)
+            return _EarlyRefusal(
+                _TOO_MANY_OPENINGS, before_header=self._proxies.protocol and self._proxies.trusts(peer.address)
+            )
         if not self._proxies.protocol:
             return peer
         if not self._proxies.trusts(peer.address):
@@ -317,10 +325,12 @@ class _EarlyRefusal:
 
     Attributes:
         before_tls: whether the peer can still perform the TLS handshake, if the server has TLS, to receive the refusal.
+        before_header: whether the header of the PROXY protocol is still to come.
     """
 
     refusal: Refusal
     before_tls: bool = True
+    before_header: bool = False
 
 
 class _Opened:

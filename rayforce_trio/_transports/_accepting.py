@@ -30,6 +30,7 @@ from ..errors import ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT
 from ._head_stream import HeadStream, ServerNursery, send_head
 from ._keepalive import KeepAlive
+from ._turns import Turns
 from ._websocket import WebSocketTransport
 
 _LINGER_TIMEOUT = 3.0  # seconds; a peer has this long to read the last response, and to answer by closing
@@ -160,8 +161,7 @@ class AcceptOptions:
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: the seconds over which the rate is measured at which a peer must take bytes: see `WriteRate`.
-        turns: held by an opening for each step of the TLS handshake, and while it parses what it has received. So one
-            opening continues in each round of the event loop, and many openings do not delay the open connections.
+        turns: held by an opening for each step of the TLS handshake, and while it parses what it has received.
     """
 
     subprotocols: Sequence[str]
@@ -169,7 +169,7 @@ class AcceptOptions:
     keepalive: KeepAlive
     tls: ssl.SSLContext | None = None
     write_timeout: float = WRITE_STALL_TIMEOUT
-    turns: trio.Lock = field(default_factory=trio.Lock)
+    turns: Turns = field(default_factory=Turns)
 
 
 async def accept(
@@ -238,29 +238,39 @@ async def accept(
     )
 
 
-async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, options: AcceptOptions | None = None) -> None:
+async def refuse(
+    socket_stream: trio.SocketStream,
+    refusal: Refusal,
+    options: AcceptOptions | None = None,
+    *,
+    receive_preface: Callable[[], Awaitable[object]] | None = None,
+) -> None:
     """Refuse a peer that has not sent a request, within about three seconds. A checkpoint.
 
     Args:
         socket_stream: a connection that was just accepted; it is closed afterwards, even if this is cancelled.
         refusal: the answer.
         options: the options of the connection, if the TLS handshake is still to come.
+        receive_preface: receives the bytes before the TLS handshake; may raise `HandshakeError`.
     """
-    stream: ByteStream = stream_of(socket_stream)
+    stream: ByteStream | None = None
     try:
         with trio.move_on_after(_LINGER_TIMEOUT):
+            if receive_preface is not None:
+                await receive_preface()
+            stream = stream_of(socket_stream)
             if options is not None and options.tls is not None:
                 stream = await _start_tls(stream, options.tls, options.turns, OpeningProgress())
             await _answer(stream, refusal, OpeningProgress())
     except HandshakeError:
         pass
     finally:
-        stream.close()
+        if stream is not None:
+            stream.close()
+        socket_stream.socket.close()
 
 
-async def _start_tls(
-    stream: ByteStream, context: ssl.SSLContext, turns: trio.Lock, progress: OpeningProgress
-) -> TlsStream:
+async def _start_tls(stream: ByteStream, context: ssl.SSLContext, turns: Turns, progress: OpeningProgress) -> TlsStream:
     """Do the TLS handshake. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
@@ -272,8 +282,7 @@ async def _start_tls(
     try:
         with progress.waiting_for_peer(count_queue_time=True):
             await stream.wait_readable()
-        with progress.waiting_for_peer():
-            await secure.do_handshake(turns)
+        await secure.do_handshake(turns, progress.waiting_for_peer)
     except HandshakeError as error:
         if is_plaintext_error(error.__cause__):
             progress.bad_request(400, str(error))
@@ -283,9 +292,7 @@ async def _start_tls(
     return secure
 
 
-async def _receive_request(
-    stream: ByteStream, turns: trio.Lock, progress: OpeningProgress
-) -> UpgradeRequest | HttpRequest:
+async def _receive_request(stream: ByteStream, turns: Turns, progress: OpeningProgress) -> UpgradeRequest | HttpRequest:
     """Receive a request. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
