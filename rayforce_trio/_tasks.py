@@ -52,6 +52,14 @@ def in_trio() -> bool:
     return sniffio.thread_local.name == "trio"
 
 
+async def load_anyio() -> None:
+    """Have anyio import its code for the running event loop. A checkpoint; cancelling it changes nothing.
+
+    Otherwise anyio would do so on first use, and delay the connections of a server by tens of milliseconds.
+    """
+    await anyio.lowlevel.checkpoint()
+
+
 def running_loop() -> EventLoop | None:
     """Return the event loop that runs the calling code, or `None` outside of event loops."""
     if sniffio.thread_local.name == "trio":  # `in_trio` without a function call: every request needs this

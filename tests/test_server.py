@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -154,6 +156,38 @@ async def test_port_and_url_tell_where_it_listens() -> None:
         assert server.url == f"ws://127.0.0.1:{server.port}"
         assert repr(server) == f"WSServer(port={server.port})"
     assert server.port == 0
+
+
+PRINTS_IMPORTS = """
+import sys
+import trio
+from rayforce_trio import WSServer
+
+async def main():
+    async with WSServer(0, host="127.0.0.1") as server:
+        before = set(sys.modules)
+        print(server.port, flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        print(*sorted(set(sys.modules) - before))
+
+trio.run(main)
+"""
+
+
+@pytest.mark.trio
+async def test_connections_import_nothing() -> None:
+    """An import would delay the other connections."""
+    async with in_time():
+        server = await trio.lowlevel.open_process(
+            [sys.executable, "-c", PRINTS_IMPORTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert server.stdin is not None
+        assert server.stdout is not None
+        async with server.stdin, server.stdout:
+            await check_answers(int(await server.stdout.receive_some()))
+            await server.stdin.send_all(b"\n")
+            assert b"".join([data async for data in server.stdout]) == b"\n"
+            await server.wait()
 
 
 @pytest.mark.trio

@@ -114,7 +114,7 @@ class NativeSession(Session):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection of a session that is not in use is open, as far as is known."""
+        """Whether the connection is open, as far as is known. Only for a session that is not in use."""
         return not self._stream.peer_is_gone()
 
     def abort(self) -> None:
@@ -123,10 +123,10 @@ class NativeSession(Session):
         self._stream.close()
 
     def may_be_running(self, unread: Mapping[int, int]) -> bool:
-        """Return whether the server may be evaluating the request in flight: it has read all of it, if that is known.
+        """Return whether the server may be evaluating the request in flight: as far as is known, it has read all of it.
 
         Args:
-            unread: how many bytes the server has not read, by our ports.
+            unread: how many bytes the server has not read, for each of our ports.
         """
         behind = (len(FENCE) if self._is_post else 0) + (len(_STOP) if self._exchange.stop_requested else 0)
         return self.awaiting_reply and unread.get(self._stream.local_port, 0) <= behind
@@ -277,7 +277,7 @@ class NativeSession(Session):
     async def _wait_for_turn(self) -> bool:
         """Wait until the request may be sent; return false if it was stopped before. A checkpoint if it has to wait.
 
-        If cancelled, the request has no turn.
+        If cancelled, the request does not wait for a turn any more.
         """
         self._turn = trio.Event()
         if self._group.enter(self):

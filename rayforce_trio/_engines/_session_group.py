@@ -217,7 +217,7 @@ class SessionGroup:
     def enter(self, session: GroupMember) -> bool:
         """Ask for the turn of a session's request; return whether it has come. Otherwise `turn_came` will be called.
 
-        Only if `has_turns` is true. The turn ends with `reply_begun`, `leave` or `discard`. No checkpoint.
+        Call this only if `has_turns` is true. The turn ends with `reply_begun`, `leave` or `discard`. No checkpoint.
         """
         return self._turns.enter(session, alone=session.is_alone)
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from .._tasks import enable_ki_protection
 from ..errors import EngineError
 from ._backoff import exponential_backoff
 from ._native_session import NativeSession
@@ -40,6 +41,7 @@ class SessionReserve:
             session.abort()
         return None
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Replace the sessions that are taken, until cancelled; then close the others. A checkpoint.
 

@@ -52,7 +52,7 @@ class Turns(Generic[Ticket]):
         return True
 
     def enter(self, ticket: Ticket, *, alone: bool) -> bool:
-        """Ask for a turn; return whether it has come already. Otherwise `leave` returns the ticket when it comes."""
+        """Ask for a turn; return whether it has come already. Otherwise `leave` returns the ticket later."""
         if self.enter_at_once(ticket, alone=alone):
             return True
         if alone:

@@ -2,14 +2,12 @@
 
 import gc
 import logging
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 import trio
+from support.clients import run_until_it_prints
 from support.engines import GateEngine, TamperedEngine
 from support.memory import resident_memory
 from support.probed_server import BIG, BIG_QUERY, OTHER_QUERY, QUERY, SHORT, probed_server
@@ -130,14 +128,7 @@ async def test_a_peer_that_stops_reading_and_leaves_gives_everything_back() -> N
 @pytest.mark.trio
 async def test_a_client_that_is_killed_is_noticed() -> None:
     async with probed_server() as server:
-        client = await trio.lowlevel.open_process(
-            [sys.executable, "-c", CLIENT_PROGRAM, str(server.port)], stdout=subprocess.PIPE
-        )
-        assert client.stdout is not None
-        async with client.stdout:
-            assert await client.stdout.receive_some()
-            client.send_signal(signal.SIGKILL)
-            await client.wait()
+        await run_until_it_prints(CLIENT_PROGRAM, server.port)
 
 
 @pytest.mark.trio

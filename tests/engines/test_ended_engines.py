@@ -1,4 +1,4 @@
-"""Clients that end the engine process: they are found, and others are served all the same."""
+"""Clients that end the engine process: they are identified, and others are served nevertheless."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ EVE, ANN, BOB = (Client(LOCAL, name) for name in ("eve", "ann", "bob"))
 
 
 class SuspectProcess(NativeProcess):
-    """A process whose sessions belong in turn to a client that must be alone, and to one that need not."""
+    """A process whose sessions belong alternately to a client that must be alone, and to one that need not."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -90,7 +90,7 @@ async def test_others_are_served_beside_a_client_that_ends_the_process_whenever_
 
 
 @pytest.mark.trio
-async def test_who_was_connected_when_the_process_ended_can_connect_again_at_once() -> None:
+async def test_clients_that_were_connected_when_the_process_ended_can_connect_again_at_once() -> None:
     engine = NativeProcess(read_only=True)
     lost = 0
 

@@ -43,18 +43,6 @@ from rayforce_trio._engines import _output, _process, _supervisor
 PUBLIC_PASSWORD = "rayforce_trio"
 
 
-@pytest.fixture
-def family(monkeypatch: pytest.MonkeyPatch) -> Iterator[Family]:
-    """The processes that the test starts; none may be left."""
-    family = Family()
-    monkeypatch.setenv(*family.variable)
-    yield family
-    left = family.pids()
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left
-
-
 async def ask(server: WSServer, query: str) -> Any:
     """Return the plain value of a query, asked on a connection of its own."""
     async with connected(server) as connection:

@@ -1,8 +1,8 @@
 """Measure honest clients of a server, first without and then beside an attack.
 
-Server, honest clients and attackers are processes of their own. The server has one of the machine's cores for itself,
-the others share the rest, and attackers have the lowest priority: the fairness of the server is measured, not that of
-the machine.
+The server, the honest clients and the attackers are separate processes. The server has one core of the machine for
+itself, and the others share the rest. Attackers have a low priority; if root runs this, the server and the honest
+clients have a high one. So this measures the fairness of the server, not that of the machine.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from support.children import Child
@@ -21,8 +22,7 @@ from . import _honest
 
 _START_TIMEOUT = 60.0
 _SLACK = 60.0  # seconds that a process may take longer than it was told
-_LOWEST_PRIORITY = 19
-_HIGH_PRIORITY = -10  # only root may set it
+_LOW_PRIORITY, _NORMAL_PRIORITY, _HIGH_PRIORITY = 5, 0, -10
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class ServerProcess:
         for supervisor in child_processes(self.pid):
             for pid in supervisor, *child_processes(supervisor):
                 _set_cores(pid, others)
+                _set_priority(pid, _NORMAL_PRIORITY)
 
 
 @contextmanager
@@ -110,8 +111,8 @@ def served(make: Callable[..., WSServer], **arguments: Any) -> Iterator[ServerPr
         arguments: its arguments, which JSON can express.
     """
     with _child("server", make, **arguments) as server, _child("honest", _honest.measure) as clients:
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, clients.pid, _HIGH_PRIORITY)
+        for one in (server, clients):
+            _set_priority(one.pid, _HIGH_PRIORITY)
         process = ServerProcess(server, clients)
         process.pin()
         yield process
@@ -126,7 +127,7 @@ def attacked(
     processes: int = 1,
     **arguments: Any,
 ) -> Iterator[None]:
-    """Attack a server from processes of their own for the block, which begins when every attack has.
+    """Attack a server from separate processes during the block, which begins when every attack has begun.
 
     Args:
         script: an async function of a module. It is started as by `trio.Nursery.start`, attacks until it is
@@ -151,7 +152,7 @@ def attacked(
 def assert_added_delay(
     undisturbed: dict[str, Timing], disturbed: dict[str, Timing], seconds: float, *, quantile: str = "p99"
 ) -> None:
-    """Fail if an attack made a kind of round trip longer by more than `seconds`, or fail.
+    """Fail if an attack delayed a kind of round trip by more than `seconds`, or made it fail.
 
     Args:
         quantile: `p50`, `p99` or `longest`.
@@ -170,7 +171,7 @@ def _child(role: str, function: Callable[..., Any], **arguments: Any) -> Iterato
     child = Child("withstand._child", role, reference, json.dumps(arguments))
     _set_cores(child.pid, _cores()[0 if role == "server" else 1])
     if role == "attacker":
-        os.setpriority(os.PRIO_PROCESS, child.pid, _LOWEST_PRIORITY)
+        _set_priority(child.pid, _LOW_PRIORITY)
     try:
         yield child
     finally:
@@ -183,8 +184,25 @@ def _cores() -> tuple[set[int], set[int]]:
     return {first}, set(others) or {first}
 
 
+def _set_priority(pid: int, priority: int) -> None:
+    """Set the priority of every thread of a process, and that of its session, if that is allowed."""
+    for thread in _threads(pid):
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, priority)
+    with suppress(OSError):  # where Linux shares a core between sessions first, priorities count within a session only
+        Path(f"/proc/{pid}/autogroup").write_text(str(priority))
+
+
 def _set_cores(pid: int, cores: set[int]) -> None:
-    """Pin a process, every thread of it. A process that has ended is left out."""
-    with suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - the names alone
-            os.sched_setaffinity(int(thread), cores)
+    """Pin every thread of a process."""
+    for thread in _threads(pid):
+        with suppress(OSError):
+            os.sched_setaffinity(thread, cores)
+
+
+def _threads(pid: int) -> list[int]:
+    """Return the threads of a process; none if it has ended."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208 - the names alone
+    except OSError:
+        return []

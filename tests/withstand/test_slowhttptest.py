@@ -57,7 +57,7 @@ def test_slowhttptest_against_the_server(attack: str) -> None:
             disturbed = server.measure(*kinds)
     connects = {"connects": disturbed.pop("connects")}
     assert_added_delay(undisturbed, disturbed, 0.010)
-    assert_added_delay(undisturbed, connects, 1.0)
+    assert_added_delay(undisturbed, connects, 1.5)  # slow openings are evicted after half a second, some at a time
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
