@@ -1,4 +1,4 @@
-"""A server behind proxies: what it takes their clients for, in its limits, its log, its pages and its protected mode.
+"""A server behind proxies: how it identifies their clients, for its limits, log, pages and protected mode.
 
 The proxies are scripted. Real ones are in tests/interop/foreign.
 """
@@ -223,7 +223,7 @@ async def test_the_proxy_protocol_names_the_client(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.trio
-async def test_it_comes_before_tls() -> None:
+async def test_the_header_of_the_proxy_protocol_comes_before_tls() -> None:
     options = {"ssl_context": server_context(local_certificates()), "authenticate": auth.token(KEY)}
     async with served(**options, **PROXY_PROTOCOL) as server:
         stream = await trio.open_tcp_stream(LOCAL, server.port)
@@ -339,6 +339,6 @@ async def test_a_peer_that_is_not_a_trusted_proxy_is_refused(before: bytes) -> N
 
 
 @pytest.mark.trio
-async def test_it_is_never_guessed() -> None:
+async def test_the_proxy_protocol_is_never_guessed() -> None:
     async with served(allow_unauthenticated=True, **X_FORWARDED_FOR) as server:
         assert (await page(server.port, "/healthz", before=TCP4)).status == 400

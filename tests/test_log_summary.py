@@ -108,13 +108,13 @@ def test_no_line_is_lost_and_the_number_of_kinds_is_bounded(steps: list[tuple[st
 
 
 def told_by(summary: LogSummary) -> int:
-    """Return how many lines the next summary tells of."""
+    """Return how many lines the next summary counts."""
     _, text = summary.take()
     return int(text.split()[0].replace(",", "")) if text else 0
 
 
 @pytest.mark.trio
-async def test_the_lines_of_a_connection_are_limited_but_for_queries_that_were_asked_for(
+async def test_the_lines_of_a_connection_are_limited_except_those_of_log_queries(
     caplog: pytest.LogCaptureFixture, autojump_clock: trio.abc.Clock
 ) -> None:
     caplog.set_level(INFO, "rayforce_trio.server")
@@ -143,7 +143,7 @@ COUNTED = re.compile(r"(?:, |: )([\d,]+) \"([^\"]+)\" from 127\.0\.0\.1")
 
 
 def lines_by_kind(messages: list[str]) -> Counter[str]:
-    """Return how often the log tells of each kind of line, in full or in a summary."""
+    """Return how many lines of each kind the log has, in full or counted in a summary."""
     found: Counter[str] = Counter()
     for message in messages:
         if match := re.fullmatch(r"connection \d+ \(127\.0\.0\.1:\d+\): ([^:]+).*", message):

@@ -5,10 +5,10 @@ from collections import Counter, OrderedDict
 from math import inf
 
 NETWORK_BURST, NETWORK_RATE = 50, 10
-"""The lines that one network can cause at once, and in each second after that."""
+"""How many lines one network can cause at once, and in each second after that."""
 
 TOTAL_BURST, TOTAL_RATE = 200, 20
-"""The lines that all networks together can cause at once, and in each second after that."""
+"""How many lines all networks together can cause at once, and in each second after that."""
 
 LINE_SIZE = 200
 """Bytes; a longer line, such as one with a traceback, counts as several."""

@@ -1,4 +1,4 @@
-"""The header of the PROXY protocol, version 2, in which a proxy tells the address of its client. No I/O.
+"""The header of the PROXY protocol, version 2, in which a proxy reports the address of its client. No I/O.
 
 The header comes first on a connection, before TLS: 16 bytes with a signature, a command, the family of the addresses
 and the length of the rest; then the addresses, and further fields, which this module skips.

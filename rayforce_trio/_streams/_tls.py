@@ -101,7 +101,7 @@ class TlsStream(ByteStream):
         """Perform the TLS handshake. A checkpoint; if cancelled, close the stream. Raises what `waiting_for_peer` does.
 
         Args:
-            turns: entered for each step, which can take milliseconds of the processor.
+            turns: entered for each step, because a step can take milliseconds of processor time.
             waiting_for_peer: returns a context for each wait for the peer.
 
         Raises:

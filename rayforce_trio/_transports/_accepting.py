@@ -53,7 +53,7 @@ class OpeningRequest:
         path: the path of the URL, with its query.
         headers: the HTTP headers, with names in lower case and values in Latin-1. Headers that decide about the
             request occur once at most. The values of a header that occurred several times are joined by ", ".
-        peer: the address of the peer. The server replaces it if a proxy tells another one.
+        peer: the address of the peer. The server replaces it if a proxy reports another one.
         own_address: the IP address and port that the client connected to.
         subprotocols: the subprotocols that the client proposes, in its order. They are not among the headers.
         certificate: the client's TLS certificate, in the form of `ssl.SSLSocket.getpeercert`, if it has sent one.
@@ -115,13 +115,13 @@ class PeerTooSlow(HandshakeError):
 
 
 class OpeningProgress:
-    """Is told how an opening proceeds, and can bound the waits for the peer. This one does nothing."""
+    """Receives reports on the progress of an opening, and can end waits for the peer. This base class does nothing."""
 
     def waiting_for_peer(self, *, count_queue_time: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002 - for subclasses
         """Return a context for a wait for bytes of the peer.
 
         Args:
-            count_queue_time: the peer could have sent the bytes before anything was read.
+            count_queue_time: whether the peer could have sent the bytes before anything was read.
 
         Raises:
             PeerTooSlow: on leaving the context: the wait was ended, or the result comes too late.
@@ -129,10 +129,10 @@ class OpeningProgress:
         return nullcontext()
 
     def bad_request(self, status: int, reason: str) -> None:
-        """The request is not valid, and the peer is about to be told so."""
+        """Report that the request is not valid, before the peer is told so."""
 
     def answering(self) -> None:
-        """The peer is about to be sent the last response, and then has a chance to read it. Cancel it at any time."""
+        """Report that the last response is about to be sent. From now on, the opening may be cancelled at any time."""
 
 
 class HttpRequestServed(Exception):
@@ -160,7 +160,7 @@ class AcceptOptions:
         max_message_size: the longest message accepted, in bytes. Clients of a subprotocol are told this number.
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
-        write_timeout: a peer that takes nothing for this many seconds has its connection closed.
+        write_timeout: the seconds over which the rate is measured at which a peer must take bytes: see `WriteRate`.
         turns: held by an opening for each step of the TLS handshake, and while it parses what it has received.
     """
 
@@ -190,7 +190,7 @@ async def accept(
         decide: called with a request for a connection; returns why it is refused, or `None`.
         answer: called with a plain HTTP request, GET or HEAD; returns the response, or why it is refused. `None`: plain
             HTTP requests are not valid.
-        progress: is told how the opening proceeds.
+        progress: receives reports on the progress of the opening.
 
     Raises:
         HttpRequestServed: `answer` returned a response, which was sent.
