@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rayforce_trio._server import _openings
 from rayforce_trio._server._openings import (
     EVICTION_DELAY,
+    MIN_LINGERING,
     MIN_OPEN_TIMEOUT,
     QUEUE_TIMEOUT,
     Action,
@@ -176,6 +177,24 @@ def test_a_newcomer_that_waits_too_long_is_refused() -> None:
     second = arena.arrive("a")
     assert arena.pass_time(QUEUE_TIMEOUT / 2) == [(Action.REFUSE, first)]
     assert arena.pass_time(QUEUE_TIMEOUT / 2) == [(Action.REFUSE, second)]
+
+
+def test_no_more_are_refused_at_once_than_can_read_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_openings, "MAX_LINGERING", 2)
+    arena = Arena(1)
+    first = arena.arrive()
+    burst = [arena.arrive() for _ in range(6)]
+    arena.take()
+    assert arena.pass_time(QUEUE_TIMEOUT) == [(Action.REFUSE, opening) for opening in burst[:2]]
+    assert arena.pass_time(0.9 * MIN_LINGERING) == []
+    assert arena.pass_time(0.1 * MIN_LINGERING) == [
+        (Action.REFUSE, burst[2]),
+        (Action.DROP, burst[0]),
+        (Action.REFUSE, burst[3]),
+        (Action.DROP, burst[1]),
+    ]
+    arena.end(first)
+    assert arena.take() == [(Action.ADMIT, burst[4])]
 
 
 # Eviction

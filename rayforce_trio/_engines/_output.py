@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import trio
 
-from .._log_limit import LogLimit
 from .._tasks import TimeSlice, enable_ki_protection
 from .._text import escape_controls
+from ._output_limit import OutputLimit
 
 LINE_LIMIT = 8 * 1024
 """The longest line that is logged as one record, in bytes."""
@@ -38,11 +38,11 @@ _WARNING_PREFIXES = (b"ipc: ", b"error: ", b"log: ERROR", b"log: WARN")  # "ipc:
 logger = logging.getLogger("rayforce_trio.engine")
 
 
-def output_limits() -> dict[int, LogLimit]:
+def output_limits() -> dict[int, OutputLimit]:
     """Return the limits on the lines of each level that an engine's processes, one after the other, can log."""
     return {
-        logging.INFO: LogLimit(MAX_LINES, LOG_PERIOD, MAX_LOGGED_SIZE),
-        logging.WARNING: LogLimit(MAX_WARNINGS, LOG_PERIOD, MAX_LOGGED_SIZE),
+        logging.INFO: OutputLimit(MAX_LINES, LOG_PERIOD, MAX_LOGGED_SIZE),
+        logging.WARNING: OutputLimit(MAX_WARNINGS, LOG_PERIOD, MAX_LOGGED_SIZE),
     }
 
 
@@ -62,7 +62,7 @@ class Output:
         ended: set when the output has ended.
     """
 
-    def __init__(self, address: str = "", limits: Mapping[int, LogLimit] | None = None) -> None:
+    def __init__(self, address: str = "", limits: Mapping[int, OutputLimit] | None = None) -> None:
         self._announcement = f"listening on {address}".encode()
         self.listening = trio.Event()
         self.ended = trio.Event()

@@ -35,6 +35,9 @@ MAX_QUEUED = 256
 MAX_LINGERING = 64
 """The number of answered connections that are kept for a while so that their peers can read the answer."""
 
+MIN_LINGERING = 0.1
+"""Seconds that a peer has to read its answer before a queued opening is refused and takes its place."""
+
 
 class OpeningState(Enum):
     """The states of an opening. See the table of this module."""
@@ -125,7 +128,7 @@ class Openings:
         self._slots_of = Counter[str | None]()
         self._queues: OrderedDict[str | None, deque[Opening]] = OrderedDict()  # the network that is next comes first
         self._queued = 0
-        self._lingering: dict[Opening, None] = {}  # the oldest comes first
+        self._lingering: dict[Opening, float] = {}  # since when; the oldest comes first
         self.deadline = inf
 
     # Events
@@ -144,7 +147,7 @@ class Openings:
         if self._queued <= MAX_QUEUED:
             return opening, []
         longest = max(reversed(self._queues.values()), key=len)
-        return opening, self._refuse(longest[-1])
+        return opening, self._refuse(longest[-1], now)
 
     def waits_for_peer(self, opening: Opening, now: float, *, count_queue_time: bool) -> None:
         """Report that an admitted opening waits for bytes of the peer.
@@ -171,7 +174,7 @@ class Openings:
         """Report that the last response of an opening is about to be sent. From now on it lingers."""
         if opening.state in (OpeningState.LINGERING, OpeningState.ENDED):
             return []
-        return self._leave(opening, now) + self._linger(opening)
+        return self._leave(opening, now) + self._linger(opening, now)
 
     def ended(self, opening: Opening, now: float) -> Actions:
         """Report that an opening is over: the connection is open, or closed."""
@@ -242,13 +245,13 @@ class Openings:
 
     # Ends
 
-    def _refuse(self, opening: Opening) -> Actions:
+    def _refuse(self, opening: Opening, now: float) -> Actions:
         self._unqueue(opening)
-        return [(Action.REFUSE, opening), *self._linger(opening)]
+        return [(Action.REFUSE, opening), *self._linger(opening, now)]
 
-    def _linger(self, opening: Opening) -> Actions:
+    def _linger(self, opening: Opening, now: float) -> Actions:
         opening.state = OpeningState.LINGERING
-        self._lingering[opening] = None
+        self._lingering[opening] = now
         if len(self._lingering) <= MAX_LINGERING:
             return []
         oldest = next(iter(self._lingering))
@@ -305,12 +308,16 @@ class Openings:
         )
 
     def _refuse_queued(self, now: float) -> Actions:
-        """Refuse the openings that have been queued for too long."""
+        """Refuse the openings that have been queued for too long, but not more at once than can linger."""
         actions: Actions = []
         for queue in list(self._queues.values()):
-            while queue and queue[0].arrived_at + self._queue_timeout <= now:
-                actions += self._refuse(queue[0])
+            while queue and queue[0].arrived_at + self._queue_timeout <= now and self._can_linger_at() <= now:
+                actions += self._refuse(queue[0], now)
         return actions
+
+    def _can_linger_at(self) -> float:
+        """Return when an opening that is refused can take the place of another one that lingers."""
+        return -inf if len(self._lingering) < MAX_LINGERING else next(iter(self._lingering.values())) + MIN_LINGERING
 
     # Time
 
@@ -332,6 +339,7 @@ class Openings:
         waiting = self._waiting if self._queued or self._is_under_pressure() else []
         if self._queued:
             deadline = min(queue[0].arrived_at for queue in self._queues.values()) + self._queue_timeout
+            deadline = max(deadline, self._can_linger_at())
             evictions = (opening.late_at(EVICTION_DELAY) for opening in waiting)
             deadline = min(deadline, min((time for time in evictions if time > now), default=inf))
         if self._is_under_pressure():

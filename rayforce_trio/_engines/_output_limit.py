@@ -1,9 +1,9 @@
-"""A limit on the lines that others can cause in a log. Without I/O: the caller logs, and supplies the time."""
+"""A limit on the lines of an engine process that are logged. Without I/O: the caller logs, and supplies the time."""
 
 import math
 
 
-class LogLimit:
+class OutputLimit:
     """Allow a number of lines and of bytes in each period, and count the lines beyond that.
 
     The log of an event that others can cause at will then has a bounded size, and tells how many lines are missing.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayforce_trio._log_limit import LogLimit
+from rayforce_trio._engines._output_limit import OutputLimit
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from rayforce_trio._log_limit import LogLimit
 def test_lines_beyond_the_number_for_a_period_are_left_out(
     times: list[float], allowed: list[bool], left_out: int, report_due: float
 ) -> None:
-    limit = LogLimit(3, 10.0)
+    limit = OutputLimit(3, 10.0)
     assert [limit.allow(now) for now in times] == allowed
     assert limit.report_due == report_due
     assert limit.take_left_out() == left_out
@@ -33,7 +33,7 @@ def test_lines_beyond_the_number_for_a_period_are_left_out(
 
 
 def test_bytes_beyond_the_number_for_a_period_are_left_out() -> None:
-    limit = LogLimit(5, 10.0, size=100)
+    limit = OutputLimit(5, 10.0, size=100)
     assert [limit.allow(0.0, size) for size in (60, 30, 30, 1, 1)] == [True, True, True, False, False]
     assert limit.take_left_out() == 2
     assert [limit.allow(10.0, 1) for _ in range(6)] == [True] * 5 + [False]
@@ -43,7 +43,7 @@ def test_bytes_beyond_the_number_for_a_period_are_left_out() -> None:
 def test_every_line_is_logged_or_counted_and_no_period_has_more_than_its_number(
     steps: list[tuple[float, bool]],
 ) -> None:
-    limit = LogLimit(3, 10.0)
+    limit = OutputLimit(3, 10.0)
     now, logged, reported = 0.0, list[float](), 0
     for wait, report in steps:
         now += wait
