@@ -301,18 +301,22 @@ async def test_a_request_that_waits_for_the_handshake_is_not_in_flight_with_one_
 async def test_a_suspect_that_sends_nothing_does_not_slow_others_down() -> None:
     """Their requests are started without changing tasks, unless one that must be alone is in flight or waits."""
     engine = SuspectProcess()
-    async with running(engine), session_of(engine, ANN) as ann, session_of(engine, ANN) as other:
-        async with session_of(engine, EVE) as eve:
-            replies: list[Any] = []
-            assert ann.start(request(ENDLESS), replies.append)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(eve.request, request(ENDLESS))
-                await trio.testing.wait_all_tasks_blocked()
-                assert not other.start(request("1"), replies.append)
-                ann.cancel()
-                while not replies:
-                    await trio.lowlevel.checkpoint()
-                assert not other.start(request("1"), replies.append)
-                eve.cancel()
-            assert replies == [Failure(CANCELLED, "")]
-            assert other.start(request("1"), replies.append)
+    async with (
+        running(engine),
+        session_of(engine, ANN) as ann,
+        session_of(engine, ANN) as other,
+        session_of(engine, EVE) as eve,
+    ):
+        replies: list[Any] = []
+        assert ann.start(request(ENDLESS), replies.append)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(eve.request, request(ENDLESS))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not other.start(request("1"), replies.append)
+            ann.cancel()
+            while not replies:
+                await trio.lowlevel.checkpoint()
+            assert not other.start(request("1"), replies.append)
+            eve.cancel()
+        assert replies == [Failure(CANCELLED, "")]
+        assert other.start(request("1"), replies.append)
