@@ -70,7 +70,7 @@ class ClientAddress:
 
     Attributes:
         address: the IP address.
-        port: the port; `None` if a proxy has not told it.
+        port: the port; `None` if a proxy has not reported it.
         through_proxy: whether the client comes through a proxy. The address is then that of the proxy's client, as far
             as it is known.
     """
@@ -81,7 +81,7 @@ class ClientAddress:
 
     @property
     def is_local(self) -> bool:
-        """Whether the client is on the server's machine. Nobody knows this of the client of a proxy."""
+        """Whether the client is on the server's machine. False for the client of a proxy, which can be anywhere."""
         return not self.through_proxy and is_loopback(self.address)
 
     @property

@@ -55,7 +55,7 @@ def in_trio() -> bool:
 async def load_anyio() -> None:
     """Have anyio import its code for the running event loop. A checkpoint; cancelling it changes nothing.
 
-    It does so on first use, which would delay the connections of a server by tens of milliseconds.
+    Otherwise anyio would do so on first use, and delay the connections of a server by tens of milliseconds.
     """
     await anyio.lowlevel.checkpoint()
 

@@ -34,8 +34,8 @@ class Request:
         path: the path and query of the URL.
         headers: the HTTP headers, with names in lower case. Values of a repeated header are joined by ", ". Values are
             decoded as Latin-1; for text in UTF-8, use `value.encode("latin-1").decode()`.
-        peer: the client's IP address. Behind a proxy in `trusted_proxies` that tells it, this is the address of the
-            proxy's client.
+        peer: the client's IP address. Behind a proxy in `trusted_proxies` that reports it, this is the address of
+            the proxy's client.
         username: the user name of HTTP Basic authentication, or `None`.
         password: the password of HTTP Basic authentication, or `None`.
         token: the bearer token, from the Authorization header or, in browsers, a subprotocol; or `None`.
@@ -94,7 +94,7 @@ def token(secret: str, *others: str, principal: Principal | None = None) -> Call
     """Return an `authenticate` function that accepts bearer tokens.
 
     A valid token of 16 characters or more is always accepted. A shorter one could be guessed, so it is refused while
-    its address has too many failures.
+    the client's address has too many failures.
 
     Args:
         secret: the token. `secrets.token_urlsafe()` generates one that cannot be guessed.
@@ -134,8 +134,8 @@ def any_of(
     """Return an async `authenticate` function that accepts the clients that one of several functions accepts.
 
     The functions are called in order until one of them accepts the client. A server knows which of them check tokens,
-    so a valid token of 16 characters or more is accepted first, however often its address has failed. Put costly
-    functions last. A call is a checkpoint if one of the functions is; if cancelled, that function is cancelled.
+    so a valid token of 16 characters or more is accepted first, however often the client's address has failed. Put
+    costly functions last. A call is a checkpoint if one of the functions is; if cancelled, that function is cancelled.
 
     Args:
         functions: functions of this module or your own; they may be async.
@@ -302,7 +302,7 @@ class _Tokens(Authenticator):
     __call__ = check
 
     def _found(self, among: "list[_Secret]", request: Request) -> Principal | None:
-        fitting = [one.equals(request.token) for one in among]  # all of them, each time
+        fitting = [one.equals(request.token) for one in among]  # all of them, so that the time tells nothing
         return self._principal if any(fitting) else None
 
 

@@ -1,11 +1,11 @@
-"""A server behind proxies: what it takes their clients for, in its limits, its log, its pages and its protected mode.
+"""A server behind proxies: how it identifies their clients, for its limits, log, pages and protected mode.
 
 The proxies are scripted. Real ones are in tests/interop/foreign.
 """
 
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -223,7 +223,7 @@ async def test_the_proxy_protocol_names_the_client(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.trio
-async def test_it_comes_before_tls() -> None:
+async def test_the_header_of_the_proxy_protocol_comes_before_tls() -> None:
     options = {"ssl_context": server_context(local_certificates()), "authenticate": auth.token(KEY)}
     async with served(**options, **PROXY_PROTOCOL) as server:
         stream = await trio.open_tcp_stream(LOCAL, server.port)
@@ -234,6 +234,37 @@ async def test_it_comes_before_tls() -> None:
         async with secure:
             await secure.send_all(response("GET /healthz?deep HTTP/1.1", {"Host": LOCAL, **BEARER}))
             assert (await secure.receive_some()).startswith(b"HTTP/1.1 200 ")
+
+
+async def hang(request: Request) -> str:
+    await trio.sleep_forever()
+    return "nobody"
+
+
+@pytest.mark.trio
+async def test_a_client_that_finds_no_slot_reads_why_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._server._openings.QUEUE_TIMEOUT", 0.1)
+    options = {"ssl_context": server_context(local_certificates()), "authenticate": hang, "max_unauthenticated": 1}
+    async with served(**options, **PROXY_PROTOCOL) as server, AsyncExitStack() as clients:
+        answers = []
+        for _ in range(2):
+            stream = await trio.open_tcp_stream(LOCAL, server.port)
+            await stream.send_all(TCP4)
+            secure = trio.SSLStream(
+                stream, client_context(local_certificates()), server_hostname="localhost", https_compatible=True
+            )
+            clients.push_async_callback(trio.aclose_forcefully, secure)
+            await secure.send_all(upgrade(BEARER))
+            answers.append(secure)
+        assert (await answers[1].receive_some()).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.trio
+async def test_the_log_names_a_client_that_has_asked_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rayforce_trio.server")
+    async with served(allow_unauthenticated=True, **PROXY_PROTOCOL) as server:
+        assert (await page(server.port, "/\0", before=TCP4)).status == 400
+    assert "connection 1 (192.0.2.7:4711): refused with 400" in caplog.text
 
 
 @pytest.mark.trio
@@ -308,6 +339,6 @@ async def test_a_peer_that_is_not_a_trusted_proxy_is_refused(before: bytes) -> N
 
 
 @pytest.mark.trio
-async def test_it_is_never_guessed() -> None:
+async def test_the_proxy_protocol_is_never_guessed() -> None:
     async with served(allow_unauthenticated=True, **X_FORWARDED_FOR) as server:
         assert (await page(server.port, "/healthz", before=TCP4)).status == 400

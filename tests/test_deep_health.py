@@ -1,4 +1,4 @@
-"""`/healthz?deep`: whether the engines answer a query, and for whom this is."""
+"""`/healthz?deep`: whether the engines answer a query, and which clients may ask."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ async def ask(port: int, *, status: int, body: str, headers: Mapping[str, str] |
 
 
 @pytest.mark.trio
-async def test_every_engine_that_answers_is_well(native_port: int) -> None:
+async def test_every_engine_that_answers_is_healthy(native_port: int) -> None:
     for engine in (InProcessEngine(), NativeEngine(LOCAL, native_port), NativeProcess(read_only=True)):
         async with served(engine=engine) as server:
             for path in ("/healthz?deep", "/healthz?deep=1", "/healthz?from=balancer&deep"):
@@ -182,7 +182,7 @@ async def test_an_engine_process_that_is_halted_does_not_answer_and_then_it_does
 
 
 @pytest.mark.trio
-async def test_it_is_for_clients_that_are_known_or_on_this_machine() -> None:
+async def test_only_clients_that_are_authenticated_or_on_this_machine_may_ask() -> None:
     engine = GateEngine()
     engine.release()
     async with served(engine=engine, authenticate=auth.token(KEY)) as server:
@@ -206,7 +206,7 @@ async def test_it_is_for_clients_that_are_known_or_on_this_machine() -> None:
 
 
 @pytest.mark.trio
-async def test_a_server_that_drains_is_not_well(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_server_that_drains_is_not_healthy(autojump_clock: trio.testing.MockClock) -> None:
     engine = GateEngine()
     engine.release()
     async with served(engine=engine, drain_delay=20) as server, trio.open_nursery() as nursery:
@@ -216,7 +216,7 @@ async def test_a_server_that_drains_is_not_well(autojump_clock: trio.testing.Moc
 
 
 @pytest.mark.trio
-async def test_an_engine_that_is_known_to_be_down_is_named_all_the_same() -> None:
+async def test_an_engine_that_is_known_to_be_down_is_named_too() -> None:
     class Down(InProcessEngine):
         is_down = True
 

@@ -547,7 +547,7 @@ async def test_a_crash_is_no_going_away() -> None:
                     await connection.execute("1")
 
 
-# The delay before it
+# The delay before draining
 
 
 async def is_well(port: int) -> int:
@@ -577,7 +577,7 @@ async def test_a_signal_begins_the_delay_and_a_second_one_ends_it(number: signal
 
 
 @pytest.mark.trio
-async def test_during_the_delay_it_serves_and_accepts_and_is_not_well(
+async def test_during_the_delay_it_serves_and_accepts_and_is_not_healthy(
     mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "rayforce_trio.server")
@@ -646,6 +646,6 @@ async def test_a_server_that_has_stopped_after_a_delay_can_serve_again(autojump_
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), "10", True, None])
-def test_a_delay_that_is_none_is_an_error_at_once(seconds: Any) -> None:
+def test_an_invalid_delay_is_an_error_at_once(seconds: Any) -> None:
     with pytest.raises(errors.RayforceValueError, match=r"Invalid drain_delay: .*Must be a number of seconds, 0 or"):
         WSServer(0, drain_delay=seconds)

@@ -64,6 +64,14 @@ def test_all_networks_together_are_limited() -> None:
     assert sum(allowed(summary, 1, 1.0, network=str(number)) for number in range(5000)) <= TOTAL_RATE
 
 
+def test_other_lines_hide_no_error_and_errors_are_limited_as_well() -> None:
+    summary = LogSummary()
+    for number in range(1000):
+        allowed(summary, 10, 0.0, network=str(number))
+    assert sum(summary.allow("internal error", "7", logging.ERROR, 100, 0.0) for _ in range(1000)) == NETWORK_BURST
+    assert summary.take()[0] == logging.ERROR
+
+
 def test_a_long_line_counts_as_several() -> None:
     summary = LogSummary()
     assert allowed(summary, 100, 0.0, size=10 * LINE_SIZE) == NETWORK_BURST // 10
@@ -100,13 +108,13 @@ def test_no_line_is_lost_and_the_number_of_kinds_is_bounded(steps: list[tuple[st
 
 
 def told_by(summary: LogSummary) -> int:
-    """Return how many lines the next summary tells of."""
+    """Return how many lines the next summary counts."""
     _, text = summary.take()
     return int(text.split()[0].replace(",", "")) if text else 0
 
 
 @pytest.mark.trio
-async def test_the_lines_of_a_connection_are_limited_but_for_queries_that_were_asked_for(
+async def test_the_lines_of_a_connection_are_limited_except_those_of_log_queries(
     caplog: pytest.LogCaptureFixture, autojump_clock: trio.abc.Clock
 ) -> None:
     caplog.set_level(INFO, "rayforce_trio.server")
@@ -135,7 +143,7 @@ COUNTED = re.compile(r"(?:, |: )([\d,]+) \"([^\"]+)\" from 127\.0\.0\.1")
 
 
 def lines_by_kind(messages: list[str]) -> Counter[str]:
-    """Return how often the log tells of each kind of line, in full or in a summary."""
+    """Return how many lines of each kind the log has, in full or counted in a summary."""
     found: Counter[str] = Counter()
     for message in messages:
         if match := re.fullmatch(r"connection \d+ \(127\.0\.0\.1:\d+\): ([^:]+).*", message):

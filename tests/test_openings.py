@@ -26,7 +26,7 @@ EVICTED, LINGERING, ENDED = OpeningState.EVICTED, OpeningState.LINGERING, Openin
 
 
 class Arena:
-    """A state machine at a time, and everything that it has decided."""
+    """A state machine, its clock, and everything that it has decided."""
 
     def __init__(self, max_slots: int | None = 2) -> None:
         self.openings = Openings(max_slots, OPEN_TIMEOUT)
@@ -97,7 +97,7 @@ EVENTS: dict[str, Callable[[Arena, Opening], object]] = {
     "time_passed": lambda arena, _: arena.pass_time(0.1),
 }
 
-# What the events make of each state, in the order of EVENTS.
+# The next state for each state and event, in the order of EVENTS.
 TABLE = {
     QUEUED: (QUEUED, QUEUED, LINGERING, ENDED, QUEUED),
     SERVER: (PEER, SERVER, LINGERING, ENDED, SERVER),
@@ -372,7 +372,7 @@ def check_nobody_is_evictable_in_vain(arena: Arena, known: list[Opening], max_sl
             assert not could_go or taken[newcomer.network] == share_of(max_slots)
 
 
-def test_a_wait_that_begins_while_the_bytes_are_looked_for_counts_the_next_time() -> None:
+def test_a_wait_that_begins_during_the_check_for_bytes_counts_the_next_time() -> None:
     arena = Arena(1)
     busy = arena.arrive()
     opening, newcomer = arena.arrive(), arena.arrive()

@@ -922,13 +922,23 @@ async def test_each_step_of_a_handshake_takes_its_turn() -> None:
     client = TlsStream(one, client_context(local_certificates()), server_hostname="localhost")
     server = TlsStream(other, server_context(local_certificates()), server_hostname=None)
     turns = anyio.Lock()
+    waiting: list[str] = []
+
+    @contextmanager
+    def waiting_for_peer() -> Iterator[None]:
+        waiting.append("begins")
+        yield
+        waiting.append("ends")
+
     with anyio.fail_after(TIMEOUT):
         async with client, server, anyio.create_task_group() as tasks:
             await turns.acquire()
             tasks.start_soon(client.do_handshake)
-            tasks.start_soon(server.do_handshake, turns)
+            tasks.start_soon(server.do_handshake, turns, waiting_for_peer)
             while not turns.statistics().tasks_waiting:
                 await anyio.lowlevel.checkpoint()
             await anyio.wait_all_tasks_blocked()
             assert turns.statistics().tasks_waiting == 1
+            assert waiting == []  # the time until its turn is not the peer's
             turns.release()
+        assert waiting[-1] == "ends"

@@ -81,12 +81,12 @@ def _add_network(group: Any) -> None:
     group.add_argument(
         "--proxy-header",
         metavar="NAME",
-        help="header in which the trusted proxies tell the addresses of clients: X-Forwarded-For or Forwarded",
+        help="header in which the trusted proxies report the addresses of clients: X-Forwarded-For or Forwarded",
     )
     group.add_argument(
         "--proxy-protocol",
         action="store_true",
-        help="the trusted proxies tell the addresses of clients with the PROXY protocol, version 2",
+        help="the trusted proxies report the addresses of clients with the PROXY protocol, version 2",
     )
     add_certificate(group, "use TLS, with this certificate")
     group.add_argument(
@@ -219,7 +219,10 @@ def _tls(options: argparse.Namespace) -> SSLContext | None:
 
 
 def _check_exposure(options: argparse.Namespace, authentication: Authentication) -> None:
-    """Refuse to let in clients on other machines without authentication, unless the user asks for it."""
+    """Refuse to let in clients on other machines without authentication, unless the user asks for it.
+
+    Warn if the server would refuse the clients of trusted proxies for that reason.
+    """
     if options.trusted_proxy and authentication.authenticate is None and not options.allow_unauthenticated:
         show_warning(
             "the clients of --trusted-proxy are refused, because nothing authenticates them; add --generate-token, or "

@@ -151,7 +151,7 @@ async def _converted(data: TabularData) -> TableData:
     steps = table_data_steps(data, payload_of_object)
     while True:
         try:
-            call_unprotected(next, steps)  # other libraries may compute for long
+            call_unprotected(next, steps)  # other libraries may take long
         except StopIteration as end:
             return cast(TableData, end.value)
         await time_slice.yield_if_due()

@@ -17,7 +17,7 @@ class Client(NamedTuple):
     """The client for which a session is opened. Clients with the same address and name count as one.
 
     Attributes:
-        network: its address: see `network_of`.
+        network: its IPv4 address, or its /64 network of IPv6: see `network_of`.
         principal: the name of its principal; empty if it was not authenticated.
     """
 
@@ -29,10 +29,10 @@ class Client(NamedTuple):
 
 
 class ClientMustWait(EngineError):
-    """The client has ended the engine, and must wait before it can connect again.
+    """Requests of the client have ended the engine, so the client must wait before it can connect again.
 
     Attributes:
-        retry_after: how long it must wait, in seconds.
+        retry_after: how long the client must wait, in seconds.
     """
 
     def __init__(self, text: str, retry_after: float) -> None:
@@ -41,7 +41,7 @@ class ClientMustWait(EngineError):
 
 
 class ClientEndedEngine(EngineError):
-    """The engine ended while it evaluated a request of this client that was alone."""
+    """The engine ended while the only request in flight was one of this client."""
 
     _close_code = CloseCode.POLICY_VIOLATION
 
@@ -107,8 +107,8 @@ class Session(ABC):
             does not respond.
         timed: whether `running_since` is used. The task that opens the session sets it.
         max_reply_size: the longest reply, in bytes; `inf`: no limit. The task that opens the session sets it. A session
-            that returns incomplete replies returns an error of code `toobig` instead of a longer one.
-        on_stored: called with a number of bytes of a long reply that have been stored for `receive_some`.
+            that returns long replies in parts returns an error of code `toobig` instead of a longer one.
+        on_stored: called when bytes of a long reply have been stored for `receive_some`, with their number.
         can_start_ahead: whether `start_ahead` may start a request now.
     """
 

@@ -1,4 +1,4 @@
-"""A child process that ends with a block of code, or at the latest with this process, and its descendants with it."""
+"""A child process that is killed, with its descendants, when a block or, at the latest, this process ends."""
 
 import os
 import signal
@@ -24,11 +24,11 @@ class ChildProcess:
     """A program and the process that supervises it.
 
     Args:
-        supervisor: the process that runs `_supervisor.py`. It ends with the program, and as the program did.
+        supervisor: the process that runs `_supervisor.py`. It ends after the program, with the same code or signal.
         requests: the file descriptor of the pipe to the supervisor's standard input.
 
     Attributes:
-        pid: the process id of the program; that of the supervisor if that could not start the program.
+        pid: the process id of the program, or that of the supervisor if it could not start the program.
     """
 
     def __init__(self, supervisor: trio.Process, requests: int) -> None:
@@ -48,14 +48,14 @@ class ChildProcess:
     def kill(self) -> None:
         """Have the supervisor kill the program and its descendants, even if they are stopped. No checkpoint.
 
-        Does not wait for their ends. Idempotent.
+        Does not wait until they have ended. Idempotent.
         """
         self._supervisor.send_signal(signal.SIGCONT)
         with suppress(BrokenPipeError):
             os.write(self._requests, b"!")
 
     def kill_without_supervisor(self) -> None:
-        """Kill the supervisor and the program's process group, if they live. Other descendants remain. No checkpoint.
+        """Kill the supervisor and the program's process group, if they run, but no other descendants. No checkpoint.
 
         For a supervisor that does not respond, or was killed before it could do its work.
         """
@@ -92,7 +92,7 @@ async def child_process(
 
         @enable_ki_protection
         async def end(supervisor: trio.Process) -> None:
-            """End the program and the supervisor. `trio.run_process` cancels this when they have ended."""
+            """Kill the program and the supervisor. A checkpoint; `trio.run_process` cancels it when they have ended."""
             running = child or ChildProcess(supervisor, requests)
             running.kill()
             await trio.sleep(_END_TIMEOUT)
@@ -133,7 +133,7 @@ async def _run_supervisor(
 ) -> None:
     """Run a program as `trio.run_process` does, in a process group of its own. A checkpoint.
 
-    If cancelled, the option `deliver_cancel` ends the program. Raises `OSError` if the program cannot be started.
+    If cancelled, `deliver_cancel` is called to end the program. Raises `OSError` if the program cannot be started.
     """
     await trio.run_process(
         command, stderr=subprocess.STDOUT, start_new_session=True, check=False, task_status=task_status, **options

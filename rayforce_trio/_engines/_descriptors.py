@@ -6,9 +6,9 @@ from contextlib import suppress
 
 
 def reached_descriptor_limit(pid: int) -> int | None:
-    """Return the limit of a process if it has as many files and connections open; `None` if not, or if it is unknown.
+    """Return a process's limit on file descriptors if it has reached that limit; `None` if not, or if that is unknown.
 
-    This can take long for many descriptors, on Linux before 6.2. Other systems than Linux do not tell the numbers.
+    On Linux before 6.2, this takes long if there are many descriptors. On other systems, the numbers are unknown.
     """
     with suppress(AttributeError, OSError):
         limit, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)

@@ -24,14 +24,14 @@ logger = logging.getLogger("rayforce_trio.engine")
 class EngineMonitor:
     """Watches one native server and logs when it stops working.
 
-    If no session waits for a reply, nothing would show that the server works again. Then the monitor opens a session.
-    That is the probe. There is only one at a time, and it waits as long as the server evaluates requests.
+    While no session waits for a reply, nothing would show that the server works again. So the monitor opens a session,
+    the probe. There is only one probe at a time, and it waits as long as the server evaluates requests.
 
     Args:
         group: the sessions with the server.
         name: the name of the server in the log.
         probe: opens a session that the server has accepted.
-        unread_bytes: returns how many bytes the server has not read, by our ports; empty if that is not known.
+        unread_bytes: returns, for each of our ports, how many bytes the server has not read; empty if that is unknown.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class EngineMonitor:
             await self._wait_for(lambda: self._watchdog.state is WatchdogState.STOPPING)
             with trio.move_on_at(self._watchdog.deadline):
                 await self._wait_for(lambda: self._watchdog.state is not WatchdogState.STOPPING)
-            # If this process itself stood still, the replies of the server have not been read yet.
+            # If this process itself was blocked, replies of the server may have arrived that nobody has read yet.
             with trio.move_on_after(_LATE_REPLY_TIMEOUT):
                 await self._wait_for(lambda: self._watchdog.state is not WatchdogState.STOPPING)
             if self._watchdog.deadline <= trio.current_time():
@@ -97,7 +97,7 @@ class EngineMonitor:
                     await self._wait_for(lambda: self._watchdog.is_idle)
                     break
                 if self._group.is_busy and self._watchdog.state is not WatchdogState.REFUSING:
-                    continue  # the reply will show it
+                    continue  # the reply will show that the server works
                 with suppress(EngineError):
                     await (await self._probe()).aclose()
 

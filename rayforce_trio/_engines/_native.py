@@ -103,7 +103,7 @@ class NativeEngine(Engine):
         return self._parallel(await self._open_waiting_session(client))
 
     async def _open_waiting_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
-        """Open a session, and wait for its handshake only as long as `open_session` does.
+        """Open a session as `open_session` does, whatever `in_flight` is.
 
         A checkpoint; if cancelled, nothing is left open.
 
@@ -121,7 +121,7 @@ class NativeEngine(Engine):
         return session
 
     def _parallel(self, session: NativeSession) -> Session:
-        """Return a session that has several requests in flight, if that is allowed. It begins with this one."""
+        """Return a session that begins with this one, and has several requests in flight if `in_flight` allows that."""
         if self.in_flight == 1:
             return session
         return ParallelSession(session, partial(self._open_another_session, session.client), self.in_flight)
@@ -188,7 +188,7 @@ class NativeEngine(Engine):
         raise EngineError(f"{self._name} cannot be reached within {CONNECT_TIMEOUT:g} seconds")
 
     def _unread_bytes(self) -> Mapping[int, int]:
-        """Return how many bytes the server has not read, by our ports, if it is on this machine."""
+        """Return, for each of our ports, how many bytes the server has not read; empty unless it is on this machine."""
         return unread_bytes(self.port) if self.host in ("127.0.0.1", "localhost") else {}
 
     @property

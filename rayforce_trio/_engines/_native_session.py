@@ -103,13 +103,18 @@ class NativeSession(Session):
         return self._exchange.state in (ExchangeState.SENDING, ExchangeState.WAITING)
 
     @property
+    def awaiting_handshake(self) -> bool:
+        """Whether a request will be sent as soon as the server has accepted the session."""
+        return self._exchange.has_queued
+
+    @property
     def stopped_at(self) -> float:
         """When the request in flight was stopped, on trio's clock; infinite if it was not."""
         return self._stopped_at if self._exchange.stop_requested else math.inf
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection of a session that is not in use is open, as far as is known."""
+        """Whether the connection is open, as far as is known. Only for a session that is not in use."""
         return not self._stream.peer_is_gone()
 
     def abort(self) -> None:
@@ -118,10 +123,10 @@ class NativeSession(Session):
         self._stream.close()
 
     def may_be_running(self, unread: Mapping[int, int]) -> bool:
-        """Return whether the server may be evaluating the request in flight: it has read all of it, if that is known.
+        """Return whether the server may be evaluating the request in flight: as far as is known, it has read all of it.
 
         Args:
-            unread: how many bytes the server has not read, by our ports.
+            unread: how many bytes the server has not read, for each of our ports.
         """
         behind = (len(FENCE) if self._is_post else 0) + (len(_STOP) if self._exchange.stop_requested else 0)
         return self.awaiting_reply and unread.get(self._stream.local_port, 0) <= behind
@@ -270,7 +275,7 @@ class NativeSession(Session):
     async def _wait_for_turn(self) -> bool:
         """Wait until the request may be sent; return false if it was stopped before. A checkpoint if it has to wait.
 
-        If cancelled, the request has no turn.
+        If cancelled, the request does not wait for a turn any more.
         """
         self._turn = trio.Event()
         if self._group.enter(self):
@@ -442,7 +447,7 @@ class NativeSession(Session):
         return self._lost(f"sent a damaged reply: {error}")
 
     def _gone(self) -> EngineError:
-        if self.is_alone and self.awaiting_reply:
+        if self.awaiting_reply and self._group.is_surely_running(self):
             return ClientEndedEngine(f"{self._name} ended during a request of this client, as it has done before")
         return self._lost("is gone")
 

@@ -23,16 +23,16 @@ MAX_LINES = 300
 MAX_WARNINGS = 60
 """How many lines that report a problem are logged in a period, besides `MAX_LINES` others.
 
-A query can print such lines, too. But one that prints anything else does not hide those of the engine.
+A query can print such lines, too. But a query that prints other lines cannot crowd out the engine's own warnings.
 """
 
 MAX_LOGGED_SIZE = 128 * 1024
-"""How much is logged in a period, in bytes, of lines of either kind."""
+"""How many bytes of each kind of line are logged in a period."""
 
 _KEPT_LINES = 50
 _KEPT_SIZE = 64 * 1024  # bytes
 _READ_SIZE = 64 * 1024  # bytes, the usual size of a pipe
-_SPLIT_SIZE = 4 * 1024  # bytes that are split into lines at once; it takes well below a time slice
+_SPLIT_SIZE = 4 * 1024  # bytes that are split into lines at once; this takes much less than a time slice
 _WARNING_PREFIXES = (b"ipc: ", b"error: ", b"log: ERROR", b"log: WARN")  # "ipc: " reports a post that failed
 
 logger = logging.getLogger("rayforce_trio.engine")
@@ -54,7 +54,8 @@ class Output:
 
     Args:
         address: the address that the process is to listen on.
-        limits: the result of `output_limits`. A client that ends the process again and again must not get new ones.
+        limits: the result of `output_limits`. The processes of an engine share one, so that a client cannot reset the
+            limits by ending the process.
 
     Attributes:
         listening: set when the process has printed that it listens.

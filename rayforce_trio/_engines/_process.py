@@ -27,7 +27,7 @@ from ._session_reserve import SessionReserve
 from ._suspects import Suspects
 
 MAX_RESTART_DELAY = 30.0
-"""The longest delay before a process is restarted that repeatedly ends before it is ready, in seconds."""
+"""The longest delay before a restart, in seconds, if processes repeatedly end before a client has used them."""
 
 _FIRST_RESTART_DELAY = 0.1  # seconds
 RESERVED_SESSIONS = 4
@@ -67,10 +67,10 @@ class NativeProcess(Engine):
             `"4G"` (`-m`).
         cores: how many threads the engine uses (`-c`); 0 for all cores.
         executable: the program; the default is the one that comes with rayforce-py.
-        stop_timeout: seconds after which the process is killed and restarted if it ignores a stop, or if it rejects the
-            server's own credentials. The time in which it evaluates a query that nobody has stopped does not count.
-            `None`: never, because the data in its memory would be lost; `/healthz` reports the problem after 30
-            seconds. `"auto"`: 30 if `read_only`, otherwise `None`.
+        stop_timeout: seconds after which the process is killed and restarted if it ignores a stop. The time in which it
+            evaluates a query that nobody has stopped does not count. `None`: never, because the data in its memory
+            would be lost; `/healthz` reports the problem after 30 seconds. `"auto"`: 30 if `read_only`, otherwise
+            `None`. A process that rejects the server's own credentials is restarted or reported without this delay.
 
     Raises:
         RayforceValueError: an argument is out of range, or a file does not exist.
@@ -117,7 +117,7 @@ class NativeProcess(Engine):
         self._running = False
         self._pid: int | None = None
         self._native: _ChildServer | None = None
-        self._was_used = False  # by a client, the process that has ended last or is running
+        self._was_used = False  # whether a client has used the process that is running, or that was the last to run
         self._ready = trio.Event()
         self._ended = trio.Event()
 
@@ -164,7 +164,7 @@ class NativeProcess(Engine):
                 started = True
                 task_status.started()
 
-        delays: Iterator[float] | None = None  # while processes end before they are ready
+        delays: Iterator[float] | None = None  # grow while processes end before a client has used them
         while True:
             try:
                 end = await self._run_once(on_ready)
@@ -308,7 +308,7 @@ class NativeProcess(Engine):
         """
 
         async def allow_sessions() -> None:
-            """Wait until the process is ready, then until cancelled. If cancelled, no session is left open."""
+            """Wait until the process is ready, and then until cancelled, which leaves no session open. A checkpoint."""
             await output.listening.wait()  # the port belongs to the process now: no other one receives the user name
             native.pid = process.pid
             await native.wait_until_ready()  # the replay of the journal and the script come first
@@ -321,7 +321,7 @@ class NativeProcess(Engine):
             await process.wait()
 
         async def kill_if_down() -> None:
-            """Return when the process must be killed. Cancelling it changes nothing."""
+            """Return when the process must be killed. A checkpoint; cancelling it changes nothing."""
             while True:
                 await native.monitor.wait_until_down()
                 with trio.move_on_after(_EXIT_TIMEOUT):
@@ -331,14 +331,14 @@ class NativeProcess(Engine):
             logger.warning("the engine process %d %s; it is killed", process.pid, native.monitor.problem)
 
         async def clear_suspects() -> None:
-            """Look again and again whose requests need not be alone any more, until cancelled."""
+            """Check regularly whose requests need not be alone any more, until cancelled. A checkpoint."""
             while True:
                 await trio.sleep(_SUSPICION_CHECK_INTERVAL)
                 native.reconsider(self._must_be_alone)
 
         try:
-            react = native.monitor.log_problems if self._stop_timeout is None else kill_if_down
-            await race(allow_sessions, wait_for_exit, react, clear_suspects)
+            on_down = native.monitor.log_problems if self._stop_timeout is None else kill_if_down
+            await race(allow_sessions, wait_for_exit, on_down, clear_suspects)
         except EngineError as error:
             with trio.move_on_after(_EXIT_TIMEOUT):
                 await process.wait()
@@ -383,7 +383,7 @@ class _ChildServer(NativeEngine):
         self.pid: int | None = None
 
     async def open_session_alone(self, client: Client) -> Session:
-        """Like `open_session_for`, for a client whose requests must be alone in the engine. Also if cancelled."""
+        """Like `open_session_for`, also if cancelled, for a client whose requests must be alone in the engine."""
         return await self._open_waiting_session(client, is_alone=True)
 
     def unfinished(self) -> tuple[set[Client], set[Client]]:
@@ -399,7 +399,7 @@ class _ChildServer(NativeEngine):
         await self._reserve.run()
 
     async def _open_waiting_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
-        """Open a session, or take one of the reserve. A checkpoint; if cancelled, nothing is left open.
+        """Open a session, or take one from the reserve. A checkpoint; if cancelled, nothing is left open.
 
         Raises:
             EngineError: as for `open_session`, or the process accepts no connections and the reserve is empty.
@@ -436,7 +436,7 @@ class _ChildServer(NativeEngine):
         return reserved
 
     def _reason(self, limit: int | None) -> str:
-        """Return why the process accepts no connection, given the limit on file descriptors if it has reached that."""
+        """Return why the process accepts no connection, given its limit on file descriptors if it has reached that."""
         if limit is None:
             return f"{self._name} does not accept connections in time"
         return (

@@ -3,7 +3,7 @@
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,10 @@ class GroupMember(Protocol):
 
     @property
     def awaiting_reply(self) -> bool: ...
+
+    @property
+    def awaiting_handshake(self) -> bool:
+        """Whether a request will be sent as soon as the server has accepted the session."""
 
     @property
     def stopped_at(self) -> float: ...
@@ -105,7 +109,7 @@ class SessionGroup:
             self.has_turns = True
             self._turns = Turns[GroupMember]()
             for other in self._sessions:
-                if other.awaiting_reply:
+                if other.awaiting_reply or other.awaiting_handshake:
                     self._turns.enter(other, alone=False)
             self._note_change()
         await self.wakeup.ensure_connected()
@@ -184,9 +188,18 @@ class SessionGroup:
     def unfinished(self) -> tuple[set[Client], set[Client]]:
         """Return the clients whose requests were in flight when the server ended: those that were alone, and all."""
         waiting: list[GroupMember | _Abandoned] = [session for session in self._sessions if session.awaiting_reply]
+        alone = [session for session in waiting if self.is_surely_running(session)]
+        if self._abandoned and self._abandoned[0].is_alone:
+            alone.append(self._abandoned[0])
         waiting += self._abandoned
-        clients = {member.client for member in waiting if member.client is not None}
-        return {member.client for member in waiting if member.client is not None and member.is_alone}, clients
+        return _clients_of(alone), _clients_of(waiting)
+
+    def is_surely_running(self, session: GroupMember | _Abandoned) -> bool:
+        """Return whether the server can be evaluating only the request of this session, which awaits a reply.
+
+        If a client has left before the reply to an earlier request, the server may still be evaluating that one.
+        """
+        return session.is_alone and not self._abandoned
 
     def _stops_left(self) -> bool:
         return any(session.awaiting_reply and session.stopped_at < math.inf for session in self._sessions)
@@ -203,7 +216,7 @@ class SessionGroup:
     def enter(self, session: GroupMember) -> bool:
         """Ask for the turn of a session's request; return whether it has come. Otherwise `turn_came` will be called.
 
-        Only if `has_turns` is true. The turn ends with `reply_begun`, `leave` or `discard`. No checkpoint.
+        Call this only if `has_turns` is true. The turn ends with `reply_begun`, `leave` or `discard`. No checkpoint.
         """
         return self._turns.enter(session, alone=session.is_alone)
 
@@ -218,3 +231,7 @@ class SessionGroup:
         """End the turn of a session's request, or its wait. No checkpoint. Idempotent."""
         for other in self._turns.leave(session):
             other.turn_came()
+
+
+def _clients_of(members: Iterable[GroupMember | _Abandoned]) -> set[Client]:
+    return {member.client for member in members if member.client is not None}

@@ -1,9 +1,9 @@
 """Run a program, and end all its descendants with it: `python _supervisor.py REPORT PROGRAM [ARGUMENT...]`.
 
-This process stays between the server and the program. REPORT is a file descriptor to which it writes the program's
-process id. It ends when the program ends, with the same exit code or signal. Standard input is a pipe that only the
-server writes to. When it becomes readable or is closed, this process kills the program first. The system closes the
-pipe however the server ends, so the program needs no knowledge of this, and is killed even in the middle of a query.
+This process stays between the server and the program. It writes the program's process id to the file descriptor
+REPORT. When the program ends, it ends with the same exit code or signal. Standard input is a pipe that only the server
+writes to. When the pipe becomes readable or is closed, this process kills the program. The system closes the pipe
+however the server ends, so the program needs no knowledge of this, and is killed even in the middle of a query.
 
 In either case this process kills every descendant of the program before it ends. On Linux it is a subreaper: if the
 parent of a descendant ends, the descendant becomes a child of this process and not of init, even if it has left the
@@ -22,13 +22,13 @@ import time
 from contextlib import suppress
 
 _CLEANUP_TIMEOUT = 2.0  # seconds to kill the descendants: the system does not end one that waits for a broken disk
-_POLL_INTERVAL = 0.01  # seconds between two looks for new descendants, if none ends meanwhile
+_POLL_INTERVAL = 0.01  # seconds between two searches for new descendants, if none ends meanwhile
 
 _MAX_DESCRIPTORS = 1024 * 1024
 """The limit on open files for the program, if the system allows as many.
 
 Every user of the machine can open connections to an engine, which cannot serve new clients when it reaches its limit.
-Some programs look at every possible descriptor, so the limit is not what some containers allow: a thousand million.
+Some containers allow a thousand million. That would slow down programs that look at every possible descriptor.
 """
 
 _PR_SET_PDEATHSIG = 1
@@ -93,9 +93,9 @@ def _raise_descriptor_limit() -> None:
 
 
 def _wait(program: int, wakeups: int) -> int:
-    """Wait until the program ends or the server asks for its end; return the status of the program.
+    """Wait until the program ends, or kill it when the server asks for that; return the status of the program.
 
-    Meanwhile, release the descendants that have become children and have ended.
+    Meanwhile, reap the descendants that have become children and have ended.
     """
     poll = select.poll()
     poll.register(0, select.POLLIN)
@@ -114,7 +114,7 @@ def _wait(program: int, wakeups: int) -> int:
 
 
 def _end_descendants(group: int, wakeups: int) -> None:
-    """Kill every descendant and the process group of the program, and wait for their ends, for a limited time."""
+    """Kill every descendant and the process group of the program, and wait a limited time until they have ended."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
     deadline = time.monotonic() + _CLEANUP_TIMEOUT
@@ -128,8 +128,8 @@ def _end_descendants(group: int, wakeups: int) -> None:
 
 
 def _kill_all(pids: list[int]) -> bool:
-    """Kill processes; return whether this is allowed for any of them. It is not for those of other users."""
-    allowed = not pids  # those that were missed become children
+    """Kill processes; return whether the system allowed it for any of them. It does not for those of other users."""
+    allowed = not pids  # go on: descendants that the search has missed become children
     for pid in pids:
         with suppress(PermissionError):
             with suppress(ProcessLookupError):

@@ -14,13 +14,13 @@ MAX_CLIENTS = 1024
 """The number of clients that are remembered. The one that was a suspect least recently is forgotten first."""
 
 DEATHS_UNTIL_ALONE = 2
-"""In how many ends of a process a client is a suspect before its requests are sent alone."""
+"""How often a client must be a suspect before its requests are sent alone."""
 
 SUSPICION_LIFETIME = 300.0
 """How long a client remains a suspect."""
 
 FIRST_WAIT = 5.0
-"""How long a client waits that has ended a process for the first time. The time doubles with each further process."""
+"""How long a client waits after it has ended a process for the first time. The time doubles with each further one."""
 
 MAX_WAIT = 600.0
 """The longest time that a client waits."""
@@ -34,7 +34,7 @@ _MAX_ENDED = 10  # more make no difference to the wait
 
 class _Record:
     def __init__(self) -> None:
-        self.deaths = 0  # in which the client was a suspect
+        self.deaths = 0  # ends of a process in which the client was a suspect
         self.ended = 0  # processes that the client certainly ended
         self.waits_until = 0.0
         self.forget_at = 0.0

@@ -43,7 +43,7 @@ class Turns(Generic[Ticket]):
         return bool(self._shared or self._alone)
 
     def enter(self, ticket: Ticket, *, alone: bool) -> bool:
-        """Ask for a turn; return whether it has come already. Otherwise `leave` returns the ticket when it comes."""
+        """Ask for a turn; return whether it has come already. Otherwise `leave` returns the ticket later."""
         if self.state is TurnState.SHARED and not (alone and self._in_flight):
             self._in_flight.add(ticket)
             if alone:

@@ -7,7 +7,7 @@ _ESTABLISHED_OR_CLOSE_WAIT = ("01", "08")
 
 
 def unread_bytes(port: int) -> dict[int, int]:
-    """Return the numbers of bytes that have arrived at a server and that it has not read yet.
+    """Return how many bytes have arrived at a server that it has not read yet, for each of its connections.
 
     This reads the table of all connections of the system, which takes milliseconds if there are thousands.
 
@@ -15,7 +15,7 @@ def unread_bytes(port: int) -> dict[int, int]:
         port: the port of the server.
 
     Returns:
-        The numbers by the port of the client. Connections that are unknown to this system are missing.
+        The number for each port of a client. Connections that this system does not know are missing.
     """
     try:
         lines = _TABLE.read_text("ascii").splitlines()[1:]

@@ -1,4 +1,4 @@
-"""The watchdog of a native server, without I/O: whether the server obeys stops and accepts its own gateway.
+"""The watchdog of a native server, without I/O: whether the server obeys stops and accepts our credentials.
 
 A stop has been ignored if the server has done nothing since: it has sent no byte to any session, and it has not
 accepted one. The time during which the server evaluates a request that nobody has stopped does not count, because other
@@ -25,7 +25,7 @@ class WatchdogState(enum.Enum):
     """The server has ignored a stop until the deadline."""
 
     REFUSING = enum.auto()
-    """The server has rejected its gateway's credentials, and has accepted no session since."""
+    """The server has rejected our credentials, and has accepted no session since."""
 
 
 class Watchdog:
@@ -81,7 +81,7 @@ class Watchdog:
         self.replied(now, stops_left=stops_left)
 
     def refused(self) -> None:
-        """Record that the server has rejected the gateway's credentials."""
+        """Record that the server has rejected our credentials."""
         self.state = WatchdogState.REFUSING
 
     def checked(self, now: float, *, is_busy: bool, stopped_at: float) -> None:

@@ -24,7 +24,7 @@ MAX_IN_FLIGHT = 512
 """How many requests may be unanswered. Further requests wait in the client, where cancelling them costs nothing."""
 
 MAX_UNCONFIRMED_POSTS = 1000
-"""How many posts may be unconfirmed. A server disconnects a client of which more than 1,024 wait."""
+"""How many posts may be unconfirmed. If more than 1,024 wait, a server stops reading, and may disconnect the client."""
 
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
 """How many bytes the unanswered requests and unconfirmed posts may have together. One of them may have any size."""
@@ -122,7 +122,7 @@ class ClientProtocol:
     def submit_alone(self, frame: bytes) -> ClientRequest | None:
         """Submit a request that counts as sent, so send `frame` now; `None` if something is queued or unanswered.
 
-        `None` also if it has to wait for posts. The effect is that of `submit` and `next_outgoing`.
+        Also return `None` if the request has to wait for posts. The effect is that of `submit` and `next_outgoing`.
         """
         if self._unanswered or self._queued or self._controls:
             return None

@@ -163,6 +163,11 @@ class NativeExchange:
         return CancelAction.NOTHING
 
     @property
+    def has_queued(self) -> bool:
+        """Whether a request waits for the handshake."""
+        return bool(self._queued)
+
+    @property
     def stop_requested(self) -> bool:
         """Whether a stop of the request in flight was requested, and the reply has not begun."""
         return self._stop is not _NOT_REQUESTED

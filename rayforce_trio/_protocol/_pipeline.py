@@ -14,7 +14,7 @@ when they have been; in both, only posts are carried out. A lost engine and the 
 CLOSED directly. So does the drain itself, once nothing is left to do.
 
 If too much waits, `is_full` asks the I/O code to receive no more. A cancel or a close would remain unread behind the
-rest, so this has an end: see `waited`.
+rest, so this ends after a while: see `waited`.
 """
 
 import enum
@@ -48,7 +48,7 @@ MAX_WAITING_BYTES = 64 * 1024 * 1024
 """How much memory the waiting requests and posts of one connection may take. One of them may always wait."""
 
 REQUEST_OVERHEAD = 2048
-"""What a waiting request counts besides its frame, in bytes: more than it takes, because dropping many takes time."""
+"""Bytes that a waiting request counts besides its frame. It takes less, but dropping many requests takes time."""
 
 WAIT_INTERVAL = 0.1
 """How often `waited` is to be called while the pipeline is full, in seconds."""
@@ -166,7 +166,7 @@ class RequestPipeline:
         self.unread = 0
         self.is_full = False
         self._waits = 0  # calls of `waited` in a row without progress
-        self._last_queued = 0  # `queued` at the last one
+        self._last_queued = 0  # `queued` at the last of these calls
         self.answered = self.busy = self.late_posts = 0
 
     @property
@@ -181,7 +181,7 @@ class RequestPipeline:
 
     @property
     def held_bytes(self) -> int:
-        """How much memory all requests and posts take that are not done, in bytes."""
+        """How much memory the unfinished requests and posts take, in bytes."""
         return self.queued_bytes + (0 if self.current is None else len(self.current.frame))
 
     @property

@@ -1,4 +1,4 @@
-"""The posts that a client has sent and of which it does not know yet whether they were carried out, without I/O.
+"""The posts that a client has sent without knowing yet whether they were carried out. No I/O.
 
 Posts have no reply. But when a request is answered, the posts that were sent before it have been carried out.
 """

@@ -78,7 +78,7 @@ class Authorizer:
 
     @property
     def engines(self) -> dict[Engine, str]:
-        """All engines, each with the name that it has in a sentence."""
+        """All engines, each with its name for sentences, such as `the engine 'eu'`."""
         names = {self._engine: "the engine"}
         for name, engine in self._named.items():
             names.setdefault(engine, f"the engine {name!r}")
@@ -188,7 +188,10 @@ class Authorizer:
 
 
 async def _result_of(principal: object | Awaitable[object]) -> object:
-    """Return the result of an `authenticate` function, which may be async. A checkpoint, and cancelled, as that is."""
+    """Return the result of an `authenticate` function, which may be async. If cancelled, the function is cancelled.
+
+    A checkpoint if the function is one.
+    """
     return await principal if inspect.isawaitable(principal) else principal
 
 

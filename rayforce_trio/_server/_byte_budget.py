@@ -1,11 +1,11 @@
-"""A limit on the bytes that all connections of a server hold together, without I/O: which connections are closed.
+"""A limit on the bytes that all connections of a server hold together, without I/O: decides which ones to close.
 
-A connection reports what it takes, in `grown`, and is measured only when the limit may have been reached. So nothing
-has to be reported when bytes are given back.
+A connection reports in `grown` how many more bytes it holds. Connections are measured only when the limit may have been
+reached, so they need not report the bytes that they give back.
 
 A network may hold half of the limit. If one holds more, connections of that network are closed; if all together hold
-more than the limit, any connections. Those with the longest unfinished messages come first, then those that hold the
-most.
+more than the limit, connections of any network. Those with the longest unfinished messages come first, then those that
+hold the most.
 """
 
 from collections import Counter
@@ -59,7 +59,7 @@ class ByteBudget:
 
     Args:
         limit: bytes; `None`: no limit.
-        always: bytes that one connection may always hold, if no other connection holds any: the longest message.
+        always: bytes that one connection may hold in any case if no other connection holds any: the longest message.
     """
 
     def __init__(self, limit: int | None, *, always: int = 0) -> None:

@@ -53,20 +53,20 @@ _AHEAD_AT_ONCE = 8
 Without this limit they could take long, because any number of refused requests may count as ahead.
 """
 
-_AT_ONCE = 0.1
-"""How long the reader task may evaluate messages of one read, in seconds. The worker task evaluates the others.
+_MAX_EVALUATION_TIME = 0.1
+"""How long the reader task may evaluate the messages of one read, in seconds. The worker task evaluates the others.
 
-Meanwhile the reader task finds the cancels behind them, and whether the client leaves.
+Meanwhile the reader task can notice cancels behind them, and a client that leaves.
 """
 
 _REPORT_STEP = 1024 * 1024
-"""By how many bytes the queue may grow before the budget of the server hears of it."""
+"""By how many bytes the queue may grow before this is reported to the budget of the server."""
 
 _PING_INTERVAL = 0.5
-"""How often a client is pinged while nothing of it is read, in seconds.
+"""How often a client is pinged while nothing is read from it, in seconds.
 
-The system reports that it is gone only when it has sent everything before, or when it resets the connection: then it
-answers the ping in that way.
+While its bytes fill the buffers of the network, the system cannot learn that the client has closed the connection. But
+a client that is gone resets the connection when it receives a ping, and the system reports this at once.
 """
 
 # The members that every request meets. To look one up in its enum takes long in Python 3.11.
@@ -183,7 +183,7 @@ class WSServerConnection:
         """
         error: RayforceWSError | None = None
         try:
-            with self._counted(), self._scope:
+            with self._counted_in_budgets(), self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
                     error = await self._converse()
@@ -230,14 +230,15 @@ class WSServerConnection:
         if self._pipeline.late_posts:
             self._log.warning("%d posts arrived too late, and were not carried out", self._pipeline.late_posts)
         if self._failure is not None:
-            raise copy.copy(self._failure)  # raised itself, it would refer to this connection, which refers to it
+            # The traceback of the original would refer to this connection, and so to the original: a cycle.
+            raise copy.copy(self._failure)
         if self._pipeline.state is not ConnectionState.CLOSED:
             left = self._pipeline.unfinished
             self._log.warning("the server stops before %d requests and posts are done", left)
             self._stop_now()
 
     async def _read(self) -> None:
-        """Answer the messages that arrive, or report them to the pipeline, until cancelled.
+        """Answer the messages that arrive, or report them to the pipeline, until cancelled. A checkpoint.
 
         Cancelling loses no message that was received.
 
@@ -275,7 +276,7 @@ class WSServerConnection:
             now = perf_counter()
             if now >= slice_end:
                 used += now - slice_start
-                if used >= _AT_ONCE:
+                if used >= _MAX_EVALUATION_TIME:
                     send = None
                 if now >= flush_at:
                     self._flush()
@@ -295,10 +296,10 @@ class WSServerConnection:
     async def _wait_until_not_full(self) -> None:
         """Wait until the pipeline can take a message, and watch meanwhile whether the client leaves.
 
-        A checkpoint, unless its leaving makes room; cancelling it changes nothing.
+        A checkpoint, unless the client has left and this makes room; cancelling it changes nothing.
 
         Raises:
-            ProtocolError: too much waits, and nothing of it is being finished.
+            ProtocolError: too much waits for the engine, and none of it is being finished.
         """
         pipeline, transport = self._pipeline, self._transport
         while pipeline.is_full:
@@ -633,11 +634,11 @@ class WSServerConnection:
         self._abandon_requests()
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted_in_budgets(self) -> Iterator[None]:
         """Count what the connection holds towards the budgets of the server until the block ends."""
         messages, replies = self._budgets
         receiver = Holder(self._network, self._held_messages, self._refuse_messages)
-        sender = Holder(self._network, self._held_replies, self._cut)
+        sender = Holder(self._network, self._held_replies, self._drop_replies)
         messages.add(receiver)
         replies.add(sender)
         self._transport.on_unfinished = partial(close_beyond, messages)
@@ -663,7 +664,7 @@ class WSServerConnection:
             close_beyond(self._budgets.messages, grown)
 
     def _refuse_messages(self) -> None:
-        """Close the connection, and drop its messages, posts included, because the server has too many. No checkpoint.
+        """Close the connection, and drop its messages, posts included: the server holds too many bytes. No checkpoint.
 
         A message that the engine evaluates is dropped when the engine has stopped.
         """
@@ -672,8 +673,8 @@ class WSServerConnection:
         self._fail(TryAgainLater(reason))
         self._transport.begin_close(CloseCode.TRY_AGAIN_LATER, reason)
 
-    def _cut(self) -> None:
-        """Disconnect, and drop the replies, because too many wait in the server. No checkpoint.
+    def _drop_replies(self) -> None:
+        """Disconnect, and drop the replies, because too many bytes wait in the server. No checkpoint.
 
         A close frame could not overtake the reply that is being sent.
         """
@@ -693,7 +694,7 @@ class WSServerConnection:
         self._abandon(self._pipeline.client_leaves())
 
     def _limit_posts(self) -> None:
-        """End the connection in `CLOSE_TIMEOUT`: the sender of a post may leave as soon as it has sent it."""
+        """Leave posts `CLOSE_TIMEOUT` to be carried out, since a client may leave as soon as it has sent them."""
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
 
     def _abandon_requests(self) -> None:
@@ -703,7 +704,7 @@ class WSServerConnection:
         self._abandon(self._pipeline.stop())
 
     def _abandon(self, action: Action) -> None:
-        """Stop what the engine evaluates, as far as the pipeline has abandoned it. No checkpoint."""
+        """Stop the requests in the engine that the pipeline has abandoned. No checkpoint."""
         if action is Action.STOP_ENGINE:
             self._session.cancel()
         self._session.abandon_ahead()

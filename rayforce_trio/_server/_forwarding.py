@@ -1,7 +1,7 @@
-"""The headers in which proxies tell the addresses of their clients: `X-Forwarded-For`, and `Forwarded` of RFC 7239.
+"""The headers in which proxies report the addresses of their clients: `X-Forwarded-For`, `Forwarded` (RFC 7239).
 
 Each proxy appends the address of its own client. So the value is read from the right: a client can write anything to
-the left of what the proxies append, and this must not change how they are read.
+the left of the addresses that proxies append, and this must not change how those are read.
 """
 
 import re
@@ -19,7 +19,7 @@ _SHOWN = 100  # characters of a malformed element in an error
 
 
 class ForwardingHeader(Enum):
-    """A header in which proxies tell the addresses of their clients. The value is its name."""
+    """A header in which proxies report the addresses of their clients. The value is its name."""
 
     X_FORWARDED_FOR = "X-Forwarded-For"
     FORWARDED = "Forwarded"
@@ -31,7 +31,7 @@ class MalformedElement(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """The client of a proxy: its IP address, and its port if the proxy has told it."""
+    """The client of a proxy: its IP address, and its port if the proxy has reported it."""
 
     address: str
     port: int | None = None

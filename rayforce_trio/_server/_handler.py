@@ -122,7 +122,7 @@ class ConnectionHandler:
             task_status.started()
 
     def report(self) -> None:
-        """Log what is not logged yet."""
+        """Log the summary of the lines that were left out since the last one."""
         self._log_limiter.report()
 
     @enable_ki_protection
@@ -218,7 +218,7 @@ class ConnectionHandler:
             return decision
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
-            """Answer a plain HTTP request. If cancelled, nothing was recorded."""
+            """Answer a plain HTTP request. If cancelled, nothing was recorded. A checkpoint if the endpoint is one."""
             known = self._with_client(request, log)
             answer = known if isinstance(known, Refusal) else await self._endpoints.answer(known, opening.scope, log)
             if isinstance(answer, Refusal):
@@ -232,8 +232,14 @@ class ConnectionHandler:
         if isinstance(admitted, _EarlyRefusal):
             _record_refusal(counted, log, admitted.refusal.status, admitted.refusal.reason)
             opening.answering()
-            await refuse(stream, admitted.refusal, self._accept_options if admitted.before_tls else None)
+            await refuse(
+                stream,
+                admitted.refusal,
+                self._accept_options if admitted.before_tls else None,
+                receive_preface=partial(receive_client, stream, peer) if admitted.before_header else None,
+            )
             return
+        log.peer, log.network = str(admitted), admitted.network
         opened.transport = await accept(
             stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening
         )
@@ -243,12 +249,14 @@ class ConnectionHandler:
     async def _peer_of(
         self, stream: trio.SocketStream, peer: ClientAddress, opening: PendingOpening
     ) -> "ClientAddress | _EarlyRefusal":
-        """Wait until the opening may go on, and return the peer, or the client that the PROXY protocol names.
+        """Wait until the opening may go on; return the peer, or the client that the PROXY protocol names, or a refusal.
 
         A checkpoint if it has to wait. If cancelled, a part of the header may have been received: close the connection.
         """
         if not await opening.is_admitted():
-            return _EarlyRefusal(_TOO_MANY_OPENINGS)
+            return _EarlyRefusal(
+                _TOO_MANY_OPENINGS, before_header=self._proxies.protocol and self._proxies.trusts(peer.address)
+            )
         if not self._proxies.protocol:
             return peer
         if not self._proxies.trusts(peer.address):
@@ -266,7 +274,8 @@ class ConnectionHandler:
 
         If the limits are reached, clients are not even authenticated, because that can be expensive.
 
-        A checkpoint as `Authorizer.decide`. If cancelled, `opened` has the session, if there is one.
+        A checkpoint unless the client is refused without being authenticated. If cancelled, `opened` has the session,
+        if there is one.
         """
         known = self._with_client(request, log)
         if isinstance(known, Refusal):
@@ -315,11 +324,13 @@ class _EarlyRefusal:
     """The refusal of a peer that has not sent a request.
 
     Attributes:
-        before_tls: whether the TLS handshake of the peer is still to come, if the server has TLS.
+        before_tls: whether the peer can still perform the TLS handshake, if the server has TLS, to receive the refusal.
+        before_header: whether the header of the PROXY protocol is still to come.
     """
 
     refusal: Refusal
     before_tls: bool = True
+    before_header: bool = False
 
 
 class _Opened:
@@ -329,4 +340,4 @@ class _Opened:
         self.authorized: Authorized | None = None
         self.transport: Transport | None = None
         self.network = ""  # of the client
-        self.places = ExitStack()  # among the connections that are counted
+        self.places = ExitStack()  # while open, the connection counts towards the limits

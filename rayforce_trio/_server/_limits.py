@@ -9,7 +9,7 @@ from .._transports import Refusal
 from ._checks import check_limit
 
 RETRY_AFTER = ("Retry-After", "5")
-"""The header of a refusal, in seconds; every opening that is in progress now has ended by then."""
+"""The header of a refusal, in seconds. By default, every opening that is in progress now has ended by then."""
 
 
 class ConnectionLimits:

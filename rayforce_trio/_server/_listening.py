@@ -25,7 +25,7 @@ _RETRY_DELAY = 0.1
 """Seconds until another attempt after one of these errors."""
 
 _LOG_INTERVAL = 60.0
-"""Seconds in which one of these errors is logged at most once."""
+"""One of these errors is logged at most once in this many seconds."""
 
 
 async def open_listeners(host: str, port: int, *, reuse_port: bool) -> list[trio.SocketListener]:
@@ -91,7 +91,7 @@ async def accept_connections(
 ) -> NoReturn:
     """Start a task for each connection that a listening socket accepts, until cancelled; then close the socket.
 
-    In `trio.serve_listeners`, Ctrl-C can lose a connection between two instructions. A checkpoint.
+    Unlike `trio.serve_listeners`, this loses no connection if Ctrl-C comes between two instructions. A checkpoint.
 
     Args:
         listener: the listening socket.

@@ -1,4 +1,4 @@
-"""The log of a server's connections. Every line names its connection, and a peer can neither forge nor flood lines."""
+"""The log of a server's connections. Every line names its connection; a peer cannot forge lines or flood the log."""
 
 import logging
 import re
@@ -38,7 +38,7 @@ logger = logging.getLogger("rayforce_trio.server")
 
 
 class LogLimiter:
-    """Leave out lines that a network causes beyond a number in each second, and log a summary of them."""
+    """Limit the lines that networks cause in each second, and log a summary of the lines left out."""
 
     def __init__(self) -> None:
         self._summary = LogSummary()
@@ -176,7 +176,7 @@ def _shortened(text: str) -> str:
 
 
 def _kind_of(text: str) -> str:
-    """Return the kind of the lines with a text whose arguments are not filled in."""
+    """Return the kind of a line, from its text before the arguments are filled in."""
     return _ARGUMENTS.sub("...", text.removesuffix(": %s"))
 
 

@@ -1,13 +1,14 @@
 """Limits on the lines that peers can cause in a server's log, and the summary of the lines left out. Without I/O."""
 
+import logging
 from collections import Counter, OrderedDict
 from math import inf
 
 NETWORK_BURST, NETWORK_RATE = 50, 10
-"""The lines that one network can cause at once, and in each second after that."""
+"""How many lines one network can cause at once, and in each second after that."""
 
 TOTAL_BURST, TOTAL_RATE = 200, 20
-"""The lines that all networks together can cause at once, and in each second after that."""
+"""How many lines all networks together can cause at once, and in each second after that."""
 
 LINE_SIZE = 200
 """Bytes; a longer line, such as one with a traceback, counts as several."""
@@ -53,13 +54,15 @@ class _Bucket:
 class LogSummary:
     """Decides which lines are logged, and counts the others by their kind and their network.
 
+    Errors have limits of their own: other lines, which a peer can cause at will, hide no fault of the server.
+
     Attributes:
         report_due: when the result of `take` should be logged, in seconds; infinite if no line was left out.
     """
 
     def __init__(self) -> None:
-        self._total = _Bucket(TOTAL_BURST, TOTAL_RATE)
-        self._networks: OrderedDict[str, _Bucket] = OrderedDict()
+        self._totals = {is_error: _Bucket(TOTAL_BURST, TOTAL_RATE) for is_error in (False, True)}
+        self._networks: OrderedDict[tuple[bool, str], _Bucket] = OrderedDict()
         self._left_out: Counter[tuple[str, str]] = Counter()
         self._level = 0
         self.report_due = inf
@@ -74,12 +77,13 @@ class LogSummary:
             size: the length of the line.
             now: the time in seconds, on a clock that does not go backwards.
         """
-        bucket = self._networks.pop(network, None) or _Bucket(NETWORK_BURST, NETWORK_RATE)
-        self._networks[network] = bucket
+        is_error = level >= logging.ERROR
+        bucket = self._networks.pop((is_error, network), None) or _Bucket(NETWORK_BURST, NETWORK_RATE)
+        self._networks[is_error, network] = bucket
         if len(self._networks) > MAX_NETWORKS:
             self._networks.popitem(last=False)
         cost = max(1.0, size / LINE_SIZE)
-        if bucket.take(cost, now) and self._total.take(cost, now):
+        if bucket.take(cost, now) and self._totals[is_error].take(cost, now):
             return True
         if not self._left_out:
             self.report_due = now + REPORT_INTERVAL

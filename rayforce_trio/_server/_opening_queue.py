@@ -66,12 +66,12 @@ class OpeningQueue:
             del self._pending[opening]
 
     def cancel(self) -> None:
-        """Cancel all openings, those included that have been answered."""
+        """Cancel all openings, including those that have been answered."""
         for pending in self._pending.values():
             pending.scope.cancel()
 
     def perform(self, actions: Actions) -> None:
-        """Perform actions, and see to it that the timer wakes up in time."""
+        """Perform actions, and make sure that the timer wakes up in time."""
         for action, opening in actions:
             self._pending[opening].perform(action)
         if self._timer is not None and self._openings.deadline < self._timer.deadline:
@@ -101,12 +101,12 @@ class PendingOpening(OpeningProgress):
         self._opening = opening
         self._record_refusal = record_refusal
         self._queued: trio.Event | None = None  # set when it is no longer queued
-        self._wait: trio.CancelScope | None = None  # of a wait for the peer's bytes
+        self._wait: trio.CancelScope | None = None  # around a wait for the peer's bytes
 
     async def is_admitted(self) -> bool:
-        """Return whether the opening can go on, or must be refused. A checkpoint only if it has to wait for that.
+        """Return whether the opening can go on; otherwise it must be refused. A checkpoint only if it has to wait.
 
-        If cancelled, it can still be queued.
+        If cancelled, the opening may still be queued.
         """
         if self._opening.state is OpeningState.QUEUED:
             self._queued = trio.Event()
@@ -132,7 +132,7 @@ class PendingOpening(OpeningProgress):
         self._record_refusal(status, reason)
 
     def answering(self) -> None:
-        self.scope.deadline = inf  # the time for the answer is limited by itself
+        self.scope.deadline = inf  # sending the answer has a time limit of its own
         self._queue.perform(self._openings.answering(self._opening, trio.current_time()))
 
     def end(self) -> None:

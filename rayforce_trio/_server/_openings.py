@@ -13,7 +13,7 @@ can lose its slot to a newcomer; one that waits for the server cannot.
 | LINGERING | no | ENDED (possibly by DROP) |
 | ENDED | no | |
 
-Events that make no sense in a state change nothing: the tasks of the openings learn of an action a little later.
+Events that make no sense in a state change nothing. They occur because tasks learn of an action a little later.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -40,7 +40,7 @@ class OpeningState(Enum):
     """The states of an opening. See the table of this module."""
 
     QUEUED = auto()
-    """Nothing of it has been read."""
+    """It waits for a slot. Nothing has been read from its peer."""
 
     WAITING_FOR_SERVER = auto()
     """For example for `authenticate`, or for the engine."""
@@ -52,10 +52,10 @@ class OpeningState(Enum):
     """The server no longer waits for the peer's bytes."""
 
     LINGERING = auto()
-    """It is being sent the last response, or has been sent it and has a chance to read it."""
+    """The last response is being sent, or was sent and the peer has a chance to read it."""
 
     ENDED = auto()
-    """It is open, or closed."""
+    """The connection is open, or closed."""
 
 
 class Action(Enum):
@@ -84,7 +84,7 @@ class Opening:
         state: its state.
         waited: the sum of its waits for the peer that are over.
         waiting_since: when its latest wait for the peer began.
-        late_since: when that wait would have begun if it included the time that counts from before.
+        late_since: when that wait would have begun if it included all the earlier time that counts.
     """
 
     __slots__ = ("admitted_at", "arrived_at", "late_since", "network", "state", "waited", "waiting_since")
@@ -96,7 +96,7 @@ class Opening:
         self.waited = 0.0
 
     def late_at(self, delay: float) -> float:
-        """Return when it will have kept the server waiting for some seconds, but not before its current wait began."""
+        """Return when it will have kept the server waiting for `delay` seconds, but not before this wait began."""
         return max(self.late_since + delay, self.waiting_since)
 
 
@@ -133,7 +133,7 @@ class Openings:
     def arrived(self, network: str | None, now: float) -> tuple[Opening, Actions]:
         """Add a connection that was just accepted. If the actions do not mention it, it is queued.
 
-        If the queue is full, the network that has most openings in it loses its newest one.
+        If the queue is full, the network that has the most openings in it loses its newest one.
         """
         opening = Opening(network, now)
         if self._has_slot_for(network) and network not in self._queues:
@@ -147,10 +147,10 @@ class Openings:
         return opening, self._refuse(longest[-1])
 
     def waits_for_peer(self, opening: Opening, now: float, *, count_queue_time: bool) -> None:
-        """An admitted opening waits for bytes of the peer.
+        """Report that an admitted opening waits for bytes of the peer.
 
         Args:
-            count_queue_time: the time in the queue counts, since the peer could have sent the bytes in it.
+            count_queue_time: whether the time in the queue counts, because the peer could have sent the bytes in it.
         """
         if opening.state is OpeningState.WAITING_FOR_SERVER:
             opening.state = OpeningState.WAITING_FOR_PEER
@@ -162,26 +162,26 @@ class Openings:
                 self._check_at(now)
 
     def waits_for_server(self, opening: Opening, now: float) -> None:
-        """An opening has received bytes, and waits for the server now."""
+        """Report that an opening has received bytes, and waits for the server now."""
         if opening.state is OpeningState.WAITING_FOR_PEER:
             opening.state = OpeningState.WAITING_FOR_SERVER
             opening.waited += now - opening.waiting_since
 
     def answering(self, opening: Opening, now: float) -> Actions:
-        """An opening is about to be sent its last response. From now on it lingers."""
+        """Report that the last response of an opening is about to be sent. From now on it lingers."""
         if opening.state in (OpeningState.LINGERING, OpeningState.ENDED):
             return []
         return self._leave(opening, now) + self._linger(opening)
 
     def ended(self, opening: Opening, now: float) -> Actions:
-        """An opening is over: the connection is open, or closed."""
+        """Report that an opening is over: the connection is open, or closed."""
         actions = self._leave(opening, now)
         self._lingering.pop(opening, None)
         opening.state = OpeningState.ENDED
         return actions
 
     def time_passed(self, now: float) -> Actions:
-        """The time is `deadline`, or later. Waits for a peer that began after `now` do not count yet.
+        """Report that it is `deadline` or later. Waits for a peer that began after `now` do not count yet.
 
         Call this when the bytes that had arrived by `now` have been reported.
         """
@@ -293,7 +293,7 @@ class Openings:
     def _victims(self, newcomer: str | None, evictable: dict[str | None, deque[Opening]]) -> deque[Opening] | None:
         """Return the openings of the network that has to give a slot to a newcomer, the oldest first; `None`: none has.
 
-        The newcomer's own network comes first. Then comes the one that has most slots, so that a single slow client is
+        The newcomer's own network comes first. Then comes the one with the most slots, so that a single slow client is
         safe from the many openings of another network.
         """
         if newcomer in evictable:

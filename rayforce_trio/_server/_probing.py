@@ -31,7 +31,7 @@ class EngineProbes:
     async def failures(self) -> list[str]:
         """Probe all engines at the same time, and return a sentence for each one that failed.
 
-        A checkpoint, for little more than `PROBE_TIMEOUT` at most. If cancelled, the probes of this call end; calls
+        A checkpoint, which takes little more than `PROBE_TIMEOUT`. If cancelled, the probes of this call end; calls
         that have shared them start others.
         """
         found: dict[str, str] = {}

@@ -24,8 +24,8 @@ class Proxies:
 
     Args:
         trusted: the addresses and networks of proxies that tell the truth about their clients.
-        header: the header in which they tell the addresses of their clients, in any case; `None`: they do not.
-        protocol: whether they tell these addresses with the PROXY protocol instead.
+        header: the header in which they report the addresses of their clients, in any case; `None`: they do not.
+        protocol: whether they report these addresses with the PROXY protocol instead.
 
     Attributes:
         protocol: whether every connection begins with a header of the PROXY protocol.
@@ -46,7 +46,7 @@ class Proxies:
             raise RayforceValueError("proxy_header and proxy_protocol contradict each other; leave out one")
 
     def trusts(self, address: str) -> bool:
-        """Return whether an IP address is one of a trusted proxy."""
+        """Return whether an IP address belongs to a trusted proxy."""
         ip = ip_of(address)
         return any(ip in network for network in self._networks)
 
@@ -59,8 +59,8 @@ class Proxies:
 
         Returns:
             The rightmost hop that is not a trusted proxy; if all are trusted, the leftmost one. If a proxy does not
-            tell its client, this is the proxy. A client through a proxy is never on this machine. A request from an
-            untrusted peer comes from that peer, and through a proxy if a header shows this.
+            report its client, the proxy itself. The client of a proxy never counts as on this machine. An untrusted
+            peer is the client itself; it counts as the client of a proxy if a header shows that there is one.
         """
         if peer.through_proxy:
             return peer

@@ -1,4 +1,4 @@
-"""The header of the PROXY protocol, version 2, in which a proxy tells the address of its client. No I/O.
+"""The header of the PROXY protocol, version 2, in which a proxy reports the address of its client. No I/O.
 
 The header comes first on a connection, before TLS: 16 bytes with a signature, a command, the family of the addresses
 and the length of the rest; then the addresses, and further fields, which this module skips.
@@ -8,6 +8,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 from .._addresses import ClientAddress
+from ..errors import HandshakeError
 
 FIXED_SIZE = 16
 """The length of the part of the header that is always there, in bytes."""
@@ -25,7 +26,7 @@ _OTHERS = frozenset({0x00, 0x01, 0x02, 0x10, 0x12, 0x20, 0x22, 0x30, 0x31, 0x32}
 _ADDRESSES = {_TCP4: (struct.Struct("!4s4sHH"), IPv4Address), _TCP6: (struct.Struct("!16s16sHH"), IPv6Address)}
 
 
-class MalformedProxyHeader(ValueError):
+class MalformedProxyHeader(HandshakeError):
     """A connection does not begin with a valid header. The text is a sentence."""
 
 

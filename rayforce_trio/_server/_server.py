@@ -62,10 +62,10 @@ class WSServer:
             list is empty.
         trusted_proxies: IP addresses and networks (`"127.0.0.1"`, `"10.0.0.0/8"`) of proxies in front of the server.
             Their clients never count as clients on this machine.
-        proxy_header: the header in which the trusted proxies tell the addresses of their clients: `"X-Forwarded-For"`
-            or `"Forwarded"`. The client's address is the rightmost one that is not of a trusted proxy. `None`: the
-            address of the proxy counts as that of its clients.
-        proxy_protocol: the trusted proxies tell the addresses of their clients with the PROXY protocol, version 2, and
+        proxy_header: the header in which the trusted proxies report their clients' addresses: `"X-Forwarded-For"` or
+            `"Forwarded"`. The client's address is the rightmost one that is not of a trusted proxy. `None`: the address
+            of the proxy counts as that of its clients.
+        proxy_protocol: the trusted proxies report their clients' addresses with the PROXY protocol, version 2, and
             the server accepts no other connections.
         max_connections: the limit on the connections of clients that were let in; `None`: no limit.
         max_connections_per_address: the limit on those from one IPv4 address or /64 network of IPv6.
@@ -88,7 +88,7 @@ class WSServer:
         ping_interval: seconds of silence after which the server pings a client; `None`: never.
         ping_timeout: seconds in which the client must then send something; `None`: no limit.
         open_timeout: seconds for the opening of a connection, from TCP to the Rayforce handshake. If more than half of
-            `max_unauthenticated` connections are being opened, peers that keep the server waiting have less.
+            `max_unauthenticated` connections are being opened, peers that keep the server waiting have less time.
         write_timeout: seconds after which the server disconnects a client that does not read, or reads less than 16 KiB
             a second on average.
         query_timeout: seconds that a query may run in the engine, without its time in the queue. The server then stops
@@ -195,7 +195,7 @@ class WSServer:
         self._stopping: trio.Event | None = None
         self._stopped = trio.Event()
         self._draining = False
-        self._grace = inf  # the shortest one that `stop` was given, in seconds
+        self._grace = inf  # the shortest grace period that was passed to `stop`, in seconds
         self._loop: EventLoop | None = None  # the trio run in which it serves
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
 

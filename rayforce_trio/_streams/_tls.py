@@ -5,7 +5,8 @@ on two buffers in memory, and the other stream carries the encrypted bytes.
 """
 
 import ssl
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from anyio import BrokenResourceError, ClosedResourceError
@@ -92,11 +93,16 @@ class TlsStream(ByteStream):
     def closed(self) -> bool:
         return self._stream.closed
 
-    async def do_handshake(self, turns: AbstractAsyncContextManager[object] | None = None) -> None:
-        """Perform the TLS handshake. A checkpoint; if cancelled, close the stream.
+    async def do_handshake(
+        self,
+        turns: AbstractAsyncContextManager[object] | None = None,
+        waiting_for_peer: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Perform the TLS handshake. A checkpoint; if cancelled, close the stream. Raises what `waiting_for_peer` does.
 
         Args:
-            turns: entered for each step, which can take milliseconds of the processor.
+            turns: entered for each step, because a step can take milliseconds of processor time.
+            waiting_for_peer: returns a context for each wait for the peer.
 
         Raises:
             HandshakeError: the handshake failed; the cause is the `ssl.SSLError`, if there is one.
@@ -107,11 +113,13 @@ class TlsStream(ByteStream):
                     async with turns or _NO_TURNS:
                         self._tls.do_handshake()
                 except ssl.SSLWantReadError:
-                    await self._send_all_encrypted()
-                    await (self._checkpoint() if self._received else self._stream.wait_readable())
+                    with waiting_for_peer():
+                        await self._send_all_encrypted()
+                        await (self._checkpoint() if self._received else self._stream.wait_readable())
                     self._take_encrypted()
                 else:
-                    await self._send_all_encrypted()
+                    with waiting_for_peer():
+                        await self._send_all_encrypted()
                     return
         except ssl.SSLEOFError as error:
             raise HandshakeError("the peer hung up during the TLS handshake") from error

@@ -30,6 +30,7 @@ from ..errors import ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT
 from ._head_stream import HeadStream, ServerNursery, send_head
 from ._keepalive import KeepAlive
+from ._turns import Turns
 from ._websocket import WebSocketTransport
 
 _LINGER_TIMEOUT = 3.0  # seconds; a peer has this long to read the last response, and to answer by closing
@@ -52,7 +53,7 @@ class OpeningRequest:
         path: the path of the URL, with its query.
         headers: the HTTP headers, with names in lower case and values in Latin-1. Headers that decide about the
             request occur once at most. The values of a header that occurred several times are joined by ", ".
-        peer: the address of the peer. The server replaces it if a proxy tells another one.
+        peer: the address of the peer. The server replaces it if a proxy reports another one.
         own_address: the IP address and port that the client connected to.
         subprotocols: the subprotocols that the client proposes, in its order. They are not among the headers.
         certificate: the client's TLS certificate, in the form of `ssl.SSLSocket.getpeercert`, if it has sent one.
@@ -114,13 +115,13 @@ class PeerTooSlow(HandshakeError):
 
 
 class OpeningProgress:
-    """Is told how an opening proceeds, and can bound the waits for the peer. This one does nothing."""
+    """Receives reports on the progress of an opening, and can end waits for the peer. This base class does nothing."""
 
     def waiting_for_peer(self, *, count_queue_time: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002 - for subclasses
         """Return a context for a wait for bytes of the peer.
 
         Args:
-            count_queue_time: the peer could have sent the bytes before anything was read.
+            count_queue_time: whether the peer could have sent the bytes before anything was read.
 
         Raises:
             PeerTooSlow: on leaving the context: the wait was ended, or the result comes too late.
@@ -128,10 +129,10 @@ class OpeningProgress:
         return nullcontext()
 
     def bad_request(self, status: int, reason: str) -> None:
-        """The request is not valid, and the peer is about to be told so."""
+        """Report that the request is not valid, before the peer is told so."""
 
     def answering(self) -> None:
-        """The peer is about to be sent the last response, and then has a chance to read it. Cancel it at any time."""
+        """Report that the last response is about to be sent. From now on, the opening may be cancelled at any time."""
 
 
 class HttpRequestServed(Exception):
@@ -159,9 +160,8 @@ class AcceptOptions:
         max_message_size: the longest message accepted, in bytes. Clients of a subprotocol are told this number.
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
-        write_timeout: a peer that takes nothing for this many seconds has its connection closed.
-        turns: held by an opening for each step of the TLS handshake, and while it parses what it has received. So one
-            opening continues in each round of the event loop, and many openings do not delay the open connections.
+        write_timeout: the seconds over which the rate is measured at which a peer must take bytes: see `WriteRate`.
+        turns: held by an opening for each step of the TLS handshake, and while it parses what it has received.
     """
 
     subprotocols: Sequence[str]
@@ -169,7 +169,7 @@ class AcceptOptions:
     keepalive: KeepAlive
     tls: ssl.SSLContext | None = None
     write_timeout: float = WRITE_STALL_TIMEOUT
-    turns: trio.Lock = field(default_factory=trio.Lock)
+    turns: Turns = field(default_factory=Turns)
 
 
 async def accept(
@@ -190,7 +190,7 @@ async def accept(
         decide: called with a request for a connection; returns why it is refused, or `None`.
         answer: called with a plain HTTP request, GET or HEAD; returns the response, or why it is refused. `None`: plain
             HTTP requests are not valid.
-        progress: is told how the opening proceeds.
+        progress: receives reports on the progress of the opening.
 
     Raises:
         HttpRequestServed: `answer` returned a response, which was sent.
@@ -238,29 +238,39 @@ async def accept(
     )
 
 
-async def refuse(socket_stream: trio.SocketStream, refusal: Refusal, options: AcceptOptions | None = None) -> None:
+async def refuse(
+    socket_stream: trio.SocketStream,
+    refusal: Refusal,
+    options: AcceptOptions | None = None,
+    *,
+    receive_preface: Callable[[], Awaitable[object]] | None = None,
+) -> None:
     """Refuse a peer that has not sent a request, within about three seconds. A checkpoint.
 
     Args:
         socket_stream: a connection that was just accepted; it is closed afterwards, even if this is cancelled.
         refusal: the answer.
         options: the options of the connection, if the TLS handshake is still to come.
+        receive_preface: receives the bytes before the TLS handshake; may raise `HandshakeError`.
     """
-    stream: ByteStream = stream_of(socket_stream)
+    stream: ByteStream | None = None
     try:
         with trio.move_on_after(_LINGER_TIMEOUT):
+            if receive_preface is not None:
+                await receive_preface()
+            stream = stream_of(socket_stream)
             if options is not None and options.tls is not None:
                 stream = await _start_tls(stream, options.tls, options.turns, OpeningProgress())
             await _answer(stream, refusal, OpeningProgress())
     except HandshakeError:
         pass
     finally:
-        stream.close()
+        if stream is not None:
+            stream.close()
+        socket_stream.socket.close()
 
 
-async def _start_tls(
-    stream: ByteStream, context: ssl.SSLContext, turns: trio.Lock, progress: OpeningProgress
-) -> TlsStream:
+async def _start_tls(stream: ByteStream, context: ssl.SSLContext, turns: Turns, progress: OpeningProgress) -> TlsStream:
     """Do the TLS handshake. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
@@ -272,8 +282,7 @@ async def _start_tls(
     try:
         with progress.waiting_for_peer(count_queue_time=True):
             await stream.wait_readable()
-        with progress.waiting_for_peer():
-            await secure.do_handshake(turns)
+        await secure.do_handshake(turns, progress.waiting_for_peer)
     except HandshakeError as error:
         if is_plaintext_error(error.__cause__):
             progress.bad_request(400, str(error))
@@ -283,9 +292,7 @@ async def _start_tls(
     return secure
 
 
-async def _receive_request(
-    stream: ByteStream, turns: trio.Lock, progress: OpeningProgress
-) -> UpgradeRequest | HttpRequest:
+async def _receive_request(stream: ByteStream, turns: Turns, progress: OpeningProgress) -> UpgradeRequest | HttpRequest:
     """Receive a request. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:

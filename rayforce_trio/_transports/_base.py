@@ -28,11 +28,11 @@ SHIELDED_CLOSE_TIMEOUT = 2.0
 """The longest time that a closing handshake takes in a cancelled scope, in seconds."""
 
 WRITE_STALL_TIMEOUT = 30.0
-"""A server disconnects a peer that accepts no bytes for this many seconds while it is sent some."""
+"""Over this many seconds of waiting, a server expects a peer to take its bytes at a minimum rate: see `WriteRate`."""
 
 
 class TryAgainLater(RayforceWSError):
-    """This side closes the connection because it holds too many bytes for its peers."""
+    """This side closes the connection because it holds too many bytes of its peers' messages."""
 
 
 def _ignore(count: int) -> None:
@@ -87,7 +87,7 @@ class Transport(ABC):
 
     @property
     def unfinished(self) -> int:
-        """How many bytes of a message have been received whose end has not."""
+        """How many bytes of an unfinished message have been received."""
         return 0
 
     def has_bytes(self) -> bool:
@@ -101,7 +101,7 @@ class Transport(ABC):
         """
 
     def peer_is_gone(self) -> bool:
-        """Return whether the peer has closed the network connection, or lost it. No checkpoint.
+        """Return whether the peer has closed the network connection, or it broke. No checkpoint.
 
         `receive` may still return messages that the peer has sent before, until it raises an error.
         """
@@ -147,7 +147,7 @@ class Transport(ABC):
         """
 
     def ping(self) -> None:  # noqa: B027 - for transports that have pings
-        """Send a ping, whose answer nobody awaits. No checkpoint. A peer that is gone then resets the connection."""
+        """Send a ping without waiting for the pong. No checkpoint. A peer that is gone will reset the connection."""
 
     @abstractmethod
     async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:

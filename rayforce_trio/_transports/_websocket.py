@@ -312,7 +312,8 @@ class WebSocketTransport(Transport):
     async def _write(self) -> None:
         """Send everything there is to send. The caller holds the lock.
 
-        If cancelled, `run` sends what is left of short messages.
+        A checkpoint only if the network does not take everything, or the time slice is used up. If cancelled, `run`
+        sends what is left of short messages.
 
         Raises:
             ConnectionLost: the connection broke, or the peer took too little for `write_timeout` seconds.
@@ -360,7 +361,11 @@ class WebSocketTransport(Transport):
         await race(self._flush_when_due, self._keep_alive)
 
     async def _keep_alive(self) -> None:
-        """Send pings when the peer is silent, until cancelled. Raises `ConnectionLost` if it stays silent."""
+        """Send pings when the peer is silent, until cancelled. A checkpoint.
+
+        Raises:
+            ConnectionLost: the peer stays silent.
+        """
         await self._keepalive.run(lambda: self._last_sign_of_life, self.ping, lambda: self._receiving)
 
     def ping(self) -> None:

@@ -130,7 +130,7 @@ class FragmentReceived:
 
 
 Event = Data | str | Ping | Pong | Close | FragmentReceived
-"""A whole message, binary or text, or a control frame, or a fragment of a message. One frame ends with each."""
+"""A whole message, binary or text, or a control frame, or a fragment of a message. Each ends with a frame."""
 
 
 def reports_failure(code: int) -> bool:

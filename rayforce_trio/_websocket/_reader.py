@@ -109,7 +109,7 @@ class FrameReader:
 
     @property
     def unfinished(self) -> int:
-        """How many bytes of a message have arrived whose end has not; of a text message, how many characters."""
+        """How much of an unfinished message has arrived, in bytes; of a text message, in characters."""
         return 0 if self._message is None else self._message.size
 
     def get_buffer(self) -> memoryview | None:

@@ -66,7 +66,7 @@ async def test_a_flood_of_requests_disturbs_nobody() -> None:
 
 @pytest.mark.trio
 async def test_the_leaving_of_a_peer_that_filled_its_queue_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of it is read any more then."""
+    """At that point, nothing is read from the peer any more."""
     monkeypatch.setattr("rayforce_trio._protocol._pipeline.MAX_WAITING_BYTES", 1)
     engine = GateEngine()
     async with WSServer(port=0, host="127.0.0.1", engine=engine) as server:

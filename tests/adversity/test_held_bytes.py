@@ -28,7 +28,7 @@ def message(size: int, message_type: MessageType = MessageType.SYNC) -> bytes:
 
 
 async def sent_in_part(peer: RawPeer, size: int, *, missing: int = 1, fragments: bool = False) -> None:
-    """Send a message of `size` bytes but for the last ones."""
+    """Send a message of `size` bytes without its last `missing` bytes, or as fragments none of which is final."""
     if fragments:
         for start in range(0, size, 32 * 1024):
             await peer.send(frame(message(size)[start : start + 32 * 1024], CONTINUATION if start else 2, fin=False))
@@ -37,7 +37,7 @@ async def sent_in_part(peer: RawPeer, size: int, *, missing: int = 1, fragments:
 
 
 async def until_held(size: int) -> None:
-    """Wait until there are buffers of so many bytes together."""
+    """Wait until the long buffers have `size` bytes together."""
     with trio.fail_after(20):
         while sum(set(long_buffers())) < size:  # noqa: ASYNC110 - the server sends no notice
             await trio.sleep(0.01)

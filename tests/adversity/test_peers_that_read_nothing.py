@@ -1,4 +1,4 @@
-"""Peers that send and read nothing: what waits to be sent to them is bounded, over real sockets."""
+"""Peers that send but read nothing: the bytes that wait to be sent to them are bounded. With real sockets."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -45,7 +45,7 @@ def waiting(transport: Transport) -> int:
 
 
 class Watch:
-    """Finds out how much waits to be sent at most, with a look in every round of the event loop."""
+    """Records the highest number of bytes that wait to be sent, measured in every round of the event loop."""
 
     def __init__(self, transport: Transport) -> None:
         self.most = 0

@@ -46,7 +46,7 @@ trio.run(main)
 
 @asynccontextmanager
 async def serving(engine: Engine) -> AsyncIterator[tuple[WSServer, WSClientConnection]]:
-    """Serve, and connect a client to which no harm is done. What is unfinished in the end is dropped."""
+    """Serve, and connect a well-behaved client. Requests and posts that are unfinished at the end are dropped."""
     async with WSServer(0, host=LOCAL, engine=engine) as server:
         async with WSClient(LOCAL, server.port).connect() as other:
             yield server, other
@@ -95,7 +95,7 @@ async def test_a_client_leaves_behind_a_query_and_many_posts_which_are_all_carri
 
 
 @pytest.mark.trio
-async def test_a_client_of_ours_is_killed_behind_a_query_and_its_posts() -> None:
+async def test_a_client_of_ours_is_killed_after_it_has_sent_a_query_and_posts() -> None:
     async with serving(NativeProcess()) as (server, other):
         await other.execute("(set posted 0)")
         await run_until_it_prints(CLIENT_PROGRAM, server.port)
@@ -197,7 +197,7 @@ async def test_a_client_of_ours_posts_as_fast_as_it_can(our_port: int, number: i
 
 @pytest.mark.anyio
 async def test_a_post_that_waits_for_others_can_be_cancelled_and_the_connection_goes_on() -> None:
-    """Even if a call received its own replies before, the reply to the fence is received."""
+    """The reply to the fence is received even if earlier calls have received their own replies."""
     received: list[bytes] = []
     silent, answers = anyio.Event(), anyio.Event()
 

@@ -1,4 +1,4 @@
-"""Peers that send all but the end of a long message: the memory is free when the connection ends, without a collector.
+"""Peers that send all but the end of a long message: its memory is freed when the connection ends, without a collector.
 
 A reference cycle would keep it until Python's cyclic garbage collector runs, which depends on the number of objects,
 not on their size.
@@ -48,7 +48,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 async def until_received(count: int = 1) -> None:
-    """Wait until the server holds so many long messages, finished or not."""
+    """Wait until the server holds `count` long messages, finished or not."""
     with trio.fail_after(20):
         while len(set(map(id, long_buffers()))) < count:  # noqa: ASYNC110 - the server sends no notice
             await trio.sleep(0.01)

@@ -20,10 +20,10 @@ from rayforce_trio._engines._child import ChildProcess, child_process
 from rayforce_trio._engines._output import Output
 
 STAY = "echo $$ >{directory}/new; mv {directory}/new {directory}/pid; exec sleep 1000"
-"""Leaves its process id in a file, and stays."""
+"""Writes its process id to a file, and keeps running."""
 
 WAIT = "while ! [ -e {}/go ]; do sleep 0.01; done"
-"""Waits until the supervisor has reported the program: then the test makes that file."""
+"""Waits for the file that the test creates when the supervisor has reported the program."""
 
 PROGRAMS = {
     "background": "sh {stay} &",
@@ -34,7 +34,7 @@ PROGRAMS = {
     "ignores signals": "setsid sh -c 'trap \"\" HUP INT TERM QUIT; . {stay}' &",
     "stopped": "setsid sh -c 'sh {stay} & sleep 1000 & kill -STOP $$' &",
 }
-"""Commands of a shell that start a program which outlives the shell."""
+"""Shell commands that start a program which outlives the shell."""
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no subreapers")
 

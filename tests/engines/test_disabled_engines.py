@@ -1,4 +1,4 @@
-"""Engines that a client has disabled: they are found out and restarted, or reported; a busy engine is neither."""
+"""Engines that a client has disabled: they are detected, and restarted or reported; a busy engine is neither."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ REFUSE_ALL = "(do (set .ipc.on.auth (fn [user password] false)) null)"
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that takes seconds happens sooner."""
+    """Shorten the times that are seconds otherwise."""
     monkeypatch.setattr(_native, "STOP_TIMEOUT", SOON)
     monkeypatch.setattr(_process, "STOP_TIMEOUT", SOON)
     monkeypatch.setattr(_monitor, "_FIRST_PROBE_DELAY", 0.01)
@@ -131,7 +131,7 @@ async def test_requests_that_nobody_stops_do_not_hide_a_disabled_process(log: Lo
 
 
 async def until_in_flight(engine: NativeProcess, count: int) -> None:
-    """Wait until so many requests have been sent to the process."""
+    """Wait until `count` requests have been sent to the process and are unanswered."""
     group = server_of(engine)._group
     with trio.fail_after(30):
         while sum(session.awaiting_reply for session in group._sessions) < count:
@@ -174,7 +174,7 @@ async def test_being_busy_never_counts(
 
 
 @pytest.mark.trio
-async def test_a_query_that_obeys_its_stop_is_no_reason(queries: Queries) -> None:
+async def test_a_query_that_obeys_its_stop_is_no_reason_for_a_restart(queries: Queries) -> None:
     engine = NativeProcess(stop_timeout=SOON)
     async with running(engine), open_session(engine) as session:
         pid = pid_of(engine)

@@ -1,4 +1,4 @@
-"""Clients that end the engine process: they are found, and others are served all the same."""
+"""Clients that end the engine process: they are identified, and others are served nevertheless."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,11 +20,11 @@ from rayforce_trio._engines._suspects import DEATHS_UNTIL_ALONE, Suspects
 from rayforce_trio._protocol import CANCELLED, Failure
 
 EXIT = "(.sys.exit 0)"
-EVE, ANN = Client(LOCAL, "eve"), Client(LOCAL, "ann")
+EVE, ANN, BOB = (Client(LOCAL, name) for name in ("eve", "ann", "bob"))
 
 
 class SuspectProcess(NativeProcess):
-    """A process whose sessions belong in turn to a client that must be alone, and to one that need not."""
+    """A process whose sessions belong alternately to a client that must be alone, and to one that need not."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -90,7 +90,7 @@ async def test_others_are_served_beside_a_client_that_ends_the_process_whenever_
 
 
 @pytest.mark.trio
-async def test_who_was_connected_when_the_process_ended_can_connect_again_at_once() -> None:
+async def test_clients_that_were_connected_when_the_process_ended_can_connect_again_at_once() -> None:
     engine = NativeProcess(read_only=True)
     lost = 0
 
@@ -241,3 +241,53 @@ async def test_a_client_that_must_wait_waits_with_every_replica() -> None:
         assert not replicas._down
         await (await replicas.open_session_for(ANN)).aclose()
         await (await replicas.open_session()).aclose()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("client", [EVE, BOB], ids=["alone", "with others"])
+async def test_a_client_is_not_blamed_for_a_request_whose_client_has_left(
+    client: Client, log: Log, queries: Queries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own request, which must be alone, waits unread behind one that disables the process."""
+    monkeypatch.setattr(_native_session, "STOP_TIMEOUT", 0.05)
+    query = queries('(.sys.exec "sleep 1000")')
+    engine = NativeProcess(stop_timeout=0.5)
+    for suspect in {ANN, client} - {BOB}:
+        for _ in range(DEATHS_UNTIL_ALONE):
+            engine._suspects.process_ended([suspect], trio.current_time())
+    async with running(engine):
+        with pytest.raises(errors.EngineError) as caught:  # noqa: PT012 - leaving the inner block raises it, too
+            async with session_of(engine, ANN) as ann:
+                session = await engine.open_session_for(client)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(session.request, request(query.text))
+                    await query.begun()
+                    nursery.cancel_scope.cancel()
+                await session.aclose()
+                await ann.request(request("(+ 1 2)"))
+        assert type(caught.value) is errors.EngineError
+        await log.told("was killed by signal 9; it will be restarted at once")
+        async with session_of(engine, ANN) as ann:
+            assert await ask(ann, "(+ 1 2)") == 3
+        assert bool(engine._suspects.wait_of(client, trio.current_time())) == (client == EVE)
+
+
+@pytest.mark.trio
+async def test_a_request_that_waits_for_the_handshake_is_not_in_flight_with_one_that_must_be_alone(
+    queries: Queries,
+) -> None:
+    engine, query = SuspectProcess(), queries()
+    async with running(engine), session_of(engine, BOB) as busy, trio.open_nursery() as nursery:
+        assert engine._native is not None
+        group = engine._native._group
+        nursery.start_soon(busy.request, request(query.text))
+        await query.begun()
+        async with session_of(engine, ANN) as early, trio.open_nursery() as early_calls:
+            assert not early.ready
+            early_calls.start_soon(early.request, request("1"))
+            await trio.testing.wait_all_tasks_blocked()
+            async with session_of(engine, EVE) as eve, trio.open_nursery() as calls:
+                calls.start_soon(eve.request, request("1"))
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(group._turns._in_flight) == 2
+                query.release()

@@ -142,7 +142,7 @@ async def test_lines_beyond_the_limit_are_counted_when_the_output_ends(log: Log)
 
 @pytest.mark.trio
 @pytest.mark.parametrize("line", [b"1\n", b"ipc: 1\n"], ids=["a line", "a warning"])
-async def test_they_are_counted_when_the_reading_is_cancelled(log: Log, line: bytes) -> None:
+async def test_lines_beyond_the_limit_are_counted_when_the_reading_is_cancelled(log: Log, line: bytes) -> None:
     writer, reader = trio.testing.memory_stream_one_way_pair()
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -155,7 +155,9 @@ async def test_they_are_counted_when_the_reading_is_cancelled(log: Log, line: by
 
 
 @pytest.mark.trio
-async def test_they_are_counted_when_the_period_ends(log: Log, autojump_clock: trio.testing.MockClock) -> None:
+async def test_lines_beyond_it_are_counted_when_the_period_ends(
+    log: Log, autojump_clock: trio.testing.MockClock
+) -> None:
     async with reading(Output(), seconds=10 * LOG_PERIOD) as writer:
         await writer.send_all(b"1\n" * (MAX_LINES + 5))
         await trio.sleep(LOG_PERIOD - 1)
@@ -204,7 +206,7 @@ async def test_the_bytes_that_are_logged_are_limited(log: Log, unit: bytes) -> N
 
 
 @pytest.mark.trio
-async def test_it_hears_that_the_process_listens_even_on_a_line_that_is_not_logged(log: Log) -> None:
+async def test_it_notices_that_the_process_listens_even_on_a_line_that_is_not_logged(log: Log) -> None:
     output = await read(b"1\n" * MAX_LINES + b"listening on 127.0.0.1:5000\n")
     assert output.listening.is_set()
     assert not log.saying("listening")
@@ -212,7 +214,7 @@ async def test_it_hears_that_the_process_listens_even_on_a_line_that_is_not_logg
 
 @pytest.mark.trio
 async def test_other_tasks_run_while_much_output_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock that shows a later time whenever it is asked, a turn comes after ten lines."""
+    """The clock advances whenever it is read, so a time slice is used up after ten lines."""
     now = itertools.count()
     monkeypatch.setattr("rayforce_trio._tasks.time.perf_counter", lambda: next(now) * TIME_SLICE / 10)
     turns = 0

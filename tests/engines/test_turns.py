@@ -74,9 +74,11 @@ def test_one_that_gives_up_keeps_nobody_waiting() -> None:
 
 @dataclass
 class Sessions:
-    """What sessions do with `Turns`; the numbers of those in flight and of those that wait, by whether they are alone.
+    """Does with `Turns` what sessions do.
 
     Attributes:
+        waiting: for each request that waits, whether it must be alone.
+        in_flight: for each request in flight, whether it must be alone.
         passed_by: for each request that waits, how many that must be alone had their turns meanwhile.
     """
 

@@ -1,4 +1,4 @@
-"""What proxies tell of their clients: headers with anything that a client may have sent, and the PROXY protocol."""
+"""What proxies report about their clients: headers with anything a client may have sent, and the PROXY protocol."""
 
 from contextlib import suppress
 from ipaddress import ip_address
@@ -61,7 +61,7 @@ def _check_protocol(data: bytes) -> None:
 
 
 def _check_header(kind: int, sent: str) -> None:
-    """What a client has sent does not change how the address is read that a proxy appends."""
+    """What a client has sent does not change how the address that a proxy appends is read."""
     for header, appended in (
         (ForwardingHeader.X_FORWARDED_FOR, f"198.51.100.{kind}"),
         (ForwardingHeader.FORWARDED, f"for=198.51.100.{kind}"),

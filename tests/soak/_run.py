@@ -21,7 +21,7 @@ _LOOK_AGAIN = 0.2  # seconds
 
 @dataclass
 class Soak:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         before: what the server held before the first client.
@@ -58,7 +58,7 @@ class Soak:
         return median(map(quantity, second)), median(map(quantity, last))
 
     def complaints(self, growth: float) -> list[str]:
-        """Return what is not as it should be, which more growth than so many bytes is not."""
+        """Return the problems of the run. One of them is a growth of memory by more than `growth` bytes."""
         found = [f"wrong answer: {wrong}" for wrong in self.tally.wrong]
         found += [f"failed: {failed}" for failed in self.tally.failed]
         if self.after is None or (self.after.tasks, self.after.descriptors) != (
@@ -74,12 +74,12 @@ class Soak:
 async def soak(
     engine: str, clients: int, seconds: float, every: float, show: Callable[[Soak], None] = lambda _: None
 ) -> Soak:
-    """Run so many clients for so long, beside one attacker of each kind.
+    """Run clients beside one attacker of each kind, and record what the server holds.
 
     Args:
         engine: of the server, one of `ENGINES`.
         clients: how many there are at the same time.
-        seconds: how long, at least: until all that clients and attackers do was done.
+        seconds: for how long, at least. The run goes on until clients and attackers have done everything they can do.
         every: how often the server is asked what it holds, in seconds.
         show: called each time.
     """
@@ -111,7 +111,7 @@ async def soak(
 
 
 async def _held_when_ready(server: Child) -> Held:
-    """Return what a server holds that has just started, once it opens no more sessions of its engine in reserve."""
+    """Return what a server that has just started holds, as soon as it opens no more sessions in reserve."""
     before, now = None, (await _usage(server)).held
     while before is None or (before.tasks, before.descriptors) != (now.tasks, now.descriptors):
         await trio.sleep(_LOOK_AGAIN)

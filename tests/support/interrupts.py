@@ -1,6 +1,6 @@
 """Press Ctrl-C at chosen points of a program, in a process of its own: `python -m support.interrupts PROGRAM PORT WHAT`
 
-PROGRAM is one of `SCENARIOS`, and PORT that of a server for those that are clients. WHAT is one of these:
+PROGRAM is one of `SCENARIOS`. PORT is that of a server, for the scenarios that are clients. WHAT is one of these:
 
 - `unprotected`: print a JSON list of the functions in which trio raises KeyboardInterrupt at any instruction. Functions
   that the program itself calls without our package are left out.
@@ -205,8 +205,8 @@ _CALLS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW"}
 class Unprotected:
     """Collects the names of functions in which trio raises KeyboardInterrupt at any instruction.
 
-    Of functions that call each other, this is the outermost one of the package that a task runs, or else the function
-    that the task begins with.
+    Where functions call each other, only the outermost one is collected that belongs to the package, or else the
+    function that the task begins with.
     """
 
     def __init__(self) -> None:
@@ -272,7 +272,7 @@ class Interrupter:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    """Whether a function of the package runs, rather than one of trio that the program itself has called."""
+    """Return whether a function of the package runs, rather than one of trio that the program itself has called."""
     return any(one.startswith(_PACKAGE) for one in _frames_of_task(frame))
 
 

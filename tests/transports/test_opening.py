@@ -3,6 +3,7 @@
 import os
 import socket
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -11,6 +12,7 @@ import trio.testing
 from support.certificates import client_context, local_certificates, server_context
 from support.leaks import no_leaks
 from support.raw import HELLO, RawPeer, connect_raw, frame, raw_server, response, upgrade, upgraded
+from support.rounds import counted_rounds
 
 from rayforce_trio._addresses import Endpoint
 from rayforce_trio._transports import (
@@ -26,6 +28,7 @@ from rayforce_trio._transports import (
     connect,
     refuse,
 )
+from rayforce_trio._transports._turns import Turns
 from rayforce_trio._websocket import parse_request
 from rayforce_trio.errors import ConnectionRejected, HandshakeError
 
@@ -222,17 +225,8 @@ async def test_frames_right_behind_the_request_are_received() -> None:
                 server.abort()
 
 
-class Rounds(trio.abc.Instrument):
-    """Counts the rounds of the event loop."""
-
-    number = 0
-
-    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - as trio calls it
-        self.number += 1
-
-
 @pytest.mark.trio
-async def test_only_one_of_many_openings_continues_in_each_round_of_the_event_loop(
+async def test_of_openings_with_long_steps_only_one_continues_in_each_round_of_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So they do not delay the connections that are open."""
@@ -242,19 +236,19 @@ async def test_only_one_of_many_openings_continues_in_each_round_of_the_event_lo
         return parse_request(received)
 
     async def open_one() -> None:
-        (await accept_one(listener)).abort()
+        (await accept_one(listener, options)).abort()
 
-    rounds, parsed_in = Rounds(), list[int]()
+    parsed_in: list[int] = []
+    options = replace(OPTIONS, turns=Turns())
+    monkeypatch.setattr("rayforce_trio._transports._turns.ROUND_SHARE", 0.0)
     monkeypatch.setattr("rayforce_trio._transports._accepting.parse_request", parse)
-    trio.lowlevel.add_instrument(rounds)
     listener, port = await listen()
-    with trio.fail_after(TIMEOUT), ExitStack() as peers:
+    with trio.fail_after(TIMEOUT), ExitStack() as peers, counted_rounds() as rounds:
         async with listener, trio.open_nursery() as nursery:
             for _ in range(20):
                 await peers.enter_context(connect_raw(port)).send(upgrade())
             for _ in range(20):
                 nursery.start_soon(open_one)
-    trio.lowlevel.remove_instrument(rounds)
     assert len(set(parsed_in)) == 20
 
 

@@ -1,4 +1,4 @@
-"""Peers that send thousands of small frames: other tasks run in between, and a close ends."""
+"""Peers that send thousands of small frames: other tasks run in between, and a close comes to an end."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -165,8 +165,8 @@ async def flood(peer: RawPeer, data: bytes) -> int:
 
 @pytest.mark.parametrize("case", ["own close", "own error", "violation"])
 @pytest.mark.parametrize("kind", ["empty pings", "pongs", "empty messages", "empty fragments", "one message"])
-async def test_a_close_ends_though_the_peer_sends_on(case: str, kind: str, client: bool) -> None:
-    """It gets the close frame, and is disconnected when it has sent too much."""
+async def test_a_close_ends_although_the_peer_keeps_sending(case: str, kind: str, client: bool) -> None:
+    """The peer gets the close frame, and is disconnected when it has sent too much."""
     masked = not client
     data = frame(bytes(1000), masked=masked) if kind == "one message" else small_frames(kind, masked=masked)
     code = {"own close": 1000, "own error": 1008, "violation": 1002}[case]

@@ -2,11 +2,11 @@
 
 The roles:
 
-- `server`: FUNCTION returns a `WSServer`. Answers each line of its standard input with what it holds: `support.usage`.
+- `server`: FUNCTION returns a `WSServer`. Each line of standard input is answered with the usage: `support.usage`.
 - `attacker`: FUNCTION is an async function that attacks until it is cancelled.
 - `honest`: FUNCTION is an async function that is called for each line, and answers it.
 
-ARGUMENTS are a JSON object. The process tells when it is ready, and ends with its standard input.
+ARGUMENTS are a JSON object. The process reports that it is ready, and ends when its standard input ends.
 """
 
 import gc

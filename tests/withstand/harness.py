@@ -1,8 +1,8 @@
 """Measure honest clients of a server, first without and then beside an attack.
 
-Server, honest clients and attackers are processes of their own. The server has one of the machine's cores for itself,
-the others share the rest. Attackers have a low priority; the server and the honest clients have a high one if root
-runs this. So the fairness of the server is measured, not that of the machine.
+The server, the honest clients and the attackers are separate processes. The server has one core of the machine for
+itself, and the others share the rest. Attackers have a low priority; if root runs this, the server and the honest
+clients have a high one. So this measures the fairness of the server, not that of the machine.
 """
 
 import json
@@ -127,7 +127,7 @@ def attacked(
     processes: int = 1,
     **arguments: Any,
 ) -> Iterator[None]:
-    """Attack a server from processes of their own for the block, which begins when every attack has.
+    """Attack a server from separate processes during the block, which begins when every attack has begun.
 
     Args:
         script: an async function of a module. It is started as by `trio.Nursery.start`, attacks until it is
@@ -152,7 +152,7 @@ def attacked(
 def assert_added_delay(
     undisturbed: dict[str, Timing], disturbed: dict[str, Timing], seconds: float, *, quantile: str = "p99"
 ) -> None:
-    """Fail if an attack made a kind of round trip longer by more than `seconds`, or fail.
+    """Fail if an attack delayed a kind of round trip by more than `seconds`, or made it fail.
 
     Args:
         quantile: `p50`, `p99` or `longest`.

@@ -24,7 +24,7 @@ async def end_engines(port: int, waits: int, *, task_status: trio.TaskStatus[Non
     """Send `(.sys.exit 0)`, and connect again as soon as possible.
 
     Args:
-        waits: the attack counts as begun when the server has made this client wait so many times.
+        waits: how often the server must have made this client wait before the attack counts as begun.
     """
     is_refused = False
     if not waits:

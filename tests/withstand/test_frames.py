@@ -33,7 +33,7 @@ KINDS = {
 async def send_small_frames(
     port: int, kind: str, peers: int, after_bad_message: bool, *, task_status: trio.TaskStatus[None]
 ) -> None:
-    """Attack from so many connections. A peer that the server has disconnected connects again at once."""
+    """Attack from `peers` connections. A peer that the server has disconnected connects again at once."""
     async with trio.open_nursery() as nursery:
         for _ in range(peers):
             nursery.start_soon(_again_and_again, port, kind, after_bad_message)

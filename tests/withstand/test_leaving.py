@@ -79,7 +79,7 @@ async def test_the_engine_is_free_within_a_second(make: Callable[[], WSServer], 
 
 
 async def leave_posts_behind(port: int, clients: int, *, task_status: trio.TaskStatus[None]) -> None:
-    """Attack with so many clients that leave behind posts, which are carried out for up to 10 seconds."""
+    """Attack with clients that leave behind posts, which are carried out for up to 10 seconds."""
     async with trio.open_nursery() as nursery:
         for _ in range(clients):
             nursery.start_soon(leave, port, "rst", "(+ 1 2)")

@@ -14,7 +14,7 @@ ANY_NUMBER = {"max_connections": None, "max_connections_per_address": None}
 
 
 async def hold_half_open(port: int, peers: int, *, task_status: trio.TaskStatus[None]) -> None:
-    """Attack with so many requests whose heads do not end, and with another one for each that the server ends."""
+    """Attack with `peers` requests whose heads do not end, and replace each one that the server ends."""
 
     async def hold(started: trio.Event) -> None:
         while True:
@@ -32,7 +32,7 @@ async def hold_half_open(port: int, peers: int, *, task_status: trio.TaskStatus[
 
 
 async def connect_and_leave(port: int, rate: int, *, task_status: trio.TaskStatus[None]) -> None:
-    """Attack by so many connections a second that end at once."""
+    """Attack with `rate` connections a second that end at once."""
     task_status.started()
     due = trio.current_time()
     while True:
@@ -42,7 +42,7 @@ async def connect_and_leave(port: int, rate: int, *, task_status: trio.TaskStatu
 
 
 async def time_to_connect_at_once(port: int, peers: int) -> float:
-    """Open so many connections at once, and keep them until all are open; return how many seconds that took."""
+    """Open `peers` connections at once, and keep them until all are open; return how many seconds that took."""
     opened: list[RawPeer] = []
 
     async def connect() -> None:
@@ -60,7 +60,7 @@ async def time_to_connect_at_once(port: int, peers: int) -> float:
 
 
 async def times_to_connect(port: int, number: int) -> list[float]:
-    """Connect so many times, one after the other, and return how many seconds each took."""
+    """Open `number` connections, one after the other, and return how many seconds each took."""
     times = []
     for _ in range(number):
         start = trio.current_time()

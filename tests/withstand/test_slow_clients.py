@@ -11,7 +11,7 @@ pytestmark = pytest.mark.withstand
 
 
 async def be_slow(port: int, peers: int, *, task_status: trio.TaskStatus[None]) -> None:
-    """Attack from so many connections: open slowly, send slowly, and read slowly."""
+    """Attack from `peers` connections: open slowly, send slowly, and read slowly."""
     async with trio.open_nursery() as nursery:
         for number in range(peers):
             nursery.start_soon(again_and_again, SLOW[number % len(SLOW)], port)
