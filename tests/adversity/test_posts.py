@@ -22,7 +22,7 @@ LOCAL = "127.0.0.1"
 POSTS = MAX_WAITING_POSTS + 200
 ENDLESS = encode("(while true 1)", MessageType.SYNC)
 POST = encode("(set posted (+ posted 1))", MessageType.ASYNC)
-SLOW_POST = encode("(do (set at 0) (while (< at 20000) (set at (+ at 1))))", MessageType.ASYNC)
+SLOW_POST = encode("(do (set moment 0) (while (< moment 20000) (set moment (+ moment 1))))", MessageType.ASYNC)
 
 CLIENT_PROGRAM = """
 import sys
@@ -166,7 +166,7 @@ async def test_a_publisher_that_sends_faster_than_the_engine_works_is_slowed_dow
 
 @pytest.mark.trio
 async def test_cancels_behind_slow_requests_are_read_although_the_engine_is_in_this_process() -> None:
-    slow = encode("(do (set at 0) (while (< at 300000) (set at (+ at 1))))", MessageType.SYNC)
+    slow = encode("(do (set moment 0) (while (< moment 300000) (set moment (+ moment 1))))", MessageType.SYNC)
     async with WSServer(0, host=LOCAL) as server:
         peer = await open_raw(server.port)
         cancels = b"".join(frame(dump_cancel(number).encode(), TEXT) for number in range(3, 51))

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.withstand
 LOCAL = "127.0.0.1"
 NOTICED = 1.0  # seconds until the engine is free
 ENDLESS = "(while true 1)"
-LONG = "(do (set at 0) (while (< at 100000) (set at (+ at 1))))"
-POST = "(do (set at 0) (while (< at 200) (set at (+ at 1))))"
+LONG = "(do (set moment 0) (while (< moment 100000) (set moment (+ moment 1))))"
+POST = "(do (set moment 0) (while (< moment 200) (set moment (+ moment 1))))"
 
 CLIENT_PROGRAM = f"""
 import sys
