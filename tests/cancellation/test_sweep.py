@@ -5,7 +5,8 @@ After each run the next query on the connection must give its own value, and no 
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, product
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 import pytest
 import trio
+from support.engine_processes import fill_reserves
 from support.leaks import no_leaks
 from support.naive import connect_naively
 from support.sweep import CancelAtSuspension, cancelled_at, run_driven, swept
@@ -68,6 +70,14 @@ async def in_step(connection: Connection) -> bool:
     return True
 
 
+@asynccontextmanager
+async def idle_server() -> AsyncIterator[WSServer]:
+    """Serve, once an engine process has the sessions that it keeps in reserve."""
+    async with WSServer(port=0, host="127.0.0.1") as server:
+        await fill_reserves(server)
+        yield server
+
+
 async def connect_steadily(port: int) -> Connection:
     """Connect, and send requests until each call receives its own reply."""
     connection = await WSClient("127.0.0.1", port).connect()
@@ -116,7 +126,7 @@ async def sweep_execute_on_trio(
 async def test_execute_stays_in_step_on_trio(
     make_query: Callable[[], tuple[str, int]], of_all_tasks: bool, then_again_after: int | None
 ) -> None:
-    async with WSServer(port=0, host="127.0.0.1") as server, no_leaks(within=5):
+    async with idle_server() as server, no_leaks(within=5):
         tally = await sweep_execute_on_trio(
             lambda: WSClient("127.0.0.1", server.port).connect()._connect(),
             make_query,
@@ -134,7 +144,7 @@ async def test_execute_stays_in_step_on_trio(
 async def test_execute_leaves_other_calls_in_flight_their_own_values_on_trio(work: str) -> None:
     """At every step of every task. A read-only engine takes several of the requests at a time."""
     async with (
-        WSServer(port=0, host="127.0.0.1") as server,
+        idle_server() as server,
         no_leaks(within=5),
         WSClient("127.0.0.1", server.port).connect() as connection,
     ):
@@ -191,7 +201,7 @@ async def test_a_naive_client_fails_the_sweep_on_trio() -> None:
 @pytest.mark.parametrize(("size", "steps_at_least"), [(0, 1), (LARGE, 3)], ids=["short", "long"])
 @pytest.mark.usefixtures("each_engine")
 async def test_post_is_sent_whole_or_not_at_all_on_trio(size: int, steps_at_least: int, again: bool, name: str) -> None:
-    async with WSServer(port=0, host="127.0.0.1") as server, no_leaks(within=5):
+    async with idle_server() as server, no_leaks(within=5):
 
         async def run(step: int) -> bool:
             async with WSClient("127.0.0.1", server.port).connect() as connection:
@@ -220,7 +230,7 @@ async def test_post_is_sent_whole_or_not_at_all_on_trio(size: int, steps_at_leas
 )
 @pytest.mark.usefixtures("each_engine")
 async def test_connect_leaves_nothing_behind_on_trio(form: str, again: bool) -> None:
-    async with WSServer(port=0, host="127.0.0.1") as server:
+    async with idle_server() as server:
         client = WSClient("127.0.0.1", server.port)
 
         async def connect_and_use() -> None:
@@ -255,7 +265,7 @@ async def test_connect_leaves_nothing_behind_on_trio(form: str, again: bool) -> 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.usefixtures("each_engine")
 async def test_close_closes_although_cancelled_on_trio(again: bool) -> None:
-    async with WSServer(port=0, host="127.0.0.1") as server:
+    async with idle_server() as server:
 
         async def run(step: int) -> bool:
             steps = (step, step + 1) if again else (step,)

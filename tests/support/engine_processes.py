@@ -13,6 +13,7 @@ import trio
 
 from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer
 from rayforce_trio._engines import Engine
+from rayforce_trio._engines._process import RESERVED_SESSIONS
 from support.leaks import no_leaks
 
 LOCAL = "127.0.0.1"
@@ -172,3 +173,12 @@ def write(path: Path, text: str) -> Path:
     """Write a file, a script say; returns its path."""
     path.write_text(text, encoding="utf-8")
     return path
+
+
+async def fill_reserves(server: WSServer) -> None:
+    """Wait until engine processes hold all the sessions that they keep in reserve, whose sockets count as idle."""
+    for engine in server._authorizer.engines:
+        if isinstance(engine, NativeProcess):
+            assert engine._native is not None
+            while len(engine._native._reserve) < RESERVED_SESSIONS:  # noqa: ASYNC110 - only tests wait for this
+                await trio.sleep(0.01)

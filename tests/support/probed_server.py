@@ -8,10 +8,10 @@ from typing import Any
 
 import trio
 
-from rayforce_trio import NativeProcess, WSClient, WSServer
+from rayforce_trio import WSClient, WSServer
 from rayforce_trio._codec import encode
-from rayforce_trio._engines._process import RESERVED_SESSIONS
 from rayforce_trio._protocol import MessageType
+from support.engine_processes import fill_reserves
 from support.leaks import descriptors
 from support.raw import RawPeer, connect_raw, open_raw
 
@@ -88,7 +88,7 @@ async def probed_server(client_tls: ssl.SSLContext | None = None, **options: Any
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sibling)
             async with WSServer(0, host="127.0.0.1", **options) as server:
-                await _fill_reserves(server)
+                await fill_reserves(server)
                 with ExitStack() as peers:
                     probed = ProbedServer(server.port, peers, client_tls)
                     yield probed
@@ -98,12 +98,3 @@ async def probed_server(client_tls: ssl.SSLContext | None = None, **options: Any
                     await questions.send(answered := trio.Event())
                     await answered.wait()
             nursery.cancel_scope.cancel()
-
-
-async def _fill_reserves(server: WSServer) -> None:
-    """Wait until engine processes hold all the sessions that they keep in reserve, whose sockets count as idle."""
-    for engine in server._authorizer.engines:
-        if isinstance(engine, NativeProcess):
-            assert engine._native is not None
-            while len(engine._native._reserve) < RESERVED_SESSIONS:  # noqa: ASYNC110 - only tests wait for this
-                await trio.sleep(0.01)
