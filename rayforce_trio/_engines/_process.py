@@ -206,24 +206,24 @@ class NativeProcess(Engine):
             ClientMustWait: the client has ended a process.
             EngineError: as for `open_session`.
         """
-        reason = not_running = "the engine process is not running; it is being restarted"
-        with trio.move_on_after(_RESTART_TIMEOUT):
-            while True:
-                await self._ready.wait()
-                native, ended = self._native, self._ended
-                if native is None:
-                    continue  # it has just ended
-                self._refuse_if_it_must_wait(client)
-                self._was_used = True
-                try:
-                    if client is not None and self._must_be_alone(client):
-                        return await native.open_session_alone(client)
-                    return await (native.open_session() if client is None else native.open_session_for(client))
-                except EngineError as error:
-                    reason = str(error)
-                await ended.wait()  # the process may have ended already, but that has not been noticed yet
-                reason = not_running
-        raise EngineError(reason)
+        not_running = EngineError("the engine process is not running; it is being restarted")
+        restart_deadline = trio.current_time() + _RESTART_TIMEOUT
+        while True:
+            if not await _is_set_by(restart_deadline, self._ready):
+                raise not_running
+            native, ended = self._native, self._ended
+            if native is None:
+                continue  # it has just ended
+            self._refuse_if_it_must_wait(client)
+            self._was_used = True
+            try:
+                if client is not None and self._must_be_alone(client):
+                    return await native.open_session_alone(client)
+                return await (native.open_session() if client is None else native.open_session_for(client))
+            except EngineError:
+                # The process may have ended already, but that has not been noticed yet.
+                if not await _is_set_by(restart_deadline, ended):
+                    raise
 
     def _must_be_alone(self, client: Client) -> bool:
         return self._suspects.must_be_alone(client, trio.current_time())
@@ -460,6 +460,17 @@ def _checked_stop_timeout(value: object, *, read_only: bool) -> float | None:
     raise RayforceValueError(
         f"Invalid stop_timeout: {value!r}. Must be a number of seconds above 0, 'auto', or None for no restart"
     )
+
+
+async def _is_set_by(deadline: float, event: trio.Event) -> bool:
+    """Wait for an event until a time on trio's clock; return whether it is set.
+
+    A checkpoint only if it has to wait; cancelling it changes nothing.
+    """
+    if not event.is_set():
+        with trio.move_on_at(deadline):
+            await event.wait()
+    return event.is_set()
 
 
 def _exit_text(process: ChildProcess) -> str:

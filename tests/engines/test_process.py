@@ -409,6 +409,14 @@ async def test_it_may_print_more_than_a_pipe_holds_and_more_than_is_logged(log: 
     assert report.getMessage().endswith(f": {20_000 - logged} lines left out")
 
 
+@pytest.mark.trio
+async def test_the_time_for_a_restart_does_not_limit_the_opening_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the client of a slow machine is told that the process is not running."""
+    async with serving(NativeProcess()) as server:
+        monkeypatch.setattr(_process, "_RESTART_TIMEOUT", 0)
+        assert await ask(server, "(+ 1 2)") == 3
+
+
 # The journal
 
 
