@@ -15,6 +15,8 @@ import rayforce_trio
 
 PACKAGE = Path(rayforce_trio.__file__).parent
 
+_TESTS = Path(__file__).parents[1]
+
 HARMLESS = {
     "NativeProcess.__init__",
     "WSClient.__init__",
@@ -30,7 +32,7 @@ HARMLESS = {
 
 def interrupts(scenario: str, port: int, *command: str) -> Any:
     program = [sys.executable, "-m", "support.interrupts", scenario, str(port), *command]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(program, cwd=_TESTS, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
