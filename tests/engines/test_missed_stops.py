@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 from support.engine_contract import ENDLESS, ask, open_session, request
-from support.fake_engine import HELLO, HELLO_ANSWER, FakeEngine, FakeSession, error_frame, fake_engine
+from support.fake_engine import HELLO, HELLO_ANSWER, STOP, FakeEngine, FakeSession, error_frame, fake_engine
 from support.leaks import no_leaks
 from support.native import native_server
 from support.sweep import cancelled_at, swept
@@ -21,7 +21,6 @@ from rayforce_trio._protocol import CANCELLED, Failure, Reply, Result
 from rayforce_trio._streams import TcpStream
 
 LOCAL = "127.0.0.1"
-STOP = b"!"
 
 
 class Wakeups:

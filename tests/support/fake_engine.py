@@ -23,6 +23,10 @@ HELLO_ANSWER = b"\x03\x00"
 """What a native server answers that wants no credentials."""
 
 
+STOP = b"!"
+"""An urgent byte, which a native server ignores while it has no request."""
+
+
 class FakeSession:
     """A connection to the fake server, seen from there. Network errors read as the end of the stream.
 
@@ -40,8 +44,11 @@ class FakeSession:
         await self.send(answer)
 
     async def receive_request(self) -> bytes:
-        """Return the next frame. Raises `EOFError` at the end of the stream."""
-        header = await self.take(HEADER_SIZE)
+        """Return the next frame, without stops that come before it. Raises `EOFError` at the end of the stream."""
+        first = STOP
+        while first == STOP:
+            first = await self.take(1)
+        header = first + await self.take(HEADER_SIZE - 1)
         frame = header + await self.take(parse_header(header).size)
         self.requests.append(frame)
         return frame
