@@ -10,7 +10,7 @@ from support import raw
 from support.engine_contract import check_engine
 from support.fake_engine import HELLO_ANSWER, FakeSession, error_frame, fake_engine
 from support.leaks import no_leaks
-from support.watched import Queries
+from support.watched import Queries, until_read
 
 from rayforce_trio import NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._codec import encode
@@ -145,16 +145,18 @@ async def test_a_query_that_runs_for_too_long_is_stopped_before_its_turn(
     native_port: int, queries: Queries, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client does not read the reply that comes first, and the engine is free for others all the same."""
-    query = queries()
+    before, query = queries(), queries()
     engine = NativeEngine(LOCAL, native_port, in_flight=8)
-    async with WSServer(port=0, host=LOCAL, engine=engine, query_timeout=1.0) as server:
+    async with WSServer(port=0, host=LOCAL, engine=engine, query_timeout=3.0) as server:
         with await raw.open_raw(server.port) as peer:
             while len(engine._group) < MAX_IN_FLIGHT:
                 await peer.send(raw.frame(encode("(sum (til 100000))", MessageType.SYNC)) * 50)
                 for _ in range(50):
                     await peer.receive_frame()
-            both = [encode(text, MessageType.SYNC) for text in ("(til 2000000)", query.text)]
+            both = [encode(text, MessageType.SYNC) for text in (f"(do {before.text} (til 2000000))", query.text)]
             await peer.send(b"".join(raw.frame(one) for one in both))
+            await until_read(server.port)  # behind the beginning of a long reply, it would not be started ahead
+            before.release()
             await query.begun()
             async with WSClient(LOCAL, server.port).connect() as other:
                 with trio.fail_after(20):
@@ -167,7 +169,7 @@ async def test_a_query_that_runs_for_too_long_is_stopped_before_its_turn(
             assert opcode == raw.TEXT
             assert b'"code": "timeout"' in answer
     assert [record.getMessage().split(": ")[-1] for record in caplog.records if record.levelname == "WARNING"] == [
-        "a query ran for more than 1 seconds (query_timeout), and is stopped"
+        "a query ran for more than 3 seconds (query_timeout), and is stopped"
     ]
 
 

@@ -39,6 +39,9 @@ from support.raw import HELLO, PING, TEXT, close_frame, frame, upgrade
 
 _PACKAGE = str(Path(rayforce_trio.__file__).parent)
 _TRIO = str(Path(trio.__file__).parent)
+_NOT_EXAMINED = ("_core/_ki.py", "_core/_wakeup_socketpair.py")
+"""Modules of trio that handle signals. Its wakeup socket cannot be written to while trio closes it."""
+
 _HANGS_AFTER = 30.0  # seconds
 _READ_TIMEOUT = 10.0  # seconds
 _TOKEN = {"Authorization": "Bearer secret", "Sec-WebSocket-Protocol": "rayforce.v1"}
@@ -278,7 +281,7 @@ def _is_ours(frame: FrameType) -> bool:
 
 @cache
 def _is_examined(code: CodeType) -> bool:
-    return code.co_filename.startswith((_PACKAGE, _TRIO)) and not code.co_filename.endswith("_core/_ki.py")
+    return code.co_filename.startswith((_PACKAGE, _TRIO)) and not code.co_filename.endswith(_NOT_EXAMINED)
 
 
 @cache
