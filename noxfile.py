@@ -104,7 +104,7 @@ def interop(session: nox.Session) -> None:
     missing = [name for name, programs in wanted.items() if not any(map(shutil.which, programs))]
     if missing:
         session.error(f"not on the PATH: {', '.join(missing)}")
-    session.install(".", *nox.project.dependency_groups(PYPROJECT, "test"))
+    session.install(".[prometheus]", *nox.project.dependency_groups(PYPROJECT, "test"))
     packages = Path(session.virtualenv.location, "npm")
     session.run("npm", "install", "--prefix", str(packages), "--no-audit", "--no-fund", WS, external=True)
     session.env["NODE_PATH"] = str(packages / "node_modules")

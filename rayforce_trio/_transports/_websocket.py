@@ -34,7 +34,7 @@ from ._base import CLOSE_TIMEOUT, TEXT_LIMIT, Transport, closed_by_peer, closed_
 from ._keepalive import KeepAlive
 from ._write_rate import MIN_RATE, WriteRate
 
-_MAX_READ = 1024 * 1024  # bytes; the payload of a long message is received in pieces of at most this size
+_MAX_READ = 256 * 1024  # bytes; the payload of a long message is received in pieces of at most this size
 
 
 class WebSocketTransport(Transport):
