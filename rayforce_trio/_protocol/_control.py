@@ -4,6 +4,7 @@ The keys of the object name the notices in it. Unknown keys are ignored, so that
 """
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,37 @@ from ._violation import ProtocolViolation
 CONTROL_LIMIT = 64 * 1024
 """The length of the longest control message, in characters. Parsing a longer one would block the event loop."""
 
+MAX_TOPIC_SIZE = 1024
+"""The length of the longest topic, in bytes of UTF-8."""
+
+SUBSCRIPTIONS, STREAMS = "subscriptions", "streams"
+"""The features that a client can ask for in its hello."""
+
 _MESSAGE_LIMIT = 5 * 1024
 """How much of an error message is sent, in characters. JSON may need twelve for one, so `CONTROL_LIMIT` holds."""
+
+_MAX_SEQUENCE = 2**63 - 1
+_MAX_EPOCH_SIZE = 64  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the updates of a topic, from which a subscription can be resumed.
+
+    Attributes:
+        epoch: identifies a run of sequence numbers. Numbers of different epochs have nothing in common.
+        sequence: the number of the last update before this place; 0 if there is none.
+    """
+
+    epoch: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class HelloNotice:
+    """The client asks for these features, or the server has them."""
+
+    features: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +62,58 @@ class ErrorNotice:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class SubscribeNotice:
+    """The client subscribes to a topic; with `resume`, to the updates behind that position.
+
+    The client chooses the id, an integer above 0, and never uses it twice on a connection.
+    """
+
+    id: int
+    topic: str
+    resume: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeNotice:
+    """The client ends a subscription. The server does not answer this."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribedNotice:
+    """A subscription is active. Its first update is the one behind `position`."""
+
+    id: int
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribedNotice:
+    """The server has refused or ended a subscription, and sends no more updates for it."""
+
+    id: int
+    code: str
+    message: str
+
+
+Notice = (
+    HelloNotice
+    | CancelNotice
+    | ErrorNotice
+    | SubscribeNotice
+    | UnsubscribeNotice
+    | SubscribedNotice
+    | UnsubscribedNotice
+)
+
+
+def dump_hello(features: Iterable[str]) -> str:
+    """Return the text in which a client asks for features, or a server names those it has."""
+    return json.dumps({"hello": {"features": sorted(features)}})
+
+
 def dump_cancel(number: int) -> str:
     """Return the text that asks the server to stop request `number`."""
     return json.dumps({"cancel": number})
@@ -42,7 +124,30 @@ def dump_error(number: int, code: str, message: str) -> str:
     return json.dumps({"error": {"request": number, "code": code, "message": message[:_MESSAGE_LIMIT]}})
 
 
-def parse_control(text: str) -> list[CancelNotice | ErrorNotice]:
+def dump_subscribe(subscription: int, topic: str, resume: Position | None = None) -> str:
+    """Return the text that subscribes to a topic."""
+    document: dict[str, Any] = {"id": subscription, "topic": topic}
+    if resume is not None:
+        document["resume"] = _dump_position(resume)
+    return json.dumps({"subscribe": document})
+
+
+def dump_unsubscribe(subscription: int) -> str:
+    """Return the text that ends a subscription."""
+    return json.dumps({"unsubscribe": subscription})
+
+
+def dump_subscribed(subscription: int, position: Position) -> str:
+    """Return the text that tells the client that a subscription is active."""
+    return json.dumps({"subscribed": {"id": subscription, **_dump_position(position)}})
+
+
+def dump_unsubscribed(subscription: int, code: str, message: str) -> str:
+    """Return the text that tells the client that the server has refused or ended a subscription."""
+    return json.dumps({"unsubscribed": {"id": subscription, "code": code, "message": message[:_MESSAGE_LIMIT]}})
+
+
+def parse_control(text: str) -> list[Notice]:
     """Read a control message.
 
     Raises:
@@ -56,12 +161,7 @@ def parse_control(text: str) -> list[CancelNotice | ErrorNotice]:
         raise ProtocolViolation("a text message that is not JSON") from None
     if not isinstance(document, dict):
         raise ProtocolViolation("a text message that is not a JSON object")
-    notices: list[CancelNotice | ErrorNotice] = []
-    if "cancel" in document:
-        notices.append(CancelNotice(_number(document["cancel"])))
-    if "error" in document:
-        notices.append(_error(document["error"]))
-    return notices
+    return [parse(document[key]) for key, parse in _PARSERS.items() if key in document]
 
 
 def _number(value: Any) -> int:
@@ -70,8 +170,88 @@ def _number(value: Any) -> int:
     return value
 
 
+def _id(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= _MAX_SEQUENCE:
+        raise ProtocolViolation("the id of a subscription must be an integer above 0, and fit in 64 bits")
+    return value
+
+
+def _hello(value: Any) -> HelloNotice:
+    match value:
+        case {"features": list(features)}:
+            return HelloNotice(frozenset(feature for feature in features if isinstance(feature, str)))
+        case dict():
+            return HelloNotice(frozenset())
+    raise ProtocolViolation("a hello must be an object")
+
+
 def _error(value: Any) -> ErrorNotice:
     match value:
         case {"request": number, "code": str(code), "message": str(message)}:
             return ErrorNotice(_number(number), code, message)
     raise ProtocolViolation("an error must have a request number, a code and a message")
+
+
+def _subscribe(value: Any) -> SubscribeNotice:
+    match value:
+        case {"id": number, "topic": str(topic)}:
+            resume = _position(value["resume"]) if "resume" in value else None
+            return SubscribeNotice(_id(number), _topic(topic), resume)
+    raise ProtocolViolation("a subscription must have an id and a topic")
+
+
+def _subscribed(value: Any) -> SubscribedNotice:
+    match value:
+        case {"id": number}:
+            return SubscribedNotice(_id(number), _position(value))
+    raise ProtocolViolation("a subscription must have an id")
+
+
+def _unsubscribed(value: Any) -> UnsubscribedNotice:
+    match value:
+        case {"id": number, "code": str(code), "message": str(message)}:
+            return UnsubscribedNotice(_id(number), code, message)
+    raise ProtocolViolation("the end of a subscription must have an id, a code and a message")
+
+
+def _topic(text: str) -> str:
+    if problem := topic_problem(text):
+        raise ProtocolViolation(f"a topic {problem}")
+    return text
+
+
+def topic_problem(topic: str) -> str | None:
+    """Return why a text cannot be a topic, as the end of a sentence; `None` if it can."""
+    try:
+        size = len(topic.encode())
+    except UnicodeEncodeError:
+        return "must be expressible in UTF-8"
+    if not topic:
+        return "must not be empty"
+    if "\0" in topic:
+        return "must not contain NUL"
+    return f"must have at most {MAX_TOPIC_SIZE} bytes" if size > MAX_TOPIC_SIZE else None
+
+
+def _position(value: Any) -> Position:
+    match value:
+        case {"epoch": str(epoch), "sequence": int(sequence)} if type(sequence) is int:
+            if len(epoch) <= _MAX_EPOCH_SIZE and 0 <= sequence <= _MAX_SEQUENCE:
+                return Position(epoch, sequence)
+    raise ProtocolViolation("a position must have an epoch and a sequence number")
+
+
+def _dump_position(position: Position) -> dict[str, Any]:
+    return {"epoch": position.epoch, "sequence": position.sequence}
+
+
+_PARSERS: dict[str, Callable[[Any], Notice]] = {
+    "hello": _hello,
+    "cancel": lambda value: CancelNotice(_number(value)),
+    "error": _error,
+    "subscribe": _subscribe,
+    "unsubscribe": lambda value: UnsubscribeNotice(_id(value)),
+    "subscribed": _subscribed,
+    "unsubscribed": _unsubscribed,
+}
+"""The notices in the order in which they are reported."""

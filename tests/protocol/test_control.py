@@ -7,12 +7,27 @@ from hypothesis import strategies as st
 
 from rayforce_trio._protocol import (
     CONTROL_LIMIT,
+    MAX_TOPIC_SIZE,
+    STREAMS,
+    SUBSCRIPTIONS,
     CancelNotice,
     ErrorNotice,
+    HelloNotice,
+    Position,
     ProtocolViolation,
+    SubscribedNotice,
+    SubscribeNotice,
+    UnsubscribedNotice,
+    UnsubscribeNotice,
     dump_cancel,
     dump_error,
+    dump_hello,
+    dump_subscribe,
+    dump_subscribed,
+    dump_unsubscribe,
+    dump_unsubscribed,
     parse_control,
+    topic_problem,
 )
 
 numbers = st.integers(min_value=1)
@@ -21,13 +36,11 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
+FIELDS = ("request", "code", "message", "features", "id", "topic", "epoch", "sequence", "resume", "further")
 # Near the truth: the keys that mean something, with values that may not.
 documents = st.dictionaries(
-    st.sampled_from(["cancel", "error", "hello"]),
-    json_values
-    | st.fixed_dictionaries(
-        {}, optional=dict.fromkeys(("request", "code", "message", "further"), numbers | json_values)
-    ),
+    st.sampled_from(["cancel", "error", "hello", "subscribe", "subscribed", "unsubscribe", "unsubscribed", "later"]),
+    json_values | st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, numbers | json_values)),
 )
 
 
@@ -62,14 +75,14 @@ def test_a_long_message_is_cut_so_that_the_text_stays_within_the_limit(character
 
 @pytest.mark.parametrize(
     "text",
-    ["{}", '{"hello": {"version": 2}}', '{"Cancel": 1}', ' {"push": null}\n', '{"nan": NaN, "inf": -Infinity}'],
+    ["{}", '{"later": {"version": 2}}', '{"Cancel": 1}', ' {"push": null}\n', '{"nan": NaN, "inf": -Infinity}'],
 )
 def test_unknown_keys_mean_nothing(text: str) -> None:
     assert parse_control(text) == []
 
 
 def test_unknown_keys_do_not_hide_known_ones() -> None:
-    text = '{"hello": {}, "error": {"request": 3, "code": "type", "message": "", "trace": []}, "cancel": 2}'
+    text = '{"later": {}, "error": {"request": 3, "code": "type", "message": "", "trace": []}, "cancel": 2}'
     assert parse_control(text) == [CancelNotice(2), ErrorNotice(3, "type", "")]
 
 
@@ -140,7 +153,57 @@ def test_arbitrary_text_raises_nothing_but_violations(text: str) -> None:
         notices = parse_control(text)
     except ProtocolViolation:
         return
-    assert all(type(notice.number) is int and notice.number >= 1 for notice in notices)
+    for notice in notices:
+        match notice:
+            case HelloNotice(features):
+                assert all(type(feature) is str for feature in features)
+            case CancelNotice(number) | ErrorNotice(number):
+                assert type(number) is int
+                assert number >= 1
+            case SubscribeNotice(number) | UnsubscribeNotice(number) | SubscribedNotice(number):
+                assert 1 <= number < 2**63
+            case UnsubscribedNotice(number, code, message):
+                assert 1 <= number < 2**63
+                assert type(code) is type(message) is str
+
+
+positions = st.builds(Position, st.text(max_size=64), st.integers(0, 2**63 - 1))
+ids = st.integers(1, 2**63 - 1)
+topics = st.text(min_size=1, max_size=256).filter(lambda topic: topic_problem(topic) is None)
+
+
+@given(ids, topics, st.none() | positions)
+def test_a_subscription_arrives_as_it_was_sent(number: int, topic: str, resume: Position | None) -> None:
+    assert parse_control(dump_subscribe(number, topic, resume)) == [SubscribeNotice(number, topic, resume)]
+    assert parse_control(dump_unsubscribe(number)) == [UnsubscribeNotice(number)]
+
+
+@given(ids, positions, st.text(max_size=7), st.text(max_size=100))
+def test_the_answers_to_a_subscription_arrive_as_they_were_sent(
+    number: int, position: Position, code: str, message: str
+) -> None:
+    assert parse_control(dump_subscribed(number, position)) == [SubscribedNotice(number, position)]
+    assert parse_control(dump_unsubscribed(number, code, message)) == [UnsubscribedNotice(number, code, message)]
+
+
+@pytest.mark.parametrize("features", [set(), {SUBSCRIPTIONS}, {SUBSCRIPTIONS, STREAMS, "of a later version"}])
+def test_a_hello_arrives_as_it_was_sent(features: set[str]) -> None:
+    assert parse_control(dump_hello(features)) == [HelloNotice(frozenset(features))]
+
+
+@pytest.mark.parametrize(
+    ("topic", "problem"),
+    [
+        ("", "must not be empty"),
+        ("a\0b", "must not contain NUL"),
+        ("\ud800", "must be expressible in UTF-8"),
+        ("é" * (MAX_TOPIC_SIZE // 2) + "x", "must have at most 1024 bytes"),
+    ],
+)
+def test_a_text_that_cannot_be_a_topic_is_refused(topic: str, problem: str) -> None:
+    assert topic_problem(topic) == problem
+    with pytest.raises(ProtocolViolation, match=f"a topic {problem}"):
+        parse_control(json.dumps({"subscribe": {"id": 1, "topic": topic}}))
 
 
 @pytest.mark.parametrize("text", ['{"cancel": "\ud800"}', '"\\ud800"', "\ud800", '{"\ud800": 1, "cancel": "\\udfff"}'])
