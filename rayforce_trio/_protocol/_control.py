@@ -22,7 +22,9 @@ SUBSCRIPTIONS, STREAMS = "subscriptions", "streams"
 _MESSAGE_LIMIT = 5 * 1024
 """How much of an error message is sent, in characters. JSON may need twelve for one, so `CONTROL_LIMIT` holds."""
 
-_MAX_SEQUENCE = 2**63 - 1
+MAX_ID = 2**63 - 1
+"""The largest id of a subscription or stream, and the largest sequence number."""
+
 _MAX_EPOCH_SIZE = 64  # characters
 
 
@@ -171,7 +173,7 @@ def _number(value: Any) -> int:
 
 
 def _id(value: Any) -> int:
-    if type(value) is not int or not 1 <= value <= _MAX_SEQUENCE:
+    if type(value) is not int or not 1 <= value <= MAX_ID:
         raise ProtocolViolation("the id of a subscription must be an integer above 0, and fit in 64 bits")
     return value
 
@@ -236,7 +238,7 @@ def topic_problem(topic: str) -> str | None:
 def _position(value: Any) -> Position:
     match value:
         case {"epoch": str(epoch), "sequence": int(sequence)} if type(sequence) is int:
-            if len(epoch) <= _MAX_EPOCH_SIZE and 0 <= sequence <= _MAX_SEQUENCE:
+            if len(epoch) <= _MAX_EPOCH_SIZE and 0 <= sequence <= MAX_ID:
                 return Position(epoch, sequence)
     raise ProtocolViolation("a position must have an epoch and a sequence number")
 

@@ -24,7 +24,7 @@ from contextlib import suppress
 from math import inf
 from typing import TypeGuard
 
-from ._control import CancelNotice, dump_error, parse_control
+from ._control import CancelNotice, HelloNotice, Notice, dump_error, parse_control
 from ._frames import (
     COARSE_HEADER,
     COMPRESSED_FLAG,
@@ -38,6 +38,7 @@ from ._frames import (
 )
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
+from ._server_calls import is_server_call, parse_server_call
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
 
@@ -65,6 +66,7 @@ _MAX_SKIPPED = 64
 _CANCELLED = Failure(CANCELLED, "the client cancelled the request")
 _CLOSING = Failure(CLOSING, "the server is shutting down and did not start the query")
 _COMPRESSED = Failure("nyi", "compressed requests are not supported")  # their size once decompressed has no bound
+_VERBOSE_CALL = Failure("nyi", "a call of the server itself prints nothing; send it without the flag for output")
 _TEXT = Failure("type", "expected a binary message, got text")
 
 Message = Frame | LazyFrame | str
@@ -134,6 +136,8 @@ class RequestPipeline:
         unread: how many bytes of the reply of `current` are still in the engine's session.
         ahead: how many of the first requests in the queue were started ahead, or will be refused.
         is_full: whether too much waits, so that the caller is to receive no more for now, and to call `waited`.
+        notices: what the client has announced or asked for, except cancels, in order. The I/O code takes them.
+        has_hello: whether the client has sent a hello. Only then may it use server calls.
         answered: how many requests have been answered.
         busy: how many requests were refused because too many were unanswered.
         late_posts: how many posts arrived too late to be carried out.
@@ -159,6 +163,8 @@ class RequestPipeline:
         self._queued_bytes = 0
         self._queued_numbers: dict[int, ServerRequest] = {}
         self.ahead = 0
+        self.notices = deque[Notice]()
+        self.has_hello = False
         self.state = ConnectionState.SERVING
         self.due = Action.NOTHING
         self.current: ServerRequest | None = None
@@ -219,6 +225,12 @@ class RequestPipeline:
             if header.flags & COMPRESSED_FLAG:
                 failure = _COMPRESSED
         request = ServerRequest(number, message, now)
+        if self.has_hello and failure is None and is_server_call(message):
+            call = _VERBOSE_CALL if header.verbose else parse_server_call(message, is_post=number is None)
+            if isinstance(call, Failure):
+                failure = call
+            else:
+                request.call = call
         if failure is not None:
             _refuse(request, Outcome.INVALID, failure)
         if self.current is not None or self.state is not _SERVING or failure is not None:
@@ -238,7 +250,7 @@ class RequestPipeline:
         """
         if self.current is not None or self.state is not _SERVING or type(message) is not bytes:
             return False
-        if len(message) <= HEADER_SIZE:
+        if len(message) <= HEADER_SIZE or (self.has_hello and is_server_call(message)):
             return False
         beginning, size = COARSE_HEADER.unpack_from(message)
         return beginning in self._plain and size == len(message) - HEADER_SIZE
@@ -267,17 +279,19 @@ class RequestPipeline:
     def next_ahead(self) -> ServerRequest | None:
         """Return the request that could be started ahead next, or `None`.
 
-        A post never runs at the same time as another request.
+        A post never runs at the same time as another request, and neither does a server call.
         """
         current = self.current
-        if current is None or current.number is None or current.state is RequestState.QUEUED:
+        if current is None or current.number is None or current.call is not None:
+            return None
+        if current.state is RequestState.QUEUED:
             return None
         queue = self._queue
         end = min(len(queue), self.ahead + _MAX_SKIPPED)
         while self.ahead < end:
             request = queue[self.ahead]
             if request.failure is None:
-                return None if request.number is None else request
+                return None if request.number is None or request.call is not None else request
             self.ahead += 1
         return None
 
@@ -306,7 +320,7 @@ class RequestPipeline:
             reply = self._explain_timeout(request, reply)
         elif type(reply) is Result and len(reply.frame) > self._max_reply_size:
             reply = too_large(len(reply.frame), self._max_reply_size)
-        request.frame = b""
+        request.frame, request.call = b"", None
         self.message = reply.frame if isinstance(reply, Result) else self._encode(request, reply)
         self.due = Action.SEND_PART if unread else _SEND
 
@@ -438,10 +452,14 @@ class RequestPipeline:
         return self._last_number
 
     def _receive_control(self, text: str) -> CancelRequested | None:
+        cancelled = None
         for notice in parse_control(text):
             if isinstance(notice, CancelNotice):
-                return self._cancel(notice.number)
-        return None
+                cancelled = self._cancel(notice.number)
+            elif self.has_hello or isinstance(notice, HelloNotice):
+                self.has_hello = True
+                self.notices.append(notice)
+        return cancelled
 
     def _cancel(self, number: int) -> CancelRequested | None:
         current = self.current
@@ -614,7 +632,7 @@ class RequestPipeline:
         self.ahead = 0
         for request in requests:
             self._queued_bytes -= len(request.frame)
-            request.frame = b""
+            request.frame, request.call = b"", None
             request.state = RequestState.DONE
         self._queued_numbers.clear()
         self.is_full = False
@@ -634,4 +652,4 @@ def _refuse(request: ServerRequest, outcome: Outcome, failure: Failure) -> None:
     """Have a request answered with an error instead of being started."""
     request.outcome = outcome
     request.failure = failure
-    request.frame = b""
+    request.frame, request.call = b"", None

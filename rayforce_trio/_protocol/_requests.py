@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ._frames import Frame
 from ._replies import Failure
+from ._server_calls import ServerCall
 
 
 class RequestState(enum.Enum):
@@ -48,6 +49,8 @@ class ServerRequest:
         failure: the error that answers the request, once that is known; `None` for a value.
         state: its place in the pipeline.
         ticket: the number that the engine's session gave to a request that was started ahead; otherwise 0.
+        call: the call that the server carries out; `None` if the engine evaluates the frame, or if it cannot be
+            started any more.
         outcome: the reason why it does not get the engine's reply. A request that was cancelled or timed out while it
             was running may still get a value: the engine may have finished first.
     """
@@ -59,6 +62,7 @@ class ServerRequest:
     state: RequestState = RequestState.QUEUED
     outcome: Outcome = Outcome.NONE
     ticket: int = 0
+    call: ServerCall | None = None
 
 
 @dataclass(frozen=True, slots=True)

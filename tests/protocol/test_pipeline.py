@@ -19,7 +19,9 @@ from rayforce_trio._protocol import (
     ConnectionState,
     Failure,
     Header,
+    HelloNotice,
     MessageType,
+    NextBatch,
     Outcome,
     ProtocolViolation,
     Reply,
@@ -27,13 +29,17 @@ from rayforce_trio._protocol import (
     RequestState,
     Result,
     ServerRequest,
+    UnsubscribeNotice,
     dump_cancel,
     dump_error,
+    dump_hello,
+    dump_unsubscribe,
     join_verbose,
     split_verbose,
     string_frame,
 )
 from rayforce_trio._protocol._pipeline import REQUEST_OVERHEAD
+from rayforce_trio._values._payloads import call, i64
 
 
 def frame(message_type: MessageType, payload: bytes = b"\x7e", flags: int = 0) -> bytes:
@@ -1238,3 +1244,88 @@ def test_there_are_no_other_states_and_what_waits_behind_a_request_changes_none(
 def summary(server: RequestPipeline) -> object:
     current = server.current
     return observe(server), current and current.outcome, [(r.number is None, r.outcome) for r in server._queue]
+
+
+# Server calls
+
+
+BATCH = frame(MessageType.SYNC, call(".ws.batch", i64(1)))
+
+
+def after_hello() -> RequestPipeline:
+    server = RequestPipeline(extended=True)
+    server.receive(dump_hello(["streams"]))
+    server.notices.clear()
+    return server
+
+
+def test_what_a_client_announces_is_kept_in_order() -> None:
+    server = RequestPipeline(extended=True)
+    assert server.receive(dump_unsubscribe(1)) is None  # nothing is known of it before the hello
+    assert server.receive('{"later": 1, "hello": {"features": ["streams"]}, "unsubscribe": 2}') is None
+    assert (server.has_hello, list(server.notices)) == (
+        True,
+        [HelloNotice(frozenset(["streams"])), UnsubscribeNotice(2)],
+    )
+
+
+def test_a_server_call_is_one_only_after_the_hello() -> None:
+    server = RequestPipeline(extended=True)
+    assert server.is_plain(BATCH)
+    assert receive(server, BATCH).call is None
+    server = after_hello()
+    assert not server.is_plain(BATCH)
+    assert server.is_plain(REQUEST)
+    assert receive(server, BATCH).call == NextBatch(1)
+    assert receive(server).call is None
+
+
+def test_a_server_call_is_answered_like_any_request() -> None:
+    server = after_hello()
+    request = run(server, BATCH)
+    assert answer(server) is RESPONSE
+    assert (request.number, request.state, request.call, server.answered) == (1, RequestState.DONE, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "failure"),
+    [
+        (frame(MessageType.SYNC, call(".ws.other")), Failure("name", "this server has no function '.ws.other'")),
+        (frame(MessageType.SYNC, call(".ws.end", i64(1))), Failure("type", ".ws.end must be sent as a post")),
+        (BATCH[:5] + bytes([VERBOSE_FLAG]) + BATCH[6:], Failure("nyi", "a call of the server itself prints nothing")),
+    ],
+)
+def test_an_invalid_server_call_is_answered_with_an_error(message: bytes, failure: Failure) -> None:
+    server = after_hello()
+    request = receive(server, message)
+    assert (request.outcome, request.call) == (Outcome.INVALID, None)
+    assert request.failure is not None
+    assert request.failure.code == failure.code
+    assert request.failure.message.startswith(failure.message)
+    assert sent(server) == dump_error(1, request.failure.code, request.failure.message)
+
+
+def test_an_invalid_server_call_in_a_post_is_dropped() -> None:
+    server = after_hello()
+    post = receive(server, frame(MessageType.ASYNC, call(".ws.batch", i64(1))))
+    assert (post.state, post.outcome) == (RequestState.DONE, Outcome.INVALID)
+
+
+def test_nothing_is_started_ahead_beside_a_server_call() -> None:
+    server = after_hello()
+    run(server)
+    receive(server, BATCH)
+    receive(server)
+    assert server.next_ahead() is None
+    answer(server)
+    server.performing()
+    assert server.next_ahead() is None
+
+
+def test_a_server_call_is_cancelled_like_any_request() -> None:
+    server = after_hello()
+    running, queued = run(server, BATCH), receive(server, BATCH)
+    assert cancel(server, 2) == CancelRequested(queued, running=False)
+    assert queued.call is None
+    assert cancel(server, 1) == CancelRequested(running, running=True)
+    assert answer(server, STOPPED) == dump_error(1, "cancel", "")
