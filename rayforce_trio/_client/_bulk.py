@@ -8,12 +8,12 @@ from typing import cast
 from .._codec import TabularData, payload_of_object
 from .._protocol import Header, MessageType
 from .._tasks import TimeSlice, call_unprotected
-from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols
+from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols, text_of_symbol
 from .._values._table_data import TableData, table_data_steps
 from .._values._types import Type
 from ..errors import RayforceConversionError, RayforceValueError
 from ._exchange import Exchange
-from ._tables import check_name, is_table, table_schema, text_of_symbol, value_of, value_payload
+from ._tables import check_name, is_table, table_schema, value_of, value_payload
 
 Progress = Callable[[int], object]
 """A function that is called with the number of rows inserted so far."""

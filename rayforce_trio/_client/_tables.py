@@ -2,7 +2,7 @@
 
 from .._codec import engine_error, reply_payload
 from .._protocol import Failure, Header, MessageType, Reply, string_in
-from .._values._payloads import Buffer, call, i64, string, symbol
+from .._values._payloads import Buffer, call, i64, string, symbol, text_of_symbol
 from .._values._types import Type
 from ..errors import RayforceValueError
 from ._exchange import Exchange
@@ -82,10 +82,3 @@ def value_of(table: str) -> bytes:
 def is_table(value: Buffer) -> bytes:
     """Return the expression that tells whether the value of an expression is a table."""
     return call("==", symbol("TABLE"), call("type", value))
-
-
-def text_of_symbol(payload: memoryview) -> str | None:
-    """Return the text of the symbol that is a whole payload, or `None` if the payload is something else."""
-    if len(payload) < 3 or payload[0] != -Type.SYMBOL & 0xFF:
-        return None
-    return bytes(payload[2:-1]).decode("utf-8", "replace")

@@ -76,6 +76,13 @@ def quoted(payload: Buffer) -> bytes:
     return call("quote", payload)
 
 
+def text_of_symbol(payload: Buffer) -> str | None:
+    """Return the text of the symbol that is a whole payload, or `None` if the payload is something else."""
+    if len(payload) < _ATOM.size + 1 or payload[0] != -Type.SYMBOL & 0xFF:
+        return None
+    return bytes(payload[_ATOM.size : -1]).decode("utf-8", "replace")
+
+
 def _terminated(text: str) -> bytes:
     data = text.encode()
     assert b"\0" not in data, "callers check texts for NUL, so that their errors can name the text"

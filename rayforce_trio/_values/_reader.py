@@ -173,6 +173,13 @@ def read_values(column: ListColumn) -> Iterator[tuple[Type, Any]]:
         yield payload.value_at(start)
 
 
+def end_of_value(column: ListColumn, row: int) -> int:
+    """Return where the value in a row of a list ends in the payload."""
+    payload = _Payload(column.data)
+    payload.value_at(int(column.starts[row]))
+    return payload.position
+
+
 def _run(steps: _Steps) -> Any:
     try:
         while True:
@@ -192,6 +199,11 @@ class _Payload:
         self._items = 0  # of lists, that have been read
         self._end = len(self._data)
         self._positions = np.dtype(np.int32 if self._end < 1 << 31 else np.int64)
+
+    @property
+    def position(self) -> int:
+        """How many bytes have been read."""
+        return self._at
 
     def read_columns(self) -> _Steps:
         """Read a whole payload as columns; returns them by their names."""
