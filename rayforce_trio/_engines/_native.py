@@ -142,7 +142,15 @@ class NativeEngine(Engine):
             EngineError: the server cannot be reached.
         """
         stream = await self._connect()
-        session = NativeSession(stream, self._credentials, self._name, self._group, client=client, is_alone=is_alone)
+        session = NativeSession(
+            stream,
+            self._credentials,
+            self._name,
+            self._group,
+            self._open_ready_session,
+            client=client,
+            is_alone=is_alone,
+        )
         try:
             await self._group.add(session)
         except BaseException:

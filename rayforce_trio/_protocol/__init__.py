@@ -47,6 +47,7 @@ from ._frames import (
     parse_frame,
     parse_header,
     query_frame,
+    response_frame,
     string_frame,
     string_in,
 )
@@ -61,6 +62,7 @@ from ._handshake import (
 )
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
 from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
+from ._open_streams import MAX_STREAM_BYTES, MAX_STREAMS, OpenStreams, Rows, StreamState
 from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
@@ -98,6 +100,8 @@ __all__ = [
     "HELLO_REPLY",
     "MAX_BATCH_SIZE",
     "MAX_ID",
+    "MAX_STREAMS",
+    "MAX_STREAM_BYTES",
     "MAX_TOPIC_SIZE",
     "MAX_WAITING_POSTS",
     "MESSAGE_LIMIT_HEADER",
@@ -141,6 +145,7 @@ __all__ = [
     "NextBatch",
     "Notice",
     "OpenStream",
+    "OpenStreams",
     "Outcome",
     "Outgoing",
     "Position",
@@ -151,9 +156,11 @@ __all__ = [
     "RequestPipeline",
     "RequestState",
     "Result",
+    "Rows",
     "ServerCall",
     "ServerRequest",
     "Snapshot",
+    "StreamState",
     "SubscribeNotice",
     "SubscribedNotice",
     "UnsubscribeNotice",
@@ -181,6 +188,7 @@ __all__ = [
     "parse_server_call",
     "parse_update",
     "query_frame",
+    "response_frame",
     "split_verbose",
     "string_frame",
     "string_in",

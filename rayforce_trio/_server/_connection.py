@@ -6,6 +6,7 @@ same when a reply arrives. The worker task performs all other actions.
 """
 
 import copy
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,21 +19,29 @@ import trio
 from .._engines import Session
 from .._protocol import (
     HELLO_REPLY,
+    STREAMS,
     SUBPROTOCOL,
     WAIT_INTERVAL,
     Action,
     CancelRequested,
     ConnectionState,
+    EndStream,
+    Failure,
     Frame,
+    HelloNotice,
     LazyFrame,
     Message,
+    NextBatch,
+    OpenStream,
     Outcome,
     ProtocolViolation,
     Reply,
     RequestPipeline,
     Result,
+    ServerCall,
     ServerRequest,
     check_hello,
+    dump_hello,
 )
 from .._tasks import FLUSH_INTERVAL, TIME_SLICE, TimeSlice, enable_ki_protection, race
 from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, TryAgainLater, aclose_shielded, end
@@ -41,6 +50,7 @@ from ..errors import ConnectionLost, EngineError, ProtocolError, RayforceWSError
 from ._byte_budget import Budgets, ByteBudget, Held, Holder, close_beyond
 from ._counters import Counters
 from ._log import ConnectionLog
+from ._result_streams import ResultStreams
 
 _HELLO_LIMIT = 4096  # bytes
 
@@ -142,6 +152,10 @@ class WSServerConnection:
         )
         self._budgets = budgets or Budgets(ByteBudget(None), ByteBudget(None))
         self._network = network
+        self._streams = ResultStreams(session, partial(close_beyond, self._budgets.replies))
+        self._texts = deque[str]()  # to be sent between two messages
+        self._in_parts = False  # whether a message has been sent in part
+        self._engine_is_lost = False
         self._queued_reported = 0  # the bytes in the queue that the budget knows of
         self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
@@ -373,6 +387,9 @@ class WSServerConnection:
                 self._log_refusal(arrived)
         elif arrived is not None:
             self._cancel(arrived)
+        while pipeline.notices:
+            if isinstance(pipeline.notices.popleft(), HelloNotice):
+                self._send_text(dump_hello([STREAMS]))
         if reply is not None:
             pipeline.replied(reply)
         if pipeline.current is not arrived:
@@ -428,7 +445,7 @@ class WSServerConnection:
         if pipeline.due is _START:
             request = pipeline.current
             assert request is not None
-            if request.number is None:
+            if request.number is None or request.call is not None:
                 return False
             if session.evaluate is not None:
                 pipeline.replied(session.evaluate(request.frame))
@@ -496,8 +513,14 @@ class WSServerConnection:
         pipeline.performing()
         if action is _START:
             assert request is not None
-            frame = request.frame
-            if request.number is None:
+            frame, call = request.frame, request.call
+            if call is not None:
+                answer = await self._ask_engine(lambda: self._carry_out(call))
+                if request.number is None:
+                    pipeline.post_done()
+                else:
+                    pipeline.replied(answer, session.unread)
+            elif request.number is None:
                 failure = await self._ask_engine(lambda: session.post(frame))
                 if failure is not None:
                     self._log_failed_post(failure)
@@ -518,6 +541,7 @@ class WSServerConnection:
                     await self._transport.send(message)
                 else:
                     assert not isinstance(message, str)
+                    self._in_parts = bool(pipeline.unread)
                     await self._transport.send_part(message, last=not pipeline.unread)
             except RayforceWSError as error:
                 pipeline.send_failed()
@@ -528,6 +552,38 @@ class WSServerConnection:
             else:
                 self._count_answer(len(message))
             pipeline.sent()
+
+    async def _carry_out(self, call: ServerCall) -> Reply:
+        """Carry out a call of the server; nobody reads the reply to a post. A checkpoint; if cancelled, as `_perform`.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        match call:
+            case OpenStream():
+                return await self._streams.open(call)
+            case NextBatch():
+                return await self._streams.next_batch(call)
+            case EndStream():
+                await self._streams.end(call)
+        return Failure("nyi", "this server does not have this function")
+
+    def _send_text(self, text: str) -> None:
+        """Send a text to the client between two messages. No checkpoint."""
+        self._texts.append(text)
+        self._wake.set()
+
+    async def _send_texts(self) -> None:
+        """Send the texts that wait, unless a message has been sent in part. A checkpoint if it sends any.
+
+        If cancelled, a text may have been sent in part: the connection has to be closed.
+        """
+        while self._texts and not self._in_parts:
+            try:
+                await self._transport.send(self._texts.popleft())
+            except RayforceWSError as error:
+                self._texts.clear()
+                self._fail(error)
 
     async def _ask_engine(self, call: Callable[[], Awaitable[T]]) -> T:
         """Wait for the session. A checkpoint. If cancelled, the session can only be closed.
@@ -585,7 +641,9 @@ class WSServerConnection:
             while True:
                 if pipeline.due is _START or pipeline.due is _SEND:
                     await time_slice.yield_if_due()  # the client may cancel it meanwhile
+                await self._send_texts()
                 if pipeline.due is Action.CLOSE:
+                    await self._delete_variables()
                     return
                 if pipeline.due is _NOTHING:
                     self._flush()
@@ -600,6 +658,24 @@ class WSServerConnection:
                 self._wake_reader()
         except EngineError as error:
             self._lose_engine(error)
+
+    async def _delete_variables(self) -> None:
+        """Delete the variables of the client's streams if the session is idle. A checkpoint if there are any.
+
+        If cancelled, some may be left; `delete_variables` deletes them.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        if not self._engine_is_lost and self._pipeline.current is None and not self._session.unread:
+            await self._ask_engine(self._streams.delete_variables)
+
+    async def delete_variables(self) -> None:
+        """Delete variables that the client's streams have left in the engine, when its session is closed.
+
+        A checkpoint if there are any, within a minute. If cancelled, within 2 seconds.
+        """
+        await self._streams.delete_variables_elsewhere()
 
     async def _run_session(self) -> None:
         """Run the session until cancelled, also after the engine is lost: an answer that is being sent is finished."""
@@ -655,7 +731,8 @@ class WSServerConnection:
 
     def _held_replies(self) -> Held:
         message = self._pipeline.message
-        return Held(0, self._session.stored + (len(message) if isinstance(message, LazyFrame) else 0))
+        lazy = len(message) if isinstance(message, LazyFrame) else 0
+        return Held(0, self._session.stored + self._streams.stored + lazy)
 
     def _report_queued(self, size: int) -> None:
         """Report how many bytes are in the queue. May close any connection."""
@@ -684,6 +761,7 @@ class WSServerConnection:
 
     def _lose_engine(self, error: RayforceWSError) -> None:
         """End the connection, and give up the request that the engine evaluates. No checkpoint."""
+        self._engine_is_lost = True
         self._pipeline.engine_lost()
         self._fail(error)
         self._engine_wait.cancel()

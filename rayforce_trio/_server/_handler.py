@@ -183,6 +183,7 @@ class ConnectionHandler:
                 budgets=self._budgets,
                 network=opened.network,
             )
+            opened.connection = connection
             await self._serve_connection(connection, log)
         except (HttpRequestServed, ConnectionRejected, BadRequest):
             pass  # counted and logged already
@@ -198,6 +199,8 @@ class ConnectionHandler:
             opened.places.close()
             if opened.authorized is not None:
                 await opened.authorized.session.aclose()
+            if opened.connection is not None:
+                await opened.connection.delete_variables()
 
     async def _open(
         self,
@@ -339,5 +342,6 @@ class _Opened:
     def __init__(self) -> None:
         self.authorized: Authorized | None = None
         self.transport: Transport | None = None
+        self.connection: WSServerConnection | None = None
         self.network = ""  # of the client
         self.places = ExitStack()  # while open, the connection counts towards the limits
