@@ -1,14 +1,25 @@
 """`stream`: results in batches, through a connection."""
 
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import pytest
 from support.connected import connected_to
+from support.processes import server_process
+from support.sweep import cancellation_of, swept
 
 from rayforce_trio import Columns, WSClientConnection, errors
+from rayforce_trio._protocol import MAX_STREAMS
 
 TEN = "(table [a b s] (list (til 10) (* 1.5 (til 10)) (take [x yy z] 10)))"
+
+
+@pytest.fixture(scope="module")
+def read_only_port() -> Iterator[int]:
+    with server_process("read-only") as port:
+        yield port
 
 
 async def received(connection: WSClientConnection, query: str, **options: Any) -> list[Columns]:
@@ -120,3 +131,109 @@ async def test_streams_beside_other_calls(our_port: int) -> None:
         for number in range(50):
             assert await connection.execute(f"(+ 1 {number})") == number + 1
     assert sorted(results) == list(range(20, 30))
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_wait_loses_no_batch(our_port: int) -> None:
+    """Cancel the wait for a batch at each of its steps, and take all batches afterwards."""
+    async with connected_to(our_port) as connection:
+
+        async def run(step: int) -> bool:
+            async with connection.stream("(til 10)", batch_size=2) as batches:
+                cancelled = await cancellation_of(batches.__anext__(), step)
+                rows = [row async for columns in batches for row in columns["value"].tolist()]
+            assert rows == list(range(0 if cancelled else 2, 10))
+            return cancelled is not None
+
+        assert await swept(run) >= 1
+
+
+@pytest.mark.anyio
+async def test_a_stream_cancelled_at_any_step_leaves_the_connection_usable(our_port: int) -> None:
+    async with connected_to(our_port) as connection:
+
+        async def run(step: int) -> bool:
+            cancelled = await cancellation_of(received(connection, "(til 10)", batch_size=4), step)
+            assert await connection.execute(f"(+ 1 {step})") == step + 1
+            assert await streams_in(connection) == 0
+            return cancelled is not None
+
+        assert await swept(run) >= 3
+
+
+@pytest.mark.anyio
+async def test_misuse_is_an_error_that_says_so(in_process_port: int) -> None:
+    async with connected_to(in_process_port) as connection:
+        batches = connection.stream("(til 10)", batch_size=4)
+        with pytest.raises(errors.RayforceWSError, match=r"write 'async with connection\.stream"):
+            await anext(batches)
+        async with batches:
+            with pytest.raises(errors.RayforceWSError, match="a stream can be used once"):
+                await batches.__aenter__()
+            assert len(await anext(batches)) == 4
+            assert repr(batches) == "<Batches open; rows: 4 of 10>"
+        with pytest.raises(errors.RayforceWSError, match="the block of the stream was left"):
+            await anext(batches)
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_ends_fails_the_stream(in_process_port: int) -> None:
+    async with connected_to(in_process_port) as connection:
+        async with connection.stream("(til 10)", batch_size=4) as batches:
+            await anext(batches)
+            connection.abort()
+            with pytest.raises(errors.ConnectionClosed):
+                async for _ in batches:
+                    pass
+        with pytest.raises(errors.ConnectionClosed):
+            async with connection.stream("(til 10)"):
+                pass
+
+
+@pytest.mark.anyio
+async def test_too_many_streams_are_refused(in_process_port: int) -> None:
+    async with connected_to(in_process_port) as connection, AsyncExitStack() as stack:
+        for _ in range(MAX_STREAMS):
+            await stack.enter_async_context(connection.stream("(til 10)"))
+        with pytest.raises(errors.RayforceError, match=f"the connection has {MAX_STREAMS} streams already"):
+            async with connection.stream("(til 10)"):
+                pass
+        await stack.aclose()
+        assert len((await received(connection, "(til 10)"))[0]) == 10
+
+
+@pytest.mark.anyio
+async def test_a_client_that_disappears_leaves_no_variables(our_port: int) -> None:
+    async with connected_to(our_port) as watcher:
+        async with connected_to(our_port) as connection, connection.stream("(til 10)", batch_size=4) as batches:
+            await anext(batches)
+            assert await streams_in(watcher) == 1
+            connection.abort()
+        with anyio.fail_after(10):
+            while await streams_in(watcher):  # noqa: ASYNC110 - the engine does not tell
+                await anyio.sleep(0.01)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [300, 100_000])
+async def test_a_read_only_engine_returns_the_result_once(read_only_port: int, size: int) -> None:
+    query = f"(table [a s] (list (til {size}) (take [x yy z] {size})))"
+    async with connected_to(read_only_port) as connection:
+        whole = await connection.fetch(query)
+        async with connection.stream(query, batch_size=size // 3 + 1) as batches:
+            assert (batches.total_rows, batches.schema) == (size, whole.schema)
+            parts = [columns async for columns in batches]
+        assert len(parts) == 3
+        assert [row for part in parts for row in part.rows()] == list(whole.rows())
+        with pytest.raises(errors.RayforceTypeError, match="the result is a single I64, which has no columns"):
+            await received(connection, "(+ 1 2)")
+        assert await connection.execute("(+ 1 2)") == 3
+
+
+@pytest.mark.anyio
+async def test_a_server_without_the_feature_is_named_in_the_error() -> None:
+    with server_process("theirs") as port:
+        async with connected_to(port) as connection:
+            with pytest.raises(errors.RayforceWSError, match="this server"):
+                async with connection.stream("(til 3)"):
+                    pass
