@@ -18,10 +18,12 @@ _tasks, _text, _addresses, _credentials   shared by several packages
 from . import auth, errors, statistics
 from ._client import (
     Batches,
+    ClientConnectionState,
     ClientOptions,
     Nursery,
     PendingConnection,
     Progress,
+    StateChanges,
     VerboseResult,
     WSClient,
     WSClientConnection,
@@ -37,6 +39,7 @@ __all__ = [
     "SQL",
     "ArrowStream",
     "Batches",
+    "ClientConnectionState",
     "ClientOptions",
     "Columns",
     "Engine",
@@ -49,6 +52,7 @@ __all__ = [
     "Progress",
     "Query",
     "RoundRobinEngine",
+    "StateChanges",
     "TabularData",
     "Value",
     "VerboseResult",

@@ -125,12 +125,12 @@ async def test_other_tasks_run_while_a_large_result_is_read(in_process_port: int
 
         ask = connection._exchange.request
 
-        async def request(frame: bytes) -> Any:
-            reply = await ask(frame)
+        async def request(frame: bytes, **options: Any) -> Any:
+            reply = await ask(frame, **options)
             frame_arrived.set()
             return reply
 
-        connection._exchange.request = request  # type: ignore[method-assign]  # to know when the reply is there
+        connection._exchange.request = request  # type: ignore[method-assign,assignment]  # to know when the reply is there
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(count_turns)
             assert len(await connection.fetch(query)) == 3_000_000
