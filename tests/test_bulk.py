@@ -427,7 +427,7 @@ async def test_other_tasks_run_while_long_data_is_converted(in_process_port: int
 
         counts: list[int] = []
         ask = connection._exchange.request
-        connection._exchange.request = counted  # type: ignore[method-assign,assignment]  # to know when something is sent
+        connection._exchange.request = counted  # type: ignore[method-assign]  # to know when something is sent
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(count_turns)
             await connection.create_table(name, frame_of(300_000).select("i", "f", "when"))
@@ -553,7 +553,7 @@ async def test_a_table_that_changes_meanwhile_stops_the_rest(in_process_port: in
                 await change()
             return reply
 
-        connection._exchange.request = request  # type: ignore[method-assign,assignment]  # to do something between two messages
+        connection._exchange.request = request  # type: ignore[method-assign]  # to do something between two messages
         with pytest.raises(errors.RayforceValueError, match=f"'{name}' changed during the call") as raised:
             await connection.create_table(name, LONG)
         assert 0 < raised.value.rows_inserted < 350  # type: ignore[attr-defined]  # the attribute under test

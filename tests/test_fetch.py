@@ -130,7 +130,7 @@ async def test_other_tasks_run_while_a_large_result_is_read(in_process_port: int
             frame_arrived.set()
             return reply
 
-        connection._exchange.request = request  # type: ignore[method-assign,assignment]  # to know when the reply is there
+        connection._exchange.request = request  # type: ignore[method-assign]  # to know when the reply is there
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(count_turns)
             assert len(await connection.fetch(query)) == 3_000_000
