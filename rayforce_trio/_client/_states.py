@@ -33,6 +33,7 @@ class Changes:
     """
 
     def __init__(self) -> None:
+        self._returned: ClientConnectionState | None = None  # the last one
         self._pending: deque[ClientConnectionState] = deque()
 
     def add(self, state: ClientConnectionState) -> None:
@@ -41,12 +42,15 @@ class Changes:
         replaceable = pending and pending[-1] in _DOWN and state is not ClientConnectionState.CLOSED
         if replaceable and (state in _DOWN or ClientConnectionState.CONNECTED in pending):
             pending.pop()
-        if not pending or pending[-1] is not state:
+        if state is not (pending[-1] if pending else self._returned):
             pending.append(state)
 
     def next(self) -> ClientConnectionState | None:
         """Return the next state and remove it; `None` if there is none."""
-        return self._pending.popleft() if self._pending else None
+        if not self._pending:
+            return None
+        self._returned = self._pending.popleft()
+        return self._returned
 
 
 class StateChanges:
