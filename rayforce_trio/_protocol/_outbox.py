@@ -62,6 +62,11 @@ class Outbox(Generic[U]):
         return bool(self._notices or self._waiting)
 
     @property
+    def is_clear(self) -> bool:
+        """Whether the next update can be sent without the outbox: nothing waits, and no loss has to be reported."""
+        return not (self._notices or self._waiting or self._lost)
+
+    @property
     def is_flooded(self) -> bool:
         """Whether the client has asked for so many notices without reading them that it has to be disconnected."""
         return len(self._notices) > MAX_NOTICES
@@ -85,18 +90,25 @@ class Outbox(Generic[U]):
                 dropped += 1
         return dropped
 
-    def pop(self) -> str | OutgoingUpdate[U]:
-        """Remove and return the first notice or update.
-
-        Raises:
-            IndexError: there is none.
-        """
+    def first(self) -> str | OutgoingUpdate[U] | None:
+        """Return the first notice or update; `None` if nothing waits. Call `sent` when it has been sent."""
         notices, updates = self._notices, self._updates
-        while updates and not (notices and notices[0][0] < updates[0][0]):
-            _, subscription, update = self._pop_update()
-            if self._note_gone(subscription):
-                return OutgoingUpdate(subscription, self._lost.pop(subscription, 0), update)
-        return notices.popleft()[1]
+        while updates and updates[0][1] not in self._waiting:
+            self._pop_update()
+        if updates and not (notices and notices[0][0] < updates[0][0]):
+            _, subscription, update = updates[0]
+            return OutgoingUpdate(subscription, self._lost[subscription], update)
+        return notices[0][1] if notices else None
+
+    def sent(self) -> None:
+        """Remove the notice or update that `first` has just returned."""
+        notices, updates = self._notices, self._updates
+        if updates and not (notices and notices[0][0] < updates[0][0]):
+            _, subscription, _ = self._pop_update()
+            self._lost.pop(subscription, None)
+            self._note_gone(subscription)
+        else:
+            notices.popleft()
 
     def discard(self, subscription: int) -> None:
         """Drop the updates of a subscription that the client has ended. Its id must not be used again."""

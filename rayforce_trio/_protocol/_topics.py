@@ -12,7 +12,7 @@ The caller then forgets the topic, and makes a new one with a new epoch when it 
 
 import enum
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from math import inf
 from typing import Generic, NamedTuple, TypeVar
 
@@ -23,8 +23,8 @@ from ._replies import Failure
 UPDATE_OVERHEAD = 128
 """Bytes that a stored update counts besides its payload."""
 
-S = TypeVar("S", bound=Hashable)
-"""A subscriber."""
+S = TypeVar("S")
+"""A subscriber, which must be hashable."""
 
 
 class TopicState(enum.Enum):

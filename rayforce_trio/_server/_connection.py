@@ -41,6 +41,7 @@ from ..errors import ConnectionLost, EngineError, ProtocolError, RayforceWSError
 from ._byte_budget import Budgets, ByteBudget, Held, Holder, close_beyond
 from ._counters import Counters
 from ._log import ConnectionLog
+from ._subscriptions import Subscriptions
 
 _HELLO_LIMIT = 4096  # bytes
 
@@ -124,6 +125,7 @@ class WSServerConnection:
         max_reply_size: int | None = None,
         budgets: Budgets | None = None,
         network: str = "",
+        subscribe: Callable[[Callable[[RayforceWSError], None]], Subscriptions] | None = None,
     ) -> None:
         self.id = log.connection_id
         self.peer = log.peer
@@ -142,6 +144,8 @@ class WSServerConnection:
         )
         self._budgets = budgets or Budgets(ByteBudget(None), ByteBudget(None))
         self._network = network
+        self._subscribe = subscribe  # `None` once it has been called
+        self._subscriptions: Subscriptions | None = None  # made when the client sends its first hello
         self._queued_reported = 0  # the bytes in the queue that the budget knows of
         self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
@@ -187,6 +191,7 @@ class WSServerConnection:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
                     error = await self._converse()
+                    self._close_subscriptions()
                     self._limit_posts()
                     self._abandon_requests()
                     if error is None:
@@ -200,6 +205,7 @@ class WSServerConnection:
             await end(self._transport, error)
             raise
         finally:
+            self._close_subscriptions()
             self._counters.abandoned += self._pipeline.unanswered
             self._log.closed(error)
             self._stop_now()  # the engine is free at once, however long the closing handshake takes
@@ -373,6 +379,8 @@ class WSServerConnection:
                 self._log_refusal(arrived)
         elif arrived is not None:
             self._cancel(arrived)
+        if pipeline.notices:
+            self._take_notices()
         if reply is not None:
             pipeline.replied(reply)
         if pipeline.current is not arrived:
@@ -402,6 +410,25 @@ class WSServerConnection:
         self._counters.cancelled += 1
         if cancelled.running:
             self._stop_engine(cancelled.request.ticket)
+
+    def _take_notices(self) -> None:
+        """Carry out what the client has announced or asked for. No checkpoint.
+
+        Raises:
+            ProtocolError: the client must not have asked for this.
+        """
+        notices = self._pipeline.notices
+        if self._subscriptions is None and self._subscribe is not None:
+            self._subscriptions, self._subscribe = self._subscribe(self._fail), None
+        while notices:
+            notice = notices.popleft()
+            if self._subscriptions is not None:
+                self._subscriptions.take(notice)
+
+    def _close_subscriptions(self) -> None:
+        if self._subscriptions is not None:
+            self._subscriptions.close()
+            self._subscriptions = None  # it refers to this connection
 
     def _stop_engine(self, ticket: int) -> None:
         """Have the engine stop a request; the ticket is 0 if it was not started ahead."""
