@@ -16,7 +16,16 @@ _tasks, _text, _addresses, _credentials   shared by several packages
 """
 
 from . import auth, errors, statistics
-from ._client import ClientOptions, Nursery, PendingConnection, Progress, VerboseResult, WSClient, WSClientConnection
+from ._client import (
+    Batches,
+    ClientOptions,
+    Nursery,
+    PendingConnection,
+    Progress,
+    VerboseResult,
+    WSClient,
+    WSClientConnection,
+)
 from ._codec import SQL, ArrowStream, Parameters, Query, TabularData, Value, columns_of, draw, sql
 from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._server import WSServer, WSServerConnection
@@ -27,6 +36,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "SQL",
     "ArrowStream",
+    "Batches",
     "ClientOptions",
     "Columns",
     "Engine",

@@ -31,6 +31,7 @@ def test_the_public_names() -> None:
     ends = {"VerboseResult", "WSClient", "WSClientConnection", "WSServer", "WSServerConnection"}
     types = {
         "ArrowStream",
+        "Batches",
         "ClientOptions",
         "Nursery",
         "Parameters",

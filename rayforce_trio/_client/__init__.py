@@ -1,10 +1,12 @@
 """The client: written once, against anyio, for trio and asyncio."""
 
+from ._batches import Batches
 from ._bulk import Progress
 from ._client import ClientOptions, Nursery, PendingConnection, WSClient
 from ._connection import VerboseResult, WSClientConnection
 
 __all__ = [
+    "Batches",
     "ClientOptions",
     "Nursery",
     "PendingConnection",

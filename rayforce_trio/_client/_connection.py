@@ -25,6 +25,7 @@ from .._tasks import call_soon, enable_ki_protection
 from .._transports import Transport, closed_by_us
 from .._values._columns import Columns
 from ..errors import RayforceError, RayforceWSError
+from ._batches import Batches, open_stream
 from ._bulk import Progress, RowCount, create, insert, upsert
 from ._exchange import Exchange
 from ._fetching import read_columns
@@ -61,6 +62,7 @@ class WSClientConnection:
 
     def __init__(self, transport: Transport, receive_answer: Callable[[], Awaitable[None]] | None = None) -> None:
         self._exchange = Exchange(transport, receive_answer)
+        self._last_stream = 0
 
     @property
     def closed(self) -> Literal[False] | RayforceWSError:
@@ -131,6 +133,33 @@ class WSClientConnection:
         """
         reply = await self._exchange.request(self._encode(query, _SYNC, params))
         return await read_columns(reply_payload(reply, query), self._exchange)
+
+    def stream(self, query: Query, params: Parameters | None = None, *, batch_size: int = 100_000) -> Batches:
+        """Return the result of a query in batches, for results that are too large to be received at once.
+
+        ```python
+        async with connection.stream("trades") as batches:
+            async for columns in batches:
+                ...
+        ```
+
+        The server evaluates the query once, when the block is entered, so changes of its tables during the block do not
+        show. Other clients wait for one batch, not for the whole result. The server releases the result when the block
+        is left.
+
+        Args:
+            query: as for `fetch`.
+            params: as for `fetch`.
+            batch_size: the number of rows in each batch.
+
+        Raises:
+            RayforceValueError: the batch size is not a number of rows.
+            RayforceError: otherwise as `encode` does for `execute`: the query or a parameter cannot be sent.
+        """
+        frame = self._encode(query, _SYNC, params)
+        batches = open_stream(self._exchange, self._last_stream + 1, query, frame, batch_size)
+        self._last_stream += 1
+        return batches
 
     @enable_ki_protection
     async def call(self, function: str, *arguments: Any) -> Value:

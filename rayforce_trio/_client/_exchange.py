@@ -34,6 +34,9 @@ _READER, _NOBODY, _CALL = Receiver
 
 logger = logging.getLogger("rayforce_trio.client")
 
+HELLO_TIMEOUT = 5.0
+"""How long a server may take to answer the hello, in seconds. One that knows no hello ignores it."""
+
 _MAX_REST = 64
 """How many messages behind a reply its call receives. A server could send thousands that mean nothing."""
 
@@ -72,6 +75,7 @@ class Exchange:
         self._waiters: dict[ClientRequest, Event] = {}  # set when a request is answered, a post is sent, or at the end
         self._resume_reading = self._new_event()  # wakes the reader task that stands by
         self._outgoing = self._new_event()  # set when there may be a message to send
+        self._features_known: Event | None = None  # made with the hello; set when it is answered, or at the end
         self._unsent: Outgoing | None = None  # taken from the protocol, but not yet by the network
         self._error: Exception | None = None  # met by a call; a task of the connection raises it
         self._closing = self._new_event()  # set when `reason` is
@@ -167,6 +171,80 @@ class Exchange:
         del frame
         await self._finish(request)
 
+    async def require(self, feature: str) -> None:
+        """Ask the server for its features, once for a connection, and check that it has this one.
+
+        A checkpoint if the server has not answered yet; cancelling it changes nothing.
+
+        Raises:
+            RayforceWSError: the server lacks the feature or does not answer in time, or the connection has ended.
+        """
+        protocol = self._protocol
+        if self.extended and protocol.features is None:
+            if self._features_known is None:
+                self._features_known = self._new_event()
+                protocol.on_features = self._features_known.set
+                protocol.say_hello()
+                self._outgoing.set()
+            if self._reading.call_joined():
+                self._resume_reading.set()
+            with anyio.move_on_after(HELLO_TIMEOUT):
+                await self._features_known.wait()
+            if self.reason is not None:
+                raise self._refusal()
+        if protocol.features is None or feature not in protocol.features:
+            raise RayforceWSError(f"this server does not offer {feature}; it needs a newer rayforce-trio")
+
+    # A request that several calls wait for, one after the other, and messages that nobody waits for. Only `wait` waits.
+
+    def start(self, frame: bytes) -> ClientRequest:
+        """Send a request, whose message type is 1. The caller calls `wait` until it returns, or calls `cancel`.
+
+        Raises:
+            RayforceWSError: the connection has ended.
+        """
+        if self.reason is not None:
+            raise self._refusal()
+        request = self._protocol.submit(frame)
+        del frame
+        self._begin(request)
+        if self._reading.call_joined():
+            self._resume_reading.set()
+        return request
+
+    async def wait(self, request: ClientRequest) -> Reply:
+        """Return the reply to a request that `start` has sent. A checkpoint; cancelling it changes nothing.
+
+        Raises:
+            RayforceWSError: the connection has ended.
+        """
+        done = self._waiters.get(request)
+        if done is None or done.is_set():
+            await anyio.lowlevel.checkpoint()
+        else:
+            await done.wait()
+        if request.reply is None:
+            self._waiters.pop(request, None)
+            await self._closing.wait()
+            raise self._failure()
+        return request.reply
+
+    def cancel(self, request: ClientRequest) -> None:
+        """Cancel a request that `start` has sent, and discard its reply. Idempotent."""
+        if self._waiters.pop(request, None) is not None:
+            self._protocol.cancel(request)
+            self._outgoing.set()
+
+    def post_soon(self, frame: bytes) -> None:
+        """Send a post, whose message type is 0, as soon as the network and the bounds on posts allow it.
+
+        If the connection has ended, do nothing.
+        """
+        if self.reason is None:
+            request = self._protocol.post(frame)
+            self._begin(request)
+            self._waiters.pop(request, None)
+
     # The tasks of callers. Between these awaits, everything is synchronous.
 
     def _receive_rest(self) -> bool:
@@ -193,16 +271,7 @@ class Exchange:
         Raises:
             RayforceWSError: the connection ends before that.
         """
-        protocol = self._protocol
-        done = self._waiters[request] = self._new_event()
-        if protocol.pending == 1 and self._unsent is None:
-            self._send_at_once()
-            held_back = protocol.has_outgoing
-        else:
-            self._outgoing.set()  # other calls wait anyway, so messages are sent in batches
-            held_back = True
-        if held_back and self._reading.call_joined():
-            self._resume_reading.set()
+        done = self._begin(request)
         try:
             if done.is_set():  # on asyncio, waiting for a set event is not a checkpoint
                 await anyio.lowlevel.checkpoint()
@@ -211,10 +280,24 @@ class Exchange:
         finally:
             failed = self._waiters.pop(request, None) is not None
             if failed:
-                protocol.cancel(request)
+                self._protocol.cancel(request)
                 self._outgoing.set()
         if failed:
             raise self._failure()
+
+    def _begin(self, request: ClientRequest) -> Event:
+        """Send a request or a post, or queue it; return the event that is set when it is answered, or sent."""
+        done = self._waiters[request] = self._new_event()
+        protocol = self._protocol
+        if protocol.pending == 1 and self._unsent is None:
+            self._send_at_once()
+            held_back = protocol.has_outgoing
+        else:
+            self._outgoing.set()  # other calls wait anyway, so messages are sent in batches
+            held_back = True
+        if held_back and self._reading.call_joined():
+            self._resume_reading.set()
+        return done
 
     def _send_at_once(self) -> None:
         """Send waiting messages without switching to the writer task, as far as the network takes them."""
@@ -369,6 +452,8 @@ class Exchange:
             done.set()
         if self._reading.receiver is _CALL:
             self._transport.interrupt()
+        if self._features_known is not None:
+            self._features_known.set()
         self._closing.set()
 
     def abort(self) -> None:

@@ -18,13 +18,27 @@ async def read_columns(payload: memoryview, exchange: Exchange) -> Columns:
         RayforceTypeError: the value has no columns.
         RayforceConversionError: the value contains a type that `fetch` does not know, or it is damaged.
     """
-    reader = ColumnsReader(payload)
+    text = None if exchange.extended else string_in(payload)
+    hint = "" if text is None else f"; this server reports errors as a String: {text}"
+    return await finish(ColumnsReader(payload), hint)
+
+
+async def finish(reader: ColumnsReader, hint: str = "") -> Columns:
+    """Return the columns that a reader finds.
+
+    A checkpoint every few milliseconds; if cancelled, it can be called again, and continues.
+
+    Args:
+        reader: may have done some of its steps.
+        hint: the end of the error if the value has no columns.
+
+    Raises:
+        RayforceTypeError, RayforceConversionError: as for `read_columns`.
+    """
     try:
         while not reader.step():
             await anyio.lowlevel.checkpoint()
     except NotColumns as error:
-        text = None if exchange.extended else string_in(payload)
-        hint = "" if text is None else f"; this server reports errors as a String: {text}"
         raise RayforceTypeError(
             f"the result is {error.kind}, which has no columns; use execute() instead of fetch(){hint}"
         ) from None

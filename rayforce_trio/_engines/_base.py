@@ -193,6 +193,25 @@ class Session(ABC):
             EngineError: the engine is lost. Only `aclose` may be called.
         """
 
+    async def request_unlogged(self, frame: Frame) -> Reply:
+        """Like `request`, for a frame that the engine must not record in its journal. Also like it if cancelled.
+
+        An engine with a journal may not tell why an evaluation failed. The default is `request`, for engines without
+        a journal.
+        """
+        return await self.request(frame)
+
+    async def open_another(self) -> "Session | None":
+        """Open another session with the same engine, to tidy up after this one; `None` if that is not possible.
+
+        A checkpoint; if cancelled, nothing is left open. The caller runs the session, and closes it.
+
+        Raises:
+            EngineError: the engine cannot be reached.
+        """
+        await trio.lowlevel.checkpoint()
+        return None
+
     async def receive_some(self) -> bytes:
         """Return the next bytes of a reply that has unread bytes. A checkpoint only if it has to wait.
 

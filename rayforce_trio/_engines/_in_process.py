@@ -53,6 +53,10 @@ class _InProcessSession(Session):
         reply = await self.request(frame)
         return reply if isinstance(reply, Failure) else None
 
+    async def open_another(self) -> Session:
+        await trio.lowlevel.checkpoint()
+        return _InProcessSession()
+
     def cancel(self) -> None:
         self._cancelled = True  # has an effect only before the evaluation begins: nothing else runs during it
 

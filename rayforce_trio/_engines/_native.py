@@ -153,7 +153,14 @@ class NativeEngine(Engine):
         """
         stream = await self._connect()
         session = NativeSession(
-            stream, self._credentials, self._name, self._group, client=client, is_alone=is_alone, on_push=on_push
+            stream,
+            self._credentials,
+            self._name,
+            self._group,
+            self._open_ready_session,
+            client=client,
+            is_alone=is_alone,
+            on_push=on_push,
         )
         session.source = self
         try:

@@ -1,7 +1,7 @@
 """A session with a native server: performs the I/O of one `NativeExchange` over TCP."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import trio
@@ -57,6 +57,7 @@ class NativeSession(Session):
         credentials: the result of `dump_credentials`.
         name: the name of the engine in errors, such as "the engine at ...".
         group: the sessions with the same server.
+        open_another: opens another session with the same server, which is ready.
         client: whose session it is, if that is known.
         is_alone: whether its requests must be alone in the engine.
         on_push: called with each frame that the server pushes, in the task of `run`; it may raise `EngineError` or
@@ -74,6 +75,7 @@ class NativeSession(Session):
         credentials: bytes,
         name: str,
         group: SessionGroup,
+        open_another: Callable[[], Awaitable[Session]],
         *,
         client: Client | None = None,
         is_alone: bool = False,
@@ -91,6 +93,7 @@ class NativeSession(Session):
         self._stream = stream
         self._name = name
         self._group = group
+        self._open_another = open_another
         self._on_reply: Callable[[Reply], None] | None = None  # called with the next reply
         self._reply_spool: ReplySpool | None = None  # the rest of a long reply
         self._refused: Failure | None = None  # the error in place of a reply that is too long and is still arriving
@@ -183,6 +186,9 @@ class NativeSession(Session):
         The function is called in the task of `run`, and must not raise. The reply must be short.
         """
         await self._evaluate(self._exchange.request, frame, on_reply)
+
+    async def open_another(self) -> Session:
+        return await self._open_another()
 
     async def post(self, frame: Frame) -> Failure | None:
         # The engine itself reports errors in posts, so a `Failure` without a message belongs to the request that

@@ -151,6 +151,16 @@ class ParallelSession(Session):
         self._finish_if_read(member)
         return reply
 
+    async def request_unlogged(self, frame: Frame) -> Reply:
+        member = self._begin()
+        reply = await member.session.request_unlogged(frame)
+        self._note_length(member)
+        self._finish_if_read(member)
+        return reply
+
+    async def open_another(self) -> Session | None:
+        return await self._members[0].session.open_another()
+
     async def post(self, frame: Frame) -> Failure | None:
         member = self._begin()
         failure = await member.session.post(frame)

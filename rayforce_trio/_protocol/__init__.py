@@ -51,6 +51,7 @@ from ._frames import (
     parse_frame,
     parse_header,
     query_frame,
+    response_frame,
     string_frame,
     string_in,
 )
@@ -65,6 +66,7 @@ from ._handshake import (
 )
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
 from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
+from ._open_streams import MAX_STREAM_BYTES, MAX_STREAMS, OpenStreams, Rows, StreamState
 from ._outbox import Outbox, OutgoingUpdate
 from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
@@ -108,6 +110,8 @@ __all__ = [
     "LIMIT",
     "MAX_BATCH_SIZE",
     "MAX_ID",
+    "MAX_STREAMS",
+    "MAX_STREAM_BYTES",
     "MAX_TOPIC_SIZE",
     "MAX_WAITING_POSTS",
     "MESSAGE_LIMIT_HEADER",
@@ -154,6 +158,7 @@ __all__ = [
     "NextBatch",
     "Notice",
     "OpenStream",
+    "OpenStreams",
     "Outbox",
     "Outcome",
     "Outgoing",
@@ -166,9 +171,11 @@ __all__ = [
     "RequestPipeline",
     "RequestState",
     "Result",
+    "Rows",
     "ServerCall",
     "ServerRequest",
     "Snapshot",
+    "StreamState",
     "Subscribe",
     "SubscribeNotice",
     "SubscribedNotice",
@@ -201,6 +208,7 @@ __all__ = [
     "parse_server_call",
     "parse_update",
     "query_frame",
+    "response_frame",
     "split_verbose",
     "string_frame",
     "string_in",

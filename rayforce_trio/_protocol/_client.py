@@ -10,10 +10,11 @@ unanswered, and other requests wait for its reply. The server evaluates them aft
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from ._control import ErrorNotice, dump_cancel, parse_control
+from ._control import STREAMS, SUBSCRIPTIONS, ErrorNotice, HelloNotice, dump_cancel, dump_hello, parse_control
 from ._frames import COARSE_HEADER, FENCE, HEADER_SIZE, RESPONSE_START, Frame, MessageType, parse_frame
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._unconfirmed import UnconfirmedPosts
@@ -89,6 +90,8 @@ class ClientProtocol:
 
     Attributes:
         stopped: the number of cancelled requests that were never sent, or whose reply says that they were stopped.
+        features: the features of the server; `None` until it has answered a hello.
+        on_features: called when `features` is known.
     """
 
     def __init__(self, *, extended: bool) -> None:
@@ -102,6 +105,8 @@ class ClientProtocol:
         self._fence: ClientRequest | None = None  # the one that is unanswered
         self._last_number = 0
         self.stopped = 0
+        self.features: frozenset[str] | None = None
+        self.on_features: Callable[[], None] = _nothing
 
     @property
     def pending(self) -> int:
@@ -118,6 +123,10 @@ class ClientProtocol:
         request = ClientRequest(frame)
         self._queued[request] = None
         return request
+
+    def say_hello(self) -> None:
+        """Queue the hello, which asks the server for its features. Call it once, in the extended protocol."""
+        self._controls.append(dump_hello([STREAMS, SUBSCRIPTIONS]))
 
     def submit_alone(self, frame: bytes) -> ClientRequest | None:
         """Submit a request that counts as sent, so send `frame` now; `None` if something is queued or unanswered.
@@ -230,6 +239,9 @@ class ClientProtocol:
                 if not self._unanswered or self._unanswered[0].number != notice.number:
                     raise ProtocolViolation(f"an error for request {notice.number}, whose turn it is not")
                 received = self._answer(Failure(notice.code, notice.message))
+            elif isinstance(notice, HelloNotice) and self.features is None:
+                self.features = notice.features
+                self.on_features()
         return received
 
     def _answer(self, reply: Reply) -> ClientRequest | None:
@@ -251,6 +263,10 @@ class ClientProtocol:
         request.state = _DONE
         request.reply = reply
         return request
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _outgoing(request: ClientRequest) -> Outgoing:

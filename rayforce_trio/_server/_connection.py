@@ -18,21 +18,32 @@ import trio
 from .._engines import Session
 from .._protocol import (
     HELLO_REPLY,
+    STREAMS,
     SUBPROTOCOL,
+    SUBSCRIPTIONS,
     WAIT_INTERVAL,
     Action,
     CancelRequested,
     ConnectionState,
+    EndStream,
+    Failure,
     Frame,
+    HelloNotice,
     LazyFrame,
     Message,
+    NextBatch,
+    OpenStream,
     Outcome,
     ProtocolViolation,
     Reply,
     RequestPipeline,
     Result,
+    ServerCall,
     ServerRequest,
+    SubscribeNotice,
+    UnsubscribeNotice,
     check_hello,
+    dump_hello,
 )
 from .._tasks import FLUSH_INTERVAL, TIME_SLICE, TimeSlice, enable_ki_protection, race
 from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, TryAgainLater, aclose_shielded, end
@@ -41,6 +52,8 @@ from ..errors import ConnectionLost, EngineError, ProtocolError, RayforceWSError
 from ._byte_budget import Budgets, ByteBudget, Held, Holder, close_beyond
 from ._counters import Counters
 from ._log import ConnectionLog
+from ._result_streams import ResultStreams
+from ._side_messages import SideMessages
 from ._subscriptions import Subscriptions
 
 _HELLO_LIMIT = 4096  # bytes
@@ -125,7 +138,8 @@ class WSServerConnection:
         max_reply_size: int | None = None,
         budgets: Budgets | None = None,
         network: str = "",
-        subscribe: Callable[[Callable[[RayforceWSError], None]], Subscriptions] | None = None,
+        subscribe: Callable[[SideMessages], Subscriptions] | None = None,
+        max_subscription_buffer: int = 0,
     ) -> None:
         self.id = log.connection_id
         self.peer = log.peer
@@ -144,8 +158,12 @@ class WSServerConnection:
         )
         self._budgets = budgets or Budgets(ByteBudget(None), ByteBudget(None))
         self._network = network
-        self._subscribe = subscribe  # `None` once it has been called
-        self._subscriptions: Subscriptions | None = None  # made when the client sends its first hello
+        self._subscribe = subscribe
+        self._max_subscription_buffer = max_subscription_buffer
+        self._messages: SideMessages | None = None  # this and the next are made when the client sends a hello
+        self._subscriptions: Subscriptions | None = None
+        self._streams = ResultStreams(session, partial(close_beyond, self._budgets.replies))
+        self._engine_is_lost = False
         self._queued_reported = 0  # the bytes in the queue that the budget knows of
         self._evaluate_at_once = None if log.queries else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
@@ -418,17 +436,28 @@ class WSServerConnection:
             ProtocolError: the client must not have asked for this.
         """
         notices = self._pipeline.notices
-        if self._subscriptions is None and self._subscribe is not None:
-            self._subscriptions, self._subscribe = self._subscribe(self._fail), None
+        if self._messages is None:
+            self._messages = SideMessages(self._transport, self._fail, self._max_subscription_buffer)
+            self._subscriptions = None if self._subscribe is None else self._subscribe(self._messages)
+        subscriptions = self._subscriptions
         while notices:
-            notice = notices.popleft()
-            if self._subscriptions is not None:
-                self._subscriptions.take(notice)
+            match notices.popleft():
+                case HelloNotice():
+                    self._messages.notify(dump_hello([STREAMS] if subscriptions is None else [STREAMS, SUBSCRIPTIONS]))
+                case SubscribeNotice() as notice if subscriptions is not None:
+                    subscriptions.subscribe(notice)
+                case UnsubscribeNotice(number) if subscriptions is not None:
+                    subscriptions.unsubscribe(number)
 
     def _close_subscriptions(self) -> None:
+        """End what sends messages besides replies, and refers to this connection. No checkpoint. Idempotent."""
         if self._subscriptions is not None:
             self._subscriptions.close()
-            self._subscriptions = None  # it refers to this connection
+            self._subscriptions = None
+        if self._messages is not None:
+            self._messages.close()
+            self._messages = None
+            self._subscribe = None
 
     def _stop_engine(self, ticket: int) -> None:
         """Have the engine stop a request; the ticket is 0 if it was not started ahead."""
@@ -455,7 +484,7 @@ class WSServerConnection:
         if pipeline.due is _START:
             request = pipeline.current
             assert request is not None
-            if request.number is None:
+            if request.number is None or request.call is not None:
                 return False
             if session.evaluate is not None:
                 pipeline.replied(session.evaluate(request.frame))
@@ -523,8 +552,14 @@ class WSServerConnection:
         pipeline.performing()
         if action is _START:
             assert request is not None
-            frame = request.frame
-            if request.number is None:
+            frame, call = request.frame, request.call
+            if call is not None:
+                answer = await self._ask_engine(lambda: self._carry_out(call))
+                if request.number is None:
+                    pipeline.post_done()
+                else:
+                    pipeline.replied(answer, session.unread)
+            elif request.number is None:
                 failure = await self._ask_engine(lambda: session.post(frame))
                 if failure is not None:
                     self._log_failed_post(failure)
@@ -555,6 +590,21 @@ class WSServerConnection:
             else:
                 self._count_answer(len(message))
             pipeline.sent()
+
+    async def _carry_out(self, call: ServerCall) -> Reply:
+        """Carry out a call of the server; nobody reads the reply to a post. A checkpoint; if cancelled, as `_perform`.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        match call:
+            case OpenStream():
+                return await self._streams.open(call)
+            case NextBatch():
+                return await self._streams.next_batch(call)
+            case EndStream():
+                await self._streams.end(call)
+        return Failure("nyi", "this server does not have this function")
 
     async def _ask_engine(self, call: Callable[[], Awaitable[T]]) -> T:
         """Wait for the session. A checkpoint. If cancelled, the session can only be closed.
@@ -613,6 +663,7 @@ class WSServerConnection:
                 if pipeline.due is _START or pipeline.due is _SEND:
                     await time_slice.yield_if_due()  # the client may cancel it meanwhile
                 if pipeline.due is Action.CLOSE:
+                    await self._delete_variables()
                     return
                 if pipeline.due is _NOTHING:
                     self._flush()
@@ -627,6 +678,24 @@ class WSServerConnection:
                 self._wake_reader()
         except EngineError as error:
             self._lose_engine(error)
+
+    async def _delete_variables(self) -> None:
+        """Delete the variables of the client's streams if the session is idle. A checkpoint if there are any.
+
+        If cancelled, some may be left; `delete_variables` deletes them.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        if not self._engine_is_lost and self._pipeline.current is None and not self._session.unread:
+            await self._ask_engine(self._streams.delete_variables)
+
+    async def delete_variables(self) -> None:
+        """Delete variables that the client's streams have left in the engine, when its session is closed.
+
+        A checkpoint if there are any, within a minute. If cancelled, within 2 seconds.
+        """
+        await self._streams.delete_variables_elsewhere()
 
     async def _run_session(self) -> None:
         """Run the session until cancelled, also after the engine is lost: an answer that is being sent is finished."""
@@ -682,7 +751,8 @@ class WSServerConnection:
 
     def _held_replies(self) -> Held:
         message = self._pipeline.message
-        return Held(0, self._session.stored + (len(message) if isinstance(message, LazyFrame) else 0))
+        lazy = len(message) if isinstance(message, LazyFrame) else 0
+        return Held(0, self._session.stored + self._streams.stored + lazy)
 
     def _report_queued(self, size: int) -> None:
         """Report how many bytes are in the queue. May close any connection."""
@@ -711,6 +781,7 @@ class WSServerConnection:
 
     def _lose_engine(self, error: RayforceWSError) -> None:
         """End the connection, and give up the request that the engine evaluates. No checkpoint."""
+        self._engine_is_lost = True
         self._pipeline.engine_lost()
         self._fail(error)
         self._engine_wait.cancel()

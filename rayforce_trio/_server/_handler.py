@@ -187,8 +187,10 @@ class ConnectionHandler:
                 max_reply_size=self._options.max_reply_size,
                 budgets=self._budgets,
                 network=opened.network,
-                subscribe=partial(Subscriptions, opened.transport, self._hub, opened.authorized.engine),
+                subscribe=partial(Subscriptions, self._hub, opened.authorized.engine),
+                max_subscription_buffer=8 * 1024**2,
             )
+            opened.connection = connection
             await self._serve_connection(connection, log)
         except (HttpRequestServed, ConnectionRejected, BadRequest):
             pass  # counted and logged already
@@ -204,6 +206,8 @@ class ConnectionHandler:
             opened.places.close()
             if opened.authorized is not None:
                 await opened.authorized.session.aclose()
+            if opened.connection is not None:
+                await opened.connection.delete_variables()
 
     async def _open(
         self,
@@ -345,5 +349,6 @@ class _Opened:
     def __init__(self) -> None:
         self.authorized: Authorized | None = None
         self.transport: Transport | None = None
+        self.connection: WSServerConnection | None = None
         self.network = ""  # of the client
         self.places = ExitStack()  # while open, the connection counts towards the limits

@@ -174,7 +174,7 @@ class Hub:
             self._timer.deadline = min(self._timer.deadline, topic.expires_at)
         self._perform(source, name, topic, actions)
 
-    def position(self, subscriber: Subscriber) -> int | None:
+    def next_sequence(self, subscriber: Subscriber) -> int | None:
         """Return the number of the next update of a subscription; `None` unless it is active."""
         place = self._places.get(subscriber)
         if place is None:

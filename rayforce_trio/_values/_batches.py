@@ -72,10 +72,14 @@ class BatchedValue:
 
 
 class Pieces:
-    """A payload in pieces."""
+    """Bytes in pieces.
+
+    Attributes:
+        pieces: as given.
+    """
 
     def __init__(self, pieces: list[Buffer]) -> None:
-        self._pieces = pieces
+        self.pieces = pieces
         self._ends = list(accumulate(map(len, pieces)))
 
     def __len__(self) -> int:
@@ -88,7 +92,7 @@ class Pieces:
     def _parts(self, start: int, stop: int) -> Iterator[Buffer]:
         number = bisect_right(self._ends, start)
         while start < stop:
-            piece, end = self._pieces[number], self._ends[number]
+            piece, end = self.pieces[number], self._ends[number]
             begin = end - len(piece)
             yield memoryview(piece)[start - begin : stop - begin]
             start = end

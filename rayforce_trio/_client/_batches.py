@@ -1,0 +1,235 @@
+"""Results in batches: the public class `Batches`."""
+
+import struct
+from collections.abc import Mapping
+from enum import Enum, auto
+from types import TracebackType
+
+import anyio.lowlevel
+
+from .._codec import Query, reply_payload
+from .._protocol import (
+    END_STREAM,
+    HEADER_SIZE,
+    MAX_BATCH_SIZE,
+    NEXT_BATCH,
+    OPEN_STREAM,
+    STREAMS,
+    ClientRequest,
+    Header,
+    MessageType,
+)
+from .._tasks import enable_ki_protection
+from .._values._columns import Columns, ColumnsReader
+from .._values._payloads import Buffer, call, i64
+from .._values._types import Type
+from ..errors import ProtocolError, RayforceValueError, RayforceWSError
+from ._exchange import Exchange
+from ._fetching import finish
+
+_DESCRIPTION = struct.Struct("<BBqbBq")  # a list of two, and its first item, the number of rows
+
+
+class _State(Enum):
+    """The state of a stream."""
+
+    NEW = auto()
+    """The block was not entered."""
+    OPEN = auto()
+    """Batches are to be returned, or all have been."""
+    FAILED = auto()
+    """The next batch could not be received."""
+    ENDED = auto()
+    """The block was left."""
+
+
+class Batches:
+    """The result of a query in batches, made by `WSClientConnection.stream`. It is an async context manager.
+
+    Iterate over it with `async for`, in one task at a time. Each batch is a `Columns` with `batch_size` rows; the last
+    one may have fewer. There is at least one batch, which may be without rows. While a batch is in use, the next one is
+    received. The connection can be used for anything else meanwhile.
+    """
+
+    def __init__(self, exchange: Exchange, stream: int, query: Query, frame: bytes, batch_size: int) -> None:
+        self._exchange = exchange
+        self._stream = stream
+        self._query = query
+        self._frame = frame
+        self._batch_size = batch_size
+        self._state = _State.NEW
+        self._total_rows = 0
+        self._schema: Mapping[str, str] = {}
+        self._requested_rows = 0
+        self._returned_rows = 0
+        self._ahead: ClientRequest | None = None  # the request for the next batch
+        self._reader: ColumnsReader | None = None  # reads a batch that has arrived
+        self._in_use = False
+
+    @property
+    def total_rows(self) -> int:
+        """The number of rows of all batches together, known from the beginning of the block."""
+        return self._total_rows
+
+    @property
+    def schema(self) -> Mapping[str, str]:
+        """The engine's type of each column, as `Columns.schema`, known from the beginning of the block."""
+        return self._schema
+
+    def __repr__(self) -> str:
+        return f"<Batches {self._state.name.lower()}; rows: {self._returned_rows} of {self._total_rows}>"
+
+    @enable_ki_protection
+    async def __aenter__(self) -> "Batches":
+        """Have the server evaluate the query, and return these batches.
+
+        A checkpoint. If cancelled, the query is stopped as one of `execute`, and the server releases its result.
+
+        Raises:
+            RayforceTypeError: the result has no columns.
+            RayforceWSError: the server does not offer results in batches; or the block was entered before.
+            RayforceError: otherwise as `WSClientConnection.execute`. The code `limit` says that the connection has too
+                many streams.
+        """
+        if self._state is not _State.NEW:
+            raise RayforceWSError("a stream can be used once; call stream() again")
+        exchange, frame = self._exchange, self._frame
+        exchange.check_usable()
+        await exchange.require(STREAMS)
+        self._frame = b""
+        self._state = _State.OPEN
+        try:
+            payload = reply_payload(await exchange.request(frame), self._query)
+            await self._read_description(payload)
+            self._request_ahead()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Have the server release the result. No checkpoint, so this cannot be cancelled."""
+        self._release()
+
+    def __aiter__(self) -> "Batches":
+        return self
+
+    @enable_ki_protection
+    async def __anext__(self) -> Columns:
+        """Return the next batch.
+
+        A checkpoint; while a large batch is read, other tasks run every few milliseconds. If cancelled, no batch is
+        lost: the next call returns it.
+
+        Raises:
+            StopAsyncIteration: all batches were returned.
+            RayforceWSError: the block was not entered, or left; another task is waiting for a batch; or the connection
+                has ended.
+            RayforceError: the engine could not return the batch. Later calls cannot continue.
+        """
+        self._check_usable()
+        if self._ahead is None and self._reader is None:
+            await anyio.lowlevel.checkpoint()
+            raise StopAsyncIteration
+        self._in_use = True
+        try:
+            if self._reader is None:
+                self._reader = ColumnsReader(await self._receive())
+            columns = await finish(self._reader)
+        finally:
+            self._in_use = False
+        self._reader = None
+        expected = min(self._batch_size, self._total_rows - self._returned_rows)
+        if len(columns) != expected:
+            self._state = _State.FAILED
+            raise ProtocolError(f"the server sent a batch of {len(columns)} rows in place of {expected}")
+        self._returned_rows += expected
+        return columns
+
+    async def _receive(self) -> memoryview:
+        """Return the payload of the next batch, and request the one behind it. A checkpoint.
+
+        If cancelled, nothing has changed.
+
+        Raises:
+            RayforceError: as for `__anext__`.
+        """
+        assert self._ahead is not None
+        try:
+            payload = reply_payload(await self._exchange.wait(self._ahead), self._query)
+            self._ahead = None
+            if self._requested_rows < self._total_rows:
+                self._request_ahead()
+        except Exception:
+            self._state = _State.FAILED
+            raise
+        return payload
+
+    def _check_usable(self) -> None:
+        """Raise an error if no batch can be returned now."""
+        if self._state is _State.NEW:
+            raise RayforceWSError("write 'async with connection.stream(...) as batches' before 'async for'")
+        if self._state is _State.ENDED:
+            raise RayforceWSError("the block of the stream was left; its result is released")
+        if self._state is _State.FAILED:
+            raise RayforceWSError("the stream has failed; call stream() again")
+        if self._in_use:
+            raise RayforceWSError("another task is waiting for the next batch of this stream")
+        self._exchange.check_loop()
+
+    async def _read_description(self, payload: memoryview) -> None:
+        """Read the number of rows and the types of the columns. A checkpoint every few milliseconds.
+
+        If cancelled, the rest is not read.
+        """
+        if len(payload) <= _DESCRIPTION.size:
+            raise ProtocolError("the server did not describe the result of a stream")
+        kind, _, count, item, _, rows = _DESCRIPTION.unpack_from(payload)
+        if (kind, count, item) != (Type.LIST, 2, -Type.I64) or rows < 0:
+            raise ProtocolError("the server did not describe the result of a stream")
+        self._schema = (await finish(ColumnsReader(payload[_DESCRIPTION.size :]))).schema
+        self._total_rows = rows
+
+    def _request_ahead(self) -> None:
+        """Request the next batch. Raises `RayforceWSError` if the connection has ended."""
+        self._ahead = self._exchange.start(_server_call(MessageType.SYNC, NEXT_BATCH, i64(self._stream)))
+        self._requested_rows += self._batch_size
+
+    def _release(self) -> None:
+        """Give up the batches that were not returned. No checkpoint. Idempotent."""
+        if self._state in (_State.NEW, _State.ENDED):
+            return
+        self._state = _State.ENDED
+        if self._ahead is not None:
+            self._exchange.cancel(self._ahead)
+        self._ahead = self._reader = None
+        self._exchange.post_soon(_server_call(MessageType.ASYNC, END_STREAM, i64(self._stream)))
+
+
+def open_stream(exchange: Exchange, stream: int, query: Query, frame: bytes, batch_size: int) -> Batches:
+    """Return the batches of a query.
+
+    Args:
+        exchange: the connection.
+        stream: the id of the stream, which is never used again.
+        query: as the caller gave it, for errors.
+        frame: the request with the query.
+        batch_size: rows of each batch.
+
+    Raises:
+        RayforceValueError: the batch size is out of range.
+    """
+    if type(batch_size) is not int or not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise RayforceValueError(
+            f"Invalid batch_size: {batch_size!r}. Must be a number of rows, an int between 1 and {MAX_BATCH_SIZE}"
+        )
+    opening = _server_call(MessageType.SYNC, OPEN_STREAM, i64(stream), i64(batch_size), frame[HEADER_SIZE:])
+    return Batches(exchange, stream, query, opening, batch_size)
+
+
+def _server_call(message_type: MessageType, function: str, *arguments: Buffer) -> bytes:
+    payload = call(function, *arguments)
+    return b"".join([Header(0, message_type, len(payload)).pack(), payload])

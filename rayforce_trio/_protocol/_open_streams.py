@@ -1,0 +1,100 @@
+"""The streams of one connection of the server, without I/O: how many there are, and which rows come next.
+
+    OPENING --opened--> OPEN --all rows returned--> FINISHED
+
+A stream is removed from every state: by its end, or because it could not be opened.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from ._replies import Failure
+from ._server_calls import NextBatch, OpenStream
+
+MAX_STREAMS = 16
+"""How many streams a connection may have."""
+
+MAX_STREAM_BYTES = 1024**3
+"""How many bytes the results of several streams of a connection may have together. One of them may have any size."""
+
+
+class StreamState(enum.Enum):
+    """The state of a stream."""
+
+    OPENING = enum.auto()
+    """The engine evaluates the query."""
+    OPEN = enum.auto()
+    """There may be batches that have not been returned."""
+    FINISHED = enum.auto()
+    """All rows have been returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a batch: the number of the first one, and how many there are."""
+
+    start: int
+    count: int
+
+
+@dataclass(slots=True)
+class _Stream:
+    batch_size: int
+    state: StreamState = StreamState.OPENING
+    size: int = 0  # bytes of the result
+    rows: int = 0  # of the result
+    position: int = 0  # rows that have been returned
+
+
+class OpenStreams:
+    """The streams of one connection by their ids."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, _Stream] = {}
+
+    def open(self, call: OpenStream) -> Failure | None:
+        """Add a stream, whose query is to be evaluated, or return why it is refused."""
+        if call.stream in self._streams:
+            return Failure("domain", f"the connection has a stream {call.stream} already")
+        if len(self._streams) >= MAX_STREAMS:
+            return Failure("limit", f"the connection has {MAX_STREAMS} streams already; end one of them first")
+        self._streams[call.stream] = _Stream(call.batch_size)
+        return None
+
+    def opened(self, stream: int, rows: int, size: int) -> Failure | None:
+        """Record how many rows and bytes the result has, or return why the stream is refused, and remove it."""
+        opened = self._streams[stream]
+        if len(self._streams) > 1 and sum(each.size for each in self._streams.values()) + size > MAX_STREAM_BYTES:
+            del self._streams[stream]
+            return Failure(
+                "limit",
+                f"the results of the streams of this connection would have more than {MAX_STREAM_BYTES} bytes "
+                "together; end another stream first",
+            )
+        opened.state, opened.rows, opened.size = StreamState.OPEN, rows, size
+        return None
+
+    def state(self, stream: int) -> StreamState | None:
+        """Return the state of a stream, or `None` if there is no such stream."""
+        found = self._streams.get(stream)
+        return None if found is None else found.state
+
+    def next_rows(self, call: NextBatch) -> Rows | Failure:
+        """Return the rows of the next batch. The first batch may have none; there is at least one."""
+        found = self._streams.get(call.stream)
+        if found is None or found.state is StreamState.OPENING:
+            return Failure("domain", f"the connection has no stream {call.stream}")
+        if found.state is StreamState.FINISHED:
+            return Failure("domain", f"all rows of stream {call.stream} have been sent")
+        return Rows(found.position, min(found.batch_size, found.rows - found.position))
+
+    def returned(self, stream: int, rows: Rows) -> None:
+        """Record that the engine has returned the rows that `next_rows` returned."""
+        found = self._streams[stream]
+        found.position = rows.start + rows.count
+        if found.position == found.rows:
+            found.state = StreamState.FINISHED
+
+    def remove(self, stream: int) -> None:
+        """Forget a stream. Idempotent."""
+        self._streams.pop(stream, None)

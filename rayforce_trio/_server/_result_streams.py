@@ -1,0 +1,264 @@
+"""Results in batches: the streams of one connection.
+
+If the engine keeps variables, a stream is one, and each batch is a part of it that the engine returns. Otherwise the
+engine returns the whole result once, and the server keeps it.
+"""
+
+import struct
+from collections.abc import Awaitable, Callable
+from secrets import token_hex
+
+import trio
+
+from .._engines import Session
+from .._protocol import (
+    HEADER_SIZE,
+    EndStream,
+    Failure,
+    Frame,
+    Header,
+    MessageType,
+    NextBatch,
+    OpenStream,
+    OpenStreams,
+    Reply,
+    Result,
+    string_in,
+)
+from .._tasks import race
+from .._values._columns import read_columns
+from .._values._payloads import Buffer, call, i64, name, text_of_symbol, vector
+from .._values._reader import NotColumns, UnknownType
+from .._values._types import DTYPES, Type
+from ..errors import EngineError, RayforceConversionError
+from ._spooled_value import SpooledValue, no_columns, spool
+
+_ACCESS = "access"  # the engine's code if a client may not set variables
+_TEXT_SIZE = 16  # bytes that a text takes in the engine, as an estimate
+_DESCRIPTION = struct.Struct("<BBqBBq")  # a list, and its first item, the number of rows
+_PAIR = struct.Struct("<qq")
+_DELETE_TIMEOUT = 60.0  # seconds in which another session must have deleted the variables
+_SHIELDED_DELETE_TIMEOUT = 2.0  # the same while the server stops
+
+
+class ResultStreams:
+    """The streams of one connection. One task at a time calls `open`, `next_batch`, `end` and `delete_variables`.
+
+    Args:
+        session: the connection's engine session.
+        on_stored: called when more bytes are kept on the server, with their number.
+    """
+
+    def __init__(self, session: Session, on_stored: Callable[[int], None]) -> None:
+        self._session = session
+        self._on_stored = on_stored
+        self._streams = OpenStreams()
+        self._sources: dict[int, str | SpooledValue] = {}  # the names of variables, and values
+        self._variables: set[str] = set()  # that may exist in the engine
+        self._keeps_variables = True  # as far as is known
+
+    @property
+    def stored(self) -> int:
+        """How many bytes are kept on the server."""
+        return sum(source.size for source in self._sources.values() if isinstance(source, SpooledValue))
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether variables of streams may exist in the engine."""
+        return bool(self._variables)
+
+    async def open(self, request: OpenStream) -> Reply:
+        """Evaluate the query of a new stream, and return the number of rows and the value without rows, or an error.
+
+        A checkpoint. If cancelled, the session can only be closed.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        refusal = self._streams.open(request)
+        if refusal is not None:
+            await trio.lowlevel.checkpoint()
+            return refusal
+        reply = await self._evaluate(request)
+        if isinstance(reply, Failure):
+            await self._remove(request.stream)
+        return reply
+
+    async def next_batch(self, request: NextBatch) -> Reply:
+        """Return the next rows of a stream, or an error. The reply may be incomplete, as that of `Session.request`.
+
+        A checkpoint. If cancelled, the session can only be closed.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        rows = self._streams.next_rows(request)
+        if isinstance(rows, Failure):
+            await trio.lowlevel.checkpoint()
+            return rows
+        source = self._sources[request.stream]
+        if isinstance(source, SpooledValue):
+            await trio.lowlevel.checkpoint()
+            reply: Reply = source.batch(rows.start, rows.count)
+        else:
+            part = vector(Type.I64, 2, [_PAIR.pack(rows.start, rows.count)])
+            reply = await self._ask(call("take", name(source), part))
+        if isinstance(reply, Result):
+            self._streams.returned(request.stream, rows)
+        return reply
+
+    async def end(self, request: EndStream) -> None:
+        """Release a stream, if it exists. A checkpoint. If cancelled, the session can only be closed.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        if self._streams.state(request.stream) is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._remove(request.stream)
+
+    async def delete_variables(self) -> None:
+        """Delete the variables of all streams. A checkpoint if there are any. If cancelled, some are left.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        await self._delete(list(self._variables), self._ask)
+
+    async def delete_variables_elsewhere(self) -> None:
+        """Delete the variables that are left, in another session, since that of the connection is lost or closed.
+
+        A checkpoint if there are any variables, within a minute. If cancelled, within 2 seconds.
+        """
+        if not self._variables:
+            return
+        try:
+            with trio.move_on_after(_SHIELDED_DELETE_TIMEOUT, shield=True):
+                await self._delete_in_another_session()
+            with trio.move_on_after(_DELETE_TIMEOUT):
+                await self._delete_in_another_session()
+        except EngineError:
+            pass  # the engine has ended, and its variables with it
+
+    # Inside
+
+    async def _evaluate(self, request: OpenStream) -> Reply:
+        """Evaluate the query of a stream. Otherwise like `open`, also if cancelled."""
+        if self._keeps_variables:
+            variable = f"#stream-{token_hex(8)}"
+            self._variables.add(variable)
+            self._sources[request.stream] = variable
+            reply = await self._ask(call("set", name(variable), i64(0)))
+            if not isinstance(reply, Failure):
+                return await self._evaluate_into(variable, request)
+            if reply.code != _ACCESS:
+                return reply
+            self._variables.discard(variable)
+            self._keeps_variables = False
+        frame = b"".join([Header(0, MessageType.SYNC, len(request.query)).pack(), request.query])
+        return await self._keep(request.stream, await self._session.request(frame))
+
+    async def _evaluate_into(self, variable: str, request: OpenStream) -> Reply:
+        """Have the engine keep the result in a variable. Otherwise like `open`, also if cancelled."""
+        reply = await self._ask(call("do", call("set", name(variable), _expression(request.query)), _type(variable)))
+        if isinstance(reply, Failure):
+            return reply
+        kind = text_of_symbol(bytes(reply.frame[HEADER_SIZE:])) or ""
+        if kind == Type.DICT.name:  # the engine would take some of its keys
+            kept = await self._keep(request.stream, await self._ask(name(variable)))
+            await self._delete([variable], self._ask)
+            return kept
+        if not kind.isupper() or kind == Type.LIST.name:
+            return Failure("type", no_columns(_described(kind)))
+        reply = await self._ask(call("list", call("count", name(variable)), call("take", name(variable), i64(0))))
+        if isinstance(reply, Failure):
+            return reply
+        description = bytes(reply.frame[:])
+        rows = _DESCRIPTION.unpack_from(description, HEADER_SIZE)[-1]
+        size = rows * _row_size(description[HEADER_SIZE + _DESCRIPTION.size :])
+        return self._streams.opened(request.stream, rows, size) or Result(description)
+
+    async def _keep(self, stream: int, reply: Reply) -> Reply:
+        """Keep a whole result on the server. Otherwise like `open`, also if cancelled."""
+        if isinstance(reply, Failure):
+            return reply
+        value = await spool(self._session, reply, self._on_stored)
+        if isinstance(value, Failure):
+            return value
+        self._sources[stream] = value
+        return self._streams.opened(stream, len(value), value.size) or value.description()
+
+    async def _remove(self, stream: int) -> None:
+        """Forget a stream, and delete its variable. A checkpoint if it has one; if cancelled, it may be left."""
+        self._streams.remove(stream)
+        source = self._sources.pop(stream, None)
+        if isinstance(source, str):
+            await self._delete([source], self._ask)
+
+    async def _delete(self, variables: list[str], ask: Callable[[Buffer], Awaitable[Reply]]) -> None:
+        """Delete variables. A checkpoint if there are any; if cancelled, some are left.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        for variable in variables:
+            if variable in self._variables and isinstance(await ask(call("del", name(variable))), Result):
+                self._variables.discard(variable)
+
+    async def _delete_in_another_session(self) -> None:
+        """Delete the variables that are left. A checkpoint if there are any; if cancelled, some are left.
+
+        Raises:
+            EngineError: the engine cannot be reached.
+        """
+        session = await self._session.open_another() if self._variables else None
+        if session is None:
+            return
+
+        async def delete() -> None:
+            """Delete the variables. A checkpoint; if cancelled, some are left."""
+            await self._delete(list(self._variables), lambda payload: session.request_unlogged(_frame(payload)))
+
+        try:
+            await race(session.run, delete)
+        finally:
+            await session.aclose()
+
+    async def _ask(self, payload: Buffer) -> Reply:
+        """Evaluate an expression that no journal records. A checkpoint.
+
+        If cancelled, the session can only be closed.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        return await self._session.request_unlogged(_frame(payload))
+
+
+def _frame(payload: Buffer) -> bytes:
+    return b"".join([Header(0, MessageType.SYNC, len(payload)).pack(), payload])
+
+
+def _expression(query: Frame) -> Buffer:
+    """Return the expression that evaluates a query: a text is parsed first."""
+    return query if string_in(query) is None else call("eval", call("parse", query))
+
+
+def _type(variable: str) -> bytes:
+    return call("type", name(variable))
+
+
+def _described(kind: str) -> str:
+    """Return how an error names a value without columns, whose type the engine calls `kind`."""
+    known = {"null": "null", "?": "a function", "LIST": "a list"}
+    return known.get(kind, f"a single {kind.upper()}")
+
+
+def _row_size(payload: bytes) -> int:
+    """Return how many bytes a row takes in the engine, as an estimate."""
+    try:
+        schema = read_columns(payload).schema
+    except (NotColumns, UnknownType, RayforceConversionError):
+        return _TEXT_SIZE
+    return sum(DTYPES[Type[kind]].itemsize if Type[kind] in DTYPES else _TEXT_SIZE for kind in schema.values())

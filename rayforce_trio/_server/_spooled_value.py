@@ -1,0 +1,134 @@
+"""Keep a whole reply of the engine, and cut it into batches."""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from typing import IO
+
+import trio
+
+from .._engines import Session
+from .._protocol import HEADER_SIZE, Failure, Header, LazyFrame, MessageType, Result, response_frame, too_large
+from .._tasks import TimeSlice
+from .._values._batches import BatchedValue, BatchReader, Pieces
+from .._values._payloads import Buffer, i64, list_of
+from .._values._reader import NotColumns, UnknownType
+from ..errors import RayforceConversionError
+
+_KEPT_WHOLE = 1024 * 1024  # bytes; a longer batch is sent in slices, without a copy
+
+
+async def spool(session: Session, reply: Result, on_stored: Callable[[int], None]) -> "SpooledValue | Failure":
+    """Receive the rest of a reply, and find its columns. Long replies are kept in an unnamed temporary file.
+
+    A checkpoint. If cancelled, the reply is dropped, and only `aclose` of the session may be called.
+
+    Args:
+        session: the session that returned the reply.
+        on_stored: called with the number of bytes that are kept in addition to those before.
+
+    Raises:
+        EngineError: the engine is lost.
+    """
+    if not session.unread and len(reply.frame) > session.max_reply_size:
+        await trio.lowlevel.checkpoint()
+        return too_large(len(reply.frame), session.max_reply_size)
+    payload: Buffer = reply.frame[HEADER_SIZE:]
+    if session.unread:
+        received = await _receive_into_file(session, bytes(payload), on_stored)
+        if isinstance(received, Failure):
+            return received
+        payload = received
+    else:
+        on_stored(len(payload))
+    value = await _read(payload)
+    if isinstance(value, Failure):
+        return value
+    on_stored(value.index_size)
+    return SpooledValue(value, len(payload) + value.index_size)
+
+
+async def _receive_into_file(session: Session, beginning: bytes, on_stored: Callable[[int], None]) -> Buffer | Failure:
+    """Return the payload of a reply, mapped from a file. A checkpoint; if cancelled, as `spool`.
+
+    If the file cannot be written, the reply is received all the same, because the engine waits for that.
+    """
+    file: IO[bytes] | None = None
+    data, problem = beginning, None
+    try:
+        while True:
+            if problem is None:
+                try:
+                    if file is None:
+                        file = await trio.to_thread.run_sync(tempfile.TemporaryFile)
+                    await trio.to_thread.run_sync(_write, file, data)
+                    on_stored(len(data))
+                except OSError as error:
+                    hint = "; set TMPDIR to a writable directory" if isinstance(error, FileNotFoundError) else ""
+                    problem = Failure("io", f"the result cannot be stored: {error.strerror}{hint}")
+            if not session.unread:
+                break
+            data = await session.receive_some()
+        if problem is not None:
+            return problem
+        assert file is not None
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))  # keeps the file open itself
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file.fileno(), view) :]
+
+
+async def _read(payload: Buffer) -> BatchedValue | Failure:
+    """Find the columns of a payload. A checkpoint every few milliseconds; if cancelled, they are dropped."""
+    reader = BatchReader(payload)
+    time_slice = TimeSlice()
+    time_slice.start()
+    try:
+        while not reader.step():
+            await time_slice.yield_if_due()
+    except NotColumns as error:
+        return Failure("type", no_columns(error.kind))
+    except (UnknownType, RayforceConversionError) as error:
+        return Failure("type", f"the result cannot be divided into batches: {error}")
+    return reader.result()
+
+
+def no_columns(kind: str) -> str:
+    """Return the text of the error for a result without columns; `kind` is the kind of value: "a list"."""
+    return f"the result is {kind}, which has no columns; use execute()"
+
+
+class SpooledValue:
+    """A value that is kept on the server.
+
+    Attributes:
+        size: how many bytes it takes.
+    """
+
+    def __init__(self, value: BatchedValue, size: int) -> None:
+        self._value = value
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def description(self) -> Result:
+        """Return the number of rows, and the value without its rows."""
+        empty = self._value.batch(0, 0)
+        return Result(response_frame(list_of([i64(len(self)), empty.copy(0, len(empty))])))
+
+    def batch(self, start: int, count: int) -> Result:
+        """Return some rows."""
+        pieces = self._value.batch(start, start + count)
+        header = Header(0, MessageType.RESPONSE, len(pieces)).pack()
+        whole = Pieces([header, *pieces.pieces])
+        if len(whole) <= _KEPT_WHOLE:
+            return Result(whole.copy(0, len(whole)))
+        return Result(LazyFrame(len(whole), whole.copy))
