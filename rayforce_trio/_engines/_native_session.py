@@ -181,7 +181,7 @@ class NativeSession(Session):
         return await self._evaluate(self._exchange.request, frame)
 
     async def request_in_order(self, frame: Frame, on_reply: Callable[[Reply], None]) -> None:
-        """Like `request`, but pass the reply to a function before any push that follows it is reported.
+        """Like `request`, also if cancelled, but pass the reply to a function before a later push is reported.
 
         The function is called in the task of `run`, and must not raise. The reply must be short.
         """
