@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 import trio
+from support.native import native_server
+from support.native_client import NativeClient, native_client
+from support.raw import BINARY, TEXT, RawPeer, open_raw
 
 from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess, WSServer
 from rayforce_trio._codec import encode
@@ -24,10 +27,6 @@ from rayforce_trio._protocol import (
     parse_update,
 )
 from rayforce_trio._values._payloads import i64
-from support.native import native_server
-from support.native_client import NativeClient, native_client
-from support.raw import BINARY, TEXT, RawPeer, open_raw
-
 
 pytestmark = pytest.mark.trio
 
@@ -97,22 +96,22 @@ def publish(client: NativeClient, topic: str, value: int) -> None:
 
 async def test_a_native_engine_pushes_to_all_subscribers() -> None:
     with native_server() as native, native_client(native.port) as publisher:
-        async with serving(NativeEngine("127.0.0.1", native.port)) as server:
-            async with connected(server) as one, connected(server) as other:
-                await one.subscribe(1, "tré")
-                position = await one.subscribed(1)
-                assert position.sequence == 0
-                publish(publisher, "tré", 10)
-                assert await one.update() == Update(1, 1, 0, i64(10))
-                await other.subscribe(7, "tré")
-                assert await other.subscribed(7) == Position(position.epoch, 1)
-                await other.subscribe(8, "tré", position)
-                assert await other.subscribed(8) == position
-                assert await other.update() == Update(8, 1, 0, i64(10))
-                publish(publisher, "tré", 11)
-                assert await one.update() == Update(1, 2, 0, i64(11))
-                assert await other.update() == Update(7, 2, 0, i64(11))
-                assert await other.update() == Update(8, 2, 0, i64(11))
+        engine = NativeEngine("127.0.0.1", native.port)
+        async with serving(engine) as server, connected(server) as one, connected(server) as other:
+            await one.subscribe(1, "tré")
+            position = await one.subscribed(1)
+            assert position.sequence == 0
+            publish(publisher, "tré", 10)
+            assert await one.update() == Update(1, 1, 0, i64(10))
+            await other.subscribe(7, "tré")
+            assert await other.subscribed(7) == Position(position.epoch, 1)
+            await other.subscribe(8, "tré", position)
+            assert await other.subscribed(8) == position
+            assert await other.update() == Update(8, 1, 0, i64(10))
+            publish(publisher, "tré", 11)
+            assert await one.update() == Update(1, 2, 0, i64(11))
+            assert await other.update() == Update(7, 2, 0, i64(11))
+            assert await other.update() == Update(8, 2, 0, i64(11))
 
 
 async def test_a_process_that_restarts_ends_the_epoch() -> None:
