@@ -1,5 +1,7 @@
 """The messages of a connection that answer no request, over a transport that the test blocks."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from rayforce_trio._protocol import Update, parse_update
@@ -27,7 +29,7 @@ class Blocked:
         self.failures: list[RayforceWSError] = []
         self.dropped: list[int] = []
         self.counters = Counters()
-        self.transport, _ = memory_pair()
+        self.transport, self.peer = memory_pair()
         monkeypatch.setattr(MemoryTransport, "send_between", lambda _, message: self.send(message))
         self.messages = SideMessages(self.transport, self.failures.append, max_buffer, self.counters)
         self.messages.on_dropped = self.dropped.append
@@ -45,8 +47,11 @@ class Blocked:
 
 
 @pytest.fixture
-def blocked(monkeypatch: pytest.MonkeyPatch) -> Blocked:
-    return Blocked(monkeypatch)
+def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Blocked]:
+    blocked = Blocked(monkeypatch)
+    yield blocked
+    blocked.transport.abort()
+    blocked.peer.abort()
 
 
 def test_what_can_be_sent_is_sent_at_once(blocked: Blocked) -> None:
