@@ -228,4 +228,3 @@ def open_stream(exchange: Exchange, stream: int, query: Query, frame: bytes, bat
         )
     opening = server_call(MessageType.SYNC, OPEN_STREAM, i64(stream), i64(batch_size), frame[HEADER_SIZE:])
     return Batches(exchange, stream, query, opening, batch_size)
-

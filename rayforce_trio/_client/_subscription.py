@@ -3,8 +3,6 @@
 import struct
 from types import TracebackType
 
-import anyio
-
 from .._codec import Parameters, Query, Value, decode, encode, engine_error, reply_payload
 from .._protocol import (
     GAP,

@@ -95,6 +95,7 @@ class RoundRobinEngine(Engine):
                     reasons.append(str(error))
                     self._mark_down(engine)
                     continue
+                session.source = session.source or engine
                 if session.ready:
                     return session
                 busy, previous = session, busy

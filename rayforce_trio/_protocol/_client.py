@@ -31,8 +31,8 @@ from ._frames import COARSE_HEADER, FENCE, HEADER_SIZE, RESPONSE_START, Frame, M
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._subscription import ClientSubscription
 from ._unconfirmed import UnconfirmedPosts
-from ._verbose import verbose_error_code
 from ._updates import parse_update
+from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
 
 MAX_IN_FLIGHT = 512

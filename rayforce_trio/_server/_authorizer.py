@@ -40,10 +40,11 @@ _NO_ENGINE = Refusal(503, "This server has no engine for this client. See the se
 
 @dataclass(frozen=True, slots=True)
 class Authorized:
-    """An authorized client: its principal, and the session that was opened for it."""
+    """An authorized client: its principal, the session that was opened for it, and the engine that evaluates."""
 
     principal: object
     session: Session
+    engine: Engine
 
 
 class Authorizer:
@@ -109,7 +110,8 @@ class Authorizer:
             return _NO_ENGINE
         try:
             client = Client(request.peer.network, log.principal or "")
-            return Authorized(principal, await engine.open_session_for(client))
+            session = await engine.open_session_for(client)
+            return Authorized(principal, session, session.source or engine)
         except ClientMustWait as error:
             return Refusal(503, f"This client must wait: {error}.", _retry_after(error.retry_after))
         except RayforceWSError as error:

@@ -25,6 +25,7 @@ from ._checks import check_flag, check_grace
 from ._counters import Counters
 from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
+from ._hub import Hub
 from ._limits import ConnectionLimits
 from ._listening import accept_connections, open_listeners
 from ._log import logger
@@ -178,6 +179,7 @@ class WSServer:
         )
         self._counters = Counters()
         self._since: float | None = None
+        self._hub = Hub()
         self._handler = ConnectionHandler(
             authorizer=self._authorizer,
             proxies=Proxies(trusted_proxies, proxy_header, protocol=proxy_protocol),
@@ -190,6 +192,7 @@ class WSServer:
             max_message_size=max_message_size,
             keepalive=KeepAlive(ping_interval, ping_timeout),
             log_queries=log_queries,
+            hub=self._hub,
         )
         self._starting = trio.CancelScope()
         self._stopping: trio.Event | None = None
