@@ -230,8 +230,8 @@ class SlowSubscriber(RayforceWSError):
 class SubscriptionGap(RayforceWSError):
     """Updates of a subscription are missing, or the position to resume from is gone. The connection stays usable.
 
-    The numbers of a topic begin anew when its engine restarts, and the server keeps a limited number of updates. Subscribe
-    again with a snapshot to get the present state.
+    The numbers of a topic begin anew when its engine restarts, and the server keeps a limited number of updates.
+    Subscribe again with a snapshot to get the present state.
     """
 
 

@@ -11,7 +11,6 @@ from .._protocol import (
     SNAPSHOT,
     SUBSCRIPTIONS,
     ClientSubscription,
-    End,
     Failure,
     Frame,
     Header,
@@ -262,17 +261,15 @@ class Subscription:
             raise RayforceWSError("there is no snapshot: pass a query, subscribe(topic, snapshot=query), and enter it")
         return self._snapshot
 
-    def _error(self, end: End) -> Exception:
-        match end.code:
-            case "":
-                return RayforceWSError(_LEFT)
-            case code if code == GAP:
-                return SubscriptionGap(f"topic {self._topic!r}: {end.message}")
-            case code if code == SLOW:
-                return SlowSubscriber(f"topic {self._topic!r}: {end.message}")
-        return engine_error(Failure(end.code, f"topic {self._topic!r}: {end.message}"))
+    def _error(self, end: Failure) -> Exception:
+        if not end.code:
+            return RayforceWSError(_LEFT)
+        text = f"topic {self._topic!r}: {end.message}"
+        error = _ERRORS.get(end.code)
+        return engine_error(Failure(end.code, text)) if error is None else error(text)
 
 
+_ERRORS = {GAP: SubscriptionGap, SLOW: SlowSubscriber}
 _NOT_ENTERED = "write 'async with connection.subscribe(...) as updates' before using the subscription"
 _LEFT = "the block of the subscription was left"
 
@@ -286,7 +283,7 @@ def make_subscription(
     overflow: str,
     resume: Position | None,
 ) -> Subscription:
-    """Return a subscription that is not active yet. Arguments and errors are those of `WSClientConnection.subscribe`."""
+    """Return a subscription. Arguments and errors are those of `WSClientConnection.subscribe`. No checkpoint."""
     check_topic(topic)
     if type(max_buffer) is not int or max_buffer < 1:
         raise RayforceValueError(f"Invalid max_buffer: {max_buffer!r}. Must be a number of bytes, an int above 0")

@@ -10,6 +10,7 @@ from ._errors import engine_error
 from ._evaluation import evaluate
 from ._ffi import check_thread, native_server
 from ._objects import payload_of_object
+from ._queries import value_payload as encode_value
 from ._sql import SQL, sql
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "draw",
     "encode",
     "encode_call",
+    "encode_value",
     "engine_error",
     "evaluate",
     "native_server",

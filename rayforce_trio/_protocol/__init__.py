@@ -87,7 +87,7 @@ from ._server_calls import (
     is_server_call,
     parse_server_call,
 )
-from ._subscription import GAP, SLOW, ClientSubscription, End, Overflow, SubscriptionState, Taken
+from ._subscription import SLOW, ClientSubscription, Overflow, SubscriptionState, Taken
 from ._topics import Confirm, Deliver, End, Subscribe, Topic, TopicAction, TopicState, Unsubscribe
 from ._updates import Push, Update, parse_push, parse_update, update_frame
 from ._verbose import join_verbose, split_verbose

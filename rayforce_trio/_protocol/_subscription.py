@@ -23,15 +23,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ._control import Position
+from ._control import GAP, Position
 from ._frames import Frame
+from ._replies import Failure
 from ._updates import Update
 
 UPDATE_OVERHEAD = 256
 """Bytes that a buffered update counts besides its payload."""
-
-GAP = "gap"
-"""The code of the end of a subscription that has lost updates."""
 
 SLOW = "slow"
 """The code of the end of a subscription whose updates were not taken fast enough. The server never sends it."""
@@ -64,18 +62,6 @@ class SubscriptionState(enum.Enum):
 _SUBSCRIBING, _JOINING, _ACTIVE, _ENDED = SubscriptionState
 
 
-class End(NamedTuple):
-    """Why a subscription has ended.
-
-    Attributes:
-        code: `GAP`, `SLOW`, a code of the server, or empty if the client has ended it.
-        message: the reason, for people.
-    """
-
-    code: str
-    message: str
-
-
 class Taken(NamedTuple):
     """An update that was taken out of the buffer.
 
@@ -102,7 +88,8 @@ class ClientSubscription:
     Attributes:
         state: the state.
         position: the place behind the last update that was taken, or behind the snapshot; `None` before it is known.
-        end: why it has ended, or will end when the buffer is empty; `None` if it has not.
+        end: why it has ended, although the buffer may still have updates; `None` if it has not. The code is `GAP`,
+            `SLOW`, one of the server's, or empty if the client has ended it.
         on_change: called when there may be something to take, or the state has changed.
     """
 
@@ -116,7 +103,7 @@ class ClientSubscription:
     ) -> None:
         self.state = _SUBSCRIBING
         self.position = resume
-        self.end: End | None = None
+        self.end: Failure | None = None
         self.on_change: Callable[[], None] = _nothing
         self._max_buffer = max_buffer
         self._overflow = overflow
@@ -142,7 +129,7 @@ class ClientSubscription:
         if self.state is not _SUBSCRIBING:
             return
         if self._resume is not None and position != self._resume:
-            self._finish(End(GAP, "the server continues from another position"))
+            self._finish(Failure(GAP, "the server continues from another position"))
             return
         if self.position is None:
             self.position = position
@@ -170,7 +157,7 @@ class ClientSubscription:
             return
         expected = self._received + 1 + update.lost
         if self.state is _SUBSCRIBING or update.lost < 0 or update.sequence != expected:
-            self._finish(End(GAP, f"update {update.sequence} arrived in place of {expected}"))
+            self._finish(Failure(GAP, f"update {update.sequence} arrived in place of {expected}"))
             return
         assert self.position is not None
         self._received = update.sequence
@@ -195,14 +182,14 @@ class ClientSubscription:
     def refused(self, code: str, message: str) -> None:
         """Report that the server has refused or ended the subscription."""
         if self.state is not _ENDED:
-            self._finish(End(code, message))
+            self._finish(Failure(code, message))
 
     def close(self) -> None:
         """End the subscription, and drop the buffer. Idempotent."""
         self._buffer.clear()
         self._size = 0
         if self.state is not _ENDED:
-            self._finish(End("", "the subscription was ended"))
+            self._finish(Failure("", "the subscription was ended"))
 
     def resume(self) -> bool:
         """Report that another connection takes the place of the one that was lost; return whether to subscribe there.
@@ -236,7 +223,7 @@ class ClientSubscription:
         """Allow that updates were dropped, or end the subscription; return whether it goes on."""
         if self._overflow is not Overflow.ERROR:
             return True
-        self._finish(End(SLOW, "its updates were not taken fast enough, and the buffer is full"))
+        self._finish(Failure(SLOW, "its updates were not taken fast enough, and the buffer is full"))
         return False
 
     def _drop_oldest(self) -> None:
@@ -244,7 +231,7 @@ class ClientSubscription:
         self._size -= _size(update)
         self._dropped = max(self._dropped, update.sequence)
 
-    def _finish(self, end: End) -> None:
+    def _finish(self, end: Failure) -> None:
         self.end = end
         self.state = _ENDED
         self.on_change()
