@@ -269,6 +269,7 @@ class Subscription:
         return engine_error(Failure(end.code, text)) if error is None else error(text)
 
 
+_POLICIES = {policy.value: policy for policy in Overflow}
 _ERRORS = {GAP: SubscriptionGap, SLOW: SlowSubscriber}
 _NOT_ENTERED = "write 'async with connection.subscribe(...) as updates' before using the subscription"
 _LEFT = "the block of the subscription was left"
@@ -280,16 +281,16 @@ def make_subscription(
     snapshot: Query | None,
     params: Parameters | None,
     max_buffer: int,
-    overflow: str,
+    overflow: object,
     resume: Position | None,
 ) -> Subscription:
     """Return a subscription. Arguments and errors are those of `WSClientConnection.subscribe`. No checkpoint."""
     check_topic(topic)
     if type(max_buffer) is not int or max_buffer < 1:
         raise RayforceValueError(f"Invalid max_buffer: {max_buffer!r}. Must be a number of bytes, an int above 0")
-    policies = {policy.value: policy for policy in Overflow}
-    if not isinstance(overflow, str) or overflow not in policies:
-        raise RayforceValueError(f"Invalid overflow: {overflow!r}. Must be one of {', '.join(map(repr, policies))}")
+    policy = _POLICIES.get(overflow) if isinstance(overflow, str) else None
+    if policy is None:
+        raise RayforceValueError(f"Invalid overflow: {overflow!r}. Must be one of {', '.join(map(repr, _POLICIES))}")
     if resume is not None and not isinstance(resume, Position):
         raise RayforceValueError(f"Invalid resume: {resume!r}. Must be the position of a subscription, or None")
     if resume is not None and snapshot is not None:
@@ -297,9 +298,7 @@ def make_subscription(
     if params is not None and snapshot is None:
         raise RayforceValueError("params are the parameters of the query snapshot, which is missing")
     query = None if snapshot is None else (snapshot, encode(snapshot, MessageType.SYNC, params=params))
-    state = ClientSubscription(
-        max_buffer=max_buffer, overflow=policies[overflow], joins=query is not None, resume=resume
-    )
+    state = ClientSubscription(max_buffer=max_buffer, overflow=policy, joins=query is not None, resume=resume)
     return Subscription(exchange, topic, state, query)
 
 
