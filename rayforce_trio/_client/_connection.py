@@ -17,7 +17,7 @@ from .._codec import (
     decode_verbose,
     encode,
     encode_call,
-    encode_value,
+    encode_update,
     engine_error,
     reply_payload,
 )
@@ -25,8 +25,8 @@ from .._protocol import PUBLISH, SUBSCRIPTIONS, Failure, MessageType, Position
 from .._tasks import call_soon, enable_ki_protection
 from .._transports import Transport, closed_by_us
 from .._values._columns import Columns
-from .._values._payloads import NULL, string
-from ..errors import RayforceError, RayforceValueError, RayforceWSError
+from .._values._payloads import string
+from ..errors import RayforceError, RayforceWSError
 from ._batches import Batches, open_stream
 from ._bulk import Progress, RowCount, create, insert, upsert
 from ._exchange import Exchange
@@ -229,9 +229,7 @@ class WSClientConnection:
         """
         self._exchange.check_usable()
         check_topic(topic)
-        payload = encode_value(value, "the value")
-        if payload == NULL:
-            raise RayforceValueError("null cannot be published")
+        payload = encode_update(value)
         await self._exchange.require(SUBSCRIPTIONS)
         frame = server_call(_SYNC, PUBLISH, string(topic), payload)
         return int(decode(await self._exchange.request(frame), f"(publish {topic!r})").value)

@@ -5,12 +5,11 @@ from ._columns import columns_of
 from ._compression import SIZE_BYTES, Decompressor
 from ._decoding import decode, decode_verbose, reply_payload
 from ._drawing import draw
-from ._encoding import Call, describe, encode, encode_call
+from ._encoding import Call, describe, encode, encode_call, encode_update
 from ._errors import engine_error
 from ._evaluation import evaluate
 from ._ffi import check_thread, native_server
 from ._objects import payload_of_object
-from ._queries import value_payload as encode_value
 from ._sql import SQL, sql
 
 __all__ = [
@@ -31,7 +30,7 @@ __all__ = [
     "draw",
     "encode",
     "encode_call",
-    "encode_value",
+    "encode_update",
     "engine_error",
     "evaluate",
     "native_server",

@@ -97,13 +97,21 @@ class Engine(ABC):
         await trio.sleep_forever()
 
     @property
+    def pushes(self) -> bool:
+        """Whether clients can publish in the engine, which pushes what they publish: see `open_feed`.
+
+        By default it does not, and the server does this itself.
+        """
+        return False
+
+    @property
     def is_down(self) -> bool:
         """Whether the engine is known to be unable to open sessions at present. The default is false."""
         return False
 
-    def open_feed(self) -> Feed | None:
-        """Return a feed that is not connected yet; `None` if the engine does not push, which is the default."""
-        return None
+    def open_feed(self) -> Feed:
+        """Return a feed that is not connected yet. Only for an engine that pushes, and is a `Session.source`."""
+        raise NotImplementedError("this engine does not push")
 
     @abstractmethod
     async def open_session(self) -> "Session":

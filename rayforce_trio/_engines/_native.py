@@ -80,6 +80,10 @@ class NativeEngine(Engine):
         return f"NativeEngine({self.host!r}, {self.port})"
 
     @property
+    def pushes(self) -> bool:
+        return True
+
+    @property
     def is_down(self) -> bool:
         return self._group.watchdog.is_down
 

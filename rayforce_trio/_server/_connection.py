@@ -35,11 +35,13 @@ from .._protocol import (
     OpenStream,
     Outcome,
     ProtocolViolation,
+    Publish,
     Reply,
     RequestPipeline,
     Result,
     ServerCall,
     ServerRequest,
+    Snapshot,
     SubscribeNotice,
     UnsubscribeNotice,
     check_hello,
@@ -604,6 +606,10 @@ class WSServerConnection:
                 return await self._streams.next_batch(call)
             case EndStream():
                 await self._streams.end(call)
+            case Snapshot() if self._subscriptions is not None:
+                return await self._subscriptions.snapshot(call, self._session)
+            case Publish() if self._subscriptions is not None:
+                return await self._subscriptions.publish(call, self._session)
         return Failure("nyi", "this server does not have this function")
 
     async def _ask_engine(self, call: Callable[[], Awaitable[T]]) -> T:

@@ -1,7 +1,7 @@
 """The hub: it subscribes at each engine once, and passes the updates on to all subscribers of all connections.
 
-`Topic` decides what to do; the hub performs it. A source is an engine: one that pushes, on one connection, or one that
-does not, for which the server publishes and numbers the updates itself.
+`Topic` decides what to do; the hub performs it. A source is an engine that pushes, on one connection. The engines that
+do not push are one source together, for which the server itself publishes and numbers the updates.
 """
 
 import secrets
@@ -23,6 +23,7 @@ from .._protocol import (
     Frame,
     Position,
     Push,
+    Reply,
     Subscribe,
     Topic,
     TopicAction,
@@ -33,6 +34,7 @@ from .._protocol import (
 from .._tasks import enable_ki_protection
 from .._transports import SharedMessage
 from ..errors import EngineError
+from ._engine_requests import EngineRequests
 from ._log import logger
 
 _EPOCH_BYTES = 12  # random bytes
@@ -100,12 +102,13 @@ class Hub:
         self._resume_window = resume_window
         self._max_history = max_history
         self._max_topics = max_topics
-        self._sources: dict[Engine, _Source] = {}
+        self._sources: dict[Engine | None, _Source] = {}  # `None`: the engines that do not push
         self._places: dict[Subscriber, tuple[_Source, str]] = {}
         self._lingering: dict[_Topic, tuple[_Source, str]] = {}  # in the order in which they expire
         self._topics = 0
         self._timer = trio.CancelScope()  # its deadline is the time at which the next topic expires
         self._nursery: trio.Nursery | None = None
+        self._requesters: dict[Engine, EngineRequests] = {}
 
     @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -122,6 +125,7 @@ class Hub:
                     self._expire()
         finally:
             self._nursery = None
+            self._requesters.clear()
             for source in [*self._sources.values()]:
                 self._lose(source, _STOPPED)
 
@@ -137,7 +141,7 @@ class Hub:
         if self._nursery is None:
             subscriber.ended(Failure(ENGINE, _STOPPED))
             return
-        source = self._sources.get(engine)
+        source = self._sources.get(_key(engine))
         topic = None if source is None else source.topics.get(name)
         if topic is None:
             if resume is None and not self._has_room():
@@ -182,12 +186,12 @@ class Hub:
         topic = place[0].topics[place[1]]
         return topic.next_sequence if topic.state is TopicState.ACTIVE else None
 
-    def publish(self, engine: Engine, name: str, payload: Frame) -> int:
-        """Publish an update of an engine that does not push itself; return its number, or 0 if nobody receives it.
+    def publish(self, name: str, payload: Frame) -> int:
+        """Publish an update for the engines that do not push; return its number, or 0 if nobody has subscribed.
 
         No checkpoint: all subscribers have the update when this returns, or it waits to be sent to them.
         """
-        source = self._sources.get(engine)
+        source = self._sources.get(None)
         topic = None if source is None else source.topics.get(name)
         if source is None or topic is None:
             return 0
@@ -195,13 +199,26 @@ class Hub:
         self._perform(source, name, topic, topic.pushed(sequence, payload))
         return sequence
 
+    async def request(self, engine: Engine, frame: Frame) -> Reply:
+        """Have an engine evaluate a request of the server. A checkpoint; if cancelled, it may still be evaluated.
+
+        Raises:
+            EngineError: the engine cannot be reached, or is lost. It may have evaluated the request.
+        """
+        if self._nursery is None:
+            await trio.lowlevel.checkpoint()
+            raise EngineError(_STOPPED)
+        if engine not in self._requesters:
+            self._requesters[engine] = EngineRequests(engine, self._nursery)
+        return await self._requesters[engine].request(frame)
+
     # Sources
 
     def _source_of(self, engine: Engine) -> "_Source":
         """Return the source for an engine, and start its feed if the engine pushes."""
-        feed = engine.open_feed()
-        source = _Source(engine, feed, self._perform)
-        self._sources[engine] = source
+        key = _key(engine)
+        feed = None if key is None else engine.open_feed()
+        source = self._sources[key] = _Source(key, feed, self._perform)
         if feed is not None:
             assert self._nursery is not None
             self._nursery.start_soon(partial(self._run_feed, source, feed))
@@ -289,12 +306,16 @@ class Hub:
             self._perform(source, name, topic, topic.time_passed(now))
 
 
+def _key(engine: Engine) -> Engine | None:
+    return engine if engine.pushes else None
+
+
 class _Source:
     """An engine and its topics. It passes on what the feed reports.
 
     Args:
-        engine: the engine.
-        feed: its feed; `None` if the engine does not push.
+        engine: the engine; `None` for those that do not push.
+        feed: its feed; `None` if there is none.
         perform: performs the actions of a topic.
 
     Attributes:
@@ -304,7 +325,7 @@ class _Source:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | None,
         feed: Feed | None,
         perform: "Callable[[_Source, str, _Topic, list[TopicAction[Subscriber]]], None]",
     ) -> None:

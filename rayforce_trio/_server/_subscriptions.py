@@ -3,17 +3,27 @@
 from collections.abc import Callable
 from functools import partial
 
-from .._engines import Engine
+import trio
+
+from .._engines import Engine, Session
 from .._protocol import (
     ACCESS,
+    HEADER_SIZE,
     LIMIT,
     Failure,
     Position,
+    Publish,
+    Reply,
+    Result,
+    Snapshot,
     SubscribeNotice,
     dump_subscribed,
     dump_unsubscribed,
+    response_frame,
 )
+from .._values._payloads import NULL, i64
 from ..errors import ProtocolError
+from ._expressions import numbered_snapshot_request, publish_request, snapshot_request, value_request
 from ._hub import Hub
 from ._side_messages import SideMessages
 
@@ -23,7 +33,7 @@ def _any_topic(topic: str) -> bool:  # noqa: ARG001 - one of several such functi
 
 
 class Subscriptions:
-    """The subscriptions of one client. None of these methods is a checkpoint.
+    """The subscriptions of one client. Only `snapshot` and `publish` are checkpoints.
 
     Args:
         hub: where the topics are.
@@ -75,11 +85,56 @@ class Subscriptions:
             self._hub.unsubscribe(subscription)
             self.messages.discard(number)
 
-    def next_sequence(self, number: int) -> tuple[str, int] | None:
-        """Return the topic of a subscription and the number of its next update; `None` unless it is active."""
-        found = self._active.get(number)
-        sequence = None if found is None else self._hub.next_sequence(found)
-        return None if found is None or sequence is None else (found.topic, sequence)
+    async def snapshot(self, snapshot: Snapshot, session: Session) -> Reply:
+        """Return the number of the next update of a subscription, null, and the value of a query, or an error.
+
+        A checkpoint. If cancelled, the session can only be closed.
+
+        Args:
+            snapshot: the client's call.
+            session: the client's session.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        subscription = self._active.get(snapshot.subscription)
+        if subscription is None or self._hub.next_sequence(subscription) is None:
+            await trio.lowlevel.checkpoint()
+            return Failure("domain", f"there is no active subscription with the id {snapshot.subscription}")
+        if self._engine.pushes:
+            return await session.request(snapshot_request(subscription.topic, snapshot.query))
+        if session.evaluate is None:
+            return await session.request(self._numbered(subscription, snapshot))
+        await trio.lowlevel.checkpoint()
+        return session.evaluate(self._numbered(subscription, snapshot))  # nothing is published in between
+
+    def _numbered(self, subscription: "_Subscription", snapshot: Snapshot) -> bytes:
+        return numbered_snapshot_request(self._hub.next_sequence(subscription) or 1, snapshot.query)
+
+    async def publish(self, publish: Publish, session: Session) -> Reply:
+        """Publish a value, and return the number of the update, 0 if nobody has subscribed, or an error.
+
+        A checkpoint. If cancelled, the session can only be closed, and the value may be published all the same.
+
+        Args:
+            publish: the client's call.
+            session: the client's session.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        if publish.value[0] == NULL[0]:
+            await trio.lowlevel.checkpoint()
+            return Failure("type", "null cannot be published")
+        if self._engine.pushes:
+            return await session.request(publish_request(publish.topic, publish.value))
+        # The engine reads the value, so that no subscriber gets one that is damaged.
+        reply = await session.request(value_request(publish.value))
+        if isinstance(reply, Failure):
+            return reply
+        beginning = reply.frame[:]
+        rest = [await session.receive_some() for _ in iter(lambda: session.unread, 0)]
+        return Result(response_frame(i64(self._hub.publish(publish.topic, b"".join([beginning, *rest])[HEADER_SIZE:]))))
 
     def close(self) -> None:
         """End all subscriptions without telling the client. Idempotent."""
