@@ -231,9 +231,11 @@ def test_a_snapshot_may_overtake_updates_that_it_contains() -> None:
 @pytest.mark.parametrize("first", ["update", "snapshot"])
 def test_dropping_updates_in_the_snapshot_loses_nothing(first: str) -> None:
     subscription = joining()
-    events = [lambda: subscription.received(update(14, lost=3)), lambda: subscription.snapshot_taken(14)]
-    for event in events if first == "update" else reversed(events):
-        event()
+    for event in ("update", "snapshot") if first == "update" else ("snapshot", "update"):
+        if event == "update":
+            subscription.received(update(14, lost=3))
+        else:
+            subscription.snapshot_taken(14)
     assert subscription.end is None
     assert subscription.take() == Taken(14, 0, b"\0")
 
@@ -241,9 +243,11 @@ def test_dropping_updates_in_the_snapshot_loses_nothing(first: str) -> None:
 @pytest.mark.parametrize("first", ["update", "snapshot"])
 def test_dropping_updates_behind_the_snapshot_ends_a_subscription_that_may_lose_none(first: str) -> None:
     subscription = joining()
-    events = [lambda: subscription.received(update(14, lost=3)), lambda: subscription.snapshot_taken(13)]
-    for event in events if first == "update" else reversed(events):
-        event()
+    for event in ("update", "snapshot") if first == "update" else ("snapshot", "update"):
+        if event == "update":
+            subscription.received(update(14, lost=3))
+        else:
+            subscription.snapshot_taken(13)
     assert subscription.end is not None
     assert subscription.end.code == SLOW
 
