@@ -178,7 +178,7 @@ async def test_a_position_that_is_unknown_is_a_gap(port: int, name: str) -> None
 
 @pytest.mark.anyio
 async def test_updates_that_are_not_taken_in_time(port: int, name: str) -> None:
-    room = 3 * 400  # bytes
+    room = 840  # bytes: three integers
     async with connected_to(port) as connection, AsyncExitStack() as stack:
         error = await stack.enter_async_context(connection.subscribe(name, max_buffer=room))
         drop = await stack.enter_async_context(connection.subscribe(name, max_buffer=room, overflow="drop_oldest"))
