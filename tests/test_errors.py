@@ -24,6 +24,8 @@ from rayforce_trio.errors import (
     ResultTooLarge,
     ServerBusy,
     ServerClosing,
+    SlowSubscriber,
+    SubscriptionGap,
     UnsupportedQuery,
 )
 
@@ -45,6 +47,8 @@ from rayforce_trio.errors import (
         (ResultTooLarge, (RayforceWSError,)),
         (ServerBusy, (RayforceWSError,)),
         (ServerClosing, (RayforceWSError,)),
+        (SlowSubscriber, (RayforceWSError,)),
+        (SubscriptionGap, (RayforceWSError,)),
         (UnsupportedQuery, (RayforceWSError, TypeError)),
     ],
 )
@@ -79,6 +83,8 @@ EXAMPLES = [
     (ResultTooLarge("toobig: too long"), "toobig: too long"),
     (ServerBusy("busy: too many"), "busy: too many"),
     (ServerClosing("closing: too late"), "closing: too late"),
+    (SlowSubscriber("topic 'a': too slow"), "topic 'a': too slow"),
+    (SubscriptionGap("topic 'a': a new epoch"), "topic 'a': a new epoch"),
     (UnsupportedQuery("cannot send int"), "cannot send int"),
     (RayforceWSError("anything else"), "anything else"),
 ]

@@ -16,16 +16,16 @@ from .._protocol import (
     OPEN_STREAM,
     STREAMS,
     ClientRequest,
-    Header,
     MessageType,
 )
 from .._tasks import enable_ki_protection
 from .._values._columns import Columns, ColumnsReader
-from .._values._payloads import Buffer, call, i64
+from .._values._payloads import i64
 from .._values._types import Type
 from ..errors import ProtocolError, RayforceValueError, RayforceWSError
 from ._exchange import Exchange
 from ._fetching import finish
+from ._server_call import server_call
 
 _DESCRIPTION = struct.Struct("<BBqbBq")  # a list of two, and its first item, the number of rows
 
@@ -195,7 +195,7 @@ class Batches:
 
     def _request_ahead(self) -> None:
         """Request the next batch. Raises `RayforceWSError` if the connection has ended."""
-        self._ahead = self._exchange.start(_server_call(MessageType.SYNC, NEXT_BATCH, i64(self._stream)))
+        self._ahead = self._exchange.start(server_call(MessageType.SYNC, NEXT_BATCH, i64(self._stream)))
         self._requested_rows += self._batch_size
 
     def _release(self) -> None:
@@ -206,7 +206,7 @@ class Batches:
         if self._ahead is not None:
             self._exchange.cancel(self._ahead)
         self._ahead = self._reader = None
-        self._exchange.post_soon(_server_call(MessageType.ASYNC, END_STREAM, i64(self._stream)))
+        self._exchange.post_soon(server_call(MessageType.ASYNC, END_STREAM, i64(self._stream)))
 
 
 def open_stream(exchange: Exchange, stream: int, query: Query, frame: bytes, batch_size: int) -> Batches:
@@ -226,10 +226,5 @@ def open_stream(exchange: Exchange, stream: int, query: Query, frame: bytes, bat
         raise RayforceValueError(
             f"Invalid batch_size: {batch_size!r}. Must be a number of rows, an int between 1 and {MAX_BATCH_SIZE}"
         )
-    opening = _server_call(MessageType.SYNC, OPEN_STREAM, i64(stream), i64(batch_size), frame[HEADER_SIZE:])
+    opening = server_call(MessageType.SYNC, OPEN_STREAM, i64(stream), i64(batch_size), frame[HEADER_SIZE:])
     return Batches(exchange, stream, query, opening, batch_size)
-
-
-def _server_call(message_type: MessageType, function: str, *arguments: Buffer) -> bytes:
-    payload = call(function, *arguments)
-    return b"".join([Header(0, message_type, len(payload)).pack(), payload])
