@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -9,6 +10,7 @@ import pytest
 from support.connected import connected_to
 from support.processes import server_process
 from support.sweep import cancellation_of, swept
+from support.watched import Queries
 
 from rayforce_trio import Columns, WSClientConnection, errors
 from rayforce_trio._protocol import MAX_STREAMS
@@ -237,3 +239,46 @@ async def test_a_server_without_the_feature_is_named_in_the_error() -> None:
             with pytest.raises(errors.RayforceWSError, match="this server"):
                 async with connection.stream("(til 3)"):
                     pass
+
+
+@pytest.fixture(scope="module", params=["child", "native"])
+def journal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """Yield the port of a server whose engine has a journal, and the journal."""
+    base = tmp_path_factory.mktemp("journal") / "base"
+    with server_process("journal", request.param, str(base)) as port:
+        yield port, base.with_suffix(".log")
+
+
+@pytest.mark.anyio
+async def test_no_part_of_a_stream_is_in_the_journal(journal: tuple[int, Path]) -> None:
+    port, file = journal
+    query = "(table [a s] (list (til 300000) (take [x yy z] 300000)))"
+    async with connected_to(port) as connection:
+        async with connection.stream("(til 3)"):
+            pass  # the session finds out that there is a journal
+        await connection.execute("(set seen 1)")
+        before = file.read_bytes()
+        assert b"seen" in before
+        parts = await received(connection, query, batch_size=100_000)
+        assert [len(part) for part in parts] == [100_000] * 3
+        with pytest.raises(errors.RayforceError, match="does not tell why"):
+            await received(connection, "(foo 1)")
+        assert file.read_bytes() == before
+        assert b"#stream" not in before
+        whole = await connection.fetch(query)
+        assert [row for part in parts for row in part.rows()] == list(whole.rows())
+        assert await streams_in(connection) == 0
+
+
+@pytest.mark.anyio
+async def test_a_query_is_stopped_although_there_is_a_journal(journal: tuple[int, Path], queries: Queries) -> None:
+    port, _ = journal
+    query = queries()
+    async with connected_to(port) as connection:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(received, connection, query.text)
+            await query.begun()
+            tasks.cancel_scope.cancel()
+        assert await connection.execute("(+ 1 2)") == 3
+        assert not query.has_ended
+        assert await streams_in(connection) == 0
