@@ -2,6 +2,7 @@
 
     RayforceError                    rayforce-py's base class
     +-- RayforceTypeError, ...       an evaluation failed: rayforce-py's class for the engine's error code
+    |   +-- NoColumns                the result of `stream` has no columns
     +-- RayforceThreadError          Rayforce was used outside the thread that imported it
     +-- RayforceValueError           an argument is out of range
     +-- RayforceWSError              base class of network errors
@@ -57,6 +58,7 @@ __all__ = [
     "HandshakeError",
     "ListenError",
     "MessageTooLarge",
+    "NoColumns",
     "ProtocolError",
     "QueryTimeout",
     "RayforceArityError",
@@ -169,6 +171,23 @@ class ConnectionLost(RayforceWSError):
 
 class MessageTooLarge(RayforceWSError):
     """A message exceeded the `max_message_size` of either side, which closed the connection."""
+
+
+class NoColumns(RayforceTypeError):
+    """The query of `stream` has a value without columns, so it cannot be divided into batches.
+
+    Attributes:
+        message: the error in one sentence, which `str` returns.
+        value: the value, as `execute` returns it, since the query has been evaluated.
+    """
+
+    def __init__(self, message: str, value: object) -> None:
+        super().__init__(message, value)
+        self.message = message
+        self.value = value
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class ProtocolError(RayforceWSError):

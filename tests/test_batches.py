@@ -77,9 +77,11 @@ async def test_parameters(our_port: int) -> None:
 )
 async def test_a_result_without_columns_is_an_error(our_port: int, query: str, kind: str) -> None:
     async with connected_to(our_port) as connection:
-        with pytest.raises(errors.RayforceTypeError, match=f"the result is {kind}, which has no columns"):
+        with pytest.raises(errors.NoColumns) as raised:
             async with connection.stream(query):
                 pass
+        assert str(raised.value) == f"the result is {kind}, which has no columns; use execute() instead of stream()"
+        assert str(raised.value.value) == str(await connection.execute(query))
         assert await connection.execute("(+ 1 2)") == 3
         assert await streams_in(connection) == 0
 
@@ -227,7 +229,7 @@ async def test_a_read_only_engine_returns_the_result_once(read_only_port: int, s
             parts = [columns async for columns in batches]
         assert len(parts) == 3
         assert [row for part in parts for row in part.rows()] == list(whole.rows())
-        with pytest.raises(errors.RayforceTypeError, match="the result is a single I64, which has no columns"):
+        with pytest.raises(errors.NoColumns, match="the result is a single I64, which has no columns"):
             await received(connection, "(+ 1 2)")
         assert await connection.execute("(+ 1 2)") == 3
 

@@ -7,7 +7,7 @@ from types import TracebackType
 
 import anyio.lowlevel
 
-from .._codec import Query, reply_payload
+from .._codec import Query, decode, reply_payload
 from .._protocol import (
     END_STREAM,
     HEADER_SIZE,
@@ -18,15 +18,18 @@ from .._protocol import (
     ClientRequest,
     Header,
     MessageType,
+    Result,
 )
 from .._tasks import enable_ki_protection
 from .._values._columns import Columns, ColumnsReader
-from .._values._payloads import Buffer, call, i64
+from .._values._payloads import NULL, Buffer, call, i64, list_of
 from .._values._types import Type
-from ..errors import ProtocolError, RayforceValueError, RayforceWSError
+from ..errors import NoColumns, ProtocolError, RayforceTypeError, RayforceValueError, RayforceWSError
 from ._exchange import Exchange
 from ._fetching import finish
 
+_NO_ROWS = list_of([NULL, NULL])[: -len(NULL)]  # the beginning of a list of null and a value without columns
+_NOT_DESCRIBED = "the server did not describe the result of a stream"
 _DESCRIPTION = struct.Struct("<BBqbBq")  # a list of two, and its first item, the number of rows
 
 
@@ -86,7 +89,7 @@ class Batches:
         A checkpoint. If cancelled, the query is stopped as one of `execute`, and the server releases its result.
 
         Raises:
-            RayforceTypeError: the result has no columns.
+            NoColumns: the result has no columns. The error has the value.
             RayforceWSError: the server does not offer results in batches; or the block was entered before.
             RayforceError: otherwise as `WSClientConnection.execute`. The code `limit` says that the connection has too
                 many streams.
@@ -181,17 +184,33 @@ class Batches:
         self._exchange.check_loop()
 
     async def _read_description(self, payload: memoryview) -> None:
-        """Read the number of rows and the types of the columns. A checkpoint every few milliseconds.
+        """Read the number of rows and the types of the columns.
 
-        If cancelled, the rest is not read.
+        A checkpoint every few milliseconds; if cancelled, the rest is not read.
+
+        Raises:
+            NoColumns: the result has no columns.
+            RayforceConversionError: the result contains a type that `fetch` does not know.
+            ProtocolError: this is not the description of a result.
         """
+        if payload[: len(_NO_ROWS)] == _NO_ROWS:
+            raise await self._no_columns(payload[len(_NO_ROWS) :])
         if len(payload) <= _DESCRIPTION.size:
-            raise ProtocolError("the server did not describe the result of a stream")
+            raise ProtocolError(_NOT_DESCRIBED)
         kind, _, count, item, _, rows = _DESCRIPTION.unpack_from(payload)
         if (kind, count, item) != (Type.LIST, 2, -Type.I64) or rows < 0:
-            raise ProtocolError("the server did not describe the result of a stream")
+            raise ProtocolError(_NOT_DESCRIBED)
         self._schema = (await finish(ColumnsReader(payload[_DESCRIPTION.size :]))).schema
         self._total_rows = rows
+
+    async def _no_columns(self, payload: memoryview) -> Exception:
+        """Return the error for a value without columns. A checkpoint; if cancelled, the value is dropped."""
+        try:
+            await finish(ColumnsReader(payload))
+        except RayforceTypeError as error:
+            frame = Header(0, MessageType.RESPONSE, len(payload)).pack() + payload
+            return NoColumns(f"{error}".replace("fetch()", "stream()"), decode(Result(frame), self._query))
+        return ProtocolError(_NOT_DESCRIBED)
 
     def _request_ahead(self) -> None:
         """Request the next batch. Raises `RayforceWSError` if the connection has ended."""

@@ -27,11 +27,11 @@ from .._protocol import (
 )
 from .._tasks import race
 from .._values._columns import read_columns
-from .._values._payloads import Buffer, call, i64, name, text_of_symbol, vector
+from .._values._payloads import NULL, Buffer, call, i64, name, text_of_symbol, vector
 from .._values._reader import NotColumns, UnknownType
 from .._values._types import DTYPES, Type
 from ..errors import EngineError, RayforceConversionError
-from ._spooled_value import SpooledValue, no_columns, spool
+from ._spooled_value import SpooledValue, spool
 
 _ACCESS = "access"  # the engine's code if a client may not set variables
 _TEXT_SIZE = 16  # bytes that a text takes in the engine, as an estimate
@@ -68,7 +68,10 @@ class ResultStreams:
         return bool(self._variables)
 
     async def open(self, request: OpenStream) -> Reply:
-        """Evaluate the query of a new stream, and return the number of rows and the value without rows, or an error.
+        """Evaluate the query of a new stream.
+
+        Return a list of the number of rows and the value without rows; a list of null and the value, if it has no rows;
+        or an error. The reply may be incomplete, as that of `Session.request`.
 
         A checkpoint. If cancelled, the session can only be closed.
 
@@ -170,7 +173,8 @@ class ResultStreams:
             await self._delete([variable], self._ask)
             return kept
         if not kind.isupper() or kind == Type.LIST.name:
-            return Failure("type", no_columns(_described(kind)))
+            self._streams.has_no_rows(request.stream)
+            return await self._ask(call("list", NULL, name(variable)))
         reply = await self._ask(call("list", call("count", name(variable)), call("take", name(variable), i64(0))))
         if isinstance(reply, Failure):
             return reply
@@ -185,6 +189,9 @@ class ResultStreams:
             return reply
         value = await spool(self._session, reply, self._on_stored)
         if isinstance(value, Failure):
+            return value
+        if isinstance(value, Result):
+            self._streams.has_no_rows(stream)
             return value
         self._sources[stream] = value
         return self._streams.opened(stream, len(value), value.size) or value.description()
@@ -247,12 +254,6 @@ def _expression(query: Frame) -> Buffer:
 
 def _type(variable: str) -> bytes:
     return call("type", name(variable))
-
-
-def _described(kind: str) -> str:
-    """Return how an error names a value without columns, whose type the engine calls `kind`."""
-    known = {"null": "null", "?": "a function", "LIST": "a list"}
-    return known.get(kind, f"a single {kind.upper()}")
 
 
 def _row_size(payload: bytes) -> int:

@@ -3,7 +3,7 @@
 import mmap
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO
 
 import trio
@@ -12,15 +12,18 @@ from .._engines import Session
 from .._protocol import HEADER_SIZE, Failure, Header, LazyFrame, MessageType, Result, response_frame, too_large
 from .._tasks import TimeSlice
 from .._values._batches import BatchedValue, BatchReader, Pieces
-from .._values._payloads import Buffer, i64, list_of
+from .._values._payloads import NULL, Buffer, i64, list_of
 from .._values._reader import NotColumns, UnknownType
 from ..errors import RayforceConversionError
 
+_LIST_OF_NULL = list_of([NULL, NULL])[: -len(NULL)]  # the beginning of a list of null and a value
 _KEPT_WHOLE = 1024 * 1024  # bytes; a longer batch is sent in slices, without a copy
 
 
-async def spool(session: Session, reply: Result, on_stored: Callable[[int], None]) -> "SpooledValue | Failure":
+async def spool(session: Session, reply: Result, on_stored: Callable[[int], None]) -> "SpooledValue | Result | Failure":
     """Receive the rest of a reply, and find its columns. Long replies are kept in an unnamed temporary file.
+
+    If there are no columns, return the result that is a list of null and the value.
 
     A checkpoint. If cancelled, the reply is dropped, and only `aclose` of the session may be called.
 
@@ -43,6 +46,8 @@ async def spool(session: Session, reply: Result, on_stored: Callable[[int], None
     else:
         on_stored(len(payload))
     value = await _read(payload)
+    if value is None:
+        return _result([_LIST_OF_NULL, payload])
     if isinstance(value, Failure):
         return value
     on_stored(value.index_size)
@@ -85,24 +90,30 @@ def _write(file: IO[bytes], data: bytes) -> None:
         view = view[os.write(file.fileno(), view) :]
 
 
-async def _read(payload: Buffer) -> BatchedValue | Failure:
-    """Find the columns of a payload. A checkpoint every few milliseconds; if cancelled, they are dropped."""
+async def _read(payload: Buffer) -> BatchedValue | Failure | None:
+    """Find the columns of a payload; return `None` if there are none.
+
+    A checkpoint every few milliseconds; if cancelled, the columns are dropped.
+    """
     reader = BatchReader(payload)
     time_slice = TimeSlice()
     time_slice.start()
     try:
         while not reader.step():
             await time_slice.yield_if_due()
-    except NotColumns as error:
-        return Failure("type", no_columns(error.kind))
+    except NotColumns:
+        return None
     except (UnknownType, RayforceConversionError) as error:
         return Failure("type", f"the result cannot be divided into batches: {error}")
     return reader.result()
 
 
-def no_columns(kind: str) -> str:
-    """Return the text of the error for a result without columns; `kind` is the kind of value: "a list"."""
-    return f"the result is {kind}, which has no columns; use execute()"
+def _result(pieces: Sequence[Buffer]) -> Result:
+    """Return the result whose payload is in pieces. A long one is not copied."""
+    whole = Pieces([Header(0, MessageType.RESPONSE, sum(map(len, pieces))).pack(), *pieces])
+    if len(whole) <= _KEPT_WHOLE:
+        return Result(whole.copy(0, len(whole)))
+    return Result(LazyFrame(len(whole), whole.copy))
 
 
 class SpooledValue:
@@ -126,9 +137,4 @@ class SpooledValue:
 
     def batch(self, start: int, count: int) -> Result:
         """Return some rows."""
-        pieces = self._value.batch(start, start + count)
-        header = Header(0, MessageType.RESPONSE, len(pieces)).pack()
-        whole = Pieces([header, *pieces.pieces])
-        if len(whole) <= _KEPT_WHOLE:
-            return Result(whole.copy(0, len(whole)))
-        return Result(LazyFrame(len(whole), whole.copy))
+        return _result(self._value.batch(start, start + count).pieces)
