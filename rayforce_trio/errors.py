@@ -19,6 +19,7 @@
         +-- ResultTooLarge           the result is longer than the server sends
         +-- ServerBusy               the server did not start the query: too many are unanswered
         +-- ServerClosing            the server did not start the query: it is shutting down
+        +-- UnsupportedByServer      the server lacks a feature that the call needs
         +-- UnsupportedQuery         the argument is not a query; also a `TypeError`
 
 The classes of evaluation errors are those of `rayforce.errors`, so `except RayforceError` works with both packages.
@@ -86,6 +87,7 @@ __all__ = [
     "ResultTooLarge",
     "ServerBusy",
     "ServerClosing",
+    "UnsupportedByServer",
     "UnsupportedQuery",
 ]
 
@@ -233,6 +235,10 @@ class ServerClosing(RayforceWSError):
 
     It is safe to send the request again to another server, or after a restart.
     """
+
+
+class UnsupportedByServer(RayforceWSError):
+    """The server lacks a feature that the call needs. Nothing was evaluated, and the connection stays usable."""
 
 
 class UnsupportedQuery(RayforceWSError, TypeError):

@@ -238,7 +238,7 @@ async def test_a_read_only_engine_returns_the_result_once(read_only_port: int, s
 async def test_a_server_without_the_feature_is_named_in_the_error() -> None:
     with server_process("theirs") as port:
         async with connected_to(port) as connection:
-            with pytest.raises(errors.RayforceWSError, match="this server"):
+            with pytest.raises(errors.UnsupportedByServer, match="this server"):
                 async with connection.stream("(til 3)"):
                     pass
 

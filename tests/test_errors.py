@@ -25,6 +25,7 @@ from rayforce_trio.errors import (
     ResultTooLarge,
     ServerBusy,
     ServerClosing,
+    UnsupportedByServer,
     UnsupportedQuery,
 )
 
@@ -81,6 +82,7 @@ EXAMPLES = [
     (ResultTooLarge("toobig: too long"), "toobig: too long"),
     (ServerBusy("busy: too many"), "busy: too many"),
     (ServerClosing("closing: too late"), "closing: too late"),
+    (UnsupportedByServer("no streams"), "no streams"),
     (UnsupportedQuery("cannot send int"), "cannot send int"),
     (RayforceWSError("anything else"), "anything else"),
 ]

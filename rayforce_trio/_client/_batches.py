@@ -90,7 +90,8 @@ class Batches:
 
         Raises:
             NoColumns: the result has no columns. The error has the value.
-            RayforceWSError: the server does not offer results in batches; or the block was entered before.
+            UnsupportedByServer: the server does not offer results in batches. The query was not evaluated.
+            RayforceWSError: the block was entered before.
             RayforceError: otherwise as `WSClientConnection.execute`. The code `limit` says that the connection has too
                 many streams.
         """
