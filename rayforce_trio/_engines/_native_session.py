@@ -29,7 +29,7 @@ from .._protocol import (
     too_large,
 )
 from .._streams import BrokenResourceError, ClosedResourceError, TcpStream
-from .._tasks import enable_ki_protection, race
+from .._tasks import TimeSlice, enable_ki_protection, race
 from .._values._payloads import Buffer
 from ..errors import EngineError
 from ._base import Client, ClientEndedEngine, Session
@@ -68,6 +68,8 @@ class NativeSession(Session):
         client: whose session it is, if that is known.
         is_alone: whether its requests must be alone in the engine.
         has_journal: whether the engine records requests in a journal; `None`: ask it when that matters.
+        on_push: called with each frame that the server pushes, in the task of `run`; it may raise `EngineError` or
+            `ProtocolViolation`. `None`: they are discarded.
 
     Attributes:
         requested_at: when the request in flight was sent, on trio's clock, if the session is timed.
@@ -86,13 +88,17 @@ class NativeSession(Session):
         client: Client | None = None,
         is_alone: bool = False,
         has_journal: bool | None = None,
+        on_push: Callable[[bytes], None] | None = None,
     ) -> None:
         self.ready = False
         self.requested_at = -math.inf
         self._stopped_at = math.inf
         self.client = client
         self.is_alone = is_alone
-        self._exchange = NativeExchange(credentials)
+        self._exchange = NativeExchange(credentials, keep_pushes=on_push is not None)
+        self._on_push = on_push
+        self._push_parts: list[bytes] = []  # of a push that is arriving
+        self._push_slice = TimeSlice()
         self._stream = stream
         self._name = name
         self._group = group
@@ -217,6 +223,13 @@ class NativeSession(Session):
         self._pushed, self._behind = None, 0
         return reply
 
+    async def request_in_order(self, frame: Frame, on_reply: Callable[[Reply], None]) -> None:
+        """Like `request`, also if cancelled, but pass the reply to a function before a later push is reported.
+
+        The function is called in the task of `run`, and must not raise. The reply must be short.
+        """
+        await self._evaluate(self._exchange.request, frame, on_reply)
+
     async def open_another(self) -> Session:
         return await self._open_another()
 
@@ -301,7 +314,9 @@ class NativeSession(Session):
 
     # Sending
 
-    async def _evaluate(self, begin: Callable[[Frame], None], frame: Frame) -> Reply:
+    async def _evaluate(
+        self, begin: Callable[[Frame], None], frame: Frame, on_reply: Callable[[Reply], None] | None = None
+    ) -> Reply:
         """Send a request or a post and return its reply, or the beginning of it.
 
         A checkpoint; if cancelled, the request may be in flight. A failure that the engine reports has no message; a
@@ -315,6 +330,8 @@ class NativeSession(Session):
         replied = trio.Event()
 
         def answer(reply: Reply) -> None:
+            if on_reply is not None:
+                on_reply(reply)
             replies.append(reply)
             replied.set()
 
@@ -430,7 +447,10 @@ class NativeSession(Session):
             EngineError, ProtocolViolation: as for `_receive_replies`.
         """
         while (chunk := self._exchange.next_event()) is not None:
-            if chunk.first:
+            if self._on_push is not None and chunk.header.message_type is MessageType.ASYNC:
+                self._take_push(chunk)
+                await self._push_slice.yield_if_due()
+            elif chunk.first:
                 self._begin_reply(chunk)
             else:
                 if self._refused is None:
@@ -442,6 +462,14 @@ class NativeSession(Session):
             if self._refused is not None and not chunk.unread:
                 refused, self._refused = self._refused, None
                 self._deliver(refused)  # only now can the engine evaluate the next request
+
+    def _take_push(self, chunk: FrameChunk) -> None:
+        """Collect the bytes of a push, and report it when it is complete."""
+        self._push_parts.append(chunk.data)
+        if not chunk.unread:
+            parts, self._push_parts = self._push_parts, []
+            assert self._on_push is not None
+            self._on_push(parts[0] if len(parts) == 1 else b"".join(parts))
 
     async def _store(self, data: bytes) -> None:
         """Keep bytes for `receive_some`. A checkpoint only if memory is full; if cancelled, the bytes may be lost."""

@@ -132,6 +132,10 @@ class NativeProcess(Engine):
         return self._pid
 
     @property
+    def pushes(self) -> bool:
+        return True
+
+    @property
     def is_down(self) -> bool:
         return self._native is None or self._native.is_down
 

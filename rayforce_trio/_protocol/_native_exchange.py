@@ -25,7 +25,7 @@ from ._frames import (
     MessageType,
     parse_header,
 )
-from ._native import NATIVE_MAX_REPLY
+from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST
 from ._violation import CredentialsRejected, ProtocolViolation
 
 _HELLO_SIZE = 2  # bytes of the server's first answer
@@ -86,7 +86,7 @@ _SYNC = MessageType.SYNC
 
 @dataclass(slots=True)
 class FrameChunk:
-    """Consecutive bytes of a reply frame.
+    """Consecutive bytes of the frame of a reply, or of a push.
 
     Attributes:
         header: the header of the frame, which may be compressed.
@@ -105,19 +105,21 @@ class NativeExchange:
     """The states of one connection to a native server.
 
     The caller performs the I/O. It writes the result of `data_to_send` and reports to `bytes_sent`. It passes received
-    bytes to `receive_data` and then calls `next_event` until that returns `None`. Frames that the server pushes are
-    discarded, except while a request awaits a push: then `next_event` returns the beginning of each, and the caller
-    calls `accept_push` for the one that is the reply.
+    bytes to `receive_data` and then calls `next_event` until that returns `None`. While a request awaits a push,
+    `next_event` returns the beginning of each push, and the caller calls `accept_push` for the one that is the reply.
 
     Args:
         credentials: the result of `dump_credentials`. It is sent only if the server asks for it.
+        keep_pushes: whether `next_event` also returns the frames that the server pushes. They may come before, between
+            and after replies. By default, they are discarded.
 
     Attributes:
         state: the state of the connection.
     """
 
-    def __init__(self, credentials: bytes) -> None:
+    def __init__(self, credentials: bytes, *, keep_pushes: bool = False) -> None:
         self.state = ExchangeState.HANDSHAKING
+        self._keep_pushes = keep_pushes
         self._credentials = credentials
         self._credentials_sent = False
         self._outgoing: list[Frame] = [bytes([WIRE_VERSION, 0])]
@@ -284,7 +286,7 @@ class NativeExchange:
             raise ProtocolViolation("it ended the handshake; it is not a Rayforce server or has another version")
 
     def next_event(self) -> FrameChunk | None:
-        """Return the next chunk of a reply, or `None` until more bytes arrive. Call it after the handshake.
+        """Return the next chunk of a reply or a push, or `None` until more bytes arrive. Call it after the handshake.
 
         Raises:
             ProtocolViolation: the server sent something that is not a reply to the request in flight. Nothing more can
@@ -314,6 +316,8 @@ class NativeExchange:
                 self._is_reply = chunk.unread > 0
                 self.state = ExchangeState.RECEIVING if chunk.unread else ExchangeState.IDLE
                 self._stop = _Stop.NOT_REQUESTED
+                return chunk
+            if self._keep_pushes:
                 return chunk
         return None
 
@@ -352,6 +356,8 @@ class NativeExchange:
                 raise ProtocolViolation("it sent a reply without a request")
             if header.size > NATIVE_MAX_REPLY:
                 raise ProtocolViolation(f"it sent a reply of {header.size} bytes; the limit is {NATIVE_MAX_REPLY}")
+        elif self._keep_pushes and header.size > NATIVE_MAX_REQUEST:
+            raise ProtocolViolation(f"it pushed {header.size} bytes; the limit is {NATIVE_MAX_REQUEST}")
 
     def _take(self, header: Header, size: int, *, first: bool) -> FrameChunk:
         """Return the available bytes of a frame of which `size` bytes are to come."""

@@ -15,7 +15,6 @@ from .._protocol import (
     HEADER_SIZE,
     EndStream,
     Failure,
-    Frame,
     Header,
     MessageType,
     NextBatch,
@@ -23,7 +22,6 @@ from .._protocol import (
     OpenStreams,
     Reply,
     Result,
-    string_in,
 )
 from .._tasks import race
 from .._values._columns import read_columns
@@ -31,6 +29,7 @@ from .._values._payloads import NULL, Buffer, call, i64, name, text_of_symbol, v
 from .._values._reader import NotColumns, UnknownType
 from .._values._types import DTYPES, Type
 from ..errors import EngineError, RayforceConversionError
+from ._expressions import expression_of, request_of
 from ._spooled_value import SpooledValue, spool
 
 _ACCESS = "access"  # the engine's code if a client may not set variables
@@ -164,7 +163,7 @@ class ResultStreams:
 
     async def _evaluate_into(self, variable: str, request: OpenStream) -> Reply:
         """Have the engine keep the result in a variable. Otherwise like `open`, also if cancelled."""
-        reply = await self._ask(call("do", call("set", name(variable), _expression(request.query)), _type(variable)))
+        reply = await self._ask(call("do", call("set", name(variable), expression_of(request.query)), _type(variable)))
         if isinstance(reply, Failure):
             return reply
         kind = text_of_symbol(bytes(reply.frame[HEADER_SIZE:])) or ""
@@ -225,7 +224,7 @@ class ResultStreams:
 
         async def delete() -> None:
             """Delete the variables. A checkpoint; if cancelled, some are left."""
-            await self._delete(list(self._variables), lambda payload: session.request_unlogged(_frame(payload)))
+            await self._delete(list(self._variables), lambda payload: session.request_unlogged(request_of(payload)))
 
         try:
             await race(session.run, delete)
@@ -240,16 +239,7 @@ class ResultStreams:
         Raises:
             EngineError: the engine is lost.
         """
-        return await self._session.request_unlogged(_frame(payload))
-
-
-def _frame(payload: Buffer) -> bytes:
-    return b"".join([Header(0, MessageType.SYNC, len(payload)).pack(), payload])
-
-
-def _expression(query: Frame) -> Buffer:
-    """Return the expression that evaluates a query: a text is parsed first."""
-    return query if string_in(query) is None else call("eval", call("parse", query))
+        return await self._session.request_unlogged(request_of(payload))
 
 
 def _type(variable: str) -> bytes:

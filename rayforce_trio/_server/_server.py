@@ -13,7 +13,9 @@ from typing import Literal
 import trio
 
 from .._addresses import authority_of, check_host, check_port
+from .._codec import encode_update, engine_error
 from .._engines import Engine, InProcessEngine
+from .._protocol import Failure, topic_problem
 from .._streams import check_tls_context
 from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
 from .._transports import KeepAlive, check_size
@@ -23,8 +25,10 @@ from ._access import make_policy
 from ._authorizer import Authenticate, Authorizer
 from ._checks import check_flag, check_grace
 from ._counters import Counters
+from ._expressions import integer_in, publish_request
 from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
+from ._hub import Hub
 from ._limits import ConnectionLimits
 from ._listening import accept_connections, open_listeners
 from ._log import logger
@@ -178,6 +182,7 @@ class WSServer:
         )
         self._counters = Counters()
         self._since: float | None = None
+        self._hub = Hub()
         self._handler = ConnectionHandler(
             authorizer=self._authorizer,
             proxies=Proxies(trusted_proxies, proxy_header, protocol=proxy_protocol),
@@ -190,6 +195,7 @@ class WSServer:
             max_message_size=max_message_size,
             keepalive=KeepAlive(ping_interval, ping_timeout),
             log_queries=log_queries,
+            hub=self._hub,
         )
         self._starting = trio.CancelScope()
         self._stopping: trio.Event | None = None
@@ -334,6 +340,56 @@ class WSServer:
             )
         self._stop(self._stopping, grace)
         await self._stopped.wait()
+
+    @enable_ki_protection
+    async def publish(self, topic: str, value: object) -> int:
+        """Publish a value to the subscribers of a topic, and return the number of the update.
+
+        If the server's `engine` is in this process, the subscribers have the value, or it waits to be sent to them,
+        before other tasks run. So a snapshot contains what the program changes directly before this call exactly if it
+        contains the update. A native engine publishes the value itself.
+
+        A checkpoint. If cancelled, the value may be published all the same.
+
+        Args:
+            topic: the topic, of up to 1,024 bytes of UTF-8.
+            value: a value that a parameter can have, but not null.
+
+        Returns:
+            The number of the update; 0 if nobody has subscribed.
+
+        Raises:
+            RayforceValueError: the topic or the value is invalid.
+            RayforceConversionError: the value cannot be sent.
+            RayforceAccessError: the engine is read-only.
+            RayforceError: another error of the engine.
+            EngineError: the engine cannot be reached, or is lost. It may have published the value.
+            RayforceWSError: the server is not running, or not in this trio run.
+        """
+        if not isinstance(topic, str) or (problem := topic_problem(topic)):
+            what = problem if isinstance(topic, str) else "must be a str"
+            raise RayforceValueError(f"Invalid topic: {topic!r}. A topic {what}")
+        payload = encode_update(value)
+        _require_trio()
+        if self._stopping is None:
+            raise RayforceWSError("Server not started")
+        if running_loop() is not self._loop:
+            raise RayforceWSError(
+                "publish() must be called in the trio run that serves; from another thread, use trio.from_thread.run"
+            )
+        engine = self._authorizer.engine
+        if not engine.pushes:
+            number = self._hub.publish(topic, bytes(payload))
+            await trio.lowlevel.checkpoint()
+            return number
+        reply = await self._hub.request(engine, publish_request(topic, payload))
+        if isinstance(reply, Failure):
+            raise engine_error(
+                Failure(reply.code, "the engine is read-only, so nothing can be published in it")
+                if reply.code == "access"
+                else reply
+            )
+        return integer_in(reply.frame) or 0
 
     @enable_ki_protection
     async def __aenter__(self) -> "WSServer":
