@@ -181,12 +181,14 @@ class NoColumns(RayforceTypeError):
     Attributes:
         message: the error in one sentence, which `str` returns.
         value: the value, as `execute` returns it, since the query has been evaluated.
+        output: the text that the query printed.
     """
 
-    def __init__(self, message: str, value: object) -> None:
-        super().__init__(message, value)
+    def __init__(self, message: str, value: object, output: str = "") -> None:
+        super().__init__(message, value, output)
         self.message = message
         self.value = value
+        self.output = output
 
     def __str__(self) -> str:
         return self.message

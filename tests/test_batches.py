@@ -112,6 +112,19 @@ async def test_the_end_of_the_block_releases_the_result(our_port: int) -> None:
 
 
 @pytest.mark.anyio
+async def test_the_printed_text_is_known_before_the_batches(our_port: int) -> None:
+    async with connected_to(our_port) as connection:
+        async with connection.stream('(do (println "one") (println "two") (til 3))') as batches:
+            assert batches.output == "one\ntwo\n"
+        async with connection.stream('(do (println "one") (dict [a] (list (til 3))))') as batches:
+            assert (batches.output, batches.total_rows) == ("one\n", 3)
+        with pytest.raises(errors.NoColumns) as raised:
+            async with connection.stream('(do (println "one") 3)'):
+                pass
+        assert raised.value.output == "one\n"
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("size", [0, -1, 1.0, True, None, 2**31, "1"])
 async def test_the_batch_size_is_checked_early(our_port: int, size: Any) -> None:
     async with connected_to(our_port) as connection:
@@ -229,6 +242,8 @@ async def test_a_read_only_engine_returns_the_result_once(read_only_port: int, s
             parts = [columns async for columns in batches]
         assert len(parts) == 3
         assert [row for part in parts for row in part.rows()] == list(whole.rows())
+        async with connection.stream('(do (println "one") (til 3))') as batches:
+            assert batches.output == "one\n"
         with pytest.raises(errors.NoColumns, match="the result is a single I64, which has no columns"):
             await received(connection, "(+ 1 2)")
         assert await connection.execute("(+ 1 2)") == 3

@@ -122,10 +122,11 @@ async def _stream(
     """
     try:
         async with connection.stream(query, values) as batches:
+            _show_output(batches.output)
             set_output_encoding("utf-8", "strict")
             await output.copy(batches)
     except NoColumns as error:
-        return VerboseResult("", error.value, None)
+        return VerboseResult(error.output, error.value, None)
     except UnsupportedByServer:
         return await evaluate(connection, query, values)
     return None
@@ -136,8 +137,7 @@ def _write(result: VerboseResult, format_: str) -> None:
         set_output_encoding(None, "backslashreplace")
         write([result.output, *FORMATS[format_](result.value)])
         return
-    if result.output:
-        show(result.output.rstrip("\n"))
+    _show_output(result.output)
     if result.error is not None:
         return
     if format_ == "arrow":
@@ -147,6 +147,11 @@ def _write(result: VerboseResult, format_: str) -> None:
         return
     set_output_encoding("utf-8", "strict")
     write(FORMATS[format_](result.value))
+
+
+def _show_output(output: str) -> None:
+    if output:
+        show(output.rstrip("\n"))
 
 
 def _columns(value: Value) -> Columns:

@@ -14,11 +14,13 @@ from .._protocol import (
     MAX_BATCH_SIZE,
     NEXT_BATCH,
     OPEN_STREAM,
+    SIZED,
     STREAMS,
     ClientRequest,
     Header,
     MessageType,
     Result,
+    string_in,
 )
 from .._tasks import enable_ki_protection
 from .._values._columns import Columns, ColumnsReader
@@ -28,9 +30,9 @@ from ..errors import NoColumns, ProtocolError, RayforceTypeError, RayforceValueE
 from ._exchange import Exchange
 from ._fetching import finish
 
-_NO_ROWS = list_of([NULL, NULL])[: -len(NULL)]  # the beginning of a list of null and a value without columns
+_NO_ROWS = list_of([NULL, NULL, NULL])[: -2 * len(NULL)]  # the beginning of the description of one without columns
 _NOT_DESCRIBED = "the server did not describe the result of a stream"
-_DESCRIPTION = struct.Struct("<BBqbBq")  # a list of two, and its first item, the number of rows
+_DESCRIPTION = struct.Struct("<BBqbBq")  # a list of three, and its first item, the number of rows
 
 
 class _State(Enum):
@@ -63,6 +65,7 @@ class Batches:
         self._state = _State.NEW
         self._total_rows = 0
         self._schema: Mapping[str, str] = {}
+        self._output = ""
         self._requested_rows = 0
         self._returned_rows = 0
         self._ahead: ClientRequest | None = None  # the request for the next batch
@@ -78,6 +81,11 @@ class Batches:
     def schema(self) -> Mapping[str, str]:
         """The engine's type of each column, as `Columns.schema`, known from the beginning of the block."""
         return self._schema
+
+    @property
+    def output(self) -> str:
+        """The text that the query printed. An engine with a journal prints it itself, so this is empty."""
+        return self._output
 
     def __repr__(self) -> str:
         return f"<Batches {self._state.name.lower()}; rows: {self._returned_rows} of {self._total_rows}>"
@@ -194,15 +202,23 @@ class Batches:
             RayforceConversionError: the result contains a type that `fetch` does not know.
             ProtocolError: this is not the description of a result.
         """
-        if payload[: len(_NO_ROWS)] == _NO_ROWS:
-            raise await self._no_columns(payload[len(_NO_ROWS) :])
-        if len(payload) <= _DESCRIPTION.size:
+        has_rows = payload[: len(_NO_ROWS)] != _NO_ROWS
+        if has_rows:
+            if len(payload) <= _DESCRIPTION.size:
+                raise ProtocolError(_NOT_DESCRIBED)
+            kind, _, count, item, _, rows = _DESCRIPTION.unpack_from(payload)
+            if (kind, count, item) != (Type.LIST, 3, -Type.I64) or rows < 0:
+                raise ProtocolError(_NOT_DESCRIBED)
+            self._total_rows = rows
+        rest = payload[_DESCRIPTION.size if has_rows else len(_NO_ROWS) :]
+        size = SIZED.size + SIZED.unpack_from(rest)[-1] if len(rest) > SIZED.size else 0
+        output = string_in(rest[:size])
+        if output is None:
             raise ProtocolError(_NOT_DESCRIBED)
-        kind, _, count, item, _, rows = _DESCRIPTION.unpack_from(payload)
-        if (kind, count, item) != (Type.LIST, 2, -Type.I64) or rows < 0:
-            raise ProtocolError(_NOT_DESCRIBED)
-        self._schema = (await finish(ColumnsReader(payload[_DESCRIPTION.size :]))).schema
-        self._total_rows = rows
+        self._output = output
+        if not has_rows:
+            raise await self._no_columns(rest[size:])
+        self._schema = (await finish(ColumnsReader(rest[size:]))).schema
 
     async def _no_columns(self, payload: memoryview) -> Exception:
         """Return the error for a value without columns. A checkpoint; if cancelled, the value is dropped."""
@@ -210,7 +226,9 @@ class Batches:
             await finish(ColumnsReader(payload))
         except RayforceTypeError as error:
             frame = Header(0, MessageType.RESPONSE, len(payload)).pack() + payload
-            return NoColumns(f"{error}".replace("fetch()", "stream()"), decode(Result(frame), self._query))
+            return NoColumns(
+                f"{error}".replace("fetch()", "stream()"), decode(Result(frame), self._query), self._output
+            )
         return ProtocolError(_NOT_DESCRIBED)
 
     def _request_ahead(self) -> None:

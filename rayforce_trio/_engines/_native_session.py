@@ -10,8 +10,10 @@ from .._codec import SIZE_BYTES, Decompressor
 from .._protocol import (
     CANCELLED,
     FENCE,
+    FLAGS_OFFSET,
     HEADER_SIZE,
     NATIVE_MAX_REQUEST,
+    VERBOSE_FLAG,
     CancelAction,
     CredentialsRejected,
     ExchangeState,
@@ -197,7 +199,7 @@ class NativeSession(Session):
             self._has_journal = await self._find_journal()
         if not self._has_journal:
             return await self.request(frame)
-        pushed = PushedReply()
+        pushed = PushedReply(verbose=bool(frame[FLAGS_OFFSET] & VERBOSE_FLAG))
         return await self._evaluate_by_post(pushed, pushed.post(frame), pushed.behind)
 
     async def _find_journal(self) -> bool:

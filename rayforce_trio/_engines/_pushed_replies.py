@@ -18,6 +18,10 @@ _FAILED_TWICE = 2
 class PushedReply:
     """The pushes that answer one request.
 
+    Args:
+        verbose: whether the value is the reply to a verbose request. It then has no printed text, because the server
+            prints that itself.
+
     Attributes:
         behind: the posts that follow the first one.
     """
@@ -25,7 +29,8 @@ class PushedReply:
     _numbers = count(1)
     _secret = token_hex(4)  # so that nothing else that is pushed to the connection looks like a reply
 
-    def __init__(self) -> None:
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._verbose = verbose
         token = string(f"{self._secret}{next(self._numbers):08x}")
         self._token = token
         self._value = _list_start(2) + token
@@ -36,6 +41,8 @@ class PushedReply:
         """Return the post that evaluates a frame and has its value pushed. A text is parsed first."""
         query = frame[HEADER_SIZE:]
         value: Buffer = query if string_in(query) is None else call("eval", call("parse", query))
+        if self._verbose:
+            value = call("list", string(""), value)
         return _post(call("list", self._token, value))
 
     def is_failure(self, beginning: Buffer) -> bool:
