@@ -24,12 +24,15 @@ from ._client import (
     PendingConnection,
     Progress,
     StateChanges,
+    Subscription,
+    Update,
     VerboseResult,
     WSClient,
     WSClientConnection,
 )
 from ._codec import SQL, ArrowStream, Parameters, Query, TabularData, Value, columns_of, draw, sql
 from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
+from ._protocol import Position
 from ._server import WSServer, WSServerConnection
 from ._values._columns import Columns
 
@@ -49,11 +52,14 @@ __all__ = [
     "Nursery",
     "Parameters",
     "PendingConnection",
+    "Position",
     "Progress",
     "Query",
     "RoundRobinEngine",
     "StateChanges",
+    "Subscription",
     "TabularData",
+    "Update",
     "Value",
     "VerboseResult",
     "WSClient",

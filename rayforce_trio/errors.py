@@ -2,6 +2,7 @@
 
     RayforceError                    rayforce-py's base class
     +-- RayforceTypeError, ...       an evaluation failed: rayforce-py's class for the engine's error code
+    |   +-- NoColumns                the result of `stream` has no columns
     +-- RayforceThreadError          Rayforce was used outside the thread that imported it
     +-- RayforceValueError           an argument is out of range
     +-- RayforceWSError              base class of network errors
@@ -18,6 +19,9 @@
         +-- ResultTooLarge           the result is longer than the server sends
         +-- ServerBusy               the server did not start the query: too many are unanswered
         +-- ServerClosing            the server did not start the query: it is shutting down
+        +-- SlowSubscriber           the updates of a subscription were not taken fast enough
+        +-- SubscriptionGap          updates of a subscription are missing
+        +-- UnsupportedByServer      the server lacks a feature that the call needs
         +-- UnsupportedQuery         the argument is not a query; also a `TypeError`
 
 The classes of evaluation errors are those of `rayforce.errors`, so `except RayforceError` works with both packages.
@@ -57,6 +61,7 @@ __all__ = [
     "HandshakeError",
     "ListenError",
     "MessageTooLarge",
+    "NoColumns",
     "ProtocolError",
     "QueryTimeout",
     "RayforceArityError",
@@ -84,6 +89,9 @@ __all__ = [
     "ResultTooLarge",
     "ServerBusy",
     "ServerClosing",
+    "SlowSubscriber",
+    "SubscriptionGap",
+    "UnsupportedByServer",
     "UnsupportedQuery",
 ]
 
@@ -182,6 +190,25 @@ class MessageTooLarge(RayforceWSError):
     """A message exceeded the `max_message_size` of either side, which closed the connection."""
 
 
+class NoColumns(RayforceTypeError):
+    """The query of `stream` has a value without columns, so it cannot be divided into batches.
+
+    Attributes:
+        message: the error in one sentence, which `str` returns.
+        value: the value, as `execute` returns it, since the query has been evaluated.
+        output: the text that the query printed.
+    """
+
+    def __init__(self, message: str, value: object, output: str = "") -> None:
+        super().__init__(message, value, output)
+        self.message = message
+        self.value = value
+        self.output = output
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class ProtocolError(RayforceWSError):
     """The peer violated the protocol, which closed the connection.
 
@@ -225,6 +252,25 @@ class ServerClosing(RayforceWSError):
 
     It is safe to send the request again to another server, or after a restart.
     """
+
+
+class SlowSubscriber(RayforceWSError):
+    """The updates of a subscription were not taken fast enough, and a buffer is full. The connection stays usable.
+
+    Subscribe again, with a larger `max_buffer`, with another `overflow`, or with a snapshot.
+    """
+
+
+class SubscriptionGap(RayforceWSError):
+    """Updates of a subscription are missing, or the position to resume from is gone. The connection stays usable.
+
+    The numbers of a topic begin anew when its engine restarts, and the server keeps a limited number of updates.
+    Subscribe again with a snapshot to get the present state.
+    """
+
+
+class UnsupportedByServer(RayforceWSError):
+    """The server lacks a feature that the call needs. Nothing was evaluated, and the connection stays usable."""
 
 
 class UnsupportedQuery(RayforceWSError, TypeError):

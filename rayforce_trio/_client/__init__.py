@@ -6,6 +6,7 @@ from ._client import ClientOptions, WSClient
 from ._connection import VerboseResult, WSClientConnection
 from ._pending import Nursery, PendingConnection
 from ._states import ClientConnectionState, StateChanges
+from ._subscription import Subscription, Update
 
 __all__ = [
     "Batches",
@@ -15,6 +16,8 @@ __all__ = [
     "PendingConnection",
     "Progress",
     "StateChanges",
+    "Subscription",
+    "Update",
     "VerboseResult",
     "WSClient",
     "WSClientConnection",

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from typing import Self
 
 import anyio
 import anyio.lowlevel
@@ -12,6 +13,7 @@ from .._protocol import (
     SUBPROTOCOL,
     ClientProtocol,
     ClientRequest,
+    ClientSubscription,
     Frame,
     Outgoing,
     ProtocolViolation,
@@ -28,7 +30,7 @@ from .._tasks import (
     running_loop,
 )
 from .._transports import Transport, aclose_shielded, closed_by_us, end
-from ..errors import ConnectionClosed, ProtocolError, RayforceWSError
+from ..errors import ConnectionClosed, ProtocolError, RayforceWSError, UnsupportedByServer
 from ._reading import STANDBY, Reading, Receiver
 from ._states import ClientConnectionState, States
 
@@ -127,10 +129,6 @@ class Exchange:
         if not self.closed:
             check_loop(self.loop)
 
-    async def connected(self) -> "Exchange":
-        """Return this exchange. No checkpoint, so this cannot be cancelled. `ReconnectingExchange` may have to wait."""
-        return self
-
     @enable_ki_protection  # an interrupt between two steps could assign replies to the wrong calls
     async def request(self, frame: bytes, *, idempotent: bool = False) -> Reply:  # noqa: ARG002 - see below
         """Send a request, whose message type is 1, and return its reply. A checkpoint.
@@ -190,13 +188,14 @@ class Exchange:
         del frame
         await self._finish(request)
 
-    async def require(self, feature: str) -> None:
-        """Ask the server for its features, once for a connection, and check that it has this one.
+    async def require(self, feature: str) -> Self:
+        """Ask the server for its features, once for a connection, check that it has this one, and return this exchange.
 
         A checkpoint if the server has not answered yet; cancelling it changes nothing.
 
         Raises:
-            RayforceWSError: the server lacks the feature or does not answer in time, or the connection has ended.
+            UnsupportedByServer: the server lacks the feature, or does not answer in time.
+            RayforceWSError: the connection has ended.
         """
         protocol = self._protocol
         if self.extended and protocol.features is None:
@@ -210,7 +209,36 @@ class Exchange:
             if self.reason is not None:
                 raise self._refusal()
         if protocol.features is None or feature not in protocol.features:
-            raise RayforceWSError(f"this server does not offer {feature}; it needs a newer rayforce-trio")
+            raise UnsupportedByServer(f"this server does not offer {feature}; it needs rayforce-trio 0.2 or later")
+        return self
+
+    def check_open(self) -> None:
+        """Raise the error of calls that were waiting if the connection has ended."""
+        if self.reason is not None:
+            raise self._failure()
+
+    def subscribe(self, topic: str, subscription: ClientSubscription) -> int:
+        """Subscribe to a topic, and return the id of the subscription on this connection. No checkpoint.
+
+        From now on the reader task receives, so that updates arrive whether calls are made or not. At the end of the
+        connection, the subscription is told of a change.
+
+        Raises:
+            RayforceWSError: the connection has ended.
+        """
+        if self.reason is not None:
+            raise self._refusal()
+        number = self._protocol.subscribe(topic, subscription)
+        self._outgoing.set()
+        if self._reading.need_reader():
+            self._resume_reading.set()
+        return number
+
+    def unsubscribe(self, number: int) -> None:
+        """End a subscription. Call it once for each call of `subscribe`. No checkpoint."""
+        self._reading.release_reader()
+        self._protocol.unsubscribe(number)
+        self._outgoing.set()
 
     def say_hello(self) -> None:
         """Ask the server for its features. It is asked once. No checkpoint."""

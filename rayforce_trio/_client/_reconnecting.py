@@ -190,16 +190,18 @@ class ReconnectingExchange:
             raise self._refusal()
         await self._until_sent(lambda session: session.post(frame))
 
-    async def require(self, feature: str) -> None:
-        """Check that the server has a feature. From now on, every server is asked for its features at once.
+    async def require(self, feature: str) -> Session:
+        """Return a session whose server has a feature. From now on, every server is asked for its features at once.
 
-        A checkpoint if the server has not answered yet; cancelling it changes nothing.
+        What is to be used across messages, such as a stream or a subscription, belongs to this session and ends with
+        it. A checkpoint if there is no session, or if its server has not answered yet; cancelling it changes nothing.
 
         Raises:
-            RayforceWSError: the server lacks the feature or does not answer in time, or this has ended for good.
+            UnsupportedByServer: the server lacks the feature, or does not answer in time.
+            RayforceWSError: this has ended for good.
         """
         self._says_hello = True
-        await self._until_sent(lambda session: session.require(feature))
+        return await self._until_sent(lambda session: session.require(feature))
 
     async def _until_sent(self, call: Callable[[Session], Awaitable[T]]) -> T:
         """Call a function with one session after the other until it raises no error that nothing was sent.

@@ -3,9 +3,9 @@
 from ._aliases import ArrowStream, Parameters, Query, TabularData, Value
 from ._columns import columns_of
 from ._compression import SIZE_BYTES, Decompressor
-from ._decoding import decode, decode_verbose, reply_payload
+from ._decoding import decode, decode_payload, decode_verbose, reply_payload
 from ._drawing import draw
-from ._encoding import Call, describe, encode, encode_call
+from ._encoding import Call, describe, encode, encode_call, encode_update
 from ._errors import engine_error
 from ._evaluation import evaluate
 from ._ffi import check_thread, native_server
@@ -25,11 +25,13 @@ __all__ = [
     "check_thread",
     "columns_of",
     "decode",
+    "decode_payload",
     "decode_verbose",
     "describe",
     "draw",
     "encode",
     "encode_call",
+    "encode_update",
     "engine_error",
     "evaluate",
     "native_server",

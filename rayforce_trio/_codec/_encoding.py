@@ -9,6 +9,7 @@ from rayforce import String
 from .._protocol import VERBOSE_FLAG, Header, MessageType, query_frame
 from .._values._payloads import Buffer, call, list_of, name, string
 from .._values._render import ABBREVIATED_AT, abbreviated, render
+from .._values._types import Type
 from ..errors import RayforceConversionError, RayforceError, RayforceValueError
 from ._ffi import check_thread, reraise, type_name
 from ._queries import MAX_ARGUMENTS, compile_query, data_payload, query_sketch, value_payload
@@ -51,6 +52,19 @@ class Call:
             raise RayforceValueError(f"{function!r} is neither the name of a function nor a lambda '(fn [x] …)'")
         values = [data_payload(value, f"argument {place} of {function}") for place, value in enumerate(arguments, 1)]
         self.payload = list_of([head, *values])
+
+
+def encode_update(value: Any) -> Buffer:
+    """Return the payload of a value to publish.
+
+    Raises:
+        RayforceConversionError: the value cannot be sent.
+        RayforceValueError: the value is null.
+    """
+    payload = value_payload(value, "the value")
+    if payload[0] == Type.NULL:
+        raise RayforceValueError("null cannot be published")
+    return payload
 
 
 def encode_call(function: str, arguments: Sequence[Any]) -> Call:

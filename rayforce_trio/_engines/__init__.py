@@ -1,6 +1,6 @@
 """The engines that evaluate queries, behind one interface."""
 
-from ._base import Client, ClientMustWait, Engine, Session
+from ._base import Client, ClientMustWait, Engine, Feed, FeedHandler, Session
 from ._in_process import InProcessEngine
 from ._native import NativeEngine
 from ._process import NativeProcess
@@ -10,6 +10,8 @@ __all__ = [
     "Client",
     "ClientMustWait",
     "Engine",
+    "Feed",
+    "FeedHandler",
     "InProcessEngine",
     "NativeEngine",
     "NativeProcess",

@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 
-from .._protocol import Failure, Frame, Reply
+from .._protocol import Failure, Frame, Push, Reply
 from .._tasks import enable_ki_protection
 from .._websocket import CloseCode
 from ..errors import EngineError
@@ -46,6 +46,41 @@ class ClientEndedEngine(EngineError):
     _close_code = CloseCode.POLICY_VIOLATION
 
 
+class FeedHandler(Protocol):
+    """Takes what a `Feed` reports. None of these methods is a checkpoint, and none raises an exception."""
+
+    def subscribed(self, topic: str, next_sequence: int) -> None:
+        """Take the confirmation of a `subscribe`. The next push of the topic has the number `next_sequence`."""
+
+    def refused(self, topic: str, reason: str) -> None:
+        """Take the refusal of a `subscribe`."""
+
+    def pushed(self, push: Push) -> None:
+        """Take a push. Those of a topic come in order, behind its confirmation."""
+
+
+class Feed(ABC):
+    """A connection to an engine on which it pushes updates of topics."""
+
+    @abstractmethod
+    def subscribe(self, topic: str) -> None:
+        """Have the engine push the updates of a topic, as soon as it can. No checkpoint."""
+
+    @abstractmethod
+    def unsubscribe(self, topic: str) -> None:
+        """End a subscription after everything that was asked for before. No checkpoint. It is not confirmed."""
+
+    @abstractmethod
+    async def run(self, handler: FeedHandler) -> None:
+        """Connect to the engine, and report what it sends until cancelled. A checkpoint.
+
+        If cancelled, nothing is left open, and the engine has no subscription.
+
+        Raises:
+            EngineError: the engine cannot be reached, or is lost, and with it any number of updates.
+        """
+
+
 class Engine(ABC):
     """Evaluates queries: in this process, in another one, or on another machine."""
 
@@ -62,9 +97,21 @@ class Engine(ABC):
         await trio.sleep_forever()
 
     @property
+    def pushes(self) -> bool:
+        """Whether clients can publish in the engine, which pushes what they publish: see `open_feed`.
+
+        By default it does not, and the server does this itself.
+        """
+        return False
+
+    @property
     def is_down(self) -> bool:
         """Whether the engine is known to be unable to open sessions at present. The default is false."""
         return False
+
+    def open_feed(self) -> Feed:
+        """Return a feed that is not connected yet. Only for an engine that pushes, and is a `Session.source`."""
+        raise NotImplementedError("this engine does not push")
 
     @abstractmethod
     async def open_session(self) -> "Session":
@@ -110,6 +157,7 @@ class Session(ABC):
             that returns long replies in parts returns an error of code `toobig` instead of a longer one.
         on_stored: called when bytes of a long reply have been stored for `receive_some`, with their number.
         can_start_ahead: whether `start_ahead` may start a request now.
+        source: the engine whose pushes belong to this session; `None`: the engine that opened it.
     """
 
     unread = 0
@@ -118,6 +166,7 @@ class Session(ABC):
     max_reply_size: float = inf
     on_stored: Callable[[int], None] = staticmethod(_ignore)
     can_start_ahead = False
+    source: Engine | None = None
     evaluate: Callable[[Frame], Reply] | None = None
 
     @property
@@ -155,8 +204,8 @@ class Session(ABC):
     async def request_unlogged(self, frame: Frame) -> Reply:
         """Like `request`, for a frame that the engine must not record in its journal. Also like it if cancelled.
 
-        An engine with a journal may not tell why an evaluation failed. The default is `request`, for engines without
-        a journal.
+        An engine with a journal may not tell why an evaluation failed, or what it printed. The default is `request`,
+        for engines without a journal.
         """
         return await self.request(frame)
 

@@ -1,7 +1,7 @@
 """The engine that is a native Rayforce server, reached over TCP: each session has a connection of its own."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -12,8 +12,9 @@ from .._protocol import dump_credentials
 from .._streams import TcpStream, connect_tcp
 from .._tasks import enable_ki_protection, race
 from ..errors import EngineError, RayforceValueError
-from ._base import Client, Engine, Session
+from ._base import Client, Engine, Feed, Session
 from ._monitor import EngineMonitor
+from ._native_feed import NativeFeed
 from ._native_session import NativeSession
 from ._parallel_session import ParallelSession
 from ._session_group import SessionGroup
@@ -59,6 +60,9 @@ class NativeEngine(Engine):
         RayforceValueError: an argument is out of range.
     """
 
+    _has_journal: bool | None = None
+    """Whether the server records requests in a journal; `None`: sessions ask it."""
+
     def __init__(self, host: str, port: int, *, user: str = "", password: str = "", in_flight: int = 1) -> None:
         check_host(host)
         check_port(port, lowest=1)
@@ -77,6 +81,10 @@ class NativeEngine(Engine):
 
     def __repr__(self) -> str:
         return f"NativeEngine({self.host!r}, {self.port})"
+
+    @property
+    def pushes(self) -> bool:
+        return True
 
     @property
     def is_down(self) -> bool:
@@ -135,7 +143,16 @@ class NativeEngine(Engine):
         session = await self._open_ready_session()
         await session.aclose()
 
-    async def _open_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
+    def open_feed(self) -> Feed:
+        return NativeFeed(self._open_session, self._name)
+
+    async def _open_session(
+        self,
+        client: Client | None = None,
+        *,
+        is_alone: bool = False,
+        on_push: Callable[[bytes], None] | None = None,
+    ) -> NativeSession:
         """Open a session before the handshake. A checkpoint; if cancelled, nothing is left open.
 
         Raises:
@@ -150,7 +167,10 @@ class NativeEngine(Engine):
             self._open_ready_session,
             client=client,
             is_alone=is_alone,
+            has_journal=self._has_journal,
+            on_push=on_push,
         )
+        session.source = self
         try:
             await self._group.add(session)
         except BaseException:

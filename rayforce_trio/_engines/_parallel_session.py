@@ -73,6 +73,7 @@ class ParallelSession(Session):
     def __init__(self, first: Session, open_another: Callable[[], Awaitable[Session | None]], limit: int) -> None:
         self._open_another = open_another
         self._limit = limit
+        self.source = first.source
         self.can_start_ahead = True
         self._members: list[_Member] = []
         self._idle: list[_Member] = []

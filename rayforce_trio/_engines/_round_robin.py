@@ -42,6 +42,10 @@ class RoundRobinEngine(Engine):
         return f"RoundRobinEngine({self._engines!r})"
 
     @property
+    def pushes(self) -> bool:
+        return any(engine.pushes for engine in self._engines)
+
+    @property
     def is_down(self) -> bool:
         return all(engine in self._down or engine.is_down for engine in self._engines)
 
@@ -95,6 +99,7 @@ class RoundRobinEngine(Engine):
                     reasons.append(str(error))
                     self._mark_down(engine)
                     continue
+                session.source = session.source or engine
                 if session.ready:
                     return session
                 busy, previous = session, busy

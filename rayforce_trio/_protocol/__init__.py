@@ -6,7 +6,11 @@ clocks, use an event loop or call the engine.
 
 from ._client import ClientProtocol, ClientRequest, ClientRequestState, Outgoing
 from ._control import (
+    ACCESS,
     CONTROL_LIMIT,
+    ENGINE,
+    GAP,
+    LIMIT,
     MAX_ID,
     MAX_TOPIC_SIZE,
     STREAMS,
@@ -63,6 +67,7 @@ from ._handshake import (
 from ._native import NATIVE_MAX_REPLY, NATIVE_MAX_REQUEST, dump_credentials
 from ._native_exchange import CancelAction, ExchangeState, FrameChunk, NativeExchange
 from ._open_streams import MAX_STREAM_BYTES, MAX_STREAMS, OpenStreams, Rows, StreamState
+from ._outbox import Outbox, OutgoingUpdate
 from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
 from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
@@ -82,22 +87,28 @@ from ._server_calls import (
     is_server_call,
     parse_server_call,
 )
+from ._subscription import SLOW, ClientSubscription, Overflow, SubscriptionState, Taken
+from ._topics import Confirm, Deliver, End, Subscribe, Topic, TopicAction, TopicState, Unsubscribe
 from ._updates import Push, Update, parse_push, parse_update, update_frame
-from ._verbose import join_verbose, split_verbose
+from ._verbose import join_verbose, split_payload, split_verbose
 from ._violation import CredentialsRejected, ProtocolViolation
 
 __all__ = [
+    "ACCESS",
     "BUSY",
     "CANCELLED",
     "CLOSING",
     "COMPRESSED_FLAG",
     "CONTROL_LIMIT",
     "END_STREAM",
+    "ENGINE",
     "FENCE",
     "FLAGS_OFFSET",
+    "GAP",
     "HEADER_SIZE",
     "HELLO",
     "HELLO_REPLY",
+    "LIMIT",
     "MAX_BATCH_SIZE",
     "MAX_ID",
     "MAX_STREAMS",
@@ -112,6 +123,7 @@ __all__ = [
     "OPEN_STREAM",
     "PUBLISH",
     "SIZED",
+    "SLOW",
     "SNAPSHOT",
     "STREAMS",
     "SUBPROTOCOL",
@@ -127,8 +139,12 @@ __all__ = [
     "ClientProtocol",
     "ClientRequest",
     "ClientRequestState",
+    "ClientSubscription",
+    "Confirm",
     "ConnectionState",
     "CredentialsRejected",
+    "Deliver",
+    "End",
     "EndStream",
     "ErrorNotice",
     "ExchangeState",
@@ -146,8 +162,11 @@ __all__ = [
     "Notice",
     "OpenStream",
     "OpenStreams",
+    "Outbox",
     "Outcome",
     "Outgoing",
+    "OutgoingUpdate",
+    "Overflow",
     "Position",
     "ProtocolViolation",
     "Publish",
@@ -161,8 +180,15 @@ __all__ = [
     "ServerRequest",
     "Snapshot",
     "StreamState",
+    "Subscribe",
     "SubscribeNotice",
     "SubscribedNotice",
+    "SubscriptionState",
+    "Taken",
+    "Topic",
+    "TopicAction",
+    "TopicState",
+    "Unsubscribe",
     "UnsubscribeNotice",
     "UnsubscribedNotice",
     "Update",
@@ -189,6 +215,7 @@ __all__ = [
     "parse_update",
     "query_frame",
     "response_frame",
+    "split_payload",
     "split_verbose",
     "string_frame",
     "string_in",

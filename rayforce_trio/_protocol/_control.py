@@ -19,6 +19,11 @@ MAX_TOPIC_SIZE = 1024
 SUBSCRIPTIONS, STREAMS = "subscriptions", "streams"
 """The features that a client can ask for in its hello."""
 
+ACCESS, GAP, LIMIT, ENGINE = "access", "gap", "limit", "engine"
+"""The codes of `UnsubscribedNotice`: the client may not subscribe to the topic; updates are missing; there are too many
+subscriptions or topics; the engine cannot be reached.
+"""
+
 _MESSAGE_LIMIT = 5 * 1024
 """How much of an error message is sent, in characters. JSON may need twelve for one, so `CONTROL_LIMIT` holds."""
 

@@ -40,10 +40,11 @@ _NO_ENGINE = Refusal(503, "This server has no engine for this client. See the se
 
 @dataclass(frozen=True, slots=True)
 class Authorized:
-    """An authorized client: its principal, and the session that was opened for it."""
+    """An authorized client: its principal, the session that was opened for it, and the engine that evaluates."""
 
     principal: object
     session: Session
+    engine: Engine
 
 
 class Authorizer:
@@ -57,6 +58,9 @@ class Authorizer:
 
     Raises:
         RayforceValueError: an argument has the wrong type, or the arguments contradict each other.
+
+    Attributes:
+        engine: as given.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class Authorizer:
             raise RayforceValueError("Invalid authenticate. Must be a function that takes an auth.Request, or None")
         self._policy = policy
         self._authenticator = None if authenticate is None else authenticator_of(authenticate)
-        self._engine = engine
+        self.engine = engine
         self._named = _checked(engines)
         if self._named and authenticate is None:
             raise RayforceValueError("engines needs authenticate, because principals select one of them")
@@ -79,7 +83,7 @@ class Authorizer:
     @property
     def engines(self) -> dict[Engine, str]:
         """All engines, each with its name for sentences, such as `the engine 'eu'`."""
-        names = {self._engine: "the engine"}
+        names = {self.engine: "the engine"}
         for name, engine in self._named.items():
             names.setdefault(engine, f"the engine {name!r}")
         return names
@@ -99,7 +103,7 @@ class Authorizer:
         if isinstance(principal, Refusal):
             return principal
         name = principal.engine if isinstance(principal, Principal) else None
-        engine = self._engine if name is None else self._named.get(name)
+        engine = self.engine if name is None else self._named.get(name)
         if engine is None:
             log.error(
                 "the engine %r of this principal is not one of the engines of WSServer: %s",
@@ -109,7 +113,8 @@ class Authorizer:
             return _NO_ENGINE
         try:
             client = Client(request.peer.network, log.principal or "")
-            return Authorized(principal, await engine.open_session_for(client))
+            session = await engine.open_session_for(client)
+            return Authorized(principal, session, session.source or engine)
         except ClientMustWait as error:
             return Refusal(503, f"This client must wait: {error}.", _retry_after(error.retry_after))
         except RayforceWSError as error:

@@ -6,7 +6,6 @@ same when a reply arrives. The worker task performs all other actions.
 """
 
 import copy
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +20,7 @@ from .._protocol import (
     HELLO_REPLY,
     STREAMS,
     SUBPROTOCOL,
+    SUBSCRIPTIONS,
     WAIT_INTERVAL,
     Action,
     CancelRequested,
@@ -35,11 +35,15 @@ from .._protocol import (
     OpenStream,
     Outcome,
     ProtocolViolation,
+    Publish,
     Reply,
     RequestPipeline,
     Result,
     ServerCall,
     ServerRequest,
+    Snapshot,
+    SubscribeNotice,
+    UnsubscribeNotice,
     check_hello,
     dump_hello,
 )
@@ -51,6 +55,8 @@ from ._byte_budget import Budgets, ByteBudget, Held, Holder, close_beyond
 from ._counters import Counters
 from ._log import ConnectionLog
 from ._result_streams import ResultStreams
+from ._side_messages import SideMessages
+from ._subscriptions import Subscriptions
 
 _HELLO_LIMIT = 4096  # bytes
 
@@ -134,6 +140,8 @@ class WSServerConnection:
         max_reply_size: int | None = None,
         budgets: Budgets | None = None,
         network: str = "",
+        subscribe: Callable[[SideMessages], Subscriptions] | None = None,
+        max_subscription_buffer: int = 0,
     ) -> None:
         self.id = log.connection_id
         self.peer = log.peer
@@ -152,9 +160,11 @@ class WSServerConnection:
         )
         self._budgets = budgets or Budgets(ByteBudget(None), ByteBudget(None))
         self._network = network
+        self._subscribe = subscribe
+        self._max_subscription_buffer = max_subscription_buffer
+        self._messages: SideMessages | None = None  # this and the next are made when the client sends a hello
+        self._subscriptions: Subscriptions | None = None
         self._streams = ResultStreams(session, partial(close_beyond, self._budgets.replies))
-        self._texts = deque[str]()  # to be sent between two messages
-        self._in_parts = False  # whether a message has been sent in part
         self._engine_is_lost = False
         self._queued_reported = 0  # the bytes in the queue that the budget knows of
         self._evaluate_at_once = None if log.queries else session.evaluate
@@ -201,6 +211,7 @@ class WSServerConnection:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
                     error = await self._converse()
+                    self._close_subscriptions()
                     self._limit_posts()
                     self._abandon_requests()
                     if error is None:
@@ -214,6 +225,7 @@ class WSServerConnection:
             await end(self._transport, error)
             raise
         finally:
+            self._close_subscriptions()
             self._counters.abandoned += self._pipeline.unanswered
             self._log.closed(error)
             self._stop_now()  # the engine is free at once, however long the closing handshake takes
@@ -387,9 +399,8 @@ class WSServerConnection:
                 self._log_refusal(arrived)
         elif arrived is not None:
             self._cancel(arrived)
-        while pipeline.notices:
-            if isinstance(pipeline.notices.popleft(), HelloNotice):
-                self._send_text(dump_hello([STREAMS]))
+        if pipeline.notices:
+            self._take_notices()
         if reply is not None:
             pipeline.replied(reply)
         if pipeline.current is not arrived:
@@ -419,6 +430,36 @@ class WSServerConnection:
         self._counters.cancelled += 1
         if cancelled.running:
             self._stop_engine(cancelled.request.ticket)
+
+    def _take_notices(self) -> None:
+        """Carry out what the client has announced or asked for. No checkpoint.
+
+        Raises:
+            ProtocolError: the client must not have asked for this.
+        """
+        notices = self._pipeline.notices
+        if self._messages is None:
+            self._messages = SideMessages(self._transport, self._fail, self._max_subscription_buffer, self._counters)
+            self._subscriptions = None if self._subscribe is None else self._subscribe(self._messages)
+        subscriptions = self._subscriptions
+        while notices:
+            match notices.popleft():
+                case HelloNotice():
+                    self._messages.notify(dump_hello([STREAMS] if subscriptions is None else [STREAMS, SUBSCRIPTIONS]))
+                case SubscribeNotice() as notice if subscriptions is not None:
+                    subscriptions.subscribe(notice)
+                case UnsubscribeNotice(number) if subscriptions is not None:
+                    subscriptions.unsubscribe(number)
+
+    def _close_subscriptions(self) -> None:
+        """End what sends messages besides replies, and refers to this connection. No checkpoint. Idempotent."""
+        if self._subscriptions is not None:
+            self._subscriptions.close()
+            self._subscriptions = None
+        if self._messages is not None:
+            self._messages.close()
+            self._messages = None
+            self._subscribe = None
 
     def _stop_engine(self, ticket: int) -> None:
         """Have the engine stop a request; the ticket is 0 if it was not started ahead."""
@@ -541,7 +582,6 @@ class WSServerConnection:
                     await self._transport.send(message)
                 else:
                     assert not isinstance(message, str)
-                    self._in_parts = bool(pipeline.unread)
                     await self._transport.send_part(message, last=not pipeline.unread)
             except RayforceWSError as error:
                 pipeline.send_failed()
@@ -566,24 +606,11 @@ class WSServerConnection:
                 return await self._streams.next_batch(call)
             case EndStream():
                 await self._streams.end(call)
+            case Snapshot() if self._subscriptions is not None:
+                return await self._subscriptions.snapshot(call, self._session)
+            case Publish() if self._subscriptions is not None:
+                return await self._subscriptions.publish(call, self._session)
         return Failure("nyi", "this server does not have this function")
-
-    def _send_text(self, text: str) -> None:
-        """Send a text to the client between two messages. No checkpoint."""
-        self._texts.append(text)
-        self._wake.set()
-
-    async def _send_texts(self) -> None:
-        """Send the texts that wait, unless a message has been sent in part. A checkpoint if it sends any.
-
-        If cancelled, a text may have been sent in part: the connection has to be closed.
-        """
-        while self._texts and not self._in_parts:
-            try:
-                await self._transport.send(self._texts.popleft())
-            except RayforceWSError as error:
-                self._texts.clear()
-                self._fail(error)
 
     async def _ask_engine(self, call: Callable[[], Awaitable[T]]) -> T:
         """Wait for the session. A checkpoint. If cancelled, the session can only be closed.
@@ -641,7 +668,6 @@ class WSServerConnection:
             while True:
                 if pipeline.due is _START or pipeline.due is _SEND:
                     await time_slice.yield_if_due()  # the client may cancel it meanwhile
-                await self._send_texts()
                 if pipeline.due is Action.CLOSE:
                     await self._delete_variables()
                     return

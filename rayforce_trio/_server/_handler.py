@@ -30,13 +30,15 @@ from ._byte_budget import Budgets, ByteBudget
 from ._connection import WSServerConnection, server_handshake
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
+from ._hub import Hub
 from ._limits import ConnectionLimits, too_many
 from ._log import ConnectionLog, LogLimiter, logger
 from ._opening_queue import OpeningQueue, PendingOpening
-from ._options import ConnectionOptions
+from ._options import ConnectionOptions, SubscriptionOptions
 from ._proxies import NOT_A_PROXY, Proxies
 from ._proxy_protocol import MalformedProxyHeader
 from ._receiving_client import receive_client
+from ._subscriptions import Subscriptions, topic_filter
 
 _TOO_MANY_OPENINGS = too_many("This server has reached its limit of opening connections (max_unauthenticated).")
 
@@ -62,6 +64,8 @@ class ConnectionHandler:
         max_message_size: int,
         keepalive: KeepAlive,
         log_queries: bool,
+        hub: Hub,
+        subscriptions: SubscriptionOptions,
     ) -> None:
         self._authorizer = authorizer
         self._proxies = proxies
@@ -78,6 +82,8 @@ class ConnectionHandler:
             write_timeout=options.write_timeout,
         )
         self._log_queries = log_queries
+        self._hub = hub
+        self._subscriptions = subscriptions
         self._log_limiter = LogLimiter()
         self.query_timeout: float | None = None
         self._stop_at: float | None = None  # on trio's clock, once the server stops
@@ -112,13 +118,14 @@ class ConnectionHandler:
 
     @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the openings and the log within their limits, until cancelled. A checkpoint.
+        """Keep the openings and the log within their limits, and run the hub, until cancelled. A checkpoint.
 
         It has to run while connections are handled. If cancelled, call `report` when the last connection has ended.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._openings.run)
             nursery.start_soon(self._log_limiter.run)
+            await nursery.start(self._hub.run)
             task_status.started()
 
     def report(self) -> None:
@@ -182,6 +189,14 @@ class ConnectionHandler:
                 max_reply_size=self._options.max_reply_size,
                 budgets=self._budgets,
                 network=opened.network,
+                subscribe=partial(
+                    Subscriptions,
+                    self._hub,
+                    opened.authorized.engine,
+                    may_subscribe=topic_filter(opened.authorized.principal),
+                    max_subscriptions=self._subscriptions.max_subscriptions,
+                ),
+                max_subscription_buffer=self._subscriptions.max_subscription_buffer,
             )
             opened.connection = connection
             await self._serve_connection(connection, log)

@@ -13,7 +13,9 @@ from typing import Literal
 import trio
 
 from .._addresses import authority_of, check_host, check_port
+from .._codec import encode_update, engine_error
 from .._engines import Engine, InProcessEngine
+from .._protocol import Failure
 from .._streams import check_tls_context
 from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
 from .._transports import KeepAlive, check_size
@@ -21,15 +23,17 @@ from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
 from ._authorizer import Authenticate, Authorizer
-from ._checks import check_flag, check_grace
+from ._checks import check_flag, check_grace, check_topic
 from ._counters import Counters
+from ._expressions import integer_in, publish_request
 from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
+from ._hub import Hub
 from ._limits import ConnectionLimits
 from ._listening import accept_connections, open_listeners
 from ._log import logger
 from ._opening_queue import OpeningQueue
-from ._options import ConnectionOptions
+from ._options import ConnectionOptions, SubscriptionOptions
 from ._proxies import Proxies
 
 _MIB = 1024**2
@@ -97,6 +101,15 @@ class WSServer:
         drain_timeout: seconds to let running queries finish when the server stops.
         drain_delay: seconds for which a server that is to stop goes on serving and accepting clients, and answers
             `GET /healthz` with 503, so that load balancers send no more clients to it.
+        resume_window: seconds for which the server keeps a topic after its last subscriber has left, so that
+            subscribers can resume.
+        max_topic_history: how many bytes of the latest updates of each topic the server keeps for subscribers that
+            resume.
+        max_subscription_buffer: the limit on the bytes of updates that wait for one client to read them. Beyond it, the
+            oldest are dropped, and the client learns how many.
+        max_subscriptions: the limit on the subscriptions of one connection; `None`: no limit.
+        max_topics: the limit on the topics that the server keeps; `None`: no limit. Beyond it, topics without
+            subscribers give way.
         log_queries: log the beginning of each query, on one line.
         metrics: answer `GET /metrics` with statistics for Prometheus, to authenticated clients or, without
             `authenticate`, to clients on this machine. This needs the prometheus_client library.
@@ -137,6 +150,11 @@ class WSServer:
         max_reply_size: int | None = _GIB,
         max_buffered_bytes: int | None = _GIB,
         max_spooled_bytes: int | None = 4 * _GIB,
+        resume_window: float = 60.0,
+        max_topic_history: int = 8 * _MIB,
+        max_subscription_buffer: int = 8 * _MIB,
+        max_subscriptions: int | None = 1024,
+        max_topics: int | None = 10_000,
         log_queries: bool = False,
         metrics: bool = False,
     ) -> None:
@@ -178,6 +196,10 @@ class WSServer:
         )
         self._counters = Counters()
         self._since: float | None = None
+        subscriptions = SubscriptionOptions(
+            resume_window, max_topic_history, max_subscription_buffer, max_subscriptions, max_topics
+        )
+        self._hub = Hub(subscriptions, self._counters)
         self._handler = ConnectionHandler(
             authorizer=self._authorizer,
             proxies=Proxies(trusted_proxies, proxy_header, protocol=proxy_protocol),
@@ -190,6 +212,8 @@ class WSServer:
             max_message_size=max_message_size,
             keepalive=KeepAlive(ping_interval, ping_timeout),
             log_queries=log_queries,
+            hub=self._hub,
+            subscriptions=subscriptions,
         )
         self._starting = trio.CancelScope()
         self._stopping: trio.Event | None = None
@@ -334,6 +358,54 @@ class WSServer:
             )
         self._stop(self._stopping, grace)
         await self._stopped.wait()
+
+    @enable_ki_protection
+    async def publish(self, topic: str, value: object) -> int:
+        """Publish a value to the subscribers of a topic, and return the number of the update.
+
+        If the server's `engine` is in this process, the subscribers have the value, or it waits to be sent to them,
+        before other tasks run. So a snapshot contains what the program changes directly before this call exactly if it
+        contains the update. A native engine publishes the value itself.
+
+        A checkpoint. If cancelled, the value may be published all the same.
+
+        Args:
+            topic: the topic, of up to 1,024 bytes of UTF-8.
+            value: a value that a parameter can have, but not null.
+
+        Returns:
+            The number of the update; 0 if nobody has subscribed.
+
+        Raises:
+            RayforceValueError: the topic or the value is invalid.
+            RayforceConversionError: the value cannot be sent.
+            RayforceAccessError: the engine is read-only.
+            RayforceError: another error of the engine.
+            EngineError: the engine cannot be reached, or is lost. It may have published the value.
+            RayforceWSError: the server is not running, or not in this trio run.
+        """
+        check_topic(topic)
+        payload = encode_update(value)
+        _require_trio()
+        if self._stopping is None:
+            raise RayforceWSError("Server not started")
+        if running_loop() is not self._loop:
+            raise RayforceWSError(
+                "publish() must be called in the trio run that serves; from another thread, use trio.from_thread.run"
+            )
+        engine = self._authorizer.engine
+        if not engine.pushes:
+            number = self._hub.publish(topic, bytes(payload))
+            await trio.lowlevel.checkpoint()
+            return number
+        reply = await self._hub.request(engine, publish_request(topic, payload))
+        if isinstance(reply, Failure):
+            raise engine_error(
+                Failure(reply.code, "the engine is read-only, so nothing can be published in it")
+                if reply.code == "access"
+                else reply
+            )
+        return integer_in(reply.frame) or 0
 
     @enable_ki_protection
     async def __aenter__(self) -> "WSServer":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import anyio
 
 from .._protocol import Frame, LazyFrame
-from .._websocket import CloseCode
+from .._websocket import CloseCode, pack_message
 from ..errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -39,6 +39,34 @@ def _ignore(count: int) -> None:
     """Do nothing with a number of bytes."""
 
 
+def _do_nothing() -> None:
+    """Do nothing."""
+
+
+class SharedMessage:
+    """A binary message that a server sends to several clients. Its WebSocket frame is packed once.
+
+    Args:
+        data: the message.
+    """
+
+    __slots__ = ("_packed", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._packed: bytes | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def packed(self) -> bytes:
+        """The WebSocket frame of a server, which is not masked."""
+        if self._packed is None:
+            self._packed = pack_message(self.data, masked=False)
+        return self._packed
+
+
 class Transport(ABC):
     """A WebSocket connection after its opening handshake. It carries whole messages, bytes or text, in order.
 
@@ -51,10 +79,12 @@ class Transport(ABC):
         max_message_size: the longest message to accept, in bytes; may be changed at any time.
         peer_max_message_size: the longest message that the server accepts, in bytes; `None` if the server did not
             announce it, and always in a server.
+        on_idle: called when `send_between` may succeed again, after it has returned False. The default does nothing.
         on_unfinished: called by `receive` with the number of bytes that have been added to an unfinished message, if it
             is long. It may call `begin_close`. The default does nothing.
     """
 
+    on_idle: Callable[[], None] = staticmethod(_do_nothing)
     on_unfinished: Callable[[int], None] = staticmethod(_ignore)
 
     subprotocol: str | None
@@ -138,6 +168,20 @@ class Transport(ABC):
             return False
         self.flush()
         return True
+
+    def send_between(self, message: SharedMessage | str) -> bool:
+        """Send a message of a server at once if nothing else is being sent or waits to be sent. No checkpoint.
+
+        The message may have any length. `run` sends what the network does not take at once. If this returns False,
+        nothing was sent, and `on_idle` will be called.
+
+        Raises the same errors as `send`.
+        """
+        return self.send_now(message if isinstance(message, str) else message.data)
+
+    def notify_when_idle(self) -> None:
+        """Have `on_idle` called when other tasks have run, and nothing is being sent. No checkpoint."""
+        self.on_idle()
 
     def flush(self) -> None:  # noqa: B027 - nothing to do unless send_nowait is overridden
         """Send the buffered messages. `run` sends what the network does not take at once. No checkpoint.

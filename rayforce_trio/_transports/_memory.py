@@ -9,7 +9,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from .._protocol import Frame, LazyFrame
 from .._websocket import CloseCode, message_too_long, text_too_long, truncate_reason
 from ..errors import ConnectionClosed, ConnectionLost, MessageTooLarge, RayforceWSError
-from ._base import TEXT_LIMIT, Transport, closed_by_peer, closed_by_us
+from ._base import TEXT_LIMIT, SharedMessage, Transport, closed_by_peer, closed_by_us
 
 _NO_LIMIT = 2**63
 
@@ -75,11 +75,25 @@ class MemoryTransport(Transport):
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise self._closed or ConnectionLost("the other end is gone") from None
 
+    def send_between(self, message: SharedMessage | str) -> bool:
+        if self._closed:
+            raise self._closed
+        if self._parts:
+            return False
+        text_or_data = message if isinstance(message, str) else message.data
+        self.sent.append(text_or_data)
+        try:
+            self._outgoing.send_nowait(text_or_data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            raise self._closed or ConnectionLost("the other end is gone") from None
+        return True
+
     async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
         self._parts += data[:]
         if last:
             message, self._parts = self._parts, b""
             await self.send(message)
+            self.on_idle()
 
     async def run(self) -> None:
         await anyio.sleep_forever()

@@ -18,6 +18,7 @@ from .._protocol._frames import announced_size
 from .._streams import READ_SIZE, STREAM_ERRORS, BrokenResourceError, ByteStream, ClosedResourceError
 from .._tasks import Event, TimeSlice, checkpoint_if_cancelled_function, event_class, race
 from .._websocket import (
+    MAX_PACKED,
     Close,
     CloseCode,
     EndedBy,
@@ -30,7 +31,7 @@ from .._websocket import (
     WebSocketViolation,
 )
 from ..errors import ConnectionLost, MessageTooLarge, ProtocolError, RayforceWSError
-from ._base import CLOSE_TIMEOUT, TEXT_LIMIT, Transport, closed_by_peer, closed_by_us
+from ._base import CLOSE_TIMEOUT, TEXT_LIMIT, SharedMessage, Transport, closed_by_peer, closed_by_us
 from ._keepalive import KeepAlive
 from ._write_rate import MIN_RATE, WriteRate
 
@@ -230,6 +231,33 @@ class WebSocketTransport(Transport):
     async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
         await self._send(lambda: self._connection.send_part(data, last=last))
 
+    def send_between(self, message: SharedMessage | str) -> bool:
+        connection = self._connection
+        if isinstance(message, str):
+            sent = self.send_now(message)
+        elif len(message.data) > MAX_PACKED:
+            sent = self._send_medium_now(message.data, any_size=True)
+        else:
+            sent = connection.can_begin
+            if sent:
+                frame = message.packed
+                try:
+                    count = self._send_bytes(frame)
+                except (BrokenResourceError, ClosedResourceError) as error:
+                    raise self._broken(error) from None
+                if count < len(frame):
+                    connection.keep_unsent(frame[count:])
+                    self._flush_due.set()
+        if not sent:
+            if connection.state is not State.OPEN:
+                raise self._error()
+            self.notify_when_idle()
+        return sent
+
+    def notify_when_idle(self) -> None:
+        if not self._connection.within_message:  # otherwise the task that sends that message calls `on_idle`
+            self._flush_due.set()
+
     async def _send(self, queue: Callable[[], None]) -> None:
         """Call `queue`, and send until the message is sent. A checkpoint.
 
@@ -250,6 +278,7 @@ class WebSocketTransport(Transport):
                     raise self._error()
             finally:
                 connection.abandon()
+        self.on_idle()
 
     def send_nowait(self, message: Frame | LazyFrame | str) -> bool:
         if self._writing:
@@ -273,13 +302,13 @@ class WebSocketTransport(Transport):
             self._flush_due.set()
         return True
 
-    def _send_medium_now(self, message: Frame | LazyFrame | str) -> bool:
+    def _send_medium_now(self, message: Frame | LazyFrame | str, *, any_size: bool = False) -> bool:
         """Send a message of medium length; `run` sends what the network does not take. If False, nothing was done.
 
         A switch to another task for each piece would take longer than everything else.
         """
         connection = self._connection
-        if self._write_lock.locked() or not connection.begin_message(message):
+        if self._write_lock.locked() or not connection.begin_message(message, any_size=any_size):
             return False
         while (data := connection.data_to_send()) is not None:
             size = len(data)
@@ -379,6 +408,7 @@ class WebSocketTransport(Transport):
             self._flush_due = self._new_event()
             async with self._write_lock:
                 await self._write()
+            self.on_idle()
 
     # Ending
 

@@ -1,6 +1,6 @@
 """WebSocket (RFC 6455) without I/O."""
 
-from ._connection import EndedBy, Ending, LocalProtocolError, State, WebSocketConnection
+from ._connection import MAX_PACKED, EndedBy, Ending, LocalProtocolError, State, WebSocketConnection
 from ._frames import (
     NO_STATUS,
     REASON_LIMIT,
@@ -11,6 +11,7 @@ from ._frames import (
     Pong,
     WebSocketViolation,
     message_too_long,
+    pack_message,
     text_too_long,
     truncate_reason,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "BODY_LIMIT",
     "HEAD_LIMIT",
     "MAX_HEADERS",
+    "MAX_PACKED",
     "NO_STATUS",
     "REASON_LIMIT",
     "Close",
@@ -63,6 +65,7 @@ __all__ = [
     "message_too_long",
     "normalized_request",
     "normalized_response",
+    "pack_message",
     "pack_request",
     "parse_request",
     "text_too_long",

@@ -92,7 +92,9 @@ Linux buffers at most 6 MiB that were received and 4 MiB that are to be sent, un
 MAX_CLOSING_FRAMES = 256 * 1024
 """Frames that may arrive while the connection closes. Linux has buffers for this many requests of 40 bytes."""
 
-_MAX_COPIED = 16 * 1024  # bytes; up to this many are copied behind a frame header, to send both together
+MAX_PACKED = 16 * 1024
+"""Up to this many bytes of a message are copied behind a frame header, to send both together."""
+
 _NOTHING = memoryview(b"")
 
 
@@ -299,7 +301,7 @@ class WebSocketConnection:
         A shortcut: if this returns `None`, nothing has happened, and `send_short` does the same by way of the queue.
         Pass the bytes of the frame that the network does not take to `keep_unsent`.
         """
-        if type(message) is not bytes or len(message) > _MAX_COPIED or not self._can_begin():
+        if type(message) is not bytes or len(message) > MAX_PACKED or not self.can_begin:
             return None
         return pack_message(message, masked=self._client)
 
@@ -307,19 +309,27 @@ class WebSocketConnection:
         """Queue the rest of the frame that `pack_next` has just returned."""
         self._outgoing += data
 
-    def begin_message(self, message: Payload | str) -> bool:
-        """Queue a binary message that fits into a frame, to be sent at once, if nothing has to be sent before it.
+    def begin_message(self, message: Payload | str, *, any_size: bool = False) -> bool:
+        """Queue a binary message to be sent at once, if nothing has to be sent before it.
+
+        Unless any size is allowed, the message must fit into a frame.
 
         If this returns False, nothing has happened. Otherwise call `data_to_send` next, and send what it returns: that
         call begins the frame, so that a close does not cut it.
         """
-        if type(message) is not bytes or len(message) > MAX_SENT_AT_ONCE or not self._can_begin():
+        if type(message) is not bytes or not self.can_begin or (len(message) > MAX_SENT_AT_ONCE and not any_size):
             return False
         self._message = _OutgoingMessage(_BINARY, message, True)
         return True
 
-    def _can_begin(self) -> bool:
-        """Return whether a message can be sent, and nothing has to be sent before it."""
+    @property
+    def within_message(self) -> bool:
+        """Whether a message has been sent or queued in part."""
+        return self._message is not None or self._mid_message
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether a message can be sent, and nothing has to be sent before it."""
         return not (
             self._outgoing
             or self._control_due
@@ -401,7 +411,7 @@ class WebSocketConnection:
             raise LocalProtocolError("the connection is not open, or a message was cut")
         if self._message is not None:
             raise LocalProtocolError("another message is being sent")
-        if len(data) > _MAX_COPIED:
+        if len(data) > MAX_PACKED:
             self._message = _OutgoingMessage(opcode, data, last)
             return
         if self._control_due:
@@ -441,7 +451,7 @@ class WebSocketConnection:
         key = new_key() if self._client else b""
         message.masker = Masker(key) if key else None
         header = frame_header(self._opcode(message.opcode), message.frame_end - message.at, fin=fin, key=key)
-        piece = message.next_piece(_MAX_COPIED)  # if this raises an error, the frame has not begun
+        piece = message.next_piece(MAX_PACKED)  # if this raises an error, the frame has not begun
         self._outgoing += header
         self._outgoing += piece
         self._in_frame = True

@@ -45,7 +45,7 @@ def client(request: pytest.FixtureRequest) -> bool:
 def small_pieces() -> Iterator[None]:
     """Let short messages be sent like long ones."""
     with mock.patch.multiple(
-        _connection, FRAGMENT_SIZE=100, PIECE_SIZE=40, UNCOPIED_PIECE_SIZE=60, _MAX_COPIED=20, MAX_SENT_AT_ONCE=90
+        _connection, FRAGMENT_SIZE=100, PIECE_SIZE=40, UNCOPIED_PIECE_SIZE=60, MAX_PACKED=20, MAX_SENT_AT_ONCE=90
     ):
         yield
 

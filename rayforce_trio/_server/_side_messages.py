@@ -1,0 +1,117 @@
+"""The messages of a connection that answer no request: notices and updates of subscriptions.
+
+Nothing here waits. What cannot be sent at once waits in the outbox until the transport is idle, so a client that reads
+slowly delays nobody else, and no long reply is cut.
+"""
+
+from collections.abc import Callable
+from time import perf_counter
+
+from .._protocol import Outbox
+from .._tasks import TIME_SLICE
+from .._transports import Transport
+from ..errors import ProtocolError, RayforceWSError
+from ._counters import Counters
+from ._hub import SharedUpdate
+
+_POLICY_VIOLATION = 1008
+
+
+def _ignore(subscription: int) -> None:
+    """Do nothing with the id of a subscription."""
+
+
+class SideMessages:
+    """Send notices and updates to one client. None of these methods is a checkpoint.
+
+    Args:
+        transport: the connection.
+        fail: ends the connection with an error.
+        max_buffer: how many bytes of updates may wait for this client. Beyond it, the oldest are dropped.
+        counters: count the bytes that are sent.
+
+    Attributes:
+        on_dropped: called with the id of a subscription when one of its updates is dropped.
+    """
+
+    on_dropped: Callable[[int], None] = staticmethod(_ignore)
+
+    def __init__(
+        self, transport: Transport, fail: Callable[[RayforceWSError], None], max_buffer: int, counters: Counters
+    ) -> None:
+        self._transport = transport
+        self._counters = counters
+        self._fail = fail
+        self._outbox = Outbox[SharedUpdate](max_buffer)
+        self._closed = False
+        transport.on_idle = self._send_waiting
+
+    def notify(self, text: str) -> None:
+        """Send a notice as soon as that is possible."""
+        if self._closed:
+            return
+        is_first = not self._outbox
+        self._outbox.add_notice(text)
+        if is_first:
+            self._send_waiting()
+        elif self._outbox.is_flooded:
+            error = ProtocolError("the client reads none of the messages that it asks for", _POLICY_VIOLATION)
+            self._end(error)
+
+    def update(self, subscription: int, update: SharedUpdate) -> None:
+        """Send an update as soon as that is possible."""
+        if self._closed:
+            return
+        outbox = self._outbox
+        if outbox.is_clear:
+            try:
+                message = update.message(subscription)
+                if self._transport.send_between(message):
+                    self._counters.bytes_out += len(message)
+                    return
+            except RayforceWSError as error:
+                self._end(error)
+                return
+            self._add(subscription, update)
+        else:
+            is_first = not outbox
+            self._add(subscription, update)
+            if is_first:
+                self._send_waiting()
+
+    def discard(self, subscription: int) -> None:
+        """Drop the updates that wait for a subscription that the client has ended."""
+        self._outbox.discard(subscription)
+
+    def close(self) -> None:
+        """Send nothing more. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.on_dropped = _ignore
+            del self._transport.on_idle  # it refers to this object
+
+    def _add(self, subscription: int, update: SharedUpdate) -> None:
+        for dropped in self._outbox.add_update(subscription, update):
+            self.on_dropped(dropped)
+
+    def _send_waiting(self) -> None:
+        """Send what waits, as far as that is possible."""
+        outbox, transport = self._outbox, self._transport
+        end = perf_counter() + TIME_SLICE
+        try:
+            while not self._closed and (first := outbox.first()) is not None:
+                message = first if isinstance(first, str) else first.update.message(first.subscription, first.lost)
+                if not transport.send_between(message):
+                    return
+                outbox.sent()
+                self._counters.bytes_out += len(message)
+                if perf_counter() >= end:
+                    transport.notify_when_idle()
+                    return
+        except RayforceWSError as error:
+            self._end(error)
+
+    def _end(self, error: RayforceWSError) -> None:
+        """End the connection, which broke or is closing."""
+        self.close()
+        self._fail(error)
