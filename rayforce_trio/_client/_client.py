@@ -213,21 +213,12 @@ class WSClient:
         If cancelled, no connection is left open.
         """
         _check_running()
-        exchange = ReconnectingExchange(
-            [partial(self._open_exchange, server, Session, certainly=True) for server in self._servers]
-        )
+        exchange = ReconnectingExchange([partial(self._open_exchange, server, Session) for server in self._servers])
         await exchange.open(patiently=patiently)
         return WSClientConnection(exchange)
 
-    async def _open_exchange(self, server: _Server, make: _Make[E], *, certainly: bool = False) -> E:
-        """Connect to one server. A checkpoint; if cancelled, no connection is left open.
-
-        Args:
-            server: the server.
-            make: makes the exchange.
-            certainly: wait for the answer to the greeting. Before it, a server that is opening very many connections
-                may still end this one.
-        """
+    async def _open_exchange(self, server: _Server, make: _Make[E]) -> E:
+        """Connect to one server. A checkpoint; if cancelled, no connection is left open."""
         with anyio.move_on_after(OPEN_TIMEOUT):
             transport = await connect(
                 server.endpoint,
@@ -240,7 +231,7 @@ class WSClient:
                 if not transport.send_now(HELLO):
                     await transport.send(HELLO)
                 receive_answer = partial(_receive_answer, transport, str(server.endpoint))
-                if transport.subprotocol is not None and not certainly:
+                if transport.subprotocol is not None:
                     # The peer is a Rayforce server, so the first request need not wait for the answer.
                     return make(transport, receive_answer)
                 await receive_answer()
