@@ -218,7 +218,11 @@ class WSClient:
         return WSClientConnection(exchange)
 
     async def _open_exchange(self, server: _Server, make: _Make[E]) -> E:
-        """Connect to one server. A checkpoint; if cancelled, no connection is left open."""
+        """Connect to one server. A checkpoint; if cancelled, no connection is left open.
+
+        A `Session` has the answer to the greeting. Otherwise, a server that cannot open the connection in time, because
+        many come at once, would seem to have lost it, and calls with it.
+        """
         with anyio.move_on_after(OPEN_TIMEOUT):
             transport = await connect(
                 server.endpoint,
@@ -231,7 +235,7 @@ class WSClient:
                 if not transport.send_now(HELLO):
                     await transport.send(HELLO)
                 receive_answer = partial(_receive_answer, transport, str(server.endpoint))
-                if transport.subprotocol is not None:
+                if transport.subprotocol is not None and make is not Session:
                     # The peer is a Rayforce server, so the first request need not wait for the answer.
                     return make(transport, receive_answer)
                 await receive_answer()
