@@ -2,6 +2,7 @@
 
     RayforceError                    rayforce-py's base class
     +-- RayforceTypeError, ...       an evaluation failed: rayforce-py's class for the engine's error code
+    |   +-- NoColumns                the result of `stream` has no columns
     +-- RayforceThreadError          Rayforce was used outside the thread that imported it
     +-- RayforceValueError           an argument is out of range
     +-- RayforceWSError              base class of network errors
@@ -20,6 +21,7 @@
         +-- ServerClosing            the server did not start the query: it is shutting down
         +-- SlowSubscriber           the updates of a subscription were not taken fast enough
         +-- SubscriptionGap          updates of a subscription are missing
+        +-- UnsupportedByServer      the server lacks a feature that the call needs
         +-- UnsupportedQuery         the argument is not a query; also a `TypeError`
 
 The classes of evaluation errors are those of `rayforce.errors`, so `except RayforceError` works with both packages.
@@ -59,6 +61,7 @@ __all__ = [
     "HandshakeError",
     "ListenError",
     "MessageTooLarge",
+    "NoColumns",
     "ProtocolError",
     "QueryTimeout",
     "RayforceArityError",
@@ -88,6 +91,7 @@ __all__ = [
     "ServerClosing",
     "SlowSubscriber",
     "SubscriptionGap",
+    "UnsupportedByServer",
     "UnsupportedQuery",
 ]
 
@@ -175,6 +179,25 @@ class MessageTooLarge(RayforceWSError):
     """A message exceeded the `max_message_size` of either side, which closed the connection."""
 
 
+class NoColumns(RayforceTypeError):
+    """The query of `stream` has a value without columns, so it cannot be divided into batches.
+
+    Attributes:
+        message: the error in one sentence, which `str` returns.
+        value: the value, as `execute` returns it, since the query has been evaluated.
+        output: the text that the query printed.
+    """
+
+    def __init__(self, message: str, value: object, output: str = "") -> None:
+        super().__init__(message, value, output)
+        self.message = message
+        self.value = value
+        self.output = output
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class ProtocolError(RayforceWSError):
     """The peer violated the protocol, which closed the connection.
 
@@ -233,6 +256,10 @@ class SubscriptionGap(RayforceWSError):
     The numbers of a topic begin anew when its engine restarts, and the server keeps a limited number of updates.
     Subscribe again with a snapshot to get the present state.
     """
+
+
+class UnsupportedByServer(RayforceWSError):
+    """The server lacks a feature that the call needs. Nothing was evaluated, and the connection stays usable."""
 
 
 class UnsupportedQuery(RayforceWSError, TypeError):

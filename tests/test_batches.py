@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -9,6 +10,7 @@ import pytest
 from support.connected import connected_to
 from support.processes import server_process
 from support.sweep import cancellation_of, swept
+from support.watched import Queries
 
 from rayforce_trio import Columns, WSClientConnection, errors
 from rayforce_trio._protocol import MAX_STREAMS
@@ -75,9 +77,11 @@ async def test_parameters(our_port: int) -> None:
 )
 async def test_a_result_without_columns_is_an_error(our_port: int, query: str, kind: str) -> None:
     async with connected_to(our_port) as connection:
-        with pytest.raises(errors.RayforceTypeError, match=f"the result is {kind}, which has no columns"):
+        with pytest.raises(errors.NoColumns) as raised:
             async with connection.stream(query):
                 pass
+        assert str(raised.value) == f"the result is {kind}, which has no columns; use execute() instead of stream()"
+        assert str(raised.value.value) == str(await connection.execute(query))
         assert await connection.execute("(+ 1 2)") == 3
         assert await streams_in(connection) == 0
 
@@ -105,6 +109,19 @@ async def test_the_end_of_the_block_releases_the_result(our_port: int) -> None:
                 break
         assert await connection.execute("(+ 1 2)") == 3
         assert await streams_in(connection) == 0
+
+
+@pytest.mark.anyio
+async def test_the_printed_text_is_known_before_the_batches(our_port: int) -> None:
+    async with connected_to(our_port) as connection:
+        async with connection.stream('(do (println "one") (println "two") (til 3))') as batches:
+            assert batches.output == "one\ntwo\n"
+        async with connection.stream('(do (println "one") (dict [a] (list (til 3))))') as batches:
+            assert (batches.output, batches.total_rows) == ("one\n", 3)
+        with pytest.raises(errors.NoColumns) as raised:
+            async with connection.stream('(do (println "one") 3)'):
+                pass
+        assert raised.value.output == "one\n"
 
 
 @pytest.mark.anyio
@@ -225,7 +242,9 @@ async def test_a_read_only_engine_returns_the_result_once(read_only_port: int, s
             parts = [columns async for columns in batches]
         assert len(parts) == 3
         assert [row for part in parts for row in part.rows()] == list(whole.rows())
-        with pytest.raises(errors.RayforceTypeError, match="the result is a single I64, which has no columns"):
+        async with connection.stream('(do (println "one") (til 3))') as batches:
+            assert batches.output == "one\n"
+        with pytest.raises(errors.NoColumns, match="the result is a single I64, which has no columns"):
             await received(connection, "(+ 1 2)")
         assert await connection.execute("(+ 1 2)") == 3
 
@@ -234,6 +253,49 @@ async def test_a_read_only_engine_returns_the_result_once(read_only_port: int, s
 async def test_a_server_without_the_feature_is_named_in_the_error() -> None:
     with server_process("theirs") as port:
         async with connected_to(port) as connection:
-            with pytest.raises(errors.RayforceWSError, match="this server"):
+            with pytest.raises(errors.UnsupportedByServer, match="this server"):
                 async with connection.stream("(til 3)"):
                     pass
+
+
+@pytest.fixture(scope="module", params=["child", "native"])
+def journal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """Yield the port of a server whose engine has a journal, and the journal."""
+    base = tmp_path_factory.mktemp("journal") / "base"
+    with server_process("journal", request.param, str(base)) as port:
+        yield port, base.with_suffix(".log")
+
+
+@pytest.mark.anyio
+async def test_no_part_of_a_stream_is_in_the_journal(journal: tuple[int, Path]) -> None:
+    port, file = journal
+    query = "(table [a s] (list (til 300000) (take [x yy z] 300000)))"
+    async with connected_to(port) as connection:
+        async with connection.stream("(til 3)"):
+            pass  # the session finds out that there is a journal
+        await connection.execute("(set seen 1)")
+        before = file.read_bytes()
+        assert b"seen" in before
+        parts = await received(connection, query, batch_size=100_000)
+        assert [len(part) for part in parts] == [100_000] * 3
+        with pytest.raises(errors.RayforceError, match="does not tell why"):
+            await received(connection, "(foo 1)")
+        assert file.read_bytes() == before
+        assert b"#stream" not in before
+        whole = await connection.fetch(query)
+        assert [row for part in parts for row in part.rows()] == list(whole.rows())
+        assert await streams_in(connection) == 0
+
+
+@pytest.mark.anyio
+async def test_a_query_is_stopped_although_there_is_a_journal(journal: tuple[int, Path], queries: Queries) -> None:
+    port, _ = journal
+    query = queries()
+    async with connected_to(port) as connection:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(received, connection, query.text)
+            await query.begun()
+            tasks.cancel_scope.cancel()
+        assert await connection.execute("(+ 1 2)") == 3
+        assert not query.has_ended
+        assert await streams_in(connection) == 0

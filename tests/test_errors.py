@@ -16,6 +16,7 @@ from rayforce_trio.errors import (
     HandshakeError,
     ListenError,
     MessageTooLarge,
+    NoColumns,
     ProtocolError,
     QueryTimeout,
     RayforceError,
@@ -26,6 +27,7 @@ from rayforce_trio.errors import (
     ServerClosing,
     SlowSubscriber,
     SubscriptionGap,
+    UnsupportedByServer,
     UnsupportedQuery,
 )
 
@@ -77,6 +79,7 @@ EXAMPLES = [
     (ConnectionClosed(1001, "bye", by_peer=False), "the connection is closed"),
     (ConnectionLost("the peer fell silent"), "the peer fell silent"),
     (MessageTooLarge("too large"), "too large"),
+    (NoColumns("the result is null", None), "the result is null"),
     (ProtocolError("text that is no JSON"), "text that is no JSON"),
     (ProtocolError("no UTF-8", 1007), "no UTF-8"),
     (QueryTimeout("timeout: too long"), "timeout: too long"),
@@ -85,6 +88,7 @@ EXAMPLES = [
     (ServerClosing("closing: too late"), "closing: too late"),
     (SlowSubscriber("topic 'a': too slow"), "topic 'a': too slow"),
     (SubscriptionGap("topic 'a': a new epoch"), "topic 'a': a new epoch"),
+    (UnsupportedByServer("no streams"), "no streams"),
     (UnsupportedQuery("cannot send int"), "cannot send int"),
     (RayforceWSError("anything else"), "anything else"),
 ]

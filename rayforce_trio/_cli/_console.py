@@ -81,6 +81,11 @@ def set_output_encoding(encoding: str | None, errors: str) -> None:
         sys.stdout.reconfigure(encoding=encoding, errors=errors)
 
 
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def write(parts: Iterable[str]) -> None:
     """Write text to standard output and flush it; on a terminal, control characters are escaped.
 

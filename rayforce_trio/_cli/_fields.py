@@ -1,7 +1,9 @@
 """The items of columns as texts for CSV and JSON, column by column: see docs/command_line.md."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import date, datetime, time
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -26,6 +28,18 @@ def csv_lines(columns: Columns) -> Iterator[str]:
         RayforceConversionError: a column is a list of values.
     """
     return _csv_lines(columns.names, list(columns.vectors().values()))
+
+
+def csv_batch(columns: Columns, *, header: bool) -> Iterator[str]:
+    """Return columns as CSV, many lines at a time. The values of a list are texts or JSON."""
+    vectors: list[Any] = []
+    for name, kind in columns.schema.items():
+        column = Columns({name: columns.raw[name]})
+        vectors.append(_Items(column.to_dict()[name]) if kind == "LIST" else column.vectors()[name])
+    lines = _csv_lines(columns.names, vectors)
+    if not header:
+        next(lines)
+    return lines
 
 
 def json_lines(columns: Columns, *, is_table: bool) -> Iterator[str]:
@@ -54,6 +68,32 @@ def json_item(columns: Columns) -> str:
     return "null" if is_null else _json_fields(vector)[0]
 
 
+class _Items:
+    """The values of a list, as plain Python values, which can be divided like a vector."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def slice(self, start: int, stop: int) -> "_Items":
+        return _Items(self.values[start:stop])
+
+
+def _item_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_other_text)
+
+
+def _other_text(value: Any) -> str:
+    """Return a date, time, duration or GUID as text."""
+    if isinstance(value, datetime):
+        return f"{value.isoformat()}Z"
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
 def _csv_lines(names: tuple[str, ...], vectors: list[Any]) -> Iterator[str]:
     yield ",".join(map(_csv_text, names)) + "\n"
     for block in _blocks(vectors, _csv_fields):
@@ -77,6 +117,8 @@ def _blocks(vectors: list[Any], fields: Callable[[Any], list[str]]) -> Iterator[
 
 
 def _csv_fields(vector: Any) -> list[str]:
+    if isinstance(vector, _Items):
+        return [_csv_text(_item_text(value)) for value in vector.values]
     if vector.type.name in _FIXED_WIDTH:
         return _with_nulls(_fixed_width(vector), vector, "")
     texts = _texts(vector)

@@ -183,6 +183,61 @@ def _source(file: "_File", types: Mapping[str, str], delimiter: str, defaults: M
     return _open_csv(file, types, delimiter, defaults)
 
 
+class ArrowWriter:
+    """Writes batches of columns as an Arrow IPC stream.
+
+    Args:
+        file: is written to; `close` does not close it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._writer: Any = None
+
+    def write(self, columns: Columns) -> None:
+        """Write a batch.
+
+        Raises:
+            RayforceConversionError: Arrow cannot represent a value.
+            CommandFailed: a column of lists has other types than in the first batch.
+        """
+        table = columns.to_arrow()
+        if self._writer is None:
+            self._writer = self._open(table.schema)
+        self._writer.write_table(_with_schema(table, self._writer_schema))
+
+    def _open(self, schema: Any) -> Any:
+        self._writer_schema = schema
+        return pa.ipc.new_stream(self._file, schema)
+
+    def close(self) -> None:
+        """Write the end, unless nothing was written. Idempotent."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class ParquetWriter(ArrowWriter):
+    """Writes batches of columns as a Parquet file. Otherwise like `ArrowWriter`."""
+
+    def _open(self, schema: Any) -> Any:
+        self._writer_schema = schema
+        return pyarrow.parquet.ParquetWriter(self._file, schema)
+
+
+def _with_schema(table: Any, schema: Any) -> Any:
+    """Return a table with the types of the first batch, which differ only if a column holds lists."""
+    if table.schema == schema:
+        return table
+    try:
+        return table.cast(schema)
+    except (pa.ArrowException, ValueError):
+        column = next(field.name for field in schema if table.schema.field(field.name) != field)
+        raise CommandFailed(
+            f"column {column!r} holds {table.schema.field(column).type} where earlier rows hold "
+            f"{schema.field(column).type}; --format json writes any value"
+        ) from None
+
+
 def arrow_stream(columns: Columns) -> Iterator[bytes]:
     """Yield columns as an Arrow IPC stream.
 

@@ -10,6 +10,7 @@ from anyio.abc import TaskGroup
 
 from .. import WSClientConnection
 from ..errors import RayforceConversionError, RayforceError
+from ._batched_output import progress_bar
 from ._console import OK, CommandFailed, Interrupted, UsageError, show
 from ._interrupts import Interruptible, run
 from ._options import add_timeout
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Load a CSV, Parquet or Arrow file into a table of a server, in batches. By default the table must not
 exist. Types come from the file, or are inferred; with --append they come from the table; --type sets them."""
-
-_BAR_WIDTH = 30  # characters
 
 
 def add_parser(commands: Any) -> None:
@@ -156,11 +155,7 @@ class _Loading:
 
     def _status(self) -> str:
         """Return a progress bar, if the length of the file is known, and the number of rows."""
-        fraction = self._source.fraction
-        if fraction is None:
-            return f"{self._rows:,} rows"
-        filled = int(min(fraction, 1) * _BAR_WIDTH)
-        return f"[{'#' * filled:-<{_BAR_WIDTH}}] {min(fraction, 1):4.0%}, {self._rows:,} rows"
+        return progress_bar(self._source.fraction, self._rows)
 
 
 def _current_batch(interrupted: Interrupted) -> str:

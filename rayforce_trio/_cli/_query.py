@@ -8,13 +8,15 @@ from typing import Any
 
 from anyio.abc import TaskGroup
 
-from .. import Columns, Query, Value, VerboseResult, columns_of, sql
-from ..errors import RayforceConversionError
+from .. import Columns, Parameters, Query, Value, VerboseResult, WSClientConnection, columns_of, sql
+from ..errors import NoColumns, RayforceConversionError, UnsupportedByServer
+from ._batched_output import ArrowOutput, BatchedOutput, CsvOutput
 from ._console import (
     FAILED,
     OK,
     CommandFailed,
     UsageError,
+    is_terminal,
     set_output_encoding,
     show,
     show_error,
@@ -36,6 +38,19 @@ DESCRIPTION = "Evaluate an expression on a server, and write its value to standa
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("query", help="evaluate an expression on a server", description=DESCRIPTION)
     add_target(parser)
+    add_query(parser)
+    parser.add_argument(
+        "--format",
+        choices=(*FORMATS, "arrow"),
+        default="text",
+        help="output format; text is the format of the engine's own shell; default: %(default)s",
+    )
+    add_timeout(parser)
+    parser.set_defaults(run=query)
+
+
+def add_query(parser: argparse.ArgumentParser) -> None:
+    """Add a query and its parameters to a command."""
     parser.add_argument("expression", metavar="EXPR", help="Rayfall code; - reads it from standard input")
     parser.add_argument("--sql", action="store_true", help="EXPR is SQL, in which :name is a parameter")
     parser.add_argument(
@@ -47,14 +62,14 @@ def add_parser(commands: Any) -> None:
         type=parameter,
         help="a parameter of the expression, such as low=200 or day=2024-01-31; may be repeated",
     )
-    parser.add_argument(
-        "--format",
-        choices=(*FORMATS, "arrow"),
-        default="text",
-        help="output format; text is the format of the engine's own shell; default: %(default)s",
-    )
-    add_timeout(parser)
-    parser.set_defaults(run=query)
+
+
+def query_of(options: argparse.Namespace) -> Query:
+    """Return the query that the arguments of `add_query` specify."""
+    expression = _read_standard_input() if options.expression == "-" else _check_utf8(options.expression)
+    if is_blank(expression):
+        raise UsageError("the expression is empty")
+    return sql(expression) if options.sql else expression
 
 
 def query(options: argparse.Namespace) -> int:
@@ -62,20 +77,31 @@ def query(options: argparse.Namespace) -> int:
     if options.expression == "-":
         keep_secrets_out_of_standard_input(options)
     client = target_of(options).client()
-    expression = _read_standard_input() if options.expression == "-" else _check_utf8(options.expression)
-    if is_blank(expression):
-        raise UsageError("the expression is empty")
+    query_ = query_of(options)
     values = parameters(options.parameter)
-    query_: Query = sql(expression) if options.sql else expression
     if options.format == "arrow":
         _check_arrow_output()
+        output: BatchedOutput | None = BatchedOutput(ArrowOutput())
+    else:
+        output = BatchedOutput(CsvOutput()) if options.format == "csv" else None
 
-    async def evaluate_query(interruptible: Interruptible, tasks: TaskGroup) -> VerboseResult:
-        """Evaluate the query. A checkpoint; if cancelled, the query is cancelled and the connection closed."""
+    async def evaluate_query(interruptible: Interruptible, tasks: TaskGroup) -> VerboseResult | None:
+        """Evaluate the query; return the result, or `None` if it is written already.
+
+        A checkpoint; if cancelled, the query is cancelled and the connection closed.
+        """
         async with aclosing(await Session.connect(client, interruptible, tasks, time_limit=options.timeout)) as session:
-            return await session.call(partial(evaluate, session.connection, query_, values))
+            if output is None:
+                return await session.call(partial(evaluate, session.connection, query_, values))
+            return await session.call(
+                partial(_stream, session.connection, query_, values, output),
+                show_progress=not is_terminal(),
+                status=output.status,
+            )
 
     result = run(evaluate_query, backend="trio")
+    if result is None:
+        return OK
     _write(result, options.format)
     if result.error is None:
         return OK
@@ -83,13 +109,35 @@ def query(options: argparse.Namespace) -> int:
     return FAILED
 
 
+async def _stream(
+    connection: WSClientConnection, query: Query, values: Parameters, output: BatchedOutput
+) -> VerboseResult | None:
+    """Write the result while it arrives. Return it in place of that if the server or the value has no batches.
+
+    A checkpoint; if cancelled, the query is cancelled, and a part of the result may be written.
+
+    Raises:
+        RayforceError: as `WSClientConnection.stream`.
+        OutputClosed, CommandFailed: as `write`.
+    """
+    try:
+        async with connection.stream(query, values) as batches:
+            _show_output(batches.output)
+            set_output_encoding("utf-8", "strict")
+            await output.copy(batches)
+    except NoColumns as error:
+        return VerboseResult(error.output, error.value, None)
+    except UnsupportedByServer:
+        return await evaluate(connection, query, values)
+    return None
+
+
 def _write(result: VerboseResult, format_: str) -> None:
     if format_ == "text":
         set_output_encoding(None, "backslashreplace")
         write([result.output, *FORMATS[format_](result.value)])
         return
-    if result.output:
-        show(result.output.rstrip("\n"))
+    _show_output(result.output)
     if result.error is not None:
         return
     if format_ == "arrow":
@@ -99,6 +147,11 @@ def _write(result: VerboseResult, format_: str) -> None:
         return
     set_output_encoding("utf-8", "strict")
     write(FORMATS[format_](result.value))
+
+
+def _show_output(output: str) -> None:
+    if output:
+        show(output.rstrip("\n"))
 
 
 def _columns(value: Value) -> Columns:

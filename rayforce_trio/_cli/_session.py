@@ -108,13 +108,20 @@ class Session:
             return cls(connection, interruptible, deadline=deadline, time_limit=time_limit)
         raise CommandFailed(f"no connection within {time_limit:g} s")
 
-    async def call(self, function: Callable[[], Awaitable[T]], *, status: Callable[[], str] | None = None) -> T:
+    async def call(
+        self,
+        function: Callable[[], Awaitable[T]],
+        *,
+        show_progress: bool = True,
+        status: Callable[[], str] | None = None,
+    ) -> T:
         """Call an async function that uses the connection for one call at a time, and return its result.
 
         A checkpoint. If cancelled, the function is cancelled; the query may still be running on the server.
 
         Args:
             function: takes no arguments.
+            show_progress: show the elapsed time on standard error, if that is a terminal.
             status: returns a text that a terminal shows before the elapsed time.
 
         Raises:
@@ -124,7 +131,7 @@ class Session:
         stopped_before = self.connection.stopped_queries
         try:
             with anyio.move_on_at(self._deadline):
-                return await self._interruptible.call(function, status=status)
+                return await self._interruptible.call(function, show_progress=show_progress, status=status)
         except Interrupted:
             stop = await self._wait_until_stopped(stopped_before)
             raise (Interrupted() if stop is Stop.STOPPED else Interrupted(stop.value)) from None

@@ -7,27 +7,31 @@ from types import TracebackType
 
 import anyio.lowlevel
 
-from .._codec import Query, reply_payload
+from .._codec import Query, decode_payload, reply_payload
 from .._protocol import (
     END_STREAM,
     HEADER_SIZE,
     MAX_BATCH_SIZE,
     NEXT_BATCH,
     OPEN_STREAM,
+    SIZED,
     STREAMS,
     ClientRequest,
     MessageType,
+    string_in,
 )
 from .._tasks import enable_ki_protection
 from .._values._columns import Columns, ColumnsReader
-from .._values._payloads import i64
+from .._values._payloads import NULL, i64, list_of
 from .._values._types import Type
-from ..errors import ProtocolError, RayforceValueError, RayforceWSError
+from ..errors import NoColumns, ProtocolError, RayforceTypeError, RayforceValueError, RayforceWSError
 from ._exchange import Exchange
 from ._fetching import finish
 from ._server_call import server_call
 
-_DESCRIPTION = struct.Struct("<BBqbBq")  # a list of two, and its first item, the number of rows
+_NO_ROWS = list_of([NULL, NULL, NULL])[: -2 * len(NULL)]  # the beginning of the description of one without columns
+_NOT_DESCRIBED = "the server did not describe the result of a stream"
+_DESCRIPTION = struct.Struct("<BBqbBq")  # a list of three, and its first item, the number of rows
 
 
 class _State(Enum):
@@ -60,6 +64,7 @@ class Batches:
         self._state = _State.NEW
         self._total_rows = 0
         self._schema: Mapping[str, str] = {}
+        self._output = ""
         self._requested_rows = 0
         self._returned_rows = 0
         self._ahead: ClientRequest | None = None  # the request for the next batch
@@ -76,6 +81,11 @@ class Batches:
         """The engine's type of each column, as `Columns.schema`, known from the beginning of the block."""
         return self._schema
 
+    @property
+    def output(self) -> str:
+        """The text that the query printed. An engine with a journal prints it itself, so this is empty."""
+        return self._output
+
     def __repr__(self) -> str:
         return f"<Batches {self._state.name.lower()}; rows: {self._returned_rows} of {self._total_rows}>"
 
@@ -86,8 +96,9 @@ class Batches:
         A checkpoint. If cancelled, the query is stopped as one of `execute`, and the server releases its result.
 
         Raises:
-            RayforceTypeError: the result has no columns.
-            RayforceWSError: the server does not offer results in batches; or the block was entered before.
+            NoColumns: the result has no columns. The error has the value.
+            UnsupportedByServer: the server does not offer results in batches. The query was not evaluated.
+            RayforceWSError: the block was entered before.
             RayforceError: otherwise as `WSClientConnection.execute`. The code `limit` says that the connection has too
                 many streams.
         """
@@ -181,17 +192,42 @@ class Batches:
         self._exchange.check_loop()
 
     async def _read_description(self, payload: memoryview) -> None:
-        """Read the number of rows and the types of the columns. A checkpoint every few milliseconds.
+        """Read the number of rows and the types of the columns.
 
-        If cancelled, the rest is not read.
+        A checkpoint every few milliseconds; if cancelled, the rest is not read.
+
+        Raises:
+            NoColumns: the result has no columns.
+            RayforceConversionError: the result contains a type that `fetch` does not know.
+            ProtocolError: this is not the description of a result.
         """
-        if len(payload) <= _DESCRIPTION.size:
-            raise ProtocolError("the server did not describe the result of a stream")
-        kind, _, count, item, _, rows = _DESCRIPTION.unpack_from(payload)
-        if (kind, count, item) != (Type.LIST, 2, -Type.I64) or rows < 0:
-            raise ProtocolError("the server did not describe the result of a stream")
-        self._schema = (await finish(ColumnsReader(payload[_DESCRIPTION.size :]))).schema
-        self._total_rows = rows
+        has_rows = payload[: len(_NO_ROWS)] != _NO_ROWS
+        if has_rows:
+            if len(payload) <= _DESCRIPTION.size:
+                raise ProtocolError(_NOT_DESCRIBED)
+            kind, _, count, item, _, rows = _DESCRIPTION.unpack_from(payload)
+            if (kind, count, item) != (Type.LIST, 3, -Type.I64) or rows < 0:
+                raise ProtocolError(_NOT_DESCRIBED)
+            self._total_rows = rows
+        rest = payload[_DESCRIPTION.size if has_rows else len(_NO_ROWS) :]
+        size = SIZED.size + SIZED.unpack_from(rest)[-1] if len(rest) > SIZED.size else 0
+        output = string_in(rest[:size])
+        if output is None:
+            raise ProtocolError(_NOT_DESCRIBED)
+        self._output = output
+        if not has_rows:
+            raise await self._no_columns(rest[size:])
+        self._schema = (await finish(ColumnsReader(rest[size:]))).schema
+
+    async def _no_columns(self, payload: memoryview) -> Exception:
+        """Return the error for a value without columns. A checkpoint; if cancelled, the value is dropped."""
+        try:
+            await finish(ColumnsReader(payload))
+        except RayforceTypeError as error:
+            return NoColumns(
+                f"{error}".replace("fetch()", "stream()"), decode_payload(payload, self._query), self._output
+            )
+        return ProtocolError(_NOT_DESCRIBED)
 
     def _request_ahead(self) -> None:
         """Request the next batch. Raises `RayforceWSError` if the connection has ended."""

@@ -28,7 +28,7 @@ from .._tasks import (
     running_loop,
 )
 from .._transports import Transport, aclose_shielded, closed_by_us, end
-from ..errors import ConnectionClosed, ProtocolError, RayforceWSError
+from ..errors import ConnectionClosed, ProtocolError, RayforceWSError, UnsupportedByServer
 from ._reading import STANDBY, Reading, Receiver
 
 _READER, _NOBODY, _CALL = Receiver
@@ -178,7 +178,8 @@ class Exchange:
         A checkpoint if the server has not answered yet; cancelling it changes nothing.
 
         Raises:
-            RayforceWSError: the server lacks the feature or does not answer in time, or the connection has ended.
+            UnsupportedByServer: the server lacks the feature, or does not answer in time.
+            RayforceWSError: the connection has ended.
         """
         protocol = self._protocol
         if self.extended and protocol.features is None:
@@ -194,7 +195,7 @@ class Exchange:
             if self.reason is not None:
                 raise self._refusal()
         if protocol.features is None or feature not in protocol.features:
-            raise RayforceWSError(f"this server does not offer {feature}; it needs a newer rayforce-trio")
+            raise UnsupportedByServer(f"this server does not offer {feature}; it needs rayforce-trio 0.2 or later")
 
     def check_open(self) -> None:
         """Raise the error of calls that were waiting if the connection has ended."""

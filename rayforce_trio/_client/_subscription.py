@@ -3,7 +3,7 @@
 import struct
 from types import TracebackType
 
-from .._codec import Parameters, Query, Value, decode, encode, engine_error, reply_payload
+from .._codec import Parameters, Query, Value, decode_payload, encode, engine_error, reply_payload
 from .._protocol import (
     GAP,
     HEADER_SIZE,
@@ -13,11 +13,9 @@ from .._protocol import (
     ClientSubscription,
     Failure,
     Frame,
-    Header,
     MessageType,
     Overflow,
     Position,
-    Result,
     SubscriptionState,
     topic_problem,
 )
@@ -64,7 +62,7 @@ class Update:
             RayforceConversionError: rayforce-py cannot represent it.
         """
         if not self._decoded:
-            self._value = _decoded(self._payload)
+            self._value = decode_payload(self._payload)
             self._decoded = True
         return self._value
 
@@ -129,7 +127,7 @@ class Subscription:
             RayforceWSError: there is none.
             RayforceConversionError: rayforce-py cannot represent it.
         """
-        return _decoded(self._snapshot_payload())
+        return decode_payload(self._snapshot_payload())
 
     @enable_ki_protection
     async def snapshot_columns(self) -> Columns:
@@ -308,8 +306,3 @@ def check_topic(topic: object) -> None:
         raise RayforceValueError(f"Invalid topic: {topic!r}. Must be a str")
     if problem := topic_problem(topic):
         raise RayforceValueError(f"Invalid topic: {topic[:100]!r}. It {problem}")
-
-
-def _decoded(payload: Frame) -> Value:
-    header = Header(0, MessageType.RESPONSE, len(payload)).pack()
-    return decode(Result(b"".join([header, payload])))

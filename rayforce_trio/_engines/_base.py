@@ -204,8 +204,8 @@ class Session(ABC):
     async def request_unlogged(self, frame: Frame) -> Reply:
         """Like `request`, for a frame that the engine must not record in its journal. Also like it if cancelled.
 
-        An engine with a journal may not tell why an evaluation failed. The default is `request`, for engines without
-        a journal.
+        An engine with a journal may not tell why an evaluation failed, or what it printed. The default is `request`,
+        for engines without a journal.
         """
         return await self.request(frame)
 

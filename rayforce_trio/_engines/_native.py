@@ -60,6 +60,9 @@ class NativeEngine(Engine):
         RayforceValueError: an argument is out of range.
     """
 
+    _has_journal: bool | None = None
+    """Whether the server records requests in a journal; `None`: sessions ask it."""
+
     def __init__(self, host: str, port: int, *, user: str = "", password: str = "", in_flight: int = 1) -> None:
         check_host(host)
         check_port(port, lowest=1)
@@ -164,6 +167,7 @@ class NativeEngine(Engine):
             self._open_ready_session,
             client=client,
             is_alone=is_alone,
+            has_journal=self._has_journal,
             on_push=on_push,
         )
         session.source = self

@@ -10,8 +10,10 @@ from .._codec import SIZE_BYTES, Decompressor
 from .._protocol import (
     CANCELLED,
     FENCE,
+    FLAGS_OFFSET,
     HEADER_SIZE,
     NATIVE_MAX_REQUEST,
+    VERBOSE_FLAG,
     CancelAction,
     CredentialsRejected,
     ExchangeState,
@@ -19,6 +21,7 @@ from .._protocol import (
     Frame,
     FrameChunk,
     FrameError,
+    Header,
     MessageType,
     NativeExchange,
     ProtocolViolation,
@@ -29,8 +32,10 @@ from .._protocol import (
 )
 from .._streams import BrokenResourceError, ClosedResourceError, TcpStream
 from .._tasks import TimeSlice, enable_ki_protection, race
+from .._values._payloads import Buffer
 from ..errors import EngineError
 from ._base import Client, ClientEndedEngine, Session
+from ._pushed_replies import JOURNAL, NO_JOURNAL, PushedReply, request_frame
 from ._reply_spool import ReplySpool
 from ._session_group import SessionGroup
 from ._wakeup import StopReminder
@@ -46,6 +51,10 @@ _MAX_START_SIZE = 64 * 1024  # bytes; a longer request is unlikely to be written
 _MAX_SEND_SIZE = 1024 * 1024  # bytes written between two checkpoints
 _STOP = b"!"  # as TCP urgent data
 _NOT_BEGUN = "the request was cancelled before it began"
+_UNKNOWN_FAILURE = Failure(
+    "unknown",
+    "the engine has a journal, so it does not tell why the query of a stream failed; execute() shows the error",
+)
 _NETWORK_ERRORS = (BrokenResourceError, ClosedResourceError)
 
 
@@ -60,6 +69,7 @@ class NativeSession(Session):
         open_another: opens another session with the same server, which is ready.
         client: whose session it is, if that is known.
         is_alone: whether its requests must be alone in the engine.
+        has_journal: whether the engine records requests in a journal; `None`: ask it when that matters.
         on_push: called with each frame that the server pushes, in the task of `run`; it may raise `EngineError` or
             `ProtocolViolation`. `None`: they are discarded.
 
@@ -79,6 +89,7 @@ class NativeSession(Session):
         *,
         client: Client | None = None,
         is_alone: bool = False,
+        has_journal: bool | None = None,
         on_push: Callable[[bytes], None] | None = None,
     ) -> None:
         self.ready = False
@@ -99,7 +110,10 @@ class NativeSession(Session):
         self._refused: Failure | None = None  # the error in place of a reply that is too long and is still arriving
         self._reminder = StopReminder(group.wakeup)
         self._send_due = trio.Event()
-        self._is_post = False  # whether a post is in flight, with the fence behind it
+        self._has_journal = has_journal
+        self._behind = 0  # bytes that were sent behind the request in flight: the fence behind a post
+        self._pushed: PushedReply | None = None  # the pushes that may answer the request in flight
+        self._observed: Buffer | None = None  # the value of a push in front of a reply
         self._turn = trio.Event()  # set when the turn of the request has come
         self._turn_wait: trio.CancelScope | None = None  # while the request waits for its turn
 
@@ -138,7 +152,7 @@ class NativeSession(Session):
         Args:
             unread: how many bytes the server has not read, for each of our ports.
         """
-        behind = (len(FENCE) if self._is_post else 0) + (len(_STOP) if self._exchange.stop_requested else 0)
+        behind = self._behind + (len(_STOP) if self._exchange.stop_requested else 0)
         return self.awaiting_reply and unread.get(self._stream.local_port, 0) <= behind
 
     def turn_came(self) -> None:
@@ -180,6 +194,37 @@ class NativeSession(Session):
     async def request(self, frame: Frame) -> Reply:
         return await self._evaluate(self._exchange.request, frame)
 
+    async def request_unlogged(self, frame: Frame) -> Reply:
+        if self._has_journal is None:
+            self._has_journal = await self._find_journal()
+        if not self._has_journal:
+            return await self.request(frame)
+        pushed = PushedReply(verbose=bool(frame[FLAGS_OFFSET] & VERBOSE_FLAG))
+        return await self._evaluate_by_post(pushed, pushed.post(frame), pushed.behind)
+
+    async def _find_journal(self) -> bool:
+        """Return whether the engine has a journal, which records nothing of this but a constant.
+
+        A checkpoint; if cancelled, only `aclose` may be called. A restricted client cannot find out.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        pushed = PushedReply()
+        await self._evaluate_by_post(pushed, pushed.post(request_frame(JOURNAL)), FENCE)
+        observed, self._observed = self._observed, None
+        return observed is not None and observed != NO_JOURNAL
+
+    async def _evaluate_by_post(self, pushed: PushedReply, post: bytes, behind: bytes) -> Reply:
+        """Send a post, and return the reply that is pushed, or that to a request behind it.
+
+        A checkpoint; if cancelled, as `_evaluate`.
+        """
+        self._pushed, self._behind = pushed, len(behind)
+        reply = await self._evaluate(lambda frame: self._exchange.request_by_post(frame, behind), post)
+        self._pushed, self._behind = None, 0
+        return reply
+
     async def request_in_order(self, frame: Frame, on_reply: Callable[[Reply], None]) -> None:
         """Like `request`, also if cancelled, but pass the reply to a function before a later push is reported.
 
@@ -193,9 +238,9 @@ class NativeSession(Session):
     async def post(self, frame: Frame) -> Failure | None:
         # The engine itself reports errors in posts, so a `Failure` without a message belongs to the request that
         # follows the post. A hook in the engine may make its reply long.
-        self._is_post = True
+        self._behind = len(FENCE)
         reply = await self._evaluate(self._exchange.post, frame)
-        self._is_post = False
+        self._behind = 0
         while self.unread:
             await self.receive_some()
         return reply if isinstance(reply, Failure) and reply.message else None
@@ -404,7 +449,7 @@ class NativeSession(Session):
             EngineError, ProtocolViolation: as for `_receive_replies`.
         """
         while (chunk := self._exchange.next_event()) is not None:
-            if chunk.header.message_type is MessageType.ASYNC:
+            if self._on_push is not None and chunk.header.message_type is MessageType.ASYNC:
                 self._take_push(chunk)
                 await self._push_slice.yield_if_due()
             elif chunk.first:
@@ -444,24 +489,12 @@ class NativeSession(Session):
         raise self._lost(f"sent part of a reply and then nothing for {STALL_TIMEOUT:g} seconds")
 
     def _begin_reply(self, chunk: FrameChunk) -> None:
-        if self.timed:
-            self._group.last_reply_at = trio.current_time()
-        if self._group.is_attentive:
-            self._group.reply_begun(self)
-        self._reminder.reply_begun()
-        header, data, self.unread = chunk.header, chunk.data, chunk.unread
-        decompress = None
-        if chunk.header.compressed:
-            payload = HEADER_SIZE + SIZE_BYTES
-            try:
-                decompressor = Decompressor(chunk.header, data[HEADER_SIZE:payload])
-                data = decompressor.header.pack() + decompressor.feed(data[payload:])
-            except FrameError as error:
-                raise self._damaged(error) from None
-            header, self.unread, decompress = decompressor.header, decompressor.left, decompressor.feed
-        if (size := HEADER_SIZE + header.size) > self.max_reply_size:
-            self.unread = 0
-            self._refused = too_large(size, self.max_reply_size)
+        if chunk.header.message_type is not MessageType.RESPONSE:
+            self._begin_push(chunk)
+            return
+        self._reply_begun()
+        header, data, self.unread, decompress = self._decompressed(chunk)
+        if self._is_too_long(header):
             return
         if chunk.unread:
             self._reply_spool = ReplySpool(decompress)
@@ -469,6 +502,63 @@ class NativeSession(Session):
             self._deliver_whole(data)
             return
         self._deliver(Result(data))
+
+    def _begin_push(self, chunk: FrameChunk) -> None:
+        """Find out whether a push answers the request in flight, and deliver the reply that begins with it."""
+        pushed = self._pushed
+        assert pushed is not None, "pushes are only reported while a request awaits one"
+        header, data, unread, decompress = self._decompressed(chunk)
+        payload = memoryview(data)[HEADER_SIZE:]
+        start = pushed.value_start(payload)
+        if self._behind == len(FENCE):
+            self._observed = bytes(payload[start:]) if start else None
+        elif pushed.is_failure(payload):
+            stopped = self._exchange.stop_requested
+            self._exchange.accept_push(chunk)
+            self._reply_begun()
+            self._deliver(Failure(CANCELLED, "") if stopped else _UNKNOWN_FAILURE)
+        elif start:
+            self._exchange.accept_push(chunk)
+            self._reply_begun()
+            header = Header(0, MessageType.RESPONSE, header.size - start)
+            self.unread = unread
+            if self._is_too_long(header):
+                return
+            if chunk.unread:
+                self._reply_spool = ReplySpool(decompress)
+            self._deliver(Result(header.pack() + bytes(payload[start:])))
+
+    def _reply_begun(self) -> None:
+        if self.timed:
+            self._group.last_reply_at = trio.current_time()
+        if self._group.is_attentive:
+            self._group.reply_begun(self)
+        self._reminder.reply_begun()
+
+    def _decompressed(self, chunk: FrameChunk) -> tuple[Header, bytes, int, Callable[[bytes], bytes] | None]:
+        """Return the header and beginning of a plain frame, the number of bytes to come, and how to decompress them.
+
+        Raises:
+            EngineError: the frame is damaged.
+        """
+        if not chunk.header.compressed:
+            return chunk.header, chunk.data, chunk.unread, None
+        payload = HEADER_SIZE + SIZE_BYTES
+        try:
+            decompressor = Decompressor(chunk.header, chunk.data[HEADER_SIZE:payload])
+            data = decompressor.header.pack() + decompressor.feed(chunk.data[payload:])
+        except FrameError as error:
+            raise self._damaged(error) from None
+        return decompressor.header, data, decompressor.left, decompressor.feed
+
+    def _is_too_long(self, header: Header) -> bool:
+        """Return whether a reply is refused because of its size; the error is delivered when its rest has arrived."""
+        size = HEADER_SIZE + header.size
+        if size <= self.max_reply_size:
+            return False
+        self.unread = 0
+        self._refused = too_large(size, self.max_reply_size)
+        return True
 
     def _deliver_whole(self, frame: bytes) -> None:
         """Deliver a whole reply that was not compressed, which may be an error."""

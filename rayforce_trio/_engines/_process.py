@@ -112,6 +112,7 @@ class NativeProcess(Engine):
             self._options += ["-c", str(cores)]
         self._stop_timeout = _checked_stop_timeout(stop_timeout, read_only=read_only)
         self._read_only = read_only
+        self._has_journal = journal is not None
         self._suspects = Suspects()
         self._output_limits = output_limits()
         self._running = False
@@ -279,7 +280,10 @@ class NativeProcess(Engine):
         A checkpoint; if cancelled, the process is killed.
         """
         native = _ChildServer(
-            port, in_flight=MAX_IN_FLIGHT if self._read_only else 1, stop_timeout=self._stop_timeout or STOP_TIMEOUT
+            port,
+            in_flight=MAX_IN_FLIGHT if self._read_only else 1,
+            stop_timeout=self._stop_timeout or STOP_TIMEOUT,
+            has_journal=self._has_journal,
         )
         output = Output(f"{_HOST}:{port}", self._output_limits)
         command = [self._executable, *self._arguments(port)]
@@ -371,6 +375,7 @@ class _ChildServer(NativeEngine):
         port: its port on the loopback interface.
         in_flight: as for `NativeEngine`.
         stop_timeout: for how long it may ignore a stop before it counts as down, in seconds.
+        has_journal: whether it records requests in a journal.
 
     Attributes:
         monitor: watches whether the server obeys stops. The caller runs it.
@@ -379,8 +384,9 @@ class _ChildServer(NativeEngine):
 
     _name = "the engine process"
 
-    def __init__(self, port: int, *, in_flight: int, stop_timeout: float) -> None:
+    def __init__(self, port: int, *, in_flight: int, stop_timeout: float, has_journal: bool = False) -> None:
         super().__init__(_HOST, port, user=secrets.token_urlsafe(32), password=_PASSWORD, in_flight=in_flight)
+        self._has_journal = has_journal
         self._group.watchdog.limit = stop_timeout
         self.monitor = self._monitor
         self._reserve = SessionReserve(RESERVED_SESSIONS, self._open_ready_session)

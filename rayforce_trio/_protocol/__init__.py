@@ -90,7 +90,7 @@ from ._server_calls import (
 from ._subscription import SLOW, ClientSubscription, Overflow, SubscriptionState, Taken
 from ._topics import Confirm, Deliver, End, Subscribe, Topic, TopicAction, TopicState, Unsubscribe
 from ._updates import Push, Update, parse_push, parse_update, update_frame
-from ._verbose import join_verbose, split_verbose
+from ._verbose import join_verbose, split_payload, split_verbose
 from ._violation import CredentialsRejected, ProtocolViolation
 
 __all__ = [
@@ -215,6 +215,7 @@ __all__ = [
     "parse_update",
     "query_frame",
     "response_frame",
+    "split_payload",
     "split_verbose",
     "string_frame",
     "string_in",

@@ -31,6 +31,7 @@ from ._violation import CredentialsRejected, ProtocolViolation
 _HELLO_SIZE = 2  # bytes of the server's first answer
 _ACCEPTED = 0  # the server's answer to credentials
 _MIN_FIRST_CHUNK = 64  # bytes; shorter frames are never divided, so the first chunk always shows an error's code
+_MIN_FIRST_PUSH_CHUNK = 512  # bytes; also decompressed, the first chunk of a push shows more than its first 64 bytes
 _COPY_LIMIT = 64 * 1024  # bytes; a longer frame is sent in several pieces, because a copy would cost more
 
 
@@ -104,7 +105,8 @@ class NativeExchange:
     """The states of one connection to a native server.
 
     The caller performs the I/O. It writes the result of `data_to_send` and reports to `bytes_sent`. It passes received
-    bytes to `receive_data` and then calls `next_event` until that returns `None`.
+    bytes to `receive_data` and then calls `next_event` until that returns `None`. While a request awaits a push,
+    `next_event` returns the beginning of each push, and the caller calls `accept_push` for the one that is the reply.
 
     Args:
         credentials: the result of `dump_credentials`. It is sent only if the server asks for it.
@@ -125,6 +127,8 @@ class NativeExchange:
         self._stop = _Stop.NOT_REQUESTED
         self._received = b""
         self._position = 0  # in `_received`: the events up to here have been returned
+        self._awaits_push = False  # a push is the reply to the request in flight
+        self._is_reply = False  # whether the frame that is being received is a reply
         self._header: Header | None = None  # of the frame that is being received
         self._unread = 0  # bytes of that frame
 
@@ -149,6 +153,24 @@ class NativeExchange:
         """
         pieces = _pieces(frame, MessageType.ASYNC)
         self._begin([bytes(pieces[0]) + FENCE] if len(frame) <= _COPY_LIMIT else [*pieces, FENCE])
+
+    def request_by_post(self, frame: Frame, behind: bytes) -> None:
+        """Begin a request that is sent as a post, and whose reply may be a push; otherwise like `request`.
+
+        Args:
+            frame: a post that has the server push the reply to this connection.
+            behind: posts that have the server push something else, or a request, because the first post may fail.
+        """
+        pieces = _pieces(frame, MessageType.ASYNC)
+        self._begin([bytes(pieces[0]) + behind] if len(frame) <= _COPY_LIMIT else [*pieces, behind])
+        self._awaits_push = True
+
+    def accept_push(self, chunk: FrameChunk) -> None:
+        """Record that the push that begins with this chunk, which `next_event` has just returned, is the reply."""
+        self._awaits_push = False
+        self._is_reply = chunk.unread > 0
+        self._stop = _Stop.NOT_REQUESTED
+        self.state = ExchangeState.RECEIVING if chunk.unread else ExchangeState.IDLE
 
     def cancel(self) -> CancelAction:
         """Ask for a stop of the request in flight; returns the action that the caller must take."""
@@ -192,6 +214,7 @@ class NativeExchange:
         else:
             raise RuntimeError("one request is in flight at a time")
         self._stop = _NOT_REQUESTED
+        self._awaits_push = False
 
     # Sending
 
@@ -271,20 +294,26 @@ class NativeExchange:
         """
         while available := len(self._received) - self._position:
             if not self._unread:
+                if self._awaits_push and self.state is _SENDING:
+                    return None  # the reply may have come, but more will come when everything has been sent
                 if available < HEADER_SIZE:
                     return None
                 header = parse_header(self._received[self._position : self._position + HEADER_SIZE])
                 size = HEADER_SIZE + header.size
-                if available < size and available < _MIN_FIRST_CHUNK:
+                if available < size and available < (_MIN_FIRST_PUSH_CHUNK if self._awaits_push else _MIN_FIRST_CHUNK):
                     return None
                 self._check(header)
                 self._header = header
                 chunk = self._take(header, size, first=True)
+                self._is_reply = header.message_type is MessageType.RESPONSE
+                if self._awaits_push and not self._is_reply and self.state is _WAITING:
+                    return chunk
             else:
                 assert self._header is not None
                 header = self._header
                 chunk = self._take(header, self._unread, first=False)
-            if header.message_type is MessageType.RESPONSE:
+            if self._is_reply:
+                self._is_reply = chunk.unread > 0
                 self.state = ExchangeState.RECEIVING if chunk.unread else ExchangeState.IDLE
                 self._stop = _Stop.NOT_REQUESTED
                 return chunk

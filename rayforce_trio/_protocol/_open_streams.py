@@ -26,7 +26,7 @@ class StreamState(enum.Enum):
     OPEN = enum.auto()
     """There may be batches that have not been returned."""
     FINISHED = enum.auto()
-    """All rows have been returned."""
+    """All rows have been returned, or there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,10 @@ class OpenStreams:
             )
         opened.state, opened.rows, opened.size = StreamState.OPEN, rows, size
         return None
+
+    def has_no_rows(self, stream: int) -> None:
+        """Record that the result cannot be divided into batches. The stream remains until its end."""
+        self._streams[stream].state = StreamState.FINISHED
 
     def state(self, stream: int) -> StreamState | None:
         """Return the state of a stream, or `None` if there is no such stream."""

@@ -55,6 +55,23 @@ def split_verbose(frame: Frame) -> tuple[str, Reply]:
         raise FrameError("the reply to a verbose request is truncated") from None
 
 
+def split_payload(payload: Frame) -> tuple[Frame, Frame] | Failure:
+    """Return the payloads of the output, a String, and of the value in the response to a verbose request, uncopied.
+
+    If the evaluation failed, or this is no such response, return the error.
+    """
+    try:
+        kind, _, count = SIZED.unpack_from(payload)
+        string, _, size = SIZED.unpack_from(payload, SIZED.size)
+    except struct.error:
+        kind, count, string, size = _LIST, 0, STRING_ATOM, 0
+    start = 2 * SIZED.size + size
+    if kind != _LIST or count not in (2, 3) or string != STRING_ATOM or not 0 <= size < len(payload) - 2 * SIZED.size:
+        return Failure("io", "the engine sent a damaged reply to a verbose request")
+    code = error_code(payload, start)
+    return (payload[SIZED.size : start], payload[start:]) if code is None else Failure(code, "")
+
+
 def verbose_error_code(frame: Frame) -> str | None:
     """Return the code of the error in the response to a verbose request, or `None` if it contains no error."""
     try:

@@ -2,16 +2,17 @@
 
 import struct
 
-from .._protocol import HEADER_SIZE, Frame, Header, LazyFrame, MessageType, string_in
+from .._protocol import HEADER_SIZE, VERBOSE_FLAG, Frame, Header, LazyFrame, MessageType, string_in
 from .._values._payloads import NULL, Buffer, call, i64, quoted, string
 
 _I64 = struct.Struct("<BBq")
 _I64_ATOM = 0xFB
 
 
-def request_of(payload: Buffer) -> bytes:
-    """Return the request whose payload is an expression."""
-    return b"".join([Header(0, MessageType.SYNC, len(payload)).pack(), payload])
+def request_of(payload: Buffer, *, verbose: bool = False) -> bytes:
+    """Return the request whose payload is an expression; with `verbose`, the reply also has the printed text."""
+    header = Header(VERBOSE_FLAG if verbose else 0, MessageType.SYNC, len(payload))
+    return b"".join([header.pack(), payload])
 
 
 def expression_of(query: Frame) -> Buffer:

@@ -15,22 +15,22 @@ from .._protocol import (
     HEADER_SIZE,
     EndStream,
     Failure,
-    Header,
-    MessageType,
+    FrameError,
     NextBatch,
     OpenStream,
     OpenStreams,
     Reply,
     Result,
+    split_verbose,
 )
 from .._tasks import race
 from .._values._columns import read_columns
-from .._values._payloads import Buffer, call, i64, name, text_of_symbol, vector
+from .._values._payloads import NULL, Buffer, call, i64, name, string, text_of_symbol, vector
 from .._values._reader import NotColumns, UnknownType
 from .._values._types import DTYPES, Type
 from ..errors import EngineError, RayforceConversionError
 from ._expressions import expression_of, request_of
-from ._spooled_value import SpooledValue, no_columns, spool
+from ._spooled_value import SpooledValue, spool
 
 _ACCESS = "access"  # the engine's code if a client may not set variables
 _TEXT_SIZE = 16  # bytes that a text takes in the engine, as an estimate
@@ -67,7 +67,10 @@ class ResultStreams:
         return bool(self._variables)
 
     async def open(self, request: OpenStream) -> Reply:
-        """Evaluate the query of a new stream, and return the number of rows and the value without rows, or an error.
+        """Evaluate the query of a new stream.
+
+        Return a list of the number of rows, the printed text and the value without rows; a list of null, the printed
+        text and the value, if it has no rows; or an error. The reply may be incomplete, as that of `Session.request`.
 
         A checkpoint. If cancelled, the session can only be closed.
 
@@ -155,35 +158,64 @@ class ResultStreams:
                 return reply
             self._variables.discard(variable)
             self._keeps_variables = False
-        frame = b"".join([Header(0, MessageType.SYNC, len(request.query)).pack(), request.query])
-        return await self._keep(request.stream, await self._session.request(frame))
+        reply = await self._session.request(request_of(request.query, verbose=True))
+        return await self._keep(request.stream, reply)
 
     async def _evaluate_into(self, variable: str, request: OpenStream) -> Reply:
         """Have the engine keep the result in a variable. Otherwise like `open`, also if cancelled."""
-        reply = await self._ask(call("do", call("set", name(variable), expression_of(request.query)), _type(variable)))
+        value = name(variable)
+        evaluation = call("do", call("set", value, expression_of(request.query)), call("type", value))
+        reply = await self._session.request_unlogged(request_of(evaluation, verbose=True))
+        output, reply = await self._split(reply)
         if isinstance(reply, Failure):
             return reply
         kind = text_of_symbol(bytes(reply.frame[HEADER_SIZE:])) or ""
         if kind == Type.DICT.name:  # the engine would take some of its keys
-            kept = await self._keep(request.stream, await self._ask(name(variable)))
+            kept = await self._keep(request.stream, await self._ask(call("list", string(output), value)))
             await self._delete([variable], self._ask)
             return kept
         if not kind.isupper() or kind == Type.LIST.name:
-            return Failure("type", no_columns(_described(kind)))
-        reply = await self._ask(call("list", call("count", name(variable)), call("take", name(variable), i64(0))))
+            self._streams.has_no_rows(request.stream)
+            return await self._ask(call("list", NULL, string(output), value))
+        empty = call("take", value, i64(0))
+        reply = await self._ask(call("list", call("count", value), string(output), empty))
         if isinstance(reply, Failure):
             return reply
         description = bytes(reply.frame[:])
         rows = _DESCRIPTION.unpack_from(description, HEADER_SIZE)[-1]
-        size = rows * _row_size(description[HEADER_SIZE + _DESCRIPTION.size :])
-        return self._streams.opened(request.stream, rows, size) or Result(description)
+        start = HEADER_SIZE + _DESCRIPTION.size + len(string(output))
+        return self._streams.opened(request.stream, rows, rows * _row_size(description[start:])) or Result(description)
+
+    async def _split(self, reply: Reply) -> tuple[str, Reply]:
+        """Return the printed text and the reply in the reply to a verbose request, which is received completely.
+
+        A checkpoint if it has to wait. If cancelled, the session can only be closed.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
+        if isinstance(reply, Failure):
+            return "", reply
+        parts = [reply.frame[:]]
+        while self._session.unread:
+            parts.append(await self._session.receive_some())
+        try:
+            return split_verbose(b"".join(parts))
+        except FrameError as error:
+            return "", Failure("io", f"the engine sent a damaged reply: {error}")
 
     async def _keep(self, stream: int, reply: Reply) -> Reply:
-        """Keep a whole result on the server. Otherwise like `open`, also if cancelled."""
+        """Keep a whole result on the server, from a list of the printed text and the value.
+
+        Otherwise like `open`, also if cancelled.
+        """
         if isinstance(reply, Failure):
             return reply
         value = await spool(self._session, reply, self._on_stored)
         if isinstance(value, Failure):
+            return value
+        if isinstance(value, Result):
+            self._streams.has_no_rows(stream)
             return value
         self._sources[stream] = value
         return self._streams.opened(stream, len(value), value.size) or value.description()
@@ -233,16 +265,6 @@ class ResultStreams:
             EngineError: the engine is lost.
         """
         return await self._session.request_unlogged(request_of(payload))
-
-
-def _type(variable: str) -> bytes:
-    return call("type", name(variable))
-
-
-def _described(kind: str) -> str:
-    """Return how an error names a value without columns, whose type the engine calls `kind`."""
-    known = {"null": "null", "?": "a function", "LIST": "a list"}
-    return known.get(kind, f"a single {kind.upper()}")
 
 
 def _row_size(payload: bytes) -> int:

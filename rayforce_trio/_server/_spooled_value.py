@@ -3,29 +3,32 @@
 import mmap
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO
 
 import trio
 
 from .._engines import Session
-from .._protocol import HEADER_SIZE, Failure, Header, LazyFrame, MessageType, Result, response_frame, too_large
+from .._protocol import HEADER_SIZE, Failure, Frame, Header, LazyFrame, MessageType, Result, split_payload, too_large
 from .._tasks import TimeSlice
 from .._values._batches import BatchedValue, BatchReader, Pieces
-from .._values._payloads import Buffer, i64, list_of
+from .._values._payloads import NULL, Buffer, i64, list_of
 from .._values._reader import NotColumns, UnknownType
 from ..errors import RayforceConversionError
 
 _KEPT_WHOLE = 1024 * 1024  # bytes; a longer batch is sent in slices, without a copy
 
 
-async def spool(session: Session, reply: Result, on_stored: Callable[[int], None]) -> "SpooledValue | Failure":
-    """Receive the rest of a reply, and find its columns. Long replies are kept in an unnamed temporary file.
+async def spool(session: Session, reply: Result, on_stored: Callable[[int], None]) -> "SpooledValue | Result | Failure":
+    """Receive the rest of a reply, and find the columns of the value. Long replies are kept in an unnamed file.
+
+    If there are no columns, return the result that is a list of null, the printed text and the value.
 
     A checkpoint. If cancelled, the reply is dropped, and only `aclose` of the session may be called.
 
     Args:
         session: the session that returned the reply.
+        reply: a list of the printed text and the value, maybe incomplete.
         on_stored: called with the number of bytes that are kept in addition to those before.
 
     Raises:
@@ -34,7 +37,7 @@ async def spool(session: Session, reply: Result, on_stored: Callable[[int], None
     if not session.unread and len(reply.frame) > session.max_reply_size:
         await trio.lowlevel.checkpoint()
         return too_large(len(reply.frame), session.max_reply_size)
-    payload: Buffer = reply.frame[HEADER_SIZE:]
+    payload: Frame = reply.frame[HEADER_SIZE:]
     if session.unread:
         received = await _receive_into_file(session, bytes(payload), on_stored)
         if isinstance(received, Failure):
@@ -42,14 +45,25 @@ async def spool(session: Session, reply: Result, on_stored: Callable[[int], None
         payload = received
     else:
         on_stored(len(payload))
+    split = split_payload(payload)
+    if isinstance(split, Failure):
+        return split
+    output, payload = split
     value = await _read(payload)
+    if value is None:
+        return _result([_start(NULL), output, payload])
     if isinstance(value, Failure):
         return value
     on_stored(value.index_size)
-    return SpooledValue(value, len(payload) + value.index_size)
+    return SpooledValue(value, output, len(payload) + value.index_size)
 
 
-async def _receive_into_file(session: Session, beginning: bytes, on_stored: Callable[[int], None]) -> Buffer | Failure:
+def _start(rows: Buffer) -> bytes:
+    """Return the beginning of the description of a result, which ends with the printed text and the value."""
+    return list_of([rows, NULL, NULL])[: -2 * len(NULL)]
+
+
+async def _receive_into_file(session: Session, beginning: bytes, on_stored: Callable[[int], None]) -> Frame | Failure:
     """Return the payload of a reply, mapped from a file. A checkpoint; if cancelled, as `spool`.
 
     If the file cannot be written, the reply is received all the same, because the engine waits for that.
@@ -85,50 +99,56 @@ def _write(file: IO[bytes], data: bytes) -> None:
         view = view[os.write(file.fileno(), view) :]
 
 
-async def _read(payload: Buffer) -> BatchedValue | Failure:
-    """Find the columns of a payload. A checkpoint every few milliseconds; if cancelled, they are dropped."""
+async def _read(payload: Buffer) -> BatchedValue | Failure | None:
+    """Find the columns of a payload; return `None` if there are none.
+
+    A checkpoint every few milliseconds; if cancelled, the columns are dropped.
+    """
     reader = BatchReader(payload)
     time_slice = TimeSlice()
     time_slice.start()
     try:
         while not reader.step():
             await time_slice.yield_if_due()
-    except NotColumns as error:
-        return Failure("type", no_columns(error.kind))
+    except NotColumns:
+        return None
     except (UnknownType, RayforceConversionError) as error:
         return Failure("type", f"the result cannot be divided into batches: {error}")
     return reader.result()
 
 
-def no_columns(kind: str) -> str:
-    """Return the text of the error for a result without columns; `kind` is the kind of value: "a list"."""
-    return f"the result is {kind}, which has no columns; use execute()"
+def _result(pieces: Sequence[Buffer]) -> Result:
+    """Return the result whose payload is in pieces. A long one is not copied."""
+    whole = Pieces([Header(0, MessageType.RESPONSE, sum(map(len, pieces))).pack(), *pieces])
+    if len(whole) <= _KEPT_WHOLE:
+        return Result(whole.copy(0, len(whole)))
+    return Result(LazyFrame(len(whole), whole.copy))
 
 
 class SpooledValue:
     """A value that is kept on the server.
 
+    Args:
+        value: the value.
+        output: the payload of the text that its query printed.
+        size: how many bytes the value takes.
+
     Attributes:
-        size: how many bytes it takes.
+        size: as given.
     """
 
-    def __init__(self, value: BatchedValue, size: int) -> None:
+    def __init__(self, value: BatchedValue, output: Buffer, size: int) -> None:
         self._value = value
+        self._output = output
         self.size = size
 
     def __len__(self) -> int:
         return len(self._value)
 
     def description(self) -> Result:
-        """Return the number of rows, and the value without its rows."""
-        empty = self._value.batch(0, 0)
-        return Result(response_frame(list_of([i64(len(self)), empty.copy(0, len(empty))])))
+        """Return the number of rows, the printed text and the value without its rows."""
+        return _result([_start(i64(len(self))), self._output, *self._value.batch(0, 0).pieces])
 
     def batch(self, start: int, count: int) -> Result:
         """Return some rows."""
-        pieces = self._value.batch(start, start + count)
-        header = Header(0, MessageType.RESPONSE, len(pieces)).pack()
-        whole = Pieces([header, *pieces.pieces])
-        if len(whole) <= _KEPT_WHOLE:
-            return Result(whole.copy(0, len(whole)))
-        return Result(LazyFrame(len(whole), whole.copy))
+        return _result(self._value.batch(start, start + count).pieces)

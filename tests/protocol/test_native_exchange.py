@@ -732,3 +732,85 @@ def test_no_order_of_events_sends_two_stops_or_a_stop_without_a_request(data: st
             exchange.state in (IDLE, RECEIVING) or (exchange.state is HANDSHAKING and requests == 0)
         )
         assert not exchange.stop_due or exchange.state is WAITING
+
+
+# A reply that is pushed
+
+
+BEHIND = frame(b"behind", MessageType.ASYNC)
+
+
+def awaiting_push() -> NativeExchange:
+    exchange = at("idle")
+    exchange.request_by_post(POST, BEHIND)
+    assert send_all(exchange) == POST + BEHIND
+    assert exchange.state is WAITING
+    return exchange
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_request_by_post_is_sent_with_what_follows(size: int) -> None:
+    exchange = at("idle")
+    exchange.request_by_post(frame(bytes(size), MessageType.SYNC), BEHIND)
+    assert send_all(exchange) == frame(bytes(size), MessageType.ASYNC) + BEHIND
+
+
+def test_a_push_that_is_accepted_is_the_reply() -> None:
+    exchange = awaiting_push()
+    (chunk,) = receive(exchange, PUSH)
+    assert (chunk.data, exchange.state) == (PUSH, WAITING)
+    exchange.accept_push(chunk)
+    assert exchange.state is IDLE
+    assert receive(exchange, PUSH) == []
+    exchange.request(REQUEST)
+    send_all(exchange)
+    assert receive(exchange, PUSH) == []
+    assert len(receive(exchange, THREE)) == 1
+
+
+def test_a_long_push_that_is_accepted_arrives_in_chunks() -> None:
+    exchange = awaiting_push()
+    assert receive(exchange, PUSH[:511]) == []
+    (chunk,) = receive(exchange, PUSH[511:600])
+    exchange.accept_push(chunk)
+    assert (chunk.data, chunk.unread, exchange.state) == (PUSH[:600], len(PUSH) - 600, RECEIVING)
+    (chunk,) = receive(exchange, PUSH[600:] + PUSH)
+    assert (chunk.data, chunk.first, exchange.state) == (PUSH[600:], False, IDLE)
+
+
+def test_pushes_that_are_not_accepted_are_discarded() -> None:
+    exchange = awaiting_push()
+    (chunk,) = receive(exchange, PUSH[:600])
+    assert chunk.first
+    assert receive(exchange, PUSH[600:]) == []
+    assert exchange.state is WAITING
+    chunks = receive(exchange, PUSH + PUSH)
+    assert [chunk.data for chunk in chunks] == [PUSH, PUSH]
+
+
+def test_a_push_that_arrives_while_something_is_to_be_sent_waits() -> None:
+    exchange = at("idle")
+    exchange.request_by_post(POST, BEHIND)
+    send_some(exchange)
+    assert receive(exchange, PUSH) == []
+    send_all(exchange)
+    chunks = receive(exchange, PUSH)
+    assert [chunk.data for chunk in chunks] == [PUSH, PUSH]
+
+
+def test_a_reply_to_a_request_behind_the_post_is_the_reply_too() -> None:
+    exchange = awaiting_push()
+    assert len(receive(exchange, PUSH)) == 1
+    assert len(receive(exchange, THREE)) == 1
+    assert exchange.state is IDLE
+
+
+def test_a_request_by_post_is_stopped_like_any_request() -> None:
+    exchange = awaiting_push()
+    assert exchange.cancel() is STOP_NOW
+    exchange.stop_sent()
+    assert exchange.stop_requested
+    (chunk,) = receive(exchange, PUSH)
+    assert exchange.stop_requested
+    exchange.accept_push(chunk)
+    assert not exchange.stop_requested

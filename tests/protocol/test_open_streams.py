@@ -107,6 +107,14 @@ def test_the_batches_have_all_rows_once(rows: int, expected: list[Rows]) -> None
     assert batches == expected
 
 
+def test_a_result_without_rows_remains_until_its_end() -> None:
+    streams = in_opening()
+    streams.has_no_rows(1)
+    assert streams.state(1) is StreamState.FINISHED
+    streams.remove(1)
+    assert streams.state(1) is None
+
+
 def test_rows_that_were_not_returned_are_returned_next() -> None:
     streams = in_open()
     assert streams.next_rows(NextBatch(1)) == streams.next_rows(NextBatch(1)) == Rows(0, 4)

@@ -6,6 +6,7 @@ ENGINE is one of these:
 - `native`: `NativeEngine`, connected to a native server that this process starts
 - `child`: `NativeProcess`
 - `read-only`: `NativeProcess(read_only=True)`
+- `journal child BASE`, `journal native BASE`: `NativeProcess` or `NativeEngine`, with a journal
 - `short-replies`: `NativeProcess`, with replies of 1 MiB at most
 - `tls DIRECTORY`: `InProcessEngine` behind TLS, with the certificates in DIRECTORY
 - `theirs`: rayforce-py's server
@@ -72,6 +73,11 @@ if __name__ == "__main__":
             trio.run(ours, NativeProcess(read_only=True))
         case "native":
             with native_server() as native:
+                trio.run(ours, NativeEngine("127.0.0.1", native.port))
+        case "journal" if sys.argv[2] == "child":
+            trio.run(ours, NativeProcess(journal=sys.argv[3]))
+        case "journal":
+            with native_server("-l", sys.argv[3]) as native:
                 trio.run(ours, NativeEngine("127.0.0.1", native.port))
         case "tls":
             from support.certificates import server_context  # it needs trustme, which the benchmark does not install
