@@ -150,7 +150,7 @@ async def test_an_engine_may_refuse(reply: bytes, reason: str) -> None:
         (frame(b"\0\0\5\0\0\0", flags=1, message_type=MessageType.ASYNC), "sent a damaged push"),
         (frame(i64(1), message_type=MessageType.SYNC), "broke the protocol: it sent a request"),
         (
-            frame(bytes(10), message_type=MessageType.ASYNC)[:8] + (2**40).to_bytes(8, "little"),
+            frame(bytes(10), message_type=MessageType.ASYNC)[:8] + (2**40).to_bytes(8, "little") + bytes(64),
             "it pushed 1099511627776",
         ),
     ],
