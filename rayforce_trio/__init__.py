@@ -22,12 +22,15 @@ from ._client import (
     Nursery,
     PendingConnection,
     Progress,
+    Subscription,
+    Update,
     VerboseResult,
     WSClient,
     WSClientConnection,
 )
 from ._codec import SQL, ArrowStream, Parameters, Query, TabularData, Value, columns_of, draw, sql
 from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
+from ._protocol import Position
 from ._server import WSServer, WSServerConnection
 from ._values._columns import Columns
 
@@ -46,10 +49,13 @@ __all__ = [
     "Nursery",
     "Parameters",
     "PendingConnection",
+    "Position",
     "Progress",
     "Query",
     "RoundRobinEngine",
+    "Subscription",
     "TabularData",
+    "Update",
     "Value",
     "VerboseResult",
     "WSClient",

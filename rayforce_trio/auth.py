@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
@@ -62,19 +62,24 @@ class Principal:
         name: the client's name in the log.
         engine: the name in `WSServer(engines=...)` of the engine that evaluates this client's queries; `None` means
             the server's `engine`.
+        topics: the topics that this client may subscribe to; `None` means all of them. A name that ends with `*` stands
+            for all topics that begin with the rest of it.
 
     Raises:
-        RayforceValueError: the name is empty, or one of the arguments is not a string.
+        RayforceValueError: the name is empty, or one of the arguments has the wrong type.
     """
 
     name: str
     engine: str | None = None
+    topics: Iterable[str] | None = None
 
     def __post_init__(self) -> None:
         if not _is_text(self.name):
             raise RayforceValueError("Invalid name of a Principal. Must be a str that is not empty")
         if self.engine is not None and not isinstance(self.engine, str):
             raise RayforceValueError("Invalid engine of a Principal. Must be a name in WSServer(engines=...), or None")
+        if self.topics is not None:
+            object.__setattr__(self, "topics", _topics(self.topics))
 
 
 def password(secret: str, *, principal: Principal | None = None) -> Callable[[Request], Principal | None]:
@@ -169,6 +174,13 @@ def _user(name: object, entry: object) -> tuple["_Hash", Principal]:
     raise RayforceValueError(
         f"Invalid entry of user {name!r}. Must be a hash from hash_password, or a tuple of it and a Principal"
     )
+
+
+def _topics(given: object) -> tuple[str, ...]:
+    topics = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
+    if not all(map(_is_text, topics)):
+        raise RayforceValueError("Invalid topics of a Principal. Must be a list of names of topics, or None")
+    return topics
 
 
 def _is_text(value: object) -> bool:

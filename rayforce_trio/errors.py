@@ -19,6 +19,8 @@
         +-- ResultTooLarge           the result is longer than the server sends
         +-- ServerBusy               the server did not start the query: too many are unanswered
         +-- ServerClosing            the server did not start the query: it is shutting down
+        +-- SlowSubscriber           the updates of a subscription were not taken fast enough
+        +-- SubscriptionGap          updates of a subscription are missing
         +-- UnsupportedByServer      the server lacks a feature that the call needs
         +-- UnsupportedQuery         the argument is not a query; also a `TypeError`
 
@@ -87,6 +89,8 @@ __all__ = [
     "ResultTooLarge",
     "ServerBusy",
     "ServerClosing",
+    "SlowSubscriber",
+    "SubscriptionGap",
     "UnsupportedByServer",
     "UnsupportedQuery",
 ]
@@ -236,6 +240,21 @@ class ServerClosing(RayforceWSError):
     """The server is shutting down, and did not start the request. It closes the connection with code 1001.
 
     It is safe to send the request again to another server, or after a restart.
+    """
+
+
+class SlowSubscriber(RayforceWSError):
+    """The updates of a subscription were not taken fast enough, and a buffer is full. The connection stays usable.
+
+    Subscribe again, with a larger `max_buffer`, with another `overflow`, or with a snapshot.
+    """
+
+
+class SubscriptionGap(RayforceWSError):
+    """Updates of a subscription are missing, or the position to resume from is gone. The connection stays usable.
+
+    The numbers of a topic begin anew when its engine restarts, and the server keeps a limited number of updates.
+    Subscribe again with a snapshot to get the present state.
     """
 
 

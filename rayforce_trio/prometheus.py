@@ -73,6 +73,17 @@ class Collector(_Collector):
         yield _gauge("queued", "Requests and posts that wait for earlier ones", now.queued)
         yield _counter("received_bytes", "Bytes of all messages from clients", now.bytes_in)
         yield _counter("sent_bytes", "Bytes of all messages to clients", now.bytes_out)
+        topics = now.topics
+        yield _gauges("subscribers", "Subscriptions", "topic", {name: one.subscribers for name, one in topics.items()})
+        yield _counters(
+            "updates", "Updates for subscribers", "topic", {name: one.updates for name, one in topics.items()}
+        )
+        yield _counters(
+            "updates_lost",
+            "Updates that were dropped because clients read too slowly",
+            "topic",
+            {name: one.lost for name, one in topics.items()},
+        )
 
 
 class Page:
@@ -97,6 +108,13 @@ class Page:
 
 def _gauge(name: str, text: str, value: float | None) -> Metric:
     return GaugeMetricFamily(f"rayforce_{name}", text, value=value or 0)
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(f"rayforce_{name}", text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
 
 
 def _counter(name: str, text: str, value: int) -> Metric:

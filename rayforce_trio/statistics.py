@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Connections", "Histogram", "Posts", "Requests", "Statistics"]
+__all__ = ["Connections", "Histogram", "Posts", "Requests", "Statistics", "Topic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,21 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
+class Topic:
+    """Numbers of one topic.
+
+    Attributes:
+        subscribers: subscriptions of clients at present.
+        updates: updates for clients: a value that is published to three subscribers counts three times.
+        lost: those of the updates that were dropped because clients read too slowly.
+    """
+
+    subscribers: int
+    updates: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A server's numbers at one moment. Totals count from the creation of the server.
 
@@ -94,6 +109,8 @@ class Statistics:
             arrives when the server reads it.
         bytes_in: bytes of all messages from clients, without the overhead of WebSocket and TLS.
         bytes_out: bytes of all messages to clients, without that overhead.
+        topics: the topics that clients have subscribed to, by name: see `Topic`. At most 64 are counted; all others are
+            counted as `other`.
     """
 
     since: float | None
@@ -104,3 +121,4 @@ class Statistics:
     latencies: Histogram
     bytes_in: int
     bytes_out: int
+    topics: Mapping[str, Topic]

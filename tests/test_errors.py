@@ -25,6 +25,8 @@ from rayforce_trio.errors import (
     ResultTooLarge,
     ServerBusy,
     ServerClosing,
+    SlowSubscriber,
+    SubscriptionGap,
     UnsupportedByServer,
     UnsupportedQuery,
 )
@@ -47,6 +49,8 @@ from rayforce_trio.errors import (
         (ResultTooLarge, (RayforceWSError,)),
         (ServerBusy, (RayforceWSError,)),
         (ServerClosing, (RayforceWSError,)),
+        (SlowSubscriber, (RayforceWSError,)),
+        (SubscriptionGap, (RayforceWSError,)),
         (UnsupportedQuery, (RayforceWSError, TypeError)),
     ],
 )
@@ -82,6 +86,8 @@ EXAMPLES = [
     (ResultTooLarge("toobig: too long"), "toobig: too long"),
     (ServerBusy("busy: too many"), "busy: too many"),
     (ServerClosing("closing: too late"), "closing: too late"),
+    (SlowSubscriber("topic 'a': too slow"), "topic 'a': too slow"),
+    (SubscriptionGap("topic 'a': a new epoch"), "topic 'a': a new epoch"),
     (UnsupportedByServer("no streams"), "no streams"),
     (UnsupportedQuery("cannot send int"), "cannot send int"),
     (RayforceWSError("anything else"), "anything else"),

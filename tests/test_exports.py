@@ -36,9 +36,12 @@ def test_the_public_names() -> None:
         "Nursery",
         "Parameters",
         "PendingConnection",
+        "Position",
         "Progress",
         "Query",
+        "Subscription",
         "TabularData",
+        "Update",
         "Value",
     }
     public = engines | ends | types | {"SQL", "Columns", "auth", "columns_of", "draw", "errors", "sql", "statistics"}

@@ -18,6 +18,8 @@ EVENTS: dict[str, Callable[[Reading], bool | None]] = {
     "answered": lambda reading: reading.call_ended(answered=True),
     "failed": lambda reading: reading.call_ended(answered=False),
     "elapsed": Reading.standby_elapsed,
+    "needed": Reading.need_reader,
+    "released": Reading.release_reader,
 }
 
 
@@ -53,6 +55,14 @@ TRANSITIONS = [
     ((*STEADY, "started", "failed"), "delivered", READER, None),
     ((*STEADY, "started", "failed", "delivered"), "delivered", NOBODY, None),
     ((*STEADY, "joined"), "delivered", READER, None),
+    ((), "needed", READER, False),
+    (STEADY, "needed", READER, True),
+    ((*STEADY, "started"), "needed", CALL, False),
+    ((*STEADY, "started", "needed"), "answered", READER, True),
+    (("needed", "delivered"), "delivered", READER, None),
+    (("needed", "needed", "released", "delivered"), "delivered", READER, None),
+    (("needed", "released", "delivered"), "delivered", NOBODY, None),
+    (("needed",), "released", READER, None),
 ]
 
 
@@ -86,6 +96,7 @@ def test_the_reader_task_always_receives_again_if_no_call_does(events: list[str]
             "delivered": reading.receiver is READER,
             "answered": reading.receiver is CALL,
             "failed": reading.receiver is CALL,
+            "released": False,  # a program never releases what it does not need
         }
         if possible.get(event, True):
             before = reading.receiver

@@ -101,6 +101,8 @@ def _add_limits(group: Any) -> None:
         ("--max-connections-per-address", "connections from one address"),
         ("--max-unauthenticated", "connections that are still being opened"),
         ("--max-in-flight", "unanswered requests of one connection"),
+        ("--max-subscriptions", "subscriptions of one connection"),
+        ("--max-topics", "topics that the server keeps"),
     ):
         _add_server_option(group, name, "N", limit, f"{help_}, 0 for no limit")
     for name, help_ in (
@@ -136,6 +138,18 @@ def _add_limits(group: Any) -> None:
         ("--write-timeout", "seconds after which a client that does not read is disconnected"),
     ):
         _add_server_option(group, name, "SECONDS", seconds, help_)
+    _add_server_option(
+        group,
+        "--resume-window",
+        "SECONDS",
+        drain_timeout,
+        "seconds to keep a topic after its last subscriber has left, so that subscribers can resume",
+    )
+    for name, help_ in (
+        ("--max-topic-history", "latest updates of each topic to keep for subscribers that resume"),
+        ("--max-subscription-buffer", "updates that wait for one client to read them"),
+    ):
+        _add_server_option(group, name, "SIZE", size, help_, size_text)
 
 
 def _add_server_option(
@@ -179,6 +193,11 @@ def serve(options: argparse.Namespace) -> int:
             max_reply_size=options.max_reply_size,
             max_buffered_bytes=options.max_buffered_bytes,
             max_spooled_bytes=options.max_spooled_bytes,
+            resume_window=options.resume_window,
+            max_topic_history=options.max_topic_history,
+            max_subscription_buffer=options.max_subscription_buffer,
+            max_subscriptions=options.max_subscriptions,
+            max_topics=options.max_topics,
             metrics=options.metrics,
             log_queries=options.log_queries,
         )

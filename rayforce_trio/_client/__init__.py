@@ -4,6 +4,7 @@ from ._batches import Batches
 from ._bulk import Progress
 from ._client import ClientOptions, Nursery, PendingConnection, WSClient
 from ._connection import VerboseResult, WSClientConnection
+from ._subscription import Subscription, Update
 
 __all__ = [
     "Batches",
@@ -11,6 +12,8 @@ __all__ = [
     "Nursery",
     "PendingConnection",
     "Progress",
+    "Subscription",
+    "Update",
     "VerboseResult",
     "WSClient",
     "WSClientConnection",

@@ -7,7 +7,7 @@ from types import TracebackType
 
 import anyio.lowlevel
 
-from .._codec import Query, decode, reply_payload
+from .._codec import Query, decode_payload, reply_payload
 from .._protocol import (
     END_STREAM,
     HEADER_SIZE,
@@ -17,18 +17,17 @@ from .._protocol import (
     SIZED,
     STREAMS,
     ClientRequest,
-    Header,
     MessageType,
-    Result,
     string_in,
 )
 from .._tasks import enable_ki_protection
 from .._values._columns import Columns, ColumnsReader
-from .._values._payloads import NULL, Buffer, call, i64, list_of
+from .._values._payloads import NULL, i64, list_of
 from .._values._types import Type
 from ..errors import NoColumns, ProtocolError, RayforceTypeError, RayforceValueError, RayforceWSError
 from ._exchange import Exchange
 from ._fetching import finish
+from ._server_call import server_call
 
 _NO_ROWS = list_of([NULL, NULL, NULL])[: -2 * len(NULL)]  # the beginning of the description of one without columns
 _NOT_DESCRIBED = "the server did not describe the result of a stream"
@@ -225,15 +224,14 @@ class Batches:
         try:
             await finish(ColumnsReader(payload))
         except RayforceTypeError as error:
-            frame = Header(0, MessageType.RESPONSE, len(payload)).pack() + payload
             return NoColumns(
-                f"{error}".replace("fetch()", "stream()"), decode(Result(frame), self._query), self._output
+                f"{error}".replace("fetch()", "stream()"), decode_payload(payload, self._query), self._output
             )
         return ProtocolError(_NOT_DESCRIBED)
 
     def _request_ahead(self) -> None:
         """Request the next batch. Raises `RayforceWSError` if the connection has ended."""
-        self._ahead = self._exchange.start(_server_call(MessageType.SYNC, NEXT_BATCH, i64(self._stream)))
+        self._ahead = self._exchange.start(server_call(MessageType.SYNC, NEXT_BATCH, i64(self._stream)))
         self._requested_rows += self._batch_size
 
     def _release(self) -> None:
@@ -244,7 +242,7 @@ class Batches:
         if self._ahead is not None:
             self._exchange.cancel(self._ahead)
         self._ahead = self._reader = None
-        self._exchange.post_soon(_server_call(MessageType.ASYNC, END_STREAM, i64(self._stream)))
+        self._exchange.post_soon(server_call(MessageType.ASYNC, END_STREAM, i64(self._stream)))
 
 
 def open_stream(exchange: Exchange, stream: int, query: Query, frame: bytes, batch_size: int) -> Batches:
@@ -264,10 +262,5 @@ def open_stream(exchange: Exchange, stream: int, query: Query, frame: bytes, bat
         raise RayforceValueError(
             f"Invalid batch_size: {batch_size!r}. Must be a number of rows, an int between 1 and {MAX_BATCH_SIZE}"
         )
-    opening = _server_call(MessageType.SYNC, OPEN_STREAM, i64(stream), i64(batch_size), frame[HEADER_SIZE:])
+    opening = server_call(MessageType.SYNC, OPEN_STREAM, i64(stream), i64(batch_size), frame[HEADER_SIZE:])
     return Batches(exchange, stream, query, opening, batch_size)
-
-
-def _server_call(message_type: MessageType, function: str, *arguments: Buffer) -> bytes:
-    payload = call(function, *arguments)
-    return b"".join([Header(0, message_type, len(payload)).pack(), payload])

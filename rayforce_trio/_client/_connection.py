@@ -17,18 +17,22 @@ from .._codec import (
     decode_verbose,
     encode,
     encode_call,
+    encode_update,
     engine_error,
     reply_payload,
 )
-from .._protocol import Failure, MessageType
+from .._protocol import PUBLISH, SUBSCRIPTIONS, Failure, MessageType, Position
 from .._tasks import call_soon, enable_ki_protection
 from .._transports import Transport, closed_by_us
 from .._values._columns import Columns
+from .._values._payloads import string
 from ..errors import RayforceError, RayforceWSError
 from ._batches import Batches, open_stream
 from ._bulk import Progress, RowCount, create, insert, upsert
 from ._exchange import Exchange
 from ._fetching import read_columns
+from ._server_call import server_call
+from ._subscription import DEFAULT_MAX_BUFFER, Subscription, check_topic, make_subscription
 from ._tables import table_names, table_schema
 
 # On Python 3.11, looking up a member in its enum takes ten times as long as looking up a global name.
@@ -160,6 +164,75 @@ class WSClientConnection:
         batches = open_stream(self._exchange, self._last_stream + 1, query, frame, batch_size)
         self._last_stream += 1
         return batches
+
+    def subscribe(
+        self,
+        topic: str,
+        snapshot: Query | None = None,
+        params: Parameters | None = None,
+        *,
+        max_buffer: int = DEFAULT_MAX_BUFFER,
+        overflow: Literal["error", "drop_oldest", "latest"] = "error",
+        resume: Position | None = None,
+    ) -> Subscription:
+        """Return the updates of a topic: the values that are published there from now on.
+
+        ```python
+        async with connection.subscribe("trades", snapshot="trades") as updates:
+            print(updates.snapshot)
+            async for update in updates:
+                print(update.value)
+        ```
+
+        The subscription is active when the block has been entered, and ends with it. There can be any number of
+        subscriptions on a connection, also several to one topic. Nothing is lost silently: a missing update raises an
+        error, or the next update counts it.
+
+        Args:
+            topic: the topic.
+            snapshot: a query whose value is `updates.snapshot`. No update is missing between it and the first update,
+                and it contains none of them.
+            params: the parameters of that query.
+            max_buffer: how many bytes of updates are kept until they are taken. The server has a buffer of its own.
+            overflow: what happens beyond that. `"error"`: the iteration ends with `SlowSubscriber`. `"drop_oldest"`:
+                the oldest updates are dropped, and the next update that is taken counts them. `"latest"`: only the
+                latest update is ever kept, for those who need nothing but the present value.
+            resume: the `position` of an earlier subscription to the topic, from which this one continues. It raises
+                `SubscriptionGap` when the block is entered if the server does not have the updates behind it any more.
+
+        Raises:
+            RayforceValueError: an argument is invalid.
+            RayforceError: otherwise as `execute` if the query of the snapshot or a parameter cannot be sent.
+        """
+        self._exchange.check_usable()
+        return make_subscription(self._exchange, topic, snapshot, params, max_buffer, overflow, resume)
+
+    @enable_ki_protection
+    async def publish(self, topic: str, value: Any) -> int:
+        """Publish a value to the subscribers of a topic, on the engine of this connection.
+
+        A checkpoint. If cancelled, the value may or may not be published.
+
+        Args:
+            topic: the topic.
+            value: a value like those of parameters, or a table. It is data, and never evaluated. Null cannot be
+                published.
+
+        Returns:
+            The number of the update, or 0 if the topic has no subscribers.
+
+        Raises:
+            RayforceValueError: this cannot be a topic, or the value is null. Nothing was sent.
+            RayforceConversionError: the value cannot be sent, and nothing was sent.
+            RayforceWSError: the server has no subscriptions.
+            RayforceError: otherwise as `execute`. A read-only engine refuses with the code `access`.
+        """
+        self._exchange.check_usable()
+        check_topic(topic)
+        payload = encode_update(value)
+        await self._exchange.require(SUBSCRIPTIONS)
+        frame = server_call(_SYNC, PUBLISH, string(topic), payload)
+        return int(decode(await self._exchange.request(frame), f"(publish {topic!r})").value)
 
     @enable_ki_protection
     async def call(self, function: str, *arguments: Any) -> Value:

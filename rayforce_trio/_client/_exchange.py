@@ -12,6 +12,7 @@ from .._protocol import (
     SUBPROTOCOL,
     ClientProtocol,
     ClientRequest,
+    ClientSubscription,
     Frame,
     Outgoing,
     ProtocolViolation,
@@ -195,6 +196,34 @@ class Exchange:
                 raise self._refusal()
         if protocol.features is None or feature not in protocol.features:
             raise UnsupportedByServer(f"this server does not offer {feature}; it needs rayforce-trio 0.2 or later")
+
+    def check_open(self) -> None:
+        """Raise the error of calls that were waiting if the connection has ended."""
+        if self.reason is not None:
+            raise self._failure()
+
+    def subscribe(self, topic: str, subscription: ClientSubscription) -> int:
+        """Subscribe to a topic, and return the id of the subscription on this connection. No checkpoint.
+
+        From now on the reader task receives, so that updates arrive whether calls are made or not. At the end of the
+        connection, the subscription is told of a change.
+
+        Raises:
+            RayforceWSError: the connection has ended.
+        """
+        if self.reason is not None:
+            raise self._refusal()
+        number = self._protocol.subscribe(topic, subscription)
+        self._outgoing.set()
+        if self._reading.need_reader():
+            self._resume_reading.set()
+        return number
+
+    def unsubscribe(self, number: int) -> None:
+        """End a subscription. Call it once for each call of `subscribe`. No checkpoint."""
+        self._reading.release_reader()
+        self._protocol.unsubscribe(number)
+        self._outgoing.set()
 
     # A request that several calls wait for, one after the other, and messages that nobody waits for. Only `wait` waits.
 

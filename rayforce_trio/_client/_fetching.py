@@ -1,9 +1,13 @@
 """Read replies as columns, in short steps between which other tasks run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import anyio.lowlevel
 
 from .._protocol import string_in
 from .._values._columns import Columns, ColumnsReader
+from .._values._payloads import Buffer
 from .._values._reader import NotColumns, UnknownType
 from ..errors import RayforceConversionError, RayforceTypeError
 from ._exchange import Exchange
@@ -35,9 +39,25 @@ async def finish(reader: ColumnsReader, hint: str = "") -> Columns:
     Raises:
         RayforceTypeError, RayforceConversionError: as for `read_columns`.
     """
-    try:
+    with _errors_of_the_public_api(hint):
         while not reader.step():
             await anyio.lowlevel.checkpoint()
+    return reader.result()
+
+
+def read_columns_at_once(payload: Buffer) -> Columns:
+    """Return a value as columns, without letting other tasks run. Raises as `read_columns`. No checkpoint."""
+    reader = ColumnsReader(payload)
+    with _errors_of_the_public_api():
+        while not reader.step():
+            pass
+    return reader.result()
+
+
+@contextmanager
+def _errors_of_the_public_api(hint: str = "") -> Iterator[None]:
+    try:
+        yield
     except NotColumns as error:
         raise RayforceTypeError(
             f"the result is {error.kind}, which has no columns; use execute() instead of fetch(){hint}"
@@ -46,4 +66,3 @@ async def finish(reader: ColumnsReader, hint: str = "") -> Columns:
         raise RayforceConversionError(
             f"the result contains a type that fetch() does not know ({error}); use execute() instead"
         ) from None
-    return reader.result()

@@ -14,9 +14,11 @@ reader task stands by. It receives again when a second call joins, when a call f
     call_started      -                             CALL                        -
     call_ended        -                             -                           NOBODY; READER if the call has failed
                                                                                 or left messages unread, or another
-                                                                                one has joined
+                                                                                one has joined, or the reader task is
+                                                                                needed
     standby_elapsed   -                             READER, unless a call has   -
                                                     received in that time
+    need_reader       stays until `release_reader`  READER                      READER when the call ends
 
 A lone reply is one that the reader task delivers when no other reply is due or has arrived.
 """
@@ -49,13 +51,23 @@ class Reading:
         receiver: who receives at present.
     """
 
-    __slots__ = ("_joined", "_lone_reply_at", "_used", "receiver")
+    __slots__ = ("_joined", "_lone_reply_at", "_needed", "_used", "receiver")
 
     def __init__(self) -> None:
         self.receiver = _READER
         self._lone_reply_at = -math.inf  # the time of the last lone reply
         self._used = False  # a call has received since the last `standby_elapsed`
         self._joined = False  # another call has joined the one that receives
+        self._needed = 0  # calls of `need_reader` without one of `release_reader`
+
+    def need_reader(self) -> bool:
+        """Have the reader task receive until `release_reader`, whether there are calls or not."""
+        self._needed += 1
+        return self.call_joined()
+
+    def release_reader(self) -> None:
+        """End the effect of one call of `need_reader`."""
+        self._needed -= 1
 
     def call_joined(self) -> bool:
         """Handle a message that is submitted while others are unsent or unanswered."""
@@ -72,7 +84,7 @@ class Reading:
         Args:
             now: the current time in seconds, on any clock.
         """
-        if now - self._lone_reply_at <= STANDBY:
+        if now - self._lone_reply_at <= STANDBY and not self._needed:
             self.receiver = _NOBODY
             self._used = True  # the call that got the reply
         self._lone_reply_at = now

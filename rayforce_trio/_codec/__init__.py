@@ -3,7 +3,7 @@
 from ._aliases import ArrowStream, Parameters, Query, TabularData, Value
 from ._columns import columns_of
 from ._compression import SIZE_BYTES, Decompressor
-from ._decoding import decode, decode_verbose, reply_payload
+from ._decoding import decode, decode_payload, decode_verbose, reply_payload
 from ._drawing import draw
 from ._encoding import Call, describe, encode, encode_call, encode_update
 from ._errors import engine_error
@@ -25,6 +25,7 @@ __all__ = [
     "check_thread",
     "columns_of",
     "decode",
+    "decode_payload",
     "decode_verbose",
     "describe",
     "draw",

@@ -73,6 +73,12 @@ def reply_payload(reply: Reply, query: Any = None) -> memoryview:
     return memoryview(reply_frame(reply, query))[HEADER_SIZE:]
 
 
+def decode_payload(payload: Frame, query: Any = None) -> Any:
+    """Return the value in a payload. Raises as `decode`."""
+    header = Header(0, MessageType.RESPONSE, len(payload)).pack()
+    return decode(Result(b"".join([header, payload])), query)
+
+
 def decode(reply: Reply, query: Any = None) -> Any:
     """Return the value in a reply: a Rayforce object, or `None` for null.
 

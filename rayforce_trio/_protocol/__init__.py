@@ -87,6 +87,7 @@ from ._server_calls import (
     is_server_call,
     parse_server_call,
 )
+from ._subscription import SLOW, ClientSubscription, Overflow, SubscriptionState, Taken
 from ._topics import Confirm, Deliver, End, Subscribe, Topic, TopicAction, TopicState, Unsubscribe
 from ._updates import Push, Update, parse_push, parse_update, update_frame
 from ._verbose import join_verbose, split_payload, split_verbose
@@ -122,6 +123,7 @@ __all__ = [
     "OPEN_STREAM",
     "PUBLISH",
     "SIZED",
+    "SLOW",
     "SNAPSHOT",
     "STREAMS",
     "SUBPROTOCOL",
@@ -137,6 +139,7 @@ __all__ = [
     "ClientProtocol",
     "ClientRequest",
     "ClientRequestState",
+    "ClientSubscription",
     "Confirm",
     "ConnectionState",
     "CredentialsRejected",
@@ -163,6 +166,7 @@ __all__ = [
     "Outcome",
     "Outgoing",
     "OutgoingUpdate",
+    "Overflow",
     "Position",
     "ProtocolViolation",
     "Publish",
@@ -179,6 +183,8 @@ __all__ = [
     "Subscribe",
     "SubscribeNotice",
     "SubscribedNotice",
+    "SubscriptionState",
+    "Taken",
     "Topic",
     "TopicAction",
     "TopicState",

@@ -14,10 +14,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from ._control import STREAMS, SUBSCRIPTIONS, ErrorNotice, HelloNotice, dump_cancel, dump_hello, parse_control
+from ._control import (
+    STREAMS,
+    SUBSCRIPTIONS,
+    ErrorNotice,
+    HelloNotice,
+    SubscribedNotice,
+    UnsubscribedNotice,
+    dump_cancel,
+    dump_hello,
+    dump_subscribe,
+    dump_unsubscribe,
+    parse_control,
+)
 from ._frames import COARSE_HEADER, FENCE, HEADER_SIZE, RESPONSE_START, Frame, MessageType, parse_frame
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
+from ._subscription import ClientSubscription
 from ._unconfirmed import UnconfirmedPosts
+from ._updates import parse_update
 from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
 
@@ -107,6 +121,8 @@ class ClientProtocol:
         self.stopped = 0
         self.features: frozenset[str] | None = None
         self.on_features: Callable[[], None] = _nothing
+        self._subscriptions: dict[int, ClientSubscription] = {}
+        self._last_subscription = 0
 
     @property
     def pending(self) -> int:
@@ -127,6 +143,18 @@ class ClientProtocol:
     def say_hello(self) -> None:
         """Queue the hello, which asks the server for its features. Call it once, in the extended protocol."""
         self._controls.append(dump_hello([STREAMS, SUBSCRIPTIONS]))
+
+    def subscribe(self, topic: str, subscription: ClientSubscription) -> int:
+        """Queue the control message that subscribes to a topic; return the id of the subscription here."""
+        self._last_subscription += 1
+        self._subscriptions[self._last_subscription] = subscription
+        self._controls.append(dump_subscribe(self._last_subscription, topic, subscription.resume_from))
+        return self._last_subscription
+
+    def unsubscribe(self, number: int) -> None:
+        """End a subscription of this connection, and drop what the server still sends for it. Idempotent."""
+        if self._subscriptions.pop(number, None) is not None:
+            self._controls.append(dump_unsubscribe(number))
 
     def submit_alone(self, frame: bytes) -> ClientRequest | None:
         """Submit a request that counts as sent, so send `frame` now; `None` if something is queued or unanswered.
@@ -161,8 +189,14 @@ class ClientProtocol:
                 self._controls.append(dump_cancel(request.number))
 
     def abandon(self) -> None:
-        """Forget all requests, because the connection is closing: send nothing more, and discard all replies."""
+        """Forget all requests, because the connection is closing: send nothing more, and discard all replies.
+
+        Subscriptions receive nothing more, and are told of a change.
+        """
         self._controls.clear()
+        subscriptions, self._subscriptions = self._subscriptions, {}
+        for subscription in subscriptions.values():
+            subscription.on_change()
         for request in self._queued:
             request.state = _DONE
         self._queued.clear()
@@ -207,7 +241,8 @@ class ClientProtocol:
         if size < 1 or COARSE_HEADER.unpack_from(message) != (RESPONSE_START, size):
             header = parse_frame(message)
             if self._extended and header.message_type is _ASYNC:
-                return None  # a push, to which this client cannot have subscribed
+                self._receive_update(message)
+                return None
             if self._extended and header.message_type is not _RESPONSE:
                 raise ProtocolViolation("the server sent a request")
         return self._answer(Result(message))
@@ -242,7 +277,18 @@ class ClientProtocol:
             elif isinstance(notice, HelloNotice) and self.features is None:
                 self.features = notice.features
                 self.on_features()
+            elif isinstance(notice, SubscribedNotice) and notice.id in self._subscriptions:
+                self._subscriptions[notice.id].confirmed(notice.position)
+            elif isinstance(notice, UnsubscribedNotice) and notice.id in self._subscriptions:
+                self._subscriptions.pop(notice.id).refused(notice.code, notice.message)
         return received
+
+    def _receive_update(self, message: Frame) -> None:
+        """Pass an update to its subscription. One that has been ended, and pushes of other kinds, are dropped."""
+        update = parse_update(message)
+        subscription = None if update is None else self._subscriptions.get(update.subscription)
+        if subscription is not None and update is not None:
+            subscription.received(update)
 
     def _answer(self, reply: Reply) -> ClientRequest | None:
         if not self._unanswered:

@@ -76,18 +76,18 @@ class Outbox(Generic[U]):
         self._count += 1
         self._notices.append((self._count, text))
 
-    def add_update(self, subscription: int, update: U) -> int:
-        """Append an update; return how many updates were dropped for it."""
+    def add_update(self, subscription: int, update: U) -> list[int]:
+        """Append an update; return the subscriptions of the updates that were dropped for it."""
         self._count += 1
         self._updates.append((self._count, subscription, update))
         self._waiting[subscription] += 1
         self.size += len(update) + UPDATE_OVERHEAD
-        dropped = 0
+        dropped = list[int]()
         while self.size > self._max_size and len(self._updates) > 1:
             _, oldest, _ = self._pop_update()
             if self._note_gone(oldest):
                 self._lost[oldest] += 1
-                dropped += 1
+                dropped.append(oldest)
         return dropped
 
     def first(self) -> str | OutgoingUpdate[U] | None:

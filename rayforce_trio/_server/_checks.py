@@ -2,6 +2,7 @@
 
 from typing import TypeGuard
 
+from .._protocol import topic_problem
 from ..errors import RayforceValueError
 
 MIN_REPLY_SIZE = 1024 * 1024
@@ -18,6 +19,19 @@ def check_limit(name: str, value: object) -> None:
     """Raise `RayforceValueError` if the option `name` is neither a positive int nor `None`."""
     if value is not None and (type(value) is not int or value < 1):
         raise RayforceValueError(f"Invalid {name}: {value!r}. Must be a number above 0, or None for no limit")
+
+
+def check_size_option(name: str, value: object, *, lowest: int) -> None:
+    """Raise `RayforceValueError` if the option `name` is not an int of at least `lowest`."""
+    if type(value) is not int or value < lowest:
+        raise RayforceValueError(f"Invalid {name}: {value!r}. Must be a number of bytes, {lowest} or above")
+
+
+def check_topic(topic: object) -> None:
+    """Raise `RayforceValueError` if this cannot be a topic."""
+    problem = topic_problem(topic) if isinstance(topic, str) else "must be a str"
+    if problem:
+        raise RayforceValueError(f"Invalid topic: {topic!r}. It {problem}")
 
 
 def check_reply_size(value: object) -> None:

@@ -439,7 +439,7 @@ class WSServerConnection:
         """
         notices = self._pipeline.notices
         if self._messages is None:
-            self._messages = SideMessages(self._transport, self._fail, self._max_subscription_buffer)
+            self._messages = SideMessages(self._transport, self._fail, self._max_subscription_buffer, self._counters)
             self._subscriptions = None if self._subscribe is None else self._subscribe(self._messages)
         subscriptions = self._subscriptions
         while notices:

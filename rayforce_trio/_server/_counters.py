@@ -6,7 +6,7 @@ from itertools import pairwise
 from operator import add
 from threading import Lock
 
-from ..statistics import Connections, Histogram, Posts, Requests, Statistics
+from ..statistics import Connections, Histogram, Posts, Requests, Statistics, Topic
 
 LATENCY_BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -20,7 +20,19 @@ MAX_LATENCIES = 1024
 MAX_ERROR_CODES = 64
 """The number of error codes that are counted separately. Clients can invent codes."""
 
+MAX_TOPICS = 64
+"""The number of topics that are counted separately. Clients can invent topics."""
+
 _OTHER = "other"
+
+
+class TopicCounters:
+    """The numbers of one topic, or of all others: see `statistics.Topic`. The hub changes them directly."""
+
+    __slots__ = ("lost", "subscribers", "updates")
+
+    def __init__(self) -> None:
+        self.subscribers = self.updates = self.lost = 0
 
 
 class Counters:
@@ -51,6 +63,7 @@ class Counters:
         self.posts = self.failed_posts = 0
         self.bytes_in = self.bytes_out = 0
         self._errors = Counter[str]()
+        self._topics: dict[str, TopicCounters] = {}
         self._sorted = Histogram(LATENCY_BOUNDS, (0,) * (len(LATENCY_BOUNDS) + 1), 0.0)
         self._sorting = Lock()
 
@@ -58,6 +71,16 @@ class Counters:
         """Count a request that was answered with an error."""
         known = code in self._errors or len(self._errors) < MAX_ERROR_CODES - 1
         self._errors[code if known else _OTHER] += 1
+
+    def topic(self, name: str) -> TopicCounters:
+        """Return the counters of a topic."""
+        found = self._topics.get(name)
+        if found is None:
+            key = name if len(self._topics) < MAX_TOPICS - 1 else _OTHER
+            found = self._topics.get(key)
+            if found is None:
+                found = self._topics[key] = TopicCounters()
+        return found
 
     def answered(self, size: int, latency: float) -> None:
         """Count an answer of `size` bytes to a request that arrived `latency` seconds before."""
@@ -97,6 +120,7 @@ class Counters:
             latencies,
             self.bytes_in,
             self.bytes_out,
+            {name: Topic(one.subscribers, one.updates, one.lost) for name, one in self._topics.copy().items()},
         )
 
 

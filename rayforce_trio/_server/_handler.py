@@ -34,11 +34,11 @@ from ._hub import Hub
 from ._limits import ConnectionLimits, too_many
 from ._log import ConnectionLog, LogLimiter, logger
 from ._opening_queue import OpeningQueue, PendingOpening
-from ._options import ConnectionOptions
+from ._options import ConnectionOptions, SubscriptionOptions
 from ._proxies import NOT_A_PROXY, Proxies
 from ._proxy_protocol import MalformedProxyHeader
 from ._receiving_client import receive_client
-from ._subscriptions import Subscriptions
+from ._subscriptions import Subscriptions, topic_filter
 
 _TOO_MANY_OPENINGS = too_many("This server has reached its limit of opening connections (max_unauthenticated).")
 
@@ -65,6 +65,7 @@ class ConnectionHandler:
         keepalive: KeepAlive,
         log_queries: bool,
         hub: Hub,
+        subscriptions: SubscriptionOptions,
     ) -> None:
         self._authorizer = authorizer
         self._proxies = proxies
@@ -82,6 +83,7 @@ class ConnectionHandler:
         )
         self._log_queries = log_queries
         self._hub = hub
+        self._subscriptions = subscriptions
         self._log_limiter = LogLimiter()
         self.query_timeout: float | None = None
         self._stop_at: float | None = None  # on trio's clock, once the server stops
@@ -187,8 +189,14 @@ class ConnectionHandler:
                 max_reply_size=self._options.max_reply_size,
                 budgets=self._budgets,
                 network=opened.network,
-                subscribe=partial(Subscriptions, self._hub, opened.authorized.engine),
-                max_subscription_buffer=8 * 1024**2,
+                subscribe=partial(
+                    Subscriptions,
+                    self._hub,
+                    opened.authorized.engine,
+                    may_subscribe=topic_filter(opened.authorized.principal),
+                    max_subscriptions=self._subscriptions.max_subscriptions,
+                ),
+                max_subscription_buffer=self._subscriptions.max_subscription_buffer,
             )
             opened.connection = connection
             await self._serve_connection(connection, log)

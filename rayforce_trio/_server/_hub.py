@@ -34,8 +34,10 @@ from .._protocol import (
 from .._tasks import enable_ki_protection
 from .._transports import SharedMessage
 from ..errors import EngineError
+from ._counters import Counters
 from ._engine_requests import EngineRequests
 from ._log import logger
+from ._options import SubscriptionOptions
 
 _EPOCH_BYTES = 12  # random bytes
 
@@ -91,17 +93,13 @@ class Hub:
     """The topics and subscribers of one server.
 
     Args:
-        resume_window: how long a topic is kept after its last subscriber has left, in seconds.
-        max_history: how many bytes of recent updates to keep for each topic.
-        max_topics: how many topics there can be. `None`: any number.
+        options: those of the server.
+        counters: count the subscribers and updates of each topic.
     """
 
-    def __init__(
-        self, *, resume_window: float = 60.0, max_history: int = 8 * 1024**2, max_topics: int | None = 10_000
-    ) -> None:
-        self._resume_window = resume_window
-        self._max_history = max_history
-        self._max_topics = max_topics
+    def __init__(self, options: SubscriptionOptions, counters: Counters) -> None:
+        self._options = options
+        self._counters = counters
         self._sources: dict[Engine | None, _Source] = {}  # `None`: the engines that do not push
         self._places: dict[Subscriber, tuple[_Source, str]] = {}
         self._lingering: dict[_Topic, tuple[_Source, str]] = {}  # in the order in which they expire
@@ -148,7 +146,9 @@ class Hub:
                 subscriber.ended(Failure(LIMIT, "this server has reached its limit of topics (max_topics)"))
                 return
             topic = Topic(
-                secrets.token_urlsafe(_EPOCH_BYTES), resume_window=self._resume_window, max_history=self._max_history
+                secrets.token_urlsafe(_EPOCH_BYTES),
+                resume_window=self._options.resume_window,
+                max_history=self._options.max_topic_history,
             )
             if resume is None:
                 source = self._source_of(engine) if source is None else source
@@ -159,6 +159,7 @@ class Hub:
             assert source is not None
             self._lingering.pop(topic, None)
             self._places[subscriber] = source, name
+            self._counters.topic(name).subscribers += 1
             self._perform(source, name, topic, actions)
         else:
             for action in actions:
@@ -171,6 +172,7 @@ class Hub:
         if place is None:
             return
         source, name = place
+        self._counters.topic(name).subscribers -= 1
         topic = source.topics[name]
         actions = topic.unsubscribe(subscriber, trio.current_time())
         if topic.state is TopicState.LINGERING:
@@ -185,6 +187,10 @@ class Hub:
             return None
         topic = place[0].topics[place[1]]
         return topic.next_sequence if topic.state is TopicState.ACTIVE else None
+
+    def count_lost(self, name: str) -> None:
+        """Count an update of a topic that was dropped because a client reads too slowly."""
+        self._counters.topic(name).lost += 1
 
     def publish(self, name: str, payload: Frame) -> int:
         """Publish an update for the engines that do not push; return its number, or 0 if nobody has subscribed.
@@ -257,12 +263,15 @@ class Hub:
         for action in actions:
             if isinstance(action, Deliver):
                 update = SharedUpdate(action.sequence, action.payload)
-                for subscriber in [*action.subscribers]:
+                subscribers = [*action.subscribers]
+                self._counters.topic(name).updates += len(subscribers)
+                for subscriber in subscribers:
                     subscriber.updated(update)
             elif isinstance(action, Confirm):
                 action.subscriber.confirmed(action.position)
             elif isinstance(action, End):
-                self._places.pop(action.subscriber, None)
+                if self._places.pop(action.subscriber, None) is not None:
+                    self._counters.topic(name).subscribers -= 1
                 action.subscriber.ended(action.reason)
             elif isinstance(action, Subscribe):
                 if source.feed is not None:
@@ -287,7 +296,8 @@ class Hub:
 
     def _has_room(self) -> bool:
         """Return whether there can be another topic. One without subscribers may have to end for it."""
-        if self._max_topics is None or self._topics < self._max_topics:
+        limit = self._options.max_topics
+        if limit is None or self._topics < limit:
             return True
         for topic, (source, name) in self._lingering.items():
             self._perform(source, name, topic, topic.abandon())

@@ -5,10 +5,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._addresses import is_loopback
-from ._checks import check_grace, check_limit, check_reply_size, check_timeout
+from ._checks import check_grace, check_limit, check_reply_size, check_size_option, check_timeout
 
 REMOTE_QUERY_TIMEOUT = 300.0
 """Seconds that a query may run by default if the server listens on an address that other machines can reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionOptions:
+    """The arguments of `WSServer` of the same names; times are in seconds.
+
+    Raises:
+        RayforceValueError: one of them is out of range.
+    """
+
+    resume_window: float = 60.0
+    max_topic_history: int = 8 * 1024**2
+    max_subscription_buffer: int = 8 * 1024**2
+    max_subscriptions: int | None = 1024
+    max_topics: int | None = 10_000
+
+    def __post_init__(self) -> None:
+        check_grace("resume_window", self.resume_window)
+        check_size_option("max_topic_history", self.max_topic_history, lowest=0)
+        check_size_option("max_subscription_buffer", self.max_subscription_buffer, lowest=1)
+        for name in ("max_subscriptions", "max_topics"):
+            check_limit(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import trio
 from .._addresses import authority_of, check_host, check_port
 from .._codec import encode_update, engine_error
 from .._engines import Engine, InProcessEngine
-from .._protocol import Failure, topic_problem
+from .._protocol import Failure
 from .._streams import check_tls_context
 from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
 from .._transports import KeepAlive, check_size
@@ -23,7 +23,7 @@ from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
 from ._authorizer import Authenticate, Authorizer
-from ._checks import check_flag, check_grace
+from ._checks import check_flag, check_grace, check_topic
 from ._counters import Counters
 from ._expressions import integer_in, publish_request
 from ._handler import ConnectionHandler
@@ -33,7 +33,7 @@ from ._limits import ConnectionLimits
 from ._listening import accept_connections, open_listeners
 from ._log import logger
 from ._opening_queue import OpeningQueue
-from ._options import ConnectionOptions
+from ._options import ConnectionOptions, SubscriptionOptions
 from ._proxies import Proxies
 
 _MIB = 1024**2
@@ -101,6 +101,15 @@ class WSServer:
         drain_timeout: seconds to let running queries finish when the server stops.
         drain_delay: seconds for which a server that is to stop goes on serving and accepting clients, and answers
             `GET /healthz` with 503, so that load balancers send no more clients to it.
+        resume_window: seconds for which the server keeps a topic after its last subscriber has left, so that
+            subscribers can resume.
+        max_topic_history: how many bytes of the latest updates of each topic the server keeps for subscribers that
+            resume.
+        max_subscription_buffer: the limit on the bytes of updates that wait for one client to read them. Beyond it, the
+            oldest are dropped, and the client learns how many.
+        max_subscriptions: the limit on the subscriptions of one connection; `None`: no limit.
+        max_topics: the limit on the topics that the server keeps; `None`: no limit. Beyond it, topics without
+            subscribers give way.
         log_queries: log the beginning of each query, on one line.
         metrics: answer `GET /metrics` with statistics for Prometheus, to authenticated clients or, without
             `authenticate`, to clients on this machine. This needs the prometheus_client library.
@@ -141,6 +150,11 @@ class WSServer:
         max_reply_size: int | None = _GIB,
         max_buffered_bytes: int | None = _GIB,
         max_spooled_bytes: int | None = 4 * _GIB,
+        resume_window: float = 60.0,
+        max_topic_history: int = 8 * _MIB,
+        max_subscription_buffer: int = 8 * _MIB,
+        max_subscriptions: int | None = 1024,
+        max_topics: int | None = 10_000,
         log_queries: bool = False,
         metrics: bool = False,
     ) -> None:
@@ -182,7 +196,10 @@ class WSServer:
         )
         self._counters = Counters()
         self._since: float | None = None
-        self._hub = Hub()
+        subscriptions = SubscriptionOptions(
+            resume_window, max_topic_history, max_subscription_buffer, max_subscriptions, max_topics
+        )
+        self._hub = Hub(subscriptions, self._counters)
         self._handler = ConnectionHandler(
             authorizer=self._authorizer,
             proxies=Proxies(trusted_proxies, proxy_header, protocol=proxy_protocol),
@@ -196,6 +213,7 @@ class WSServer:
             keepalive=KeepAlive(ping_interval, ping_timeout),
             log_queries=log_queries,
             hub=self._hub,
+            subscriptions=subscriptions,
         )
         self._starting = trio.CancelScope()
         self._stopping: trio.Event | None = None
@@ -366,9 +384,7 @@ class WSServer:
             EngineError: the engine cannot be reached, or is lost. It may have published the value.
             RayforceWSError: the server is not running, or not in this trio run.
         """
-        if not isinstance(topic, str) or (problem := topic_problem(topic)):
-            what = problem if isinstance(topic, str) else "must be a str"
-            raise RayforceValueError(f"Invalid topic: {topic!r}. A topic {what}")
+        check_topic(topic)
         payload = encode_update(value)
         _require_trio()
         if self._stopping is None:

@@ -11,9 +11,14 @@ from .._protocol import Outbox
 from .._tasks import TIME_SLICE
 from .._transports import Transport
 from ..errors import ProtocolError, RayforceWSError
+from ._counters import Counters
 from ._hub import SharedUpdate
 
 _POLICY_VIOLATION = 1008
+
+
+def _ignore(subscription: int) -> None:
+    """Do nothing with the id of a subscription."""
 
 
 class SideMessages:
@@ -23,10 +28,19 @@ class SideMessages:
         transport: the connection.
         fail: ends the connection with an error.
         max_buffer: how many bytes of updates may wait for this client. Beyond it, the oldest are dropped.
+        counters: count the bytes that are sent.
+
+    Attributes:
+        on_dropped: called with the id of a subscription when one of its updates is dropped.
     """
 
-    def __init__(self, transport: Transport, fail: Callable[[RayforceWSError], None], max_buffer: int) -> None:
+    on_dropped: Callable[[int], None] = staticmethod(_ignore)
+
+    def __init__(
+        self, transport: Transport, fail: Callable[[RayforceWSError], None], max_buffer: int, counters: Counters
+    ) -> None:
         self._transport = transport
+        self._counters = counters
         self._fail = fail
         self._outbox = Outbox[SharedUpdate](max_buffer)
         self._closed = False
@@ -51,15 +65,17 @@ class SideMessages:
         outbox = self._outbox
         if outbox.is_clear:
             try:
-                if self._transport.send_between(update.message(subscription)):
+                message = update.message(subscription)
+                if self._transport.send_between(message):
+                    self._counters.bytes_out += len(message)
                     return
             except RayforceWSError as error:
                 self._end(error)
                 return
-            outbox.add_update(subscription, update)
+            self._add(subscription, update)
         else:
             is_first = not outbox
-            outbox.add_update(subscription, update)
+            self._add(subscription, update)
             if is_first:
                 self._send_waiting()
 
@@ -71,7 +87,12 @@ class SideMessages:
         """Send nothing more. Idempotent."""
         if not self._closed:
             self._closed = True
+            self.on_dropped = _ignore
             del self._transport.on_idle  # it refers to this object
+
+    def _add(self, subscription: int, update: SharedUpdate) -> None:
+        for dropped in self._outbox.add_update(subscription, update):
+            self.on_dropped(dropped)
 
     def _send_waiting(self) -> None:
         """Send what waits, as far as that is possible."""
@@ -83,6 +104,7 @@ class SideMessages:
                 if not transport.send_between(message):
                     return
                 outbox.sent()
+                self._counters.bytes_out += len(message)
                 if perf_counter() >= end:
                     transport.notify_when_idle()
                     return

@@ -22,14 +22,21 @@ from .._protocol import (
     response_frame,
 )
 from .._values._payloads import NULL, i64
+from ..auth import Principal
 from ..errors import ProtocolError
 from ._expressions import numbered_snapshot_request, publish_request, snapshot_request, value_request
 from ._hub import Hub
 from ._side_messages import SideMessages
 
 
-def _any_topic(topic: str) -> bool:  # noqa: ARG001 - one of several such functions
-    return True
+def topic_filter(principal: object) -> Callable[[str], bool]:
+    """Return a function that tells whether a client with this principal may subscribe to a topic."""
+    topics = principal.topics if isinstance(principal, Principal) else None
+    if topics is None:
+        return lambda _topic: True
+    names = {topic for topic in topics if not topic.endswith("*")}
+    prefixes = tuple(topic[:-1] for topic in topics if topic.endswith("*"))
+    return lambda topic: topic in names or topic.startswith(prefixes)
 
 
 class Subscriptions:
@@ -49,8 +56,8 @@ class Subscriptions:
         engine: Engine,
         messages: SideMessages,
         *,
-        may_subscribe: Callable[[str], bool] = _any_topic,
-        max_subscriptions: int | None = 1024,
+        may_subscribe: Callable[[str], bool],
+        max_subscriptions: int | None,
     ) -> None:
         self._hub = hub
         self._engine = engine
@@ -58,6 +65,7 @@ class Subscriptions:
         self._may_subscribe = may_subscribe
         self._max_subscriptions = max_subscriptions
         self._active: dict[int, _Subscription] = {}
+        messages.on_dropped = self._count_dropped
 
     def subscribe(self, notice: SubscribeNotice) -> None:
         """Begin a subscription; the client is told whether it is active.
@@ -141,6 +149,11 @@ class Subscriptions:
         active, self._active = self._active, {}
         for subscription in active.values():
             self._hub.unsubscribe(subscription)
+
+    def _count_dropped(self, number: int) -> None:
+        subscription = self._active.get(number)
+        if subscription is not None:
+            self._hub.count_lost(subscription.topic)
 
     def forget(self, number: int) -> None:
         """Remove a subscription that has ended."""

@@ -56,6 +56,9 @@ class SharedMessage:
         self.data = data
         self._packed: bytes | None = None
 
+    def __len__(self) -> int:
+        return len(self.data)
+
     @property
     def packed(self) -> bytes:
         """The WebSocket frame of a server, which is not masked."""

@@ -220,12 +220,17 @@ def connect_raw(port: int, *, receive_buffer: int | None = None) -> RawPeer:
 
 
 async def open_raw(
-    port: int, *, subprotocol: str | None = SUBPROTOCOL, hello: bool = True, receive_buffer: int | None = None
+    port: int,
+    *,
+    subprotocol: str | None = SUBPROTOCOL,
+    hello: bool = True,
+    receive_buffer: int | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> RawPeer:
     """Connect and shake hands; `hello` says whether Rayforce's handshake follows that of WebSocket."""
     peer = connect_raw(port, receive_buffer=receive_buffer)
     try:
-        await peer.send(upgrade({"Sec-WebSocket-Protocol": subprotocol}))
+        await peer.send(upgrade({"Sec-WebSocket-Protocol": subprotocol, **(headers or {})}))
         head = await peer.receive_head()
         assert head.startswith(b"HTTP/1.1 101 "), head
         if hello:

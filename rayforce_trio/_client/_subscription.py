@@ -1,0 +1,308 @@
+"""Subscriptions: the public classes `Subscription` and `Update`."""
+
+import struct
+from types import TracebackType
+
+from .._codec import Parameters, Query, Value, decode_payload, encode, engine_error, reply_payload
+from .._protocol import (
+    GAP,
+    HEADER_SIZE,
+    SLOW,
+    SNAPSHOT,
+    SUBSCRIPTIONS,
+    ClientSubscription,
+    Failure,
+    Frame,
+    MessageType,
+    Overflow,
+    Position,
+    SubscriptionState,
+    topic_problem,
+)
+from .._tasks import TimeSlice, checkpoint_if_cancelled_function, enable_ki_protection, event_class
+from .._values._columns import Columns
+from .._values._payloads import NULL, i64
+from .._values._types import Type
+from ..errors import ProtocolError, RayforceValueError, RayforceWSError, SlowSubscriber, SubscriptionGap
+from ._exchange import Exchange
+from ._fetching import read_columns, read_columns_at_once
+from ._server_call import server_call
+
+DEFAULT_MAX_BUFFER = 8 * 1024**2
+"""Bytes."""
+
+_SNAPSHOT = struct.Struct("<BBqbBqB")  # a list of three, its first item, the next number, and its second item, null
+_ENDED = SubscriptionState.ENDED
+
+
+class Update:
+    """An update of a subscription.
+
+    Attributes:
+        topic: the topic.
+        sequence: its number. The numbers of a topic are consecutive, but begin anew when its engine restarts.
+        lost: how many updates before this one were dropped, by the server or here. Always 0 with `overflow="error"`.
+    """
+
+    __slots__ = ("_decoded", "_payload", "_value", "lost", "sequence", "topic")
+
+    def __init__(self, topic: str, sequence: int, lost: int, payload: Frame) -> None:
+        self.topic = topic
+        self.sequence = sequence
+        self.lost = lost
+        self._payload = payload
+        self._decoded = False
+        self._value: Value = None
+
+    @property
+    def value(self) -> Value:
+        """The published value, as `execute` returns it. It is decoded at the first use.
+
+        Raises:
+            RayforceConversionError: rayforce-py cannot represent it.
+        """
+        if not self._decoded:
+            self._value = decode_payload(self._payload)
+            self._decoded = True
+        return self._value
+
+    def columns(self) -> Columns:
+        """Return the published value as `fetch` returns it.
+
+        Raises:
+            RayforceTypeError: it has no columns.
+            RayforceConversionError: it has a type that only `value` can represent.
+        """
+        return read_columns_at_once(self._payload)
+
+    def __repr__(self) -> str:
+        lost = f", lost={self.lost}" if self.lost else ""
+        return f"Update(topic={self.topic!r}, sequence={self.sequence}{lost})"
+
+
+class Subscription:
+    """The updates of a topic, made by `WSClientConnection.subscribe`. It is an async context manager.
+
+    Iterate over it with `async for`, in one task at a time. The connection's own task receives the updates, and keeps
+    them until they are taken. The connection can be used for anything else meanwhile.
+    """
+
+    def __init__(
+        self, exchange: Exchange, topic: str, state: ClientSubscription, snapshot: tuple[Query, bytes] | None
+    ) -> None:
+        self._exchange = exchange
+        self._topic = topic
+        self._state = state
+        self._query = snapshot  # and the frame that carries it
+        self._number: int | None = None  # on the connection, within the block
+        self._was_entered = False
+        self._in_use = False
+        self._snapshot: memoryview | None = None  # its payload
+        self._new_event = event_class
+        self._changed = event_class()()
+        self._checkpoint_if_cancelled = checkpoint_if_cancelled_function()
+        self._time_slice = TimeSlice()
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+        return self._topic
+
+    @property
+    def position(self) -> Position:
+        """The place behind the last update that was returned. `subscribe(topic, resume=position)` continues from it.
+
+        Raises:
+            RayforceWSError: the block was not entered.
+        """
+        if self._state.position is None:
+            raise RayforceWSError(_NOT_ENTERED)
+        return self._state.position
+
+    @property
+    def snapshot(self) -> Value:
+        """The value of the query `snapshot`, as `execute` returns it. It is decoded at each use.
+
+        Raises:
+            RayforceWSError: there is none.
+            RayforceConversionError: rayforce-py cannot represent it.
+        """
+        return decode_payload(self._snapshot_payload())
+
+    @enable_ki_protection
+    async def snapshot_columns(self) -> Columns:
+        """Return the value of the query `snapshot`, as `fetch` returns it.
+
+        A checkpoint every few milliseconds; if cancelled, nothing has changed.
+
+        Raises:
+            RayforceWSError: there is none.
+            RayforceTypeError: it has no columns.
+            RayforceConversionError: it has a type that only `snapshot` can represent.
+        """
+        return await read_columns(self._snapshot_payload(), self._exchange)
+
+    def __repr__(self) -> str:
+        return f"<Subscription to {self._topic!r}, {self._state.state.name.lower()}>"
+
+    @enable_ki_protection
+    async def __aenter__(self) -> "Subscription":
+        """Subscribe, and return this subscription once it is active and the snapshot has arrived.
+
+        A checkpoint. If cancelled, the subscription is ended, and the query of the snapshot is stopped as one of
+        `execute`.
+
+        Raises:
+            SubscriptionGap: the server cannot continue from the position in `resume`.
+            RayforceError: the server refuses the subscription (code `access` or `limit`), or cannot reach its engine
+                (code `engine`); or the query failed.
+            RayforceWSError: the server has no subscriptions; the block was entered before; or as
+                `WSClientConnection.execute`.
+        """
+        if self._was_entered:
+            raise RayforceWSError("a subscription can be used once; call subscribe() again")
+        exchange, state = self._exchange, self._state
+        exchange.check_usable()
+        await exchange.require(SUBSCRIPTIONS)
+        self._was_entered = True
+        state.on_change = self._wake
+        self._number = exchange.subscribe(self._topic, state)
+        try:
+            while state.state is SubscriptionState.SUBSCRIBING:
+                await self._wait()
+            if state.end is not None:
+                raise self._error(state.end)
+            if self._query is not None:
+                await self._take_snapshot(*self._query)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the subscription. No checkpoint, so this cannot be cancelled."""
+        self._leave()
+
+    def __aiter__(self) -> "Subscription":
+        return self
+
+    @enable_ki_protection
+    async def __anext__(self) -> Update:
+        """Return the next update.
+
+        A checkpoint if it has to wait, or if the task has run for a while. It raises a cancellation in any case. If
+        cancelled, no update is lost: the next call returns it.
+
+        Raises:
+            SlowSubscriber: updates arrived faster than they were taken.
+            SubscriptionGap: updates are missing.
+            RayforceError: the server has ended the subscription.
+            RayforceWSError: the block was not entered, or left; another task is waiting for an update; or the
+                connection has ended.
+        """
+        if self._number is None:
+            raise RayforceWSError(_LEFT if self._was_entered else _NOT_ENTERED)
+        if self._in_use:
+            raise RayforceWSError("another task is waiting for an update of this subscription; subscribe once for each")
+        self._exchange.check_loop()
+        self._in_use = True
+        try:
+            await self._checkpoint_if_cancelled()
+            await self._time_slice.yield_if_due()
+            while (taken := self._state.take()) is None:
+                if self._state.end is not None:
+                    raise self._error(self._state.end)
+                await self._wait()
+                self._time_slice.start()
+        finally:
+            self._in_use = False
+        return Update(self._topic, *taken)
+
+    async def _take_snapshot(self, query: Query, frame: bytes) -> None:
+        """Have the server evaluate the query. A checkpoint; if cancelled, the query is stopped as one of `execute`."""
+        assert self._number is not None
+        request = server_call(MessageType.SYNC, SNAPSHOT, i64(self._number), frame[HEADER_SIZE:])
+        payload = reply_payload(await self._exchange.request(request), query)
+        if len(payload) <= _SNAPSHOT.size:
+            raise ProtocolError("the server sent a snapshot that is none")
+        kind, _, count, item, _, next_sequence, null = _SNAPSHOT.unpack_from(payload)
+        if (kind, count, item, bytes([null])) != (Type.LIST, 3, -Type.I64, NULL) or next_sequence < 1:
+            raise ProtocolError("the server sent a snapshot that is none")
+        self._snapshot = payload[_SNAPSHOT.size :]
+        self._state.snapshot_taken(next_sequence)
+
+    async def _wait(self) -> None:
+        """Wait for a change. A checkpoint; if cancelled, nothing has changed.
+
+        Raises:
+            RayforceWSError: the connection has ended.
+        """
+        self._exchange.check_open()
+        self._changed = self._new_event()()
+        await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    def _leave(self) -> None:
+        """End the subscription. No checkpoint. Idempotent."""
+        number, self._number = self._number, None
+        if number is not None:
+            self._exchange.unsubscribe(number)
+            self._state.close()
+
+    def _snapshot_payload(self) -> memoryview:
+        if self._snapshot is None:
+            raise RayforceWSError("there is no snapshot: pass a query, subscribe(topic, snapshot=query), and enter it")
+        return self._snapshot
+
+    def _error(self, end: Failure) -> Exception:
+        if not end.code:
+            return RayforceWSError(_LEFT)
+        text = f"topic {self._topic!r}: {end.message}"
+        error = _ERRORS.get(end.code)
+        return engine_error(Failure(end.code, text)) if error is None else error(text)
+
+
+_POLICIES = {policy.value: policy for policy in Overflow}
+_ERRORS = {GAP: SubscriptionGap, SLOW: SlowSubscriber}
+_NOT_ENTERED = "write 'async with connection.subscribe(...) as updates' before using the subscription"
+_LEFT = "the block of the subscription was left"
+
+
+def make_subscription(
+    exchange: Exchange,
+    topic: str,
+    snapshot: Query | None,
+    params: Parameters | None,
+    max_buffer: int,
+    overflow: object,
+    resume: Position | None,
+) -> Subscription:
+    """Return a subscription. Arguments and errors are those of `WSClientConnection.subscribe`. No checkpoint."""
+    check_topic(topic)
+    if type(max_buffer) is not int or max_buffer < 1:
+        raise RayforceValueError(f"Invalid max_buffer: {max_buffer!r}. Must be a number of bytes, an int above 0")
+    policy = _POLICIES.get(overflow) if isinstance(overflow, str) else None
+    if policy is None:
+        raise RayforceValueError(f"Invalid overflow: {overflow!r}. Must be one of {', '.join(map(repr, _POLICIES))}")
+    if resume is not None and not isinstance(resume, Position):
+        raise RayforceValueError(f"Invalid resume: {resume!r}. Must be the position of a subscription, or None")
+    if resume is not None and snapshot is not None:
+        raise RayforceValueError("resume and snapshot exclude each other: a snapshot begins a new position")
+    if params is not None and snapshot is None:
+        raise RayforceValueError("params are the parameters of the query snapshot, which is missing")
+    query = None if snapshot is None else (snapshot, encode(snapshot, MessageType.SYNC, params=params))
+    state = ClientSubscription(max_buffer=max_buffer, overflow=policy, joins=query is not None, resume=resume)
+    return Subscription(exchange, topic, state, query)
+
+
+def check_topic(topic: object) -> None:
+    """Raise `RayforceValueError` if this cannot be a topic."""
+    if not isinstance(topic, str):
+        raise RayforceValueError(f"Invalid topic: {topic!r}. Must be a str")
+    if problem := topic_problem(topic):
+        raise RayforceValueError(f"Invalid topic: {topic[:100]!r}. It {problem}")

@@ -1,0 +1,117 @@
+"""What waits to be sent beside the replies of a connection."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayforce_trio._protocol import Outbox, OutgoingUpdate
+from rayforce_trio._protocol._outbox import MAX_NOTICES
+from rayforce_trio._protocol._topics import UPDATE_OVERHEAD
+
+SIZE = UPDATE_OVERHEAD + 1  # of an update of one byte
+
+
+def sent(outbox: Outbox[bytes]) -> list[object]:
+    """Send everything; an update is its subscription, what was lost, and the value."""
+    found: list[object] = []
+    while (first := outbox.first()) is not None:
+        assert outbox.first() == first
+        found.append(first)
+        outbox.sent()
+    return found
+
+
+def test_notices_and_updates_keep_their_order() -> None:
+    outbox = Outbox[bytes](1000)
+    assert (bool(outbox), outbox.is_clear, outbox.first()) == (False, True, None)
+    outbox.add_notice("one")
+    outbox.add_update(1, b"a")
+    outbox.add_notice("two")
+    outbox.add_update(2, b"b")
+    assert (len(outbox), bool(outbox), outbox.is_clear) == (4, True, False)
+    assert outbox.first() == "one"
+    assert sent(outbox) == ["one", (1, 0, b"a"), "two", (2, 0, b"b")]
+    assert (outbox.size, outbox.is_clear) == (0, True)
+
+
+def test_beyond_the_limit_the_oldest_updates_go_and_the_next_one_tells() -> None:
+    outbox = Outbox[bytes](2 * SIZE)
+    outbox.add_notice("subscribed")
+    assert outbox.add_update(1, b"a") == []
+    assert outbox.add_update(2, b"b") == []
+    assert outbox.add_update(1, b"c") == [1]
+    assert outbox.add_update(1, b"d") == [2]
+    assert sent(outbox) == ["subscribed", (1, 1, b"c"), (1, 0, b"d")]
+    assert not outbox
+    assert not outbox.is_clear  # the next update of subscription 2 must tell
+    outbox.add_update(2, b"e")
+    assert sent(outbox) == [(2, 1, b"e")]
+    assert outbox.is_clear
+
+
+def test_one_update_may_always_wait() -> None:
+    outbox = Outbox[bytes](10)
+    assert outbox.add_update(1, bytes(1000)) == []
+    assert outbox.add_update(1, bytes(2000)) == [1]
+    assert outbox.first() == OutgoingUpdate(1, 1, bytes(2000))
+
+
+def test_a_subscription_that_ended_leaves_nothing() -> None:
+    outbox = Outbox[bytes](2 * SIZE)
+    for value in b"abc":
+        outbox.add_update(1, bytes([value]))
+    outbox.add_notice("n")
+    outbox.discard(1)
+    assert (len(outbox), outbox.size) == (1, 0)
+    assert sent(outbox) == ["n"]
+    assert outbox.is_clear
+    outbox.add_update(2, b"d")
+    outbox.add_update(3, b"e")
+    outbox.discard(2)
+    outbox.discard(9)
+    assert len(outbox) == 1
+    assert outbox.add_update(3, b"f") == []  # what was discarded gives way without being counted
+    assert sent(outbox) == [(3, 0, b"e"), (3, 0, b"f")]
+
+
+def test_a_client_that_reads_nothing_cannot_ask_for_any_number_of_notices() -> None:
+    outbox = Outbox[bytes](10)
+    for _ in range(MAX_NOTICES):
+        outbox.add_notice("n")
+    assert not outbox.is_flooded
+    outbox.add_notice("n")
+    assert outbox.is_flooded
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["add", "add", "add", "send", "discard"]), st.integers(1, 3)), max_size=80),
+    st.integers(1, 6),
+)
+def test_every_update_is_sent_or_counted(steps: list[tuple[str, int]], room: int) -> None:
+    outbox = Outbox[bytes](room * SIZE)
+    names = {1: 1, 2: 2, 3: 3}  # an id that was discarded is not used again
+    added = dict.fromkeys(range(1, 400), 0)
+    seen = dict.fromkeys(range(1, 400), 0)
+
+    def take(first: str | OutgoingUpdate[bytes] | None) -> None:
+        assert isinstance(first, OutgoingUpdate)
+        seen[first.subscription] += first.lost + 1
+        assert first.update == bytes([seen[first.subscription] % 256])
+        outbox.sent()
+
+    for step, which in steps:
+        if step == "add":
+            added[names[which]] += 1
+            outbox.add_update(names[which], bytes([added[names[which]] % 256]))
+        elif step == "discard":
+            outbox.discard(names[which])
+            names[which] += 3
+        elif outbox:
+            take(outbox.first())
+        assert outbox.size <= room * SIZE
+    while outbox:
+        take(outbox.first())
+    for name in names.values():
+        outbox.add_update(name, bytes([(added[name] + 1) % 256]))
+        take(outbox.first())
+        assert seen[name] == added[name] + 1
+    assert outbox.size == 0
