@@ -1,12 +1,14 @@
 """Streams on the server: what they leave in the engine, whatever happens to the client and its session."""
 
+from contextlib import AsyncExitStack
+
 import pytest
 import trio
 from support.native import native_server
 from support.watched import Queries, ask_natively
 
-from rayforce_trio import NativeEngine, WSClient, WSServer
-from rayforce_trio._protocol import Failure, NextBatch, OpenStream
+from rayforce_trio import NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
+from rayforce_trio._protocol import MAX_STREAMS, Failure, NextBatch, OpenStream
 from rayforce_trio._server._result_streams import ResultStreams
 from rayforce_trio._values._payloads import string
 
@@ -88,3 +90,20 @@ async def test_batches_of_unknown_streams_are_errors(native_port: int) -> None:
     streams = ResultStreams(session, nothing)
     assert await streams.next_batch(NextBatch(1)) == Failure("domain", "the connection has no stream 1")
     await session.aclose()
+
+
+@pytest.mark.trio
+async def test_what_the_server_keeps_of_a_result_counts_as_replies_that_wait() -> None:
+    engine = NativeProcess(read_only=True)
+    server = WSServer(port=0, host="127.0.0.1", engine=engine, max_reply_size=1024**2, max_spooled_bytes=1024**2)
+    async with server, WSClient("127.0.0.1", server.port).connect() as connection:
+        with pytest.raises(errors.ResultTooLarge):
+            await enter_streams(connection, 1, rows=200_000)
+        with pytest.raises(errors.ConnectionLost):
+            await enter_streams(connection, MAX_STREAMS, rows=60_000)
+
+
+async def enter_streams(connection: WSClientConnection, count: int, *, rows: int) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            await stack.enter_async_context(connection.stream(f"(til {rows})"))
