@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import pytest
 import trio
+from support.connected import exchange_of
 from support.engine_processes import fill_reserves
 from support.leaks import no_leaks
 from support.naive import connect_naively
@@ -81,7 +82,7 @@ async def idle_server() -> AsyncIterator[WSServer]:
 async def connect_steadily(port: int) -> Connection:
     """Connect, and send requests until each call receives its own reply."""
     connection = await WSClient("127.0.0.1", port).connect()
-    while connection._exchange._reading.receiver is not Receiver.NOBODY:
+    while exchange_of(connection)._reading.receiver is not Receiver.NOBODY:
         await connection.execute("1")
     return connection
 
