@@ -1,7 +1,7 @@
 """The server's tables: their names and their columns."""
 
 from .._codec import engine_error, reply_payload
-from .._protocol import Failure, Header, MessageType, Reply, string_in
+from .._protocol import STREAM_VARIABLES, Failure, Header, MessageType, Reply, string_in
 from .._values._payloads import Buffer, call, i64, string, symbol, text_of_symbol
 from .._values._types import Type
 from ..errors import RayforceValueError
@@ -15,7 +15,8 @@ _UNDEFINED = "null"  # the type of a name without a value
 async def table_names(exchange: AnyExchange) -> list[str]:
     """Return the names of the server's tables, sorted. A checkpoint; if cancelled, as `evaluate`."""
     payload = await evaluate(exchange, call("eval", call("parse", string(_TABLES))), "(env 0)")
-    return sorted((await read_columns(payload, exchange))["value"])
+    names = (await read_columns(payload, exchange))["value"]
+    return sorted(name for name in names if not name.startswith(STREAM_VARIABLES))
 
 
 async def table_schema(exchange: AnyExchange, table: str) -> dict[str, str]:
