@@ -1,5 +1,6 @@
 """Connections that come back: what calls get when a connection is lost at each point, on both event loops."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,10 +12,11 @@ from support.leaks import no_leaks
 from support.sweep import cancellation_of, swept
 
 from rayforce_trio import ClientConnectionState as State
-from rayforce_trio import WSClient, WSClientConnection, errors
+from rayforce_trio import Position, Subscription, WSClient, WSClientConnection, errors
 from rayforce_trio._client._pending import PendingConnection
 from rayforce_trio._client._reconnecting import MAX_SENDS, ReconnectingExchange, Session
-from rayforce_trio._protocol import SUBPROTOCOL, string_frame
+from rayforce_trio._protocol import HEADER_SIZE, SUBPROTOCOL, string_frame, update_frame
+from rayforce_trio._protocol import Update as ProtocolUpdate
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 
 
@@ -487,3 +489,143 @@ async def test_cancelling_a_call_at_every_step_while_the_connection_comes_back(d
         return raised is not None
 
     assert await swept(run) >= 2
+
+
+# Subscriptions
+
+
+async def confirm(server: MemoryTransport, sequence: int, epoch: str = "e") -> dict[str, Any]:
+    """Answer the hello and the next subscription; returns what the client asks for."""
+    while "subscribe" not in (control := json.loads(await server.receive())):
+        assert "hello" in control
+        await server.send('{"hello": {"features": ["subscriptions"]}}')
+    asked: dict[str, Any] = control["subscribe"]
+    await server.send(json.dumps({"subscribed": {"id": asked["id"], "epoch": epoch, "sequence": sequence}}))
+    return asked
+
+
+def update(sequence: int) -> bytes:
+    return bytes(update_frame(ProtocolUpdate(1, sequence, 0, string_frame(str(sequence))[HEADER_SIZE:])))
+
+
+@asynccontextmanager
+async def subscribed(
+    servers: Servers,
+) -> AsyncIterator[tuple[Subscription, MemoryTransport, anyio.abc.TaskGroup]]:
+    """Yields a subscription that has taken update 6, and the server's end of the connection."""
+    async with connected(servers) as (connection, server, calls):
+        asked = Outcome(calls, confirm(server, 5))
+        async with connection.subscribe("t") as updates:
+            assert await asked.get() == {"id": 1, "topic": "t"}
+            await server.send(update(6))
+            assert (await anext(updates)).sequence == 6
+            yield updates, server, calls
+
+
+@pytest.mark.anyio
+async def test_a_subscription_continues_behind_the_last_update_that_arrived() -> None:
+    servers = Servers()
+    async with subscribed(servers) as (updates, server, _):
+        await server.send(update(7))
+        await anyio.wait_all_tasks_blocked()
+        for sequence in (7, 8):
+            server.abort()
+            server = await servers.accept()
+            asked = await confirm(server, sequence)
+            assert asked == {"id": 1, "topic": "t", "resume": {"epoch": "e", "sequence": sequence}}
+            await server.send(update(sequence + 1))
+            await anyio.wait_all_tasks_blocked()
+        assert [(await anext(updates)).sequence for _ in range(3)] == [7, 8, 9]
+        assert updates.position == Position("e", 9)
+
+
+@pytest.mark.anyio
+async def test_a_subscription_that_cannot_be_continued_raises_a_gap() -> None:
+    servers = Servers()
+    async with subscribed(servers) as (updates, server, calls):
+        following = Outcome(calls, anext(updates))
+        server.abort()
+        server = await servers.accept()
+        await server.send('{"hello": {"features": ["subscriptions"]}}')
+        await server.send('{"unsubscribed": {"id": 1, "code": "gap", "message": "a new epoch"}}')
+        with pytest.raises(errors.SubscriptionGap, match="a new epoch"):
+            await following.get()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("subprotocol", [SUBPROTOCOL, None])
+async def test_the_next_server_may_lack_subscriptions(subprotocol: str | None) -> None:
+    servers = Servers()
+    async with subscribed(servers) as (updates, server, calls):
+        servers.subprotocol = subprotocol
+        following = Outcome(calls, anext(updates))
+        server.abort()
+        server = await servers.accept()
+        if subprotocol is not None:
+            await server.send('{"hello": {"features": []}}')
+        with pytest.raises(errors.RayforceWSError, match="does not offer subscriptions"):
+            await following.get()
+
+
+@pytest.mark.anyio
+async def test_closing_ends_a_subscription_that_waits_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._client._reconnection.FIRST_DELAY", 1000.0)
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        asked = Outcome(calls, confirm(server, 5))
+        async with connection.subscribe("t") as updates:
+            await asked.get()
+            following = Outcome(calls, anext(updates))
+            server.abort()
+            await until(connection, State.WAITING)
+            await connection.close()
+            with pytest.raises(errors.ConnectionClosed):
+                await following.get()
+
+
+@pytest.mark.anyio
+async def test_a_subscription_that_was_left_does_not_continue() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        asked = Outcome(calls, confirm(server, 5))
+        async with connection.subscribe("t"):
+            await asked.get()
+        server.abort()
+        server = await servers.accept()
+        assert "hello" in str(await server.receive())
+        outcome = Outcome(calls, connection.execute("1"))
+        assert isinstance(await server.receive(), bytes)
+        await server.send(string_frame("x"))
+        await outcome.get()
+
+
+@pytest.mark.anyio
+async def test_cancelling_the_wait_for_an_update_at_every_step_while_the_connection_comes_back() -> None:
+    async def run(step: int) -> bool:
+        servers = Servers()
+        async with subscribed(servers) as (updates, server, calls):
+
+            async def come_back() -> None:
+                server.abort()
+                other = await servers.accept()
+                await confirm(other, 6)
+                for sequence in (7, 8, 9):
+                    await other.send(update(sequence))
+
+            taken: list[int] = []
+
+            async def take() -> None:
+                async for each in updates:
+                    taken.append(each.sequence)
+                    if each.sequence == 8:
+                        break
+
+            back = Outcome(calls, come_back())
+            raised = await cancellation_of(take(), step)
+            await back.get()
+            while taken[-1:] != [9]:
+                taken.append((await anext(updates)).sequence)
+            assert taken == [7, 8, 9]
+        return raised is not None
+
+    assert await swept(run) >= 4

@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Awaitable, Callable
 from random import random
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 
@@ -32,24 +32,6 @@ logger = logging.getLogger("rayforce_trio.client")
 class Session(Exchange):
     """One connection of a `ReconnectingExchange`. If the server ends it, calls raise `ConnectionLost`."""
 
-    async def confirm(self) -> None:
-        """Wait for the server's answer to the greeting, before the connection's tasks run. A checkpoint.
-
-        Until then, a server that is opening very many connections may drop this one, and calls with it. If cancelled,
-        or after an error, the connection is closed.
-
-        Raises:
-            RayforceWSError: the answer is wrong or late, or the connection ended.
-        """
-        if self._receive_answer is None:
-            return
-        try:
-            await self._receive_answer()
-        except BaseException:
-            self.abort()
-            raise
-        self._receive_answer = None
-
     def _failure(self, request: ClientRequest | None = None) -> RayforceWSError:
         error = super()._failure()
         if self.closed_here:
@@ -70,6 +52,16 @@ def _unsent(reason: RayforceWSError) -> ConnectionLost:
     error = ConnectionLost(str(reason))
     error._unsent = True
     return error
+
+
+class Follower(Protocol):
+    """Something that continues on each new session. Its methods are no checkpoints."""
+
+    def follow(self, session: Session) -> None:
+        """Continue on a session, whose tasks may not run yet."""
+
+    def wake(self) -> None:
+        """Notice that there will be no further session."""
 
 
 class ReconnectingExchange:
@@ -108,6 +100,7 @@ class ReconnectingExchange:
         self._scope: anyio.CancelScope | None = None  # around the attempts to connect
         self._closed = self._new_event()  # set when the last socket is closed
         self._says_hello = False
+        self._followers: set[Follower] = set()
         self._stopped = 0  # in former sessions, and while there was none
 
     @property
@@ -221,6 +214,21 @@ class ReconnectingExchange:
         self._says_hello = True
         return await self._until_sent(lambda session: session.require(feature))
 
+    def check_open(self) -> None:
+        """Raise the error of calls that were waiting if this has ended for good."""
+        if self.reason is not None:
+            raise copy.copy(self.reason)
+
+    def add_follower(self, follower: Follower, session: Session) -> None:
+        """Have a follower continue on the sessions behind this one. No checkpoint."""
+        self._followers.add(follower)
+        if self._session is not None and self._session is not session:
+            follower.follow(self._session)
+
+    def remove_follower(self, follower: Follower) -> None:
+        """Forget a follower. Idempotent. No checkpoint."""
+        self._followers.discard(follower)
+
     async def _until_sent(self, call: Callable[[Session], Awaitable[T]]) -> T:
         """Call a function with one session after the other until it raises no error that nothing was sent.
 
@@ -316,7 +324,6 @@ class ReconnectingExchange:
             else:
                 try:
                     session = await self._servers[reconnection.server]()
-                    await session.confirm()
                 except RayforceWSError as error:
                     if self.reason is not None:
                         return
@@ -340,6 +347,8 @@ class ReconnectingExchange:
         self.peer, self.extended, self.max_request_size = session.peer, session.extended, session.max_request_size
         if self._says_hello:
             session.say_hello()
+        for follower in self._followers:
+            follower.follow(session)
         self._reconnection.connected(anyio.current_time())
         self.states.change(self._reconnection.state)
         self._available.set()
@@ -386,6 +395,8 @@ class ReconnectingExchange:
         if self._scope is not None:
             self._scope.cancel()
         self._available.set()
+        for follower in self._followers:
+            follower.wake()
         self.states.change(_CLOSED)
 
     def abort(self) -> None:

@@ -26,7 +26,7 @@ from .._values._types import Type
 from ..errors import ProtocolError, RayforceValueError, RayforceWSError, SlowSubscriber, SubscriptionGap
 from ._exchange import Exchange
 from ._fetching import read_columns, read_columns_at_once
-from ._reconnecting import AnyExchange
+from ._reconnecting import AnyExchange, ReconnectingExchange, Session
 from ._server_call import server_call
 
 DEFAULT_MAX_BUFFER = 8 * 1024**2
@@ -86,6 +86,9 @@ class Subscription:
 
     Iterate over it with `async for`, in one task at a time. The connection's own task receives the updates, and keeps
     them until they are taken. The connection can be used for anything else meanwhile.
+
+    On a connection that comes back, the subscription continues behind the last update that has arrived. If the server
+    does not have the updates behind it any more, the iteration raises `SubscriptionGap`.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Subscription:
         self._query = snapshot  # and the frame that carries it
         self._number: int | None = None  # on the connection, within the block
         self._was_entered = False
+        self._follows = False  # the connection comes back, and this subscription continues then
         self._in_use = False
         self._snapshot: memoryview | None = None  # its payload
         self._new_event = event_class
@@ -167,7 +171,7 @@ class Subscription:
         state = self._state
         self._exchange = exchange = await self._connection.require(SUBSCRIPTIONS)
         self._was_entered = True
-        state.on_change = self._wake
+        state.on_change = self.wake
         self._number = exchange.subscribe(self._topic, state)
         try:
             while state.state is SubscriptionState.SUBSCRIBING:
@@ -176,6 +180,10 @@ class Subscription:
                 raise self._error(state.end)
             if self._query is not None:
                 await self._take_snapshot(*self._query)
+            if isinstance(self._connection, ReconnectingExchange):
+                assert isinstance(exchange, Session)
+                self._connection.add_follower(self, exchange)
+                self._follows = True
         except BaseException:
             self._leave()
             raise
@@ -242,16 +250,29 @@ class Subscription:
         Raises:
             RayforceWSError: the connection has ended.
         """
-        self._exchange.check_open()
+        (self._connection if self._follows else self._exchange).check_open()
         self._changed = self._new_event()()
+        if self._follows and self._state.state is SubscriptionState.SUBSCRIBING:
+            await self._connection.require(SUBSCRIPTIONS)  # the next server may lack them
         await self._changed.wait()
 
-    def _wake(self) -> None:
+    def follow(self, session: Session) -> None:
+        """Continue on another session of the connection. No checkpoint."""
+        if self._state.resume() and session.extended:
+            self._exchange = session
+            self._number = session.subscribe(self._topic, self._state)
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the task that waits for a change. No checkpoint."""
         self._changed.set()
 
     def _leave(self) -> None:
         """End the subscription. No checkpoint. Idempotent."""
         number, self._number = self._number, None
+        if self._follows:
+            assert isinstance(self._connection, ReconnectingExchange)
+            self._connection.remove_follower(self)
         if number is not None:
             self._exchange.unsubscribe(number)
             self._state.close()
