@@ -9,6 +9,7 @@ import anyio
 import pytest
 from rayforce import I64
 from support.leaks import no_leaks
+from support.proxy import proxy
 from support.sweep import cancellation_of, swept
 
 from rayforce_trio import ClientConnectionState as State
@@ -629,3 +630,26 @@ async def test_cancelling_the_wait_for_an_update_at_every_step_while_the_connect
         return raised is not None
 
     assert await swept(run) >= 4
+
+
+@pytest.mark.anyio
+async def test_no_update_is_lost_while_the_connection_to_a_real_server_is_cut(
+    in_process_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayforce_trio._client._reconnection.MAX_DELAY", 0.01)
+    with anyio.fail_after(60):
+        async with (
+            proxy(in_process_port) as between,
+            WSClient("127.0.0.1", in_process_port).connect() as publisher,
+            WSClient("127.0.0.1", between.port).connect(reconnect=True) as connection,
+            connection.subscribe("reconnecting_topic") as updates,
+        ):
+            for number in range(20):
+                await until(connection, State.CONNECTED)
+                await publisher.publish("reconnecting_topic", 2 * number)
+                await between.reset()
+                await until(connection, State.WAITING)
+                await publisher.publish("reconnecting_topic", 2 * number + 1)
+            taken = [await anext(updates) for _ in range(40)]
+            assert [update.value for update in taken] == list(range(40))
+            assert [update.lost for update in taken] == [0] * 40
