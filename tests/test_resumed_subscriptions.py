@@ -81,11 +81,12 @@ async def test_another_server_process_is_a_gap(name: str) -> None:
             connection.subscribe(name) as updates,
             trio.open_nursery() as nursery,
         ):
+            port = first.port
             await first.publish(name, 1)
             assert await numbers(updates, 1) == [1]
             changes = connection.state_changes()
             await first.stop()
-            await nursery.start(WSServer(first.port, host=LOCAL, drain_timeout=0).serve)
+            await nursery.start(WSServer(port, host=LOCAL, drain_timeout=0).serve)
             async for state in changes:
                 if state is State.CONNECTED:
                     break

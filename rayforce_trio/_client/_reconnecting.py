@@ -210,7 +210,9 @@ class ReconnectingExchange:
     async def require(self, feature: str) -> Session:
         """Return a session whose server has a feature. From now on, every server is asked for its features at once.
 
-        A stream belongs to this session and ends with it. A checkpoint if there is no session, or if its server has not answered yet; cancelling it changes nothing.
+        A stream belongs to this session and ends with it.
+
+        A checkpoint if there is no session, or if its server has not answered yet; cancelling it changes nothing.
 
         Raises:
             UnsupportedByServer: the server lacks the feature, or does not answer in time.
