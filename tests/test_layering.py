@@ -78,9 +78,14 @@ LIBRARIES = {
 PUBLIC = {"__init__", *rayforce_trio.__all__}
 """The names of the package that `_cli` may import: the public names suffice for a program built on the package."""
 
-SHARED_WITH_CLI = {"_addresses.ParsedUrl", "_addresses.parse_url", "_text.escape_controls"}
-"""Private names that `_cli` may import as well: a second parser of URLs, or a second list of control characters, could
-disagree with the first."""
+SHARED_WITH_CLI = {
+    "_addresses.ParsedUrl",
+    "_addresses.parse_url",
+    "_protocol.topic_problem",
+    "_text.escape_controls",
+}
+"""Private names that `_cli` may import as well: a second parser of URLs, a second check of topics, or a second list of
+control characters, could disagree with the first."""
 
 SANS_IO = {"_protocol", "_websocket"}
 """Packages without I/O and clocks, which import nothing else of this package."""
