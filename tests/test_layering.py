@@ -112,7 +112,8 @@ def imported(module: str, source: str, *, is_package: bool = False) -> Iterator[
         elif isinstance(node, ast.ImportFrom):
             base = [*(inside[: -node.level] if node.level else []), *(node.module.split(".") if node.module else [])]
             whole = ".".join(base)
-            if base == [PACKAGE] or base[1:] in ([room(name)] for name in SHARED_WITH_CLI):
+            shared = {room(name) for name in SHARED_WITH_CLI} if room(module) == "_cli" else set[str]()
+            if base == [PACKAGE] or whole.removeprefix(f"{PACKAGE}.") in shared:
                 yield from (f"{whole}.{alias.name}" for alias in node.names)
             else:
                 yield whole

@@ -34,24 +34,25 @@ def topic(request: pytest.FixtureRequest) -> str:
     return str(request.node.originalname)
 
 
-def publish(port: int, topic: str, *expressions: str) -> None:
-    """Publish values once the topic has a subscriber."""
+def publish(port: int, topic: str, expression: str) -> None:
+    """Publish a value to a topic that has subscribers."""
 
-    async def publish_all() -> None:
+    async def evaluate_and_publish() -> None:
         with anyio.fail_after(BOUND):
             async with connected_to(port) as connection:
-                for expression in expressions:
-                    value = await connection.execute(expression)
-                    while not await connection.publish(topic, value):
-                        await anyio.sleep(0.01)  # no other client can see who subscribes
+                assert await connection.publish(topic, await connection.execute(expression)) > 0
 
-    anyio.run(publish_all)
+    anyio.run(evaluate_and_publish)
 
 
 @contextmanager
 def subscribed(port: int, topic: str, *options: str) -> "Iterator[subprocess.Popen[str]]":
-    with started("subscribe", f":{port}", topic, *options) as process:
+    """Run `subscribe`, and wait until it is active: until it has written its snapshot."""
+    with started("subscribe", f":{port}", topic, "--snapshot", "'active", *options) as process:
         try:
+            assert process.stdout is not None
+            while "active" not in process.stdout.readline():
+                assert process.poll() is None
             yield process
         finally:
             process.kill()
@@ -66,7 +67,7 @@ _TYPES: dict[type, Any] = {str: Symbol, float: F64}
 
 def texts(format_: str, *values: Any) -> list[str]:
     """Return what is written for each update."""
-    writer = _Writer(partial(anyio.sleep, 0), format_)  # type: ignore[arg-type] # nothing is written
+    writer = _Writer(partial(anyio.sleep, 0), format_)
     return [writer._text(value, topic="t", sequence=number) for number, value in enumerate(values, 1)]
 
 
@@ -109,11 +110,12 @@ def test_updates_are_written_as_they_arrive(port: int, topic: str) -> None:
 
 
 def test_the_snapshot_is_written_first(port: int, topic: str) -> None:
-    with subscribed(port, topic, "--snapshot", "(table [a] (list [1 2]))", "--format", "csv") as process:
+    snapshot = "(table [a] (list [1 2]))"
+    with started("subscribe", f":{port}", topic, "--snapshot", snapshot, "--format", "csv", "--count", "1") as process:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(3)] == ["a\n", "1\n", "2\n"]
         publish(port, topic, "(table [a] (list [3]))")
-        assert process.stdout.readline() == "3\n"
+        assert process.communicate(timeout=BOUND) == ("3\n", "")
 
 
 def test_ctrl_c_is_the_normal_end(port: int, topic: str) -> None:
@@ -201,7 +203,7 @@ def test_lines_of_standard_input_are_published_as_strings(port: int, topic: str)
             check=False,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", f"3 lines published to {topic}\n")
-        assert process.communicate(timeout=BOUND) == ('value\n0\n(+ 1 2)\n""\ncaf\u00e9\n', "")
+        assert process.communicate(timeout=BOUND) == ('0\n(+ 1 2)\n""\ncaf\u00e9\n', "")
 
 
 def test_ctrl_c_tells_how_many_lines_were_published(port: int, topic: str) -> None:
@@ -221,7 +223,9 @@ def test_ctrl_c_tells_how_many_lines_were_published(port: int, topic: str) -> No
         process.stdin.flush()
         assert reader.communicate(timeout=BOUND) == ('0\n"a"\n', "")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=BOUND)
+        process.wait(BOUND)  # with its input still open
+        assert process.stderr is not None
+        err = process.stderr.read()
     assert (process.returncode, err) == (130, f"interrupted: 1 line published to {topic}\n")
 
 
