@@ -18,10 +18,12 @@ _tasks, _text, _addresses, _credentials   shared by several packages
 from . import auth, errors, statistics
 from ._client import (
     Batches,
+    ClientConnectionState,
     ClientOptions,
     Nursery,
     PendingConnection,
     Progress,
+    StateChanges,
     Subscription,
     Update,
     VerboseResult,
@@ -40,6 +42,7 @@ __all__ = [
     "SQL",
     "ArrowStream",
     "Batches",
+    "ClientConnectionState",
     "ClientOptions",
     "Columns",
     "Engine",
@@ -53,6 +56,7 @@ __all__ = [
     "Progress",
     "Query",
     "RoundRobinEngine",
+    "StateChanges",
     "Subscription",
     "TabularData",
     "Update",

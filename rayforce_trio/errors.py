@@ -106,6 +106,9 @@ class HandshakeError(ConnectError):
     A response with an HTTP status below 300 other than 101 is a failed handshake, too.
     """
 
+    _untrusted = False  # the peer's TLS certificate cannot be trusted, or it does not trust ours
+    _wrong_peer = False  # the peer is not a Rayforce WebSocket server
+
 
 class ConnectionRejected(ConnectError):
     """The server refused the opening handshake with an HTTP status of 300 or above.
@@ -115,12 +118,14 @@ class ConnectionRejected(ConnectError):
     Attributes:
         status: the HTTP status.
         body: the text of the response, at most 64 KiB.
+        retry_after: after how many seconds the server wants to be asked again; `None` if it does not say so.
     """
 
-    def __init__(self, status: int, body: str = "") -> None:
-        super().__init__(status, body)
+    def __init__(self, status: int, body: str = "", retry_after: float | None = None) -> None:
+        super().__init__(status, body, retry_after)
         self.status = status
         self.body = body
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         first_line = self.body.strip().partition("\n")[0][:200]
@@ -172,7 +177,13 @@ class ConnectionClosed(RayforceWSError):
 
 
 class ConnectionLost(RayforceWSError):
-    """The connection broke without a closing handshake, or the peer fell silent."""
+    """The connection broke without a closing handshake, or the peer fell silent.
+
+    On a connection that comes back, a call raises this if its query was sent and not answered: the query may or may not
+    have been carried out. The connection stays usable.
+    """
+
+    _unsent = False  # nothing of the call was sent
 
 
 class MessageTooLarge(RayforceWSError):

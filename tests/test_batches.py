@@ -64,6 +64,12 @@ async def test_the_query_is_evaluated_once(our_port: int) -> None:
 
 
 @pytest.mark.anyio
+async def test_the_variables_of_streams_are_no_tables(our_port: int) -> None:
+    async with connected_to(our_port) as connection, connection.stream("(table [a] (list (til 3)))"):
+        assert not [name for name in await connection.tables() if "stream" in name]
+
+
+@pytest.mark.anyio
 async def test_parameters(our_port: int) -> None:
     async with connected_to(our_port) as connection:
         parts = await received(connection, "(+ n (til 3))", params={"n": 5}, batch_size=2)

@@ -418,10 +418,10 @@ async def test_other_tasks_run_while_long_data_is_converted(in_process_port: int
                 await anyio.lowlevel.checkpoint()
                 turns += 1
 
-        async def counted(frame: bytes) -> Any:
+        async def counted(frame: bytes, **options: Any) -> Any:
             nonlocal turns
             counts.append(turns)
-            reply = await ask(frame)
+            reply = await ask(frame, **options)
             turns = 0
             return reply
 
@@ -547,8 +547,8 @@ async def test_a_table_that_changes_meanwhile_stops_the_rest(in_process_port: in
 
         ask = connection._exchange.request
 
-        async def request(frame: bytes) -> Any:
-            reply = await ask(frame)
+        async def request(frame: bytes, **options: Any) -> Any:
+            reply = await ask(frame, **options)
             if not changed.is_set():
                 await change()
             return reply

@@ -20,6 +20,7 @@ from support.processes import server_process
 from support.raw import BINARY, frame, open_raw
 
 from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer, errors
+from rayforce_trio._client._exchange import Exchange
 from rayforce_trio._codec import encode, evaluate
 from rayforce_trio._engines import Session
 from rayforce_trio._protocol import Frame, MessageType, Reply, Result, string_frame
@@ -59,7 +60,7 @@ async def answer(server: MemoryTransport, request: bytes | str) -> None:
 async def scripted_server() -> AsyncIterator[tuple[WSClientConnection, MemoryTransport]]:
     """A client's connection, and the other end of it for the test to play."""
     ours, theirs = memory_pair("rayforce.v1")
-    connection = WSClientConnection(ours)
+    connection = WSClientConnection(Exchange(ours))
     with anyio.fail_after(30):
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(connection._exchange.run)

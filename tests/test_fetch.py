@@ -125,8 +125,8 @@ async def test_other_tasks_run_while_a_large_result_is_read(in_process_port: int
 
         ask = connection._exchange.request
 
-        async def request(frame: bytes) -> Any:
-            reply = await ask(frame)
+        async def request(frame: bytes, **options: Any) -> Any:
+            reply = await ask(frame, **options)
             frame_arrived.set()
             return reply
 

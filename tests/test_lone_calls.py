@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 import anyio.lowlevel
 import pytest
-from support.connected import connected_to
+from support.connected import connected_to, exchange_of
 from support.raw import BINARY, PING, PONG, RawPeer, frame
 from support.scripted_server import connected, failure_of
 from support.streams import EVENT_LOOPS, tcp_pair, tls_pair
 from support.websockets import websocket
 
 from rayforce_trio import WSClientConnection, errors
+from rayforce_trio._client._exchange import Exchange
 from rayforce_trio._client._reading import Receiver
 from rayforce_trio._protocol import SUBPROTOCOL, Frame, Header, LazyFrame, MessageType, dump_error, string_frame
 from rayforce_trio._streams import ByteStream
@@ -34,7 +35,7 @@ def on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def receiver(connection: WSClientConnection) -> Receiver:
-    return connection._exchange._reading.receiver
+    return exchange_of(connection)._reading.receiver
 
 
 async def until(connection: WSClientConnection, expected: Receiver) -> None:
@@ -79,7 +80,7 @@ class Server:
 async def steady() -> AsyncIterator[tuple[WSClientConnection, Server]]:
     """Yield a connection whose next lone call receives, and its server, which is paused."""
     mine, others = memory_pair(SUBPROTOCOL)
-    connection = WSClientConnection(mine)
+    connection = WSClientConnection(Exchange(mine))
     server = Server(others)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
@@ -181,7 +182,7 @@ async def test_a_call_that_is_cancelled_leaves_the_others_their_replies() -> Non
         first, second = Call(connection), Call(connection)
         tasks.start_soon(first.run)
         await server.until_received(1)
-        number = connection._exchange._protocol._last_number
+        number = exchange_of(connection)._protocol._last_number
         tasks.start_soon(second.run)
         await server.until_received(2)
         first.scope.cancel()
@@ -218,7 +219,7 @@ async def test_a_request_behind_a_post_that_is_being_sent_wakes_the_reader_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with steady() as (connection, server), anyio.create_task_group() as tasks:
-        mine = connection._exchange._transport
+        mine = exchange_of(connection)._transport
         send, unclogged = mine.send, anyio.Event()
 
         async def wait_and_send(message: Frame | LazyFrame | str) -> None:
@@ -227,12 +228,12 @@ async def test_a_request_behind_a_post_that_is_being_sent_wakes_the_reader_task(
 
         monkeypatch.setattr(mine, "send", wait_and_send)
         tasks.start_soon(connection.post, "post")
-        while connection._exchange._unsent is None:
+        while exchange_of(connection)._unsent is None:
             await anyio.lowlevel.checkpoint()
         assert receiver(connection) is Receiver.NOBODY
         call = Call(connection)
         tasks.start_soon(call.run)
-        while not connection._exchange._protocol.has_outgoing:
+        while not exchange_of(connection)._protocol.has_outgoing:
             await anyio.lowlevel.checkpoint()
         assert receiver(connection) is Receiver.READER
         unclogged.set()
@@ -284,7 +285,7 @@ async def test_a_violation_that_a_call_receives_ends_the_connection(message: byt
 @pytest.mark.anyio
 async def test_a_bug_that_a_call_meets_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     async with steady() as (connection, server), anyio.create_task_group() as tasks:
-        monkeypatch.setattr(connection._exchange._protocol, "receive", lambda _: 1 / 0)
+        monkeypatch.setattr(exchange_of(connection)._protocol, "receive", lambda _: 1 / 0)
         call = Call(connection)
         tasks.start_soon(call.run)
         await server.until_received(1)
@@ -300,7 +301,7 @@ async def test_an_error_that_is_reported_while_the_writer_task_sends_ends_the_co
 ) -> None:
     monkeypatch.setattr("rayforce_trio._client._exchange.STANDBY", 60.0)  # otherwise the reader task would raise it
     async with steady() as (connection, _), anyio.create_task_group() as tasks:
-        exchange, sending, taken = connection._exchange, anyio.Event(), anyio.Event()
+        exchange, sending, taken = exchange_of(connection), anyio.Event(), anyio.Event()
 
         async def wait(_: Frame | LazyFrame | str) -> None:
             sending.set()
@@ -332,7 +333,7 @@ async def test_a_call_raises_the_code_with_which_the_server_closes() -> None:
 @pytest.mark.anyio
 async def test_the_end_of_a_cancelled_connection_ends_a_call_that_receives() -> None:
     mine, others = memory_pair(SUBPROTOCOL)
-    connection = WSClientConnection(mine)
+    connection = WSClientConnection(Exchange(mine))
     server = Server(others)
     async with anyio.create_task_group() as tasks:
         async with anyio.create_task_group() as running:
@@ -364,7 +365,7 @@ async def test_a_call_that_receives_fails_before_the_server_answers_the_close(
     for module in ("_base.SHIELDED_CLOSE_TIMEOUT", "_websocket.CLOSE_TIMEOUT"):
         monkeypatch.setattr(f"rayforce_trio._transports.{module}", math.inf)
     one, other = await pair()
-    connection = WSClientConnection(websocket(one, client=True, subprotocol=SUBPROTOCOL))
+    connection = WSClientConnection(Exchange(websocket(one, client=True, subprotocol=SUBPROTOCOL)))
     transport = websocket(other, client=False)
     server = Server(transport)
     call = Call(connection)
@@ -398,7 +399,7 @@ async def test_a_call_that_receives_fails_before_the_server_answers_the_close(
                 assert not connection._exchange.closed
                 transport._connection.close(1000)
                 transport.flush()
-                await connection._exchange._closed.wait()
+                await exchange_of(connection)._closed.wait()
             finally:
                 transport.abort()
     assert isinstance(call.outcome, errors.ConnectionClosed)

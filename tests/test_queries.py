@@ -27,6 +27,7 @@ from rayforce import (
 from rayforce.plugins.sql import SQLQuery
 
 from rayforce_trio import WSClient, WSClientConnection, errors
+from rayforce_trio._client._exchange import Exchange
 from rayforce_trio._codec._errors import WORDS
 from rayforce_trio._transports._memory import memory_pair
 
@@ -287,7 +288,7 @@ async def test_engine_errors_raise_the_class_of_their_code_and_leave_the_connect
 )
 async def test_what_is_no_query_is_refused_by_name_before_a_byte_is_sent(query: Any, named: str) -> None:
     ours, theirs = memory_pair("rayforce.v1")
-    connection = WSClientConnection(ours)
+    connection = WSClientConnection(Exchange(ours))
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(connection._exchange.run)
         for call in (connection.execute, connection.post):

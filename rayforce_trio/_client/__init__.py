@@ -2,16 +2,20 @@
 
 from ._batches import Batches
 from ._bulk import Progress
-from ._client import ClientOptions, Nursery, PendingConnection, WSClient
+from ._client import ClientOptions, WSClient
 from ._connection import VerboseResult, WSClientConnection
+from ._pending import Nursery, PendingConnection
+from ._states import ClientConnectionState, StateChanges
 from ._subscription import Subscription, Update
 
 __all__ = [
     "Batches",
+    "ClientConnectionState",
     "ClientOptions",
     "Nursery",
     "PendingConnection",
     "Progress",
+    "StateChanges",
     "Subscription",
     "Update",
     "VerboseResult",

@@ -27,6 +27,7 @@ from .._values._types import Type
 from ..errors import NoColumns, ProtocolError, RayforceTypeError, RayforceValueError, RayforceWSError
 from ._exchange import Exchange
 from ._fetching import finish
+from ._reconnecting import AnyExchange
 from ._server_call import server_call
 
 _NO_ROWS = list_of([NULL, NULL, NULL])[: -2 * len(NULL)]  # the beginning of the description of one without columns
@@ -55,8 +56,9 @@ class Batches:
     received. The connection can be used for anything else meanwhile.
     """
 
-    def __init__(self, exchange: Exchange, stream: int, query: Query, frame: bytes, batch_size: int) -> None:
-        self._exchange = exchange
+    def __init__(self, exchange: AnyExchange, stream: int, query: Query, frame: bytes, batch_size: int) -> None:
+        self._connection = exchange
+        self._exchange: Exchange  # the one on which the stream is open
         self._stream = stream
         self._query = query
         self._frame = frame
@@ -104,9 +106,9 @@ class Batches:
         """
         if self._state is not _State.NEW:
             raise RayforceWSError("a stream can be used once; call stream() again")
-        exchange, frame = self._exchange, self._frame
-        exchange.check_usable()
-        await exchange.require(STREAMS)
+        self._connection.check_usable()
+        self._exchange = exchange = await self._connection.require(STREAMS)
+        frame = self._frame
         self._frame = b""
         self._state = _State.OPEN
         try:
@@ -245,7 +247,7 @@ class Batches:
         self._exchange.post_soon(server_call(MessageType.ASYNC, END_STREAM, i64(self._stream)))
 
 
-def open_stream(exchange: Exchange, stream: int, query: Query, frame: bytes, batch_size: int) -> Batches:
+def open_stream(exchange: AnyExchange, stream: int, query: Query, frame: bytes, batch_size: int) -> Batches:
     """Return the batches of a query.
 
     Args:

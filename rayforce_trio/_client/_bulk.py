@@ -12,7 +12,7 @@ from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols
 from .._values._table_data import TableData, table_data_steps
 from .._values._types import Type
 from ..errors import RayforceConversionError, RayforceValueError
-from ._exchange import Exchange
+from ._reconnecting import AnyExchange
 from ._tables import check_name, is_table, table_schema, value_of, value_payload
 
 Progress = Callable[[int], object]
@@ -71,13 +71,13 @@ class RowCount:
             exc.rows_inserted = self.rows  # type: ignore[attr-defined]  # set on any exception, cancellations too
 
 
-async def insert(exchange: Exchange, table: str, data: TabularData, inserted: RowCount) -> None:
+async def insert(exchange: AnyExchange, table: str, data: TabularData, inserted: RowCount) -> None:
     """Append rows to a table. A checkpoint; if cancelled, as `WSClientConnection.insert`."""
     rows = await _fitted(data, table, await table_schema(exchange, table))
     await _send(exchange, table, rows, "insert", _insertion(table, rows.names), inserted)
 
 
-async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequence[str], inserted: RowCount) -> None:
+async def upsert(exchange: AnyExchange, table: str, data: TabularData, keys: Sequence[str], inserted: RowCount) -> None:
     """Replace the rows of a table that have the same keys, and append the others.
 
     A checkpoint; if cancelled, as `WSClientConnection.upsert`.
@@ -97,7 +97,7 @@ async def upsert(exchange: Exchange, table: str, data: TabularData, keys: Sequen
     await _send(exchange, table, rows, "upsert", change, inserted)
 
 
-async def create(exchange: Exchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
+async def create(exchange: AnyExchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
     """Create a table, or replace one. A checkpoint; if cancelled, as `WSClientConnection.create_table`."""
     exchange.check_usable()
     _check_new_name(table)
@@ -158,7 +158,7 @@ async def _converted(data: TabularData) -> TableData:
 
 
 async def _send(
-    exchange: Exchange,
+    exchange: AnyExchange,
     table: str,
     rows: TableData,
     function: str,
@@ -235,7 +235,7 @@ def _check_result(payload: memoryview, table: str) -> None:
     raise RayforceValueError(f"{table!r} is {kind} on the server; only a table can be replaced")
 
 
-def _longest_message(exchange: Exchange) -> int:
+def _longest_message(exchange: AnyExchange) -> int:
     if not exchange.extended:
         return BASELINE_MESSAGE_SIZE
     return min(MESSAGE_SIZE, exchange.max_request_size or MESSAGE_SIZE)

@@ -1,22 +1,24 @@
-"""`WSClient`, which knows where to connect, and `PendingConnection`, which connects."""
+"""`WSClient`, which knows where to connect."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from ssl import SSLContext, create_default_context
-from types import TracebackType
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import anyio
 
 from .._addresses import Endpoint, parse_url
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
-from .._tasks import DetachedTask, enable_ki_protection, running_loop
-from .._transports import KeepAlive, Transport, check_size, closed_by_us, connect
+from .._tasks import running_loop
+from .._transports import KeepAlive, Transport, check_size, connect
 from ..errors import HandshakeError, RayforceValueError, RayforceWSError
 from ._connection import WSClientConnection
 from ._credentials import request_headers
+from ._exchange import Exchange
+from ._pending import Nursery, PendingConnection
+from ._reconnecting import ReconnectingExchange, Session, combined
 
 OPEN_TIMEOUT = 5.0
 """How long opening a connection may take, in seconds: name look-up, TCP, TLS and both handshakes."""
@@ -25,12 +27,10 @@ DEFAULT_MAX_MESSAGE_SIZE = 1024**3
 
 DEFAULT_KEEPALIVE = KeepAlive()
 
+E = TypeVar("E", bound=Exchange)
 
-class Nursery(Protocol):
-    """A `trio.Nursery` or an `anyio.abc.TaskGroup`, in which a connection's task runs."""
-
-    def start_soon(self, async_fn: Callable[[], Coroutine[Any, Any, None]], /) -> Any:
-        """Start a task that runs until it ends or the nursery is cancelled."""
+_Make = Callable[[Transport, Callable[[], Awaitable[None]] | None], E]
+"""Makes an exchange with an open transport: `Exchange` or a subclass."""
 
 
 class ClientOptions(TypedDict, total=False):
@@ -44,6 +44,14 @@ class ClientOptions(TypedDict, total=False):
     max_message_size: int
     ping_interval: float | None
     ping_timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """A server, and the headers of the opening request, which may be secret."""
+
+    endpoint: Endpoint
+    headers: list[tuple[str, str]]
 
 
 class WSClient:
@@ -87,12 +95,12 @@ class WSClient:
         ping_timeout: float | None = DEFAULT_KEEPALIVE.timeout,
     ) -> None:
         check_size(max_message_size)
-        self._endpoint = Endpoint(host, port, path, _context(ssl))
-        self._headers = request_headers(user, password, token, headers)
+        endpoint = Endpoint(host, port, path, _context(ssl))
+        self._servers = [_Server(endpoint, request_headers(user, password, token, headers))]
         self._max_message_size = max_message_size
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
-        self.uri = str(self._endpoint)
-        """The URL to which this client connects, without a query."""
+        self.uri = str(endpoint)
+        """The URL to which this client connects, without a query. Of several servers, it is that of the first one."""
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[ClientOptions]) -> "WSClient":
@@ -114,7 +122,32 @@ class WSClient:
             raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
         return cls(host, port, path=target, **options)
 
-    def connect(self, nursery: Nursery | None = None) -> "PendingConnection":
+    @classmethod
+    def from_urls(cls, urls: Iterable[str], **options: Unpack[ClientOptions]) -> "WSClient":
+        """Return a client for several servers, for example the replicas of one. It connects to the first one it can.
+
+        Each time that it connects, it tries them in this order. A server that refuses the client or cannot be reached
+        within 5 seconds is passed over. If all fail, the error is that of the last one, and its notes have the others.
+
+        Args:
+            urls: the URL of each server, as for `from_url`.
+            options: the options for all servers, as for `from_url`.
+
+        Raises:
+            RayforceValueError: there is no URL, one is not valid, or an option contradicts one.
+        """
+        if isinstance(urls, str):
+            raise RayforceValueError("from_urls takes a list of URLs; use from_url for one")
+        clients = [cls.from_url(url, **options.copy()) for url in urls]
+        if not clients:
+            raise RayforceValueError("from_urls needs at least one URL")
+        client = clients[0]
+        client._servers = [server for each in clients for server in each._servers]
+        return client
+
+    def connect(
+        self, nursery: Nursery | None = None, *, reconnect: bool = False, wait_for_server: bool = False
+    ) -> "PendingConnection":
         """Connect to the server, within 5 seconds. Await the object that this returns, or enter it with `async with`.
 
         - `async with client.connect() as connection:` closes the connection at the end of the block. Prefer this form.
@@ -126,6 +159,11 @@ class WSClient:
         Each use of the object makes a connection of its own. Use a connection in the event loop in which it was opened.
         A block can be left in any task of that loop, and in any order.
 
+        With `reconnect=True`, a connection that is lost is made again, at once if the server has stopped properly,
+        otherwise after a random delay that grows up to 5 seconds, or as long as the server says. While there is no
+        connection, calls wait for one: use a cancel scope to limit that. It ends for good when it is closed, and when
+        all servers refuse the client: because of its credentials, for example.
+
         Awaiting and entering are checkpoints; if cancelled, no connection is left open. Leaving a block is a
         checkpoint; if the block was cancelled, the connection is closed within 2 seconds, otherwise within 10. An
         exception of the block is raised as it is, never in a group.
@@ -133,6 +171,9 @@ class WSClient:
         Args:
             nursery: the nursery or task group that runs the connection's task. It must stay open while the connection
                 is used.
+            reconnect: whether to connect again when the connection is lost.
+            wait_for_server: with `reconnect`, wait for the first connection, too. Otherwise the errors below are raised
+                if the first attempt fails. If True, only those that would also end the connection later are.
 
         Raises:
             ConnectError: no connection could be made to the server's address.
@@ -142,62 +183,97 @@ class WSClient:
                 that answer is wrong or late, requests raise this error instead.
             RayforceWSError: there is no event loop, or one that is not supported; or the nursery cannot run the
                 connection's task.
-            RayforceValueError: `nursery` is not a nursery. Raised by `connect` itself.
+            RayforceValueError: `nursery` is not a nursery, or `wait_for_server` is given without `reconnect`. Raised by
+                `connect` itself.
         """
         if nursery is not None and not hasattr(nursery, "start_soon"):
             raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery or an anyio TaskGroup")
-        return PendingConnection(self._open, nursery)
+        if wait_for_server and not reconnect:
+            raise RayforceValueError("wait_for_server needs reconnect=True")
+        open_ = partial(self._open_reconnecting, patiently=wait_for_server) if reconnect else self._open
+        return PendingConnection(open_, nursery)
 
     async def _open(self) -> WSClientConnection:
         """Open a connection, whose task is not started yet. A checkpoint; if cancelled, no connection is left open."""
-        if running_loop() is None:
-            raise RayforceWSError("no event loop is running; call this in trio.run or asyncio.run")
+        _check_running()
+        errors: list[RayforceWSError] = []
+        try:
+            for server in self._servers:
+                try:
+                    return WSClientConnection(await self._open_exchange(server, Exchange))
+                except RayforceWSError as error:
+                    errors.append(error)
+            raise combined(errors)
+        finally:
+            errors.clear()  # the traceback of an error refers to this frame
+
+    async def _open_reconnecting(self, *, patiently: bool) -> WSClientConnection:
+        """Open a connection that comes back, whose task is not started yet. A checkpoint.
+
+        If cancelled, no connection is left open.
+        """
+        _check_running()
+        exchange = ReconnectingExchange([partial(self._open_exchange, server, Session) for server in self._servers])
+        await exchange.open(patiently=patiently)
+        return WSClientConnection(exchange)
+
+    async def _open_exchange(self, server: _Server, make: _Make[E]) -> E:
+        """Connect to one server. A checkpoint; if cancelled, no connection is left open."""
         with anyio.move_on_after(OPEN_TIMEOUT):
             transport = await connect(
-                self._endpoint,
+                server.endpoint,
                 subprotocols=[SUBPROTOCOL],
-                headers=self._headers,
+                headers=server.headers,
                 max_message_size=self._max_message_size,
                 keepalive=self._keepalive,
             )
             try:
                 if not transport.send_now(HELLO):
                     await transport.send(HELLO)
-                receive_answer = partial(self._receive_answer, transport)
+                receive_answer = partial(_receive_answer, transport, str(server.endpoint))
                 if transport.subprotocol is not None:
                     # The peer is a Rayforce server, so the first request need not wait for the answer.
-                    return WSClientConnection(transport, receive_answer)
+                    return make(transport, receive_answer)
                 await receive_answer()
-                return WSClientConnection(transport)
+                return make(transport, None)
             except BaseException as error:
                 transport.abort()
                 if isinstance(error, RayforceWSError) and not isinstance(error, HandshakeError):
-                    raise HandshakeError(f"Failed to connect to {self.uri}: the handshake failed: {error}") from error
+                    raise HandshakeError(
+                        f"Failed to connect to {server.endpoint}: the handshake failed: {error}"
+                    ) from error
                 raise
-        raise self._timeout()
-
-    async def _receive_answer(self, transport: Transport) -> None:
-        """Receive and check the server's answer to the greeting. A checkpoint; if cancelled, no message is lost.
-
-        Raises:
-            HandshakeError: the answer is wrong, or does not arrive within `OPEN_TIMEOUT`.
-            RayforceWSError: the connection ended.
-        """
-        with anyio.move_on_after(OPEN_TIMEOUT):
-            try:
-                check_hello_reply(await transport.receive())
-            except ProtocolViolation as error:
-                raise HandshakeError(
-                    f"Failed to connect to {self.uri}: the peer is not a Rayforce server: {error}"
-                ) from None
-            return
-        raise self._timeout()
-
-    def _timeout(self) -> HandshakeError:
-        return HandshakeError(f"Failed to connect to {self.uri}: it took longer than {OPEN_TIMEOUT:g} seconds")
+        raise _timeout(str(server.endpoint))
 
     def __repr__(self) -> str:
-        return f"WSClient({self.uri})"
+        return f"WSClient({', '.join(str(server.endpoint) for server in self._servers)})"
+
+
+def _check_running() -> None:
+    if running_loop() is None:
+        raise RayforceWSError("no event loop is running; call this in trio.run or asyncio.run")
+
+
+async def _receive_answer(transport: Transport, uri: str) -> None:
+    """Receive and check the server's answer to the greeting. A checkpoint; if cancelled, no message is lost.
+
+    Raises:
+        HandshakeError: the answer is wrong, or does not arrive within `OPEN_TIMEOUT`.
+        RayforceWSError: the connection ended.
+    """
+    with anyio.move_on_after(OPEN_TIMEOUT):
+        try:
+            check_hello_reply(await transport.receive())
+        except ProtocolViolation as error:
+            failed = HandshakeError(f"Failed to connect to {uri}: the peer is not a Rayforce server: {error}")
+            failed._wrong_peer = True
+            raise failed from None
+        return
+    raise _timeout(uri)
+
+
+def _timeout(uri: str) -> HandshakeError:
+    return HandshakeError(f"Failed to connect to {uri}: it took longer than {OPEN_TIMEOUT:g} seconds")
 
 
 def _context(ssl: bool | SSLContext) -> SSLContext | None:
@@ -207,107 +283,3 @@ def _context(ssl: bool | SSLContext) -> SSLContext | None:
         return create_default_context()
     check_tls_context(ssl, server_side=False)
     return ssl
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """A block of `async with client.connect()` that was entered and not left yet.
-
-    Attributes:
-        entered_by: the id of the task that entered it.
-        task: the connection's task; `None` if a nursery of the caller's holds it.
-    """
-
-    entered_by: int
-    connection: WSClientConnection
-    task: DetachedTask | None
-
-
-class PendingConnection:
-    """A connection that is not open yet, from `WSClient.connect`. Await it, or enter it with `async with`.
-
-    Each use makes a new connection. The errors are those of `WSClient.connect`.
-    """
-
-    def __init__(self, open_: Callable[[], Awaitable[WSClientConnection]], nursery: Nursery | None) -> None:
-        self._open = open_
-        self._nursery = nursery
-        self._blocks: list[_Block] = []
-
-    @enable_ki_protection
-    def __await__(self) -> Generator[Any, Any, WSClientConnection]:
-        return self._connect().__await__()
-
-    @enable_ki_protection
-    async def _connect(self) -> WSClientConnection:
-        """Open a connection and start its task. A checkpoint; if cancelled, no connection is left open."""
-        connection, _ = await self._start()
-        return connection
-
-    async def _start(self) -> tuple[WSClientConnection, DetachedTask | None]:
-        """Open a connection and start its task. A checkpoint; if cancelled, no connection is left open."""
-        connection = await self._open()
-        exchange = connection._exchange
-        if self._nursery is None:
-            connection._is_unclosed = True
-            return connection, DetachedTask(exchange.run, exchange.abort)
-        try:
-            self._nursery.start_soon(exchange.run)
-        except (RuntimeError, AttributeError) as error:  # it is closed; or it is trio's, and trio is not running
-            exchange.abort()
-            raise RayforceWSError(
-                "the nursery cannot start the connection's task; it must be open, and belong to the running event loop"
-            ) from error
-        except BaseException:
-            exchange.abort()
-            raise
-        return connection, None
-
-    @enable_ki_protection
-    async def __aenter__(self) -> WSClientConnection:
-        """Connect, and return the connection. A checkpoint; if cancelled, no connection is left open."""
-        connection, task = await self._start()
-        self._blocks.append(_Block(anyio.get_current_task().id, connection, task))
-        return connection
-
-    @enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the connection and wait for the end of its task, in any task of the connection's event loop.
-
-        A checkpoint. If this or the block was cancelled, the connection is closed with code 1001 and within 2 seconds.
-        The connection's task has ended when this returns or raises the cancellation. If a nursery of the caller's holds
-        that task, the connection is closed as by `WSClientConnection.close` instead.
-        """
-        block = self._block_to_leave()
-        exchange = block.connection._exchange
-        exchange.check_closable()
-        self._blocks.remove(block)
-        block.connection._is_unclosed = False
-        if block.task is None or running_loop() is not exchange.loop:
-            await exchange.close()
-        else:
-            if isinstance(exc, anyio.get_cancelled_exc_class()):
-                block.task.cancel()
-            await block.task.join(partial(exchange.close_with, closed_by_us()))
-
-    def _block_to_leave(self) -> _Block:
-        """Return the latest block that the current task entered. If it entered none, return the latest of all.
-
-        Raises:
-            RayforceWSError: no block was entered, or several other tasks have entered one.
-        """
-        current = None if running_loop() is None else anyio.get_current_task().id
-        blocks = [block for block in self._blocks if block.entered_by == current] or self._blocks
-        if not blocks:
-            raise RayforceWSError("the block of this connect() was not entered, or was left already")
-        if len({block.entered_by for block in blocks}) > 1:
-            raise RayforceWSError(
-                "several other tasks have entered this connect() object, so it is not clear "
-                "which connection to close; call connect() once for each block"
-            )
-        return blocks[-1]

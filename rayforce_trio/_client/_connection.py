@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -23,15 +23,16 @@ from .._codec import (
 )
 from .._protocol import PUBLISH, SUBSCRIPTIONS, Failure, MessageType, Position
 from .._tasks import call_soon, enable_ki_protection
-from .._transports import Transport, closed_by_us
+from .._transports import closed_by_us
 from .._values._columns import Columns
 from .._values._payloads import string
 from ..errors import RayforceError, RayforceWSError
 from ._batches import Batches, open_stream
 from ._bulk import Progress, RowCount, create, insert, upsert
-from ._exchange import Exchange
 from ._fetching import read_columns
+from ._reconnecting import AnyExchange
 from ._server_call import server_call
+from ._states import ClientConnectionState, StateChanges
 from ._subscription import DEFAULT_MAX_BUFFER, Subscription, check_topic, make_subscription
 from ._tables import table_names, table_schema
 
@@ -64,14 +65,28 @@ class WSClientConnection:
     _is_unclosed = False
     """Whether the caller has to close the connection, and has not done so yet. A nursery closes its connections."""
 
-    def __init__(self, transport: Transport, receive_answer: Callable[[], Awaitable[None]] | None = None) -> None:
-        self._exchange = Exchange(transport, receive_answer)
+    def __init__(self, exchange: AnyExchange) -> None:
+        self._exchange = exchange
         self._last_stream = 0
 
     @property
     def closed(self) -> Literal[False] | RayforceWSError:
         """`False` while the connection can be used, afterwards the error that says why it cannot."""
         return self._exchange.reason or False
+
+    @property
+    def state(self) -> ClientConnectionState:
+        """The state of the connection."""
+        return self._exchange.states.current
+
+    def state_changes(self) -> StateChanges:
+        """Return the changes of `state` from now on, for `async for`. It ends when the connection is closed.
+
+        Raises:
+            RayforceWSError: the connection was opened in another event loop.
+        """
+        self._exchange.check_closable()
+        return self._exchange.states.changes()
 
     @property
     def stopped_queries(self) -> int:
@@ -83,7 +98,7 @@ class WSClientConnection:
         return self._exchange.stopped
 
     @enable_ki_protection
-    async def execute(self, query: Query, params: Parameters | None = None) -> Value:
+    async def execute(self, query: Query, params: Parameters | None = None, *, idempotent: bool = False) -> Value:
         """Evaluate a query on the server and return its value.
 
         A checkpoint. If cancelled, the call ends at once, and the connection stays usable. A query that was not sent
@@ -95,6 +110,9 @@ class WSClientConnection:
             query: Rayfall text as a str or String; SQL as `sql(...)`; a List, Expression, SQLQuery, or a select,
                 update, insert, upsert or join query of rayforce-py.
             params: values by the names that the query uses in their place. They are data, and never evaluated.
+            idempotent: whether the query can be carried out twice without harm, as a query that only reads. On a
+                connection that comes back, it is then sent again, up to three times, if the connection is lost before
+                its reply arrives. On another connection, this has no effect.
 
         Returns:
             A Rayforce object (`I64`, `Table`, `Vector`, ...), or `None` for null. A server that speaks the baseline
@@ -110,17 +128,17 @@ class WSClientConnection:
             RayforceThreadError: Rayforce was first imported in another thread.
             ConnectionClosed: the connection is closed, or was closed before the reply arrived.
             HandshakeError: the server did not answer the greeting as a Rayforce server does.
-            ConnectionLost: the connection broke.
+            ConnectionLost: the connection broke; on one that comes back, after the query was sent.
             RayforceWSError: the connection was opened in another event loop. Nothing was sent.
             MessageTooLarge: the query or its result is longer than one side allows.
             ProtocolError: the server broke the protocol.
         """
         exchange = self._exchange
         exchange.check_usable()
-        return decode(await exchange.request(encode(query, _SYNC, params=params)), query)
+        return decode(await exchange.request(encode(query, _SYNC, params=params), idempotent=idempotent), query)
 
     @enable_ki_protection
-    async def fetch(self, query: Query, params: Parameters | None = None) -> Columns:
+    async def fetch(self, query: Query, params: Parameters | None = None, *, idempotent: bool = False) -> Columns:
         """Evaluate a query on the server and return its result as columns, without making Rayforce objects.
 
         A checkpoint; while a large result is read, other tasks run every few milliseconds. If cancelled, as `execute`.
@@ -129,13 +147,14 @@ class WSClientConnection:
             query: as for `execute`. Its result is a table, a vector, which becomes the column `value`, or a dict of
                 vectors of equal length.
             params: as for `execute`.
+            idempotent: as for `execute`.
 
         Raises:
             RayforceTypeError: the result has no columns: it is a single number, for example. Use `execute`.
             RayforceConversionError: the result has a type that only `execute` can read, or is damaged.
             RayforceError: otherwise as `execute`.
         """
-        reply = await self._exchange.request(self._encode(query, _SYNC, params))
+        reply = await self._exchange.request(self._encode(query, _SYNC, params), idempotent=idempotent)
         return await read_columns(reply_payload(reply, query), self._exchange)
 
     def stream(self, query: Query, params: Parameters | None = None, *, batch_size: int = 100_000) -> Batches:
@@ -235,7 +254,7 @@ class WSClientConnection:
         return int(decode(await self._exchange.request(frame), f"(publish {topic!r})").value)
 
     @enable_ki_protection
-    async def call(self, function: str, *arguments: Any) -> Value:
+    async def call(self, function: str, *arguments: Any, idempotent: bool = False) -> Value:
         """Call a function of the server and return its value.
 
         A checkpoint; if cancelled, as `execute`.
@@ -243,6 +262,7 @@ class WSClientConnection:
         Args:
             function: its name, or the text of a lambda: `"(fn [x y] (+ x y))"`.
             arguments: values like those of parameters; at most 64. They are data, and never evaluated.
+            idempotent: as for `execute`.
 
         Raises:
             RayforceValueError: `function` is neither a name nor a lambda, or there are too many arguments. Nothing was
@@ -253,10 +273,12 @@ class WSClientConnection:
         """
         self._exchange.check_usable()
         query = encode_call(function, arguments)
-        return decode(await self._exchange.request(encode(query, _SYNC)), query)
+        return decode(await self._exchange.request(encode(query, _SYNC), idempotent=idempotent), query)
 
     @enable_ki_protection
-    async def execute_verbose(self, query: Query, params: Parameters | None = None) -> VerboseResult:
+    async def execute_verbose(
+        self, query: Query, params: Parameters | None = None, *, idempotent: bool = False
+    ) -> VerboseResult:
         """Evaluate a query like `execute`, and also return the text that it printed, as a remote shell needs it.
 
         A checkpoint; if cancelled, as `execute`.
@@ -264,6 +286,7 @@ class WSClientConnection:
         Args:
             query: as for `execute`.
             params: as for `execute`.
+            idempotent: as for `execute`.
 
         Raises:
             RayforceWSError: the server speaks only the baseline protocol, which does not send printed text. Nothing was
@@ -273,7 +296,7 @@ class WSClientConnection:
         if not self._exchange.extended:
             raise RayforceWSError("this server speaks only the baseline protocol, which does not send printed text")
         frame = self._encode(query, _SYNC, params, verbose=True)
-        output, reply = decode_verbose(await self._exchange.request(frame))
+        output, reply = decode_verbose(await self._exchange.request(frame, idempotent=idempotent))
         if isinstance(reply, Failure):
             return VerboseResult(output, None, engine_error(reply, query))
         return VerboseResult(output, decode(reply, query), None)
@@ -283,7 +306,8 @@ class WSClientConnection:
         """Send a query without waiting for a result. An error of the query appears only in the server's log.
 
         Returns when the query was handed to the network, and waits before that while the server has many posts to carry
-        out. A checkpoint; if cancelled before that, the query is not sent, unless it was partly sent already.
+        out. A checkpoint; if cancelled before that, the query is not sent, unless it was partly sent already. If the
+        connection is lost soon afterwards, nobody learns whether the query was carried out; `execute` tells.
 
         Args:
             query: as for `execute`.

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from typing import Self
 
 import anyio
 import anyio.lowlevel
@@ -20,6 +21,7 @@ from .._protocol import (
 )
 from .._tasks import (
     Event,
+    EventLoop,
     TimeSlice,
     checkpoint_if_cancelled_function,
     enable_ki_protection,
@@ -30,6 +32,7 @@ from .._tasks import (
 from .._transports import Transport, aclose_shielded, closed_by_us, end
 from ..errors import ConnectionClosed, ProtocolError, RayforceWSError, UnsupportedByServer
 from ._reading import STANDBY, Reading, Receiver
+from ._states import ClientConnectionState, States
 
 _READER, _NOBODY, _CALL = Receiver
 
@@ -40,6 +43,15 @@ HELLO_TIMEOUT = 5.0
 
 _MAX_REST = 64
 """How many messages behind a reply its call receives. A server could send thousands that mean nothing."""
+
+
+def check_loop(loop: EventLoop) -> None:
+    """Raise an error if another event loop than that of a connection runs the calling code."""
+    if running_loop() is not loop:
+        raise RayforceWSError(
+            "a connection can only be used in the event loop in which it was opened (the trio run or asyncio loop);"
+            " open a connection in each event loop that needs one"
+        )
 
 
 class Exchange:
@@ -57,6 +69,8 @@ class Exchange:
         extended: whether the server speaks the extended protocol.
         max_request_size: the longest message that the server accepts, in bytes; `None` if it did not say so.
         reason: why the connection has ended; `None` while it can be used.
+        states: the state and its changes.
+        on_end: called once when the connection has ended, after `reason` is set.
     """
 
     def __init__(self, transport: Transport, receive_answer: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -67,6 +81,8 @@ class Exchange:
         self.extended = transport.subprotocol == SUBPROTOCOL
         self.max_request_size = transport.peer_max_message_size
         self.reason: RayforceWSError | None = None
+        self.states = States(ClientConnectionState.CONNECTED)
+        self.on_end: Callable[[], None] = _nothing
         self._transport = transport
         self._receive_answer = receive_answer
         self._protocol = ClientProtocol(extended=self.extended)
@@ -99,30 +115,30 @@ class Exchange:
 
     def check_loop(self) -> None:
         """Raise an error if another event loop than the connection's runs the calling code."""
-        if running_loop() is not self.loop:
-            raise RayforceWSError(
-                "a connection can only be used in the event loop in which it was opened (the trio run or asyncio loop);"
-                " open a connection in each event loop that needs one"
-            )
+        check_loop(self.loop)
 
     def check_usable(self) -> None:
         """Raise an error if the connection has ended, or belongs to another event loop. Every public call does this."""
         if running_loop() is not self.loop:
-            self.check_loop()
+            check_loop(self.loop)
         if self.reason is not None:
             raise self._refusal()
 
     def check_closable(self) -> None:
         """Raise an error if the connection is open, and belongs to another event loop."""
         if not self.closed:
-            self.check_loop()
+            check_loop(self.loop)
 
     @enable_ki_protection  # an interrupt between two steps could assign replies to the wrong calls
-    async def request(self, frame: bytes) -> Reply:
+    async def request(self, frame: bytes, *, idempotent: bool = False) -> Reply:  # noqa: ARG002 - see below
         """Send a request, whose message type is 1, and return its reply. A checkpoint.
 
         If cancelled, a request that was not sent yet is never sent. A request that was sent is cancelled on the server,
         and its reply is discarded.
+
+        Args:
+            frame: the request.
+            idempotent: has no effect, since there is no other connection to send the request to.
 
         Raises:
             RayforceWSError: the connection has ended, or ends before the reply arrives.
@@ -155,7 +171,7 @@ class Exchange:
             await self._finish(request)
         if request.reply is None:
             await self._closing.wait()
-            raise self._failure()
+            raise self._failure(request)
         return request.reply
 
     @enable_ki_protection
@@ -172,8 +188,8 @@ class Exchange:
         del frame
         await self._finish(request)
 
-    async def require(self, feature: str) -> None:
-        """Ask the server for its features, once for a connection, and check that it has this one.
+    async def require(self, feature: str) -> Self:
+        """Ask the server for its features, once for a connection, check that it has this one, and return this exchange.
 
         A checkpoint if the server has not answered yet; cancelling it changes nothing.
 
@@ -184,10 +200,8 @@ class Exchange:
         protocol = self._protocol
         if self.extended and protocol.features is None:
             if self._features_known is None:
-                self._features_known = self._new_event()
-                protocol.on_features = self._features_known.set
-                protocol.say_hello()
-                self._outgoing.set()
+                self.say_hello()
+            assert self._features_known is not None
             if self._reading.call_joined():
                 self._resume_reading.set()
             with anyio.move_on_after(HELLO_TIMEOUT):
@@ -196,6 +210,7 @@ class Exchange:
                 raise self._refusal()
         if protocol.features is None or feature not in protocol.features:
             raise UnsupportedByServer(f"this server does not offer {feature}; it needs rayforce-trio 0.2 or later")
+        return self
 
     def check_open(self) -> None:
         """Raise the error of calls that were waiting if the connection has ended."""
@@ -224,6 +239,14 @@ class Exchange:
         self._reading.release_reader()
         self._protocol.unsubscribe(number)
         self._outgoing.set()
+
+    def say_hello(self) -> None:
+        """Ask the server for its features. It is asked once. No checkpoint."""
+        if self.extended and self._features_known is None:
+            self._features_known = self._new_event()
+            self._protocol.on_features = self._features_known.set
+            self._protocol.say_hello()
+            self._outgoing.set()
 
     # A request that several calls wait for, one after the other, and messages that nobody waits for. Only `wait` waits.
 
@@ -256,7 +279,7 @@ class Exchange:
         if request.reply is None:
             self._waiters.pop(request, None)
             await self._closing.wait()
-            raise self._failure()
+            raise self._failure(request)
         return request.reply
 
     def cancel(self, request: ClientRequest) -> None:
@@ -313,7 +336,7 @@ class Exchange:
                 self._protocol.cancel(request)
                 self._outgoing.set()
         if failed:
-            raise self._failure()
+            raise self._failure(request)
 
     def _begin(self, request: ClientRequest) -> Event:
         """Send a request or a post, or queue it; return the event that is set when it is answered, or sent."""
@@ -473,10 +496,16 @@ class Exchange:
         elif running_loop() is not None:
             await anyio.lowlevel.checkpoint()
 
+    async def wait_ended(self) -> None:
+        """Wait until `reason` is set. A checkpoint unless it is; cancelling it changes nothing."""
+        await self._closing.wait()
+
     def close_with(self, reason: RayforceWSError) -> None:
         """Refuse new calls, fail those that wait, and start to close the transport. Keeps the first reason."""
         if self.reason is None:
             self.reason = copy.copy(reason)  # without its traceback, which refers to this connection
+            self.states.change(ClientConnectionState.CLOSED)
+            self.on_end()
         self._protocol.abandon()
         for done in self._waiters.values():
             done.set()
@@ -492,8 +521,12 @@ class Exchange:
         self._transport.abort()
         self._closed.set()
 
-    def _failure(self) -> RayforceWSError:
-        """Return the error for a call that the end of the connection has failed."""
+    def _failure(self, request: ClientRequest | None = None) -> RayforceWSError:  # noqa: ARG002 - for subclasses
+        """Return the error for a call that the end of the connection has failed.
+
+        Args:
+            request: the request or post of the call, if it was given to the protocol.
+        """
         assert self.reason is not None
         return copy.copy(self.reason)  # each task adds a traceback to its own copy
 
@@ -507,3 +540,7 @@ class Exchange:
         else:
             error.args = (message,)
         return error
+
+
+def _nothing() -> None:
+    """Do nothing."""

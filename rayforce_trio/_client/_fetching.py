@@ -10,10 +10,10 @@ from .._values._columns import Columns, ColumnsReader
 from .._values._payloads import Buffer
 from .._values._reader import NotColumns, UnknownType
 from ..errors import RayforceConversionError, RayforceTypeError
-from ._exchange import Exchange
+from ._reconnecting import AnyExchange
 
 
-async def read_columns(payload: memoryview, exchange: Exchange) -> Columns:
+async def read_columns(payload: memoryview, exchange: AnyExchange) -> Columns:
     """Return the value of a reply as columns.
 
     A checkpoint every few milliseconds; if cancelled, the columns read so far are dropped.

@@ -26,6 +26,7 @@ from .._values._types import Type
 from ..errors import ProtocolError, RayforceValueError, RayforceWSError, SlowSubscriber, SubscriptionGap
 from ._exchange import Exchange
 from ._fetching import read_columns, read_columns_at_once
+from ._reconnecting import AnyExchange
 from ._server_call import server_call
 
 DEFAULT_MAX_BUFFER = 8 * 1024**2
@@ -88,9 +89,10 @@ class Subscription:
     """
 
     def __init__(
-        self, exchange: Exchange, topic: str, state: ClientSubscription, snapshot: tuple[Query, bytes] | None
+        self, exchange: AnyExchange, topic: str, state: ClientSubscription, snapshot: tuple[Query, bytes] | None
     ) -> None:
-        self._exchange = exchange
+        self._connection = exchange
+        self._exchange: Exchange  # the one on which the subscription is active
         self._topic = topic
         self._state = state
         self._query = snapshot  # and the frame that carries it
@@ -161,9 +163,9 @@ class Subscription:
         """
         if self._was_entered:
             raise RayforceWSError("a subscription can be used once; call subscribe() again")
-        exchange, state = self._exchange, self._state
-        exchange.check_usable()
-        await exchange.require(SUBSCRIPTIONS)
+        self._connection.check_usable()
+        state = self._state
+        self._exchange = exchange = await self._connection.require(SUBSCRIPTIONS)
         self._was_entered = True
         state.on_change = self._wake
         self._number = exchange.subscribe(self._topic, state)
@@ -274,7 +276,7 @@ _LEFT = "the block of the subscription was left"
 
 
 def make_subscription(
-    exchange: Exchange,
+    exchange: AnyExchange,
     topic: str,
     snapshot: Query | None,
     params: Parameters | None,

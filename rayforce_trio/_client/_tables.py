@@ -1,24 +1,25 @@
 """The server's tables: their names and their columns."""
 
 from .._codec import engine_error, reply_payload
-from .._protocol import Failure, Header, MessageType, Reply, string_in
+from .._protocol import STREAM_VARIABLES, Failure, Header, MessageType, Reply, string_in
 from .._values._payloads import Buffer, call, i64, string, symbol, text_of_symbol
 from .._values._types import Type
 from ..errors import RayforceValueError
-from ._exchange import Exchange
 from ._fetching import read_columns
+from ._reconnecting import AnyExchange
 
 _TABLES = "((fn [globals] (at (key globals) (where (== 'TABLE (map type (value globals)))))) (env 0))"
 _UNDEFINED = "null"  # the type of a name without a value
 
 
-async def table_names(exchange: Exchange) -> list[str]:
+async def table_names(exchange: AnyExchange) -> list[str]:
     """Return the names of the server's tables, sorted. A checkpoint; if cancelled, as `evaluate`."""
     payload = await evaluate(exchange, call("eval", call("parse", string(_TABLES))), "(env 0)")
-    return sorted((await read_columns(payload, exchange))["value"])
+    names = (await read_columns(payload, exchange))["value"]
+    return sorted(name for name in names if not name.startswith(STREAM_VARIABLES))
 
 
-async def table_schema(exchange: Exchange, table: str) -> dict[str, str]:
+async def table_schema(exchange: AnyExchange, table: str) -> dict[str, str]:
     """Return the engine's type of each column of a table by the column's name.
 
     A checkpoint; if cancelled, as `evaluate`.
@@ -38,7 +39,7 @@ async def table_schema(exchange: Exchange, table: str) -> dict[str, str]:
     return dict((await read_columns(payload, exchange)).schema)
 
 
-async def evaluate(exchange: Exchange, expression: Buffer, description: str) -> memoryview:
+async def evaluate(exchange: AnyExchange, expression: Buffer, description: str) -> memoryview:
     """Return the payload of an expression's value, which is never a String. A checkpoint.
 
     If cancelled, the request ends like one of `Exchange.request`.
@@ -54,7 +55,7 @@ async def evaluate(exchange: Exchange, expression: Buffer, description: str) -> 
     return value_payload(exchange, await exchange.request(b"".join([header, expression])), description)
 
 
-def value_payload(exchange: Exchange, reply: Reply, description: str) -> memoryview:
+def value_payload(exchange: AnyExchange, reply: Reply, description: str) -> memoryview:
     """Return the payload of a value that is not a String. A baseline server's Strings are errors.
 
     Raises:

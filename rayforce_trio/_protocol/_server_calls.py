@@ -26,6 +26,9 @@ OPEN_STREAM, NEXT_BATCH, END_STREAM = ".ws.stream", ".ws.batch", ".ws.end"
 MAX_BATCH_SIZE = 2**31 - 1
 """The largest number of rows in a batch."""
 
+STREAM_VARIABLES = "#stream-"
+"""How the names of the variables begin in which the engine keeps the results of streams."""
+
 _I64 = struct.Struct("<BBq")
 _LIST, _I64_ATOM = 0, 0xFB
 _NAME = b"\xf4\x00"  # a symbol that is not quoted

@@ -13,6 +13,7 @@ import trio
 from .._engines import Session
 from .._protocol import (
     HEADER_SIZE,
+    STREAM_VARIABLES,
     EndStream,
     Failure,
     FrameError,
@@ -148,7 +149,7 @@ class ResultStreams:
     async def _evaluate(self, request: OpenStream) -> Reply:
         """Evaluate the query of a stream. Otherwise like `open`, also if cancelled."""
         if self._keeps_variables:
-            variable = f"#stream-{token_hex(8)}"
+            variable = STREAM_VARIABLES + token_hex(8)
             self._variables.add(variable)
             self._sources[request.stream] = variable
             reply = await self._ask(call("set", name(variable), i64(0)))

@@ -5,7 +5,7 @@ from anyio import BrokenResourceError, ClosedResourceError
 from ._base import READ_SIZE, STREAM_ERRORS, ByteStream
 from ._connecting import connect_tcp
 from ._tcp import TcpStream
-from ._tls import TlsStream, check_tls_context, is_plaintext_error, tls_error_text
+from ._tls import TlsStream, check_tls_context, is_certificate_error, is_plaintext_error, tls_error_text
 from ._trio_tcp import stream_of
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "TlsStream",
     "check_tls_context",
     "connect_tcp",
+    "is_certificate_error",
     "is_plaintext_error",
     "stream_of",
     "tls_error_text",

@@ -48,6 +48,14 @@ def is_plaintext_error(error: BaseException | None) -> bool:
     return isinstance(error, ssl.SSLError) and error.reason in _PLAINTEXT_REASONS
 
 
+def is_certificate_error(error: BaseException | None) -> bool:
+    """Return whether a TLS handshake failed because one side does not trust the certificate of the other."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return True
+    reason = error.reason or "" if isinstance(error, ssl.SSLError) else ""
+    return "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason)
+
+
 def tls_error_text(error: BaseException) -> str:
     """Return why a TLS handshake failed, as a text for people, in which "it" is the peer."""
     if isinstance(error, ssl.SSLCertVerificationError):

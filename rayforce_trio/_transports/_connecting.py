@@ -20,6 +20,7 @@ from .._streams import (
     ClosedResourceError,
     TlsStream,
     connect_tcp,
+    is_certificate_error,
     is_plaintext_error,
     tls_error_text,
 )
@@ -142,10 +143,12 @@ class _Opening:
             reason = "the connection broke during the opening handshake"
             raise _not_a_websocket_server(self._endpoint, reason) from error.__cause__
         match response:
-            case UpgradeRejected(status, body):
-                raise ConnectionRejected(status, body.decode("utf-8", "replace"))
-            case InvalidResponse(reason):
-                raise _not_a_websocket_server(self._endpoint, reason)
+            case UpgradeRejected(status, body, retry_after):
+                raise ConnectionRejected(status, body.decode("utf-8", "replace"), retry_after)
+            case InvalidResponse(reason, is_incomplete):
+                failed = _not_a_websocket_server(self._endpoint, reason)
+                failed._wrong_peer = not is_incomplete
+                raise failed
             case UpgradeAccepted():
                 return response
 
@@ -191,4 +194,7 @@ def _not_a_websocket_server(endpoint: Endpoint, reason: str) -> HandshakeError:
 
 def _tls_failed(endpoint: Endpoint, error: BaseException) -> HandshakeError:
     hint = "; if that is meant, connect to it without TLS" if is_plaintext_error(error) else ""
-    return HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {tls_error_text(error)}{hint}")
+    failed = HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {tls_error_text(error)}{hint}")
+    failed._wrong_peer = is_plaintext_error(error)
+    failed._untrusted = is_certificate_error(error)
+    return failed

@@ -1,5 +1,6 @@
 """The server's part of the opening handshake, as a client reads it: RFC 6455, section 4.1."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,10 +42,12 @@ class UpgradeRejected:
     Attributes:
         status: the HTTP status, 300 or above.
         body: the body, at most `BODY_LIMIT` bytes of it.
+        retry_after: the value of Retry-After, in seconds; `None` if there is none, or if it is a date.
     """
 
     status: int
     body: bytes
+    retry_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,11 @@ class InvalidResponse:
 
     Attributes:
         reason: what is wrong with it, as the end of a sentence.
+        is_incomplete: whether the peer has only sent too little, as it does if it is being stopped.
     """
 
     reason: str
+    is_incomplete: bool = False
 
 
 class ResponseParser:
@@ -74,6 +79,7 @@ class ResponseParser:
         self._http = h11.Connection(h11.CLIENT)
         self._http.send(_UPGRADE)  # h11 expects no response before it
         self._status: int | None = None  # once the head of a rejection was received
+        self._retry_after: int | None = None
         self._body = bytearray()
 
     def receive_data(self, data: bytes) -> UpgradeAccepted | UpgradeRejected | InvalidResponse | None:
@@ -86,7 +92,7 @@ class ResponseParser:
         if self._status is not None:
             return self._receive_body(data, self._status)
         if not data:
-            return InvalidResponse("the peer closed the connection during the opening handshake")
+            return InvalidResponse("the peer closed the connection during the opening handshake", is_incomplete=True)
         self._received += data
         try:
             while (head := self._complete_head()) is not None:
@@ -98,6 +104,7 @@ class ResponseParser:
                     return UpgradeAccepted(headers, self._check_upgrade(response, headers), bytes(self._received))
                 if response.status_code >= 300:
                     self._status = response.status_code
+                    self._retry_after = _seconds(headers.get("retry-after", ""))
                     return self._receive_body(bytes(self._received) or None, self._status)
                 if response.status_code >= 200:
                     raise InvalidHead(f"HTTP status {response.status_code}")
@@ -149,8 +156,13 @@ class ResponseParser:
         except h11.RemoteProtocolError:
             complete = True
         if complete or len(self._body) >= BODY_LIMIT:
-            return UpgradeRejected(status, bytes(self._body[:BODY_LIMIT]))
+            return UpgradeRejected(status, bytes(self._body[:BODY_LIMIT]), self._retry_after)
         return None
+
+
+def _seconds(value: str) -> int | None:
+    """Return the value of a Retry-After header if it is a number of seconds."""
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else None
 
 
 def normalized_response(accepted: UpgradeAccepted, key: str) -> bytes:

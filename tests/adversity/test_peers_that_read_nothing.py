@@ -9,6 +9,7 @@ import anyio.lowlevel
 import pytest
 import trio
 import trio.testing
+from support.connected import exchange_of
 from support.probed_server import COMPRESSED, QUERY, with_header
 from support.raw import PING, TEXT, RawPeer, frame, open_raw
 from support.scripted_server import connected
@@ -106,7 +107,7 @@ async def test_pongs_of_a_client_do_not_pile_up() -> None:
         await checked.wait()
 
     async with connected(play) as connection:
-        transport = connection._exchange._transport
+        transport = exchange_of(connection)._transport
         async with watched(transport) as watch:
             assert (await connection.execute("(+ 1 2)")).value == "reply"
         assert waiting(transport)
@@ -127,7 +128,7 @@ async def test_cancels_of_a_client_do_not_pile_up() -> None:
 
     query = "1" * 100_000
     async with connected(play) as connection:
-        exchange = connection._exchange
+        exchange = exchange_of(connection)
         for _ in range(20):
             async with anyio.create_task_group() as tasks:
                 for _ in range(100):

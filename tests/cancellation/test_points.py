@@ -18,6 +18,7 @@ from support.proxy import Lane, proxy
 from trio.testing import wait_all_tasks_blocked
 
 from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
+from rayforce_trio._client._exchange import Exchange
 from rayforce_trio._protocol import SUBPROTOCOL, Frame, LazyFrame, string_frame
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 
@@ -48,7 +49,7 @@ async def connected(
 ) -> AsyncIterator[tuple[WSClientConnection, MemoryTransport, MemoryTransport]]:
     """Yields a connection, its own end of a memory pair, and the server's."""
     mine, servers = memory_pair(subprotocol)
-    connection = WSClientConnection(mine)
+    connection = WSClientConnection(Exchange(mine))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(connection._exchange.run)
         yield connection, mine, servers

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 import pytest
 import trio
+from support.connected import exchange_of
 from support.engine_processes import fill_reserves
 from support.leaks import no_leaks
 from support.naive import connect_naively
 from support.sweep import CancelAtSuspension, cancelled_at, run_driven, swept
 
-from rayforce_trio import WSClient, WSServer, errors
+from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._client._reading import Receiver
 
 LARGE = 1_300_000  # bytes: many reads and writes
@@ -81,7 +82,7 @@ async def idle_server() -> AsyncIterator[WSServer]:
 async def connect_steadily(port: int) -> Connection:
     """Connect, and send requests until each call receives its own reply."""
     connection = await WSClient("127.0.0.1", port).connect()
-    while connection._exchange._reading.receiver is not Receiver.NOBODY:
+    while exchange_of(connection)._reading.receiver is not Receiver.NOBODY:
         await connection.execute("1")
     return connection
 
@@ -416,3 +417,42 @@ async def test_post_is_sent_whole_or_not_at_all_on_asyncio(in_process_port: int,
 
     async with no_leaks():
         assert await swept(run) >= 1
+
+
+# Streams
+
+
+async def receive_in_batches(connection: WSClientConnection) -> list[int]:
+    async with connection.stream("(til 10)", batch_size=4) as batches:
+        return [row async for columns in batches for row in columns["value"].tolist()]
+
+
+async def streams_left(connection: WSClientConnection) -> int:
+    names = await connection.fetch("(key (env 0))")
+    return sum(name.startswith("#stream-") for name in names["value"])
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("then_again_after", [None, 1])
+@pytest.mark.parametrize("of_all_tasks", [False, True])
+@pytest.mark.parametrize("engine", ["in-process", "native", "child", "read-only"])
+@pytest.mark.usefixtures("each_engine")
+async def test_a_stream_leaves_the_connection_in_step_and_no_variables(
+    of_all_tasks: bool, then_again_after: int | None
+) -> None:
+    async with (
+        idle_server() as server,
+        no_leaks(within=5),
+        WSClient("127.0.0.1", server.port).connect() as connection,
+    ):
+
+        async def run(step: int) -> bool:
+            steps = (step,) if then_again_after is None else (step, step + then_again_after)
+            with cancelled_at(*steps, of_all_tasks=of_all_tasks) as scopes:
+                assert await receive_in_batches(connection) == list(range(10))
+            with trio.fail_after(10):
+                assert await in_step(connection)
+                assert await streams_left(connection) == 0
+            return any(scope.cancelled_caught for scope in scopes)
+
+        assert await swept(run) >= (10 if of_all_tasks else 3)

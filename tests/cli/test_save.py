@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -9,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from support.commands import BOUND, COMMAND, command, environment, wrong_usage
-from support.serve_native import Served
+from support.processes import server_process
+from support.terminal import terminal
 from support.watched import Queries
 
 from rayforce_trio._cli import main
@@ -18,9 +20,10 @@ ROWS = 250_000  # several batches
 QUERY = f"(table [id sym at] (list (til {ROWS}) (take [a bb c] {ROWS}) (as 'TIMESTAMP (til {ROWS}))))"
 
 
-@pytest.fixture
-def url(served: Served) -> str:
-    return f":{served.port}"
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with server_process("child") as port:
+        yield f":{port}"
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv"])
@@ -107,6 +110,17 @@ def test_a_directory_that_does_not_exist(url: str, tmp_path: Path, capsys: pytes
     path = tmp_path / "none" / "rows.csv"
     assert main(["save", url, "(til 3)", str(path)]) == 1
     assert capsys.readouterr().err == f"error: {path} cannot be written: No such file or directory\n"
+
+
+def test_a_terminal_shows_a_progress_bar(url: str, queries: Queries, tmp_path: Path) -> None:
+    query = queries()
+    path = tmp_path / "rows.csv"
+    with terminal("save", url, f"(do {query.text} (til 3))", str(path)) as shown:
+        shown.until("the server evaluates the query, ")
+        shown.until(" s, Ctrl-C cancels")
+        query.release()
+        shown.until(f"3 rows saved to {path} in ")
+        assert shown.process.wait(BOUND) == 0
 
 
 def test_ctrl_c_stops_the_query_and_leaves_nothing(url: str, queries: Queries, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from rayforce_trio import WSClient, WSClientConnection
+from rayforce_trio._client._exchange import Exchange
 
 
 @asynccontextmanager
@@ -13,3 +14,9 @@ async def connected_to(port: int) -> AsyncIterator[WSClientConnection]:
     with anyio.fail_after(60):
         async with WSClient("127.0.0.1", port).connect() as connection:
             yield connection
+
+
+def exchange_of(connection: WSClientConnection) -> Exchange:
+    """Return the exchange of a connection that does not come back."""
+    assert isinstance(connection._exchange, Exchange)
+    return connection._exchange

@@ -159,13 +159,14 @@ INVALID: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize(("data", "reason"), INVALID.values(), ids=INVALID.keys())
 def test_an_invalid_response_says_exactly_what_is_wrong(data: bytes, reason: str) -> None:
-    assert parse(data) == InvalidResponse(reason)
+    assert parse(data) == InvalidResponse(reason, is_incomplete=not data)
     if data:
         assert parse(*cut(data, 1 if len(data) < 1000 else 97)) == InvalidResponse(reason)
 
 
 def test_the_end_within_a_head_is_the_end() -> None:
-    assert parse(answer()[:-1], b"") == InvalidResponse("the peer closed the connection during the opening handshake")
+    reason = "the peer closed the connection during the opening handshake"
+    assert parse(answer()[:-1], b"") == InvalidResponse(reason, is_incomplete=True)
 
 
 # Rejections

@@ -1,0 +1,489 @@
+"""Connections that come back: what calls get when a connection is lost at each point, on both event loops."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from rayforce import I64
+from support.leaks import no_leaks
+from support.sweep import cancellation_of, swept
+
+from rayforce_trio import ClientConnectionState as State
+from rayforce_trio import WSClient, WSClientConnection, errors
+from rayforce_trio._client._pending import PendingConnection
+from rayforce_trio._client._reconnecting import MAX_SENDS, ReconnectingExchange, Session
+from rayforce_trio._protocol import SUBPROTOCOL, string_frame
+from rayforce_trio._transports._memory import MemoryTransport, memory_pair
+
+
+class Servers:
+    """Plays the servers. Connections are accepted in order; `refuse_with` makes the next attempts fail.
+
+    Attributes:
+        attempts: which server was asked, each time.
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        self.attempts: list[int] = []
+        self.errors: list[errors.RayforceWSError] = []
+        self.subprotocol: str | None = SUBPROTOCOL
+        self._count = count
+        self._ends: list[MemoryTransport] = []
+        self._waiting: list[MemoryTransport] = []
+        self._arrived = anyio.Event()
+
+    def refuse_with(self, *reasons: errors.RayforceWSError) -> None:
+        self.errors.extend(reasons)
+
+    async def accept(self) -> MemoryTransport:
+        """Return the server's end of the next connection."""
+        while not self._waiting:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        return self._waiting.pop(0)
+
+    def abort(self) -> None:
+        """Abort all connections."""
+        for end in self._ends:
+            end.abort()
+
+    def connect(self, *, patiently: bool = False) -> PendingConnection:
+        async def open_() -> WSClientConnection:
+            exchange = ReconnectingExchange([self._opener(number) for number in range(self._count)])
+            await exchange.open(patiently=patiently)
+            return WSClientConnection(exchange)
+
+        return PendingConnection(open_, None)
+
+    def _opener(self, number: int) -> Callable[[], Awaitable[Session]]:
+        async def open_session() -> Session:
+            await anyio.lowlevel.checkpoint()
+            self.attempts.append(number)
+            if self.errors:
+                raise self.errors.pop(0)
+            mine, theirs = memory_pair(self.subprotocol)
+            self._ends.append(theirs)
+            self._waiting.append(theirs)
+            self._arrived.set()
+            return Session(mine)
+
+        return open_session
+
+
+@asynccontextmanager
+async def connected(
+    servers: Servers,
+) -> AsyncIterator[tuple[WSClientConnection, MemoryTransport, anyio.abc.TaskGroup]]:
+    """Yields a connection, the server's end of it, and a task group for calls, in a bounded block."""
+    with anyio.fail_after(20):
+        async with no_leaks(), servers.connect() as connection, anyio.create_task_group() as calls:
+            server = await servers.accept()
+            yield connection, server, calls
+            await connection.close()
+    servers.abort()
+
+
+class Outcome:
+    """What a call came to."""
+
+    def __init__(self, calls: anyio.abc.TaskGroup, call: Awaitable[Any]) -> None:
+        self.value: Any = None
+        self.error: errors.RayforceError | None = None
+        self._call = call
+        self._done = anyio.Event()
+        calls.start_soon(self._run)
+
+    async def _run(self) -> None:
+        try:
+            self.value = await self._call
+        except errors.RayforceError as error:
+            self.error = error
+        self._done.set()
+
+    async def get(self) -> Any:
+        await self._done.wait()
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
+
+async def answer(server: MemoryTransport, text: str = "answer") -> None:
+    """Answer the next request."""
+    while not isinstance(await server.receive(), bytes):
+        pass
+    await server.send(string_frame(text))
+
+
+async def until(connection: WSClientConnection, state: State) -> None:
+    changes = connection.state_changes()
+    if connection.state is not state:
+        async for change in changes:
+            if change is state:
+                return
+
+
+DRAINED = (1001, "the server is shutting down")
+
+
+@pytest.mark.anyio
+async def test_calls_before_and_after_a_loss() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        first = Outcome(calls, connection.execute("1"))
+        await answer(server)
+        assert await first.get() == "answer"
+        server.abort()
+        await until(connection, State.WAITING)
+        assert not connection.closed
+        second = Outcome(calls, connection.execute("2"))
+        server = await servers.accept()
+        await answer(server, "second")
+        assert await second.get() == "second"
+
+
+@pytest.mark.anyio
+async def test_a_call_that_was_sent_and_not_answered_raises_connection_lost() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        outcome = Outcome(calls, connection.execute("1"))
+        await server.receive()
+        server.abort()
+        with pytest.raises(errors.ConnectionLost, match="may have been carried out, since its reply had not arrived"):
+            await outcome.get()
+
+
+@pytest.mark.anyio
+async def test_a_close_of_the_server_is_a_loss_to_its_calls() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        outcome = Outcome(calls, connection.execute("1"))
+        await server.receive()
+        await server.aclose(*DRAINED)
+        with pytest.raises(errors.ConnectionLost, match="code 1001: the server is shutting down; the query may"):
+            await outcome.get()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda connection: connection.execute("1", idempotent=True),
+        lambda connection: connection.call("f", 1, idempotent=True),
+    ],
+)
+async def test_an_idempotent_call_is_sent_again(call: Callable[[WSClientConnection], Awaitable[Any]]) -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        outcome = Outcome(calls, call(connection))
+        first = await server.receive()
+        server.abort()
+        server = await servers.accept()
+        assert await server.receive() == first
+        await server.send(string_frame("second"))
+        assert await outcome.get() == "second"
+
+
+@pytest.mark.anyio
+async def test_an_idempotent_call_is_not_sent_again_without_end() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        outcome = Outcome(calls, connection.execute("1", idempotent=True))
+        for _ in range(MAX_SENDS - 1):
+            await server.receive()
+            server.abort()
+            server = await servers.accept()
+        await server.receive()
+        server.abort()
+        with pytest.raises(errors.ConnectionLost):
+            await outcome.get()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("code", [1008, 1011])
+async def test_an_idempotent_call_that_may_have_ended_the_engine_is_not_sent_again(code: int) -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        outcome = Outcome(calls, connection.execute("1", idempotent=True))
+        await server.receive()
+        await server.aclose(code, "the engine is lost")
+        with pytest.raises(errors.ConnectionLost, match="the engine is lost"):
+            await outcome.get()
+
+
+@pytest.mark.anyio
+async def test_a_call_that_the_server_has_not_started_is_sent_again() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        outcome = Outcome(calls, connection.execute("1"))
+        first = await server.receive()
+        await server.send('{"error": {"request": 1, "code": "closing", "message": "not started"}}')
+        await anyio.wait_all_tasks_blocked()
+        assert not outcome.is_done
+        await server.aclose(*DRAINED)
+        server = await servers.accept()
+        assert await server.receive() == first
+        await server.send(string_frame("second"))
+        assert await outcome.get() == "second"
+
+
+@pytest.mark.anyio
+async def test_a_message_that_is_too_long_is_not_sent_again() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        outcome = Outcome(calls, connection.execute("1", idempotent=True))
+        await server.receive()
+        await server.aclose(1009, "too long")
+        with pytest.raises(errors.MessageTooLarge):
+            await outcome.get()
+
+
+@pytest.mark.anyio
+async def test_a_post_that_was_not_sent_is_sent_to_the_next_connection() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        server.abort()
+        await until(connection, State.WAITING)
+        outcome = Outcome(calls, connection.post("1"))
+        server = await servers.accept()
+        assert isinstance(await server.receive(), bytes)
+        assert await outcome.get() is None
+        server.abort()
+
+
+@pytest.mark.anyio
+async def test_after_a_drain_there_is_no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._client._reconnection.FIRST_DELAY", 1000.0)
+    servers = Servers()
+    async with connected(servers) as (connection, server, _):
+        changes = connection.state_changes()
+        await server.aclose(*DRAINED)
+        (await servers.accept()).abort()
+        assert await anext(changes) is State.CONNECTING
+        assert await anext(changes) is State.CONNECTED
+
+
+@pytest.mark.anyio
+async def test_a_wrong_password_ends_it_and_the_calls_that_wait() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        changes = connection.state_changes()
+        servers.refuse_with(errors.ConnectError("down"), errors.ConnectionRejected(401, "who are you?"))
+        server.abort()
+        await until(connection, State.WAITING)
+        outcome = Outcome(calls, connection.execute("1"))
+        with pytest.raises(errors.ConnectionRejected, match="401: who are you"):
+            await outcome.get()
+        assert isinstance(connection.closed, errors.ConnectionRejected)
+        assert connection.state is State.CLOSED
+        assert [change async for change in changes][-1] is State.CLOSED
+        with pytest.raises(errors.ConnectionRejected, match="401: who are you"):
+            await connection.execute("1")
+
+
+@pytest.mark.anyio
+async def test_retry_after_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._client._reconnection.FIRST_DELAY", 0.0)
+    servers = Servers()
+    async with connected(servers) as (_, server, _):
+        servers.refuse_with(errors.ConnectionRejected(503, "full", 0.25))
+        server.abort()
+        while len(servers.attempts) < 2:
+            await anyio.lowlevel.checkpoint()
+        refused_at = anyio.current_time()
+        (await servers.accept()).abort()
+        assert anyio.current_time() - refused_at >= 0.24
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("close", ["close", "abort"])
+async def test_closing_fails_the_calls_that_wait(close: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._client._reconnection.FIRST_DELAY", 1000.0)
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        server.abort()
+        await until(connection, State.WAITING)
+        outcomes = [Outcome(calls, connection.execute("1")), Outcome(calls, connection.post("1"))]
+        await anyio.wait_all_tasks_blocked()
+        if close == "close":
+            await connection.close()
+        else:
+            connection.abort()
+        for outcome in outcomes:
+            with pytest.raises(errors.ConnectionClosed, match="the connection is closed"):
+                await outcome.get()
+        with pytest.raises(errors.ConnectionClosed, match="Cannot execute on closed connection"):
+            await connection.execute("1")
+        assert connection.state is State.CLOSED
+        assert servers.attempts == [0]
+
+
+@pytest.mark.anyio
+async def test_a_call_that_waits_can_be_cancelled_and_is_never_sent() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        server.abort()
+        with anyio.move_on_after(0):
+            await connection.execute("1")
+        await until(connection, State.CONNECTED)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as others:
+                servers.refuse_with(*[errors.ConnectError("down")] * 3)
+                server = await servers.accept()
+                server.abort()
+                await until(connection, State.WAITING)
+                others.start_soon(connection.execute, "never")
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        assert connection.stopped_queries == 1
+        outcome = Outcome(calls, connection.execute("next"))
+        server = await servers.accept()
+        request = await server.receive()
+        assert isinstance(request, bytes)
+        assert b"next" in request
+        assert b"never" not in request
+        await server.send(string_frame("x"))
+        await outcome.get()
+        server.abort()
+
+
+@pytest.mark.anyio
+async def test_the_first_connection_fails_at_once_unless_the_caller_is_patient() -> None:
+    servers = Servers(2)
+    servers.refuse_with(errors.ConnectError("one is down"), errors.ConnectError("two is down"))
+    with pytest.raises(errors.ConnectError, match="two is down") as raised:
+        await servers.connect()
+    assert raised.value.__notes__ == ["Before that: one is down"]
+    assert servers.attempts == [0, 1]
+    servers.refuse_with(*[errors.ConnectError("down")] * 4)
+    async with servers.connect(patiently=True):
+        assert servers.attempts == [0, 1, 0, 1, 0, 1, 0]
+    servers.abort()
+    servers.refuse_with(errors.ConnectionRejected(401), errors.ConnectionRejected(403))
+    with pytest.raises(errors.ConnectionRejected, match="403"):
+        await servers.connect(patiently=True)
+
+
+@pytest.mark.anyio
+async def test_the_extended_protocol_may_come_and_go() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        servers.subprotocol = None
+        server.abort()
+        server = await servers.accept()
+        outcome = Outcome(calls, connection.execute("1"))
+        await answer(server)
+        assert await outcome.get() == "answer"
+        with pytest.raises(errors.RayforceWSError, match="speaks only the baseline protocol"):
+            await connection.execute_verbose("1")
+        server.abort()
+
+
+@pytest.mark.anyio
+async def test_the_state_of_a_connection_that_does_not_come_back(in_process_port: int) -> None:
+    async with WSClient("127.0.0.1", in_process_port).connect() as connection:
+        changes = connection.state_changes()
+        assert connection.state.value == "connected"
+        assert await connection.execute("(+ 1 2)", idempotent=True) == I64(3)
+    assert connection.state is State.CLOSED
+    assert [change async for change in changes] == [State.CLOSED]
+    assert [change async for change in connection.state_changes()] == []
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_wait_for_a_change_loses_none() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, _):
+        changes = connection.state_changes()
+        with anyio.move_on_after(0.01):
+            await anext(changes)
+        await server.aclose(*DRAINED)
+        (await servers.accept()).abort()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anext(changes)
+        assert await anext(changes) is State.CONNECTING
+
+
+@pytest.mark.anyio
+async def test_the_queries_of_all_connections_are_counted() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, _):
+        for _ in range(2):
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as others:
+                    others.start_soon(connection.execute, "1")
+                    await server.receive()
+                    scope.cancel()
+            assert await server.receive() == '{"cancel": 1}'
+            await server.send('{"error": {"request": 1, "code": "cancel", "message": ""}}')
+            await anyio.wait_all_tasks_blocked()
+            server.abort()
+            server = await servers.accept()
+            await until(connection, State.CONNECTED)
+        assert connection.stopped_queries == 2
+        server.abort()
+
+
+# Cancellation at every step
+
+
+@pytest.mark.anyio
+async def test_cancelling_the_first_connection_at_every_step_leaves_nothing() -> None:
+    async def run(step: int) -> bool:
+        servers = Servers()
+        servers.refuse_with(*[errors.ConnectError("down")] * 2)
+        async with no_leaks():
+            pending = servers.connect(patiently=True)
+            raised = await cancellation_of(use(pending), step)
+            servers.abort()
+        return raised is not None
+
+    async def use(pending: PendingConnection) -> None:
+        async with pending:
+            pass
+
+    assert await swept(run) >= 4
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("drained", [False, True])
+async def test_cancelling_a_call_at_every_step_while_the_connection_comes_back(drained: bool) -> None:
+    async def run(step: int) -> bool:
+        servers = Servers()
+
+        async def serve() -> None:
+            server = await servers.accept()
+            await server.receive()
+            if drained:
+                await server.send('{"error": {"request": 1, "code": "closing", "message": ""}}')
+                await server.aclose(*DRAINED)
+            server.abort()
+            server = await servers.accept()
+            number = 0
+            while True:
+                try:
+                    message = await server.receive()
+                except errors.RayforceWSError:
+                    return
+                if isinstance(message, bytes):
+                    number += 1
+                    await server.send(string_frame("next" if b"next" in message else "first"))
+
+        async with no_leaks():
+            async with anyio.create_task_group() as serving:
+                serving.start_soon(serve)
+                async with servers.connect() as connection:
+                    raised = await cancellation_of(connection.execute("first", idempotent=True), step)
+                    for _ in range(3):
+                        assert await connection.execute("next", idempotent=True) == "next"
+                serving.cancel_scope.cancel()
+            servers.abort()
+        return raised is not None
+
+    assert await swept(run) >= 2

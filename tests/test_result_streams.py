@@ -1,0 +1,109 @@
+"""Streams on the server: what they leave in the engine, whatever happens to the client and its session."""
+
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+from support.native import native_server
+from support.watched import Queries, ask_natively
+
+from rayforce_trio import NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
+from rayforce_trio._protocol import MAX_STREAMS, Failure, NextBatch, OpenStream
+from rayforce_trio._server._result_streams import ResultStreams
+from rayforce_trio._values._payloads import string
+
+
+def nothing(count: int) -> None:
+    """Do nothing with a number of bytes."""
+
+
+async def variables(port: int) -> int:
+    """Return how many variables of streams the engine has."""
+    names = await ask_natively(port, "(key (env 0))")
+    return sum(str(name.to_python()).startswith("#stream-") for name in names)
+
+
+@pytest.mark.trio
+async def test_variables_are_deleted_in_another_session_if_that_of_the_client_is_closed(native_port: int) -> None:
+    session = await NativeEngine("127.0.0.1", native_port).open_session()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run)
+        streams = ResultStreams(session, nothing)
+        for number in (1, 2):
+            assert not isinstance(await streams.open(OpenStream(number, 4, string("(til 10)"))), Failure)
+        nursery.cancel_scope.cancel()
+    await session.aclose()
+    assert streams.has_variables
+    await streams.delete_variables_elsewhere()
+    assert not streams.has_variables
+    assert await variables(native_port) == 0
+
+
+@pytest.mark.trio
+async def test_an_engine_that_has_ended_has_no_variables() -> None:
+    with native_server() as server:
+        session = await NativeEngine("127.0.0.1", server.port).open_session()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            streams = ResultStreams(session, nothing)
+            await streams.open(OpenStream(1, 4, string("(til 10)")))
+            nursery.cancel_scope.cancel()
+        await session.aclose()
+    with trio.fail_after(20):
+        await streams.delete_variables_elsewhere()
+
+
+@pytest.mark.trio
+async def test_a_busy_engine_deletes_the_variables_later(native_port: int, queries: Queries) -> None:
+    """The client disappears while the engine evaluates the query of another one."""
+    engine = NativeEngine("127.0.0.1", native_port)
+    async with WSServer(port=0, host="127.0.0.1", engine=engine) as server:
+        busy = queries()
+        async with WSClient("127.0.0.1", server.port).connect() as other, trio.open_nursery() as nursery:
+            connection = await WSClient("127.0.0.1", server.port).connect(nursery)
+            async with connection.stream("(til 10)", batch_size=4) as batches:
+                await anext(batches)
+                nursery.start_soon(other.execute, busy.text)
+                await busy.begun()
+                connection.abort()
+            busy.release()
+            with trio.fail_after(20):
+                while await variables(native_port):  # noqa: ASYNC110 - the engine does not tell
+                    await trio.sleep(0.01)
+
+
+@pytest.mark.trio
+async def test_a_stopped_server_leaves_no_variables(native_port: int) -> None:
+    engine = NativeEngine("127.0.0.1", native_port)
+    server = WSServer(port=0, host="127.0.0.1", engine=engine, drain_timeout=0.2)
+    async with server, WSClient("127.0.0.1", server.port).connect() as connection:
+        batches = await connection.stream("(til 10)", batch_size=4).__aenter__()
+        await anext(batches)
+        assert await variables(native_port) == 1
+        await server.stop()
+    assert await variables(native_port) == 0
+
+
+@pytest.mark.trio
+async def test_batches_of_unknown_streams_are_errors(native_port: int) -> None:
+    session = await NativeEngine("127.0.0.1", native_port).open_session()
+    streams = ResultStreams(session, nothing)
+    assert await streams.next_batch(NextBatch(1)) == Failure("domain", "the connection has no stream 1")
+    await session.aclose()
+
+
+@pytest.mark.trio
+async def test_what_the_server_keeps_of_a_result_counts_as_replies_that_wait() -> None:
+    engine = NativeProcess(read_only=True)
+    server = WSServer(port=0, host="127.0.0.1", engine=engine, max_reply_size=1024**2, max_spooled_bytes=1024**2)
+    async with server, WSClient("127.0.0.1", server.port).connect() as connection:
+        with pytest.raises(errors.ResultTooLarge):
+            await enter_streams(connection, 1, rows=200_000)
+        with pytest.raises(errors.ConnectionLost):
+            await enter_streams(connection, MAX_STREAMS, rows=60_000)
+
+
+async def enter_streams(connection: WSClientConnection, count: int, *, rows: int) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            await stack.enter_async_context(connection.stream(f"(til {rows})"))
