@@ -139,6 +139,34 @@ def test_a_reader_that_leaves_ends_the_command_before_the_next_update(port: int,
         assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize(
+    ("policy", "code", "says"),
+    [("error", 1, "error: topic "), ("drop-oldest", 0, ""), ("latest", 0, "")],
+)
+def test_overflow_decides_what_happens_if_the_reader_is_slow(
+    port: int, topic: str, policy: str, code: int, says: str
+) -> None:
+    with subscribed(port, topic, "--format", "json", "--overflow", policy) as process:
+        for _ in range(12):
+            publish(port, topic, "(til 200000)")
+        # The updates are at the command, whose pipe is full, once the server has answered on their connection.
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert (first["sequence"], first["lost"]) == (1, 0)
+        if code:
+            _, err = process.communicate(timeout=BOUND)
+            assert err.startswith(says)
+            assert process.returncode == code
+            return
+        numbers, lost = [1], 0
+        while numbers[-1] < 12:
+            update = json.loads(process.stdout.readline())
+            assert update["sequence"] == numbers[-1] + 1 + update["lost"]
+            numbers.append(update["sequence"])
+            lost += update["lost"]
+        assert lost > 0
+
+
 def test_an_error_of_the_snapshot_is_one_line_and_exit_code_1(port: int, topic: str) -> None:
     done = command("subscribe", f":{port}", topic, "--snapshot", "(+ 1 'one)")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
