@@ -32,6 +32,24 @@ logger = logging.getLogger("rayforce_trio.client")
 class Session(Exchange):
     """One connection of a `ReconnectingExchange`. If the server ends it, calls raise `ConnectionLost`."""
 
+    async def confirm(self) -> None:
+        """Wait for the server's answer to the greeting, before the connection's tasks run. A checkpoint.
+
+        Until then, a server that is opening very many connections may drop this one, and calls with it. If cancelled,
+        or after an error, the connection is closed.
+
+        Raises:
+            RayforceWSError: the answer is wrong or late, or the connection ended.
+        """
+        if self._receive_answer is None:
+            return
+        try:
+            await self._receive_answer()
+        except BaseException:
+            self.abort()
+            raise
+        self._receive_answer = None
+
     def _failure(self, request: ClientRequest | None = None) -> RayforceWSError:
         error = super()._failure()
         if self.closed_here:
@@ -316,6 +334,7 @@ class ReconnectingExchange:
             else:
                 try:
                     session = await self._servers[reconnection.server]()
+                    await session.confirm()
                 except RayforceWSError as error:
                     if self.reason is not None:
                         return
