@@ -78,9 +78,14 @@ LIBRARIES = {
 PUBLIC = {"__init__", *rayforce_trio.__all__}
 """The names of the package that `_cli` may import: the public names suffice for a program built on the package."""
 
-SHARED_WITH_CLI = {"_addresses.ParsedUrl", "_addresses.parse_url", "_text.escape_controls"}
-"""Private names that `_cli` may import as well: a second parser of URLs, or a second list of control characters, could
-disagree with the first."""
+SHARED_WITH_CLI = {
+    "_addresses.ParsedUrl",
+    "_addresses.parse_url",
+    "_protocol.topic_problem",
+    "_text.escape_controls",
+}
+"""Private names that `_cli` may import as well: a second parser of URLs, a second check of topics, or a second list of
+control characters, could disagree with the first."""
 
 SANS_IO = {"_protocol", "_websocket"}
 """Packages without I/O and clocks, which import nothing else of this package."""
@@ -107,7 +112,8 @@ def imported(module: str, source: str, *, is_package: bool = False) -> Iterator[
         elif isinstance(node, ast.ImportFrom):
             base = [*(inside[: -node.level] if node.level else []), *(node.module.split(".") if node.module else [])]
             whole = ".".join(base)
-            if base == [PACKAGE] or base[1:] in ([room(name)] for name in SHARED_WITH_CLI):
+            shared = {room(name) for name in SHARED_WITH_CLI} if room(module) == "_cli" else set[str]()
+            if base == [PACKAGE] or whole.removeprefix(f"{PACKAGE}.") in shared:
                 yield from (f"{whole}.{alias.name}" for alias in node.names)
             else:
                 yield whole

@@ -1,14 +1,17 @@
 """The command line, built on the package's public names; tests/test_layering.py lists the exceptions.
 
 _main                                         parses arguments, runs a command, turns errors into exit codes
-_serve, _query, _load, _repl, _hash_password  the commands
+_serve, _query, _load, _save, _subscribe,
+_publish, _repl, _hash_password               the commands
 _options, _target, _secrets, _tls             options of several commands
 _authentication, _engine                      options of serve
 _parameters                                   -p NAME=VALUE
 _session, _interrupts                         a connection, Ctrl-C and time limits
 _expressions, _prompt                         expressions from standard input and from a terminal
+_lines                                        lines from standard input
 _formats, _fields                             results as text, JSON and CSV
 _files                                        CSV, Parquet and Arrow files; needs pyarrow
+_live_output                                  standard output whose reader may be slow or leave
 _console                                      standard output and error, exceptions, exit codes
 """
 

@@ -101,6 +101,17 @@ def write(parts: Iterable[str]) -> None:
         stdout.flush()
 
 
+def encoded(text: str) -> bytes:
+    """Return text as `write` would write it.
+
+    Raises:
+        CommandFailed: standard output is closed.
+    """
+    stdout = _standard_output()
+    shown = _escaped(text) if stdout.isatty() else text
+    return shown.encode(stdout.encoding, stdout.errors)
+
+
 def write_bytes(parts: Iterable[bytes]) -> None:
     """Write bytes to standard output and flush it. Raises the errors of `write`."""
     buffer = _standard_output().buffer

@@ -1,13 +1,9 @@
 """Expressions in text: where an expression ends, and expressions from standard input."""
 
-import os
 import re
 
-import anyio
+from ._lines import LineReader
 
-from ._console import UsageError
-
-_READ_SIZE = 64 * 1024  # bytes
 _TOKEN = re.compile(
     r"""
     (?P<string> "(?:\\.|[^"\\])*" | '(?:\\.|[^\\)\]}\s])' )  # a string or a character; '(' is a character, ')' is not
@@ -45,9 +41,7 @@ class ExpressionReader:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._buffer = b""
-        self._ended = False
+        self._lines = LineReader(descriptor)
 
     async def read(self) -> str | None:
         """Return the next expression, or `None` at the end.
@@ -59,30 +53,8 @@ class ExpressionReader:
             UsageError: the expression is not UTF-8.
         """
         expression = ""
-        while (line := await self._read_line()) is not None:
+        while (line := await self._lines.read()) is not None:
             expression += line
             if not is_unfinished(expression):
                 return expression
         return expression or None
-
-    async def _read_line(self) -> str | None:
-        """Return the next line, or `None` at the end. If cancelled, the received part of the line is kept."""
-        while b"\n" not in self._buffer and not self._ended:
-            await self._receive()
-        line, newline, self._buffer = self._buffer.partition(b"\n")
-        if not line and not newline:
-            return None
-        try:
-            return (line + newline).decode()
-        except UnicodeDecodeError:
-            raise UsageError("standard input is not UTF-8") from None
-
-    async def _receive(self) -> None:
-        """Read some bytes into the buffer. A checkpoint; if cancelled, nothing is read."""
-        try:
-            await anyio.wait_readable(self._descriptor)
-        except PermissionError:
-            await anyio.lowlevel.checkpoint()  # epoll refuses regular files: they are always readable
-        data = os.read(self._descriptor, _READ_SIZE)
-        self._buffer += data
-        self._ended = not data

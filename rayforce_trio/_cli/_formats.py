@@ -51,12 +51,25 @@ def as_json(value: Any) -> Iterator[str]:
 
 
 def as_csv(value: Any) -> Iterator[str]:
-    """Return a value as CSV, with a header."""
+    """Return a value as CSV. The first text is the header."""
     columns = _columns(value)
     if columns is not None:
         with suppress(RayforceConversionError):
             return csv_lines(columns)
     return _csv_by_item(value)
+
+
+def csv_of_update(value: Any) -> Iterator[str]:
+    """Return a table as CSV, and any other value as one line. The first text is the header."""
+    if isinstance(value, Table):
+        return as_csv(value)
+    return iter((_csv_text([["value"]]), _csv_text([[to_json_data(value)]])))
+
+
+def json_of_update(value: Any, **about: Any) -> str:
+    """Return a value as one line of JSON, an object that begins with the items of `about`."""
+    key = "rows" if isinstance(value, Table) else "value"
+    return f"{_json_text({**about, key: to_json_data(value)})}\n"
 
 
 FORMATS: dict[str, Callable[[Any], Iterable[str]]] = {"text": as_text, "json": as_json, "csv": as_csv}
@@ -112,12 +125,16 @@ def _json_by_item(value: Any) -> Iterator[str]:
 
 def _csv_by_item(value: Any) -> Iterator[str]:
     names, rows = _csv_rows(value)
+    yield _csv_text([names])
+    yield _csv_text(rows)
+
+
+def _csv_text(rows: Iterable[Iterable[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
     for row in rows:
         writer.writerow(map(_csv_field, row))
-    yield buffer.getvalue()
+    return buffer.getvalue()
 
 
 def _csv_rows(value: Any) -> tuple[list[str], Iterable[Iterable[Any]]]:

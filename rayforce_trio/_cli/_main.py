@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import RayforceError
-from . import _hash_password, _load, _query, _repl, _save, _serve
+from . import _hash_password, _load, _publish, _query, _repl, _save, _serve, _subscribe
 from ._console import (
     FAILED,
     INTERRUPTED,
@@ -73,6 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rayforce-trio", description="RayforceDB over WebSocket.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"rayforce-trio {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (_serve, _query, _load, _save, _repl, _hash_password):
+    for command in (_serve, _query, _load, _save, _subscribe, _publish, _repl, _hash_password):
         command.add_parser(commands)
     return parser

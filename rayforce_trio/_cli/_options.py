@@ -5,6 +5,8 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError
 from typing import Literal, NoReturn
 
+from .._protocol import topic_problem
+
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
 
@@ -16,6 +18,33 @@ def add_timeout(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=seconds, help="seconds after which the command gives up; default: no limit"
     )
+
+
+def add_topic(parser: ArgumentParser) -> None:
+    """Add the topic of a command that subscribes or publishes."""
+    parser.add_argument("topic", metavar="TOPIC", type=topic, help="the topic")
+
+
+def topic(text: str) -> str:
+    """Check a topic.
+
+    Raises:
+        ArgumentTypeError: this cannot be a topic.
+    """
+    if problem := topic_problem(text):
+        raise ArgumentTypeError(f"{text[:100]!r} {problem}")
+    return text
+
+
+def count(text: str) -> int:
+    """Parse a number above 0.
+
+    Raises:
+        ArgumentTypeError: the text is no such number.
+    """
+    if not (text.isascii() and text.isdigit() and int(text)):
+        _refuse(text, "not a whole number above 0")
+    return int(text)
 
 
 def size(text: str) -> int:

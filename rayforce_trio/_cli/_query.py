@@ -66,10 +66,23 @@ def add_query(parser: argparse.ArgumentParser) -> None:
 
 def query_of(options: argparse.Namespace) -> Query:
     """Return the query that the arguments of `add_query` specify."""
-    expression = _read_standard_input() if options.expression == "-" else _check_utf8(options.expression)
-    if is_blank(expression):
-        raise UsageError("the expression is empty")
+    expression = checked_expression(_read_standard_input() if options.expression == "-" else options.expression)
     return sql(expression) if options.sql else expression
+
+
+def checked_expression(text: str) -> str:
+    """Return the text of an expression.
+
+    Raises:
+        UsageError: it is empty, or its bytes were not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python decodes other bytes of an argument as surrogates
+        raise UsageError("the expression is not UTF-8") from None
+    if is_blank(text):
+        raise UsageError("the expression is empty")
+    return text
 
 
 def query(options: argparse.Namespace) -> int:
@@ -122,7 +135,7 @@ async def _stream(
     """
     try:
         async with connection.stream(query, values) as batches:
-            _show_output(batches.output)
+            show_output(batches.output)
             set_output_encoding("utf-8", "strict")
             await output.copy(batches)
     except NoColumns as error:
@@ -137,7 +150,7 @@ def _write(result: VerboseResult, format_: str) -> None:
         set_output_encoding(None, "backslashreplace")
         write([result.output, *FORMATS[format_](result.value)])
         return
-    _show_output(result.output)
+    show_output(result.output)
     if result.error is not None:
         return
     if format_ == "arrow":
@@ -149,7 +162,8 @@ def _write(result: VerboseResult, format_: str) -> None:
     write(FORMATS[format_](result.value))
 
 
-def _show_output(output: str) -> None:
+def show_output(output: str) -> None:
+    """Write the printed output of a query to standard error."""
     if output:
         show(output.rstrip("\n"))
 
@@ -171,14 +185,6 @@ def _check_arrow_output() -> None:
         from . import _files  # noqa: F401 - imported only to see whether pyarrow is installed
     except ModuleNotFoundError as error:
         raise CommandFailed(f"--format arrow needs {error.name}: pip install 'rayforce-trio[arrow]'") from None
-
-
-def _check_utf8(expression: str) -> str:
-    try:
-        expression.encode()
-    except UnicodeEncodeError:  # Python decodes other bytes of an argument as surrogates
-        raise UsageError("the expression is not UTF-8") from None
-    return expression
 
 
 def _read_standard_input() -> str:

@@ -179,8 +179,8 @@ class WSClient:
             ConnectError: no connection could be made to the server's address.
             ConnectionRejected: the server refused the connection.
             HandshakeError: the peer is not a Rayforce WebSocket server, or connecting took longer than 5 seconds.
-                If the server speaks the extended protocol, connecting does not wait for its answer to the greeting: if
-                that answer is wrong or late, requests raise this error instead.
+                If the server speaks the extended protocol, connecting without `reconnect` does not wait for its answer
+                to the greeting: if that answer is wrong or late, requests raise this error instead.
             RayforceWSError: there is no event loop, or one that is not supported; or the nursery cannot run the
                 connection's task.
             RayforceValueError: `nursery` is not a nursery, or `wait_for_server` is given without `reconnect`. Raised by

@@ -54,14 +54,14 @@ def _unsent(reason: RayforceWSError) -> ConnectionLost:
     return error
 
 
-class Follower(Protocol):
-    """Something that continues on each new session. Its methods are no checkpoints."""
+class Subscriber(Protocol):
+    """Something that goes on when there is a new session."""
 
-    def follow(self, session: Session) -> None:
-        """Continue on a session, whose tasks may not run yet."""
+    def resume(self, exchange: Exchange, /) -> None:
+        """Continue on this session. No checkpoint."""
 
     def wake(self) -> None:
-        """Notice that there will be no further session."""
+        """Notice that there will be no more sessions. No checkpoint."""
 
 
 class ReconnectingExchange:
@@ -79,6 +79,7 @@ class ReconnectingExchange:
         max_request_size: the longest message that it accepts, in bytes; `None` if it did not say so.
         reason: why this has ended for good; `None` while it can be used.
         states: the state and its changes.
+        subscribers: are told of each new session, and of the end.
     """
 
     def __init__(self, servers: list[Callable[[], Awaitable[Session]]]) -> None:
@@ -90,6 +91,7 @@ class ReconnectingExchange:
         self.max_request_size: int | None = None
         self.reason: RayforceWSError | None = None
         self.states = States(ClientConnectionState.CONNECTING)
+        self.subscribers: set[Subscriber] = set()
         self._servers = servers
         self._reconnection = Reconnection(len(servers))
         self._new_event = event_class()
@@ -100,7 +102,6 @@ class ReconnectingExchange:
         self._scope: anyio.CancelScope | None = None  # around the attempts to connect
         self._closed = self._new_event()  # set when the last socket is closed
         self._says_hello = False
-        self._followers: set[Follower] = set()
         self._stopped = 0  # in former sessions, and while there was none
 
     @property
@@ -132,6 +133,11 @@ class ReconnectingExchange:
         """Raise an error if this is open, and belongs to another event loop."""
         if not self.closed:
             check_loop(self.loop)
+
+    def check_open(self) -> None:
+        """Raise the reason if this has ended for good."""
+        if self.reason is not None:
+            raise copy.copy(self.reason)
 
     # Calls
 
@@ -204,8 +210,9 @@ class ReconnectingExchange:
     async def require(self, feature: str) -> Session:
         """Return a session whose server has a feature. From now on, every server is asked for its features at once.
 
-        What is to be used across messages, such as a stream or a subscription, belongs to this session and ends with
-        it. A checkpoint if there is no session, or if its server has not answered yet; cancelling it changes nothing.
+        A stream belongs to this session and ends with it.
+
+        A checkpoint if there is no session, or if its server has not answered yet; cancelling it changes nothing.
 
         Raises:
             UnsupportedByServer: the server lacks the feature, or does not answer in time.
@@ -213,21 +220,6 @@ class ReconnectingExchange:
         """
         self._says_hello = True
         return await self._until_sent(lambda session: session.require(feature))
-
-    def check_open(self) -> None:
-        """Raise the error of calls that were waiting if this has ended for good."""
-        if self.reason is not None:
-            raise copy.copy(self.reason)
-
-    def add_follower(self, follower: Follower, session: Session) -> None:
-        """Have a follower continue on the sessions behind this one. No checkpoint."""
-        self._followers.add(follower)
-        if self._session is not None and self._session is not session:
-            follower.follow(self._session)
-
-    def remove_follower(self, follower: Follower) -> None:
-        """Forget a follower. Idempotent. No checkpoint."""
-        self._followers.discard(follower)
 
     async def _until_sent(self, call: Callable[[Session], Awaitable[T]]) -> T:
         """Call a function with one session after the other until it raises no error that nothing was sent.
@@ -347,8 +339,8 @@ class ReconnectingExchange:
         self.peer, self.extended, self.max_request_size = session.peer, session.extended, session.max_request_size
         if self._says_hello:
             session.say_hello()
-        for follower in self._followers:
-            follower.follow(session)
+        for subscriber in self.subscribers:
+            subscriber.resume(session)
         self._reconnection.connected(anyio.current_time())
         self.states.change(self._reconnection.state)
         self._available.set()
@@ -395,8 +387,8 @@ class ReconnectingExchange:
         if self._scope is not None:
             self._scope.cancel()
         self._available.set()
-        for follower in self._followers:
-            follower.wake()
+        for subscriber in self.subscribers:
+            subscriber.wake()
         self.states.change(_CLOSED)
 
     def abort(self) -> None:

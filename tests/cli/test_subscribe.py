@@ -1,0 +1,295 @@
+"""`subscribe` and `publish`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from typing import IO, Any
+
+import anyio
+import pytest
+from rayforce import F64, Symbol, Table, Vector
+from support.commands import BOUND, COMMAND, command, environment, started, wrong_usage
+from support.connected import connected_to
+from support.processes import server_process
+
+from rayforce_trio._cli._console import CommandFailed, OutputClosed
+from rayforce_trio._cli._live_output import LiveOutput
+from rayforce_trio._cli._subscribe import _Writer
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of a server in a process of its own, whose engine publishes."""
+    with server_process("child") as port:
+        yield port
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    return str(request.node.originalname)
+
+
+def publish(port: int, topic: str, expression: str) -> None:
+    """Publish a value to a topic that has subscribers."""
+
+    async def evaluate_and_publish() -> None:
+        with anyio.fail_after(BOUND):
+            async with connected_to(port) as connection:
+                assert await connection.publish(topic, await connection.execute(expression)) > 0
+
+    anyio.run(evaluate_and_publish)
+
+
+@contextmanager
+def subscribed(port: int, topic: str, *options: str) -> "Iterator[subprocess.Popen[str]]":
+    """Run `subscribe`, and wait until it is active: until it has written its snapshot."""
+    with started("subscribe", f":{port}", topic, "--snapshot", "'active", *options) as process:
+        try:
+            assert process.stdout is not None
+            while "active" not in process.stdout.readline():
+                assert process.poll() is None
+            yield process
+        finally:
+            process.kill()
+
+
+def rows(**columns: list[Any]) -> Table:
+    return Table({name: Vector(items, ray_type=_TYPES[type(items[0])]) for name, items in columns.items()})
+
+
+_TYPES: dict[type, Any] = {str: Symbol, float: F64}
+
+
+def texts(format_: str, *values: Any) -> list[str]:
+    """Return what is written for each update."""
+    writer = _Writer(partial(anyio.sleep, 0), format_)
+    return [writer._text(value, topic="t", sequence=number) for number, value in enumerate(values, 1)]
+
+
+def test_json_is_one_line_for_each_update() -> None:
+    first, second = texts("json", rows(sym=["a", "b"], price=[1.5, 2.5]), [1, 2])
+    assert first.count("\n") == second.count("\n") == 1
+    assert json.loads(first) == {
+        "topic": "t",
+        "sequence": 1,
+        "rows": [{"sym": "a", "price": 1.5}, {"sym": "b", "price": 2.5}],
+    }
+
+
+def test_csv_has_one_header() -> None:
+    assert texts("csv", rows(sym=["a", "b"], price=[1.5, 2.5]), rows(sym=["c,d"], price=[float("nan")])) == [
+        "sym,price\na,1.5\nb,2.5\n",
+        '"c,d",\n',
+    ]
+
+
+def test_csv_has_one_line_for_each_value_that_is_not_a_table() -> None:
+    values = texts("csv", 5, None, Vector(["a", "b"], ray_type=Symbol))
+    assert values == ["value\n5\n", '""\n', '"[""a"", ""b""]"\n']
+
+
+def test_csv_ends_if_the_columns_change() -> None:
+    with pytest.raises(CommandFailed, match="the columns have changed from sym to value; --format json can write both"):
+        texts("csv", rows(sym=["a"]), 5)
+
+
+def test_updates_are_written_as_they_arrive(port: int, topic: str) -> None:
+    with subscribed(port, topic, "--format", "json", "--count", "2") as process:
+        assert process.stdout is not None
+        publish(port, topic, "(+ 1 2)")
+        assert json.loads(process.stdout.readline()) == {"topic": topic, "sequence": 1, "lost": 0, "value": 3}
+        publish(port, topic, "(table [a] (list [5 6]))")
+        out, err = process.communicate(timeout=BOUND)
+    assert json.loads(out) == {"topic": topic, "sequence": 2, "lost": 0, "rows": [{"a": 5}, {"a": 6}]}
+    assert (process.returncode, err) == (0, "")
+
+
+def test_the_snapshot_is_written_first(port: int, topic: str) -> None:
+    snapshot = "(table [a] (list [1 2]))"
+    with started("subscribe", f":{port}", topic, "--snapshot", snapshot, "--format", "csv", "--count", "1") as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["a\n", "1\n", "2\n"]
+        publish(port, topic, "(table [a] (list [3]))")
+        assert process.communicate(timeout=BOUND) == ("3\n", "")
+
+
+def test_ctrl_c_is_the_normal_end(port: int, topic: str) -> None:
+    with subscribed(port, topic) as process:
+        assert process.stdout is not None
+        publish(port, topic, "(+ 1 2)")
+        assert process.stdout.readline() == "3\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=BOUND) == ("", "")
+        assert process.returncode == 0
+
+
+def test_a_reader_that_leaves_ends_the_command_before_the_next_update(port: int, topic: str) -> None:
+    with subscribed(port, topic) as process:
+        assert process.stdout is not None
+        publish(port, topic, "(+ 1 2)")
+        assert process.stdout.readline() == "3\n"
+        process.stdout.close()
+        assert process.wait(BOUND) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "says"),
+    [("error", 1, "error: topic "), ("drop-oldest", 0, ""), ("latest", 0, "")],
+)
+def test_overflow_decides_what_happens_if_the_reader_is_slow(
+    port: int, topic: str, policy: str, code: int, says: str
+) -> None:
+    with subscribed(port, topic, "--format", "json", "--overflow", policy) as process:
+        for _ in range(12):
+            publish(port, topic, "(til 200000)")
+        # The updates are at the command, whose pipe is full, once the server has answered on their connection.
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert (first["sequence"], first["lost"]) == (1, 0)
+        if code:
+            _, err = process.communicate(timeout=BOUND)
+            assert err.startswith(says)
+            assert process.returncode == code
+            return
+        numbers, lost = [1], 0
+        while numbers[-1] < 12:
+            update = json.loads(process.stdout.readline())
+            assert update["sequence"] == numbers[-1] + 1 + update["lost"]
+            numbers.append(update["sequence"])
+            lost += update["lost"]
+        assert lost > 0
+
+
+def test_an_error_of_the_snapshot_is_one_line_and_exit_code_1(port: int, topic: str) -> None:
+    done = command("subscribe", f":{port}", topic, "--snapshot", "(+ 1 'one)")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: type: ")
+
+
+def test_a_server_without_subscriptions_is_one_line_and_exit_code_1(their_port: int) -> None:
+    for arguments in ("subscribe", f":{their_port}", "t"), ("publish", f":{their_port}", "t", "1"):
+        done = command(*arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["subscribe", ":8765", ""], "argument TOPIC: '' must not be empty"),
+        (["publish", ":8765", "t" * 2000, "1"], "argument TOPIC: 'ttt"),
+        (["publish", ":8765", "t", " "], "the expression is empty"),
+        (["publish", ":8765", "t", "--token-file", "/dev/stdin"], "standard input is the input of this command; "),
+        (["subscribe", ":8765", "t", "--snapshot", ""], "the expression is empty"),
+        (["subscribe", ":8765", "t", "--count", "0"], "argument --count: '0' is not a whole number above 0"),
+        (["subscribe", ":8765", "t", "--format", "arrow"], "argument --format: invalid choice: 'arrow'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    assert wrong_usage(*arguments).startswith(says)
+
+
+def test_publish_writes_the_number_of_the_update(port: int, topic: str) -> None:
+    assert command("publish", f":{port}", topic, "(+ 1 2)").stdout == "0\n"
+    with subscribed(port, topic, "--count", "2") as process:
+        publish(port, topic, "0")
+        done = command("publish", f":{port}", topic, '(do (println "adding") (+ 1 2))')
+        assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "adding\n")
+        assert process.communicate(timeout=BOUND) == ("0\n3\n", "")
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [("null", "error: null cannot be published\n"), ("(+ 1 'one)", "error: type: ")],
+)
+def test_what_cannot_be_published_is_exit_code_1(port: int, topic: str, expression: str, says: str) -> None:
+    done = command("publish", f":{port}", topic, expression)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(says)
+
+
+def test_lines_of_standard_input_are_published_as_strings(port: int, topic: str) -> None:
+    done = command("publish", f":{port}", topic, given="nobody\n")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"1 line published to {topic}, 1 of them without subscribers\n"
+    with subscribed(port, topic, "--format", "csv", "--count", "4") as process:
+        publish(port, topic, "0")
+        done = subprocess.run(
+            [*COMMAND, "publish", f":{port}", topic],
+            env=environment(),
+            input="(+ 1 2)\n\r\ncaf\u00e9",
+            capture_output=True,
+            encoding="utf-8",
+            timeout=BOUND,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", f"3 lines published to {topic}\n")
+        assert process.communicate(timeout=BOUND) == ('0\n(+ 1 2)\n""\ncaf\u00e9\n', "")
+
+
+def test_ctrl_c_tells_how_many_lines_were_published(port: int, topic: str) -> None:
+    with (
+        subscribed(port, topic, "--count", "2") as reader,
+        subprocess.Popen(
+            [*COMMAND, "publish", f":{port}", topic],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        ) as process,
+    ):
+        publish(port, topic, "0")
+        assert process.stdin is not None
+        process.stdin.write("a\n")
+        process.stdin.flush()
+        assert reader.communicate(timeout=BOUND) == ('0\n"a"\n', "")
+        process.send_signal(signal.SIGINT)
+        process.wait(BOUND)  # with its input still open
+        assert process.stderr is not None
+        err = process.stderr.read()
+    assert (process.returncode, err) == (130, f"interrupted: 1 line published to {topic}\n")
+
+
+@contextmanager
+def pipe_as_output() -> Iterator[tuple[IO[bytes], LiveOutput]]:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as reader, os.fdopen(writing, "w", encoding="utf-8") as writer:
+        with redirect_stdout(writer):
+            yield reader, LiveOutput()
+        sys.stdout.flush()
+
+
+@pytest.mark.trio
+async def test_a_slow_reader_does_not_block_the_event_loop() -> None:
+    with pipe_as_output() as (reader, output):
+        received = b""
+        with anyio.fail_after(BOUND):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(output.write, "x" * 300_000)
+                while len(received) < 300_000:
+                    await anyio.wait_readable(reader)
+                    received += reader.read(1000)
+
+
+@pytest.mark.trio
+async def test_a_write_to_a_full_pipe_can_be_cancelled() -> None:
+    with pipe_as_output() as (_, output), anyio.move_on_after(0.1) as scope:
+        await output.write("x" * 300_000)
+    assert scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_a_write_without_a_reader_is_told() -> None:
+    with pipe_as_output() as (reader, output):
+        reader.close()
+        with anyio.fail_after(BOUND):
+            await output.wait_closed()
+            with pytest.raises(OutputClosed):
+                await output.write("x")
