@@ -2,13 +2,15 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+import trio
 from rayforce import I64
 from support.leaks import no_leaks
-from support.sweep import cancellation_of, swept
+from support.sweep import cancellation_of, cancelled_at, swept
 
 from rayforce_trio import ClientConnectionState as State
 from rayforce_trio import WSClient, WSClientConnection, errors
@@ -230,6 +232,31 @@ async def test_a_call_that_the_server_has_not_started_is_sent_again() -> None:
         assert await server.receive() == first
         await server.send(string_frame("second"))
         assert await outcome.get() == "second"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_call_that_could_not_be_sent_completely_is_sent_again(
+    alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+
+        def break_down(transport: MemoryTransport, message: object) -> bool:
+            monkeypatch.undo()
+            raise errors.ConnectionLost("broken pipe")
+
+        if alone:
+            for _ in range(3):  # then the calls receive their own replies
+                outcome = Outcome(calls, connection.execute("0"))
+                await answer(server)
+                await outcome.get()
+        monkeypatch.setattr(MemoryTransport, "send_now", break_down)
+        outcome = Outcome(calls, connection.execute("1"))
+        next_server = await servers.accept()
+        await answer(next_server, "second")
+        assert await outcome.get() == "second"
+        server.abort()
 
 
 @pytest.mark.anyio
@@ -487,3 +514,31 @@ async def test_cancelling_a_call_at_every_step_while_the_connection_comes_back(d
         return raised is not None
 
     assert await swept(run) >= 2
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("then_again_after", [None, 0, 1, 2])
+async def test_cancelling_the_block_at_every_step_of_any_task(
+    then_again_after: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection is made, lost, made again, and closed. Whatever is cancelled once or twice, nothing is left."""
+
+    monkeypatch.setattr("rayforce_trio._client._reconnection.FIRST_DELAY", 0.001)
+
+    async def run(step: int) -> bool:
+        servers = Servers()
+        steps = (step,) if then_again_after is None else (step, step + then_again_after)
+        made: list[WSClientConnection] = []
+        async with no_leaks():
+            with trio.fail_after(20), cancelled_at(*steps, of_all_tasks=True) as scopes:
+                async with servers.connect() as connection, trio.open_nursery() as nursery:
+                    made.append(connection)
+                    servers.refuse_with(errors.ConnectError("down"))
+                    (await servers.accept()).abort()
+                    nursery.start_soon(partial(connection.execute, "1", idempotent=True))
+                    await answer(await servers.accept())
+            servers.abort()
+        assert all(connection.state is State.CLOSED for connection in made)
+        return any(scope.cancelled_caught for scope in scopes)
+
+    assert await swept(run) >= 20
