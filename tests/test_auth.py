@@ -279,7 +279,20 @@ def test_a_token_that_nobody_can_send_is_an_error_that_does_not_show_it(secret: 
             token(*secrets)
 
 
-@pytest.mark.parametrize("arguments", [("",), (None,), (7,), ("ann", 7), ("ann", b"x")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("",),
+        (None,),
+        (7,),
+        ("ann", 7),
+        ("ann", b"x"),
+        ("ann", None, "t"),
+        ("ann", None, 5),
+        ("ann", None, [""]),
+        ("ann", None, [5]),
+    ],
+)
 def test_a_principal_that_is_none_is_an_error(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(RayforceValueError, match="of a Principal"):
         Principal(*arguments)
@@ -387,6 +400,10 @@ def test_what_finds_out_who_is_asking_shows_no_secret(kind: str) -> None:
 
 
 def test_principals_can_be_compared_and_kept() -> None:
+    one = Principal("ann", engine="read-only", topics=["prices.*"])
+    assert one.topics == ("prices.*",)
+    assert one == Principal("ann", engine="read-only", topics=("prices.*",))
+    assert pickle.loads(pickle.dumps(one)) == one
     one = Principal("ann", engine="read-only")
     assert pickle.loads(pickle.dumps(one)) == one
     assert len({one, Principal("ann", engine="read-only"), Principal("ann")}) == 2

@@ -32,6 +32,7 @@ def test_the_public_names() -> None:
     types = {
         "ArrowStream",
         "Batches",
+        "ClientConnectionState",
         "ClientOptions",
         "Nursery",
         "Parameters",
@@ -39,6 +40,7 @@ def test_the_public_names() -> None:
         "Position",
         "Progress",
         "Query",
+        "StateChanges",
         "Subscription",
         "TabularData",
         "Update",

@@ -11,6 +11,7 @@ import trio.testing
 from support.native import native_server
 from support.native_client import NativeClient, native_client
 from support.raw import BINARY, TEXT, RawPeer, open_raw
+from support.sweep import cancelled_at, swept
 
 from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess, WSServer, auth, errors
 from rayforce_trio._codec import encode
@@ -515,3 +516,51 @@ async def test_many_subscribers_of_two_topics() -> None:
         topics = server.statistics().topics
         assert topics == {"t": Topic(50, 1000, 0), "u": Topic(50, 1000, 0)}
     assert {one.subscribers for one in server.statistics().topics.values()} == {0}
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_publishing_can_be_cancelled_at_every_step(native: bool) -> None:
+    async with serving(NativeProcess() if native else InProcessEngine()) as server, connected(server) as client:
+        await client.subscribe(1, "t")
+        await client.subscribed(1)
+
+        async def run(step: int) -> bool:
+            before = server.statistics().topics["t"].updates
+            with cancelled_at(step, of_all_tasks=False) as [scope]:
+                await server.publish("t", 0)
+            marker = await server.publish("t", step)  # works, and comes behind what was published all the same
+            updates = [await client.update()]
+            while updates[-1].sequence < marker:
+                updates.append(await client.update())
+            assert len(updates) <= 2
+            assert updates[-1] == Update(1, marker, 0, i64(step))
+            assert [update.lost for update in updates] == [0] * len(updates)
+            assert server.statistics().topics["t"].updates == before + len(updates)
+            return scope.cancelled_caught
+
+        assert await swept(run) >= 1
+
+
+async def test_requests_of_the_server_end_with_their_engine() -> None:
+    with native_server() as native:
+        async with serving(NativeEngine("127.0.0.1", native.port)) as server:
+            assert await server.publish("t", 1) == 0
+            native.kill()
+            with pytest.raises(EngineError):
+                await server.publish("t", 2)
+            with pytest.raises(EngineError, match="cannot be reached"):
+                await server.publish("t", 3)
+
+
+async def test_a_server_that_is_cancelled_leaves_no_subscription() -> None:
+    with native_server() as native:
+        server = WSServer(port=0, host="127.0.0.1", engine=NativeEngine("127.0.0.1", native.port))
+        for _ in range(2):  # it can serve again
+            with trio.fail_after(30):
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(server.serve)
+                    async with connected(server) as client:
+                        await client.subscribe(1, "t")
+                        assert (await client.subscribed(1)).sequence == 0
+                        assert await server.publish("t", 1) == 1
+                        nursery.cancel_scope.cancel()

@@ -63,6 +63,11 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("max_in_flight", [0, -1, "5", True, 1.5]),
         ("max_buffered_bytes", [0, -1, "5", True, 1.5]),
         ("max_spooled_bytes", [0, -1, "5", True, 1.5]),
+        ("resume_window", [-1, "5", True, None, float("nan")]),
+        ("max_topic_history", [-1, "5", True, None, 1.5]),
+        ("max_subscription_buffer", [0, -1, "5", True, None, 1.5]),
+        ("max_subscriptions", [0, -1, "5", True, 1.5]),
+        ("max_topics", [0, -1, "5", True, 1.5]),
         ("max_reply_size", [0, -1, "5", True, 1.5, 1024 * 1024 - 1]),
     ],
 )

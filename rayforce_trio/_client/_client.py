@@ -179,8 +179,8 @@ class WSClient:
             ConnectError: no connection could be made to the server's address.
             ConnectionRejected: the server refused the connection.
             HandshakeError: the peer is not a Rayforce WebSocket server, or connecting took longer than 5 seconds.
-                If the server speaks the extended protocol, connecting does not wait for its answer to the greeting: if
-                that answer is wrong or late, requests raise this error instead.
+                If the server speaks the extended protocol, connecting without `reconnect` does not wait for its answer
+                to the greeting: if that answer is wrong or late, requests raise this error instead.
             RayforceWSError: there is no event loop, or one that is not supported; or the nursery cannot run the
                 connection's task.
             RayforceValueError: `nursery` is not a nursery, or `wait_for_server` is given without `reconnect`. Raised by
@@ -218,7 +218,11 @@ class WSClient:
         return WSClientConnection(exchange)
 
     async def _open_exchange(self, server: _Server, make: _Make[E]) -> E:
-        """Connect to one server. A checkpoint; if cancelled, no connection is left open."""
+        """Connect to one server. A checkpoint; if cancelled, no connection is left open.
+
+        A `Session` has the answer to the greeting. Otherwise, a server that cannot open the connection in time, because
+        many come at once, would seem to have lost it, and calls with it.
+        """
         with anyio.move_on_after(OPEN_TIMEOUT):
             transport = await connect(
                 server.endpoint,
@@ -231,7 +235,7 @@ class WSClient:
                 if not transport.send_now(HELLO):
                     await transport.send(HELLO)
                 receive_answer = partial(_receive_answer, transport, str(server.endpoint))
-                if transport.subprotocol is not None:
+                if transport.subprotocol is not None and make is not Session:
                     # The peer is a Rayforce server, so the first request need not wait for the answer.
                     return make(transport, receive_answer)
                 await receive_answer()

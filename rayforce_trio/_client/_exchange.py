@@ -30,7 +30,7 @@ from .._tasks import (
     running_loop,
 )
 from .._transports import Transport, aclose_shielded, closed_by_us, end
-from ..errors import ConnectionClosed, ProtocolError, RayforceWSError, UnsupportedByServer
+from ..errors import ConnectionClosed, MessageTooLarge, ProtocolError, RayforceWSError, UnsupportedByServer
 from ._reading import STANDBY, Reading, Receiver
 from ._states import ClientConnectionState, States
 
@@ -154,12 +154,14 @@ class Exchange:
                 if not transport.send_now(frame):
                     self._unsent = Outgoing(frame, request)
                     self._outgoing.set()
-                del frame
+                frame = b""
                 while request.reply is None and self.reason is None:
                     protocol.receive(await transport.receive())
                 if transport.has_bytes():
                     received_all = self._receive_rest()
             except Exception as error:  # noqa: BLE001 - the reader task raises it, and ends the connection
+                if not isinstance(error, MessageTooLarge):
+                    request.frame = frame  # empty unless it was not sent completely, and cannot be carried out
                 if self.reason is None or not isinstance(error, ConnectionClosed):  # else `close_with` interrupted it
                     self._report(error)
             finally:
@@ -362,6 +364,8 @@ class Exchange:
                     break
                 self._sent(outgoing)
         except RayforceWSError as error:
+            if outgoing is not None and not isinstance(error, MessageTooLarge):
+                outgoing.restore()  # not sent completely, so it cannot be carried out
             self._report(error)  # the writer task raises it: it may concern another call's message
             self._outgoing.set()
 

@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Awaitable, Callable
 from random import random
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 
@@ -32,6 +32,24 @@ logger = logging.getLogger("rayforce_trio.client")
 class Session(Exchange):
     """One connection of a `ReconnectingExchange`. If the server ends it, calls raise `ConnectionLost`."""
 
+    async def confirm(self) -> None:
+        """Wait for the server's answer to the greeting, before the connection's tasks run. A checkpoint.
+
+        Until then, a server that is opening very many connections may drop this one, and calls with it. If cancelled,
+        or after an error, the connection is closed.
+
+        Raises:
+            RayforceWSError: the answer is wrong or late, or the connection ended.
+        """
+        if self._receive_answer is None:
+            return
+        try:
+            await self._receive_answer()
+        except BaseException:
+            self.abort()
+            raise
+        self._receive_answer = None
+
     def _failure(self, request: ClientRequest | None = None) -> RayforceWSError:
         error = super()._failure()
         if self.closed_here:
@@ -54,6 +72,16 @@ def _unsent(reason: RayforceWSError) -> ConnectionLost:
     return error
 
 
+class Subscriber(Protocol):
+    """Something that goes on when there is a new session."""
+
+    def resume(self, exchange: Exchange, /) -> None:
+        """Continue on this session. No checkpoint."""
+
+    def wake(self) -> None:
+        """Notice that there will be no more sessions. No checkpoint."""
+
+
 class ReconnectingExchange:
     """Sends frames and returns their replies, like `Exchange`. While there is no connection, calls wait for one.
 
@@ -69,6 +97,7 @@ class ReconnectingExchange:
         max_request_size: the longest message that it accepts, in bytes; `None` if it did not say so.
         reason: why this has ended for good; `None` while it can be used.
         states: the state and its changes.
+        subscribers: are told of each new session, and of the end.
     """
 
     def __init__(self, servers: list[Callable[[], Awaitable[Session]]]) -> None:
@@ -80,6 +109,7 @@ class ReconnectingExchange:
         self.max_request_size: int | None = None
         self.reason: RayforceWSError | None = None
         self.states = States(ClientConnectionState.CONNECTING)
+        self.subscribers: set[Subscriber] = set()
         self._servers = servers
         self._reconnection = Reconnection(len(servers))
         self._new_event = event_class()
@@ -121,6 +151,11 @@ class ReconnectingExchange:
         """Raise an error if this is open, and belongs to another event loop."""
         if not self.closed:
             check_loop(self.loop)
+
+    def check_open(self) -> None:
+        """Raise the reason if this has ended for good."""
+        if self.reason is not None:
+            raise copy.copy(self.reason)
 
     # Calls
 
@@ -193,8 +228,9 @@ class ReconnectingExchange:
     async def require(self, feature: str) -> Session:
         """Return a session whose server has a feature. From now on, every server is asked for its features at once.
 
-        What is to be used across messages, such as a stream or a subscription, belongs to this session and ends with
-        it. A checkpoint if there is no session, or if its server has not answered yet; cancelling it changes nothing.
+        A stream belongs to this session and ends with it.
+
+        A checkpoint if there is no session, or if its server has not answered yet; cancelling it changes nothing.
 
         Raises:
             UnsupportedByServer: the server lacks the feature, or does not answer in time.
@@ -298,6 +334,7 @@ class ReconnectingExchange:
             else:
                 try:
                     session = await self._servers[reconnection.server]()
+                    await session.confirm()
                 except RayforceWSError as error:
                     if self.reason is not None:
                         return
@@ -321,6 +358,8 @@ class ReconnectingExchange:
         self.peer, self.extended, self.max_request_size = session.peer, session.extended, session.max_request_size
         if self._says_hello:
             session.say_hello()
+        for subscriber in self.subscribers:
+            subscriber.resume(session)
         self._reconnection.connected(anyio.current_time())
         self.states.change(self._reconnection.state)
         self._available.set()
@@ -367,6 +406,8 @@ class ReconnectingExchange:
         if self._scope is not None:
             self._scope.cancel()
         self._available.set()
+        for subscriber in self.subscribers:
+            subscriber.wake()
         self.states.change(_CLOSED)
 
     def abort(self) -> None:

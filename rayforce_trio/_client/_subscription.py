@@ -1,6 +1,7 @@
 """Subscriptions: the public classes `Subscription` and `Update`."""
 
 import struct
+from contextlib import suppress
 from types import TracebackType
 
 from .._codec import Parameters, Query, Value, decode_payload, encode, engine_error, reply_payload
@@ -23,10 +24,10 @@ from .._tasks import TimeSlice, checkpoint_if_cancelled_function, enable_ki_prot
 from .._values._columns import Columns
 from .._values._payloads import NULL, i64
 from .._values._types import Type
-from ..errors import ProtocolError, RayforceValueError, RayforceWSError, SlowSubscriber, SubscriptionGap
+from ..errors import ConnectionLost, ProtocolError, RayforceValueError, RayforceWSError, SlowSubscriber, SubscriptionGap
 from ._exchange import Exchange
 from ._fetching import read_columns, read_columns_at_once
-from ._reconnecting import AnyExchange
+from ._reconnecting import AnyExchange, ReconnectingExchange
 from ._server_call import server_call
 
 DEFAULT_MAX_BUFFER = 8 * 1024**2
@@ -85,13 +86,15 @@ class Subscription:
     """The updates of a topic, made by `WSClientConnection.subscribe`. It is an async context manager.
 
     Iterate over it with `async for`, in one task at a time. The connection's own task receives the updates, and keeps
-    them until they are taken. The connection can be used for anything else meanwhile.
+    them until they are taken. The connection can be used for anything else meanwhile. If a connection comes back
+    (`reconnect=True`), the subscription continues where it was, or raises `SubscriptionGap`.
     """
 
     def __init__(
         self, exchange: AnyExchange, topic: str, state: ClientSubscription, snapshot: tuple[Query, bytes] | None
     ) -> None:
         self._connection = exchange
+        self._comes_back = isinstance(exchange, ReconnectingExchange)
         self._exchange: Exchange  # the one on which the subscription is active
         self._topic = topic
         self._state = state
@@ -165,12 +168,13 @@ class Subscription:
             raise RayforceWSError("a subscription can be used once; call subscribe() again")
         self._connection.check_usable()
         state = self._state
-        self._exchange = exchange = await self._connection.require(SUBSCRIPTIONS)
+        exchange = await self._connection.require(SUBSCRIPTIONS)
         self._was_entered = True
-        state.on_change = self._wake
-        self._number = exchange.subscribe(self._topic, state)
+        state.on_change = self.wake
+        self._attach(exchange)
         try:
             while state.state is SubscriptionState.SUBSCRIBING:
+                exchange.check_open()
                 await self._wait()
             if state.end is not None:
                 raise self._error(state.end)
@@ -179,6 +183,8 @@ class Subscription:
         except BaseException:
             self._leave()
             raise
+        if isinstance(self._connection, ReconnectingExchange):
+            self._connection.subscribers.add(self)
         return self
 
     @enable_ki_protection
@@ -240,13 +246,28 @@ class Subscription:
         """Wait for a change. A checkpoint; if cancelled, nothing has changed.
 
         Raises:
-            RayforceWSError: the connection has ended.
+            RayforceWSError: the connection has ended, or the server that it has come back to has no subscriptions.
         """
-        self._exchange.check_open()
-        self._changed = self._new_event()()
-        await self._changed.wait()
+        self._connection.check_open()
+        changed = self._changed = self._new_event()()
+        if self._comes_back and self._state.state is SubscriptionState.SUBSCRIBING:
+            with suppress(ConnectionLost):  # this is a change
+                await self._exchange.require(SUBSCRIPTIONS)
+        await changed.wait()
 
-    def _wake(self) -> None:
+    def _attach(self, exchange: Exchange) -> None:
+        """Subscribe on a connection. Raises `RayforceWSError` if it has ended. No checkpoint."""
+        self._number = exchange.subscribe(self._topic, self._state)
+        self._exchange = exchange
+
+    def resume(self, exchange: Exchange) -> None:
+        """Continue on another connection, in place of the one that was lost. No checkpoint."""
+        if self._state.resume():
+            self._attach(exchange)
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the task that waits look for a change. No checkpoint."""
         self._changed.set()
 
     def _leave(self) -> None:
@@ -255,6 +276,8 @@ class Subscription:
         if number is not None:
             self._exchange.unsubscribe(number)
             self._state.close()
+        if isinstance(self._connection, ReconnectingExchange):
+            self._connection.subscribers.discard(self)
 
     def _snapshot_payload(self) -> memoryview:
         if self._snapshot is None:

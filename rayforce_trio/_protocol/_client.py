@@ -70,7 +70,7 @@ class ClientRequest:
     """A request or a post. Only the protocol changes it.
 
     Attributes:
-        frame: the message to send; empty once it was sent.
+        frame: the message to send; empty once it was sent. The caller that fails to send it completely restores it.
         number: the number of a request that was sent. A post has none in the extended protocol.
         size: the size of a frame that was sent, in bytes.
         reply: the reply; `None` until it arrives, and if it is discarded.
@@ -90,6 +90,11 @@ class Outgoing:
 
     message: bytes | str
     request: ClientRequest | None
+
+    def restore(self) -> None:
+        """Report that the message was not sent completely, and never will be: the connection has ended."""
+        if self.request is not None and isinstance(self.message, bytes):
+            self.request.frame = self.message
 
 
 class ClientProtocol:

@@ -49,7 +49,7 @@ class EngineRequests:
         self._wake.set()
         if not self._serving:
             self._serving = True
-            self._nursery.start_soon(self._serve)
+            self._nursery.start_soon(self._serve_engine)
         try:
             await request.done.wait()
         finally:
@@ -61,7 +61,7 @@ class EngineRequests:
         return request.reply
 
     @enable_ki_protection
-    async def _serve(self) -> None:
+    async def _serve_engine(self) -> None:
         """Open a session, and send what waits, until the engine is lost. A checkpoint.
 
         If cancelled, the session is closed, and nobody learns what became of the requests.

@@ -3,6 +3,7 @@
 ENGINE is one of these:
 
 - `in-process`: `InProcessEngine`
+- `in-process PORT`: at this port, and with the default limit of connections that are being opened
 - `native`: `NativeEngine`, connected to a native server that this process starts
 - `child`: `NativeProcess`
 - `read-only`: `NativeProcess(read_only=True)`
@@ -29,15 +30,13 @@ from support.native import native_server
 
 
 async def ours(engine: Engine, **options: Any) -> None:
-    server = WSServer(
-        port=0,
-        host="127.0.0.1",
-        engine=engine,
-        max_connections=None,
-        max_connections_per_address=None,
-        max_unauthenticated=None,
-        **options,
-    )
+    defaults: dict[str, Any] = {
+        "port": 0,
+        "max_connections": None,
+        "max_connections_per_address": None,
+        "max_unauthenticated": None,
+    }
+    server = WSServer(host="127.0.0.1", engine=engine, **{**defaults, **options})
     async with server:
         print(server.port, flush=True)
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
@@ -63,6 +62,8 @@ async def theirs() -> None:
 
 if __name__ == "__main__":
     match sys.argv[1]:
+        case "in-process" if len(sys.argv) > 2:
+            trio.run(partial(ours, InProcessEngine(), port=int(sys.argv[2]), max_unauthenticated=32))
         case "in-process":
             trio.run(ours, InProcessEngine())
         case "child":
