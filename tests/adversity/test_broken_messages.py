@@ -148,7 +148,7 @@ async def test_a_compressed_request_is_answered_with_an_error() -> None:
 async def test_cancels_of_numbers_nobody_has_are_ignored() -> None:
     async with probed_server() as server:
         peer = await server.open()
-        await peer.send(frame(b'{"cancel": 7, "hello": {"later": true}}', TEXT) * 1000 + frame(QUERY))
+        await peer.send(frame(b'{"cancel": 7, "later": {"hello": true}}', TEXT) * 1000 + frame(QUERY))
         assert decode(Result((await peer.receive_frame())[1])) == 3
 
 
