@@ -8,18 +8,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
+from types import SimpleNamespace
 from typing import IO, Any
 
 import anyio
 import pytest
-from rayforce import F64, Symbol, Table, Vector
+from rayforce import F64, I64, Symbol, Table, Vector
 from support.commands import BOUND, COMMAND, command, environment, started, wrong_usage
 from support.connected import connected_to
 from support.processes import server_process
 
+from rayforce_trio import Position
 from rayforce_trio._cli._console import CommandFailed, OutputClosed
 from rayforce_trio._cli._live_output import LiveOutput
 from rayforce_trio._cli._subscribe import _Writer
+from rayforce_trio.errors import SlowSubscriber
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,64 @@ def test_csv_ends_if_the_columns_change() -> None:
         texts("csv", rows(sym=["a"]), 5)
 
 
+class Updates:
+    """Stands for a subscription: some updates that are there already, and then an error."""
+
+    topic = "t"
+    snapshot = Symbol("snapshot")
+    position = Position("epoch", 7)
+
+    def __init__(self, *updates: tuple[int, int], error: Exception | None = None) -> None:
+        self._updates = [
+            SimpleNamespace(topic="t", sequence=sequence, lost=lost, value=I64(sequence)) for sequence, lost in updates
+        ]
+        self._error = error
+
+    def __aiter__(self) -> "Updates":
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._updates:
+            return self._updates.pop(0)
+        raise self._error or StopAsyncIteration
+
+
+async def written(updates: Any, format_: str, *, has_snapshot: bool = False, limit: int | None = None) -> list[str]:
+    texts: list[str] = []
+
+    async def write(text: str) -> None:
+        texts.append(text)
+
+    await _Writer(write, format_).write_all(updates, has_snapshot=has_snapshot, limit=limit)
+    return texts
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("format_", ["text", "csv"])
+async def test_lost_updates_are_a_warning(format_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "".join(await written(Updates((1, 0), (4, 2), (6, 1)), format_)).endswith("1\n4\n6\n")
+    assert capsys.readouterr().err == "warning: 2 updates lost before 4\nwarning: 1 update lost before 6\n"
+
+
+@pytest.mark.trio
+async def test_lost_updates_are_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = await written(Updates((8, 0), (10, 1)), "json", has_snapshot=True)
+    assert list(map(json.loads, lines)) == [
+        {"topic": "t", "sequence": 7, "snapshot": True, "value": "snapshot"},
+        {"topic": "t", "sequence": 8, "lost": 0, "value": 8},
+        {"topic": "t", "sequence": 10, "lost": 1, "value": 10},
+    ]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.trio
+async def test_the_limit_counts_updates_and_not_the_snapshot() -> None:
+    updates = Updates((8, 0), (9, 0), error=SlowSubscriber("not reached"))
+    assert await written(updates, "text", has_snapshot=True, limit=2) == ["snapshot\n", "8\n", "9\n"]
+    with pytest.raises(SlowSubscriber):
+        await written(updates, "text")
+
+
 def test_updates_are_written_as_they_arrive(port: int, topic: str) -> None:
     with subscribed(port, topic, "--format", "json", "--count", "2") as process:
         assert process.stdout is not None
@@ -137,34 +198,6 @@ def test_a_reader_that_leaves_ends_the_command_before_the_next_update(port: int,
         assert process.wait(BOUND) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
-
-
-@pytest.mark.parametrize(
-    ("policy", "code", "says"),
-    [("error", 1, "error: topic "), ("drop-oldest", 0, ""), ("latest", 0, "")],
-)
-def test_overflow_decides_what_happens_if_the_reader_is_slow(
-    port: int, topic: str, policy: str, code: int, says: str
-) -> None:
-    with subscribed(port, topic, "--format", "json", "--overflow", policy) as process:
-        for _ in range(12):
-            publish(port, topic, "(til 200000)")
-        # The updates are at the command, whose pipe is full, once the server has answered on their connection.
-        assert process.stdout is not None
-        first = json.loads(process.stdout.readline())
-        assert (first["sequence"], first["lost"]) == (1, 0)
-        if code:
-            _, err = process.communicate(timeout=BOUND)
-            assert err.startswith(says)
-            assert process.returncode == code
-            return
-        numbers, lost = [1], 0
-        while numbers[-1] < 12:
-            update = json.loads(process.stdout.readline())
-            assert update["sequence"] == numbers[-1] + 1 + update["lost"]
-            numbers.append(update["sequence"])
-            lost += update["lost"]
-        assert lost > 0
 
 
 def test_an_error_of_the_snapshot_is_one_line_and_exit_code_1(port: int, topic: str) -> None:
