@@ -8,6 +8,7 @@ import anyio
 import pytest
 from support.connected import connected_to
 from support.processes import server_process
+from support.scripted_server import answer_the_close, connected
 from support.sweep import cancellation_of, swept
 
 from rayforce_trio import Position, Subscription, WSClientConnection, errors
@@ -253,6 +254,19 @@ async def test_misuse_is_an_error_that_says_so(in_process_port: int, name: str) 
                 tasks.cancel_scope.cancel()
         with pytest.raises(errors.RayforceWSError, match="the block of the subscription was left"):
             await anext(updates)
+
+
+@pytest.mark.anyio
+async def test_only_one_task_can_enter_and_nobody_waits_for_updates_meanwhile() -> None:
+    async with connected(answer_the_close) as connection, anyio.create_task_group() as tasks:
+        updates = connection.subscribe("t")
+        tasks.start_soon(updates.__aenter__)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(errors.RayforceWSError, match="a subscription can be used once"):
+            await updates.__aenter__()
+        with pytest.raises(errors.RayforceWSError, match="another task is waiting"):
+            await anext(updates)
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.anyio

@@ -92,7 +92,7 @@ class Exchange:
         self._waiters: dict[ClientRequest, Event] = {}  # set when a request is answered, a post is sent, or at the end
         self._resume_reading = self._new_event()  # wakes the reader task that stands by
         self._outgoing = self._new_event()  # set when there may be a message to send
-        self._features_known: Event | None = None  # made with the hello; set when it is answered, or at the end
+        self._features_known: Event | None = None  # made with the hello; set when no call waits for its answer any more
         self._unsent: Outgoing | None = None  # taken from the protocol, but not yet by the network
         self._error: Exception | None = None  # met by a call; a task of the connection raises it
         self._closing = self._new_event()  # set when `reason` is
@@ -193,10 +193,10 @@ class Exchange:
     async def require(self, feature: str) -> Self:
         """Ask the server for its features, once for a connection, check that it has this one, and return this exchange.
 
-        A checkpoint if the server has not answered yet; cancelling it changes nothing.
+        A checkpoint if the server has not answered yet, and nobody has waited in vain; cancelling it changes nothing.
 
         Raises:
-            UnsupportedByServer: the server lacks the feature, or does not answer in time.
+            UnsupportedByServer: the server lacks the feature, or has not answered a call that waited for long enough.
             RayforceWSError: the connection has ended.
         """
         protocol = self._protocol
@@ -206,8 +206,10 @@ class Exchange:
             assert self._features_known is not None
             if self._reading.call_joined():
                 self._resume_reading.set()
-            with anyio.move_on_after(HELLO_TIMEOUT):
+            with anyio.move_on_after(HELLO_TIMEOUT) as scope:
                 await self._features_known.wait()
+            if scope.cancelled_caught:
+                self._features_known.set()  # so that no other call waits for this server
             if self.reason is not None:
                 raise self._refusal()
         if protocol.features is None or feature not in protocol.features:

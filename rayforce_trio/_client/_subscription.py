@@ -168,11 +168,11 @@ class Subscription:
             raise RayforceWSError("a subscription can be used once; call subscribe() again")
         self._connection.check_usable()
         state = self._state
-        exchange = await self._connection.require(SUBSCRIPTIONS)
-        self._was_entered = True
-        state.on_change = self.wake
-        self._attach(exchange)
+        self._was_entered = self._in_use = True  # only one task can wait for changes
         try:
+            exchange = await self._connection.require(SUBSCRIPTIONS)
+            state.on_change = self.wake
+            self._attach(exchange)
             while state.state is SubscriptionState.SUBSCRIBING:
                 exchange.check_open()
                 await self._wait()
@@ -183,6 +183,8 @@ class Subscription:
         except BaseException:
             self._leave()
             raise
+        finally:
+            self._in_use = False
         if isinstance(self._connection, ReconnectingExchange):
             self._connection.subscribers.add(self)
         return self
@@ -208,13 +210,13 @@ class Subscription:
             SlowSubscriber: updates arrived faster than they were taken.
             SubscriptionGap: updates are missing.
             RayforceError: the server has ended the subscription.
-            RayforceWSError: the block was not entered, or left; another task is waiting for an update; or the
-                connection has ended.
+            RayforceWSError: the block was not entered, or left; another task is entering it, or is waiting for an
+                update; or the connection has ended.
         """
+        if self._in_use:
+            raise RayforceWSError("another task is waiting for this subscription; subscribe once for each task")
         if self._number is None:
             raise RayforceWSError(_LEFT if self._was_entered else _NOT_ENTERED)
-        if self._in_use:
-            raise RayforceWSError("another task is waiting for an update of this subscription; subscribe once for each")
         self._exchange.check_loop()
         self._in_use = True
         try:

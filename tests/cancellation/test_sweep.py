@@ -6,7 +6,7 @@ After each run the next query on the connection must give its own value, and no 
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, product
@@ -456,3 +456,63 @@ async def test_a_stream_leaves_the_connection_in_step_and_no_variables(
             return any(scope.cancelled_caught for scope in scopes)
 
         assert await swept(run) >= (10 if of_all_tasks else 3)
+
+
+# Subscriptions
+
+
+async def use_a_subscription(connection: WSClientConnection, topic: str) -> None:
+    async with connection.subscribe(topic, snapshot="(+ 1 2)") as updates:
+        await connection.publish(topic, 1)
+        assert (await anext(updates)).value == 1
+
+
+def subscriptions_left(connection: WSClientConnection) -> int:
+    exchange = exchange_of(connection)
+    assert exchange._reading._needed == len(exchange._protocol._subscriptions)
+    return exchange._reading._needed
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("then_again_after", [None, 0, 1])
+@pytest.mark.parametrize("of_all_tasks", [False, True])
+@pytest.mark.parametrize("engine", ["in-process", "child"])
+@pytest.mark.usefixtures("each_engine")
+async def test_a_subscription_leaves_the_connection_in_step_and_no_subscribers(
+    of_all_tasks: bool, then_again_after: int | None
+) -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(idle_server())
+        client = WSClient("127.0.0.1", server.port)
+        async with client.connect() as connection:
+            await use_a_subscription(connection, "t")  # the server keeps what it needs for the topic, for a while
+        await stack.enter_async_context(no_leaks(within=5))
+        connection = await stack.enter_async_context(client.connect())
+
+        async def run(step: int) -> bool:
+            steps = (step,) if then_again_after is None else (step, step + then_again_after)
+            with cancelled_at(*steps, of_all_tasks=of_all_tasks) as scopes:
+                await use_a_subscription(connection, "t")
+            with trio.fail_after(10):
+                assert await in_step(connection)
+            assert subscriptions_left(connection) == 0
+            assert server.statistics().topics["t"].subscribers == 0
+            return any(scope.cancelled_caught for scope in scopes)
+
+        assert await swept(run) >= (10 if of_all_tasks else 3)
+
+
+@on_asyncio
+@pytest.mark.anyio
+async def test_a_subscription_leaves_the_connection_in_step_on_asyncio(in_process_port: int, name: str) -> None:
+    async with no_leaks(), WSClient("127.0.0.1", in_process_port).connect() as connection:
+
+        async def run(step: int) -> bool:
+            reached = False
+            for suspensions in pairs(step):
+                reached |= await cancelled_on_asyncio(use_a_subscription(connection, name), suspensions)
+                assert await in_step(connection)
+                assert subscriptions_left(connection) == 0
+            return reached
+
+        assert await swept(run) >= 3
