@@ -160,11 +160,11 @@ class WSClientConnection:
     def stream(self, query: Query, params: Parameters | None = None, *, batch_size: int = 100_000) -> Batches:
         """Return the result of a query in batches, for results that are too large to be received at once.
 
-        ```python
-        async with connection.stream("trades") as batches:
-            async for columns in batches:
-                ...
-        ```
+        Use it like this::
+
+            async with connection.stream("trades") as batches:
+                async for columns in batches:
+                    ...
 
         The server evaluates the query once, when the block is entered, so changes of its tables during the block do not
         show. Other clients wait for one batch, not for the whole result. The server releases the result when the block
@@ -196,12 +196,12 @@ class WSClientConnection:
     ) -> Subscription:
         """Return the updates of a topic: the values that are published there from now on.
 
-        ```python
-        async with connection.subscribe("trades", snapshot="trades") as updates:
-            print(updates.snapshot)
-            async for update in updates:
-                print(update.value)
-        ```
+        Use it like this::
+
+            async with connection.subscribe("trades", snapshot="trades") as updates:
+                print(updates.snapshot)
+                async for update in updates:
+                    print(update.value)
 
         The subscription is active when the block has been entered, and ends with it. There can be any number of
         subscriptions on a connection, also several to one topic. Nothing is lost silently: a missing update raises an
