@@ -8,7 +8,7 @@ reads commands from its standard input. Each command opens its own connection.
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from statistics import median
 from time import perf_counter
@@ -287,7 +287,21 @@ async def memory(connect: Connect, command: dict[str, Any]) -> dict[str, float]:
         return {"client": client.growth(), "server": server.growth()}
 
 
-COMMANDS = {"ask": ask, "open": open_connections, "flood": flood, "memory": memory}
+async def publish(connect: Connect, command: dict[str, Any]) -> dict[str, list[float]]:
+    """Publish updates with our client. Returns what `publish_updates` does."""
+    from ._publishing import TOPIC, VALUE, publish_updates  # it imports this module
+
+    async with WSClient(HOST, command["port"]).connect() as connection:
+        return await publish_updates(lambda: connection.publish(TOPIC, VALUE), command)
+
+
+COMMANDS: dict[str, Callable[[Connect, dict[str, Any]], Awaitable[Mapping[str, Any]]]] = {
+    "ask": ask,
+    "open": open_connections,
+    "flood": flood,
+    "memory": memory,
+    "publish": publish,
+}
 
 
 async def run_commands(connect: Connect) -> None:

@@ -10,8 +10,9 @@ class Contestant:
     Attributes:
         name: the name in tables.
         short: the name in the head of a narrow table.
-        server: the kind of server: an engine of `support.serve`, or `"native"` for a native server.
-        client: the kind of client, as for `bench._client`.
+        server: the kind of server: an engine of `support.serve`, a kind of `bench._publishing`, or `"native"` for a
+            native server.
+        client: the kind of client, as for `bench._client`. For `BROADCAST`, there is none.
     """
 
     name: str
@@ -28,5 +29,9 @@ READ_ONLY = Contestant("ours, read-only engine", "read-only", "read-only", "trio
 PEER = Contestant("peer", "peer", "theirs", "peer")
 NATIVE = Contestant("native", "native", "native", "native")
 RAW = Contestant("raw", "raw", "native", "raw")
+BROADCAST = Contestant("broadcast of websockets", "broadcast", "broadcast", "")
 
-CONTESTANTS = (OURS, ASYNCIO, UVLOOP, ENGINE, READ_ONLY, PEER, NATIVE, RAW)
+QUERIED = (OURS, ASYNCIO, UVLOOP, ENGINE, READ_ONLY, PEER, NATIVE, RAW)
+"""Those that evaluate queries."""
+
+CONTESTANTS = (*QUERIED, BROADCAST)

@@ -4,10 +4,11 @@ It speaks the baseline protocol over plain sockets, without a subprotocol, and s
 It decodes nothing; it compares the bytes of each reply with those of the first.
 """
 
+import json
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import ceil
 from time import perf_counter, process_time, sleep
@@ -17,9 +18,10 @@ from support import raw
 from support.children import Cannot, Commander
 
 from rayforce_trio._codec import encode
-from rayforce_trio._protocol import MessageType
+from rayforce_trio._protocol import SUBSCRIPTIONS, MessageType
 
 from ._client import HOST, IN_FLIGHT, SMALL, RateMeter
+from ._publishing import MESSAGE, TOPIC
 
 _CHUNK = 65536
 _TIMEOUT = 20.0  # seconds for one blocking call
@@ -36,6 +38,13 @@ def masked(payload: bytes) -> bytes:
 
 
 REQUEST = masked(encode(SMALL, MessageType.SYNC))
+SUBSCRIBING = (
+    raw.frame(raw.HELLO),
+    raw.frame(json.dumps({"hello": {"features": [SUBSCRIPTIONS]}}).encode(), raw.TEXT),
+    raw.frame(json.dumps({"subscribe": {"id": 1, "topic": TOPIC}}).encode(), raw.TEXT),
+)
+"""What a subscriber of ours sends after the opening handshake. The server answers each with a frame."""
+FRAME_SIZE = len(raw.frame(MESSAGE, masked=False))
 
 
 class Connection:
@@ -43,6 +52,7 @@ class Connection:
 
     Args:
         port: the server's port.
+        subprotocol: the one to ask for; `None`: the baseline protocol.
 
     Attributes:
         socket: the blocking socket.
@@ -50,19 +60,17 @@ class Connection:
         sent_at: when the last request was sent, by `perf_counter`.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, subprotocol: str | None = None) -> None:
         self.socket = socket.create_connection((HOST, port), _TIMEOUT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.sendall(raw.upgrade())
+        self.socket.sendall(raw.upgrade({"Sec-WebSocket-Protocol": subprotocol}))
         self.reply = b""
         self._received = b""
         self.sent_at = 0.0
 
     def open(self) -> None:
         """Complete both handshakes, and check the reply to a request."""
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += self.receive()
+        self._receive_head()
         self.socket.sendall(masked(raw.HELLO))
         if (hello := self._receive_frame()) != raw.frame(raw.HELLO_REPLY, masked=False):
             raise ConnectionError(f"not a Rayforce server: {hello!r}")
@@ -70,6 +78,13 @@ class Connection:
         self.reply = self._receive_frame()
         if int.from_bytes(self.reply[-8:], "little") != 3:
             raise ConnectionError(f"wrong reply: {self.reply!r}")
+
+    def subscribe(self, messages: tuple[bytes, ...]) -> None:
+        """Complete the opening handshake, and send messages that are answered with one frame each."""
+        self._receive_head()
+        for message in messages:
+            self.socket.sendall(message)
+            self._receive_frame()
 
     def ask(self) -> None:
         """Send a request."""
@@ -93,6 +108,11 @@ class Connection:
             raise ConnectionError("the server closed the connection")
         return data
 
+    def _receive_head(self) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self.receive()
+
     def _receive_frame(self) -> bytes:
         """Return a frame whose payload is shorter than 126 bytes."""
         frame = b""
@@ -102,16 +122,18 @@ class Connection:
 
 
 @contextmanager
-def connections(port: int, count: int) -> Iterator[list[Connection]]:
-    """Open connections. They are closed at the end of the context."""
+def connections(
+    port: int, count: int, subprotocol: str | None = None, begin: Callable[[Connection], None] = Connection.open
+) -> Iterator[list[Connection]]:
+    """Open connections, and call `begin` with each. They are closed at the end of the context."""
     with ExitStack() as stack:
         opened: list[Connection] = []
         while len(opened) < count:
-            opening = [Connection(port) for _ in range(min(_OPENING_AT_ONCE, count - len(opened)))]
+            opening = [Connection(port, subprotocol) for _ in range(min(_OPENING_AT_ONCE, count - len(opened)))]
             for connection in opening:
                 stack.enter_context(connection.socket)
             for connection in opening:
-                connection.open()
+                begin(connection)
             opened += opening
         yield opened
 
@@ -201,6 +223,43 @@ def quiet(command: dict[str, Any], commander: Commander) -> dict[str, float]:
     return {"p99": percentile(times, 99), "p50": percentile(times, 50)}
 
 
+def subscribe(command: dict[str, Any], commander: Commander) -> dict[str, Any]:
+    """Play all subscribers of a topic. Tells the parent process when they have subscribed.
+
+    Returns:
+        `arrived`, when the last subscriber had each update, by `perf_counter`; and `busy` as `load` does, from the
+        first byte to the last.
+    """
+    if not hasattr(select, "epoll"):
+        raise Cannot("the load generator needs epoll, which only Linux has")
+    count, updates = command["connections"], command["updates"]
+    messages = SUBSCRIBING if command["subscribes"] else ()
+    opened = connections(command["port"], count, raw.SUBPROTOCOL, lambda connection: connection.subscribe(messages))
+    with opened as subscribers, select.epoll() as poll:
+        received = {subscriber.socket.fileno(): 0 for subscriber in subscribers}
+        receive = {subscriber.socket.fileno(): subscriber.socket.recv_into for subscriber in subscribers}
+        for descriptor in received:
+            poll.register(descriptor, select.EPOLLIN)
+        commander.tell({"subscribed": True})
+        buffer, missing, arrived = bytearray(_CHUNK), [count] * updates, [0.0] * updates
+        ready = poll.poll(_TIMEOUT)
+        start, busy_before = perf_counter(), process_time()
+        while missing[-1]:
+            if not ready:
+                raise TimeoutError(f"no update within {_TIMEOUT:g} seconds")
+            for descriptor, _ in ready:
+                before = received[descriptor]
+                after = received[descriptor] = before + receive[descriptor](buffer)
+                if after == before:
+                    raise ConnectionError("the server closed a connection")
+                for update in range(before // FRAME_SIZE, after // FRAME_SIZE):
+                    missing[update] -= 1
+                    if not missing[update]:
+                        arrived[update] = perf_counter()
+            ready = poll.poll(_TIMEOUT) if missing[-1] else []
+        return {"arrived": arrived, "busy": (process_time() - busy_before) / (perf_counter() - start)}
+
+
 def run_commands() -> None:
     """Run the commands of the standard input until it ends."""
     commander = Commander()
@@ -213,6 +272,8 @@ def run_commands() -> None:
                     answer = flood(command, commander)
                 case "quiet":
                     answer = quiet(command, commander)
+                case "subscribe":
+                    answer = subscribe(command, commander)
         except Exception as error:  # noqa: BLE001 - the parent process reports the error
             commander.tell_failure(error)
         else:

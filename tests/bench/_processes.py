@@ -13,6 +13,7 @@ from support.children import Cannot, Child
 from ._contestants import Contestant
 
 _START_TIMEOUT = 30.0  # seconds
+_PUBLISHING = ("in-process", "broadcast")
 
 
 class Placement(Enum):
@@ -116,7 +117,12 @@ class Processes:
 
 
 def _start(kind: str) -> Server:
-    child = Child(f"{__package__}._native") if kind == "native" else Child("support.serve", kind)
+    if kind == "native":
+        child = Child(f"{__package__}._native")
+    elif kind in _PUBLISHING:
+        child = Child(f"{__package__}._publishing", kind)
+    else:
+        child = Child("support.serve", kind)
     try:
         while not (line := child.line(_START_TIMEOUT))[0].isdigit():
             pass

@@ -5,13 +5,30 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ._comparisons import COMPARISONS, Comparison
-from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, UVLOOP, Contestant
+from ._contestants import (
+    ASYNCIO,
+    BROADCAST,
+    CONTESTANTS,
+    ENGINE,
+    NATIVE,
+    OURS,
+    PEER,
+    RAW,
+    READ_ONLY,
+    UVLOOP,
+    Contestant,
+)
 from ._results import Figure, Results
 
 NAME_WIDTH = 40
 NOTHING = "\N{EN DASH}"
 
-BETTER = "Times better than the peer"
+
+def _better_than(contestant: Contestant) -> str:
+    return f"Times better than the {contestant.name}"
+
+
+BETTER = _better_than(PEER)
 NATIVE_TIME = "Time, native = 1\N{MULTIPLICATION SIGN}"
 FASTER = "Times faster than the other"
 
@@ -96,14 +113,14 @@ class Section:
     Attributes:
         title: the heading.
         rows: the rows. Those of workloads that were not run are left out.
-        peer: whether there is a column that says how many times better than the peer a figure is.
+        peer: the contestant of the column that says how many times better a figure is than its; `None`: no column.
         native: the heading of the column that divides a figure by that of `baseline`; `None`: no column.
         baseline: the contestant that stands for the native protocol.
     """
 
     title: str
     rows: tuple[Row, ...]
-    peer: bool = True
+    peer: Contestant | None = PEER
     native: str | None = None
     baseline: Contestant = NATIVE
 
@@ -142,9 +159,7 @@ SECTIONS = (
         baseline=RAW,
     ),
     Section("Large messages, one core", _large("one core", "8 KB", "0.8 MB", "8 MB", "80 MB"), native=NATIVE_TIME),
-    Section(
-        "Large messages, two cores", _large("two cores", "0.8 MB", "8 MB", "80 MB"), peer=False, native=NATIVE_TIME
-    ),
+    Section("Large messages, two cores", _large("two cores", "0.8 MB", "8 MB", "80 MB"), peer=None, native=NATIVE_TIME),
     Section(
         "Many connections",
         (
@@ -158,6 +173,15 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Subscriptions",
+        tuple(
+            Row(workload, subject, metric)
+            for workload, metric in (("fan-out to 1,000 subscribers", "rate"), ("fan-out to 100 subscribers", "p99"))
+            for subject in (OURS, ENGINE)
+        ),
+        peer=BROADCAST,
+    ),
+    Section(
         "Memory",
         tuple(
             Row(f"memory {size}", subject, metric, payload)
@@ -165,7 +189,7 @@ SECTIONS = (
             for metric, subjects in (("server", (OURS, ENGINE)), ("client", (OURS, ASYNCIO)))
             for subject in subjects
         ),
-        peer=False,
+        peer=None,
         native=f"Memory, native = 1{_TIMES}",
     ),
 )
@@ -206,13 +230,14 @@ def _section(results: Results, section: Section, figures: Mapping[tuple[str, str
     rows = [row for row in section.rows if results.has(row.workload)]
     if not rows:
         return []
-    columns = [*([BETTER] if section.peer else []), *([section.native] if section.native is not None else [])]
+    better = [] if section.peer is None else [_better_than(section.peer)]
+    columns = [*better, *([section.native] if section.native is not None else [])]
     lines = [["Workload", "Contestant", "Result", *columns]]
     for row in rows:
         figure = figures[row.workload, row.metric]
         line = [figure.label, row.subject.name, _result(results, row, figure)]
-        if section.peer:
-            line.append(_against_peer(results, row.subject, figure))
+        if section.peer is not None:
+            line.append(_against(section.peer, results, row.subject, figure))
         if section.native is not None:
             line.append(times(results.ratio(figure, row.subject, section.baseline)))
         lines.append(line)
@@ -226,9 +251,9 @@ def _result(results: Results, row: Row, figure: Figure) -> str:
     return f"{formatted(value, figure.unit)}, {times(value / row.payload)} the reply"
 
 
-def _against_peer(results: Results, subject: Contestant, figure: Figure) -> str:
-    failure = results.failure(figure.workload, PEER)
-    return failure.partition(":")[0] if failure is not None else times(results.advantage(figure, subject, PEER))
+def _against(peer: Contestant, results: Results, subject: Contestant, figure: Figure) -> str:
+    failure = results.failure(figure.workload, peer)
+    return failure.partition(":")[0] if failure is not None else times(results.advantage(figure, subject, peer))
 
 
 def _values(compared: Mapping[str, Mapping[str, float] | str]) -> list[str]:

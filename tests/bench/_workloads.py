@@ -2,13 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, TypeAlias
 
 from support.children import Cannot
 
 from . import _memory
 from ._client import SMALL
-from ._contestants import ASYNCIO, CONTESTANTS, ENGINE, NATIVE, OURS, PEER, RAW, READ_ONLY, UVLOOP, Contestant
+from ._contestants import (
+    ASYNCIO,
+    BROADCAST,
+    ENGINE,
+    NATIVE,
+    OURS,
+    PEER,
+    QUERIED,
+    RAW,
+    READ_ONLY,
+    UVLOOP,
+    Contestant,
+)
+from ._load import percentile
 from ._processes import Placement, Processes
 from ._results import Figure
 
@@ -20,12 +34,17 @@ _MARGIN = 0.5  # seconds by which the flood outlasts the quiet client
 _MANY_FACTOR = 2  # turns with many requests take longer, because requests come in waves at first
 _QUIET_FACTOR = 4  # turns of the quiet client take longer, because the peer answers it rarely
 
+_FAST_UPDATES = 500  # for each second of a turn: so few that they fit into the buffers of the network
+_STEADY_INTERVAL = 0.01  # seconds from one update to the next
+_STEADY_FACTOR = 5  # turns at a steady pace take longer, so that there are enough updates for a percentile
+
 _SMALL_REPLY = 1_000  # integers; its time hardly depends on the cores
 
 _REPLIES = (OURS, ASYNCIO, UVLOOP, ENGINE, NATIVE)
 _UPLOADS = (OURS, ASYNCIO, ENGINE, NATIVE)
 _MEMORY = (OURS, ASYNCIO, ENGINE, NATIVE)
 _SERVERS = (OURS, ENGINE, PEER)
+_FAN_OUT = (OURS, ENGINE, BROADCAST)
 
 
 @dataclass(frozen=True)
@@ -82,7 +101,7 @@ def _in_flight() -> Workload:
         return _run(processes, contestant, Placement.TWO_CORES, seconds * _MANY_FACTOR, **command)
 
     name = "in flight, many tasks"
-    return Workload(name, CONTESTANTS, turn, (Figure(name, "rate", "requests in flight, many tasks", "rate"),))
+    return Workload(name, QUERIED, turn, (Figure(name, "rate", "requests in flight, many tasks", "rate"),))
 
 
 def _in_flight_from_one_task() -> Workload:
@@ -137,6 +156,48 @@ def _quiet() -> Workload:
     return Workload(name, _SERVERS, turn, figures)
 
 
+def _fan_out(
+    processes: Processes, contestant: Contestant, subscribers: int, updates: int, interval: float = 0
+) -> tuple[dict[str, Any], list[float]]:
+    """Have updates published, and one process receive them for all subscribers.
+
+    Returns:
+        What the subscribers answer, and when each update was published.
+    """
+    server, generator = processes.server(contestant), processes.load_generator("load")
+    publisher = processes.client(contestant) if contestant is ENGINE else server.child
+    with processes.placed(Placement.TWO_CORES, server, generator, *([publisher] if contestant is ENGINE else [])):
+        subscribing = {"connections": subscribers, "updates": updates, "subscribes": contestant is not BROADCAST}
+        generator.say(do="subscribe", port=server.port, **subscribing)
+        generator.answer(_TIMEOUT)
+        publisher.say(do="publish", port=server.port, updates=updates, interval=interval)
+        return generator.answer(_TIMEOUT), publisher.answer(_TIMEOUT)["published"]
+
+
+def _fast_fan_out() -> Workload:
+    def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
+        updates = ceil(seconds * _FAST_UPDATES)
+        received, published = _fan_out(processes, contestant, 1000, updates)
+        return {"rate": 1000 * updates / (received["arrived"][-1] - published[0]), "busy": received["busy"]}
+
+    name = "fan-out to 1,000 subscribers"
+    figures = (
+        Figure(name, "rate", name, "rate"),
+        Figure(name, "busy", "fan-out to 1,000, load generator busy", "share"),
+    )
+    return Workload(name, _FAN_OUT, turn, figures)
+
+
+def _steady_fan_out() -> Workload:
+    def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
+        updates = ceil(seconds * _STEADY_FACTOR / _STEADY_INTERVAL)
+        received, published = _fan_out(processes, contestant, 100, updates, _STEADY_INTERVAL)
+        return {"p99": percentile([b - a for a, b in zip(published, received["arrived"], strict=True)], 99)}
+
+    name = "fan-out to 100 subscribers"
+    return Workload(name, _FAN_OUT, turn, (Figure(name, "p99", f"{name}, p99", "time"),))
+
+
 def _memory_for(size: str, count: int) -> Workload:
     def turn(processes: Processes, contestant: Contestant, seconds: float) -> dict[str, float]:
         if not _memory.AVAILABLE:
@@ -160,7 +221,7 @@ def _workloads() -> tuple[Workload, ...]:
     replies = {"8 KB": 1_000, "0.8 MB": 100_000, "8 MB": 1_000_000, "80 MB": 10_000_000}
     uploads = {"0.8 MB": 100_000, "8 MB": 1_000_000}
     return (
-        *(_one_at_a_time("round trip", placement, CONTESTANTS, **small) for placement in (one, free)),
+        *(_one_at_a_time("round trip", placement, QUERIED, **small) for placement in (one, free)),
         _one_at_a_time("opening a connection", one, (OURS, ASYNCIO, ENGINE, PEER), do="open"),
         _in_flight(),
         _in_flight_from_one_task(),
@@ -177,6 +238,8 @@ def _workloads() -> tuple[Workload, ...]:
         ),
         *map(_connections, (10, 100, 500)),
         _quiet(),
+        _fast_fan_out(),
+        _steady_fan_out(),
         *(_memory_for(size, replies[size]) for size in ("8 MB", "80 MB")),
     )
 

@@ -109,7 +109,7 @@ def test_each_row_of_a_section_has_a_figure_that_its_contestants_are_measured_in
     for section in SECTIONS:
         for line in section.rows:
             assert (line.workload, line.metric) in figures
-            compared = ([PEER] if section.peer else []) + ([section.baseline] if section.native else [])
+            compared = ([section.peer] if section.peer else []) + ([section.baseline] if section.native else [])
             assert {line.subject, *compared} <= {*contestants[line.workload]}
 
 
@@ -123,7 +123,7 @@ def test_each_goal_has_a_figure_that_its_contestants_are_measured_in() -> None:
     contestants = {workload.name: workload.contestants for workload in WORKLOADS}
     for goal in (goal for goals in (*GOALS.values(), GOALS_OF_ALL) for goal in goals):
         assert (goal.workload, goal.metric) in figures
-        others = ([PEER] if goal.peer else []) + ([NATIVE] if goal.native else [])
+        others = ([goal.other] if goal.peer else []) + ([NATIVE] if goal.native else [])
         assert {goal.contestant, *others} <= {*contestants[goal.workload]}
 
 

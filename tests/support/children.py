@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL
@@ -133,7 +134,7 @@ class Commander:
         line = sys.stdin.readline()
         return json.loads(line) if line else None
 
-    def tell(self, answer: dict[str, Any]) -> None:
+    def tell(self, answer: Mapping[str, Any]) -> None:
         """Answer a command."""
         print(json.dumps(answer), file=self._answers, flush=True)
 

@@ -18,6 +18,7 @@ Prints the port as soon as the server listens. Ends with its standard input, so 
 import asyncio
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,14 @@ from rayforce_trio.auth import Request
 from support.native import native_server
 
 
-async def ours(engine: Engine, **options: Any) -> None:
+async def _wait_for_end_of_input(_server: WSServer) -> None:
+    await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+
+
+async def ours(
+    engine: Engine, body: Callable[[WSServer], Awaitable[None]] = _wait_for_end_of_input, **options: Any
+) -> None:
+    """Serve, print the port, and stop when `body` returns, which is called with the server. A checkpoint."""
     defaults: dict[str, Any] = {
         "port": 0,
         "max_connections": None,
@@ -39,7 +47,7 @@ async def ours(engine: Engine, **options: Any) -> None:
     server = WSServer(host="127.0.0.1", engine=engine, **{**defaults, **options})
     async with server:
         print(server.port, flush=True)
-        await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+        await body(server)
 
 
 def let_in(request: Request) -> bool:
