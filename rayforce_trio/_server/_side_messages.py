@@ -34,16 +34,19 @@ class SideMessages:
         on_dropped: called with the id of a subscription when one of its updates is dropped.
     """
 
-    on_dropped: Callable[[int], None] = staticmethod(_ignore)
+    # An update reads these of each subscriber. Slots are in one piece of memory, so fewer reads miss the cache.
+    __slots__ = ("_closed", "_counters", "_direct", "_fail", "_outbox", "_transport", "on_dropped")
 
     def __init__(
         self, transport: Transport, fail: Callable[[RayforceWSError], None], max_buffer: int, counters: Counters
     ) -> None:
+        self.on_dropped: Callable[[int], None] = _ignore
         self._transport = transport
         self._counters = counters
         self._fail = fail
         self._outbox = Outbox[SharedUpdate](max_buffer)
         self._closed = False
+        self._direct = True  # updates go to the transport: this is open, and nothing waits in the outbox
         transport.on_idle = self._send_waiting
 
     def notify(self, text: str) -> None:
@@ -51,6 +54,7 @@ class SideMessages:
         if self._closed:
             return
         is_first = not self._outbox
+        self._direct = False
         self._outbox.add_notice(text)
         if is_first:
             self._send_waiting()
@@ -60,21 +64,20 @@ class SideMessages:
 
     def update(self, subscription: int, update: SharedUpdate) -> None:
         """Send an update as soon as that is possible."""
-        if self._closed:
-            return
-        outbox = self._outbox
-        if outbox.is_clear:
+        if self._direct:
+            message = update.message(subscription)
             try:
-                message = update.message(subscription)
-                if self._transport.send_between(message):
-                    self._counters.bytes_out += len(message)
-                    return
+                sent = self._transport.send_between(message)
             except RayforceWSError as error:
                 self._end(error)
                 return
-            self._add(subscription, update)
-        else:
-            is_first = not outbox
+            if sent:
+                self._counters.bytes_out += message.size
+            else:
+                self._direct = False
+                self._add(subscription, update)
+        elif not self._closed:
+            is_first = not self._outbox
             self._add(subscription, update)
             if is_first:
                 self._send_waiting()
@@ -82,13 +85,18 @@ class SideMessages:
     def discard(self, subscription: int) -> None:
         """Drop the updates that wait for a subscription that the client has ended."""
         self._outbox.discard(subscription)
+        self._note_whether_direct()
 
     def close(self) -> None:
         """Send nothing more. Idempotent."""
         if not self._closed:
             self._closed = True
+            self._direct = False
             self.on_dropped = _ignore
             del self._transport.on_idle  # it refers to this object
+
+    def _note_whether_direct(self) -> None:
+        self._direct = not self._closed and self._outbox.is_clear
 
     def _add(self, subscription: int, update: SharedUpdate) -> None:
         for dropped in self._outbox.add_update(subscription, update):
@@ -104,12 +112,14 @@ class SideMessages:
                 if not transport.send_between(message):
                     return
                 outbox.sent()
-                self._counters.bytes_out += len(message)
+                self._counters.bytes_out += len(message) if isinstance(message, str) else message.size
                 if perf_counter() >= end:
                     transport.notify_when_idle()
                     return
         except RayforceWSError as error:
             self._end(error)
+        finally:
+            self._note_whether_direct()
 
     def _end(self, error: RayforceWSError) -> None:
         """End the connection, which broke or is closing."""

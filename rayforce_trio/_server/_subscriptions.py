@@ -1,7 +1,6 @@
 """The subscriptions of one connection: it carries out what the client asks for."""
 
 from collections.abc import Callable
-from functools import partial
 
 import trio
 
@@ -25,7 +24,7 @@ from .._values._payloads import NULL, i64
 from ..auth import Principal
 from ..errors import ProtocolError
 from ._expressions import numbered_snapshot_request, publish_request, snapshot_request, value_request
-from ._hub import Hub
+from ._hub import Hub, SharedUpdate
 from ._side_messages import SideMessages
 
 
@@ -163,16 +162,19 @@ class Subscriptions:
 class _Subscription:
     """One subscription of a client; a `Subscriber` of the hub."""
 
-    __slots__ = ("_owner", "number", "topic", "updated")
+    __slots__ = ("_messages", "_owner", "number", "topic")
 
     def __init__(self, owner: Subscriptions, number: int, topic: str) -> None:
         self.number = number
         self.topic = topic
-        self.updated = partial(owner.messages.update, number)
         self._owner = owner
+        self._messages = owner.messages
 
     def confirmed(self, position: Position) -> None:
         self._owner.messages.notify(dump_subscribed(self.number, position))
+
+    def updated(self, update: SharedUpdate) -> None:
+        self._messages.update(self.number, update)
 
     def ended(self, reason: Failure) -> None:
         self._owner.forget(self.number)

@@ -22,6 +22,8 @@ class TcpStream(ByteStream):
         sock: the socket; the stream owns it from now on.
     """
 
+    __slots__ = ("_socket",)  # as in `WebSocketTransport`
+
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock

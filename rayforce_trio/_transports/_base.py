@@ -6,7 +6,7 @@ from collections.abc import Callable
 import anyio
 
 from .._protocol import Frame, LazyFrame
-from .._websocket import CloseCode, pack_message
+from .._websocket import MAX_PACKED, CloseCode, pack_message
 from ..errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -48,23 +48,19 @@ class SharedMessage:
 
     Args:
         data: the message.
+
+    Attributes:
+        data: the message.
+        size: its length, in bytes. Like `packed`, it is read for each client, so it is no property.
+        packed: the WebSocket frame of a server, which is not masked; `None` if the message is longer than `MAX_PACKED`.
     """
 
-    __slots__ = ("_packed", "data")
+    __slots__ = ("data", "packed", "size")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self._packed: bytes | None = None
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    @property
-    def packed(self) -> bytes:
-        """The WebSocket frame of a server, which is not masked."""
-        if self._packed is None:
-            self._packed = pack_message(self.data, masked=False)
-        return self._packed
+        self.size = len(data)
+        self.packed = pack_message(data, masked=False) if self.size <= MAX_PACKED else None
 
 
 class Transport(ABC):

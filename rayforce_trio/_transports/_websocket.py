@@ -54,6 +54,9 @@ class WebSocketTransport(Transport):
             while bytes wait to be sent.
     """
 
+    # Slots for what is read when an update is sent to each of many clients, as fewer reads miss the cache then.
+    __slots__ = ("_connection", "_send_bytes")
+
     def __init__(
         self,
         stream: ByteStream,
@@ -235,12 +238,11 @@ class WebSocketTransport(Transport):
         connection = self._connection
         if isinstance(message, str):
             sent = self.send_now(message)
-        elif len(message.data) > MAX_PACKED:
+        elif (frame := message.packed) is None:
             sent = self._send_medium_now(message.data, any_size=True)
         else:
-            sent = connection.can_begin
+            sent = connection.can_begin()
             if sent:
-                frame = message.packed
                 try:
                     count = self._send_bytes(frame)
                 except (BrokenResourceError, ClosedResourceError) as error:

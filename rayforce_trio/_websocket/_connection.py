@@ -165,6 +165,9 @@ class WebSocketConnection:
         reader: reads the frames of the peer; its limits may be changed at any time.
     """
 
+    # Slots for what is read when an update is sent to each of many clients, as fewer reads miss the cache then.
+    __slots__ = ("__dict__", "__weakref__", "_control_due", "_message", "_mid_message", "_outgoing", "state")
+
     def __init__(
         self,
         *,
@@ -301,7 +304,7 @@ class WebSocketConnection:
         A shortcut: if this returns `None`, nothing has happened, and `send_short` does the same by way of the queue.
         Pass the bytes of the frame that the network does not take to `keep_unsent`.
         """
-        if type(message) is not bytes or len(message) > MAX_PACKED or not self.can_begin:
+        if type(message) is not bytes or len(message) > MAX_PACKED or not self.can_begin():
             return None
         return pack_message(message, masked=self._client)
 
@@ -317,7 +320,7 @@ class WebSocketConnection:
         If this returns False, nothing has happened. Otherwise call `data_to_send` next, and send what it returns: that
         call begins the frame, so that a close does not cut it.
         """
-        if type(message) is not bytes or not self.can_begin or (len(message) > MAX_SENT_AT_ONCE and not any_size):
+        if type(message) is not bytes or not self.can_begin() or (len(message) > MAX_SENT_AT_ONCE and not any_size):
             return False
         self._message = _OutgoingMessage(_BINARY, message, True)
         return True
@@ -327,9 +330,8 @@ class WebSocketConnection:
         """Whether a message has been sent or queued in part."""
         return self._message is not None or self._mid_message
 
-    @property
     def can_begin(self) -> bool:
-        """Whether a message can be sent, and nothing has to be sent before it."""
+        """Return whether a message can be sent, and nothing has to be sent before it."""
         return not (
             self._outgoing
             or self._control_due
