@@ -18,7 +18,6 @@ from .._protocol._frames import announced_size
 from .._streams import READ_SIZE, STREAM_ERRORS, BrokenResourceError, ByteStream, ClosedResourceError
 from .._tasks import Event, TimeSlice, checkpoint_if_cancelled_function, event_class, race
 from .._websocket import (
-    MAX_PACKED,
     Close,
     CloseCode,
     EndedBy,
