@@ -12,15 +12,18 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from rayforce import I64
 from support.certificates import client_context, local_certificates, server_context
 from support.opening import LOCAL, answer_to, parse_answer, try_to_connect
 from support.raw import HELLO, connect_raw, frame, open_raw, upgrade
 
 from rayforce_trio import WSClient, WSServer, auth
 from rayforce_trio._addresses import network_of
+from rayforce_trio._protocol import HELLO_REPLY
 from rayforce_trio._server._failures import _MAX_NETWORKS, FAILURES_PER_SECOND, FailureLimit
 from rayforce_trio._server._limits import ConnectionLimits
 from rayforce_trio._server._openings import EVICTION_DELAY
+from rayforce_trio._transports._websocket import WebSocketTransport
 from rayforce_trio.errors import RayforceValueError
 
 both_loops = pytest.mark.parametrize("loop", ["trio", "asyncio"])
@@ -266,6 +269,26 @@ async def test_a_peer_whose_request_has_arrived_while_the_loop_was_blocked_does_
         time.sleep(2 * EVICTION_DELAY)  # noqa: ASYNC251 - as an InProcessEngine does
         for peer in (slow, *newcomers):
             assert (await peer.receive_head()).startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.trio
+async def test_a_client_that_has_the_reply_to_its_hello_does_not_make_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have sent a query already."""
+    monkeypatch.setattr("rayforce_trio._server._openings.EVICTION_DELAY", 0)
+    send, replies = WebSocketTransport.send, 0
+
+    async def send_while_a_newcomer_connects(self: WebSocketTransport, message: Any) -> None:
+        nonlocal replies
+        await send(self, message)
+        if message == HELLO_REPLY:
+            replies += 1
+            if replies == 1:
+                assert await try_to_connect("trio", server.port) is None
+
+    monkeypatch.setattr(WebSocketTransport, "send", send_while_a_newcomer_connects)
+    async with served(max_unauthenticated=1) as server, WSClient(LOCAL, server.port).connect() as connection:
+        assert await connection.execute("(+ 1 2)") == I64(3)
+    assert replies == 2
 
 
 @pytest.mark.trio

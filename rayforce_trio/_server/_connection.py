@@ -17,7 +17,6 @@ import trio
 
 from .._engines import Session
 from .._protocol import (
-    HELLO_REPLY,
     STREAMS,
     SUBPROTOCOL,
     SUBSCRIPTIONS,
@@ -97,8 +96,8 @@ Send = Callable[[Message], bool]
 """`Transport.send_nowait`, or `Transport.send_now` for an answer that is not to wait for others."""
 
 
-async def server_handshake(transport: Transport) -> None:
-    """Receive the client's hello and answer it. A checkpoint. The caller limits the time.
+async def receive_hello(transport: Transport) -> None:
+    """Receive the client's hello. A checkpoint. The caller limits the time, and answers with `HELLO_REPLY`.
 
     If cancelled, the transport is left open, and the caller closes it.
 
@@ -111,7 +110,6 @@ async def server_handshake(transport: Transport) -> None:
             check_hello(await transport.receive())
         except ProtocolViolation as violation:
             raise ProtocolError(str(violation)) from None
-        await transport.send(HELLO_REPLY)
     except RayforceWSError as error:
         await end(transport, error)
         raise

@@ -9,7 +9,7 @@ from functools import partial
 import trio
 
 from .._addresses import ClientAddress, network_of
-from .._protocol import SUBPROTOCOL
+from .._protocol import HELLO_REPLY, SUBPROTOCOL
 from .._tasks import enable_ki_protection
 from .._transports import (
     AcceptOptions,
@@ -27,7 +27,7 @@ from .._transports import (
 from ..errors import ConnectionRejected, RayforceWSError
 from ._authorizer import Authorized, Authorizer
 from ._byte_budget import Budgets, ByteBudget
-from ._connection import WSServerConnection, server_handshake
+from ._connection import WSServerConnection, receive_hello
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
 from ._hub import Hub
@@ -177,6 +177,7 @@ class ConnectionHandler:
                     if not counted.has_outcome:
                         log.not_opened("it took too long" if self._stop_at is None else "the server is shutting down")
                     return
+            await opened.transport.send(HELLO_REPLY)
             counted.opened()
             connection = WSServerConnection(
                 log,
@@ -226,7 +227,11 @@ class ConnectionHandler:
         counted: CountedConnection,
         log: ConnectionLog,
     ) -> None:
-        """Do the opening and Rayforce's handshake. A checkpoint; if cancelled, `opened` has what is to be closed."""
+        """Do the opening, and receive the client's hello. A checkpoint.
+
+        The reply to the hello is not part of it: the client uses the connection once it has that, so from then on the
+        connection must not be given up. If cancelled, `opened` has what is to be closed.
+        """
 
         async def decide(request: OpeningRequest) -> Refusal | None:
             """Admit the client. A checkpoint; if cancelled, as `_admit`."""
@@ -262,7 +267,7 @@ class ConnectionHandler:
             stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening
         )
         with opening.waiting_for_peer():
-            await server_handshake(opened.transport)
+            await receive_hello(opened.transport)
 
     async def _peer_of(
         self, stream: trio.SocketStream, peer: ClientAddress, opening: PendingOpening
