@@ -285,7 +285,7 @@ async def test_openings_that_wait_for_the_server_are_a_reason_to_send_clients_el
             await peer.send(upgrade())
             await wait_all_tasks_blocked()
             answer = await health(server.port)
-            assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
             release.set()
             assert (await peer.receive_head()).startswith(b"HTTP/1.1 401 ")
         assert await health(server.port) == WELL

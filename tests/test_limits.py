@@ -201,7 +201,7 @@ async def test_openings_that_wait_for_the_server_keep_out_others_who_are_told_so
         rejected = await try_to_connect(loop, server.port)
         assert rejected is not None
         assert (rejected.status, rejected.body) == (503, f"{OPENING}\n")
-        assert (await answer_to(server.port)).headers["retry-after"] == "5"
+        assert (await answer_to(server.port)).headers["retry-after"] == "1"
     assert said_of_limits(caplog) == [f"refused with 503: {OPENING}"] * 2
 
 

@@ -40,7 +40,10 @@ from ._proxy_protocol import MalformedProxyHeader
 from ._receiving_client import receive_client
 from ._subscriptions import Subscriptions, topic_filter
 
-_TOO_MANY_OPENINGS = too_many("This server has reached its limit of opening connections (max_unauthenticated).")
+_TOO_MANY_OPENINGS = too_many(
+    "This server has reached its limit of opening connections (max_unauthenticated).",
+    retry_after=1,  # many clients at once, as after a restart, are let in within seconds
+)
 
 
 class ConnectionHandler:

@@ -8,8 +8,7 @@ from .._addresses import network_of
 from .._transports import Refusal
 from ._checks import check_limit
 
-RETRY_AFTER = ("Retry-After", "5")
-"""The header of a refusal, in seconds. By default, every opening that is in progress now has ended by then."""
+_RETRY_AFTER = 5  # seconds
 
 
 class ConnectionLimits:
@@ -56,6 +55,6 @@ class ConnectionLimits:
                 del self._per_network[network]
 
 
-def too_many(reason: str) -> Refusal:
-    """Return the refusal of a connection beyond a limit."""
-    return Refusal(503, f"{reason} Try again later.", (RETRY_AFTER,))
+def too_many(reason: str, retry_after: int = _RETRY_AFTER) -> Refusal:
+    """Return the refusal of a connection beyond a limit; `retry_after` is in seconds."""
+    return Refusal(503, f"{reason} Try again later.", (("Retry-After", str(retry_after)),))
