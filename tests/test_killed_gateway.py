@@ -27,6 +27,7 @@ from rayforce_trio._protocol import MessageType, Result, parse_push
 
 LOCAL = "127.0.0.1"
 WRITERS, BULK_WRITERS, PUBLISHERS = 5, 1, 2
+AT_ONCE = 2  # calls of each of the `WRITERS`
 TABLE_FOLLOWERS, EVENT_FOLLOWERS = 3, 2
 MAX_WRITES = 100  # between two kills
 LAST = -1  # the number that ends each topic
@@ -264,7 +265,9 @@ async def kill_repeatedly(kills: int, server: Restarted, engine: Native, seed: i
                 await followers.start(follower.follow, await connected())
             async with anyio.create_task_group() as writers:
                 for _ in range(WRITERS):
-                    writers.start_soon(rows.repeat, partial(insert, await connected()))
+                    connection = await connected()
+                    for _ in range(AT_ONCE):
+                        writers.start_soon(rows.repeat, partial(insert, connection))
                 for _ in range(BULK_WRITERS):
                     writers.start_soon(bulk.repeat, partial(insert_several, await connected()), 3)
                 for _ in range(PUBLISHERS):
