@@ -30,7 +30,7 @@ class Restarted:
 
     async def start(self) -> None:
         """Start it at the same port, and wait until it listens. A checkpoint; cancelling it changes nothing."""
-        self._server = await anyio.to_thread.run_sync(ServerProcess, *self._whose, str(self.port))
+        self._server = await anyio.to_thread.run_sync(lambda: ServerProcess(*self._whose, str(self.port)))
 
     def end(self) -> None:
         self._server.kill()
