@@ -1,11 +1,13 @@
 """Streams on the server: what they leave in the engine, whatever happens to the client and its session."""
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
+from rayforce import I64
 from support.native import native_server
-from support.watched import Queries, ask_natively
+from support.watched import Queries, WatchedQuery, ask_natively
 
 from rayforce_trio import NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._protocol import MAX_STREAMS, Failure, NextBatch, OpenStream
@@ -34,7 +36,7 @@ async def test_variables_are_deleted_in_another_session_if_that_of_the_client_is
         nursery.cancel_scope.cancel()
     await session.aclose()
     assert streams.has_variables
-    await streams.delete_variables_elsewhere()
+    assert await streams.delete_variables_elsewhere() is None
     assert not streams.has_variables
     assert await variables(native_port) == 0
 
@@ -50,26 +52,109 @@ async def test_an_engine_that_has_ended_has_no_variables() -> None:
             nursery.cancel_scope.cancel()
         await session.aclose()
     with trio.fail_after(20):
-        await streams.delete_variables_elsewhere()
+        assert "cannot be reached" in (await streams.delete_variables_elsewhere() or "")
+
+
+@asynccontextmanager
+async def lost_beside_a_busy_engine(server: WSServer, busy: WatchedQuery) -> AsyncIterator[None]:
+    """Run the block when a client with a stream has disappeared, while the engine evaluates another one's query."""
+    client = WSClient("127.0.0.1", server.port)
+    async with client.connect() as other, trio.open_nursery() as nursery:
+        connection = await client.connect(nursery)
+        async with connection.stream("(til 10)", batch_size=4) as batches:
+            await anext(batches)
+            nursery.start_soon(other.execute, busy.text)
+            await busy.begun()
+            connection.abort()
+        with trio.fail_after(20):
+            yield
+        busy.release()
+
+
+@pytest.mark.trio
+async def test_a_connection_counts_until_its_variables_are_deleted(
+    queries: Queries, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "rayforce_trio.server")
+    async with WSServer(port=0, host="127.0.0.1", engine=NativeProcess(), max_connections=2) as server:
+        client, busy = WSClient("127.0.0.1", server.port), queries()
+        async with lost_beside_a_busy_engine(server, busy):
+            while "lost: " not in caplog.text:
+                await trio.lowlevel.checkpoint()
+            with pytest.raises(errors.ConnectionRejected):
+                await client.connect().__aenter__()
+            busy.release()
+            async with client.connect(reconnect=True, wait_for_server=True) as connection:
+                assert await connection.execute("(+ 1 2)") == I64(3)
+
+
+@pytest.mark.trio
+async def test_variables_that_may_be_left_in_the_engine_are_logged(
+    queries: Queries, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for limit in ("_DELETE_TIMEOUT", "_SHIELDED_DELETE_TIMEOUT"):
+        monkeypatch.setattr(f"rayforce_trio._server._result_streams.{limit}", 0.1)
+    said = "the results of its streams may be left in the engine: it was busy for 0.1 seconds"
+    async with (
+        WSServer(port=0, host="127.0.0.1", engine=NativeProcess()) as server,
+        lost_beside_a_busy_engine(server, queries()),
+    ):
+        while said not in caplog.text:
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.trio
+async def test_a_server_that_is_cancelled_leaves_no_variables(native_port: int) -> None:
+    engine = NativeEngine("127.0.0.1", native_port)
+    with trio.CancelScope() as scope:
+        async with (
+            WSServer(port=0, host="127.0.0.1", engine=engine) as server,
+            WSClient("127.0.0.1", server.port).connect() as connection,
+            connection.stream("(til 10)", batch_size=4) as batches,
+        ):
+            await anext(batches)
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert await variables(native_port) == 0
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("query", ["(list 1 (til 1000))", "(dict [a] (list (til 1000)))", '"text"', "7"])
+async def test_what_the_engine_cannot_divide_is_not_kept_there(native_port: int, query: str) -> None:
+    session = await NativeEngine("127.0.0.1", native_port).open_session()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run)
+        streams = ResultStreams(session, nothing)
+        for number in (1, 2):
+            assert not isinstance(await streams.open(OpenStream(number, 10, string(query))), Failure)
+        assert await variables(native_port) == 0
+        nursery.cancel_scope.cancel()
+    await session.aclose()
+
+
+@pytest.mark.trio
+async def test_a_description_may_be_long(native_port: int) -> None:
+    """The engine sends it in several pieces."""
+    engine = NativeEngine("127.0.0.1", native_port)
+    query = '(do (map (fn [x] (println (take "x" 5000))) (til 400)) (til 10))'
+    async with (
+        WSServer(port=0, host="127.0.0.1", engine=engine) as server,
+        WSClient("127.0.0.1", server.port).connect() as connection,
+        connection.stream(query, batch_size=4) as batches,
+    ):
+        assert [len(batch) async for batch in batches] == [4, 4, 2]
 
 
 @pytest.mark.trio
 async def test_a_busy_engine_deletes_the_variables_later(native_port: int, queries: Queries) -> None:
-    """The client disappears while the engine evaluates the query of another one."""
     engine = NativeEngine("127.0.0.1", native_port)
     async with WSServer(port=0, host="127.0.0.1", engine=engine) as server:
         busy = queries()
-        async with WSClient("127.0.0.1", server.port).connect() as other, trio.open_nursery() as nursery:
-            connection = await WSClient("127.0.0.1", server.port).connect(nursery)
-            async with connection.stream("(til 10)", batch_size=4) as batches:
-                await anext(batches)
-                nursery.start_soon(other.execute, busy.text)
-                await busy.begun()
-                connection.abort()
+        async with lost_beside_a_busy_engine(server, busy):
             busy.release()
-            with trio.fail_after(20):
-                while await variables(native_port):  # noqa: ASYNC110 - the engine does not tell
-                    await trio.sleep(0.01)
+            while await variables(native_port):  # noqa: ASYNC110 - the engine does not tell
+                await trio.sleep(0.01)
 
 
 @pytest.mark.trio

@@ -694,12 +694,19 @@ class WSServerConnection:
         if not self._engine_is_lost and self._pipeline.current is None and not self._session.unread:
             await self._ask_engine(self._streams.delete_variables)
 
+    @property
+    def has_variables(self) -> bool:
+        """Whether the client's streams may have left variables in the engine."""
+        return self._streams.has_variables
+
     async def delete_variables(self) -> None:
         """Delete variables that the client's streams have left in the engine, when its session is closed.
 
-        A checkpoint if there are any, within a minute. If cancelled, within 2 seconds.
+        A checkpoint if there are any, within ten minutes. If cancelled, within 2 seconds.
         """
-        await self._streams.delete_variables_elsewhere()
+        problem = await self._streams.delete_variables_elsewhere()
+        if problem is not None:
+            self._log.warning("the results of its streams may be left in the engine: %s", problem)
 
     async def _run_session(self) -> None:
         """Run the session until cancelled, also after the engine is lost: an answer that is being sent is finished."""

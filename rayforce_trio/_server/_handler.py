@@ -215,11 +215,7 @@ class ConnectionHandler:
         finally:
             if opened.transport is not None:
                 opened.transport.abort()  # has no effect if it was closed
-            opened.places.close()
-            if opened.authorized is not None:
-                await opened.authorized.session.aclose()
-            if opened.connection is not None:
-                await opened.connection.delete_variables()
+            await opened.aclose()
 
     async def _open(
         self,
@@ -368,3 +364,19 @@ class _Opened:
         self.connection: WSServerConnection | None = None
         self.network = ""  # of the client
         self.places = ExitStack()  # while open, the connection counts towards the limits
+
+    async def aclose(self) -> None:
+        """Close the session, and delete what the client's streams have left in the engine.
+
+        A checkpoint if there is a session. If cancelled, the session is closed, and what is left is deleted for 2
+        seconds.
+        """
+        with self.places:
+            if self.connection is None or not self.connection.has_variables:
+                self.places.close()  # otherwise it counts until they are deleted
+            try:
+                if self.authorized is not None:
+                    await self.authorized.session.aclose()
+            finally:
+                if self.connection is not None:
+                    await self.connection.delete_variables()

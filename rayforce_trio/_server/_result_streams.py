@@ -26,7 +26,7 @@ from .._protocol import (
 )
 from .._tasks import race
 from .._values._columns import read_columns
-from .._values._payloads import NULL, Buffer, call, i64, name, string, text_of_symbol, vector
+from .._values._payloads import Buffer, call, i64, name, string, text_of_symbol, vector
 from .._values._reader import NotColumns, UnknownType
 from .._values._types import DTYPES, Type
 from ..errors import EngineError, RayforceConversionError
@@ -36,9 +36,11 @@ from ._spooled_value import SpooledValue, spool
 _ACCESS = "access"  # the engine's code if a client may not set variables
 _TEXT_SIZE = 16  # bytes that a text takes in the engine, as an estimate
 _DESCRIPTION = struct.Struct("<BBqBBq")  # a list, and its first item, the number of rows
+_KEPT_HERE = (Type.DICT.name, Type.LIST.name)  # of a dict, the engine would take some keys; a list has no columns
 _PAIR = struct.Struct("<qq")
-_DELETE_TIMEOUT = 60.0  # seconds in which another session must have deleted the variables
+_DELETE_TIMEOUT = 600.0  # seconds in which another session must have deleted the variables
 _SHIELDED_DELETE_TIMEOUT = 2.0  # the same while the server stops
+_DAMAGED = "the engine sent a damaged reply"
 
 
 class ResultStreams:
@@ -129,20 +131,23 @@ class ResultStreams:
         """
         await self._delete(list(self._variables), self._ask)
 
-    async def delete_variables_elsewhere(self) -> None:
+    async def delete_variables_elsewhere(self) -> str | None:
         """Delete the variables that are left, in another session, since that of the connection is lost or closed.
 
-        A checkpoint if there are any variables, within a minute. If cancelled, within 2 seconds.
+        Return why some of them may be left in the engine; `None` if all are gone.
+
+        A checkpoint if there are any variables, within ten minutes. If cancelled, within 2 seconds.
         """
-        if not self._variables:
-            return
-        try:
-            with trio.move_on_after(_SHIELDED_DELETE_TIMEOUT, shield=True):
-                await self._delete_in_another_session()
-            with trio.move_on_after(_DELETE_TIMEOUT):
-                await self._delete_in_another_session()
-        except EngineError:
-            pass  # the engine has ended, and its variables with it
+        problem = f"it was busy for {_DELETE_TIMEOUT:g} seconds"
+        for timeout, shield in ((_SHIELDED_DELETE_TIMEOUT, True), (_DELETE_TIMEOUT, False)):
+            if not self._variables:
+                return None
+            try:
+                with trio.move_on_after(timeout, shield=shield):
+                    await self._delete_in_another_session()
+            except EngineError as error:
+                problem = str(error)
+        return problem if self._variables else None
 
     # Inside
 
@@ -171,20 +176,21 @@ class ResultStreams:
         if isinstance(reply, Failure):
             return reply
         kind = text_of_symbol(bytes(reply.frame[HEADER_SIZE:])) or ""
-        if kind == Type.DICT.name:  # the engine would take some of its keys
+        if kind in _KEPT_HERE or not kind.isupper():
             kept = await self._keep(request.stream, await self._ask(call("list", string(output), value)))
             await self._delete([variable], self._ask)
             return kept
-        if not kind.isupper() or kind == Type.LIST.name:
-            self._streams.has_no_rows(request.stream)
-            return await self._ask(call("list", NULL, string(output), value))
         empty = call("take", value, i64(0))
         reply = await self._ask(call("list", call("count", value), string(output), empty))
         if isinstance(reply, Failure):
             return reply
-        description = bytes(reply.frame[:])
-        rows = _DESCRIPTION.unpack_from(description, HEADER_SIZE)[-1]
+        description = await self._received(reply)
         start = HEADER_SIZE + _DESCRIPTION.size + len(string(output))
+        if len(description) <= start:
+            return Failure("io", _DAMAGED)
+        outer, _, items, of_rows, _, rows = _DESCRIPTION.unpack_from(description, HEADER_SIZE)
+        if (outer, items, of_rows) != (Type.LIST, 3, i64(0)[0]):
+            return Failure("io", _DAMAGED)
         return self._streams.opened(request.stream, rows, rows * _row_size(description[start:])) or Result(description)
 
     async def _split(self, reply: Reply) -> tuple[str, Reply]:
@@ -197,13 +203,23 @@ class ResultStreams:
         """
         if isinstance(reply, Failure):
             return "", reply
+        try:
+            return split_verbose(await self._received(reply))
+        except FrameError as error:
+            return "", Failure("io", f"{_DAMAGED}: {error}")
+
+    async def _received(self, reply: Result) -> bytes:
+        """Return the frame of a reply, after receiving the rest of it.
+
+        A checkpoint if it has to wait. If cancelled, the session can only be closed.
+
+        Raises:
+            EngineError: the engine is lost.
+        """
         parts = [reply.frame[:]]
         while self._session.unread:
             parts.append(await self._session.receive_some())
-        try:
-            return split_verbose(b"".join(parts))
-        except FrameError as error:
-            return "", Failure("io", f"the engine sent a damaged reply: {error}")
+        return b"".join(parts)
 
     async def _keep(self, stream: int, reply: Reply) -> Reply:
         """Keep a whole result on the server, from a list of the printed text and the value.
