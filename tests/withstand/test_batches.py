@@ -72,9 +72,15 @@ def worst_wait(server: ServerProcess, *, in_batches: bool) -> float:
     return timing.longest
 
 
-@pytest.mark.parametrize("make", [_servers.child, _servers.in_process])
-def test_others_wait_a_tenth_as_long_beside_a_stream_of_five_million_rows(make: Callable[..., WSServer]) -> None:
-    """The clients have processes of their own, so they do not delay each other."""
+@pytest.mark.parametrize(("make", "times_shorter"), [(_servers.child, 10), (_servers.in_process, 5)])
+def test_others_wait_much_less_beside_a_stream_of_five_million_rows(
+    make: Callable[..., WSServer], times_shorter: int
+) -> None:
+    """Compare rounds that take turns. The clients have processes of their own, so they do not delay each other.
+
+    In process, even the whole reply delays others for 20 ms only: the time to copy 200 MB once. The rest is sent in
+    small parts. A batch takes 1 to 2 ms.
+    """
     with served(make) as server:
         trio.run(prepare, server.port, ROWS)
         whole, batches = [], []
@@ -82,7 +88,7 @@ def test_others_wait_a_tenth_as_long_beside_a_stream_of_five_million_rows(make: 
             whole.append(worst_wait(server, in_batches=False))
             batches.append(worst_wait(server, in_batches=True))
     print(f"worst waits: {median(whole) * 1000:.0f} ms as a whole, {median(batches) * 1000:.1f} ms in batches")
-    assert median(batches) <= median(whole) / 10
+    assert median(batches) <= median(whole) / times_shorter
 
 
 def test_a_client_needs_memory_for_at_most_four_batches_of_80_megabytes() -> None:
