@@ -458,6 +458,22 @@ async def test_a_stream_leaves_the_connection_in_step_and_no_variables(
         assert await swept(run) >= (10 if of_all_tasks else 3)
 
 
+@on_asyncio
+@pytest.mark.anyio
+async def test_a_stream_leaves_the_connection_in_step_and_no_variables_on_asyncio(in_process_port: int) -> None:
+    async with no_leaks(), WSClient("127.0.0.1", in_process_port).connect() as connection:
+
+        async def run(step: int) -> bool:
+            reached = False
+            for suspensions in pairs(step):
+                reached |= await cancelled_on_asyncio(receive_in_batches(connection), suspensions)
+                assert await in_step(connection)
+                assert await streams_left(connection) == 0
+            return reached
+
+        assert await swept(run) >= 3
+
+
 # Subscriptions
 
 
