@@ -1,53 +1,22 @@
 """Connections that come back to real servers, which are killed, stopped and restarted, on both event loops."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from itertools import count
 from time import perf_counter
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import pytest
 from rayforce import I64
 from support.leaks import no_leaks
-from support.processes import ServerProcess
 from support.proxy import Lane, Proxy, proxy
+from support.restarted import Restarted, restarted
 
 from rayforce_trio import ClientConnectionState as State
 from rayforce_trio import WSClient, WSClientConnection, errors
 
 LOCAL = "127.0.0.1"
-
-
-class Restarted:
-    """A server in a process of its own that keeps its port when it is restarted."""
-
-    def __init__(self) -> None:
-        self._server = ServerProcess("in-process")
-        self.port = self._server.port
-
-    async def kill(self) -> None:
-        await anyio.to_thread.run_sync(self._server.kill)
-
-    async def stop(self) -> None:
-        await anyio.to_thread.run_sync(self._server.stop)
-
-    async def start(self) -> None:
-        self._server = await anyio.to_thread.run_sync(ServerProcess, "in-process", str(self.port))
-
-    def end(self) -> None:
-        self._server.kill()
-
-
-@contextmanager
-def restarted() -> Iterator[Restarted]:
-    server = Restarted()
-    try:
-        yield server
-    finally:
-        server.end()
 
 
 class Attempts:
@@ -75,7 +44,7 @@ async def until(connection: WSClientConnection, state: State) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["kill", "stop"])
 async def test_a_server_that_is_restarted(how: str) -> None:
-    with restarted() as server, anyio.fail_after(60):
+    with restarted("in-process") as server, anyio.fail_after(60):
         async with WSClient(LOCAL, server.port).connect(reconnect=True) as connection:
             assert await connection.execute("(+ 1 2)") == I64(3)
             for _ in range(2):
@@ -96,7 +65,7 @@ async def test_five_hundred_connections_come_back_at_once(monkeypatch: pytest.Mo
     clients = 500
     with anyio.fail_after(120):
         async with no_leaks():
-            with restarted() as server:
+            with restarted("in-process") as server:
                 await come_back(clients, server, monkeypatch)
 
 

@@ -180,6 +180,9 @@ class FakeSubscriber:
     def updated(self, update: SharedUpdate) -> None:
         self.events.append(update.sequence)
 
+    def replayed(self, updates: list[SharedUpdate]) -> None:
+        self.events += [update.sequence for update in updates]
+
     def ended(self, reason: Failure) -> None:
         self.events.append(reason.code)
 
@@ -360,6 +363,66 @@ async def test_there_are_limits() -> None:
         await other.unsubscribe(1)
         await other.subscribe(3, "t4")  # t3 has no subscribers and gives way
         await other.subscribed(3)
+
+
+async def test_a_topic_that_gives_way_may_be_the_last_one_of_its_engine() -> None:
+    async with serving(InProcessEngine(), max_topics=1) as server, connected(server) as client:
+        await client.subscribe(1, "t")
+        await client.subscribed(1)
+        await client.unsubscribe(1)
+        await client.subscribe(2, "u")
+        await client.subscribed(2)
+        assert await server.publish("u", 7) == 1
+        assert await client.update() == Update(2, 1, 0, i64(7))
+
+
+async def test_a_feed_whose_last_topic_gives_way_is_opened_again() -> None:
+    hub = Hub(SubscriptionOptions(max_topics=1), Counters())
+    engine, first, second = FakeEngine(), FakeSubscriber(), FakeSubscriber()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        hub.subscribe(engine, "t", first)
+        old = await engine.running()
+        old.handler.subscribed("t", 1)
+        hub.unsubscribe(first)
+        hub.subscribe(engine, "u", second)
+        new = await engine.running()
+        assert (old.closed, new is old, new.asked) == (True, False, ["+u"])
+        new.handler.subscribed("u", 1)
+        new.handler.pushed(Push("u", 1, b"one"))
+        assert second.events[1:] == [1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_updates_that_are_kept_for_all_topics_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topic that has most gives way."""
+    monkeypatch.setattr("rayforce_trio._server._hub.MAX_KEPT", 10_000)
+    hub = Hub(SubscriptionOptions(max_topic_history=8000), Counters())
+    engine = InProcessEngine()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        positions = {}
+        for name in "ab":
+            subscriber = FakeSubscriber()
+            hub.subscribe(engine, name, subscriber)
+            [positions[name]] = subscriber.events
+
+        def can_resume(name: str) -> bool:
+            position = positions[name]
+            assert isinstance(position, Position)
+            hub.subscribe(engine, name, resumed := FakeSubscriber(), position)
+            return resumed.events[0] != "gap"
+
+        hub.publish("a", bytes(1000))
+        for number in range(1, 40):
+            hub.publish("b", bytes(1000))
+            assert can_resume("a")
+            assert can_resume("b") == (number <= 7)
+        for _ in range(3):
+            hub.publish("a", bytes(1000))
+            assert hub._kept.size <= 10_000
+        assert can_resume("a")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_topic_is_kept_for_the_resume_window(autojump_clock: trio.testing.MockClock) -> None:

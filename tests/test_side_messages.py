@@ -72,6 +72,31 @@ def test_the_rest_waits_in_order_until_the_transport_is_idle(blocked: Blocked) -
     assert blocked.sent == [Update(1, 1, 0, b"a"), "notice", Update(1, 2, 0, b"b")]
 
 
+def test_many_updates_are_sent_a_slice_of_time_at_once(blocked: Blocked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._server._side_messages.TIME_SLICE", 0.0)
+    notified: list[None] = []
+    monkeypatch.setattr(MemoryTransport, "notify_when_idle", lambda _: notified.append(None))
+    blocked.messages.updates(1, [SharedUpdate(number, b"a") for number in (1, 2, 3)])
+    assert (blocked.sent, len(notified)) == ([Update(1, 1, 0, b"a")], 1)
+    blocked.messages.update(1, SharedUpdate(4, b"a"))
+    blocked.messages.notify("notice")
+    for _ in range(4):
+        blocked.open()
+    assert blocked.sent == [*(Update(1, number, 0, b"a") for number in (1, 2, 3, 4)), "notice"]
+
+
+def test_what_was_lost_before_a_subscription_ended_does_not_slow_down_the_others(blocked: Blocked) -> None:
+    """A subscription that the server has ended is discarded when the client ends it, too."""
+    blocked.is_open = False
+    blocked.messages.update(1, SharedUpdate(1, bytes(400)))
+    blocked.messages.update(2, SharedUpdate(1, bytes(900)))
+    assert blocked.dropped == [1]
+    blocked.open()
+    assert not blocked.messages._direct
+    blocked.messages.discard(1)
+    assert blocked.messages._direct
+
+
 def test_losses_are_counted_and_reported(blocked: Blocked) -> None:
     blocked.is_open = False
     for sequence in range(1, 4):

@@ -89,7 +89,7 @@ from ._server_calls import (
     parse_server_call,
 )
 from ._subscription import SLOW, ClientSubscription, Overflow, SubscriptionState, Taken
-from ._topics import Confirm, Deliver, End, Subscribe, Topic, TopicAction, TopicState, Unsubscribe
+from ._topics import Confirm, Deliver, End, KeptBytes, Replay, Subscribe, Topic, TopicAction, TopicState, Unsubscribe
 from ._updates import Push, Update, parse_push, parse_update, update_frame
 from ._verbose import join_verbose, split_payload, split_verbose
 from ._violation import CredentialsRejected, ProtocolViolation
@@ -156,6 +156,7 @@ __all__ = [
     "FrameError",
     "Header",
     "HelloNotice",
+    "KeptBytes",
     "LazyFrame",
     "Message",
     "MessageType",
@@ -173,6 +174,7 @@ __all__ = [
     "ProtocolViolation",
     "Publish",
     "Push",
+    "Replay",
     "Reply",
     "RequestPipeline",
     "RequestState",

@@ -13,6 +13,7 @@ The caller then forgets the topic, and makes a new one with a new epoch when it 
 import enum
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 from math import inf
 from typing import Generic, NamedTuple, TypeVar
 
@@ -22,6 +23,9 @@ from ._replies import Failure
 
 UPDATE_OVERHEAD = 128
 """Bytes that a stored update counts besides its payload."""
+
+MAX_HISTORY_UPDATES = 16_384
+"""Updates of a topic that are kept. A subscriber gets all that it has missed in one step, so they must not be many."""
 
 S = TypeVar("S")
 """A subscriber, which must be hashable."""
@@ -65,6 +69,13 @@ class Deliver(NamedTuple, Generic[S]):
     payload: Frame
 
 
+class Replay(NamedTuple, Generic[S]):
+    """Send one subscriber the updates that follow its position, which are numbered."""
+
+    subscriber: S
+    updates: list[tuple[int, Frame]]
+
+
 class End(NamedTuple, Generic[S]):
     """Tell a subscriber that its subscription was refused or has ended."""
 
@@ -72,10 +83,21 @@ class End(NamedTuple, Generic[S]):
     reason: Failure
 
 
-TopicAction = Subscribe | Unsubscribe | Confirm[S] | Deliver[S] | End[S]
+TopicAction = Subscribe | Unsubscribe | Confirm[S] | Deliver[S] | Replay[S] | End[S]
 """Something that the caller must do, in the order in which the actions are returned."""
 
 _ACTIVE, _LINGERING = TopicState.ACTIVE, TopicState.LINGERING
+
+
+class KeptBytes:
+    """How many bytes of updates several topics keep together.
+
+    Attributes:
+        size: the number of bytes.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
 
 
 class Topic(Generic[S]):
@@ -87,25 +109,28 @@ class Topic(Generic[S]):
         epoch: identifies the epoch. It must be different for every topic object, also of other servers.
         resume_window: how long the source stays subscribed after the last subscriber has left, in seconds.
         max_history: how many bytes of updates to keep for subscribers that resume.
+        of_all: counts the bytes that this topic keeps, among others.
 
     Attributes:
         epoch: as given.
         state: see `TopicState`.
         subscribers: the subscribers, in the order of their subscriptions.
         next_sequence: the number of the next update, once the source has confirmed.
+        kept: how many bytes of updates are kept.
         expires_at: when `time_passed` must be called; infinite unless the topic is LINGERING.
     """
 
-    def __init__(self, epoch: str, *, resume_window: float, max_history: int) -> None:
+    def __init__(self, epoch: str, *, resume_window: float, max_history: int, of_all: KeptBytes) -> None:
         self.epoch = epoch
         self.state = TopicState.IDLE
         self.subscribers: dict[S, None] = {}
         self.next_sequence = 0
+        self.kept = 0
         self.expires_at = inf
         self._resume_window = resume_window
         self._max_history = max_history
+        self._of_all = of_all
         self._history = deque[tuple[int, Frame]]()  # the latest updates, without gaps
-        self._history_size = 0
 
     def subscribe(self, subscriber: S, resume: Position | None = None) -> list[TopicAction[S]]:
         """Add a subscriber, which continues from the position `resume` if there is one.
@@ -128,8 +153,10 @@ class Topic(Generic[S]):
         self.state = _ACTIVE
         self.expires_at = inf
         sequence = self.next_sequence - 1 if resume is None else resume.sequence
-        missed = [Deliver([subscriber], number, payload) for number, payload in self._history if number > sequence]
-        return [Confirm(subscriber, Position(self.epoch, sequence)), *missed]
+        confirm = Confirm(subscriber, Position(self.epoch, sequence))
+        missed = self.next_sequence - 1 - sequence
+        history = self._history
+        return [confirm, Replay(subscriber, [*islice(history, len(history) - missed, None)])] if missed else [confirm]
 
     def unsubscribe(self, subscriber: S, now: float) -> list[TopicAction[S]]:
         """Remove a subscriber. Do nothing if there is no such subscriber."""
@@ -182,6 +209,11 @@ class Topic(Generic[S]):
         """End a topic without subscribers before its time, to make room for another one."""
         return self._end_at_source() if self.state is _LINGERING else []
 
+    def halve_history(self) -> None:
+        """Forget the older half of the updates that are kept, and at least one."""
+        for _ in range((len(self._history) + 1) // 2):
+            self._forget_oldest()
+
     # Inside
 
     def _can_resume(self, position: Position) -> bool:
@@ -190,12 +222,18 @@ class Topic(Generic[S]):
         return self.next_sequence - len(self._history) <= position.sequence + 1 <= self.next_sequence
 
     def _remember(self, sequence: int, payload: Frame) -> None:
-        history = self._history
-        history.append((sequence, payload))
-        self._history_size += len(payload) + UPDATE_OVERHEAD
-        while self._history_size > self._max_history:
-            _, oldest = history.popleft()
-            self._history_size -= len(oldest) + UPDATE_OVERHEAD
+        self._history.append((sequence, payload))
+        self._count_kept(len(payload) + UPDATE_OVERHEAD)
+        while self.kept > self._max_history or len(self._history) > MAX_HISTORY_UPDATES:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, oldest = self._history.popleft()
+        self._count_kept(-len(oldest) - UPDATE_OVERHEAD)
+
+    def _count_kept(self, change: int) -> None:
+        self.kept += change
+        self._of_all.size += change
 
     def _end_at_source(self) -> list[TopicAction[S]]:
         return [*self._end(None), Unsubscribe()]
@@ -204,5 +242,6 @@ class Topic(Generic[S]):
         self.state = TopicState.ENDED
         self.expires_at = inf
         self._history.clear()
+        self._count_kept(-self.kept)
         subscribers, self.subscribers = self.subscribers, {}
         return [] if reason is None else [End(subscriber, reason) for subscriber in subscribers]

@@ -21,8 +21,10 @@ from .._protocol import (
     End,
     Failure,
     Frame,
+    KeptBytes,
     Position,
     Push,
+    Replay,
     Reply,
     Subscribe,
     Topic,
@@ -39,37 +41,45 @@ from ._engine_requests import EngineRequests
 from ._log import logger
 from ._options import SubscriptionOptions
 
+MAX_KEPT = 1024**3
+"""Bytes of updates that are kept for subscribers that resume, of all topics. The topic that has most gives way."""
+
 _EPOCH_BYTES = 12  # random bytes
+
+_SHARED_IDS = 4
+"""The messages of the first ids of clients are shared. Most clients have few subscriptions, numbered from 1."""
 
 _STOPPED = "the server is shutting down"
 
 
 class SharedUpdate:
-    """An update of a topic, whose message is packed once for all subscribers that use the same id.
+    """An update of a topic, whose message is packed once for all subscribers that use the same low id.
 
     Args:
         sequence: its number.
         payload: the value.
     """
 
-    __slots__ = ("_id", "_message", "payload", "sequence")
+    __slots__ = ("_messages", "payload", "sequence")
 
     def __init__(self, sequence: int, payload: Frame) -> None:
         self.sequence = sequence
         self.payload = payload
-        self._id = 0
-        self._message: SharedMessage | None = None
+        self._messages: dict[int, SharedMessage] | None = None
 
     def __len__(self) -> int:
         return len(self.payload)
 
     def message(self, subscription: int, lost: int = 0) -> SharedMessage:
         """Return the message for a subscription; `lost` is the number of updates that were dropped before it."""
-        if subscription == self._id and not lost and self._message is not None:
-            return self._message
+        messages = self._messages
+        if messages is not None and not lost and (message := messages.get(subscription)) is not None:
+            return message
         message = SharedMessage(update_frame(Update(subscription, self.sequence, lost, self.payload)))
-        if self._message is None and not lost:
-            self._id, self._message = subscription, message
+        if subscription <= _SHARED_IDS and not lost:
+            if messages is None:
+                messages = self._messages = {}
+            messages[subscription] = message
         return message
 
 
@@ -81,6 +91,9 @@ class Subscriber(Protocol):
 
     def updated(self, update: SharedUpdate) -> None:
         """Send an update, or keep it until it can be sent."""
+
+    def replayed(self, updates: list[SharedUpdate]) -> None:
+        """Send updates that the client has missed, before any later one."""
 
     def ended(self, reason: Failure) -> None:
         """Tell the client that the subscription was refused, or has ended."""
@@ -104,6 +117,7 @@ class Hub:
         self._places: dict[Subscriber, tuple[_Source, str]] = {}
         self._lingering: dict[_Topic, tuple[_Source, str]] = {}  # in the order in which they expire
         self._topics = 0
+        self._kept = KeptBytes()
         self._timer = trio.CancelScope()  # its deadline is the time at which the next topic expires
         self._nursery: trio.Nursery | None = None
         self._requesters: dict[Engine, EngineRequests] = {}
@@ -145,10 +159,13 @@ class Hub:
             if resume is None and not self._has_room():
                 subscriber.ended(Failure(LIMIT, "this server has reached its limit of topics (max_topics)"))
                 return
+            # An engine may just have lost its last topic, and its source with it.
+            source = self._sources.get(_key(engine))
             topic = Topic(
                 secrets.token_urlsafe(_EPOCH_BYTES),
                 resume_window=self._options.resume_window,
                 max_history=self._options.max_topic_history,
+                of_all=self._kept,
             )
             if resume is None:
                 source = self._source_of(engine) if source is None else source
@@ -267,6 +284,10 @@ class Hub:
                 self._counters.topic(name).updates += len(subscribers)
                 for subscriber in subscribers:
                     subscriber.updated(update)
+            elif isinstance(action, Replay):
+                updates = [SharedUpdate(*update) for update in action.updates]
+                self._counters.topic(name).updates += len(updates)
+                action.subscriber.replayed(updates)
             elif isinstance(action, Confirm):
                 action.subscriber.confirmed(action.position)
             elif isinstance(action, End):
@@ -280,6 +301,9 @@ class Hub:
                     self._perform(source, name, topic, topic.confirmed(1))
             elif source.feed is not None:
                 source.feed.unsubscribe(name)
+        while self._kept.size > MAX_KEPT:
+            topics = (topic for each in self._sources.values() for topic in each.topics.values())
+            max(topics, key=lambda topic: topic.kept).halve_history()
         if topic.state is TopicState.ENDED:
             self._forget(source, name, topic)
 

@@ -75,12 +75,19 @@ class SideMessages:
                 self._counters.bytes_out += message.size
             else:
                 self._direct = False
-                self._add(subscription, update)
-        elif not self._closed:
-            is_first = not self._outbox
-            self._add(subscription, update)
-            if is_first:
-                self._send_waiting()
+                self._add(subscription, [update])
+        else:
+            self.updates(subscription, [update])
+
+    def updates(self, subscription: int, updates: list[SharedUpdate]) -> None:
+        """Send updates of one subscription as soon as that is possible, as many at once as fit into a slice of time."""
+        if self._closed:
+            return
+        is_first = not self._outbox
+        self._direct = False
+        self._add(subscription, updates)
+        if is_first:
+            self._send_waiting()
 
     def discard(self, subscription: int) -> None:
         """Drop the updates that wait for a subscription that the client has ended."""
@@ -98,8 +105,8 @@ class SideMessages:
     def _note_whether_direct(self) -> None:
         self._direct = not self._closed and self._outbox.is_clear
 
-    def _add(self, subscription: int, update: SharedUpdate) -> None:
-        for dropped in self._outbox.add_update(subscription, update):
+    def _add(self, subscription: int, updates: list[SharedUpdate]) -> None:
+        for dropped in self._outbox.add_updates(subscription, updates):
             self.on_dropped(dropped)
 
     def _send_waiting(self) -> None:

@@ -90,7 +90,7 @@ class Subscriptions:
         subscription = self._active.pop(number, None)
         if subscription is not None:
             self._hub.unsubscribe(subscription)
-            self.messages.discard(number)
+        self.messages.discard(number)
 
     async def snapshot(self, snapshot: Snapshot, session: Session) -> Reply:
         """Return the number of the next update of a subscription, null, and the value of a query, or an error.
@@ -175,6 +175,9 @@ class _Subscription:
 
     def updated(self, update: SharedUpdate) -> None:
         self._messages.update(self.number, update)
+
+    def replayed(self, updates: list[SharedUpdate]) -> None:
+        self._messages.updates(self.number, updates)
 
     def ended(self, reason: Failure) -> None:
         self._owner.forget(self.number)

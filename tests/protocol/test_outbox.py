@@ -24,9 +24,9 @@ def test_notices_and_updates_keep_their_order() -> None:
     outbox = Outbox[bytes](1000)
     assert (bool(outbox), outbox.is_clear, outbox.first()) == (False, True, None)
     outbox.add_notice("one")
-    outbox.add_update(1, b"a")
+    outbox.add_updates(1, [b"a"])
     outbox.add_notice("two")
-    outbox.add_update(2, b"b")
+    outbox.add_updates(2, [b"b"])
     assert (len(outbox), bool(outbox), outbox.is_clear) == (4, True, False)
     assert outbox.first() == "one"
     assert sent(outbox) == ["one", (1, 0, b"a"), "two", (2, 0, b"b")]
@@ -36,40 +36,52 @@ def test_notices_and_updates_keep_their_order() -> None:
 def test_beyond_the_limit_the_oldest_updates_go_and_the_next_one_tells() -> None:
     outbox = Outbox[bytes](2 * SIZE)
     outbox.add_notice("subscribed")
-    assert outbox.add_update(1, b"a") == []
-    assert outbox.add_update(2, b"b") == []
-    assert outbox.add_update(1, b"c") == [1]
-    assert outbox.add_update(1, b"d") == [2]
-    assert sent(outbox) == ["subscribed", (1, 1, b"c"), (1, 0, b"d")]
+    assert outbox.add_updates(1, [b"a"]) == []
+    assert outbox.add_updates(2, [b"b"]) == []
+    assert outbox.add_updates(3, [b"c"]) == [1]
+    assert outbox.add_updates(4, [b"d"]) == [2]
+    assert sent(outbox) == ["subscribed", (3, 0, b"c"), (4, 0, b"d")]
     assert not outbox
-    assert not outbox.is_clear  # the next update of subscription 2 must tell
-    outbox.add_update(2, b"e")
+    assert not outbox.is_clear  # the next updates of subscriptions 1 and 2 must tell
+    outbox.add_updates(2, [b"e"])
     assert sent(outbox) == [(2, 1, b"e")]
+    outbox.discard(1)
+    assert outbox.is_clear
+
+
+def test_a_busy_topic_does_not_cost_a_quiet_one_its_last_update() -> None:
+    outbox = Outbox[bytes](3 * SIZE)
+    outbox.add_updates(1, [b"q"])
+    for number in range(100):
+        dropped = outbox.add_updates(2, [bytes([number])])
+        assert dropped == ([2] if number >= 2 else [])
+        assert len(outbox._runs) <= 2 * len(outbox)  # what was dropped does not stay
+    assert sent(outbox) == [(1, 0, b"q"), (2, 98, bytes([98])), (2, 0, bytes([99]))]
     assert outbox.is_clear
 
 
 def test_one_update_may_always_wait() -> None:
     outbox = Outbox[bytes](10)
-    assert outbox.add_update(1, bytes(1000)) == []
-    assert outbox.add_update(1, bytes(2000)) == [1]
+    assert outbox.add_updates(1, [bytes(1000)]) == []
+    assert outbox.add_updates(1, [bytes(2000)]) == [1]
     assert outbox.first() == OutgoingUpdate(1, 1, bytes(2000))
 
 
 def test_a_subscription_that_ended_leaves_nothing() -> None:
     outbox = Outbox[bytes](2 * SIZE)
     for value in b"abc":
-        outbox.add_update(1, bytes([value]))
+        outbox.add_updates(1, [bytes([value])])
     outbox.add_notice("n")
     outbox.discard(1)
     assert (len(outbox), outbox.size) == (1, 0)
     assert sent(outbox) == ["n"]
     assert outbox.is_clear
-    outbox.add_update(2, b"d")
-    outbox.add_update(3, b"e")
+    outbox.add_updates(2, [b"d"])
+    outbox.add_updates(3, [b"e"])
     outbox.discard(2)
     outbox.discard(9)
     assert len(outbox) == 1
-    assert outbox.add_update(3, b"f") == []  # what was discarded gives way without being counted
+    assert outbox.add_updates(3, [b"f"]) == []  # what was discarded gives way without being counted
     assert sent(outbox) == [(3, 0, b"e"), (3, 0, b"f")]
 
 
@@ -83,7 +95,7 @@ def test_a_client_that_reads_nothing_cannot_ask_for_any_number_of_notices() -> N
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["add", "add", "add", "send", "discard"]), st.integers(1, 3)), max_size=80),
+    st.lists(st.tuples(st.sampled_from(["add", "add", "run", "send", "discard"]), st.integers(1, 3)), max_size=80),
     st.integers(1, 6),
 )
 def test_every_update_is_sent_or_counted(steps: list[tuple[str, int]], room: int) -> None:
@@ -92,6 +104,11 @@ def test_every_update_is_sent_or_counted(steps: list[tuple[str, int]], room: int
     added = dict.fromkeys(range(1, 400), 0)
     seen = dict.fromkeys(range(1, 400), 0)
 
+    def add(name: int, count: int) -> None:
+        numbers = range(added[name] + 1, added[name] + count + 1)
+        added[name] += count
+        outbox.add_updates(name, [bytes([number % 256]) for number in numbers])
+
     def take(first: str | OutgoingUpdate[bytes] | None) -> None:
         assert isinstance(first, OutgoingUpdate)
         seen[first.subscription] += first.lost + 1
@@ -99,9 +116,9 @@ def test_every_update_is_sent_or_counted(steps: list[tuple[str, int]], room: int
         outbox.sent()
 
     for step, which in steps:
-        if step == "add":
-            added[names[which]] += 1
-            outbox.add_update(names[which], bytes([added[names[which]] % 256]))
+        if step in ("add", "run"):
+            add(names[which], 4 if step == "run" else 1)
+            assert len(outbox._runs) <= 2 * len(outbox)  # what was dropped does not stay
         elif step == "discard":
             outbox.discard(names[which])
             names[which] += 3
@@ -111,7 +128,7 @@ def test_every_update_is_sent_or_counted(steps: list[tuple[str, int]], room: int
     while outbox:
         take(outbox.first())
     for name in names.values():
-        outbox.add_update(name, bytes([(added[name] + 1) % 256]))
+        add(name, 1)
         take(outbox.first())
-        assert seen[name] == added[name] + 1
+        assert seen[name] == added[name]
     assert outbox.size == 0

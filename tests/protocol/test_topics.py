@@ -14,7 +14,10 @@ from rayforce_trio._protocol import (
     Deliver,
     End,
     Failure,
+    Frame,
+    KeptBytes,
     Position,
+    Replay,
     Subscribe,
     Topic,
     TopicAction,
@@ -30,7 +33,7 @@ REFUSED = Failure(ENGINE, "it refuses")
 
 
 def new_topic(history: int = 10_000) -> Topic[str]:
-    return Topic(EPOCH, resume_window=WINDOW, max_history=history)
+    return Topic(EPOCH, resume_window=WINDOW, max_history=history, of_all=KeptBytes())
 
 
 def topic_in(state: TopicState) -> Topic[str]:
@@ -59,6 +62,8 @@ def kinds(actions: list[TopicAction[str]]) -> list[object]:
                 short.append((subscriber, reason.code))
             case Confirm(subscriber, position):
                 short.append((subscriber, position.sequence))
+            case Replay(subscriber, updates):
+                short += [(subscriber, "gets", sequence) for sequence, _ in updates]
             case Deliver(subscribers, sequence):
                 short.append((*subscribers, "gets", sequence))
             case _:
@@ -240,7 +245,7 @@ def test_another_subscriber_in_time_takes_over_the_subscription() -> None:
 
 
 def test_without_a_window_a_topic_ends_with_its_last_subscriber() -> None:
-    topic = Topic[str](EPOCH, resume_window=0.0, max_history=100)
+    topic = Topic[str](EPOCH, resume_window=0.0, max_history=100, of_all=KeptBytes())
     topic.subscribe("a")
     topic.confirmed(1)
     assert kinds(topic.unsubscribe("a", 5.0)) == [Unsubscribe]
@@ -259,6 +264,25 @@ def test_the_history_is_bounded_in_bytes() -> None:
     assert kinds(topic.subscribe("c", at(6))) == [("c", 6)]
 
 
+def test_the_bytes_of_several_topics_are_counted_together() -> None:
+    of_all = KeptBytes()
+    topics = [Topic[str](EPOCH, resume_window=0.0, max_history=1000, of_all=of_all) for _ in range(2)]
+    for topic in topics:
+        topic.subscribe("a")
+        topic.confirmed(1)
+        for sequence in range(1, 10):
+            topic.pushed(sequence, bytes(100))
+    assert of_all.size == sum(topic.kept for topic in topics) == 2 * 4 * (UPDATE_OVERHEAD + 100)
+    topics[0].halve_history()
+    assert kinds(topics[0].subscribe("b", at(6))) == [("b", GAP)]
+    assert kinds(topics[0].subscribe("b", at(7))) == [("b", 7), ("b", "gets", 8), ("b", "gets", 9)]
+    topics[1].unsubscribe("a", 0.0)
+    assert of_all.size == topics[0].kept == 2 * (UPDATE_OVERHEAD + 100)
+    for _ in range(3):
+        topics[0].halve_history()
+    assert of_all.size == topics[0].kept == 0
+
+
 class Subscribers(RuleBasedStateMachine):
     """Each subscriber gets every update from its position on, in order, or is told of the end."""
 
@@ -270,13 +294,19 @@ class Subscribers(RuleBasedStateMachine):
         self.received: dict[str, Position] = {}  # of those that are subscribed and confirmed
         self.waiting: set[str] = set()
         self.left: list[Position] = []
+        self.of_all = KeptBytes()
         self.begin()
 
     def begin(self) -> None:
         self.epochs += 1
         self.at_source = False
         self.published = 0
-        self.topic = Topic[str](str(self.epochs), resume_window=WINDOW, max_history=5 * (UPDATE_OVERHEAD + 1))
+        self.topic = Topic[str](
+            str(self.epochs),
+            resume_window=WINDOW,
+            max_history=5 * (UPDATE_OVERHEAD + 1),
+            of_all=self.of_all,
+        )
 
     def perform(self, actions: list[TopicAction[str]]) -> None:
         for action in actions:
@@ -285,11 +315,11 @@ class Subscribers(RuleBasedStateMachine):
                     self.waiting.discard(subscriber)
                     self.received[subscriber] = position
                 case Deliver(subscribers, sequence, payload):
-                    assert payload == bytes([sequence % 256])
                     for subscriber in subscribers:
-                        epoch, last = self.received[subscriber].epoch, self.received[subscriber].sequence
-                        assert sequence == last + 1
-                        self.received[subscriber] = Position(epoch, sequence)
+                        self.receive(subscriber, sequence, payload)
+                case Replay(subscriber, updates):
+                    for sequence, payload in updates:
+                        self.receive(subscriber, sequence, payload)
                 case End(subscriber):
                     self.waiting.discard(subscriber)
                     self.received.pop(subscriber, None)
@@ -303,6 +333,12 @@ class Subscribers(RuleBasedStateMachine):
             assert not self.received
             assert not self.waiting
             self.begin()
+
+    def receive(self, subscriber: str, sequence: int, payload: Frame) -> None:
+        assert payload == bytes([sequence % 256])
+        epoch, last = self.received[subscriber].epoch, self.received[subscriber].sequence
+        assert sequence == last + 1
+        self.received[subscriber] = Position(epoch, sequence)
 
     @rule()
     def subscribe(self) -> None:
@@ -343,6 +379,10 @@ class Subscribers(RuleBasedStateMachine):
         self.perform(self.topic.time_passed(self.now))
 
     @rule()
+    def halve_history(self) -> None:
+        self.topic.halve_history()
+
+    @rule()
     def lose(self) -> None:
         self.perform(self.topic.lost("gone"))
 
@@ -351,6 +391,7 @@ class Subscribers(RuleBasedStateMachine):
         assert set(self.topic.subscribers) == self.waiting | set(self.received)
         if self.topic.state in (ACTIVE, LINGERING):
             assert all(position == Position(self.topic.epoch, self.published) for position in self.received.values())
+        assert self.of_all.size == self.topic.kept <= 5 * (UPDATE_OVERHEAD + 1)
 
 
 TestSubscribers = Subscribers.TestCase

@@ -25,9 +25,10 @@ class NativeClient:
     def request(self, *frames: bytes) -> list[Result]:
         """Send frames all at once, and return the replies to them. The replies must be short."""
         self._connection.sendall(b"".join(frames))
-        return [self._reply() for _ in frames]
+        return [self.receive() for _ in frames]
 
-    def _reply(self) -> Result:
+    def receive(self) -> Result:
+        """Return the next frame: a reply, or what the server pushes."""
         header = self._received.read(HEADER_SIZE)
         return Result(header + self._received.read(parse_header(header).size))
 

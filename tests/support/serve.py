@@ -5,6 +5,7 @@ ENGINE is one of these:
 - `in-process`: `InProcessEngine`
 - `in-process PORT`: at this port, and with the default limit of connections that are being opened
 - `native`: `NativeEngine`, connected to a native server that this process starts
+- `gateway NATIVE_PORT [PORT]`: `NativeEngine`, connected to the native server at NATIVE_PORT; serves at PORT
 - `child`: `NativeProcess`
 - `read-only`: `NativeProcess(read_only=True)`
 - `journal child BASE`, `journal native BASE`: `NativeProcess` or `NativeEngine`, with a journal
@@ -83,6 +84,9 @@ if __name__ == "__main__":
         case "native":
             with native_server() as native:
                 trio.run(ours, NativeEngine("127.0.0.1", native.port))
+        case "gateway":
+            engine = NativeEngine("127.0.0.1", int(sys.argv[2]))
+            trio.run(partial(ours, engine, port=int(sys.argv[3]) if len(sys.argv) > 3 else 0))
         case "journal" if sys.argv[2] == "child":
             trio.run(ours, NativeProcess(journal=sys.argv[3]))
         case "journal":
