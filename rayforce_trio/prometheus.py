@@ -73,6 +73,8 @@ class Collector(_Collector):
         yield _gauge("queued", "Requests and posts that wait for earlier ones", now.queued)
         yield _counter("received_bytes", "Bytes of all messages from clients", now.bytes_in)
         yield _counter("sent_bytes", "Bytes of all messages to clients", now.bytes_out)
+        yield _counter("streams", "Streams that were opened", now.streams.total)
+        yield _counter("batches", "Batches of streams that were returned", now.streams.batches)
         topics = now.topics
         yield _gauges("subscribers", "Subscriptions", "topic", {name: one.subscribers for name, one in topics.items()})
         yield _counters(

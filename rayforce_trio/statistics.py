@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Connections", "Histogram", "Posts", "Requests", "Statistics", "Topic"]
+__all__ = ["Connections", "Histogram", "Posts", "Requests", "Statistics", "Streams", "Topic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,19 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
+class Streams:
+    """Numbers of results in batches.
+
+    Attributes:
+        total: streams that were opened: the engine has evaluated their queries.
+        batches: batches that were returned.
+    """
+
+    total: int
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
 class Topic:
     """Numbers of one topic.
 
@@ -109,6 +122,7 @@ class Statistics:
             arrives when the server reads it.
         bytes_in: bytes of all messages from clients, without the overhead of WebSocket and TLS.
         bytes_out: bytes of all messages to clients, without that overhead.
+        streams: see `Streams`.
         topics: the topics that clients have subscribed to, by name: see `Topic`. At most 64 are counted; all others are
             counted as `other`.
     """
@@ -121,4 +135,5 @@ class Statistics:
     latencies: Histogram
     bytes_in: int
     bytes_out: int
+    streams: Streams
     topics: Mapping[str, Topic]

@@ -37,7 +37,7 @@ from rayforce_trio import (
 from rayforce_trio._server._counters import LATENCY_BOUNDS
 from rayforce_trio.errors import RayforceValueError
 from rayforce_trio.prometheus import Collector
-from rayforce_trio.statistics import Connections, Histogram, Posts, Requests, Statistics, Topic
+from rayforce_trio.statistics import Connections, Histogram, Posts, Requests, Statistics, Streams, Topic
 
 TOKEN = "t0ken"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -358,6 +358,7 @@ NUMBERS = Statistics(
     latencies=Histogram((0.1, 0.25, 1.0), (4, 0, 5, 1), 6.5),
     bytes_in=1000,
     bytes_out=2000,
+    streams=Streams(total=8, batches=90),
     topics={"trades": Topic(subscribers=3, updates=30, lost=4), "other": Topic(0, 1, 0)},
 )
 
@@ -387,6 +388,8 @@ SAMPLES = {
     ("rayforce_queued",): 3,
     ("rayforce_received_bytes_total",): 1000,
     ("rayforce_sent_bytes_total",): 2000,
+    ("rayforce_streams_total",): 8,
+    ("rayforce_batches_total",): 90,
     ("rayforce_subscribers", ("topic", "trades")): 3,
     ("rayforce_subscribers", ("topic", "other")): 0,
     ("rayforce_updates_total", ("topic", "trades")): 30,

@@ -12,7 +12,7 @@ import trio
 from rayforce import I64
 from support.leaks import no_leaks
 from support.proxy import proxy
-from support.sweep import cancellation_of, cancelled_at, swept
+from support.sweep import cancellation_of, cancelled_at, cancelled_on_asyncio, pairs, swept
 
 from rayforce_trio import ClientConnectionState as State
 from rayforce_trio import Position, Subscription, WSClient, WSClientConnection, errors
@@ -463,14 +463,19 @@ async def test_the_queries_of_all_connections_are_counted() -> None:
 # Cancellation at every step
 
 
+AGAIN = pytest.mark.parametrize("again", [(), (1,)], ids=["once", "twice"])
+"""How many steps later to cancel again."""
+
+
+@AGAIN
 @pytest.mark.anyio
-async def test_cancelling_the_first_connection_at_every_step_leaves_nothing() -> None:
+async def test_cancelling_the_first_connection_at_every_step_leaves_nothing(again: tuple[int, ...]) -> None:
     async def run(step: int) -> bool:
         servers = Servers()
         servers.refuse_with(*[errors.ConnectError("down")] * 2)
         async with no_leaks():
             pending = servers.connect(patiently=True)
-            raised = await cancellation_of(use(pending), step)
+            raised = await cancellation_of(use(pending), step, *[step + more for more in again])
             servers.abort()
         return raised is not None
 
@@ -481,9 +486,12 @@ async def test_cancelling_the_first_connection_at_every_step_leaves_nothing() ->
     assert await swept(run) >= 4
 
 
+@AGAIN
 @pytest.mark.anyio
 @pytest.mark.parametrize("drained", [False, True])
-async def test_cancelling_a_call_at_every_step_while_the_connection_comes_back(drained: bool) -> None:
+async def test_cancelling_a_call_at_every_step_while_the_connection_comes_back(
+    drained: bool, again: tuple[int, ...]
+) -> None:
     async def run(step: int) -> bool:
         servers = Servers()
 
@@ -509,7 +517,8 @@ async def test_cancelling_a_call_at_every_step_while_the_connection_comes_back(d
             async with anyio.create_task_group() as serving:
                 serving.start_soon(serve)
                 async with servers.connect() as connection:
-                    raised = await cancellation_of(connection.execute("first", idempotent=True), step)
+                    steps = [step, *[step + more for more in again]]
+                    raised = await cancellation_of(connection.execute("first", idempotent=True), *steps)
                     for _ in range(3):
                         assert await connection.execute("next", idempotent=True) == "next"
                 serving.cancel_scope.cancel()
@@ -545,6 +554,37 @@ async def test_cancelling_the_block_at_every_step_of_any_task(
         return any(scope.cancelled_caught for scope in scopes)
 
     assert await swept(run) >= 20
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_cancelling_the_block_once_and_twice_at_every_suspension_on_asyncio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection is made, lost, made again, and closed. Whatever is cancelled once or twice, nothing is left."""
+
+    monkeypatch.setattr("rayforce_trio._client._reconnection.FIRST_DELAY", 0.001)
+    made: list[WSClientConnection] = []
+
+    async def use(servers: Servers) -> None:
+        async with servers.connect() as connection, anyio.create_task_group() as tasks:
+            made.append(connection)
+            servers.refuse_with(errors.ConnectError("down"))
+            (await servers.accept()).abort()
+            tasks.start_soon(partial(connection.execute, "1", idempotent=True))
+            await answer(await servers.accept())
+
+    async def run(step: int) -> bool:
+        reached = False
+        for suspensions in pairs(step):
+            servers = Servers()
+            async with no_leaks():
+                reached |= await cancelled_on_asyncio(use(servers), suspensions)
+                servers.abort()
+        return reached
+
+    assert await swept(run) >= 6
+    assert all(connection.state is State.CLOSED for connection in made)
 
 
 # Subscriptions
@@ -655,8 +695,11 @@ async def test_a_subscription_that_was_left_does_not_continue() -> None:
         await outcome.get()
 
 
+@AGAIN
 @pytest.mark.anyio
-async def test_cancelling_the_wait_for_an_update_at_every_step_while_the_connection_comes_back() -> None:
+async def test_cancelling_the_wait_for_an_update_at_every_step_while_the_connection_comes_back(
+    again: tuple[int, ...],
+) -> None:
     async def run(step: int) -> bool:
         servers = Servers()
         async with subscribed(servers) as (updates, server, calls):
@@ -677,7 +720,7 @@ async def test_cancelling_the_wait_for_an_update_at_every_step_while_the_connect
                         break
 
             back = Outcome(calls, come_back())
-            raised = await cancellation_of(take(), step)
+            raised = await cancellation_of(take(), step, *[step + more for more in again])
             await back.get()
             while taken[-1:] != [9]:
                 taken.append((await anext(updates)).sequence)

@@ -17,11 +17,11 @@ from support.opening import LOCAL, answer_to
 from support.raw import CLOSE, PING, RawPeer, connect_raw, open_raw, upgrade
 from trio.testing import wait_all_tasks_blocked
 
-from rayforce_trio import NativeProcess, WSClient, WSServer, auth
+from rayforce_trio import NativeProcess, WSClient, WSServer, auth, errors
 from rayforce_trio._codec import encode
 from rayforce_trio._protocol import MessageType
 from rayforce_trio._server._counters import LATENCY_BOUNDS, MAX_ERROR_CODES, MAX_LATENCIES, Counters
-from rayforce_trio.statistics import Statistics
+from rayforce_trio.statistics import Statistics, Streams
 
 ENDLESS = "(while true 1)"
 
@@ -88,6 +88,18 @@ async def test_requests_posts_errors_and_bytes_are_counted_on_every_engine(engin
     assert now.bytes_out == received
     assert now.queued == 0
     assert 0 < now.latencies.sum < 30
+
+
+@pytest.mark.trio
+async def test_streams_and_batches_are_counted_if_the_engine_returns_them() -> None:
+    async with served() as server, WSClient(LOCAL, server.port).connect() as connection:
+        async with connection.stream("(til 10)", batch_size=4) as batches:
+            assert server.statistics().streams.total == 1
+            assert len([columns async for columns in batches]) == 3
+        with pytest.raises(errors.RayforceError):
+            async with connection.stream("no_such_name"):
+                pass
+        assert server.statistics().streams == Streams(total=1, batches=3)
 
 
 @pytest.mark.trio

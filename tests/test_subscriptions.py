@@ -95,37 +95,45 @@ async def test_without_subscribers_nothing_is_published(port: int, name: str) ->
 
 
 @pytest.mark.anyio
-async def test_late_joiners_beside_a_writer_miss_nothing_and_see_nothing_twice(port: int, name: str) -> None:
-    """Each joiner has the rows of its snapshot, and then every row that the writer has added since."""
-    rows, joiners = 300, 60
-    done = anyio.Event()
+@pytest.mark.parametrize(("joiners", "connections"), [(60, 1), pytest.param(1000, 20, marks=pytest.mark.slow)])
+async def test_late_joiners_beside_a_writer_miss_nothing_and_see_nothing_twice(
+    port: int, name: str, joiners: int, connections: int
+) -> None:
+    """Each joiner has the rows of its snapshot, and then every row that the writer adds, until all have joined."""
+    rows, end, written, joined = 100, -1, 0, 0
 
     async def write(connection: WSClientConnection) -> None:
-        for number in range(rows):
-            await connection.execute(f"(insert '{name} (list {number}))")
-            await connection.publish(name, number)
-        done.set()
+        nonlocal written
+        while joined < joiners or written < rows:
+            await connection.execute(f"(insert '{name} (list {written}))")
+            await connection.publish(name, written)
+            written += 1
+            for reader in readers[::5]:
+                await reader.execute("0")  # otherwise the writer outruns readers that share a core
+        await connection.publish(name, end)
 
     async def join(connection: WSClientConnection) -> None:
+        nonlocal joined
         async with connection.subscribe(name, snapshot=name) as updates:
             seen = (await updates.snapshot_columns())["n"].tolist()
-            # The writer inserts before it publishes, so the snapshot may be one row ahead of the updates.
-            while len(seen) < rows:
-                value = (await anext(updates)).value
+            joined += 1
+            while (value := (await anext(updates)).value) != end:
+                # The writer inserts before it publishes, so the snapshot may be one row ahead of the updates.
                 if value == len(seen):
                     seen.append(value)
                 else:
                     assert value == len(seen) - 1
-            assert seen == list(range(rows))
+            assert seen == list(range(written))
 
-    async with connected_to(port) as writer, connected_to(port) as reader:
+    async with AsyncExitStack() as stack:
+        writer, *readers = [await stack.enter_async_context(connected_to(port)) for _ in range(1 + connections)]
         await writer.execute(f"(set {name} (table [n] (list (take [0] 0))))")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(write, writer)
-            for _ in range(joiners):
+            for number in range(joiners):
+                reader = readers[number % connections]
                 tasks.start_soon(join, reader)
                 await reader.execute("(+ 1 2)")
-        assert done.is_set()
 
 
 @pytest.mark.anyio

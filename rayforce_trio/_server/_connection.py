@@ -599,9 +599,13 @@ class WSServerConnection:
         """
         match call:
             case OpenStream():
-                return await self._streams.open(call)
+                reply = await self._streams.open(call)
+                self._counters.streams += not isinstance(reply, Failure)
+                return reply
             case NextBatch():
-                return await self._streams.next_batch(call)
+                reply = await self._streams.next_batch(call)
+                self._counters.batches += not isinstance(reply, Failure)
+                return reply
             case EndStream():
                 await self._streams.end(call)
             case Snapshot() if self._subscriptions is not None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from operator import add
 from threading import Lock
 
-from ..statistics import Connections, Histogram, Posts, Requests, Statistics, Topic
+from ..statistics import Connections, Histogram, Posts, Requests, Statistics, Streams, Topic
 
 LATENCY_BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -51,6 +51,8 @@ class Counters:
         latencies: the latencies of the latest answers, in seconds; fewer than `MAX_LATENCIES`.
         posts: posts that arrived.
         failed_posts: posts that are known to have failed.
+        streams: streams that were opened.
+        batches: batches of streams that were returned.
         bytes_in: bytes of messages from clients.
         bytes_out: bytes of messages to clients.
     """
@@ -61,6 +63,7 @@ class Counters:
         self.requests = self.cancelled = self.abandoned = 0
         self.latencies: list[float] = []
         self.posts = self.failed_posts = 0
+        self.streams = self.batches = 0
         self.bytes_in = self.bytes_out = 0
         self._errors = Counter[str]()
         self._topics: dict[str, TopicCounters] = {}
@@ -120,6 +123,7 @@ class Counters:
             latencies,
             self.bytes_in,
             self.bytes_out,
+            Streams(self.streams, self.batches),
             {name: Topic(one.subscribers, one.updates, one.lost) for name, one in self._topics.copy().items()},
         )
 

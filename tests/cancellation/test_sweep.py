@@ -5,7 +5,7 @@ After each run the next query on the connection must give its own value, and no 
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from support.connected import exchange_of
 from support.engine_processes import fill_reserves
 from support.leaks import no_leaks
 from support.naive import connect_naively
-from support.sweep import CancelAtSuspension, cancelled_at, run_driven, swept
+from support.sweep import cancelled_at, cancelled_on_asyncio, pairs, swept
 
 from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._client._reading import Receiver
@@ -292,18 +292,6 @@ UVLOOP = pytest.param(
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio", UVLOOP])
 
 
-def pairs(step: int) -> list[tuple[int, ...]]:
-    """Return at which suspensions to cancel: at `step`, and at `step` and each of the next few."""
-    return [(step,), (step, step + 1), (step, step + 2), (step, step + 3)]
-
-
-async def cancelled_on_asyncio(call: Any, suspensions: tuple[int, ...]) -> bool:
-    """Run a coroutine cancelled at those suspensions; returns whether it was."""
-    driven = CancelAtSuspension(call, *suspensions)
-    await run_driven(driven)
-    return driven.reached > 0
-
-
 async def sweep_execute_on_asyncio(
     connect: Callable[[], Awaitable[Connection]], make_query: Callable[[], tuple[str, int]]
 ) -> Tally:
@@ -374,7 +362,7 @@ async def test_connect_leaves_nothing_behind_on_asyncio(in_process_port: int) ->
 
     for form in (scoped, bare, awaited_and_entered):
 
-        async def run(step: int, form: Callable[[], Awaitable[None]] = form) -> bool:
+        async def run(step: int, form: Callable[[], Coroutine[Any, Any, None]] = form) -> bool:
             cancelled = False
             for suspensions in pairs(step):
                 async with no_leaks():
@@ -456,6 +444,22 @@ async def test_a_stream_leaves_the_connection_in_step_and_no_variables(
             return any(scope.cancelled_caught for scope in scopes)
 
         assert await swept(run) >= (10 if of_all_tasks else 3)
+
+
+@on_asyncio
+@pytest.mark.anyio
+async def test_a_stream_leaves_the_connection_in_step_and_no_variables_on_asyncio(in_process_port: int) -> None:
+    async with no_leaks(), WSClient("127.0.0.1", in_process_port).connect() as connection:
+
+        async def run(step: int) -> bool:
+            reached = False
+            for suspensions in pairs(step):
+                reached |= await cancelled_on_asyncio(receive_in_batches(connection), suspensions)
+                assert await in_step(connection)
+                assert await streams_left(connection) == 0
+            return reached
+
+        assert await swept(run) >= 3
 
 
 # Subscriptions

@@ -110,8 +110,8 @@ async def swept(run: Callable[[int], Awaitable[bool]], *, at_most: int = 2000) -
     raise AssertionError(f"still not finished by step {at_most}")
 
 
-async def cancellation_of(call: Coroutine[Any, Any, Any], step: int) -> BaseException | None:
-    """Await a coroutine and cancel it at a step, on either event loop.
+async def cancellation_of(call: Coroutine[Any, Any, Any], *steps: int) -> BaseException | None:
+    """Await a coroutine and cancel it at each of these steps, on either event loop.
 
     Returns:
         the cancellation that it raised; `None` if it was over before.
@@ -127,10 +127,10 @@ async def cancellation_of(call: Coroutine[Any, Any, Any], step: int) -> BaseExce
             raise
 
     if trio.lowlevel.in_trio_run():
-        with cancelled_at(step, of_all_tasks=False):
+        with cancelled_at(*steps, of_all_tasks=False):
             await watch()
         return raised
-    await run_driven(CancelAtSuspension(watch(), step))
+    await run_driven(CancelAtSuspension(watch(), *steps))
     return raised
 
 
@@ -145,3 +145,15 @@ async def run_driven(driven: CancelAtSuspension) -> None:
     assert task.done(), "hangs although cancelled"
     if not task.cancelled():
         task.result()
+
+
+def pairs(step: int) -> list[tuple[int, ...]]:
+    """Return at which suspensions to cancel: at `step`, and at `step` and each of the next few."""
+    return [(step,), (step, step + 1), (step, step + 2), (step, step + 3)]
+
+
+async def cancelled_on_asyncio(call: Coroutine[Any, Any, Any], suspensions: tuple[int, ...]) -> bool:
+    """Run a coroutine that is cancelled at its suspensions; return whether it was. asyncio only."""
+    driven = CancelAtSuspension(call, *suspensions)
+    await run_driven(driven)
+    return driven.reached > 0
