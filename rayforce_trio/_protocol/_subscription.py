@@ -120,6 +120,11 @@ class ClientSubscription:
         return self._resume
 
     @property
+    def is_joined(self) -> bool:
+        """Whether updates can be taken: no snapshot is to arrive first."""
+        return not self._joins
+
+    @property
     def buffered(self) -> int:
         """How many updates are in the buffer."""
         return len(self._buffer)
