@@ -835,6 +835,42 @@ async def test_cancelling_the_entering_of_a_subscription_at_every_step_while_the
     assert await swept(run) >= 5
 
 
+@pytest.mark.anyio
+async def test_a_subscription_that_ends_here_is_ended_at_the_server_at_once() -> None:
+    """The server need not send updates that nobody takes until the block is left."""
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        asked = Outcome(calls, confirm(server, 5))
+        async with connection.subscribe("t", max_buffer=1) as updates:
+            await asked.get()
+            for sequence in (6, 7):  # only one has room
+                await server.send(update(sequence))
+            assert await server.receive() == '{"unsubscribe": 1}'
+            assert (await anext(updates)).sequence == 6
+            with pytest.raises(errors.SlowSubscriber):
+                await anext(updates)
+        assert isinstance(connection._exchange, ReconnectingExchange)
+        assert (await connection._exchange.connected())._reading._needed == 0
+
+
+@pytest.mark.anyio
+async def test_updates_lost_behind_a_snapshot_end_the_subscription_at_the_server_at_once() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        updates = connection.subscribe("t", snapshot="s", max_buffer=1)
+        entered = Outcome(calls, updates.__aenter__())
+        await confirm_and_ask(server, 5)
+        for sequence in (6, 7):
+            await server.send(update(sequence))
+        await server.send(snapshot(6, "rows"))
+        await entered.get()
+        assert await server.receive() == '{"unsubscribe": 1}'
+        with pytest.raises(errors.SlowSubscriber):
+            await anext(updates)
+        assert updates.position == Position("e", 5)
+        await updates.__aexit__(None, None, None)
+
+
 # Streams
 
 
