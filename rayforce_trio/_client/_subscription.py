@@ -235,15 +235,16 @@ class Subscription:
         while state.state is not SubscriptionState.ACTIVE:
             exchange = self._exchange
             if state.end is not None:
-                if state.is_joined:
-                    return  # the iteration raises it, behind the updates that are left
                 raise self._error(state.end)
             if state.state is SubscriptionState.SUBSCRIBING:
                 await self._wait()
                 continue
             assert self._query is not None
             try:
-                if await self._take_snapshot(exchange, *self._query):
+                is_answered = await self._take_snapshot(exchange, *self._query)
+                if state.is_joined:
+                    return
+                if is_answered:
                     continue
             except ConnectionLost as error:
                 if not self._comes_back:
