@@ -211,7 +211,7 @@ class WSClientConnection:
         Args:
             topic: the topic.
             snapshot: a query whose value is `updates.snapshot`. No update is missing between it and the first update,
-                and it contains none of them.
+                and it contains none of them. If the connection is lost and comes back meanwhile, it is evaluated again.
             params: the parameters of that query.
             max_buffer: how many bytes of updates are kept until they are taken. The server has a buffer of its own.
             overflow: what happens beyond that. `"error"`: the iteration ends with `SlowSubscriber`. `"drop_oldest"`:
