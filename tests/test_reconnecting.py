@@ -18,9 +18,10 @@ from rayforce_trio import ClientConnectionState as State
 from rayforce_trio import Position, Subscription, WSClient, WSClientConnection, errors
 from rayforce_trio._client._pending import PendingConnection
 from rayforce_trio._client._reconnecting import MAX_SENDS, ReconnectingExchange, Session
-from rayforce_trio._protocol import HEADER_SIZE, SUBPROTOCOL, string_frame, update_frame
+from rayforce_trio._protocol import HEADER_SIZE, SUBPROTOCOL, Header, MessageType, string_frame, update_frame
 from rayforce_trio._protocol import Update as ProtocolUpdate
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
+from rayforce_trio._values._payloads import NULL, i64, list_of
 
 
 class Servers:
@@ -751,3 +752,267 @@ async def test_no_update_is_lost_while_the_connection_to_a_real_server_is_cut(
             taken = [await anext(updates) for _ in range(40)]
             assert [update.value for update in taken] == list(range(40))
             assert [update.lost for update in taken] == [0] * 40
+
+
+async def confirm_and_ask(server: MemoryTransport, sequence: int, epoch: str = "e") -> bytes:
+    """Confirm the next subscription; return the request for its snapshot."""
+    await confirm(server, sequence, epoch)
+    request = await server.receive()
+    assert isinstance(request, bytes)
+    return request
+
+
+def snapshot(next_sequence: int, text: str) -> bytes:
+    """Return the response with a snapshot."""
+    items = [i64(next_sequence), NULL, string_frame(text)[HEADER_SIZE:]]
+    payload = list_of(items)
+    return Header(0, MessageType.RESPONSE, len(payload)).pack() + payload
+
+
+@pytest.mark.anyio
+async def test_a_subscription_is_entered_on_the_next_connection() -> None:
+    """The connection is lost before the subscription is confirmed, then before the snapshot arrives."""
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        updates = connection.subscribe("t", snapshot="s")
+        entered = Outcome(calls, updates.__aenter__())
+        while "subscribe" not in json.loads(control := str(await server.receive())):
+            assert "hello" in control
+            await server.send('{"hello": {"features": ["subscriptions"]}}')
+        server.abort()
+        server = await servers.accept()
+        request = await confirm_and_ask(server, 5, "first")
+        server.abort()
+        server = await servers.accept()
+        assert await confirm_and_ask(server, 2, "second") == request
+        await server.send(update(3))
+        await server.send(snapshot(3, "rows"))
+        assert await entered.get() is updates
+        assert (updates.snapshot, updates.position) == ("rows", Position("second", 2))
+        assert (await anext(updates)).sequence == 3
+        await updates.__aexit__(None, None, None)
+
+
+@pytest.mark.anyio
+async def test_a_snapshot_that_the_server_has_not_started_is_asked_for_again() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        updates = connection.subscribe("t", snapshot="s")
+        entered = Outcome(calls, updates.__aenter__())
+        await confirm_and_ask(server, 5)
+        await server.send('{"error": {"request": 1, "code": "closing", "message": "not started"}}')
+        await server.aclose(*DRAINED)
+        server = await servers.accept()
+        await confirm_and_ask(server, 8, "second")
+        await server.send(snapshot(9, "rows"))
+        await entered.get()
+        await updates.__aexit__(None, None, None)
+
+
+@pytest.mark.anyio
+async def test_a_snapshot_that_ends_its_server_is_not_asked_for_without_end() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        entered = Outcome(calls, connection.subscribe("t", snapshot="s").__aenter__())
+        for _ in range(MAX_SENDS):
+            await confirm_and_ask(server, 5)
+            server.abort()
+            server = await servers.accept()
+        with pytest.raises(errors.ConnectionLost):
+            await entered.get()
+        assert isinstance(connection._exchange, ReconnectingExchange)
+        assert not connection._exchange.subscribers
+
+
+@pytest.mark.anyio
+async def test_closing_ends_the_entering_of_a_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._client._reconnection.FIRST_DELAY", 1000.0)
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        entered = Outcome(calls, connection.subscribe("t", snapshot="s").__aenter__())
+        await confirm_and_ask(server, 5)
+        server.abort()
+        await until(connection, State.WAITING)
+        await connection.close()
+        with pytest.raises(errors.ConnectionClosed):
+            await entered.get()
+
+
+@pytest.mark.anyio
+async def test_cancelling_the_entering_of_a_subscription_at_every_step_while_the_connection_comes_back() -> None:
+    async def run(step: int) -> bool:
+        servers = Servers()
+        async with connected(servers) as (connection, first, calls):
+
+            async def play(server: MemoryTransport) -> None:
+                """Answer everything but the request for the snapshot, and return then."""
+                while isinstance(message := await server.receive(), str):
+                    if "hello" in message:
+                        await server.send('{"hello": {"features": ["subscriptions"]}}')
+                    elif '"subscribe"' in message:
+                        number = json.loads(message)["subscribe"]["id"]
+                        await server.send(json.dumps({"subscribed": {"id": number, "epoch": "e", "sequence": 5}}))
+
+            played = anyio.CancelScope()
+
+            async def play_until_cancelled() -> None:
+                with played:
+                    await play(first)
+                    first.abort()
+                    second = await servers.accept()
+                    await play(second)
+                    await second.send(snapshot(6, "rows"))
+
+            calls.start_soon(play_until_cancelled)
+            updates = connection.subscribe("t", snapshot="s")
+            raised = await cancellation_of(updates.__aenter__(), step)
+            played.cancel()
+            await updates.__aexit__(None, None, None)
+            exchange = connection._exchange
+            assert isinstance(exchange, ReconnectingExchange)
+            assert not exchange.subscribers
+            session = await exchange.connected()
+            assert (session._reading._needed, session._protocol._subscriptions) == (0, {})
+        return raised is not None
+
+    assert await swept(run) >= 5
+
+
+@pytest.mark.anyio
+async def test_a_subscription_that_ends_here_is_ended_at_the_server_at_once() -> None:
+    """The server need not send updates that nobody takes until the block is left."""
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        asked = Outcome(calls, confirm(server, 5))
+        async with connection.subscribe("t", max_buffer=1) as updates:
+            await asked.get()
+            for sequence in (6, 7):  # only one has room
+                await server.send(update(sequence))
+            assert await server.receive() == '{"unsubscribe": 1}'
+            assert (await anext(updates)).sequence == 6
+            with pytest.raises(errors.SlowSubscriber):
+                await anext(updates)
+        assert isinstance(connection._exchange, ReconnectingExchange)
+        assert (await connection._exchange.connected())._reading._needed == 0
+
+
+@pytest.mark.anyio
+async def test_updates_lost_behind_a_snapshot_end_the_subscription_at_the_server_at_once() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        updates = connection.subscribe("t", snapshot="s", max_buffer=1)
+        entered = Outcome(calls, updates.__aenter__())
+        await confirm_and_ask(server, 5)
+        for sequence in (6, 7):
+            await server.send(update(sequence))
+        await server.send(snapshot(6, "rows"))
+        await entered.get()
+        assert await server.receive() == '{"unsubscribe": 1}'
+        with pytest.raises(errors.SlowSubscriber):
+            await anext(updates)
+        assert updates.position == Position("e", 5)
+        await updates.__aexit__(None, None, None)
+
+
+# Streams
+
+
+async def ask_for_stream(server: MemoryTransport) -> bytes:
+    """Answer the hello; return the request that opens a stream."""
+    while isinstance(message := await server.receive(), str):
+        assert "hello" in message
+        await server.send('{"hello": {"features": ["streams"]}}')
+    return bytes(message)
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_the_server_has_not_started_is_opened_on_the_next_connection() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        stream = connection.stream("t")
+        entered = Outcome(calls, stream.__aenter__())
+        request = await ask_for_stream(server)
+        await server.send('{"error": {"request": 1, "code": "closing", "message": "not started"}}')
+        await server.aclose(*DRAINED)
+        server = await servers.accept()
+        assert await ask_for_stream(server) == request
+        server.abort()
+        with pytest.raises(errors.ConnectionLost, match="may have been carried out"):
+            await entered.get()
+
+
+@pytest.mark.anyio
+async def test_a_stream_is_used_by_one_task_at_a_time() -> None:
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        stream = connection.stream("t")
+        entered = Outcome(calls, stream.__aenter__())
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(errors.RayforceWSError, match="used once"):
+            await stream.__aenter__()
+        with pytest.raises(errors.RayforceWSError, match="another task"):
+            await anext(stream)
+        await ask_for_stream(server)
+        await connection.close()
+        with pytest.raises(errors.ConnectionClosed):
+            await entered.get()
+
+
+# The end of a server, and the log
+
+
+@pytest.mark.anyio
+async def test_calls_behind_one_that_was_not_started_are_sent_again() -> None:
+    """A server that is stopping answers the first one, and reads no more."""
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        outcomes = [Outcome(calls, connection.execute(str(number))) for number in range(3)]
+        sent = [await server.receive() for _ in outcomes]
+        await server.send('{"error": {"request": 1, "code": "closing", "message": "not started"}}')
+        await server.aclose(*DRAINED)
+        server = await servers.accept()
+        again = [await server.receive() for _ in outcomes]
+        assert sorted(map(str, again)) == sorted(map(str, sent))
+        for _ in outcomes:
+            await server.send(string_frame("second"))
+        assert [await outcome.get() for outcome in outcomes] == ["second"] * 3
+
+
+@pytest.mark.anyio
+async def test_a_server_that_starts_nothing_and_does_not_close_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._client._reconnecting.REFUSING_TIMEOUT", 0.01)
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        outcome = Outcome(calls, connection.execute("1"))
+        await server.receive()
+        await server.send('{"error": {"request": 1, "code": "closing", "message": "not started"}}')
+        await answer(await servers.accept(), "second")
+        assert await outcome.get() == "second"
+
+
+@pytest.mark.anyio
+async def test_losses_and_their_ends_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "rayforce_trio.client")
+    servers = Servers()
+    async with connected(servers) as (connection, server, calls):
+        servers.refuse_with(errors.ConnectError("refused"), errors.ConnectError("refused"))
+        await server.aclose(1011, "the engine\x1b[2J is lost")
+        await until(connection, State.WAITING)
+        outcome = Outcome(calls, connection.execute("1"))
+        await answer(await servers.accept())
+        await outcome.get()
+    lost, back = (record.getMessage() for record in caplog.records)
+    assert "was lost, and is made again" in lost
+    assert "the engine\\x1b[2J is lost" in lost
+    assert "is back" in back
+
+
+@pytest.mark.anyio
+async def test_giving_up_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "rayforce_trio.client")
+    servers = Servers()
+    async with connected(servers) as (connection, server, _):
+        servers.refuse_with(errors.ConnectionRejected(401, "wrong password"))
+        server.abort()
+        await until(connection, State.CLOSED)
+    assert "is not made again: " in caplog.records[-1].getMessage()

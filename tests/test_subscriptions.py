@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -292,6 +292,9 @@ async def test_only_one_task_can_enter_and_nobody_waits_for_updates_meanwhile() 
         ),
         ({"topic": "t", "overflow": []}, "Invalid overflow"),
         ({"topic": "t", "resume": 5}, "Invalid resume: 5"),
+        ({"topic": "t", "resume": Position("e", -1)}, r"Invalid resume: Position\(epoch='e', sequence=-1\)"),
+        ({"topic": "t", "resume": Position("e" * 65, 1)}, "Invalid resume"),
+        ({"topic": "t", "resume": Position("e", cast("int", "1"))}, "Invalid resume"),
         ({"topic": "t", "resume": Position("e", 1), "snapshot": "t"}, "resume and snapshot exclude each other"),
         ({"topic": "t", "params": {}}, "params are the parameters of the query snapshot"),
     ],

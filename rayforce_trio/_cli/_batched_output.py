@@ -27,13 +27,16 @@ class BatchedOutput:
 
     Args:
         writer: writes them.
+        abandon: whether a cancelled `copy` leaves a write to its thread, for output that may block forever. Otherwise
+            it waits until the batch is written.
 
     Attributes:
         rows: how many rows have been written.
     """
 
-    def __init__(self, writer: BatchWriter) -> None:
+    def __init__(self, writer: BatchWriter, *, abandon: bool = True) -> None:
         self._writer = writer
+        self._abandon = abandon
         self._total_rows: int | None = None
         self.rows = 0
 
@@ -46,9 +49,9 @@ class BatchedOutput:
         """
         self._total_rows = batches.total_rows
         async for columns in batches:
-            await anyio.to_thread.run_sync(self._writer.write, columns, abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(self._writer.write, columns, abandon_on_cancel=self._abandon)
             self.rows += len(columns)
-        await anyio.to_thread.run_sync(self._writer.close, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(self._writer.close, abandon_on_cancel=self._abandon)
 
     def status(self) -> str:
         """Return a progress bar for the terminal, as soon as the number of rows is known."""

@@ -6,11 +6,12 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+import anyio
 from anyio.abc import TaskGroup
 from rayforce import String
 
 from .. import WSClientConnection
-from ..errors import RayforceError
+from ..errors import ConnectionClosed, ConnectionLost, RayforceError
 from ._console import OK, CommandFailed, Interrupted, UsageError, show, write
 from ._interrupts import Interruptible, run
 from ._lines import LineReader
@@ -22,6 +23,9 @@ from ._target import add_target, target_of
 
 DESCRIPTION = """Publish the value of an expression to the subscribers of a topic, and write the number of the update, 0
 if there are no subscribers. Without an expression, publish each line of standard input as a string."""
+
+MAX_IN_FLIGHT = 64
+"""How many lines of standard input may be published and not answered."""
 
 
 def add_parser(commands: Any) -> None:
@@ -72,21 +76,29 @@ async def _publish_value(connection: WSClientConnection, topic: str, expression:
 
 
 class _Lines:
-    """Publishes the lines of standard input."""
+    """Publishes the lines of standard input, in their order, without waiting for the answer to each."""
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
         self._count = 0
         self._unheard = 0  # published while there were no subscribers
+        self._unknown = 0  # published or not
+        self._failed_line = 0  # the first one; 0 if there is none
+        self._error: RayforceError | UsageError | None = None  # of that line
+        self._answered = anyio.Event()  # set when the first line is
+        self._room = anyio.Semaphore(MAX_IN_FLIGHT)
+        self._reading = anyio.CancelScope()
 
     async def run(self, session: Session) -> None:
         """Publish all lines, and report their number.
 
-        A checkpoint. If cancelled, the last line may or may not be published.
+        A checkpoint. If cancelled, the last `MAX_IN_FLIGHT` lines may or may not be published.
 
         Raises:
             Interrupted: the user pressed Ctrl-C; the text says how many lines were published.
-            CommandFailed, UsageError, RayforceError: as `_publish`, or the time limit has passed.
+            CommandFailed: the time limit has passed.
+            UsageError: a line is not UTF-8.
+            RayforceError: as `WSClientConnection.publish`.
         """
         show_progress = not sys.stdin.isatty()
         try:
@@ -95,24 +107,66 @@ class _Lines:
             )
         except Interrupted:
             raise Interrupted(f"interrupted: {self._published}") from None
-        except (CommandFailed, UsageError, RayforceError):
+        except CommandFailed:
             show(self._published)
             raise
+        if self._error is not None:
+            show(f"{self._published}; line {self._failed_line} was not:")
+            raise self._error
         show(self._published)
 
     async def _publish(self, connection: WSClientConnection) -> None:
-        """Publish all lines. A checkpoint; if cancelled, the last line may or may not be published.
+        """Publish the lines up to the end or the first one that fails, and wait for all answers.
 
-        Raises:
-            UsageError: a line is not UTF-8.
-            RayforceError: as `WSClientConnection.publish`.
+        A checkpoint; if cancelled, the last `MAX_IN_FLIGHT` lines may or may not be published.
         """
         lines = LineReader(sys.stdin.fileno())
-        while (line := await lines.read()) is not None:
-            text = line.removesuffix("\n").removesuffix("\r")
-            number = await connection.publish(self._topic, String(text))
+        line_number = 0
+        async with anyio.create_task_group() as tasks:
+            with self._reading:
+                try:
+                    while (line := await lines.read()) is not None:
+                        line_number += 1
+                        value = String(line.removesuffix("\n").removesuffix("\r"))
+                        await self._room.acquire()
+                        begins = anyio.Event()
+                        tasks.start_soon(self._publish_line, connection, line_number, value, begins)
+                        await begins.wait()
+                        if line_number == 1:  # its call asks what the server offers; the next ones would overtake it
+                            await self._answered.wait()
+                except UsageError as error:
+                    self._fail(line_number + 1, error)
+
+    async def _publish_line(
+        self, connection: WSClientConnection, line_number: int, value: String, begins: anyio.Event
+    ) -> None:
+        """Publish a line. A checkpoint; if cancelled, it may or may not be published.
+
+        Args:
+            connection: the connection.
+            line_number: the number of the line, from 1.
+            value: the line.
+            begins: set directly before the call; as the call does not wait before it sends, calls keep their order.
+        """
+        begins.set()
+        self._unknown += 1
+        try:
+            number = await connection.publish(self._topic, value)
+        except RayforceError as error:
+            self._unknown -= not isinstance(error, ConnectionClosed | ConnectionLost)
+            self._fail(line_number, error)
+        else:
+            self._unknown -= 1
             self._count += 1
             self._unheard += number == 0
+        self._answered.set()
+        self._room.release()
+
+    def _fail(self, line_number: int, error: RayforceError | UsageError) -> None:
+        """Read no further lines, and keep the error of the first line that has failed."""
+        if self._error is None or line_number < self._failed_line:
+            self._failed_line, self._error = line_number, error
+        self._reading.cancel()
 
     def _status(self) -> str:
         return f"{self._count:,} lines"
@@ -120,4 +174,5 @@ class _Lines:
     @property
     def _published(self) -> str:
         unheard = f", {self._unheard} of them without subscribers" if self._unheard else ""
-        return f"{self._count} line{'s' if self._count != 1 else ''} published to {self._topic}{unheard}"
+        unknown = f", and perhaps {self._unknown} more" if self._unknown else ""
+        return f"{self._count} line{'s' if self._count != 1 else ''} published to {self._topic}{unheard}{unknown}"

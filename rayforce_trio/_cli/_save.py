@@ -68,8 +68,8 @@ def save(options: argparse.Namespace) -> int:
     async def save_result(interruptible: Interruptible, tasks: TaskGroup) -> None:
         """Write the result. A checkpoint; if cancelled, the file is as before."""
         started_at = anyio.current_time()
-        with _replacing(path) as file, closing(new_writer(file)) as writer:
-            output = BatchedOutput(writer)
+        with _replacing(path, replace=options.replace) as file, closing(new_writer(file)) as writer:
+            output = BatchedOutput(writer, abandon=False)  # the writer is closed next
             async with aclosing(
                 await Session.connect(client, interruptible, tasks, time_limit=options.timeout)
             ) as session:
@@ -103,13 +103,15 @@ def _writer(path: Path) -> Callable[[BinaryIO], BatchWriter]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` at the end of the block, unless the block raises.
 
     Raises:
-        CommandFailed: the file cannot be written.
+        CommandFailed: the file cannot be written; or, unless `replace`, another command may be writing it.
     """
     part = path.with_name(f"{path.name}.part")
+    if not replace and part.exists():
+        raise CommandFailed(f"{part} exists: another command writes it, or was killed; delete it, or use --replace")
     try:
         try:
             with part.open("wb") as file:

@@ -18,6 +18,7 @@ from .._protocol import (
     STREAMS,
     ClientRequest,
     MessageType,
+    Reply,
     string_in,
 )
 from .._tasks import enable_ki_protection
@@ -58,7 +59,7 @@ class Batches:
 
     def __init__(self, exchange: AnyExchange, stream: int, query: Query, frame: bytes, batch_size: int) -> None:
         self._connection = exchange
-        self._exchange: Exchange  # the one on which the stream is open
+        self._exchange: Exchange | None = None  # the one on which the stream is open
         self._stream = stream
         self._query = query
         self._frame = frame
@@ -107,18 +108,24 @@ class Batches:
         if self._state is not _State.NEW:
             raise RayforceWSError("a stream can be used once; call stream() again")
         self._connection.check_usable()
-        self._exchange = exchange = await self._connection.require(STREAMS)
-        frame = self._frame
-        self._frame = b""
         self._state = _State.OPEN
+        self._in_use = True
         try:
-            payload = reply_payload(await exchange.request(frame), self._query)
-            await self._read_description(payload)
+            reply = await self._connection.request_in_session(STREAMS, self._open)
+            self._frame = b""
+            await self._read_description(reply_payload(reply, self._query))
             self._request_ahead()
         except BaseException:
             self._release()
             raise
+        finally:
+            self._in_use = False
         return self
+
+    async def _open(self, exchange: Exchange) -> Reply:
+        """Send the query. A checkpoint; if cancelled, as `Exchange.request`, and the stream is to be released."""
+        self._exchange = exchange
+        return await exchange.request(self._frame)
 
     @enable_ki_protection
     async def __aexit__(
@@ -171,6 +178,7 @@ class Batches:
             RayforceError: as for `__anext__`.
         """
         assert self._ahead is not None
+        assert self._exchange is not None
         try:
             payload = reply_payload(await self._exchange.wait(self._ahead), self._query)
             self._ahead = None
@@ -190,8 +198,8 @@ class Batches:
         if self._state is _State.FAILED:
             raise RayforceWSError("the stream has failed; call stream() again")
         if self._in_use:
-            raise RayforceWSError("another task is waiting for the next batch of this stream")
-        self._exchange.check_loop()
+            raise RayforceWSError("another task is entering this stream, or is waiting for its next batch")
+        self._connection.check_loop()
 
     async def _read_description(self, payload: memoryview) -> None:
         """Read the number of rows and the types of the columns.
@@ -233,6 +241,7 @@ class Batches:
 
     def _request_ahead(self) -> None:
         """Request the next batch. Raises `RayforceWSError` if the connection has ended."""
+        assert self._exchange is not None
         self._ahead = self._exchange.start(server_call(MessageType.SYNC, NEXT_BATCH, i64(self._stream)))
         self._requested_rows += self._batch_size
 
@@ -241,10 +250,12 @@ class Batches:
         if self._state in (_State.NEW, _State.ENDED):
             return
         self._state = _State.ENDED
-        if self._ahead is not None:
-            self._exchange.cancel(self._ahead)
-        self._ahead = self._reader = None
-        self._exchange.post_soon(server_call(MessageType.ASYNC, END_STREAM, i64(self._stream)))
+        self._frame = b""
+        ahead, self._ahead, self._reader = self._ahead, None, None
+        if self._exchange is not None:
+            if ahead is not None:
+                self._exchange.cancel(ahead)
+            self._exchange.post_soon(server_call(MessageType.ASYNC, END_STREAM, i64(self._stream)))
 
 
 def open_stream(exchange: AnyExchange, stream: int, query: Query, frame: bytes, batch_size: int) -> Batches:

@@ -13,6 +13,7 @@ from .._codec import (
     Query,
     TabularData,
     Value,
+    check_topic,
     decode,
     decode_verbose,
     encode,
@@ -26,14 +27,14 @@ from .._tasks import call_soon, enable_ki_protection
 from .._transports import closed_by_us
 from .._values._columns import Columns
 from .._values._payloads import string
-from ..errors import RayforceError, RayforceWSError
+from ..errors import ProtocolError, RayforceError, RayforceWSError
 from ._batches import Batches, open_stream
 from ._bulk import Progress, RowCount, create, insert, upsert
 from ._fetching import read_columns
 from ._reconnecting import AnyExchange
 from ._server_call import server_call
 from ._states import ClientConnectionState, StateChanges
-from ._subscription import DEFAULT_MAX_BUFFER, Subscription, check_topic, make_subscription
+from ._subscription import DEFAULT_MAX_BUFFER, Subscription, make_subscription
 from ._tables import table_names, table_schema
 
 # On Python 3.11, looking up a member in its enum takes ten times as long as looking up a global name.
@@ -210,7 +211,7 @@ class WSClientConnection:
         Args:
             topic: the topic.
             snapshot: a query whose value is `updates.snapshot`. No update is missing between it and the first update,
-                and it contains none of them.
+                and it contains none of them. If the connection is lost and comes back meanwhile, it is evaluated again.
             params: the parameters of that query.
             max_buffer: how many bytes of updates are kept until they are taken. The server has a buffer of its own.
             overflow: what happens beyond that. `"error"`: the iteration ends with `SlowSubscriber`. `"drop_oldest"`:
@@ -249,9 +250,12 @@ class WSClientConnection:
         self._exchange.check_usable()
         check_topic(topic)
         payload = encode_update(value)
-        await self._exchange.require(SUBSCRIPTIONS)
         frame = server_call(_SYNC, PUBLISH, string(topic), payload)
-        return int(decode(await self._exchange.request(frame), f"(publish {topic!r})").value)
+        reply = await self._exchange.request_in_session(SUBSCRIPTIONS, lambda exchange: exchange.request(frame))
+        number = getattr(decode(reply, f"(publish {topic!r})"), "value", None)
+        if type(number) is not int:
+            raise ProtocolError("the server did not answer a publish with the number of the update")
+        return number
 
     @enable_ki_protection
     async def call(self, function: str, *arguments: Any, idempotent: bool = False) -> Value:

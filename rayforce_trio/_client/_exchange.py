@@ -216,6 +216,13 @@ class Exchange:
             raise UnsupportedByServer(f"this server does not offer {feature}; it needs rayforce-trio 0.2 or later")
         return self
 
+    async def request_in_session(self, feature: str, request: Callable[[Self], Awaitable[Reply]]) -> Reply:
+        """Call a function that sends a request to this exchange if its server has a feature, and return the reply.
+
+        A checkpoint; if cancelled, as `require` and the function. Raises as `require` and `request`.
+        """
+        return await request(await self.require(feature))
+
     def check_open(self) -> None:
         """Raise the error of calls that were waiting if the connection has ended."""
         if self.reason is not None:
@@ -241,6 +248,10 @@ class Exchange:
     def unsubscribe(self, number: int) -> None:
         """End a subscription. Call it once for each call of `subscribe`. No checkpoint."""
         self._reading.release_reader()
+        self.stop_updates(number)
+
+    def stop_updates(self, number: int) -> None:
+        """Have the server send nothing more for a subscription. Idempotent. No checkpoint."""
         self._protocol.unsubscribe(number)
         self._outgoing.set()
 

@@ -10,6 +10,7 @@ import anyio
 
 from .._protocol import CLOSING, ClientRequest, Failure, Reply
 from .._tasks import Event, checkpoint_if_cancelled_function, enable_ki_protection, event_class, running_loop
+from .._text import escape_controls
 from .._transports import closed_by_us
 from ..errors import ConnectionClosed, ConnectionLost, ConnectionRejected, RayforceWSError
 from ._exchange import Exchange, check_loop
@@ -18,6 +19,9 @@ from ._states import ClientConnectionState, States
 
 MAX_SENDS = 4
 """How often an idempotent request is sent. One that ends the server each time must not do so for ever."""
+
+REFUSING_TIMEOUT = 5.0
+"""How long a server that starts no more requests may take to close the connection, in seconds."""
 
 _ENDED_BY_ERROR = frozenset({1008, 1011})
 """Codes with which a server closes after an error of its own, which the request may have caused."""
@@ -32,11 +36,23 @@ logger = logging.getLogger("rayforce_trio.client")
 class Session(Exchange):
     """One connection of a `ReconnectingExchange`. If the server ends it, calls raise `ConnectionLost`."""
 
+    async def refuses(self, reply: Reply) -> bool:
+        """Return whether the server has not started a request because it is stopping. If so, wait until this has ended.
+
+        A checkpoint in that case, bounded by `REFUSING_TIMEOUT`; if cancelled, this goes on until the server ends it.
+        """
+        if type(reply) is not Failure or reply.code != CLOSING:
+            return False
+        with anyio.move_on_after(REFUSING_TIMEOUT):
+            await self.wait_ended()
+        self.close_with(ConnectionLost("the server starts no more queries, and has not closed the connection"))
+        return True
+
     def _failure(self, request: ClientRequest | None = None) -> RayforceWSError:
         error = super()._failure()
         if self.closed_here:
             return error
-        if request is not None and request.frame:
+        if request is not None and (request.frame or self._protocol.is_refused(request)):
             return _unsent(error)
         if isinstance(error, ConnectionClosed):
             error = ConnectionLost(str(error))
@@ -52,6 +68,26 @@ def _unsent(reason: RayforceWSError) -> ConnectionLost:
     error = ConnectionLost(str(reason))
     error._unsent = True
     return error
+
+
+class Attempts:
+    """Decides whether a request that one session has failed may be sent to the next one.
+
+    Args:
+        idempotent: whether it may be carried out several times.
+    """
+
+    def __init__(self, *, idempotent: bool) -> None:
+        self._idempotent = idempotent
+        self._sends = 0
+
+    def check(self, error: ConnectionLost, session: Exchange) -> None:
+        """Raise the error of a session if the request must not be sent again."""
+        if error._unsent:
+            return
+        self._sends += 1
+        if not self._idempotent or self._sends >= MAX_SENDS or _ended_by_error(session):
+            raise error
 
 
 class Subscriber(Protocol):
@@ -102,6 +138,7 @@ class ReconnectingExchange:
         self._scope: anyio.CancelScope | None = None  # around the attempts to connect
         self._closed = self._new_event()  # set when the last socket is closed
         self._says_hello = False
+        self._was_connected = False
         self._stopped = 0  # in former sessions, and while there was none
 
     @property
@@ -173,20 +210,17 @@ class ReconnectingExchange:
         await self._checkpoint_if_cancelled()
         if self.reason is not None:
             raise self._refusal()
-        sends = 0
+        attempts: Attempts | None = None
         while True:
             session = self._session or await self._connected_for_request()
             try:
                 reply = await session.request(frame)
             except ConnectionLost as error:
-                if not error._unsent:
-                    sends += 1
-                    if not idempotent or sends >= MAX_SENDS or _ended_by_error(session):
-                        raise
+                attempts = attempts or Attempts(idempotent=idempotent)
+                attempts.check(error, session)
             else:
-                if type(reply) is not Failure or reply.code != CLOSING:
+                if type(reply) is not Failure or not await session.refuses(reply):
                     return reply
-                await session.wait_ended()
 
     async def _connected_for_request(self) -> Session:
         """Return the present session, and count the request as never sent if this is cancelled. As `connected`."""
@@ -220,6 +254,23 @@ class ReconnectingExchange:
         """
         self._says_hello = True
         return await self._until_sent(lambda session: session.require(feature))
+
+    async def request_in_session(self, feature: str, request: Callable[[Session], Awaitable[Reply]]) -> Reply:
+        """Call a function that sends a request to a session whose server has a feature, and return the reply.
+
+        If the request was not sent, or the server says that it has not started it, the function is called again with
+        the next session. A checkpoint; if cancelled, as `require` and the function. Raises as `require` and `request`.
+        """
+        while True:
+            session = await self.require(feature)
+            try:
+                reply = await request(session)
+            except ConnectionLost as error:
+                if not error._unsent:
+                    raise
+            else:
+                if not await session.refuses(reply):
+                    return reply
 
     async def _until_sent(self, call: Callable[[Session], Awaitable[T]]) -> T:
         """Call a function with one session after the other until it raises no error that nothing was sent.
@@ -269,6 +320,7 @@ class ReconnectingExchange:
                         await self._connect(patiently=True)
                     self._scope = None
         except RayforceWSError as error:
+            logger.info("the connection to %s is not made again: %s", self.peer, escape_controls(f"{error}"))
             self.close_with(error)
         except Exception as error:
             logger.exception("internal error in the connection to %s", self.peer)
@@ -341,6 +393,9 @@ class ReconnectingExchange:
             session.say_hello()
         for subscriber in self.subscribers:
             subscriber.resume(session)
+        if self._was_connected:
+            logger.info("the connection to %s is back", self.peer)
+        self._was_connected = True
         self._reconnection.connected(anyio.current_time())
         self.states.change(self._reconnection.state)
         self._available.set()
@@ -356,6 +411,9 @@ class ReconnectingExchange:
             self.close_with(session.reason)
             return
         self._available = self._new_event()
+        logger.info(
+            "the connection to %s was lost, and is made again: %s", self.peer, escape_controls(f"{session.reason}")
+        )
         drained = isinstance(session.reason, ConnectionClosed) and session.reason.going_away
         self._reconnection.lost(drained=drained, now=anyio.current_time(), random=random())
         self.states.change(self._reconnection.state)
@@ -411,7 +469,7 @@ AnyExchange = Exchange | ReconnectingExchange
 """An exchange of one connection, or one that comes back. Calls use both in the same way."""
 
 
-def _ended_by_error(session: Session) -> bool:
+def _ended_by_error(session: Exchange) -> bool:
     """Return whether the server has ended the session because of an error, which a request may have caused."""
     return isinstance(session.reason, ConnectionClosed) and session.reason.code in _ENDED_BY_ERROR
 

@@ -4,7 +4,7 @@ import struct
 from contextlib import suppress
 from types import TracebackType
 
-from .._codec import Parameters, Query, Value, decode_payload, encode, engine_error, reply_payload
+from .._codec import Parameters, Query, Value, check_topic, decode_payload, encode, engine_error, reply_payload
 from .._protocol import (
     GAP,
     HEADER_SIZE,
@@ -18,7 +18,7 @@ from .._protocol import (
     Overflow,
     Position,
     SubscriptionState,
-    topic_problem,
+    is_valid_position,
 )
 from .._tasks import TimeSlice, checkpoint_if_cancelled_function, enable_ki_protection, event_class
 from .._values._columns import Columns
@@ -27,7 +27,7 @@ from .._values._types import Type
 from ..errors import ConnectionLost, ProtocolError, RayforceValueError, RayforceWSError, SlowSubscriber, SubscriptionGap
 from ._exchange import Exchange
 from ._fetching import read_columns, read_columns_at_once
-from ._reconnecting import AnyExchange, ReconnectingExchange
+from ._reconnecting import AnyExchange, Attempts, ReconnectingExchange, Session
 from ._server_call import server_call
 
 DEFAULT_MAX_BUFFER = 8 * 1024**2
@@ -173,20 +173,14 @@ class Subscription:
             exchange = await self._connection.require(SUBSCRIPTIONS)
             state.on_change = self.wake
             self._attach(exchange)
-            while state.state is SubscriptionState.SUBSCRIBING:
-                exchange.check_open()
-                await self._wait()
-            if state.end is not None:
-                raise self._error(state.end)
-            if self._query is not None:
-                await self._take_snapshot(*self._query)
+            if isinstance(self._connection, ReconnectingExchange):
+                self._connection.subscribers.add(self)
+            await self._join()
         except BaseException:
             self._leave()
             raise
         finally:
             self._in_use = False
-        if isinstance(self._connection, ReconnectingExchange):
-            self._connection.subscribers.add(self)
         return self
 
     @enable_ki_protection
@@ -231,18 +225,57 @@ class Subscription:
             self._in_use = False
         return Update(self._topic, *taken)
 
-    async def _take_snapshot(self, query: Query, frame: bytes) -> None:
-        """Have the server evaluate the query. A checkpoint; if cancelled, the query is stopped as one of `execute`."""
-        assert self._number is not None
-        request = server_call(MessageType.SYNC, SNAPSHOT, i64(self._number), frame[HEADER_SIZE:])
-        payload = reply_payload(await self._exchange.request(request), query)
+    async def _join(self) -> None:
+        """Wait until the subscription is active and the snapshot has arrived, on this connection or a later one.
+
+        A checkpoint; if cancelled, the query of the snapshot is stopped as one of `execute`. Raises as `__aenter__`.
+        """
+        state = self._state
+        attempts = Attempts(idempotent=True)
+        while state.state is not SubscriptionState.ACTIVE:
+            exchange = self._exchange
+            if state.end is not None:
+                raise self._error(state.end)
+            if state.state is SubscriptionState.SUBSCRIBING:
+                await self._wait()
+                continue
+            assert self._query is not None
+            try:
+                is_answered = await self._take_snapshot(exchange, *self._query)
+                if state.is_joined:
+                    return
+                if is_answered:
+                    continue
+            except ConnectionLost as error:
+                if not self._comes_back:
+                    raise
+                attempts.check(error, exchange)
+            while state.state is SubscriptionState.JOINING and self._exchange is exchange:
+                await self._wait()
+
+    async def _take_snapshot(self, exchange: Exchange, query: Query, frame: bytes) -> bool:
+        """Have the server evaluate the query; return False if it did not start it because it is stopping.
+
+        A checkpoint; if cancelled, the query is stopped as one of `execute`.
+        """
+        number = self._number
+        assert number is not None
+        request = server_call(MessageType.SYNC, SNAPSHOT, i64(number), frame[HEADER_SIZE:])
+        reply = await exchange.request(request)
+        if isinstance(exchange, Session) and await exchange.refuses(reply):
+            return False
+        payload = reply_payload(reply, query)
         if len(payload) <= _SNAPSHOT.size:
             raise ProtocolError("the server sent a snapshot that is none")
         kind, _, count, item, _, next_sequence, null = _SNAPSHOT.unpack_from(payload)
         if (kind, count, item, bytes([null])) != (Type.LIST, 3, -Type.I64, NULL) or next_sequence < 1:
             raise ProtocolError("the server sent a snapshot that is none")
-        self._snapshot = payload[_SNAPSHOT.size :]
-        self._state.snapshot_taken(next_sequence)
+        if self._exchange is exchange:  # otherwise the connection was lost since, and another one has taken its place
+            self._snapshot = payload[_SNAPSHOT.size :]
+            self._state.snapshot_taken(next_sequence)
+            if self._state.state is _ENDED:
+                exchange.stop_updates(number)
+        return True
 
     async def _wait(self) -> None:
         """Wait for a change. A checkpoint; if cancelled, nothing has changed.
@@ -316,8 +349,8 @@ def make_subscription(
     policy = _POLICIES.get(overflow) if isinstance(overflow, str) else None
     if policy is None:
         raise RayforceValueError(f"Invalid overflow: {overflow!r}. Must be one of {', '.join(map(repr, _POLICIES))}")
-    if resume is not None and not isinstance(resume, Position):
-        raise RayforceValueError(f"Invalid resume: {resume!r}. Must be the position of a subscription, or None")
+    if resume is not None and not is_valid_position(resume):
+        raise RayforceValueError(f"Invalid resume: {resume!r:.200}. Must be the position of a subscription, or None")
     if resume is not None and snapshot is not None:
         raise RayforceValueError("resume and snapshot exclude each other: a snapshot begins a new position")
     if params is not None and snapshot is None:
@@ -325,11 +358,3 @@ def make_subscription(
     query = None if snapshot is None else (snapshot, encode(snapshot, MessageType.SYNC, params=params))
     state = ClientSubscription(max_buffer=max_buffer, overflow=policy, joins=query is not None, resume=resume)
     return Subscription(exchange, topic, state, query)
-
-
-def check_topic(topic: object) -> None:
-    """Raise `RayforceValueError` if this cannot be a topic."""
-    if not isinstance(topic, str):
-        raise RayforceValueError(f"Invalid topic: {topic!r}. Must be a str")
-    if problem := topic_problem(topic):
-        raise RayforceValueError(f"Invalid topic: {topic[:100]!r}. It {problem}")

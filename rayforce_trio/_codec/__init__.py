@@ -5,7 +5,7 @@ from ._columns import columns_of
 from ._compression import SIZE_BYTES, Decompressor
 from ._decoding import decode, decode_payload, decode_verbose, reply_payload
 from ._drawing import draw
-from ._encoding import Call, describe, encode, encode_call, encode_update
+from ._encoding import Call, check_topic, describe, encode, encode_call, encode_update
 from ._errors import engine_error
 from ._evaluation import evaluate
 from ._ffi import check_thread, native_server
@@ -23,6 +23,7 @@ __all__ = [
     "TabularData",
     "Value",
     "check_thread",
+    "check_topic",
     "columns_of",
     "decode",
     "decode_payload",

@@ -6,7 +6,7 @@ from typing import Any
 
 from rayforce import String
 
-from .._protocol import VERBOSE_FLAG, Header, MessageType, query_frame
+from .._protocol import VERBOSE_FLAG, Header, MessageType, query_frame, topic_problem
 from .._values._payloads import Buffer, call, list_of, name, string
 from .._values._render import ABBREVIATED_AT, abbreviated, render
 from .._values._types import Type
@@ -52,6 +52,14 @@ class Call:
             raise RayforceValueError(f"{function!r} is neither the name of a function nor a lambda '(fn [x] …)'")
         values = [data_payload(value, f"argument {place} of {function}") for place, value in enumerate(arguments, 1)]
         self.payload = list_of([head, *values])
+
+
+def check_topic(topic: object) -> None:
+    """Raise `RayforceValueError` if this cannot be a topic."""
+    if not isinstance(topic, str):
+        raise RayforceValueError(f"Invalid topic: {topic!r:.200}. Must be a str")
+    if problem := topic_problem(topic):
+        raise RayforceValueError(f"Invalid topic: {topic[:100]!r}. It {problem}")
 
 
 def encode_update(value: Any) -> Buffer:

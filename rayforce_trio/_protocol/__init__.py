@@ -31,6 +31,7 @@ from ._control import (
     dump_subscribed,
     dump_unsubscribe,
     dump_unsubscribed,
+    is_valid_position,
     parse_control,
     topic_problem,
 )
@@ -209,6 +210,7 @@ __all__ = [
     "error_code",
     "is_null",
     "is_server_call",
+    "is_valid_position",
     "join_verbose",
     "parse_control",
     "parse_frame",

@@ -29,7 +29,7 @@ from ._control import (
 )
 from ._frames import COARSE_HEADER, FENCE, HEADER_SIZE, RESPONSE_START, Frame, MessageType, parse_frame
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
-from ._subscription import ClientSubscription
+from ._subscription import ClientSubscription, SubscriptionState
 from ._unconfirmed import UnconfirmedPosts
 from ._updates import parse_update
 from ._verbose import verbose_error_code
@@ -123,6 +123,7 @@ class ClientProtocol:
         self._unconfirmed = UnconfirmedPosts()
         self._fence: ClientRequest | None = None  # the one that is unanswered
         self._last_number = 0
+        self._refused_number: int | None = None  # of the first request that the server did not start, as it is stopping
         self.stopped = 0
         self.features: frozenset[str] | None = None
         self.on_features: Callable[[], None] = _nothing
@@ -192,6 +193,13 @@ class ClientProtocol:
             request.state = _DISCARDED
             if self._extended and request.number is not None:
                 self._controls.append(dump_cancel(request.number))
+
+    def is_refused(self, request: ClientRequest) -> bool:
+        """Return whether a request was sent behind one that the server did not start because it is stopping.
+
+        Such a request is never started either, and not answered.
+        """
+        return self._refused_number is not None and request.number is not None and request.number > self._refused_number
 
     def abandon(self) -> None:
         """Forget all requests, because the connection is closing: send nothing more, and discard all replies.
@@ -279,11 +287,15 @@ class ClientProtocol:
                 if not self._unanswered or self._unanswered[0].number != notice.number:
                     raise ProtocolViolation(f"an error for request {notice.number}, whose turn it is not")
                 received = self._answer(Failure(notice.code, notice.message))
+                if notice.code == CLOSING and self._refused_number is None:
+                    self._refused_number = notice.number
             elif isinstance(notice, HelloNotice) and self.features is None:
                 self.features = notice.features
                 self.on_features()
             elif isinstance(notice, SubscribedNotice) and notice.id in self._subscriptions:
-                self._subscriptions[notice.id].confirmed(notice.position)
+                subscription = self._subscriptions[notice.id]
+                subscription.confirmed(notice.position)
+                self._unsubscribe_if_ended(notice.id, subscription)
             elif isinstance(notice, UnsubscribedNotice) and notice.id in self._subscriptions:
                 self._subscriptions.pop(notice.id).refused(notice.code, notice.message)
         return received
@@ -294,6 +306,12 @@ class ClientProtocol:
         subscription = None if update is None else self._subscriptions.get(update.subscription)
         if subscription is not None and update is not None:
             subscription.received(update)
+            self._unsubscribe_if_ended(update.subscription, subscription)
+
+    def _unsubscribe_if_ended(self, number: int, subscription: ClientSubscription) -> None:
+        """Have the server send nothing more for a subscription that has ended by what arrived, such as a gap."""
+        if subscription.state is SubscriptionState.ENDED:
+            self.unsubscribe(number)
 
     def _answer(self, reply: Reply) -> ClientRequest | None:
         if not self._unanswered:

@@ -240,11 +240,18 @@ def topic_problem(topic: str) -> str | None:
     return f"must have at most {MAX_TOPIC_SIZE} bytes" if size > MAX_TOPIC_SIZE else None
 
 
+def is_valid_position(position: Any) -> bool:
+    """Return whether this is a position that a server can have: applications can make one of any values."""
+    match position:
+        case Position(epoch=str(epoch), sequence=int(sequence)) if type(sequence) is int:
+            return len(epoch) <= _MAX_EPOCH_SIZE and 0 <= sequence <= MAX_ID
+    return False
+
+
 def _position(value: Any) -> Position:
     match value:
-        case {"epoch": str(epoch), "sequence": int(sequence)} if type(sequence) is int:
-            if len(epoch) <= _MAX_EPOCH_SIZE and 0 <= sequence <= MAX_ID:
-                return Position(epoch, sequence)
+        case {"epoch": epoch, "sequence": sequence} if is_valid_position(position := Position(epoch, sequence)):
+            return position
     raise ProtocolViolation("a position must have an epoch and a sequence number")
 
 

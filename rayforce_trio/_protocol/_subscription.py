@@ -120,6 +120,11 @@ class ClientSubscription:
         return self._resume
 
     @property
+    def is_joined(self) -> bool:
+        """Whether updates can be taken: no snapshot is to arrive first."""
+        return not self._joins
+
+    @property
     def buffered(self) -> int:
         """How many updates are in the buffer."""
         return len(self._buffer)
@@ -147,8 +152,8 @@ class ClientSubscription:
         self.position = Position(self.position.epoch, next_sequence - 1)
         while self._buffer and self._buffer[0].sequence < next_sequence:
             self._size -= _size(self._buffer.popleft())
-        if self._dropped >= next_sequence:
-            self._lose()
+        if self._dropped >= next_sequence and not self._lose():
+            self._drop_behind_gap(next_sequence)
         self.on_change()
 
     def received(self, update: Update) -> None:
@@ -230,6 +235,16 @@ class ClientSubscription:
         update = self._buffer.popleft()
         self._size -= _size(update)
         self._dropped = max(self._dropped, update.sequence)
+
+    def _drop_behind_gap(self, expected: int) -> None:
+        """Keep only the updates that are consecutive, from the number `expected` on."""
+        kept: deque[Update] = deque()
+        for update in self._buffer:
+            if update.sequence != expected:
+                break
+            kept.append(update)
+            expected += 1
+        self._buffer, self._size = kept, sum(map(_size, kept))
 
     def _finish(self, end: Failure) -> None:
         self.end = end

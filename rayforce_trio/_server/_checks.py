@@ -2,7 +2,6 @@
 
 from typing import TypeGuard
 
-from .._protocol import topic_problem
 from ..errors import RayforceValueError
 
 MIN_REPLY_SIZE = 1024 * 1024
@@ -25,13 +24,6 @@ def check_size_option(name: str, value: object, *, lowest: int) -> None:
     """Raise `RayforceValueError` if the option `name` is not an int of at least `lowest`."""
     if type(value) is not int or value < lowest:
         raise RayforceValueError(f"Invalid {name}: {value!r}. Must be a number of bytes, {lowest} or above")
-
-
-def check_topic(topic: object) -> None:
-    """Raise `RayforceValueError` if this cannot be a topic."""
-    problem = topic_problem(topic) if isinstance(topic, str) else "must be a str"
-    if problem:
-        raise RayforceValueError(f"Invalid topic: {topic!r}. It {problem}")
 
 
 def check_reply_size(value: object) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 import trio
 
 from .._addresses import authority_of, check_host, check_port
-from .._codec import encode_update, engine_error
+from .._codec import check_topic, encode_update, engine_error
 from .._engines import Engine, InProcessEngine
 from .._protocol import Failure
 from .._streams import check_tls_context
@@ -23,7 +23,7 @@ from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
 from ._authorizer import Authenticate, Authorizer
-from ._checks import check_flag, check_grace, check_topic
+from ._checks import check_flag, check_grace
 from ._counters import Counters
 from ._expressions import integer_in, publish_request
 from ._handler import ConnectionHandler

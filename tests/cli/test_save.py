@@ -47,6 +47,17 @@ def test_the_batches_of_a_file_have_one_schema(url: str, tmp_path: Path) -> None
     assert file.schema_arrow.field("at").type == pa.timestamp("ns")
 
 
+def test_a_file_that_another_command_writes_is_left_alone(url: str, tmp_path: Path) -> None:
+    path, part = tmp_path / "rows.csv", tmp_path / "rows.csv.part"
+    part.write_text("a")
+    done = command("save", url, QUERY, str(path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {part} exists: another command writes it, or was killed")
+    assert part.read_text() == "a"
+    assert command("save", url, QUERY, str(path), "--replace").returncode == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv"])
 def test_a_result_without_rows_has_its_columns(url: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows.{suffix}"

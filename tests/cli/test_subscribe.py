@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import anyio
 import pytest
-from rayforce import F64, I64, Symbol, Table, Vector
+from rayforce import F64, I64, String, Symbol, Table, Vector
 from support.commands import BOUND, COMMAND, command, environment, started, wrong_usage
 from support.connected import connected_to
 from support.processes import server_process
 
-from rayforce_trio import Position
+from rayforce_trio import Position, WSClientConnection
 from rayforce_trio._cli._console import CommandFailed, OutputClosed
 from rayforce_trio._cli._live_output import LiveOutput
+from rayforce_trio._cli._publish import _Lines
 from rayforce_trio._cli._subscribe import _Writer
-from rayforce_trio.errors import SlowSubscriber
+from rayforce_trio.errors import ConnectionLost, RayforceDomainError, SlowSubscriber
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +266,78 @@ def test_lines_of_standard_input_are_published_as_strings(port: int, topic: str)
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", f"3 lines published to {topic}\n")
         assert process.communicate(timeout=BOUND) == ('0\n(+ 1 2)\n""\ncaf\u00e9\n', "")
+
+
+def test_many_lines_keep_their_order(port: int, topic: str) -> None:
+    lines = "".join(f"{number}\n" for number in range(2000))
+    with subscribed(port, topic, "--format", "csv", "--count", "2001") as process:
+        publish(port, topic, "0")
+        done = command("publish", f":{port}", topic, given=lines)
+        assert (done.returncode, done.stderr) == (0, f"2000 lines published to {topic}\n")
+        assert process.communicate(timeout=BOUND) == (f"0\n{lines}", "")
+
+
+def test_the_first_line_that_fails_is_named(topic: str) -> None:
+    with server_process("read-only") as port:
+        done = command("publish", f":{port}", topic, given="a\nb\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    first, error = done.stderr.splitlines()
+    assert first == f"0 lines published to {topic}; line 1 was not:"
+    assert error.startswith("error: access")
+
+
+class _Refusing:
+    """A connection on which the third line and all behind it are refused, in whatever order the calls begin."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.refused = anyio.Event()
+
+    async def publish(self, topic: str, value: String) -> int:
+        assert topic == "t"
+        line = str(value.value)
+        self.begun.append(line)
+        if len(self.begun) == 1:
+            return 1
+        if line == "3":
+            await self.refused.wait()
+            raise ConnectionLost("gone")
+        if line == "5":
+            self.refused.set()
+            raise RayforceDomainError("too much")
+        return 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_lines_behind_the_one_that_fails_may_have_been_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as given, os.fdopen(writing, "w") as giving:
+        monkeypatch.setattr(sys, "stdin", given)
+        giving.write("1\n2\n3\n4\n5\n")
+        giving.flush()  # and the pipe stays open
+        lines, connection = _Lines("t"), _Refusing()
+        with anyio.fail_after(BOUND):
+            await lines._publish(cast("WSClientConnection", connection))
+    assert connection.begun == ["1", "2", "3", "4", "5"]
+    assert (lines._published, lines._failed_line) == ("3 lines published to t, and perhaps 1 more", 3)
+    assert isinstance(lines._error, ConnectionLost)
+
+
+def test_a_line_that_is_not_utf8_is_named(port: int, topic: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, "publish", f":{port}", topic],
+        env=environment(),
+        input=b"a\n\xff\n",
+        capture_output=True,
+        timeout=BOUND,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines() == [
+        f"1 line published to {topic}, 1 of them without subscribers; line 2 was not:",
+        "error: standard input is not UTF-8",
+    ]
 
 
 def test_ctrl_c_tells_how_many_lines_were_published(port: int, topic: str) -> None:
