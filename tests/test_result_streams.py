@@ -73,8 +73,9 @@ async def lost_beside_a_busy_engine(server: WSServer, busy: WatchedQuery) -> Asy
 
 @pytest.mark.trio
 async def test_a_connection_counts_until_its_variables_are_deleted(
-    queries: Queries, caplog: pytest.LogCaptureFixture
+    queries: Queries, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr("rayforce_trio._server._connection.CLOSE_TIMEOUT", 0.1)
     caplog.set_level("INFO", "rayforce_trio.server")
     async with WSServer(port=0, host="127.0.0.1", engine=NativeProcess(), max_connections=2) as server:
         client, busy = WSClient("127.0.0.1", server.port), queries()
@@ -92,8 +93,8 @@ async def test_a_connection_counts_until_its_variables_are_deleted(
 async def test_variables_that_may_be_left_in_the_engine_are_logged(
     queries: Queries, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for limit in ("_DELETE_TIMEOUT", "_SHIELDED_DELETE_TIMEOUT"):
-        monkeypatch.setattr(f"rayforce_trio._server._result_streams.{limit}", 0.1)
+    for limit in ("_result_streams._DELETE_TIMEOUT", "_connection.CLOSE_TIMEOUT"):
+        monkeypatch.setattr(f"rayforce_trio._server.{limit}", 0.1)
     said = "the results of its streams may be left in the engine: it was busy for 0.1 seconds"
     async with (
         WSServer(port=0, host="127.0.0.1", engine=NativeProcess()) as server,
