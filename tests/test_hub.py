@@ -279,7 +279,7 @@ async def test_nothing_can_be_published_in_a_read_only_engine() -> None:
     ("topic", "value", "message"),
     [
         ("", 1, "must not be empty"),
-        (5, 1, "must be a str"),
+        (5, 1, "Must be a str"),
         ("a\0", 1, "must not contain NUL"),
         ("t", None, "null cannot be published"),
         ("t", object(), "object"),

@@ -365,6 +365,7 @@ class _Opened:
         self.network = ""  # of the client
         self.places = ExitStack()  # while open, the connection counts towards the limits
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         """Close the session, and delete what the client's streams have left in the engine.
 
