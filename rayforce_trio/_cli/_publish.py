@@ -134,7 +134,7 @@ class _Lines:
                         await begins.wait()
                         if line_number == 1:  # its call asks what the server offers; the next ones would overtake it
                             await self._answered.wait()
-                except UsageError as error:
+                except UsageError as error:  # the next line is not UTF-8
                     self._fail(line_number + 1, error)
 
     async def _publish_line(

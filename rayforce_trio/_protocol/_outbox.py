@@ -75,6 +75,7 @@ class Outbox(Generic[U]):
         self._by_subscription: dict[int, deque[_Run[U]]] = {}  # those that are not empty; nor is any deque
         self._waiting = 0  # how many updates wait
         self._lost = Counter[int]()
+        self._ended = set[int]()  # subscriptions that the server has ended, whose last updates wait
 
     def __len__(self) -> int:
         return len(self._notices) + self._waiting
@@ -136,11 +137,18 @@ class Outbox(Generic[U]):
         else:
             self._notices.popleft()
 
+    def end(self, subscription: int) -> None:
+        """Expect no more updates of a subscription that the server has ended. Those that wait will be sent."""
+        if subscription in self._by_subscription:
+            self._ended.add(subscription)
+        else:
+            self._lost.pop(subscription, None)  # no update can report it any more
+
     def discard(self, subscription: int) -> None:
         """Drop the updates of a subscription that the client has ended. Its id must not be used again."""
-        self._lost.pop(subscription, None)
         while subscription in self._by_subscription:
             self._remove_oldest(subscription)
+        self._lost.pop(subscription, None)
 
     def _is_update_first(self) -> bool:
         return self._waiting > 0 and not (self._notices and self._notices[0][0] < self._first_run().number)
@@ -161,5 +169,8 @@ class Outbox(Generic[U]):
             own.popleft()
         if not own:
             del self._by_subscription[subscription]
+            if subscription in self._ended:
+                self._ended.remove(subscription)
+                self._lost.pop(subscription, None)
         if not self._waiting:
             self._runs.clear()

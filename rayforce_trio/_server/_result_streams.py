@@ -138,13 +138,16 @@ class ResultStreams:
 
         A checkpoint if there are any variables, within ten minutes. If cancelled, within 2 seconds.
         """
-        problem = f"it was busy for {_DELETE_TIMEOUT:g} seconds"
+        problem = ""
         for timeout, shield in ((_SHIELDED_DELETE_TIMEOUT, True), (_DELETE_TIMEOUT, False)):
             if not self._variables:
                 return None
+            problem = "the engine did not delete them"
             try:
-                with trio.move_on_after(timeout, shield=shield):
+                with trio.move_on_after(timeout, shield=shield) as scope:
                     await self._delete_in_another_session()
+                if scope.cancelled_caught:
+                    problem = f"the engine was busy for {timeout:g} seconds"
             except EngineError as error:
                 problem = str(error)
         return problem if self._variables else None

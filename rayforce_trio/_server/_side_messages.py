@@ -89,6 +89,11 @@ class SideMessages:
         if is_first:
             self._send_waiting()
 
+    def end(self, subscription: int, text: str) -> None:
+        """Send the notice that the server has ended a subscription, behind the updates that wait for it."""
+        self._outbox.end(subscription)
+        self.notify(text)
+
     def discard(self, subscription: int) -> None:
         """Drop the updates that wait for a subscription that the client has ended."""
         self._outbox.discard(subscription)

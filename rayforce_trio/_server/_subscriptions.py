@@ -171,7 +171,7 @@ class _Subscription:
         self._messages = owner.messages
 
     def confirmed(self, position: Position) -> None:
-        self._owner.messages.notify(dump_subscribed(self.number, position))
+        self._messages.notify(dump_subscribed(self.number, position))
 
     def updated(self, update: SharedUpdate) -> None:
         self._messages.update(self.number, update)
@@ -181,4 +181,4 @@ class _Subscription:
 
     def ended(self, reason: Failure) -> None:
         self._owner.forget(self.number)
-        self._owner.messages.notify(dump_unsubscribed(self.number, reason.code, reason.message))
+        self._messages.end(self.number, dump_unsubscribed(self.number, reason.code, reason.message))

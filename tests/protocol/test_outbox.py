@@ -85,6 +85,20 @@ def test_a_subscription_that_ended_leaves_nothing() -> None:
     assert sent(outbox) == [(3, 0, b"e"), (3, 0, b"f")]
 
 
+def test_what_was_lost_of_a_subscription_that_the_server_has_ended_is_forgotten_with_its_last_update() -> None:
+    outbox = Outbox[bytes](2 * SIZE)
+    for subscription in (1, 2, 3):
+        outbox.add_updates(subscription, [b"a", b"b"])
+        outbox.add_updates(subscription, [b"c", b"d"])
+    outbox.end(1)  # its updates were dropped for those of the others
+    outbox.end(3)
+    outbox.add_updates(4, [b"e"])
+    assert sent(outbox) == [(3, 3, b"d"), (4, 0, b"e")]
+    assert not outbox.is_clear
+    outbox.discard(2)
+    assert outbox.is_clear
+
+
 def test_a_client_that_reads_nothing_cannot_ask_for_any_number_of_notices() -> None:
     outbox = Outbox[bytes](10)
     for _ in range(MAX_NOTICES):
