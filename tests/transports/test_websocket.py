@@ -64,14 +64,14 @@ async def with_raw_peer(
     max_message_size: int = 1024,
     write_timeout: float = math.inf,
     leftover: bytes = b"",
-    timeout: float = TIMEOUT,
+    time_limit: float = TIMEOUT,
 ) -> AsyncIterator[tuple[WebSocketTransport, RawPeer]]:
     """Connect a transport with a peer that is made by hand; `client` says what the transport is."""
     one, other = await tcp_pair()
     transport = websocket(
         one, client=client, max_message_size=max_message_size, write_timeout=write_timeout, leftover=leftover
     )
-    with anyio.fail_after(timeout), RawPeer(socket_of(other), is_client=not client) as peer:
+    with anyio.fail_after(time_limit), RawPeer(socket_of(other), is_client=not client) as peer:
         try:
             yield transport, peer
         finally:
@@ -188,7 +188,7 @@ async def test_a_long_message_is_read_though_its_first_bytes_arrive_alone() -> N
 
 async def test_pongs_that_the_peer_does_not_take_do_not_pile_up() -> None:
     """Not even before `run` is started, when nothing waits for the network to take more."""
-    async with with_raw_peer(client=False, timeout=60) as (transport, peer):
+    async with with_raw_peer(client=False, time_limit=60) as (transport, peer):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(peer.send, frame(bytes(125), PING) * 60_000 + frame(b"done"))
             assert await transport.receive() == b"done"
