@@ -6,12 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 from rayforce import I64
-from support.native import native_server
+from support.polling import until_equal
 from support.watched import Queries, WatchedQuery, ask_natively
 
 from rayforce_trio import NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
 from rayforce_trio._protocol import MAX_STREAMS, Failure, NextBatch, OpenStream
 from rayforce_trio._server._result_streams import ResultStreams
+from rayforce_trio._server._stream_variables import StreamVariables
 from rayforce_trio._values._payloads import string
 
 
@@ -23,36 +24,6 @@ async def variables(port: int) -> int:
     """Return how many variables of streams the engine has."""
     names = await ask_natively(port, "(key (env 0))")
     return sum(str(name.to_python()).startswith("#stream-") for name in names)
-
-
-@pytest.mark.trio
-async def test_variables_are_deleted_in_another_session_if_that_of_the_client_is_closed(native_port: int) -> None:
-    session = await NativeEngine("127.0.0.1", native_port).open_session()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(session.run)
-        streams = ResultStreams(session, nothing)
-        for number in (1, 2):
-            assert not isinstance(await streams.open(OpenStream(number, 4, string("(til 10)"))), Failure)
-        nursery.cancel_scope.cancel()
-    await session.aclose()
-    assert streams.has_variables
-    assert await streams.delete_variables_elsewhere() is None
-    assert not streams.has_variables
-    assert await variables(native_port) == 0
-
-
-@pytest.mark.trio
-async def test_an_engine_that_has_ended_has_no_variables() -> None:
-    with native_server() as server:
-        session = await NativeEngine("127.0.0.1", server.port).open_session()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(session.run)
-            streams = ResultStreams(session, nothing)
-            await streams.open(OpenStream(1, 4, string("(til 10)")))
-            nursery.cancel_scope.cancel()
-        await session.aclose()
-    with trio.fail_after(20):
-        assert "cannot be reached" in (await streams.delete_variables_elsewhere() or "")
 
 
 @asynccontextmanager
@@ -93,7 +64,7 @@ async def test_a_connection_counts_until_its_variables_are_deleted(
 async def test_variables_that_may_be_left_in_the_engine_are_logged(
     queries: Queries, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for limit in ("_result_streams._DELETE_TIMEOUT", "_connection.CLOSE_TIMEOUT"):
+    for limit in ("_stream_variables._DELETE_TIMEOUT", "_connection.CLOSE_TIMEOUT"):
         monkeypatch.setattr(f"rayforce_trio._server.{limit}", 0.1)
     said = "the results of its streams may be left in the engine: the engine was busy for 0.1 seconds"
     async with (
@@ -126,7 +97,7 @@ async def test_what_the_engine_cannot_divide_is_not_kept_there(native_port: int,
     session = await NativeEngine("127.0.0.1", native_port).open_session()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run)
-        streams = ResultStreams(session, nothing)
+        streams = ResultStreams(session, StreamVariables(session), nothing)
         for number in (1, 2):
             assert not isinstance(await streams.open(OpenStream(number, 10, string(query))), Failure)
         assert await variables(native_port) == 0
@@ -154,8 +125,7 @@ async def test_a_busy_engine_deletes_the_variables_later(native_port: int, queri
         busy = queries()
         async with lost_beside_a_busy_engine(server, busy):
             busy.release()
-            while await variables(native_port):  # noqa: ASYNC110 - the engine does not tell
-                await trio.sleep(0.01)
+            await until_equal(0, lambda: variables(native_port))
 
 
 @pytest.mark.trio
@@ -173,7 +143,7 @@ async def test_a_stopped_server_leaves_no_variables(native_port: int) -> None:
 @pytest.mark.trio
 async def test_batches_of_unknown_streams_are_errors(native_port: int) -> None:
     session = await NativeEngine("127.0.0.1", native_port).open_session()
-    streams = ResultStreams(session, nothing)
+    streams = ResultStreams(session, StreamVariables(session), nothing)
     assert await streams.next_batch(NextBatch(1)) == Failure("domain", "the connection has no stream 1")
     await session.aclose()
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from .._protocol import Failure, Frame, Push, Reply
+from .._protocol import Failure, Frame, Push, Reply, Result
 from .._tasks import enable_ki_protection
 from .._websocket import CloseCode
 from ..errors import EngineError
@@ -229,6 +229,16 @@ class Session(ABC):
             EngineError: the engine is lost or sent a damaged reply. Only `aclose` may be called.
         """
         raise NotImplementedError("this session returns complete replies")
+
+    async def receive_whole(self, reply: Result) -> bytes:
+        """Return the frame of the last reply, with what is unread of it. A checkpoint only if it has to wait.
+
+        If cancelled, only `aclose` may be called. Raises as `receive_some`.
+        """
+        parts = [reply.frame[:]]
+        while self.unread:
+            parts.append(await self.receive_some())
+        return b"".join(parts)
 
     def start(self, frame: Frame, answer: Callable[[Reply], None]) -> bool:  # noqa: ARG002 - for subclasses
         """Start the request now if the session is idle and the engine would not block; returns whether it did so.

@@ -55,6 +55,7 @@ from ._counters import Counters
 from ._log import ConnectionLog
 from ._result_streams import ResultStreams
 from ._side_messages import SideMessages
+from ._stream_variables import StreamVariables
 from ._subscriptions import Subscriptions
 
 _HELLO_LIMIT = 4096  # bytes
@@ -162,7 +163,8 @@ class WSServerConnection:
         self._max_subscription_buffer = max_subscription_buffer
         self._messages: SideMessages | None = None  # this and the next are made when the client sends a hello
         self._subscriptions: Subscriptions | None = None
-        self._streams = ResultStreams(session, partial(close_beyond, self._budgets.replies))
+        self._variables = StreamVariables(session)
+        self._streams = ResultStreams(session, self._variables, partial(close_beyond, self._budgets.replies))
         self._engine_is_lost = False
         self._queued_reported = 0  # the bytes in the queue that the budget knows of
         self._evaluate_at_once = None if log.queries else session.evaluate
@@ -696,21 +698,21 @@ class WSServerConnection:
             EngineError: the engine is lost.
         """
         if not self._engine_is_lost and self._pipeline.current is None and not self._session.unread:
-            await self._ask_engine(self._streams.delete_variables)
+            await self._ask_engine(self._variables.delete_all)
 
     @property
     def has_variables(self) -> bool:
         """Whether the client's streams may have left variables in the engine."""
-        return self._streams.has_variables
+        return bool(self._variables)
 
     async def delete_variables(self) -> None:
         """Delete variables that the client's streams have left in the engine, when its session is closed.
 
-        A checkpoint if there are any, within ten minutes. If cancelled, within 2 seconds.
+        A checkpoint if there are any. If cancelled, as `StreamVariables.delete_elsewhere`.
         """
-        problem = await self._streams.delete_variables_elsewhere()
-        if problem is not None:
-            self._log.warning("the results of its streams may be left in the engine: %s", problem)
+        await self._variables.delete_elsewhere(
+            partial(self._log.warning, "the results of its streams may be left in the engine: %s")
+        )
 
     async def _run_session(self) -> None:
         """Run the session until cancelled, also after the engine is lost: an answer that is being sent is finished."""

@@ -369,8 +369,8 @@ class _Opened:
     async def aclose(self) -> None:
         """Close the session, and delete what the client's streams have left in the engine.
 
-        A checkpoint if there is a session. If cancelled, the session is closed, and what is left is deleted for 2
-        seconds.
+        A checkpoint if there is a session. If cancelled, the session is closed, and the results of the streams are
+        deleted within 2 seconds if the engine is free by then.
         """
         with self.places:
             if self.connection is None or not self.connection.has_variables:

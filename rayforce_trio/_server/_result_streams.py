@@ -5,15 +5,13 @@ engine returns the whole result once, and the server keeps it.
 """
 
 import struct
-from collections.abc import Awaitable, Callable
-from secrets import token_hex
+from collections.abc import Callable
 
 import trio
 
 from .._engines import Session
 from .._protocol import (
     HEADER_SIZE,
-    STREAM_VARIABLES,
     EndStream,
     Failure,
     FrameError,
@@ -24,50 +22,44 @@ from .._protocol import (
     Result,
     split_verbose,
 )
-from .._tasks import race
 from .._values._columns import read_columns
-from .._values._payloads import Buffer, call, i64, name, string, text_of_symbol, vector
+from .._values._payloads import call, i64, name, string, text_of_symbol, vector
 from .._values._reader import NotColumns, UnknownType
 from .._values._types import DTYPES, Type
-from ..errors import EngineError, RayforceConversionError
+from ..errors import RayforceConversionError
 from ._expressions import expression_of, request_of
 from ._spooled_value import SpooledValue, spool
+from ._stream_variables import StreamVariables, evaluate_unlogged
 
 _ACCESS = "access"  # the engine's code if a client may not set variables
 _TEXT_SIZE = 16  # bytes that a text takes in the engine, as an estimate
 _DESCRIPTION = struct.Struct("<BBqBBq")  # a list, and its first item, the number of rows
-_KEPT_HERE = (Type.DICT.name, Type.LIST.name)  # of a dict, the engine would take some keys; a list has no columns
+_KEPT_BY_SERVER = (Type.DICT.name, Type.LIST.name)  # of a dict, the engine would take some keys; a list has no columns
 _PAIR = struct.Struct("<qq")
-_DELETE_TIMEOUT = 600.0  # seconds in which another session must have deleted the variables
-_SHIELDED_DELETE_TIMEOUT = 2.0  # the same while the server stops
 _DAMAGED = "the engine sent a damaged reply"
 
 
 class ResultStreams:
-    """The streams of one connection. One task at a time calls `open`, `next_batch`, `end` and `delete_variables`.
+    """The streams of one connection. One task at a time calls `open`, `next_batch` and `end`.
 
     Args:
         session: the connection's engine session.
+        variables: its variables.
         on_stored: called when more bytes are kept on the server, with their number.
     """
 
-    def __init__(self, session: Session, on_stored: Callable[[int], None]) -> None:
+    def __init__(self, session: Session, variables: StreamVariables, on_stored: Callable[[int], None]) -> None:
         self._session = session
+        self._variables = variables
         self._on_stored = on_stored
         self._streams = OpenStreams()
         self._sources: dict[int, str | SpooledValue] = {}  # the names of variables, and values
-        self._variables: set[str] = set()  # that may exist in the engine
         self._keeps_variables = True  # as far as is known
 
     @property
     def stored(self) -> int:
         """How many bytes are kept on the server."""
         return sum(source.size for source in self._sources.values() if isinstance(source, SpooledValue))
-
-    @property
-    def has_variables(self) -> bool:
-        """Whether variables of streams may exist in the engine."""
-        return bool(self._variables)
 
     async def open(self, request: OpenStream) -> Reply:
         """Evaluate the query of a new stream.
@@ -107,7 +99,7 @@ class ResultStreams:
             reply: Reply = source.batch(rows.start, rows.count)
         else:
             part = vector(Type.I64, 2, [_PAIR.pack(rows.start, rows.count)])
-            reply = await self._ask(call("take", name(source), part))
+            reply = await evaluate_unlogged(self._session, call("take", name(source), part))
         if isinstance(reply, Result):
             self._streams.returned(request.stream, rows)
         return reply
@@ -123,49 +115,19 @@ class ResultStreams:
         else:
             await self._remove(request.stream)
 
-    async def delete_variables(self) -> None:
-        """Delete the variables of all streams. A checkpoint if there are any. If cancelled, some are left.
-
-        Raises:
-            EngineError: the engine is lost.
-        """
-        await self._delete(list(self._variables), self._ask)
-
-    async def delete_variables_elsewhere(self) -> str | None:
-        """Delete the variables that are left, in another session, since that of the connection is lost or closed.
-
-        Return why some of them may be left in the engine; `None` if all are gone.
-
-        A checkpoint if there are any variables, within ten minutes. If cancelled, within 2 seconds.
-        """
-        problem = ""
-        for timeout, shield in ((_SHIELDED_DELETE_TIMEOUT, True), (_DELETE_TIMEOUT, False)):
-            if not self._variables:
-                return None
-            problem = "the engine did not delete them"
-            try:
-                with trio.move_on_after(timeout, shield=shield) as scope:
-                    await self._delete_in_another_session()
-                if scope.cancelled_caught:
-                    problem = f"the engine was busy for {timeout:g} seconds"
-            except EngineError as error:
-                problem = str(error)
-        return problem if self._variables else None
-
     # Inside
 
     async def _evaluate(self, request: OpenStream) -> Reply:
         """Evaluate the query of a stream. Otherwise like `open`, also if cancelled."""
         if self._keeps_variables:
-            variable = STREAM_VARIABLES + token_hex(8)
-            self._variables.add(variable)
+            variable = self._variables.new()
             self._sources[request.stream] = variable
-            reply = await self._ask(call("set", name(variable), i64(0)))
+            reply = await evaluate_unlogged(self._session, call("set", name(variable), i64(0)))
             if not isinstance(reply, Failure):
                 return await self._evaluate_into(variable, request)
             if reply.code != _ACCESS:
                 return reply
-            self._variables.discard(variable)
+            self._variables.forget(variable)
             self._keeps_variables = False
         reply = await self._session.request(request_of(request.query, verbose=True))
         return await self._keep(request.stream, reply)
@@ -179,15 +141,17 @@ class ResultStreams:
         if isinstance(reply, Failure):
             return reply
         kind = text_of_symbol(bytes(reply.frame[HEADER_SIZE:])) or ""
-        if kind in _KEPT_HERE or not kind.isupper():
-            kept = await self._keep(request.stream, await self._ask(call("list", string(output), value)))
-            await self._delete([variable], self._ask)
+        if kind in _KEPT_BY_SERVER or not kind.isupper():
+            kept = await self._keep(
+                request.stream, await evaluate_unlogged(self._session, call("list", string(output), value))
+            )
+            await self._variables.delete(variable)
             return kept
         empty = call("take", value, i64(0))
-        reply = await self._ask(call("list", call("count", value), string(output), empty))
+        reply = await evaluate_unlogged(self._session, call("list", call("count", value), string(output), empty))
         if isinstance(reply, Failure):
             return reply
-        description = await self._received(reply)
+        description = await self._session.receive_whole(reply)
         start = HEADER_SIZE + _DESCRIPTION.size + len(string(output))
         if len(description) <= start:
             return Failure("io", _DAMAGED)
@@ -207,22 +171,9 @@ class ResultStreams:
         if isinstance(reply, Failure):
             return "", reply
         try:
-            return split_verbose(await self._received(reply))
+            return split_verbose(await self._session.receive_whole(reply))
         except FrameError as error:
             return "", Failure("io", f"{_DAMAGED}: {error}")
-
-    async def _received(self, reply: Result) -> bytes:
-        """Return the frame of a reply, after receiving the rest of it.
-
-        A checkpoint if it has to wait. If cancelled, the session can only be closed.
-
-        Raises:
-            EngineError: the engine is lost.
-        """
-        parts = [reply.frame[:]]
-        while self._session.unread:
-            parts.append(await self._session.receive_some())
-        return b"".join(parts)
 
     async def _keep(self, stream: int, reply: Reply) -> Reply:
         """Keep a whole result on the server, from a list of the printed text and the value.
@@ -245,46 +196,7 @@ class ResultStreams:
         self._streams.remove(stream)
         source = self._sources.pop(stream, None)
         if isinstance(source, str):
-            await self._delete([source], self._ask)
-
-    async def _delete(self, variables: list[str], ask: Callable[[Buffer], Awaitable[Reply]]) -> None:
-        """Delete variables. A checkpoint if there are any; if cancelled, some are left.
-
-        Raises:
-            EngineError: the engine is lost.
-        """
-        for variable in variables:
-            if variable in self._variables and isinstance(await ask(call("del", name(variable))), Result):
-                self._variables.discard(variable)
-
-    async def _delete_in_another_session(self) -> None:
-        """Delete the variables that are left. A checkpoint if there are any; if cancelled, some are left.
-
-        Raises:
-            EngineError: the engine cannot be reached.
-        """
-        session = await self._session.open_another() if self._variables else None
-        if session is None:
-            return
-
-        async def delete() -> None:
-            """Delete the variables. A checkpoint; if cancelled, some are left."""
-            await self._delete(list(self._variables), lambda payload: session.request_unlogged(request_of(payload)))
-
-        try:
-            await race(session.run, delete)
-        finally:
-            await session.aclose()
-
-    async def _ask(self, payload: Buffer) -> Reply:
-        """Evaluate an expression that no journal records. A checkpoint.
-
-        If cancelled, the session can only be closed.
-
-        Raises:
-            EngineError: the engine is lost.
-        """
-        return await self._session.request_unlogged(request_of(payload))
+            await self._variables.delete(source)
 
 
 def _row_size(payload: bytes) -> int:

@@ -139,9 +139,8 @@ class Subscriptions:
         reply = await session.request(value_request(publish.value))
         if isinstance(reply, Failure):
             return reply
-        beginning = reply.frame[:]
-        rest = [await session.receive_some() for _ in iter(lambda: session.unread, 0)]
-        return Result(response_frame(i64(self._hub.publish(publish.topic, b"".join([beginning, *rest])[HEADER_SIZE:]))))
+        payload = (await session.receive_whole(reply))[HEADER_SIZE:]
+        return Result(response_frame(i64(self._hub.publish(publish.topic, payload))))
 
     def close(self) -> None:
         """End all subscriptions without telling the client. Idempotent."""
