@@ -109,7 +109,7 @@ class Topic(Generic[S]):
         epoch: identifies the epoch. It must be different for every topic object, also of other servers.
         resume_window: how long the source stays subscribed after the last subscriber has left, in seconds.
         max_history: how many bytes of updates to keep for subscribers that resume.
-        of_all: counts the bytes that this topic keeps, among others.
+        total_kept: counts the bytes that all topics keep.
 
     Attributes:
         epoch: as given.
@@ -120,7 +120,7 @@ class Topic(Generic[S]):
         expires_at: when `time_passed` must be called; infinite unless the topic is LINGERING.
     """
 
-    def __init__(self, epoch: str, *, resume_window: float, max_history: int, of_all: KeptBytes) -> None:
+    def __init__(self, epoch: str, *, resume_window: float, max_history: int, total_kept: KeptBytes) -> None:
         self.epoch = epoch
         self.state = TopicState.IDLE
         self.subscribers: dict[S, None] = {}
@@ -129,7 +129,7 @@ class Topic(Generic[S]):
         self.expires_at = inf
         self._resume_window = resume_window
         self._max_history = max_history
-        self._of_all = of_all
+        self._total_kept = total_kept
         self._history = deque[tuple[int, Frame]]()  # the latest updates, without gaps
 
     def subscribe(self, subscriber: S, resume: Position | None = None) -> list[TopicAction[S]]:
@@ -233,7 +233,7 @@ class Topic(Generic[S]):
 
     def _count_kept(self, change: int) -> None:
         self.kept += change
-        self._of_all.size += change
+        self._total_kept.size += change
 
     def _end_at_source(self) -> list[TopicAction[S]]:
         return [*self._end(None), Unsubscribe()]

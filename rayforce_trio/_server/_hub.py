@@ -117,7 +117,7 @@ class Hub:
         self._places: dict[Subscriber, tuple[_Source, str]] = {}
         self._lingering: dict[_Topic, tuple[_Source, str]] = {}  # in the order in which they expire
         self._topics = 0
-        self._kept = KeptBytes()
+        self._total_kept = KeptBytes()
         self._timer = trio.CancelScope()  # its deadline is the time at which the next topic expires
         self._nursery: trio.Nursery | None = None
         self._requesters: dict[Engine, EngineRequests] = {}
@@ -165,7 +165,7 @@ class Hub:
                 secrets.token_urlsafe(_EPOCH_BYTES),
                 resume_window=self._options.resume_window,
                 max_history=self._options.max_topic_history,
-                of_all=self._kept,
+                total_kept=self._total_kept,
             )
             if resume is None:
                 source = self._source_of(engine) if source is None else source
@@ -301,7 +301,7 @@ class Hub:
                     self._perform(source, name, topic, topic.confirmed(1))
             elif source.feed is not None:
                 source.feed.unsubscribe(name)
-        while self._kept.size > MAX_KEPT:
+        while self._total_kept.size > MAX_KEPT:
             topics = (topic for each in self._sources.values() for topic in each.topics.values())
             max(topics, key=lambda topic: topic.kept).halve_history()
         if topic.state is TopicState.ENDED:

@@ -33,7 +33,7 @@ REFUSED = Failure(ENGINE, "it refuses")
 
 
 def new_topic(history: int = 10_000) -> Topic[str]:
-    return Topic(EPOCH, resume_window=WINDOW, max_history=history, of_all=KeptBytes())
+    return Topic(EPOCH, resume_window=WINDOW, max_history=history, total_kept=KeptBytes())
 
 
 def topic_in(state: TopicState) -> Topic[str]:
@@ -245,7 +245,7 @@ def test_another_subscriber_in_time_takes_over_the_subscription() -> None:
 
 
 def test_without_a_window_a_topic_ends_with_its_last_subscriber() -> None:
-    topic = Topic[str](EPOCH, resume_window=0.0, max_history=100, of_all=KeptBytes())
+    topic = Topic[str](EPOCH, resume_window=0.0, max_history=100, total_kept=KeptBytes())
     topic.subscribe("a")
     topic.confirmed(1)
     assert kinds(topic.unsubscribe("a", 5.0)) == [Unsubscribe]
@@ -265,22 +265,22 @@ def test_the_history_is_bounded_in_bytes() -> None:
 
 
 def test_the_bytes_of_several_topics_are_counted_together() -> None:
-    of_all = KeptBytes()
-    topics = [Topic[str](EPOCH, resume_window=0.0, max_history=1000, of_all=of_all) for _ in range(2)]
+    total = KeptBytes()
+    topics = [Topic[str](EPOCH, resume_window=0.0, max_history=1000, total_kept=total) for _ in range(2)]
     for topic in topics:
         topic.subscribe("a")
         topic.confirmed(1)
         for sequence in range(1, 10):
             topic.pushed(sequence, bytes(100))
-    assert of_all.size == sum(topic.kept for topic in topics) == 2 * 4 * (UPDATE_OVERHEAD + 100)
+    assert total.size == sum(topic.kept for topic in topics) == 2 * 4 * (UPDATE_OVERHEAD + 100)
     topics[0].halve_history()
     assert kinds(topics[0].subscribe("b", at(6))) == [("b", GAP)]
     assert kinds(topics[0].subscribe("b", at(7))) == [("b", 7), ("b", "gets", 8), ("b", "gets", 9)]
     topics[1].unsubscribe("a", 0.0)
-    assert of_all.size == topics[0].kept == 2 * (UPDATE_OVERHEAD + 100)
+    assert total.size == topics[0].kept == 2 * (UPDATE_OVERHEAD + 100)
     for _ in range(3):
         topics[0].halve_history()
-    assert of_all.size == topics[0].kept == 0
+    assert total.size == topics[0].kept == 0
 
 
 class Subscribers(RuleBasedStateMachine):
@@ -294,7 +294,7 @@ class Subscribers(RuleBasedStateMachine):
         self.received: dict[str, Position] = {}  # of those that are subscribed and confirmed
         self.waiting: set[str] = set()
         self.left: list[Position] = []
-        self.of_all = KeptBytes()
+        self.total_kept = KeptBytes()
         self.begin()
 
     def begin(self) -> None:
@@ -305,7 +305,7 @@ class Subscribers(RuleBasedStateMachine):
             str(self.epochs),
             resume_window=WINDOW,
             max_history=5 * (UPDATE_OVERHEAD + 1),
-            of_all=self.of_all,
+            total_kept=self.total_kept,
         )
 
     def perform(self, actions: list[TopicAction[str]]) -> None:
@@ -391,7 +391,7 @@ class Subscribers(RuleBasedStateMachine):
         assert set(self.topic.subscribers) == self.waiting | set(self.received)
         if self.topic.state in (ACTIVE, LINGERING):
             assert all(position == Position(self.topic.epoch, self.published) for position in self.received.values())
-        assert self.of_all.size == self.topic.kept <= 5 * (UPDATE_OVERHEAD + 1)
+        assert self.total_kept.size == self.topic.kept <= 5 * (UPDATE_OVERHEAD + 1)
 
 
 TestSubscribers = Subscribers.TestCase
