@@ -45,7 +45,7 @@ class Session(Exchange):
             return False
         with anyio.move_on_after(REFUSING_TIMEOUT):
             await self.wait_ended()
-        self.close_with(ConnectionLost("the server starts no more queries, and has not closed the connection"))
+        self.close_with(ConnectionLost("the server starts no more queries, but did not close the connection"))
         return True
 
     def _failure(self, request: ClientRequest | None = None) -> RayforceWSError:
@@ -320,7 +320,7 @@ class ReconnectingExchange:
                         await self._connect(patiently=True)
                     self._scope = None
         except RayforceWSError as error:
-            logger.info("the connection to %s is not made again: %s", self.peer, escape_controls(f"{error}"))
+            logger.info("gave up reconnecting to %s: %s", self.peer, escape_controls(f"{error}"))
             self.close_with(error)
         except Exception as error:
             logger.exception("internal error in the connection to %s", self.peer)
@@ -394,7 +394,7 @@ class ReconnectingExchange:
         for subscriber in self.subscribers:
             subscriber.resume(session)
         if self._was_connected:
-            logger.info("the connection to %s is back", self.peer)
+            logger.info("reconnected to %s", self.peer)
         self._was_connected = True
         self._reconnection.connected(anyio.current_time())
         self.states.change(self._reconnection.state)
@@ -411,9 +411,7 @@ class ReconnectingExchange:
             self.close_with(session.reason)
             return
         self._available = self._new_event()
-        logger.info(
-            "the connection to %s was lost, and is made again: %s", self.peer, escape_controls(f"{session.reason}")
-        )
+        logger.info("lost the connection to %s; reconnecting: %s", self.peer, escape_controls(f"{session.reason}"))
         drained = isinstance(session.reason, ConnectionClosed) and session.reason.going_away
         self._reconnection.lost(drained=drained, now=anyio.current_time(), random=random())
         self.states.change(self._reconnection.state)

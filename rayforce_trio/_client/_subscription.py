@@ -266,10 +266,10 @@ class Subscription:
             return False
         payload = reply_payload(reply, query)
         if len(payload) <= _SNAPSHOT.size:
-            raise ProtocolError("the server sent a snapshot that is none")
+            raise ProtocolError("the server sent a malformed snapshot")
         kind, _, count, item, _, next_sequence, null = _SNAPSHOT.unpack_from(payload)
         if (kind, count, item, bytes([null])) != (Type.LIST, 3, -Type.I64, NULL) or next_sequence < 1:
-            raise ProtocolError("the server sent a snapshot that is none")
+            raise ProtocolError("the server sent a malformed snapshot")
         if self._exchange is exchange:  # otherwise the connection was lost since, and another one has taken its place
             self._snapshot = payload[_SNAPSHOT.size :]
             self._state.snapshot_taken(next_sequence)
