@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rayforce import I64
 from support.certificates import client_context, local_certificates, server_context
+from support.leaks import no_leaks
 from support.opening import LOCAL, answer_to, parse_answer, try_to_connect
-from support.raw import HELLO, connect_raw, frame, open_raw, upgrade
+from support.raw import BINARY, CLOSE, HELLO, connect_raw, frame, open_raw, upgrade
 
 from rayforce_trio import WSClient, WSServer, auth
 from rayforce_trio._addresses import network_of
@@ -289,6 +290,31 @@ async def test_a_client_that_has_the_reply_to_its_hello_does_not_make_way(monkey
     async with served(max_unauthenticated=1) as server, WSClient(LOCAL, server.port).connect() as connection:
         assert await connection.execute("(+ 1 2)") == I64(3)
     assert replies == 2
+
+
+@pytest.mark.trio
+async def test_a_client_that_has_the_reply_to_its_hello_is_told_when_the_server_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send = WebSocketTransport.send
+
+    async def send_and_cancel_the_server(self: WebSocketTransport, message: Any) -> None:
+        await send(self, message)
+        if message == HELLO_REPLY:
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(WebSocketTransport, "send", send_and_cancel_the_server)
+    async with no_leaks():
+        with trio.CancelScope() as scope:
+            async with served() as server:
+                with trio.CancelScope(shield=True), connect_raw(server.port) as peer:
+                    await peer.send(upgrade() + frame(HELLO))
+                    await peer.receive_head()
+                    assert await peer.receive_frame() == (BINARY, HELLO_REPLY)
+                    assert await peer.receive_frame() == (CLOSE, b"\x03\xe9")
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
 
 
 @pytest.mark.trio
