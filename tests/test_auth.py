@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from support.polling import until
 
 from rayforce_trio import auth
 from rayforce_trio.auth import (
@@ -172,8 +173,7 @@ async def test_passwords_are_checked_in_few_threads_while_the_loop_goes_on(monke
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(ask)
-            while len(under_way) < 2:  # noqa: ASYNC110 - the threads tell nobody
-                await trio.sleep(0.001)
+            await until(lambda: len(under_way) == 2)
             await trio.testing.wait_all_tasks_blocked()
             assert len(under_way) == 2
             goes_on.set()

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from support.connected import connected_to
+from support.polling import until_equal
 from support.processes import server_process
 from support.sweep import cancellation_of, swept
 from support.watched import Queries
@@ -233,8 +234,7 @@ async def test_a_client_that_disappears_leaves_no_variables(our_port: int) -> No
             assert await streams_in(watcher) == 1
             connection.abort()
         with anyio.fail_after(10):
-            while await streams_in(watcher):  # noqa: ASYNC110 - the engine does not tell
-                await anyio.sleep(0.01)
+            await until_equal(0, lambda: streams_in(watcher))
 
 
 @pytest.mark.anyio

@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from support.connected import connected_to, exchange_of
+from support.polling import until
 from support.raw import BINARY, PING, PONG, RawPeer, frame
 from support.scripted_server import connected, failure_of
 from support.streams import EVENT_LOOPS, tcp_pair, tls_pair
@@ -36,12 +37,6 @@ def on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def receiver(connection: WSClientConnection) -> Receiver:
     return exchange_of(connection)._reading.receiver
-
-
-async def until(connection: WSClientConnection, expected: Receiver) -> None:
-    with anyio.fail_after(5):
-        while receiver(connection) is not expected:  # noqa: ASYNC110 - nothing tells when this changes
-            await anyio.sleep(0.001)
 
 
 async def use_steadily(connection: WSClientConnection) -> None:
@@ -133,7 +128,8 @@ async def test_a_call_receives_its_own_reply_in_steady_use() -> None:
         await call.ended.wait()
         assert call.outcome == "reply"
         assert receiver(connection) is Receiver.NOBODY
-        await until(connection, Receiver.READER)
+        with anyio.fail_after(5):
+            await until(lambda: receiver(connection) is Receiver.READER)
 
 
 @pytest.mark.anyio
@@ -458,8 +454,7 @@ async def test_a_close_of_the_server_is_noticed_while_the_reader_task_stands_by(
             await connection.execute("(+ 1 2)")
         assert receiver(connection) is Receiver.NOBODY
         with anyio.fail_after(5):
-            while not connection.closed:  # noqa: ASYNC110 - nothing tells when this changes
-                await anyio.sleep(0.005)
+            await until(lambda: bool(connection.closed))
         assert isinstance(connection.closed, errors.ConnectionClosed)
         assert isinstance(await failure_of(connection.execute("1")), errors.ConnectionClosed)
 
@@ -486,8 +481,7 @@ async def test_a_ping_is_answered_while_a_call_receives_and_while_the_reader_tas
             await connection.execute("(+ 1 2)")
         assert receiver(connection) is Receiver.NOBODY
         with anyio.fail_after(5):
-            while not pongs:  # noqa: ASYNC110 - nothing tells when this changes
-                await anyio.sleep(0.005)
+            await until(lambda: bool(pongs))
         assert (await connection.execute("(+ 1 2)")).value == "reply"
     assert pongs == [b"standby", b"call"]
 

@@ -5,9 +5,9 @@ import struct
 from typing import Any
 
 import pytest
-import trio
 from support.engines import GateEngine
 from support.memory import long_buffers
+from support.polling import until
 from support.probed_server import OTHER_QUERY, QUERY, probed_server
 from support.processes import server_process
 from support.raw import CONTINUATION, TEXT, RawPeer, frame, open_raw
@@ -38,9 +38,7 @@ async def sent_in_part(peer: RawPeer, size: int, *, missing: int = 1, fragments:
 
 async def until_held(size: int) -> None:
     """Wait until the long buffers have `size` bytes together."""
-    with trio.fail_after(20):
-        while sum(set(long_buffers())) < size:  # noqa: ASYNC110 - the server sends no notice
-            await trio.sleep(0.01)
+    await until(lambda: sum(set(long_buffers())) >= size)
 
 
 @pytest.mark.trio
@@ -131,9 +129,7 @@ async def test_beyond_the_limit_the_longest_unread_reply_is_dropped(caplog: pyte
         for peer, query in (most, LONGER_REPLY), (other, LONG_REPLY):
             await peer.send(frame(encode(query, MessageType.SYNC)))
             assert await peer.receive_some()
-        with trio.fail_after(20):
-            while "(max_spooled_bytes)" not in caplog.text:  # noqa: ASYNC110 - the server sends no notice
-                await trio.sleep(0.01)
+        await until(lambda: "(max_spooled_bytes)" in caplog.text)
         most.reset()
         size = 0
         while size < 19_000_000 and (some := await other.receive_some()):

@@ -8,6 +8,7 @@ import pytest
 import trio
 from support.clients import run_until_it_prints
 from support.engines import GateEngine
+from support.polling import until
 from support.probed_server import QUERY
 from support.raw import BINARY, PING, TEXT, RawPeer, close_frame, frame, open_raw
 from support.scripted_server import answer_the_close, connected
@@ -51,13 +52,6 @@ async def serving(engine: Engine) -> AsyncIterator[tuple[WSServer, WSClientConne
         async with WSClient(LOCAL, server.port).connect() as other:
             yield server, other
         await server.stop(grace=0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let other tasks run until a condition is true."""
-    with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110 - the server sends no notice of its numbers
-            await trio.sleep(0.01)
 
 
 async def until_posted(connection: WSClientConnection, number: int) -> None:

@@ -17,6 +17,7 @@ import trio
 from support.certificates import client_context, local_certificates, server_context
 from support.engines import GateEngine
 from support.memory import garbage, long_buffers
+from support.polling import until
 from support.probed_server import BIG_QUERY, OTHER_QUERY, QUERY, probed_server
 from support.raw import CONTINUATION, HELLO, TEXT, RawPeer, accept_raw, frame, open_raw, raw_server, upgrade
 
@@ -49,9 +50,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 async def until_received(count: int = 1) -> None:
     """Wait until the server holds `count` long messages, finished or not."""
-    with trio.fail_after(20):
-        while len(set(map(id, long_buffers()))) < count:  # noqa: ASYNC110 - the server sends no notice
-            await trio.sleep(0.01)
+    await until(lambda: len(set(map(id, long_buffers()))) >= count)
 
 
 def assert_all_is_free() -> None:

@@ -23,18 +23,16 @@ import anyio
 import anyio.lowlevel
 import trio
 from support.native import HOST, NativeServer, free_port, native_server
+from support.polling import until
 
 from compatibility.scenarios import SCENARIOS, Scenario
 from rayforce_trio import Engine, InProcessEngine, NativeEngine, WSServer
-
-_POLL = 0.002  # seconds; the engine has no other way to say that it has begun
 
 
 async def perform_with_files(step: str, directory: Path) -> None:
     """Do one of the steps for which the engine uses files in `directory`, on either event loop. A checkpoint."""
     if step == "begun":
-        while not (directory / "begun").exists():  # noqa: ASYNC110 - the engine tells nobody
-            await anyio.sleep(_POLL)
+        await until((directory / "begun").exists)
         (directory / "begun").unlink()
     else:
         assert step == "open gate"

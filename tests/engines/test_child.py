@@ -13,6 +13,7 @@ import pytest
 import trio
 from support.engine_processes import Family, Log, ended, has_ended, write
 from support.leaks import no_leaks
+from support.polling import until
 from support.watched import parent_of, state_of
 
 from rayforce_trio._engines import _child
@@ -55,17 +56,14 @@ def start_of(directory: Path, name: str) -> str:
 
 async def written(directory: Path) -> int:
     """Wait until the program has written its process id, and return it."""
-    with trio.fail_after(20):
-        while not (file := directory / "pid").exists():  # noqa: ASYNC110
-            await trio.sleep(0.002)
+    file = directory / "pid"
+    await until(file.exists)
     return int(file.read_text())
 
 
 async def stopped(pid: int) -> None:
     """Wait until the system has stopped a process."""
-    with trio.fail_after(20):
-        while state_of(pid) != "T":  # noqa: ASYNC110
-            await trio.sleep(0.002)
+    await until(lambda: state_of(pid) == "T")
 
 
 # How it ends
@@ -276,9 +274,8 @@ async def test_programs_that_end_meanwhile_leave_nothing_behind(tmp_path: Path, 
     """They become children of the supervisor, which nobody else would wait for."""
     script = f"for n in 1 2 3 4 5 6 7 8; do (sh -c 'true &'); done; touch {tmp_path}/begun; exec sleep 1000"
     async with running(script) as process:
-        with trio.fail_after(20):
-            while not (tmp_path / "begun").exists() or len(children_of(parent_of(process.pid))) > 1:  # noqa: ASYNC110
-                await trio.sleep(0.002)
+        await until((tmp_path / "begun").exists)
+        await until(lambda: len(children_of(parent_of(process.pid))) <= 1)
         assert children_of(parent_of(process.pid)) == [process.pid]
 
 

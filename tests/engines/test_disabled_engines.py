@@ -14,6 +14,7 @@ from support.engine_contract import ENDLESS, ask, open_session, request, running
 from support.engine_processes import LOCAL, Log, ask_on, connected, pid_of, serving
 from support.native import native_server
 from support.opening import health_status
+from support.polling import until_equal
 from support.watched import Queries
 
 from rayforce_trio import NativeEngine, NativeProcess, RoundRobinEngine, WSClientConnection, WSServer, errors
@@ -50,9 +51,7 @@ async def until_state(engine: NativeEngine, state: WatchdogState) -> None:
 
 async def until_health(server: WSServer, status: int) -> None:
     """Wait until `/healthz` has this status."""
-    with trio.fail_after(30):
-        while await health_status(server.port) != status:  # noqa: ASYNC110 - it sends no events
-            await trio.sleep(0.01)
+    await until_equal(status, lambda: health_status(server.port))
 
 
 ATTACKS = {

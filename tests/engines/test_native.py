@@ -4,7 +4,7 @@ import hashlib
 import logging
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from support.fake_engine import (
 from support.gateway import descriptors_of, gateway
 from support.leaks import descriptors, no_leaks
 from support.native import NativeServer, free_port, native_server
+from support.polling import until
 from support.raw import BINARY, CLOSE, CONTINUATION, RawPeer, open_raw
 from support.watched import WatchedQuery, stopped, until_unread
 from trio.testing import wait_all_tasks_blocked
@@ -760,9 +761,9 @@ async def test_a_query_whose_client_has_left_while_the_engine_was_stopped_never_
                 await _cancel_while_stopped(one, query, native)
                 with trio.fail_after(5):
                     await one.close()
-                await eventually(lambda: not descriptors() - ours)
+                await until(lambda: not descriptors() - ours)
             assert await other.execute("(+ 1 2)") == 3
-            await eventually(lambda: descriptors_of(native.pid) == theirs)
+            await until(lambda: descriptors_of(native.pid) == theirs)
     assert not query.has_begun
 
 
@@ -774,13 +775,6 @@ async def _cancel_while_stopped(connection: WSClientConnection, query: WatchedQu
         cancelled_at = trio.current_time()
         nursery.cancel_scope.cancel()
     assert trio.current_time() - cancelled_at < 5
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what the system tells nobody of."""
-    with trio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - there is no event
-            await trio.sleep(0.01)
 
 
 # Bad engines
@@ -1126,7 +1120,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_long_reply_leaves_nothing
                 assert server.descriptors > before + 2  # there is a file
                 if is_reset:
                     peer.reset()
-            await eventually(lambda: server.descriptors == before)
+            await until(lambda: server.descriptors == before)
             assert await other.execute("(+ 1 2)") == 3
 
 

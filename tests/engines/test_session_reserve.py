@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 import trio
 from support.engine_processes import LOCAL, ask_on, connected, pid_of, serving
+from support.polling import until
 from support.watched import stopped
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -138,17 +139,12 @@ def port_of(engine: NativeProcess) -> int:
 
 async def until_reserved(engine: NativeProcess, size: int = RESERVED_SESSIONS) -> None:
     """Wait until this many sessions are in reserve."""
-    assert engine._native is not None
-    with trio.fail_after(30):
-        while len(engine._native._reserve) < size:  # noqa: ASYNC110
-            await trio.sleep(0.002)
+    await until(lambda: engine._native is not None and len(engine._native._reserve) >= size)
 
 
 async def until_full(pid: int) -> None:
     """Wait until a process has reached its limit on descriptors."""
-    with trio.fail_after(30):
-        while reached_descriptor_limit(pid) is None:  # noqa: ASYNC110
-            await trio.sleep(0.002)
+    await until(lambda: reached_descriptor_limit(pid) is not None)
 
 
 @pytest.mark.trio

@@ -15,12 +15,12 @@ from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer
 from rayforce_trio._engines import Engine
 from rayforce_trio._engines._process import RESERVED_SESSIONS
 from support.leaks import no_leaks
+from support.polling import until
 
 LOCAL = "127.0.0.1"
 
 _MARK = "RAYFORCE_TRIO_TEST"
 _numbers = itertools.count()
-_POLL = 0.002  # seconds; nobody tells of what is waited for here
 
 
 class Family:
@@ -40,16 +40,12 @@ class Family:
 
     async def gone(self) -> None:
         """Wait until none of them lives."""
-        with trio.fail_after(20):
-            while self.pids():  # noqa: ASYNC110
-                await trio.sleep(_POLL)
+        await until(lambda: not self.pids())
 
     async def grown_to(self, size: int) -> set[int]:
         """Wait until there are so many of them, or more; returns their ids."""
-        with trio.fail_after(20):
-            while len(pids := self.pids()) < size:  # noqa: ASYNC110
-                await trio.sleep(_POLL)
-        return pids
+        await until(lambda: len(self.pids()) >= size)
+        return self.pids()
 
     def _has(self, process: Path) -> bool:
         try:
@@ -177,8 +173,9 @@ def write(path: Path, text: str) -> Path:
 
 async def fill_reserves(server: WSServer) -> None:
     """Wait until engine processes hold all the sessions that they keep in reserve, whose sockets count as idle."""
-    for engine in server._authorizer.engines:
-        if isinstance(engine, NativeProcess):
-            assert engine._native is not None
-            while len(engine._native._reserve) < RESERVED_SESSIONS:  # noqa: ASYNC110 - only tests wait for this
-                await trio.sleep(0.01)
+
+    def are_full() -> bool:
+        natives = [engine._native for engine in server._authorizer.engines if isinstance(engine, NativeProcess)]
+        return all(native is not None and len(native._reserve) >= RESERVED_SESSIONS for native in natives)
+
+    await until(are_full)

@@ -13,6 +13,7 @@ from rayforce_trio._codec import encode
 from rayforce_trio._protocol import MessageType
 from support.engine_processes import fill_reserves
 from support.leaks import descriptors
+from support.polling import until
 from support.raw import RawPeer, connect_raw, open_raw
 
 QUERY = encode("(+ 1 2)", MessageType.SYNC)
@@ -66,8 +67,7 @@ class ProbedServer:
         """Wait until the server has closed the connection to every peer, even if the peers keep their sockets."""
         held = sum(peer.socket.fileno() >= 0 for peer in self._sockets)
         with trio.fail_after(5):  # below CLOSE_TIMEOUT, after which it closes them in any case
-            while len(descriptors()) > self._idle + held:  # noqa: ASYNC110 - the system sends no notice of a closed descriptor
-                await trio.sleep(0.01)
+            await until(lambda: len(descriptors()) <= self._idle + held)
 
 
 @asynccontextmanager

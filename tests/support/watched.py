@@ -13,9 +13,9 @@ import anyio
 from rayforce_trio._codec import decode, encode
 from rayforce_trio._protocol import HEADER_SIZE, MessageType, Result, parse_header
 from support import raw
+from support.polling import until
 from support.proxy import Lane
 
-_POLL = 0.002  # seconds; nobody tells of what is waited for here
 _CLOSE_WAIT = "08"
 _numbers = count(1_000_000)
 
@@ -54,15 +54,11 @@ class WatchedQuery:
 
     async def begun(self) -> None:
         """Wait until the engine has begun with it."""
-        with anyio.fail_after(30):
-            while not self.has_begun:  # noqa: ASYNC110
-                await anyio.sleep(_POLL)
+        await until(lambda: self.has_begun)
 
     async def ended(self) -> None:
         """Wait until its last step was done."""
-        with anyio.fail_after(30):
-            while not self.has_ended:  # noqa: ASYNC110
-                await anyio.sleep(_POLL)
+        await until(lambda: self.has_ended)
 
     def release(self) -> None:
         """Let it come to its end. Idempotent."""
@@ -111,9 +107,7 @@ def _sockets(pid: int) -> list[list[str]]:
 
 async def until_passed(lane: Lane, size: int) -> None:
     """Wait until so many bytes went through a lane of a proxy."""
-    with anyio.fail_after(30):
-        while lane.passed < size:  # noqa: ASYNC110
-            await anyio.sleep(_POLL)
+    await until(lambda: lane.passed >= size)
 
 
 async def until_read(port: int) -> None:
@@ -126,16 +120,12 @@ async def until_read(port: int) -> None:
 
 async def until_unread(pid: int, size: int) -> None:
     """Wait until so many bytes wait in a process's sockets."""
-    with anyio.fail_after(30):
-        while unread_bytes(pid) < size:  # noqa: ASYNC110
-            await anyio.sleep(_POLL)
+    await until(lambda: unread_bytes(pid) >= size)
 
 
 async def until_hung_up(pid: int) -> None:
     """Wait until the other end of one of a process's connections was closed, and its own was not."""
-    with anyio.fail_after(30):
-        while not any(row[3] == _CLOSE_WAIT for row in _sockets(pid)):  # noqa: ASYNC110
-            await anyio.sleep(_POLL)
+    await until(lambda: any(row[3] == _CLOSE_WAIT for row in _sockets(pid)))
 
 
 @asynccontextmanager
@@ -143,9 +133,7 @@ async def stopped(pid: int) -> AsyncIterator[None]:
     """Have the system stop a process for as long as the block runs."""
     with _continued(pid):
         os.kill(pid, SIGSTOP)
-        with anyio.fail_after(30):
-            while state_of(pid) != "T":  # noqa: ASYNC110
-                await anyio.sleep(_POLL)
+        await until(lambda: state_of(pid) == "T")
         yield
 
 
