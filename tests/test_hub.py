@@ -26,6 +26,7 @@ from rayforce_trio._protocol import (
     Notice,
     Position,
     Push,
+    StoredUpdate,
     SubscribedNotice,
     UnsubscribedNotice,
     Update,
@@ -180,7 +181,8 @@ class FakeSubscriber:
     def updated(self, update: SharedUpdate) -> None:
         self.events.append(update.sequence)
 
-    def replayed(self, updates: list[SharedUpdate]) -> None:
+    def replayed(self, updates: list[StoredUpdate], size: int) -> None:
+        assert size == sum(update.size for update in updates)
         self.events += [update.sequence for update in updates]
 
     def ended(self, reason: Failure) -> None:

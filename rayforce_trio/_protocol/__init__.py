@@ -90,7 +90,19 @@ from ._server_calls import (
     parse_server_call,
 )
 from ._subscription import SLOW, ClientSubscription, Overflow, SubscriptionState, Taken
-from ._topics import Confirm, Deliver, End, KeptBytes, Replay, Subscribe, Topic, TopicAction, TopicState, Unsubscribe
+from ._topics import (
+    Confirm,
+    Deliver,
+    End,
+    KeptBytes,
+    Replay,
+    StoredUpdate,
+    Subscribe,
+    Topic,
+    TopicAction,
+    TopicState,
+    Unsubscribe,
+)
 from ._updates import Push, Update, parse_push, parse_update, update_frame
 from ._verbose import join_verbose, split_payload, split_verbose
 from ._violation import CredentialsRejected, ProtocolViolation
@@ -184,6 +196,7 @@ __all__ = [
     "ServerCall",
     "ServerRequest",
     "Snapshot",
+    "StoredUpdate",
     "StreamState",
     "Subscribe",
     "SubscribeNotice",

@@ -10,16 +10,15 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from ._topics import UPDATE_OVERHEAD
-
 MAX_NOTICES = 4096
 """How many notices may wait for a client that sends and does not read."""
 
 
 class Sized(Protocol):
-    """An update; its length is that of its payload, in bytes."""
+    """An update; its size is in bytes."""
 
-    def __len__(self) -> int: ...
+    @property
+    def size(self) -> int: ...
 
 
 U = TypeVar("U", bound=Sized)
@@ -46,14 +45,16 @@ class _Run(Generic[U]):
         number: its place among the notices and runs.
         subscription: the id of the subscription.
         updates: the updates that wait.
+        size: how many bytes they have.
     """
 
-    __slots__ = ("number", "subscription", "updates")
+    __slots__ = ("number", "size", "subscription", "updates")
 
-    def __init__(self, number: int, subscription: int, updates: Iterable[U]) -> None:
+    def __init__(self, number: int, subscription: int, updates: Iterable[U], size: int) -> None:
         self.number = number
         self.subscription = subscription
         self.updates = deque(updates)
+        self.size = size
 
 
 class Outbox(Generic[U]):
@@ -98,18 +99,23 @@ class Outbox(Generic[U]):
         self._added += 1
         self._notices.append((self._added, text))
 
-    def add_updates(self, subscription: int, updates: Sequence[U]) -> list[int]:
+    def add_updates(self, subscription: int, updates: Sequence[U], size: int) -> list[int]:
         """Append updates of a subscription; return the subscription of each update that was dropped for them.
 
         This takes little more time for many updates than for one, unless some must be dropped.
+
+        Args:
+            subscription: the id of the subscription.
+            updates: the updates.
+            size: how many bytes they have together.
         """
         self._added += 1
-        run = _Run(self._added, subscription, updates)
+        run = _Run(self._added, subscription, updates, size)
         self._runs.append(run)
         own = self._by_subscription.setdefault(subscription, deque())
         own.append(run)
         self._waiting += len(updates)
-        self.size += sum(map(len, updates)) + len(updates) * UPDATE_OVERHEAD
+        self.size += size
         dropped = list[int]()
         while self.size > self._max_size and self._waiting > 1:
             has_several = len(own) > 1 or len(run.updates) > 1
@@ -142,13 +148,17 @@ class Outbox(Generic[U]):
         if subscription in self._by_subscription:
             self._ended.add(subscription)
         else:
-            self._lost.pop(subscription, None)  # no update can report it any more
+            self._forget(subscription)  # no update can report a loss any more
 
     def discard(self, subscription: int) -> None:
         """Drop the updates of a subscription that the client has ended. Its id must not be used again."""
-        while subscription in self._by_subscription:
-            self._remove_oldest(subscription)
-        self._lost.pop(subscription, None)
+        for run in self._by_subscription.pop(subscription, ()):
+            self.size -= run.size
+            self._waiting -= len(run.updates)
+            run.updates.clear()
+        self._forget(subscription)
+        if not self._waiting:
+            self._runs.clear()
 
     def _is_update_first(self) -> bool:
         return self._waiting > 0 and not (self._notices and self._notices[0][0] < self._first_run().number)
@@ -163,14 +173,20 @@ class Outbox(Generic[U]):
         """Remove the oldest update of a subscription."""
         own = self._by_subscription[subscription]
         run = own[0]
-        self.size -= len(run.updates.popleft()) + UPDATE_OVERHEAD
+        size = run.updates.popleft().size
+        run.size -= size
+        self.size -= size
         self._waiting -= 1
         if not run.updates:
             own.popleft()
         if not own:
             del self._by_subscription[subscription]
             if subscription in self._ended:
-                self._ended.remove(subscription)
-                self._lost.pop(subscription, None)
+                self._forget(subscription)
         if not self._waiting:
             self._runs.clear()
+
+    def _forget(self, subscription: int) -> None:
+        """Forget what was lost of a subscription that has ended, and of which no update waits."""
+        self._ended.discard(subscription)
+        self._lost.pop(subscription, None)

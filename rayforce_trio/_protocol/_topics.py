@@ -61,19 +61,43 @@ class Confirm(NamedTuple, Generic[S]):
     position: Position
 
 
+class StoredUpdate:
+    """An update of a topic.
+
+    Args:
+        sequence: its number.
+        payload: the value.
+        size_before: the bytes of all earlier updates of the topic.
+
+    Attributes:
+        sequence: as given.
+        payload: as given.
+        size: the bytes that it counts while it is stored.
+        size_before: as given, so that nobody has to add up the sizes of many updates.
+    """
+
+    __slots__ = ("payload", "sequence", "size", "size_before")
+
+    def __init__(self, sequence: int, payload: Frame, size_before: int = 0) -> None:
+        self.sequence = sequence
+        self.payload = payload
+        self.size = len(payload) + UPDATE_OVERHEAD
+        self.size_before = size_before
+
+
 class Deliver(NamedTuple, Generic[S]):
     """Send an update to subscribers."""
 
     subscribers: Iterable[S]
-    sequence: int
-    payload: Frame
+    update: StoredUpdate
 
 
 class Replay(NamedTuple, Generic[S]):
-    """Send one subscriber the updates that follow its position, which are numbered."""
+    """Send one subscriber the updates that follow its position, which have so many bytes together."""
 
     subscriber: S
-    updates: list[tuple[int, Frame]]
+    updates: list[StoredUpdate]
+    size: int
 
 
 class End(NamedTuple, Generic[S]):
@@ -130,7 +154,8 @@ class Topic(Generic[S]):
         self._resume_window = resume_window
         self._max_history = max_history
         self._total_kept = total_kept
-        self._history = deque[tuple[int, Frame]]()  # the latest updates, without gaps
+        self._size = 0  # the bytes of all updates so far
+        self._history = deque[StoredUpdate]()  # the latest updates, without gaps
 
     def subscribe(self, subscriber: S, resume: Position | None = None) -> list[TopicAction[S]]:
         """Add a subscriber, which continues from the position `resume` if there is one.
@@ -155,8 +180,10 @@ class Topic(Generic[S]):
         sequence = self.next_sequence - 1 if resume is None else resume.sequence
         confirm = Confirm(subscriber, Position(self.epoch, sequence))
         missed = self.next_sequence - 1 - sequence
-        history = self._history
-        return [confirm, Replay(subscriber, [*islice(history, len(history) - missed, None)])] if missed else [confirm]
+        if missed == 0:
+            return [confirm]
+        updates = [*islice(self._history, len(self._history) - missed, None)]
+        return [confirm, Replay(subscriber, updates, self._size - updates[0].size_before)]
 
     def unsubscribe(self, subscriber: S, now: float) -> list[TopicAction[S]]:
         """Remove a subscriber. Do nothing if there is no such subscriber."""
@@ -188,8 +215,10 @@ class Topic(Generic[S]):
             expected = f"the engine sent update {sequence}; expected {self.next_sequence}"
             return [*self._end(Failure(GAP, expected)), Unsubscribe()]
         self.next_sequence += 1
-        self._remember(sequence, payload)
-        return [Deliver(self.subscribers, sequence, payload)] if self.subscribers else []
+        update = StoredUpdate(sequence, payload, self._size)
+        self._size += update.size
+        self._remember(update)
+        return [Deliver(self.subscribers, update)] if self.subscribers else []
 
     def refused(self, reason: Failure) -> list[TopicAction[S]]:
         """Report that the source cannot be subscribed to."""
@@ -221,15 +250,14 @@ class Topic(Generic[S]):
             return False
         return self.next_sequence - len(self._history) <= position.sequence + 1 <= self.next_sequence
 
-    def _remember(self, sequence: int, payload: Frame) -> None:
-        self._history.append((sequence, payload))
-        self._count_kept(len(payload) + UPDATE_OVERHEAD)
+    def _remember(self, update: StoredUpdate) -> None:
+        self._history.append(update)
+        self._count_kept(update.size)
         while self.kept > self._max_history or len(self._history) > MAX_HISTORY_UPDATES:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        _, oldest = self._history.popleft()
-        self._count_kept(-len(oldest) - UPDATE_OVERHEAD)
+        self._count_kept(-self._history.popleft().size)
 
     def _count_kept(self, change: int) -> None:
         self.kept += change

@@ -26,6 +26,7 @@ from .._protocol import (
     Push,
     Replay,
     Reply,
+    StoredUpdate,
     Subscribe,
     Topic,
     TopicAction,
@@ -52,35 +53,32 @@ _SHARED_IDS = 4
 _STOPPED = "the server is shutting down"
 
 
-class SharedUpdate:
-    """An update of a topic, whose message is packed once for all subscribers that use the same low id.
+class SharedUpdate(StoredUpdate):
+    """An update that is being delivered: its message is packed once for all subscribers that use the same low id.
 
     Args:
-        sequence: its number.
-        payload: the value.
+        update: the update.
     """
 
-    __slots__ = ("_messages", "payload", "sequence")
+    __slots__ = ("_messages",)
 
-    def __init__(self, sequence: int, payload: Frame) -> None:
-        self.sequence = sequence
-        self.payload = payload
-        self._messages: dict[int, SharedMessage] | None = None
+    def __init__(self, update: StoredUpdate) -> None:
+        self.sequence, self.payload, self.size = update.sequence, update.payload, update.size
+        self._messages: dict[int, SharedMessage] = {}
 
-    def __len__(self) -> int:
-        return len(self.payload)
-
-    def message(self, subscription: int, lost: int = 0) -> SharedMessage:
-        """Return the message for a subscription; `lost` is the number of updates that were dropped before it."""
-        messages = self._messages
-        if messages is not None and not lost and (message := messages.get(subscription)) is not None:
-            return message
-        message = SharedMessage(update_frame(Update(subscription, self.sequence, lost, self.payload)))
-        if subscription <= _SHARED_IDS and not lost:
-            if messages is None:
-                messages = self._messages = {}
-            messages[subscription] = message
+    def message(self, subscription: int) -> SharedMessage:
+        """Return the message for a subscription before which nothing was dropped."""
+        message = self._messages.get(subscription)
+        if message is None:
+            message = pack_update(self, subscription, 0)
+            if subscription <= _SHARED_IDS:
+                self._messages[subscription] = message
         return message
+
+
+def pack_update(update: StoredUpdate, subscription: int, lost: int) -> SharedMessage:
+    """Return the message for a subscription; `lost` is the number of updates that were dropped before it."""
+    return SharedMessage(update_frame(Update(subscription, update.sequence, lost, update.payload)))
 
 
 class Subscriber(Protocol):
@@ -92,8 +90,8 @@ class Subscriber(Protocol):
     def updated(self, update: SharedUpdate) -> None:
         """Send an update, or keep it until it can be sent."""
 
-    def replayed(self, updates: list[SharedUpdate]) -> None:
-        """Send updates that the client has missed, before any later one."""
+    def replayed(self, updates: list[StoredUpdate], size: int) -> None:
+        """Send updates that the client has missed, before any later one; `size` is how many bytes they have."""
 
     def ended(self, reason: Failure) -> None:
         """Tell the client that the subscription was refused, or has ended."""
@@ -279,15 +277,14 @@ class Hub:
         """Perform the actions of a topic. No checkpoint."""
         for action in actions:
             if isinstance(action, Deliver):
-                update = SharedUpdate(action.sequence, action.payload)
+                update = SharedUpdate(action.update)
                 subscribers = [*action.subscribers]
                 self._counters.topic(name).updates += len(subscribers)
                 for subscriber in subscribers:
                     subscriber.updated(update)
             elif isinstance(action, Replay):
-                updates = [SharedUpdate(*update) for update in action.updates]
-                self._counters.topic(name).updates += len(updates)
-                action.subscriber.replayed(updates)
+                self._counters.topic(name).updates += len(action.updates)
+                action.subscriber.replayed(action.updates, action.size)
             elif isinstance(action, Confirm):
                 action.subscriber.confirmed(action.position)
             elif isinstance(action, End):

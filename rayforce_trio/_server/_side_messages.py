@@ -4,17 +4,24 @@ Nothing here waits. What cannot be sent at once waits in the outbox until the tr
 slowly delays nobody else, and no long reply is cut.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
-from .._protocol import Outbox
+from .._protocol import Outbox, StoredUpdate
 from .._tasks import TIME_SLICE
-from .._transports import Transport
+from .._transports import SharedMessage, Transport
 from ..errors import ProtocolError, RayforceWSError
 from ._counters import Counters
-from ._hub import SharedUpdate
+from ._hub import SharedUpdate, pack_update
 
 _POLICY_VIOLATION = 1008
+
+
+def _message(subscription: int, lost: int, update: StoredUpdate) -> SharedMessage:
+    """Return the message of an update; see `OutgoingUpdate`."""
+    if isinstance(update, SharedUpdate) and not lost:
+        return update.message(subscription)
+    return pack_update(update, subscription, lost)
 
 
 def _ignore(subscription: int) -> None:
@@ -44,7 +51,7 @@ class SideMessages:
         self._transport = transport
         self._counters = counters
         self._fail = fail
-        self._outbox = Outbox[SharedUpdate](max_buffer)
+        self._outbox = Outbox[StoredUpdate](max_buffer)
         self._closed = False
         self._direct = True  # updates go to the transport: this is open, and nothing waits in the outbox
         transport.on_idle = self._send_waiting
@@ -75,17 +82,20 @@ class SideMessages:
                 self._counters.bytes_out += message.size
             else:
                 self._direct = False
-                self._add(subscription, [update])
+                self._add(subscription, [update], update.size)
         else:
-            self.updates(subscription, [update])
+            self.updates(subscription, [update], update.size)
 
-    def updates(self, subscription: int, updates: list[SharedUpdate]) -> None:
-        """Send updates of one subscription as soon as that is possible, as many at once as fit into a slice of time."""
+    def updates(self, subscription: int, updates: Sequence[StoredUpdate], size: int) -> None:
+        """Send updates of one subscription as soon as that is possible, as many at once as fit into a slice of time.
+
+        `size` is how many bytes they have together.
+        """
         if self._closed:
             return
         is_first = not self._outbox
         self._direct = False
-        self._add(subscription, updates)
+        self._add(subscription, updates, size)
         if is_first:
             self._send_waiting()
 
@@ -110,8 +120,8 @@ class SideMessages:
     def _note_whether_direct(self) -> None:
         self._direct = not self._closed and self._outbox.is_clear
 
-    def _add(self, subscription: int, updates: list[SharedUpdate]) -> None:
-        for dropped in self._outbox.add_updates(subscription, updates):
+    def _add(self, subscription: int, updates: Sequence[StoredUpdate], size: int) -> None:
+        for dropped in self._outbox.add_updates(subscription, updates, size):
             self.on_dropped(dropped)
 
     def _send_waiting(self) -> None:
@@ -120,7 +130,7 @@ class SideMessages:
         end = perf_counter() + TIME_SLICE
         try:
             while not self._closed and (first := outbox.first()) is not None:
-                message = first if isinstance(first, str) else first.update.message(first.subscription, first.lost)
+                message = first if isinstance(first, str) else _message(*first)
                 if not transport.send_between(message):
                     return
                 outbox.sent()

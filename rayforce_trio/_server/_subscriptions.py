@@ -15,6 +15,7 @@ from .._protocol import (
     Reply,
     Result,
     Snapshot,
+    StoredUpdate,
     SubscribeNotice,
     dump_subscribed,
     dump_unsubscribed,
@@ -175,8 +176,8 @@ class _Subscription:
     def updated(self, update: SharedUpdate) -> None:
         self._messages.update(self.number, update)
 
-    def replayed(self, updates: list[SharedUpdate]) -> None:
-        self._messages.updates(self.number, updates)
+    def replayed(self, updates: list[StoredUpdate], size: int) -> None:
+        self._messages.updates(self.number, updates, size)
 
     def ended(self, reason: Failure) -> None:
         self._owner.forget(self.number)

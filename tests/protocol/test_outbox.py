@@ -10,7 +10,20 @@ from rayforce_trio._protocol._topics import UPDATE_OVERHEAD
 SIZE = UPDATE_OVERHEAD + 1  # of an update of one byte
 
 
-def sent(outbox: Outbox[bytes]) -> list[object]:
+class Value(bytes):
+    """An update."""
+
+    @property
+    def size(self) -> int:
+        return UPDATE_OVERHEAD + len(self)
+
+
+def add(outbox: Outbox[Value], subscription: int, *values: bytes) -> list[int]:
+    updates = [*map(Value, values)]
+    return outbox.add_updates(subscription, updates, sum(update.size for update in updates))
+
+
+def sent(outbox: Outbox[Value]) -> list[object]:
     """Send everything; an update is its subscription, what was lost, and the value."""
     found: list[object] = []
     while (first := outbox.first()) is not None:
@@ -21,12 +34,12 @@ def sent(outbox: Outbox[bytes]) -> list[object]:
 
 
 def test_notices_and_updates_keep_their_order() -> None:
-    outbox = Outbox[bytes](1000)
+    outbox = Outbox[Value](1000)
     assert (bool(outbox), outbox.is_clear, outbox.first()) == (False, True, None)
     outbox.add_notice("one")
-    outbox.add_updates(1, [b"a"])
+    add(outbox, 1, b"a")
     outbox.add_notice("two")
-    outbox.add_updates(2, [b"b"])
+    add(outbox, 2, b"b")
     assert (len(outbox), bool(outbox), outbox.is_clear) == (4, True, False)
     assert outbox.first() == "one"
     assert sent(outbox) == ["one", (1, 0, b"a"), "two", (2, 0, b"b")]
@@ -34,26 +47,26 @@ def test_notices_and_updates_keep_their_order() -> None:
 
 
 def test_beyond_the_limit_the_oldest_updates_go_and_the_next_one_tells() -> None:
-    outbox = Outbox[bytes](2 * SIZE)
+    outbox = Outbox[Value](2 * SIZE)
     outbox.add_notice("subscribed")
-    assert outbox.add_updates(1, [b"a"]) == []
-    assert outbox.add_updates(2, [b"b"]) == []
-    assert outbox.add_updates(3, [b"c"]) == [1]
-    assert outbox.add_updates(4, [b"d"]) == [2]
+    assert add(outbox, 1, b"a") == []
+    assert add(outbox, 2, b"b") == []
+    assert add(outbox, 3, b"c") == [1]
+    assert add(outbox, 4, b"d") == [2]
     assert sent(outbox) == ["subscribed", (3, 0, b"c"), (4, 0, b"d")]
     assert not outbox
     assert not outbox.is_clear  # the next updates of subscriptions 1 and 2 must tell
-    outbox.add_updates(2, [b"e"])
+    add(outbox, 2, b"e")
     assert sent(outbox) == [(2, 1, b"e")]
     outbox.discard(1)
     assert outbox.is_clear
 
 
 def test_a_busy_topic_does_not_cost_a_quiet_one_its_last_update() -> None:
-    outbox = Outbox[bytes](3 * SIZE)
-    outbox.add_updates(1, [b"q"])
+    outbox = Outbox[Value](3 * SIZE)
+    add(outbox, 1, b"q")
     for number in range(100):
-        dropped = outbox.add_updates(2, [bytes([number])])
+        dropped = add(outbox, 2, bytes([number]))
         assert dropped == ([2] if number >= 2 else [])
         assert len(outbox._runs) <= 2 * len(outbox)  # what was dropped does not stay
     assert sent(outbox) == [(1, 0, b"q"), (2, 98, bytes([98])), (2, 0, bytes([99]))]
@@ -61,38 +74,38 @@ def test_a_busy_topic_does_not_cost_a_quiet_one_its_last_update() -> None:
 
 
 def test_one_update_may_always_wait() -> None:
-    outbox = Outbox[bytes](10)
-    assert outbox.add_updates(1, [bytes(1000)]) == []
-    assert outbox.add_updates(1, [bytes(2000)]) == [1]
-    assert outbox.first() == OutgoingUpdate(1, 1, bytes(2000))
+    outbox = Outbox[Value](10)
+    assert add(outbox, 1, bytes(1000)) == []
+    assert add(outbox, 1, bytes(2000)) == [1]
+    assert outbox.first() == OutgoingUpdate(1, 1, Value(2000))
 
 
 def test_a_subscription_that_ended_leaves_nothing() -> None:
-    outbox = Outbox[bytes](2 * SIZE)
+    outbox = Outbox[Value](2 * SIZE)
     for value in b"abc":
-        outbox.add_updates(1, [bytes([value])])
+        add(outbox, 1, bytes([value]))
     outbox.add_notice("n")
     outbox.discard(1)
     assert (len(outbox), outbox.size) == (1, 0)
     assert sent(outbox) == ["n"]
     assert outbox.is_clear
-    outbox.add_updates(2, [b"d"])
-    outbox.add_updates(3, [b"e"])
+    add(outbox, 2, b"d")
+    add(outbox, 3, b"e")
     outbox.discard(2)
     outbox.discard(9)
     assert len(outbox) == 1
-    assert outbox.add_updates(3, [b"f"]) == []  # what was discarded gives way without being counted
+    assert add(outbox, 3, b"f") == []  # what was discarded gives way without being counted
     assert sent(outbox) == [(3, 0, b"e"), (3, 0, b"f")]
 
 
 def test_what_was_lost_of_a_subscription_that_the_server_has_ended_is_forgotten_with_its_last_update() -> None:
-    outbox = Outbox[bytes](2 * SIZE)
+    outbox = Outbox[Value](2 * SIZE)
     for subscription in (1, 2, 3):
-        outbox.add_updates(subscription, [b"a", b"b"])
-        outbox.add_updates(subscription, [b"c", b"d"])
+        add(outbox, subscription, b"a", b"b")
+        add(outbox, subscription, b"c", b"d")
     outbox.end(1)  # its updates were dropped for those of the others
     outbox.end(3)
-    outbox.add_updates(4, [b"e"])
+    add(outbox, 4, b"e")
     assert sent(outbox) == [(3, 3, b"d"), (4, 0, b"e")]
     assert not outbox.is_clear
     outbox.discard(2)
@@ -100,7 +113,7 @@ def test_what_was_lost_of_a_subscription_that_the_server_has_ended_is_forgotten_
 
 
 def test_a_client_that_reads_nothing_cannot_ask_for_any_number_of_notices() -> None:
-    outbox = Outbox[bytes](10)
+    outbox = Outbox[Value](10)
     for _ in range(MAX_NOTICES):
         outbox.add_notice("n")
     assert not outbox.is_flooded
@@ -113,17 +126,17 @@ def test_a_client_that_reads_nothing_cannot_ask_for_any_number_of_notices() -> N
     st.integers(1, 6),
 )
 def test_every_update_is_sent_or_counted(steps: list[tuple[str, int]], room: int) -> None:
-    outbox = Outbox[bytes](room * SIZE)
+    outbox = Outbox[Value](room * SIZE)
     names = {1: 1, 2: 2, 3: 3}  # an id that was discarded is not used again
     added = dict.fromkeys(range(1, 400), 0)
     seen = dict.fromkeys(range(1, 400), 0)
 
-    def add(name: int, count: int) -> None:
+    def append(name: int, count: int) -> None:
         numbers = range(added[name] + 1, added[name] + count + 1)
         added[name] += count
-        outbox.add_updates(name, [bytes([number % 256]) for number in numbers])
+        add(outbox, name, *(bytes([number % 256]) for number in numbers))
 
-    def take(first: str | OutgoingUpdate[bytes] | None) -> None:
+    def take(first: str | OutgoingUpdate[Value] | None) -> None:
         assert isinstance(first, OutgoingUpdate)
         seen[first.subscription] += first.lost + 1
         assert first.update == bytes([seen[first.subscription] % 256])
@@ -131,7 +144,7 @@ def test_every_update_is_sent_or_counted(steps: list[tuple[str, int]], room: int
 
     for step, which in steps:
         if step in ("add", "run"):
-            add(names[which], 4 if step == "run" else 1)
+            append(names[which], 4 if step == "run" else 1)
             assert len(outbox._runs) <= 2 * len(outbox)  # what was dropped does not stay
         elif step == "discard":
             outbox.discard(names[which])
@@ -142,7 +155,7 @@ def test_every_update_is_sent_or_counted(steps: list[tuple[str, int]], room: int
     while outbox:
         take(outbox.first())
     for name in names.values():
-        add(name, 1)
+        append(name, 1)
         take(outbox.first())
         assert seen[name] == added[name]
     assert outbox.size == 0

@@ -14,10 +14,10 @@ from rayforce_trio._protocol import (
     Deliver,
     End,
     Failure,
-    Frame,
     KeptBytes,
     Position,
     Replay,
+    StoredUpdate,
     Subscribe,
     Topic,
     TopicAction,
@@ -63,9 +63,9 @@ def kinds(actions: list[TopicAction[str]]) -> list[object]:
             case Confirm(subscriber, position):
                 short.append((subscriber, position.sequence))
             case Replay(subscriber, updates):
-                short += [(subscriber, "gets", sequence) for sequence, _ in updates]
-            case Deliver(subscribers, sequence):
-                short.append((*subscribers, "gets", sequence))
+                short += [(subscriber, "gets", update.sequence) for update in updates]
+            case Deliver(subscribers, update):
+                short.append((*subscribers, "gets", update.sequence))
             case _:
                 short.append(type(action))
     return short
@@ -264,6 +264,15 @@ def test_the_history_is_bounded_in_bytes() -> None:
     assert kinds(topic.subscribe("c", at(6))) == [("c", 6)]
 
 
+def test_subscribers_that_resume_share_the_updates() -> None:
+    topic = topic_in(ACTIVE)
+    _, first = topic.subscribe("b", at(2))
+    _, second = topic.subscribe("c", at(2))
+    assert isinstance(first, Replay)
+    assert isinstance(second, Replay)
+    assert all(one is other for one, other in zip(first.updates, second.updates, strict=True))
+
+
 def test_the_bytes_of_several_topics_are_counted_together() -> None:
     total = KeptBytes()
     topics = [Topic[str](EPOCH, resume_window=0.0, max_history=1000, total_kept=total) for _ in range(2)]
@@ -314,12 +323,13 @@ class Subscribers(RuleBasedStateMachine):
                 case Confirm(subscriber, position):
                     self.waiting.discard(subscriber)
                     self.received[subscriber] = position
-                case Deliver(subscribers, sequence, payload):
+                case Deliver(subscribers, update):
                     for subscriber in subscribers:
-                        self.receive(subscriber, sequence, payload)
-                case Replay(subscriber, updates):
-                    for sequence, payload in updates:
-                        self.receive(subscriber, sequence, payload)
+                        self.receive(subscriber, update)
+                case Replay(subscriber, updates, size):
+                    assert size == sum(update.size for update in updates)
+                    for update in updates:
+                        self.receive(subscriber, update)
                 case End(subscriber):
                     self.waiting.discard(subscriber)
                     self.received.pop(subscriber, None)
@@ -334,8 +344,9 @@ class Subscribers(RuleBasedStateMachine):
             assert not self.waiting
             self.begin()
 
-    def receive(self, subscriber: str, sequence: int, payload: Frame) -> None:
-        assert payload == bytes([sequence % 256])
+    def receive(self, subscriber: str, update: StoredUpdate) -> None:
+        sequence = update.sequence
+        assert update.payload == bytes([sequence % 256])
         epoch, last = self.received[subscriber].epoch, self.received[subscriber].sequence
         assert sequence == last + 1
         self.received[subscriber] = Position(epoch, sequence)

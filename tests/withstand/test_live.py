@@ -1,17 +1,27 @@
-"""Subscribers that never read, among a thousand that do."""
+"""Subscribers that never read, among a thousand that do; and subscribers that resume again and again."""
 
 import json
+from itertools import count
 
 import pytest
 import trio
 from support.raw import TEXT, RawPeer, frame, open_raw
 
-from rayforce_trio import WSClient
+from rayforce_trio import Position, WSClient
 from rayforce_trio._codec import encode_update
-from rayforce_trio._protocol import SUBSCRIPTIONS, Update, parse_update, update_frame
+from rayforce_trio._protocol import (
+    SUBSCRIPTIONS,
+    Update,
+    dump_hello,
+    dump_subscribe,
+    dump_unsubscribe,
+    parse_update,
+    update_frame,
+)
+from rayforce_trio._protocol._topics import MAX_HISTORY_UPDATES
 
 from . import _servers
-from .harness import ServerProcess, served
+from .harness import ServerProcess, assert_added_delay, attacked, served
 
 pytestmark = pytest.mark.withstand
 
@@ -104,3 +114,41 @@ def test_subscribers_that_never_read_cost_their_buffers_and_nobody_else_loses_an
         grown = trio.run(publish_beside_silent_subscribers, server)
     print(f"the server's memory grew by {grown / 1e6:.1f} MB; the ten buffers may hold {SILENT * BUFFER / 1e6:.1f} MB")
     assert grown <= SILENT * BUFFER
+
+
+async def resume_again_and_again(port: int, peers: int, *, task_status: trio.TaskStatus[None]) -> None:
+    """Fill the history of a topic. Then have `peers` connections resume from its beginning and leave, all the time."""
+    client = WSClient("127.0.0.1", port)
+    async with client.connect() as publisher, publisher.subscribe(TOPIC, overflow="drop_oldest") as updates:
+        position = updates.position
+        for _ in range(MAX_HISTORY_UPDATES // 64):
+            async with trio.open_nursery() as calls:
+                for number in range(64):
+                    calls.start_soon(publisher.publish, TOPIC, number)
+        async with trio.open_nursery() as nursery:
+            for _ in range(peers):
+                nursery.start_soon(_resume, await open_raw(port), position)
+            task_status.started()
+
+
+async def _resume(peer: RawPeer, position: Position) -> None:
+    with peer:
+        await peer.send_frame(dump_hello([SUBSCRIPTIONS]).encode(), TEXT)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_discard, peer)
+            for number in count(1):
+                await peer.send_frame(dump_subscribe(number, TOPIC, position).encode(), TEXT)
+                await peer.send_frame(dump_unsubscribe(number).encode(), TEXT)
+
+
+async def _discard(peer: RawPeer) -> None:
+    while await peer.receive_some():
+        pass
+
+
+def test_peers_that_resume_again_and_again_delay_nobody() -> None:
+    with served(_servers.in_process) as server:
+        undisturbed = server.measure(seconds=3)
+        with attacked(resume_again_and_again, server, peers=4):
+            disturbed = server.measure(seconds=3)
+    assert_added_delay(undisturbed, disturbed, 0.010)
