@@ -142,7 +142,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(python=INSTALLED)
 def bench(session: nox.Session) -> None:
-    """The benchmark on every supported Python that is installed, to docs/benchmark; `-- --quick` only prints."""
+    """The benchmark on every supported Python that is installed, to docs/explanation; `-- --quick` only prints."""
     session.install(".", *nox.project.dependency_groups(PYPROJECT, "bench"))
     session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
 

@@ -16,7 +16,7 @@ from support.certificates import AUTHORITY, SERVER, local_certificates
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = Path("docs", "examples")
 QUICKSTART = EXAMPLES / "quickstart.py"
 

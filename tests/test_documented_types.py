@@ -1,4 +1,4 @@
-"""The tables of types in docs/data.md and of errors in docs/errors.md say what the code does."""
+"""The tables of types in docs/reference/data.md and of errors in docs/reference/errors.md say what the code does."""
 
 import re
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ from rayforce_trio._codec._errors import WORDS
 from rayforce_trio._values._types import EPOCH_DAYS, EPOCH_NANOSECONDS
 
 DOCS = Path(__file__).parents[1] / "docs"
-DATA = DOCS / "data.md"
+DATA = DOCS / "reference" / "data.md"
 
 GUID = UUID("12345678-1234-5678-1234-567812345678")
 NAMES = {
@@ -259,6 +259,6 @@ async def test_arrow_columns_become_the_documented_types() -> None:
 
 def test_the_engines_codes_have_the_documented_classes_and_words() -> None:
     classes = {name: cls.__name__ for name, cls in CORE_EXC_CODE_MAPPING.items() if name != "ok"}
-    rows = {code(name): [code(cls), words] for name, cls, words in table(DOCS / "errors.md", "Engine errors")}
+    rows = {code(name): [code(cls), words] for name, cls, words in table(DOCS / "reference" / "errors.md", "Engine errors")}
     assert rows == {name: [classes.get(name, "RayforceUserError"), words] for name, words in WORDS.items()}
     assert classes.keys() <= rows.keys()

@@ -1,4 +1,4 @@
-"""The items of columns as texts for CSV and JSON, column by column: see docs/command_line.md."""
+"""The items of columns as texts for CSV and JSON, column by column: see docs/reference/command_line.md."""
 
 import json
 import re

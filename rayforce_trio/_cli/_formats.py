@@ -1,4 +1,4 @@
-"""Results of queries as text, JSON or CSV. See docs/command_line.md."""
+"""Results of queries as text, JSON or CSV. See docs/reference/command_line.md."""
 
 import csv
 import io

@@ -20,7 +20,7 @@ from ._run import compare, run
 from ._summary import update
 from ._workloads import WORKLOADS, Workload
 
-_DOCS = Path(__file__).parents[2] / "docs"
+_DOCS = Path(__file__).parents[2] / "docs" / "explanation"
 _FULL = (7, 0.4)  # rounds that count, and seconds of a turn
 _QUICK = (3, 0.12)
 _PYTHON = ".".join(platform.python_version_tuple()[:2])
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
         type=Path,
         metavar="DIRECTORY",
         help="write the page and the plot of this Python version into DIRECTORY, and the table of its performance.md; "
-        "default: docs, or no files with --quick or --only",
+        "default: docs/explanation, or no files with --quick or --only",
     )
     return parser.parse_args()
 
@@ -88,17 +88,16 @@ def main() -> None:
     minutes = (time.monotonic() - start) / 60
     about = facts() | {"Run": f"{rounds} rounds of {seconds:g} s for each turn, {minutes:.1f} minutes in total"}
     if output is not None:
-        picture = f"benchmark-{_PYTHON}.svg"
-        for name in ("benchmark", "_static"):
-            (output / name).mkdir(parents=True, exist_ok=True)
+        pages = output / "benchmark"
+        pages.mkdir(parents=True, exist_ok=True)
+        picture = f"python-{_PYTHON}.svg"
         shown = panels(results, figures)
-        link = f"../_static/{picture}" if shown else None
-        text = page(results, figures, about, compared, title=f"Python {_PYTHON}", plot=link)
-        (output / "benchmark" / f"python-{_PYTHON}.md").write_text(text, encoding="utf-8")
+        text = page(results, figures, about, compared, title=f"Python {_PYTHON}", plot=picture if shown else None)
+        (pages / f"python-{_PYTHON}.md").write_text(text, encoding="utf-8")
         if (performance := output / "performance.md").exists():
-            update(performance, output / "benchmark")
+            update(performance, pages)
         if shown:
-            plot(results, shown, output / "_static" / picture)
+            plot(results, shown, pages / picture)
     print(f"\n{page(results, figures, about, compared)}")
     if options.goals:
         print("\n".join(goal_lines(results, figures, compared, _PYTHON)) or f"no goals for Python {_PYTHON}")

@@ -18,7 +18,7 @@ from ._run import run
 from ._summary import BEGIN, END, LINES, summary, update
 from ._workloads import WORKLOADS, Workload
 
-PERFORMANCE = Path(__file__).parents[2] / "docs" / "performance.md"
+PERFORMANCE = Path(__file__).parents[2] / "docs" / "explanation" / "performance.md"
 ALL = [figure for workload in WORKLOADS for figure in workload.figures]
 TIME = next(figure for figure in ALL if figure.label == "reply 8 MB, one core")
 RATE = next(figure for figure in ALL if figure.label == "requests in flight, many tasks")
@@ -96,9 +96,9 @@ def test_a_page_leaves_out_workloads_that_were_not_measured() -> None:
 
 
 def test_a_page_has_the_python_version_the_facts_and_the_plot_but_no_goals() -> None:
-    text = page(measured(TIME, ours=[2]), ALL, {"Cores": "2"}, title="Python 3.11", plot="../_static/plot.svg")
+    text = page(measured(TIME, ours=[2]), ALL, {"Cores": "2"}, title="Python 3.11", plot="plot.svg")
     assert text.startswith(
-        "# Python 3.11\n\n- Cores: 2\n\n![The main figures of all contestants](../_static/plot.svg)\n"
+        "# Python 3.11\n\n- Cores: 2\n\n![The main figures of all contestants](plot.svg)\n"
     )
     assert "goal" not in text.lower()
 

@@ -1,4 +1,4 @@
-"""Every command in docs/command_line.md does what the page shows."""
+"""Every command in docs/reference/command_line.md does what the page shows."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ import pytest
 from support.commands import BOUND, COMMAND, Serving, environment, serving
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "command_line.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 SHOWN = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(BLOCKS), re.MULTILINE)
 SERVES = "rayforce-trio serve --script docs/examples/prices.rfl"

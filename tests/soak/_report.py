@@ -45,7 +45,7 @@ def page(
         "",
         *_table(((engine, f"{time * 1000:.0f} ms") for engine, time in times.items()), ("engine", "p99")),
         "",
-        "Run it with `nox -s soak -- --write docs/soak.md`. It fails if an answer is wrong, a session fails without a",
+        "Run it with `nox -s soak -- --write docs/explanation/soak.md`. It fails if an answer is wrong, a session fails without a",
         "reason, something is left behind, memory without the engine's heap grows by more than 32 MB, or the healthy",
         "clients wait.",
         "",

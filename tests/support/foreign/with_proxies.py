@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PAGE = ROOT / "docs" / "deployment.md"
+PAGE = ROOT / "docs" / "how-to" / "deployment.md"
 INSTALLED_HAPROXY = Path("/etc/haproxy/haproxy.cfg")
 
 _NGINX = """
