@@ -26,6 +26,10 @@ default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
+maximum_signature_line_length = 100  # longer ones have a line for each parameter
+python_display_short_literal_types = True
+toc_object_entries_show_parents = "hide"
+html_copy_source = False
 
 _OTHERS = {
     "anyio": "https://anyio.readthedocs.io/en/stable",
