@@ -80,7 +80,7 @@ def test_a_contestant_that_failed_has_a_reason_instead_of_a_figure() -> None:
     assert (cell(results, TIME, PEER), cell(results, TIME, NATIVE)) == ("cannot", "failed")
     assert results.median(TIME, PEER) is None
     assert page_row(results, TIME)[3:] == ["cannot", "–"]  # noqa: RUF001 - the sign in the page
-    assert "- peer, reply 8 MB, one core: cannot: no messages over 1 MiB\n" in page(results, ALL, {})
+    assert "| reply 8 MB, one core | peer | cannot | no messages over 1 MiB |\n" in page(results, ALL, {})
 
 
 def test_the_table_has_a_column_for_every_contestant() -> None:
