@@ -44,5 +44,7 @@ intersphinx_timeout = 5  # seconds
 copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"  # outputs have no button
 copybutton_prompt_text = "$ "
 
+html_search_scorer = str(Path(__file__).parent / "_scorer.js")
+
 html_theme = "furo"
 html_title = f"rayforce-trio {release}"
