@@ -11,15 +11,15 @@
         |   +-- HandshakeError       the opening handshake failed or timed out
         |   +-- ConnectionRejected   the server refused the connection with an HTTP status
         +-- ListenError              the server could not listen on its address
-        +-- EngineError              the engine of a server cannot be started or reached, or is lost
+        +-- EngineError              the engine cannot be started or reached, or is lost
         +-- ConnectionClosed         either side closed the connection
         +-- ConnectionLost           the connection broke, or the peer fell silent
         +-- MessageTooLarge          a message exceeded the limit of either side
         +-- ProtocolError            the peer violated the protocol
         +-- QueryTimeout             the server stopped the query because it ran too long
         +-- ResultTooLarge           the result is longer than the server sends
-        +-- ServerBusy               the server did not start the query: too many are unanswered
-        +-- ServerClosing            the server did not start the query: it is shutting down
+        +-- ServerBusy               too many requests are unanswered; this one was not started
+        +-- ServerClosing            the server is shutting down; the request was not started
         +-- SlowSubscriber           the updates of a subscription were not taken fast enough
         +-- SubscriptionGap          updates of a subscription are missing
         +-- UnsupportedByServer      the server lacks a feature that the call needs
