@@ -45,16 +45,16 @@ class NativeEngine(Engine):
     """A separate Rayforce server (`rayforce -p PORT`), on this machine or another.
 
     The event loop stays free while queries run, and cancelling a query stops it in the engine. Frames are passed on
-    without decoding, and replies while they arrive, so a reply of any size needs little memory in the server.
+    without decoding, and replies as they arrive, so a reply of any size needs little memory in the server.
 
     Args:
-        host: the native server's name or address.
-        port: the native server's port, 1-65535.
-        user: the user name, if the native server requires credentials (`-u`, `-U`).
+        host: the name or address of the Rayforce server.
+        port: the port of the Rayforce server, 1 to 65535.
+        user: the user name, if the Rayforce server requires credentials (`-u`, `-U`).
         password: the password.
-        in_flight: how many requests of one client the engine receives at a time, 1-8, each on a connection of its own.
-            With more than one, a client that does not wait for each reply is faster. But the engine may evaluate the
-            requests in a different order, so allow this only if clients cannot write.
+        in_flight: the number of requests of one client that the engine receives at a time, 1 to 8, each on its own
+            connection. With more than one, a client that does not wait for each reply is faster, but the engine may
+            evaluate the requests in another order. Use that only if clients cannot write.
 
     Raises:
         RayforceValueError: an argument is out of range.

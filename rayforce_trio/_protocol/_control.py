@@ -35,11 +35,11 @@ _MAX_EPOCH_SIZE = 64  # characters
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the updates of a topic, from which a subscription can be resumed.
+    """A position in the updates of a topic, behind which a subscription can be resumed. It can be pickled.
 
     Attributes:
-        epoch: identifies a run of sequence numbers. Numbers of different epochs have nothing in common.
-        sequence: the number of the last update before this place; 0 if there is none.
+        epoch: the id of a series of numbers. Numbers of different epochs cannot be compared.
+        sequence: the number of the last update before this position; 0 if there is none.
     """
 
     epoch: str

@@ -118,12 +118,12 @@ async def receive_hello(transport: Transport) -> None:
 
 
 class WSServerConnection:
-    """A client of the server. `WSServer` makes one for each client that connects.
+    """The connection of one client. A `WSServer` creates one for each client; programs do not.
 
     Attributes:
-        id: the number of the connection, from 1; log records carry it.
-        peer: the client's address.
-        principal: what the server's `authenticate` returned; `None` if the server has none.
+        id (int): the number of the connection, from 1. Log lines begin with it.
+        peer (str): the client's address.
+        principal (object): the result of the server's `authenticate`; `None` if the server has none.
     """
 
     def __init__(
