@@ -229,7 +229,7 @@ class ConnectionHandler:
         """Do the opening, and receive the client's hello. A checkpoint.
 
         The reply to the hello is not part of it: the client uses the connection once it has that, so from then on the
-        connection must not be given up. If cancelled, `opened` has what is to be closed.
+        connection must not be given up. If cancelled, `opened` has the resources to close.
         """
 
         async def decide(request: OpeningRequest) -> Refusal | None:
@@ -367,7 +367,7 @@ class _Opened:
 
     @enable_ki_protection
     async def aclose(self) -> None:
-        """Close the session, and delete what the client's streams have left in the engine.
+        """Close the session, and delete the variables that the client's streams have left in the engine.
 
         A checkpoint if there is a session. If cancelled, the session is closed, and the results of the streams are
         deleted within 2 seconds if the engine is free by then.

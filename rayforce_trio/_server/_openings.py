@@ -62,7 +62,7 @@ class OpeningState(Enum):
 
 
 class Action(Enum):
-    """What to do with an opening."""
+    """An action on an opening."""
 
     ADMIT = auto()
     """Begin to read."""

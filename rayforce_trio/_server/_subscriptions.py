@@ -1,4 +1,4 @@
-"""The subscriptions of one connection: it carries out what the client asks for."""
+"""The subscriptions of one connection: it carries out the client's requests."""
 
 from collections.abc import Callable
 
