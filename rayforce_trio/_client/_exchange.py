@@ -193,7 +193,8 @@ class Exchange:
     async def require(self, feature: str) -> Self:
         """Ask the server for its features, once for a connection, check that it has this one, and return this exchange.
 
-        A checkpoint if the server has not answered yet, and nobody has waited in vain; cancelling it changes nothing.
+        A checkpoint if the server has not answered yet, and no earlier call has waited without success; cancelling it
+        changes nothing.
 
         Raises:
             UnsupportedByServer: the server lacks the feature, or has not answered a call that waited for long enough.
@@ -491,7 +492,7 @@ class Exchange:
             self._waiters.pop(request).set()
 
     async def _close_when_asked(self) -> None:
-        """Close the transport once `close_with` was called. If cancelled, the transport is closed all the same."""
+        """Close the transport once `close_with` was called. If cancelled, the transport is still closed."""
         await self._closing.wait()
         await self._transport.aclose()
 

@@ -234,7 +234,7 @@ class WSServerConnection:
     async def _converse(self) -> RayforceWSError | None:
         """Read and answer until the connection ends; return the error that ended it, `None` if the server did.
 
-        A checkpoint. If cancelled, the worker task goes on.
+        A checkpoint. If cancelled, the worker task continues.
         """
         try:
             await race(self._wait_until_finished, self._read, self._transport.run)

@@ -271,7 +271,7 @@ class ConnectionHandler:
     async def _peer_of(
         self, stream: trio.SocketStream, peer: ClientAddress, opening: PendingOpening
     ) -> "ClientAddress | _EarlyRefusal":
-        """Wait until the opening may go on; return the peer, or the client that the PROXY protocol names, or a refusal.
+        """Wait until the opening may continue; return the peer, the client named by the PROXY protocol, or a refusal.
 
         A checkpoint if it has to wait. If cancelled, a part of the header may have been received: close the connection.
         """

@@ -54,7 +54,8 @@ class _Bucket:
 class LogSummary:
     """Decides which lines are logged, and counts the others by their kind and their network.
 
-    Errors have limits of their own: other lines, which a peer can cause at will, hide no fault of the server.
+    Errors have limits of their own, so other lines, which a peer can cause in any number, cannot hide a fault of the
+    server.
 
     Attributes:
         report_due: when the result of `take` should be logged, in seconds; infinite if no line was left out.

@@ -1,7 +1,7 @@
 """The messages of a connection that answer no request: notices and updates of subscriptions.
 
 Nothing here waits. Messages that cannot be sent at once wait in the outbox until the transport is idle, so a client
-that reads slowly delays nobody else, and no long reply is cut.
+that reads slowly delays nobody else, and no message interrupts a long reply.
 """
 
 from collections.abc import Callable, Sequence

@@ -244,7 +244,7 @@ def closed_by_us() -> ConnectionClosed:
 async def aclose_shielded(transport: Transport) -> None:
     """Close the transport, even in a cancelled scope, within `SHIELDED_CLOSE_TIMEOUT`. A checkpoint. Idempotent.
 
-    If cancelled, the close goes on; the caller's next checkpoint raises the cancellation.
+    If cancelled, the close continues; the caller's next checkpoint raises the cancellation.
     """
     with anyio.CancelScope(shield=True, deadline=anyio.current_time() + SHIELDED_CLOSE_TIMEOUT):
         await transport.aclose(CloseCode.GOING_AWAY)
