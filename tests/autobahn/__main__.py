@@ -19,7 +19,7 @@ _SUITE_TIMEOUT = 1800.0
 
 
 async def run(suite: Suite) -> dict[str, Report]:
-    """Test both sides; returns what came out, by side."""
+    """Test both sides; return the reports, by side."""
     async with suite.test_clients() as port, relay(port) as there:
         print("the suite is the server, ours the client", flush=True)
         count = await _be_tested(there)
@@ -34,7 +34,7 @@ async def run(suite: Suite) -> dict[str, Report]:
 
 
 async def _be_tested(suite: Relay) -> int:
-    """Echo through all the cases there are; returns how many."""
+    """Have our client echo in all cases of the suite; return their number."""
     suite.path = "/getCaseCount"
     with trio.fail_after(_CASE_TIMEOUT):
         transport = await open_client(suite.port)
@@ -57,7 +57,7 @@ async def _ask(suite: Relay, path: str) -> None:
 
 
 async def _check_that_it_echoes(port: int) -> None:
-    """After all that was done to it, the server serves."""
+    """Check that the server still serves after the suite's attacks."""
     with trio.fail_after(_CASE_TIMEOUT):
         transport = await open_client(port)
         for message in ("text", b"bytes"):

@@ -1,4 +1,4 @@
-"""What the suite is run with, without the suite."""
+"""Tests of the code around the suite, without the suite."""
 
 import json
 from pathlib import Path
