@@ -68,7 +68,7 @@ class Feed(ABC):
 
     @abstractmethod
     def unsubscribe(self, topic: str) -> None:
-        """End a subscription after everything that was asked for before. No checkpoint. It is not confirmed."""
+        """End a subscription, after all earlier requests. No checkpoint. It is not confirmed."""
 
     @abstractmethod
     async def run(self, handler: FeedHandler) -> None:
@@ -175,7 +175,7 @@ class Session(ABC):
 
     @property
     def stored(self) -> int:
-        """How many bytes of replies are stored for `receive_some`, in memory and in files."""
+        """The number of bytes of replies that are stored for `receive_some`, in memory and in files."""
         return 0
 
     @enable_ki_protection
@@ -235,7 +235,7 @@ class Session(ABC):
         raise NotImplementedError("this session returns complete replies")
 
     async def receive_whole(self, reply: Result) -> bytes:
-        """Return the frame of the last reply, with what is unread of it. A checkpoint only if it has to wait.
+        """Return the frame of the last reply, including its unread part. A checkpoint only if it has to wait.
 
         If cancelled, only `aclose` may be called. Raises as `receive_some`.
         """
@@ -311,5 +311,5 @@ class Session(ABC):
     async def aclose(self) -> None:
         """Stop the request in flight and release all resources, within 2 seconds. A checkpoint. Idempotent.
 
-        If cancelled, it releases them all the same.
+        If cancelled, it still releases them.
         """

@@ -26,13 +26,13 @@ CONNECT_TIMEOUT = 3.0
 """The time limit for connecting, including the name lookup, in seconds."""
 
 HANDSHAKE_TIMEOUT = 0.5
-"""How long `open_session` waits for the handshake of an engine that may be idle, in seconds."""
+"""The time that `open_session` waits for the handshake of an engine that may be idle, in seconds."""
 
 BUSY_HANDSHAKE_TIMEOUT = 0.005
-"""How long `open_session` waits for the handshake of an engine that is known to be busy, in seconds."""
+"""The time that `open_session` waits for the handshake of an engine that is known to be busy, in seconds."""
 
 STOP_TIMEOUT = 30.0
-"""For how long an engine may ignore a stop before it counts as down, in seconds."""
+"""The time that an engine may ignore a stop before it counts as down, in seconds."""
 
 MAX_IN_FLIGHT = 8
 """The highest `in_flight` of an engine, and that of a read-only `NativeProcess`."""
@@ -111,7 +111,7 @@ class NativeEngine(Engine):
         return self._parallel(await self._open_waiting_session(client))
 
     async def _open_waiting_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
-        """Open a session as `open_session` does, whatever `in_flight` is.
+        """Open a session as `open_session` does, but regardless of `in_flight`.
 
         A checkpoint; if cancelled, nothing is left open.
 

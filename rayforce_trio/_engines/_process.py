@@ -31,7 +31,7 @@ MAX_RESTART_DELAY = 30.0
 
 _FIRST_RESTART_DELAY = 0.1  # seconds
 RESERVED_SESSIONS = 4
-"""How many sessions are kept open for clients that come while the process accepts no connections."""
+"""The number of sessions that are kept open for clients that come while the process accepts no connections."""
 
 _ACCEPT_TIMEOUT = 1.2  # seconds for a new session; the system repeats an attempt to connect after one second
 _SUSPICION_CHECK_INTERVAL = 60.0  # seconds

@@ -36,13 +36,13 @@ from ._verbose import verbose_error_code
 from ._violation import ProtocolViolation
 
 MAX_IN_FLIGHT = 512
-"""How many requests may be unanswered. Further requests wait in the client, where cancelling them costs nothing."""
+"""The limit on unanswered requests. Further requests wait in the client, where cancelling them costs nothing."""
 
 MAX_UNCONFIRMED_POSTS = 1000
-"""How many posts may be unconfirmed. If more than 1,024 wait, a server stops reading, and may disconnect the client."""
+"""The limit on unconfirmed posts. If more than 1,024 wait, a server stops reading, and may disconnect the client."""
 
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
-"""How many bytes the unanswered requests and unconfirmed posts may have together. One of them may have any size."""
+"""The limit on the bytes of all unanswered requests and unconfirmed posts. A single one may have any size."""
 
 _STOPPED = frozenset({BUSY, CANCELLED, CLOSING, TIMEOUT})
 """The error codes of requests that the server has stopped or never started."""
@@ -102,7 +102,7 @@ class ClientProtocol:
 
     Call `submit`, `post` and `cancel` for the users of the connection. Send the messages that `next_outgoing` returns,
     each one completely, until it returns `None`. Pass every message that arrives to `receive`. `submit_alone` replaces
-    `submit` and `next_outgoing` if nothing else is under way.
+    `submit` and `next_outgoing` if nothing else is in progress.
 
     Args:
         extended: whether the server has accepted the extended protocol.
@@ -116,14 +116,14 @@ class ClientProtocol:
     def __init__(self, *, extended: bool) -> None:
         self._extended = extended
         self._controls: deque[str] = deque()
-        # Any of them can be removed. To find the first one of a dict takes longer with each one removed before it.
+        # Any of them can be removed. Finding the first key of a dict takes longer with each key removed before it.
         self._queued: OrderedDict[ClientRequest, None] = OrderedDict()
         self._unanswered: deque[ClientRequest] = deque()
         self._unanswered_bytes = 0
         self._unconfirmed = UnconfirmedPosts()
         self._fence: ClientRequest | None = None  # the one that is unanswered
         self._last_number = 0
-        self._refused_number: int | None = None  # of the first request that the server did not start, as it is stopping
+        self._refused_number: int | None = None  # the first one that a stopping server did not start
         self.stopped = 0
         self.features: frozenset[str] | None = None
         self.on_features: Callable[[], None] = _nothing

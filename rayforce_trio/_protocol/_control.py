@@ -25,7 +25,7 @@ subscriptions or topics; the engine cannot be reached.
 """
 
 _MESSAGE_LIMIT = 5 * 1024
-"""How much of an error message is sent, in characters. JSON may need twelve for one, so `CONTROL_LIMIT` holds."""
+"""The characters of an error message that are sent. JSON may need twelve for one, so `CONTROL_LIMIT` holds."""
 
 MAX_ID = 2**63 - 1
 """The largest id of a subscription or stream, and the largest sequence number."""

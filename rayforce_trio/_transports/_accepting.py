@@ -186,7 +186,7 @@ async def accept(
     Args:
         socket_stream: a connection that was just accepted. Do not use it after this call.
         options: the options of the connection.
-        peer: the address to report as that of the peer. `None`: that of the socket.
+        peer: the address to report as the peer's. `None`: that of the socket.
         decide: called with a request for a connection; returns why it is refused, or `None`.
         answer: called with a plain HTTP request, GET or HEAD; returns the response, or why it is refused. `None`: plain
             HTTP requests are not valid.
@@ -309,7 +309,7 @@ async def _receive_request(stream: ByteStream, turns: Turns, progress: OpeningPr
             with progress.waiting_for_peer(count_queue_time=can_send_early):
                 data = await stream.receive_some()
         except PeerTooSlow:
-            if received:  # a peer that has asked nothing does not expect an answer
+            if received:  # a peer that has requested nothing expects no answer
                 await _refuse_bad_request(stream, 408, _TOO_LATE, (), progress)
             raise
         if not data:
