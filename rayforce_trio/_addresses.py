@@ -23,7 +23,7 @@ def check_host(host: object) -> None:
         try:
             IPv6Address(host)
         except ValueError:
-            raise RayforceValueError(f"Invalid host: {host!r}. The port is an argument of its own") from None
+            raise RayforceValueError(f"Invalid host: {host!r}. The port is a separate argument") from None
 
 
 def check_port(port: int, *, lowest: int) -> None:
@@ -139,7 +139,7 @@ class Endpoint:
 
 def _check_target(target: object) -> None:
     if not isinstance(target, str) or not _TARGET.fullmatch(target):
-        raise RayforceValueError("Invalid path. Must begin with / and be of visible ASCII characters, without a #")
+        raise RayforceValueError("Invalid path. Must begin with / and consist of visible ASCII characters other than #")
 
 
 class ParsedUrl(NamedTuple):
@@ -174,7 +174,7 @@ def parse_url(url: object) -> ParsedUrl:
             raise ValueError
     except (TypeError, ValueError):
         raise RayforceValueError(
-            "Invalid URL. Must look like ws://host:port or wss://user@host:port/path, with an IPv6 address in brackets"
+            "Invalid URL. Must look like ws://host:port or wss://user@host:port/path; write an IPv6 address in brackets"
         ) from None
     try:
         port = parts.port
@@ -184,7 +184,7 @@ def parse_url(url: object) -> ParsedUrl:
         raise RayforceValueError("Invalid port in the URL. Must be a number between 1 and 65535")
     if parts.password is not None:
         raise RayforceValueError(
-            "The URL contains a password, which other users may be able to read. Give the password separately"
+            "Invalid URL. Must not contain a password, because URLs are shown and logged; give the password separately"
         )
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     user = unquote(parts.username) if parts.username else None

@@ -75,7 +75,7 @@ class Principal:
 
     def __post_init__(self) -> None:
         if not _is_text(self.name):
-            raise RayforceValueError("Invalid name of a Principal. Must be a str that is not empty")
+            raise RayforceValueError("Invalid name of a Principal. Must be a non-empty str")
         if self.engine is not None and not isinstance(self.engine, str):
             raise RayforceValueError("Invalid engine of a Principal. Must be a name in WSServer(engines=...), or None")
         if self.topics is not None:
@@ -129,7 +129,9 @@ def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request
         RayforceValueError: the table is empty, or an entry is malformed.
     """
     if not table or not isinstance(table, Mapping):
-        raise RayforceValueError("Invalid users. Must be a non-empty dict of user names and hashes from hash_password")
+        raise RayforceValueError(
+            "Invalid users. Must be a non-empty dict of user names and entries, such as hashes from hash_password"
+        )
     return _Users({name: _user(name, entry) for name, entry in table.items()})
 
 
@@ -179,7 +181,7 @@ def _user(name: object, entry: object) -> tuple["_Hash", Principal]:
 def _topics(given: object) -> tuple[str, ...]:
     topics = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
     if not all(map(_is_text, topics)):
-        raise RayforceValueError("Invalid topics of a Principal. Must be a list of names of topics, or None")
+        raise RayforceValueError("Invalid topics of a Principal. Must be a list of topic names, or None")
     return topics
 
 
@@ -404,7 +406,7 @@ class _Hash:
                 if parsed._is_valid:
                     return parsed
         # The error does not show the entry, which may be the password itself.
-        raise RayforceValueError(f"The entry of user {user!r} is not a hash from hash_password")
+        raise RayforceValueError(f"Invalid entry of user {user!r}. Must be a hash from hash_password")
 
     def fits(self, password: str) -> bool:
         return hmac.compare_digest(self.digest, self._digest_of(password))

@@ -117,7 +117,7 @@ class WSClient:
         if twice := {"host", "port", "path"} & options.keys():
             raise RayforceValueError(f"{twice.pop()} is part of the URL; leave it out of the options")
         if user is not None and options.setdefault("user", user) != user:
-            raise RayforceValueError("The option user contradicts the URL, which has another user name")
+            raise RayforceValueError(f"user={options['user']!r} contradicts the URL, which has the user name {user!r}")
         if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
             raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
         return cls(host, port, path=target, **options)

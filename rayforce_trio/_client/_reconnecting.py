@@ -45,7 +45,7 @@ class Session(Exchange):
             return False
         with anyio.move_on_after(REFUSING_TIMEOUT):
             await self.wait_ended()
-        self.close_with(ConnectionLost("the server starts no more queries, but did not close the connection"))
+        self.close_with(ConnectionLost("the server is shutting down, but did not close the connection in time"))
         return True
 
     def _failure(self, request: ClientRequest | None = None) -> RayforceWSError:
@@ -58,7 +58,7 @@ class Session(Exchange):
             error = ConnectionLost(str(error))
         if request is None or not isinstance(error, ConnectionLost):
             return error
-        return ConnectionLost(f"{error}; the query may have been carried out, since its reply had not arrived")
+        return ConnectionLost(f"{error}; its reply had not arrived, so the query may or may not have been carried out")
 
     def _refusal(self) -> RayforceWSError:
         return super()._refusal() if self.closed_here else _unsent(self._failure())

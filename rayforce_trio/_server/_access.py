@@ -64,12 +64,15 @@ class AccessPolicy:
             return Refusal(400, "The Host header is not a host name or an IP address, with or without a port.")
         if not self._allows_host(host, request.own_address[0]):
             return Refusal(
-                421, "This server does not answer to this host name. To change that, add the name to allowed_hosts."
+                421,
+                "This server does not accept the name in the Host header. To accept it, add the name to allowed_hosts.",
             )
         origin = request.headers.get("origin")
         if origin is not None and not self._is_allowed(origin, request.own_address):
             return Refusal(
-                403, "This server does not accept pages of this origin. To change that, add it to allowed_origins."
+                403,
+                "This server does not accept web pages of this origin. To accept them, add the origin to "
+                "allowed_origins.",
             )
         return None
 
@@ -108,15 +111,19 @@ def make_policy(
     if authenticated and allow_unauthenticated:
         raise RayforceValueError("authenticate and allow_unauthenticated=True contradict each other; leave out one")
     if isinstance(allowed_origins, str):
-        raise RayforceValueError(f"allowed_origins is a list of origins, not one string; write [{allowed_origins!r}]")
+        raise RayforceValueError(
+            f"Invalid allowed_origins: {allowed_origins!r}. Must be a list; write [{allowed_origins!r}]"
+        )
     allowed_origins = list(allowed_origins)
     if not all(isinstance(origin, str) for origin in allowed_origins):
-        raise RayforceValueError(f"Invalid allowed_origins: {allowed_origins!r}. Must be a list of strings")
+        raise RayforceValueError(
+            f"Invalid allowed_origins: {allowed_origins!r}. Must be a list of origins such as 'https://example.org'"
+        )
     origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
     for origin in origins:
         if origin != "null" and _parse_origin(origin) is None:
             raise RayforceValueError(
-                f"{origin!r} is not an origin; an origin looks like https://example.org or http://host:8080"
+                f"Invalid allowed_origins: {origin!r}. Must be origins such as 'https://example.org' or 'http://host:8080'"
             )
     protected = not authenticated and not allow_unauthenticated
     return AccessPolicy(protected, origins, _checked_hosts(allowed_hosts), _normalized(own_host))
@@ -124,12 +131,12 @@ def make_policy(
 
 def _checked_hosts(hosts: Iterable[str]) -> frozenset[str]:
     if isinstance(hosts, str):
-        raise RayforceValueError(f"allowed_hosts is a list of names, not one string; write [{hosts!r}]")
+        raise RayforceValueError(f"Invalid allowed_hosts: {hosts!r}. Must be a list; write [{hosts!r}]")
     hosts = list(hosts)
     for host in hosts:
         check_host(host)
         if "*" in host:
-            raise RayforceValueError(f"Invalid allowed_hosts: {host!r}. Must be exact names, without patterns")
+            raise RayforceValueError(f"Invalid allowed_hosts: {host!r}. Must be complete host names, without *")
     return frozenset(map(_normalized, hosts))
 
 

@@ -18,7 +18,7 @@ METRICS_PATH = "/metrics"
 
 _HEALTHY = HttpResponse(200, b"ok\n")
 _UNHEALTHY = HttpResponse(503, b"unavailable\n")
-_NO_METRICS = Refusal(404, "This server has no metrics. To enable them, start it with metrics.")
+_NO_METRICS = Refusal(404, "This server has no metrics page. To enable it, start the server with metrics.")
 _NO_UPGRADE = Refusal(
     426,
     "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket. A proxy in between has "

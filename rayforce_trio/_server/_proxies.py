@@ -41,7 +41,7 @@ class Proxies:
         self.protocol = protocol
         if not self._networks and (protocol or header is not None):
             option = "proxy_protocol" if protocol else "proxy_header"
-            raise RayforceValueError(f"{option} needs trusted_proxies, because any client could claim any address")
+            raise RayforceValueError(f"{option} needs trusted_proxies; without it, any client could claim any address")
         if protocol and header is not None:
             raise RayforceValueError("proxy_header and proxy_protocol contradict each other; leave out one")
 
@@ -78,13 +78,13 @@ class Proxies:
                 if not self.trusts(hop.address):
                     break
         except MalformedElement as error:
-            return Refusal(400, f"The header {self._header.value} that the proxy has sent is not valid: {error}.")
+            return Refusal(400, f"The proxy sent an invalid {self._header.value} header: {error}.")
         return client
 
 
 def _checked_networks(trusted: Iterable[str]) -> tuple[IPv4Network | IPv6Network, ...]:
     if isinstance(trusted, str):
-        raise RayforceValueError(f"trusted_proxies is a list of networks, not one string; write [{trusted!r}]")
+        raise RayforceValueError(f"Invalid trusted_proxies: {trusted!r}. Must be a list; write [{trusted!r}]")
     try:
         return tuple(map(_checked_network, trusted))
     except TypeError:
@@ -101,7 +101,7 @@ def _checked_network(text: object) -> IPv4Network | IPv6Network:
         )
     if network.prefixlen == 0:
         raise RayforceValueError(
-            f"Invalid trusted_proxies: {text!r}. This trusts every address, so every client could claim any address"
+            f"Invalid trusted_proxies: {text!r}. This trusts every address, so any client could claim any address"
         )
     if isinstance(text, str) and "/" in text and network.network_address != ip_of(text.partition("/")[0]):
         raise RayforceValueError(f"Invalid trusted_proxies: {text!r} has host bits set. Write {str(network)!r}")
@@ -127,4 +127,6 @@ def _checked_header(name: object) -> ForwardingHeader | None:
         if isinstance(name, str) and name.lower() == header.value.lower():
             return header
     names = " or ".join(repr(header.value) for header in ForwardingHeader)
-    raise RayforceValueError(f"Invalid proxy_header: {name!r}. Must be {names}, whichever the proxies set")
+    raise RayforceValueError(
+        f"Invalid proxy_header: {name!r}. Must be {names}, depending on the header that the proxies set"
+    )

@@ -18,6 +18,7 @@ from .._engines import Engine, InProcessEngine
 from .._protocol import Failure
 from .._streams import check_tls_context
 from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
+from .._text import counted
 from .._transports import KeepAlive, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
@@ -161,7 +162,7 @@ class WSServer:
         check_port(port, lowest=0)
         check_host(host)
         if engine is not None and not isinstance(engine, Engine):
-            raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an instance such as InProcessEngine()")
+            raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an engine, such as NativeProcess()")
         if ssl_context is not None:
             check_tls_context(ssl_context, server_side=True)
         check_size(max_message_size)
@@ -296,7 +297,9 @@ class WSServer:
         """
         _require_trio()
         if self._stopping is not None:
-            raise RayforceWSError("the server is running already")
+            raise RayforceWSError(
+                "the server is already running; create another WSServer, or wait until this one has stopped"
+            )
         self._starting, self._stopping, self._stopped = trio.CancelScope(), trio.Event(), trio.Event()
         self._loop = running_loop()
         self._draining, self._grace = False, inf
@@ -309,7 +312,7 @@ class WSServer:
                         for engine in self._authorizer.engines:
                             await nursery.start(engine.run)
                     if self._starting.cancelled_caught:
-                        raise RayforceWSError("the server was stopped before it listened")
+                        raise RayforceWSError("stop() was called before the server was listening")
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
@@ -354,7 +357,7 @@ class WSServer:
             raise RayforceWSError("Server not started")
         if running_loop() is not self._loop:
             raise RayforceWSError(
-                "stop() must be called in the trio run that serves; from another thread, use trio.from_thread.run"
+                "call stop() in the trio run that serves; from another thread, use trio.from_thread.run"
             )
         self._stop(self._stopping, grace)
         await self._stopped.wait()
@@ -391,7 +394,7 @@ class WSServer:
             raise RayforceWSError("Server not started")
         if running_loop() is not self._loop:
             raise RayforceWSError(
-                "publish() must be called in the trio run that serves; from another thread, use trio.from_thread.run"
+                "call publish() in the trio run that serves; from another thread, use trio.from_thread.run"
             )
         engine = self._authorizer.engine
         if not engine.pushes:
@@ -401,7 +404,7 @@ class WSServer:
         reply = await self._hub.request(engine, publish_request(topic, payload))
         if isinstance(reply, Failure):
             raise engine_error(
-                Failure(reply.code, "the engine is read-only, so nothing can be published in it")
+                Failure(reply.code, "the engine is read-only, so it cannot publish")
                 if reply.code == "access"
                 else reply
             )
@@ -450,7 +453,8 @@ class WSServer:
         if not self._options.drain_delay or self._draining:
             self._drain()
         elif not stopping.is_set():
-            logger.info("stopping: draining starts in %g seconds (drain_delay)", self._options.drain_delay)
+            delay = counted(self._options.drain_delay, "second")
+            logger.info("stopping: connections are drained in %s (drain_delay)", delay)
         stopping.set()
 
     def _drain(self) -> None:
@@ -515,4 +519,4 @@ def _announce(text: str) -> None:
 
 def _require_trio() -> None:
     if not in_trio():
-        raise RayforceWSError("the server needs trio: use trio.run(server.run); only the client runs on asyncio")
+        raise RayforceWSError("the server needs trio: use trio.run(server.run); only the client also runs on asyncio")

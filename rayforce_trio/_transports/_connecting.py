@@ -193,7 +193,7 @@ def _not_a_websocket_server(endpoint: Endpoint, reason: str) -> HandshakeError:
 
 
 def _tls_failed(endpoint: Endpoint, error: BaseException) -> HandshakeError:
-    hint = "; if that is meant, connect to it without TLS" if is_plaintext_error(error) else ""
+    hint = "; to connect without TLS, use ws:// or ssl=False" if is_plaintext_error(error) else ""
     failed = HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {tls_error_text(error)}{hint}")
     failed._wrong_peer = is_plaintext_error(error)
     failed._untrusted = is_certificate_error(error)
