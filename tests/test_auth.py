@@ -242,7 +242,7 @@ GOOD = cheap_hash(SECRET)
 def test_what_is_no_hash_is_an_error_at_once_that_does_not_show_it(entry: str) -> None:
     with pytest.raises(RayforceValueError) as caught:
         users({"ann": entry})
-    assert "user 'ann' is not a hash from hash_password" in str(caught.value)
+    assert "user 'ann'. Must be a hash from hash_password" in str(caught.value)
     assert not entry or entry not in str(caught.value)
 
 
@@ -268,14 +268,16 @@ def test_a_user_name_that_nobody_can_send_is_an_error(name: Any) -> None:
 def test_a_password_that_nobody_can_send_is_an_error_that_does_not_show_it(
     make: Callable[[Any], object], secret: Any
 ) -> None:
-    with pytest.raises(RayforceValueError, match=r"^Invalid password. Must be a str that is not empty"):
+    with pytest.raises(RayforceValueError, match=r"^Invalid password. Must be a non-empty str without"):
         make(secret)
 
 
 @pytest.mark.parametrize("secret", ["", "two words", "a\nb", "tökén", "\udc80", None, b"bytes"])
 def test_a_token_that_nobody_can_send_is_an_error_that_does_not_show_it(secret: Any) -> None:
     for secrets in ([secret], ["good", secret]):
-        with pytest.raises(RayforceValueError, match=r"^Invalid token. Must be a str of visible ASCII characters"):
+        with pytest.raises(
+            RayforceValueError, match=r"^Invalid token. Must be a non-empty str of visible ASCII characters"
+        ):
             token(*secrets)
 
 

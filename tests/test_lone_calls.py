@@ -258,7 +258,7 @@ async def test_a_call_that_receives_fails_when_the_connection_is_closed(abort: b
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        (REQUEST, "^the server sent a request$"),
+        (REQUEST, "^a request from the server$"),
         (b"garbage", "^a frame needs a header"),
         ("{", "^a text message that is not JSON$"),
     ],

@@ -260,7 +260,10 @@ async def test_misuse_is_an_error_that_says_so(in_process_port: int, name: str) 
                 with pytest.raises(errors.RayforceWSError, match="another task is waiting"):
                     await anext(updates)
                 tasks.cancel_scope.cancel()
-        with pytest.raises(errors.RayforceWSError, match="the block of the subscription was left"):
+        with pytest.raises(
+            errors.RayforceWSError,
+            match=r"the 'async with' block of this subscription has ended; call subscribe\(\) again",
+        ):
             await anext(updates)
 
 
@@ -295,8 +298,8 @@ async def test_only_one_task_can_enter_and_nobody_waits_for_updates_meanwhile() 
         ({"topic": "t", "resume": Position("e", -1)}, r"Invalid resume: Position\(epoch='e', sequence=-1\)"),
         ({"topic": "t", "resume": Position("e" * 65, 1)}, "Invalid resume"),
         ({"topic": "t", "resume": Position("e", cast("int", "1"))}, "Invalid resume"),
-        ({"topic": "t", "resume": Position("e", 1), "snapshot": "t"}, "resume and snapshot exclude each other"),
-        ({"topic": "t", "params": {}}, "params are the parameters of the query snapshot"),
+        ({"topic": "t", "resume": Position("e", 1), "snapshot": "t"}, "resume and snapshot cannot be used together"),
+        ({"topic": "t", "params": {}}, "params needs snapshot"),
     ],
 )
 async def test_arguments_are_checked_early(in_process_port: int, arguments: dict[str, Any], problem: str) -> None:

@@ -43,7 +43,7 @@ def _authorization(user: str | None, password: str | None, token: str | None) ->
         credentials = f"{check_user('' if user is None else user)}:{check_password(password)}"
         return f"Basic {base64.b64encode(credentials.encode()).decode()}"
     if user is not None:
-        raise RayforceValueError("user needs password")
+        raise RayforceValueError("user needs password; give both or neither")
     return None
 
 

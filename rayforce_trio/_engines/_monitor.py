@@ -54,7 +54,7 @@ class EngineMonitor:
         match self._watchdog.state:
             case WatchdogState.UNRESPONSIVE:
                 limit = counted(self._watchdog.limit, "second")
-                return f"has not responded to a stop for {limit}, although it evaluates no query of another client"
+                return f"has not responded to a stop for {limit}, and no other query explains that"
             case WatchdogState.REFUSING:
                 return "rejects the user name or the password of this server"
         return ""

@@ -480,9 +480,7 @@ class NativeSession(Session):
             await self._reply_spool.put(data)
             self.on_stored(len(data))
         except OSError as error:
-            raise self._lost(
-                f"sent a reply that the server cannot store in a temporary file: {error.strerror}"
-            ) from None
+            raise self._lost(f"sent a reply that cannot be stored in a temporary file: {error.strerror}") from None
 
     async def _receive_rest(self) -> bytes:
         """Receive more of a frame. A checkpoint; if cancelled, nothing is lost."""

@@ -335,7 +335,7 @@ class NativeProcess(Engine):
                     await process.wait()  # it may have rejected a session because it was about to end
                 if native.is_down:
                     break
-            logger.warning("killing the engine process %d, which %s", process.pid, native.monitor.problem)
+            logger.warning("the engine process %d %s; killing it", process.pid, native.monitor.problem)
 
         async def clear_suspects() -> None:
             """Check regularly whose requests need not be alone any more, until cancelled. A checkpoint."""

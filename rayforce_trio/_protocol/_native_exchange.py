@@ -284,8 +284,7 @@ class NativeExchange:
             if self._credentials_sent:
                 raise CredentialsRejected("it rejected the user name or the password")
             raise ProtocolViolation(
-                "it closed the connection during the handshake; it is not a Rayforce server, or has another wire "
-                "version"
+                "it closed the connection during the handshake, as servers of another kind or version do"
             )
 
     def next_event(self) -> FrameChunk | None:

@@ -119,7 +119,7 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
         (["query", ":8765"], "the following arguments are required: EXPR (see rayforce-trio query --help)"),
         (
             ["query", "http://host", "1"],
-            "argument URL: Invalid URL. Must look like ws://host:port or wss://user@host:port/path, with an ",
+            "argument URL: Invalid URL. Must look like ws://host:port or wss://user@host:port/path; ",
         ),
         (["query", "host:port", "1"], "argument URL: Invalid URL. Must look like "),
         (["query", "[::1", "1"], "argument URL: Invalid URL. Must look like "),

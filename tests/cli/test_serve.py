@@ -240,7 +240,7 @@ def test_an_address_that_others_can_reach_is_served_on_purpose() -> None:
             ["--max-message-size", "big"],
             "argument --max-message-size: 'big' is not a size; write 65536, 64K, 64M or 1G",
         ),
-        (["--allowed-origin", "here"], "'here' is not an origin; "),
+        (["--allowed-origin", "here"], "Invalid allowed_origins: 'here'. "),
         (["--cores", "5000"], "Invalid cores: 5000. "),
         (
             ["--trusted-proxy", "10.0.0.1/8"],

@@ -306,7 +306,7 @@ async def test_one_that_ends_ends_the_server() -> None:
     "engines", [[], (), [1], [FakeEngine("a"), None], [NativeEngine], "ab", 5, None, FakeEngine("a")], ids=str
 )
 def test_what_is_no_engine_is_refused(engines: Any) -> None:
-    with pytest.raises(errors.RayforceValueError, match=r"Invalid engines: .*Must be a list of one engine or more"):
+    with pytest.raises(errors.RayforceValueError, match=r"Invalid engines: .*Must be a list of one or more engines"):
         RoundRobinEngine(engines)
 
 
