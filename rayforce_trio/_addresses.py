@@ -17,7 +17,7 @@ _TARGET = re.compile(r"/[!-\"$-~]*")
 
 def check_host(host: object) -> None:
     """Raise `RayforceValueError` if `host` is neither a host name nor an IP address."""
-    if not isinstance(host, str) or not host or any(c in "/?#@[]" or c <= " " or c == "\x7f" for c in host):
+    if not isinstance(host, str) or not host or not host.isprintable() or any(c in "/?#@[] " for c in host):
         raise RayforceValueError(f"Invalid host: {host!r}. Must be a host name or an IP address, without brackets")
     if ":" in host:
         try:
@@ -167,7 +167,7 @@ def parse_url(url: object) -> ParsedUrl:
         RayforceValueError: the URL is not a `ws://` or `wss://` URL, or contains a password.
     """
     try:
-        if not isinstance(url, str):
+        if not isinstance(url, str) or not url.isprintable():  # `urlsplit` drops line breaks
             raise TypeError
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:

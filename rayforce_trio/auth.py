@@ -90,9 +90,10 @@ def password(secret: str, *, principal: Principal | None = None) -> Callable[[Re
         principal: the principal of these clients. Default: `Principal("password")`.
 
     Raises:
-        RayforceValueError: the password is empty, not a str, or has control characters, which clients cannot send.
+        RayforceValueError: the password is empty, not a str, or has control characters, which clients cannot send; or
+            `principal` is not a `Principal`.
     """
-    return _Password(_Secret(check_password(secret)), principal or Principal("password"))
+    return _Password(_Secret(check_password(secret)), _principal(principal, "password"))
 
 
 def token(secret: str, *others: str, principal: Principal | None = None) -> Callable[[Request], Principal | None]:
@@ -107,10 +108,11 @@ def token(secret: str, *others: str, principal: Principal | None = None) -> Call
         principal: the principal of these clients. Default: `Principal("token")`.
 
     Raises:
-        RayforceValueError: a token is empty, not a str, or has characters other than visible ASCII.
+        RayforceValueError: a token is empty, not a str, or has characters other than visible ASCII; or `principal` is
+            not a `Principal`.
     """
     tokens = [check_token(one) for one in (secret, *others)]
-    return _Tokens(tokens, principal or Principal("token"))
+    return _Tokens(tokens, _principal(principal, "token"))
 
 
 def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request], Awaitable[Principal | None]]:
@@ -164,6 +166,12 @@ def hash_password(password: str) -> str:
         RayforceValueError: the password is empty, not a str, or has control characters, which clients cannot send.
     """
     return str(_Hash.of(check_password(password)))
+
+
+def _principal(given: object, default_name: str) -> Principal:
+    if given is not None and not isinstance(given, Principal):
+        raise RayforceValueError(f"Invalid principal: {given!r}. Must be a Principal, or None")
+    return given or Principal(default_name)
 
 
 def _user(name: object, entry: object) -> tuple["_Hash", Principal]:

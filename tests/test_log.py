@@ -171,7 +171,7 @@ async def test_so_has_one_whose_engine_is_lost(caplog: pytest.LogCaptureFixture)
             await trio.run_process(["kill", "-9", str(pid_of(engine))])
             assert await peer.receive_close() == 1011
             await peer.send_close(1011)
-    assert lines(caplog) == [("INFO", "open"), ("WARNING", "closed with code 1011: the engine process is gone")]
+    assert lines(caplog) == [("INFO", "open"), ("WARNING", "closed with code 1011: the engine process disconnected")]
 
 
 @pytest.mark.trio

@@ -73,7 +73,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 )
 def test_an_option_that_makes_no_sense_is_an_error_at_once(option: str, values: list[Any]) -> None:
     for value in values:
-        with pytest.raises(errors.RayforceValueError, match=f"Invalid {option}: {value!r}. Must be a number"):
+        with pytest.raises(errors.RayforceValueError, match=f"Invalid {option}: {value!r}. Must be an? (int|number)"):
             WSServer(0, **{option: value})
 
 

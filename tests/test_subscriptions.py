@@ -252,12 +252,12 @@ async def test_misuse_is_an_error_that_says_so(in_process_port: int, name: str) 
         async with updates:
             with pytest.raises(errors.RayforceWSError, match="a subscription can be used once"):
                 await updates.__aenter__()
-            with pytest.raises(errors.RayforceWSError, match="there is no snapshot"):
+            with pytest.raises(errors.RayforceWSError, match="this subscription has no snapshot"):
                 _ = updates.snapshot
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(updates.__anext__)
                 await anyio.wait_all_tasks_blocked()
-                with pytest.raises(errors.RayforceWSError, match="another task is waiting"):
+                with pytest.raises(errors.RayforceWSError, match="another task is using this subscription"):
                     await anext(updates)
                 tasks.cancel_scope.cancel()
         with pytest.raises(
@@ -275,7 +275,7 @@ async def test_only_one_task_can_enter_and_nobody_waits_for_updates_meanwhile() 
         await anyio.wait_all_tasks_blocked()
         with pytest.raises(errors.RayforceWSError, match="a subscription can be used once"):
             await updates.__aenter__()
-        with pytest.raises(errors.RayforceWSError, match="another task is waiting"):
+        with pytest.raises(errors.RayforceWSError, match="another task is using this subscription"):
             await anext(updates)
         tasks.cancel_scope.cancel()
 
@@ -284,7 +284,7 @@ async def test_only_one_task_can_enter_and_nobody_waits_for_updates_meanwhile() 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"topic": ""}, "Invalid topic: ''. It must not be empty"),
+        ({"topic": ""}, "Invalid topic: ''. A topic must not be empty"),
         ({"topic": 1}, "Invalid topic: 1. Must be a str"),
         ({"topic": "a\0"}, "must not contain NUL"),
         ({"topic": "t", "max_buffer": 0}, "Invalid max_buffer: 0"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import cast
 
+from .._checks import check_flag
 from .._codec import TabularData, payload_of_object
 from .._protocol import Header, MessageType
 from .._tasks import TimeSlice, call_unprotected
@@ -85,6 +86,7 @@ async def upsert(exchange: AnyExchange, table: str, data: TabularData, keys: Seq
 
     A checkpoint; if cancelled, as `WSClientConnection.upsert`.
     """
+    _check_key_names(keys)
     schema = await table_schema(exchange, table)
     _check_keys(keys, table, list(schema))
     if unsuitable := [column for column, kind in schema.items() if kind == Type.F32.name]:
@@ -103,6 +105,7 @@ async def upsert(exchange: AnyExchange, table: str, data: TabularData, keys: Seq
 async def create(exchange: AnyExchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
     """Create a table, or replace one. A checkpoint; if cancelled, as `WSClientConnection.create_table`."""
     exchange.check_usable()
+    check_flag("replace", replace)
     _check_new_name(table)
     value = value_of(table)
     free = call("nil?", value)
@@ -246,9 +249,12 @@ def _longest_message(exchange: AnyExchange) -> int:
     return min(MESSAGE_SIZE, exchange.max_request_size or MESSAGE_SIZE)
 
 
-def _check_keys(keys: object, table: str, columns: Sequence[str]) -> None:
+def _check_key_names(keys: object) -> None:
     if not isinstance(keys, Sequence) or isinstance(keys, str) or not keys or not all(isinstance(k, str) for k in keys):
         raise RayforceValueError(f"Invalid keys: {keys!r}. Must be a list of one or more column names")
+
+
+def _check_keys(keys: Sequence[str], table: str, columns: Sequence[str]) -> None:
     if list(keys) != list(columns[: len(keys)]):
         raise RayforceValueError(
             f"Invalid keys: {list(keys)!r}. Must be the first columns of the table {table!r}, in the table's order, "

@@ -9,6 +9,7 @@ from typing import TypedDict, TypeVar, Unpack
 import anyio
 
 from .._addresses import Endpoint, parse_url
+from .._checks import check_flag, list_argument
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
 from .._tasks import running_loop
@@ -136,11 +137,9 @@ class WSClient:
         Raises:
             RayforceValueError: there is no URL, one is not valid, or an option contradicts one.
         """
-        if isinstance(urls, str):
-            raise RayforceValueError("from_urls takes a list of URLs; use from_url for one")
-        clients = [cls.from_url(url, **options.copy()) for url in urls]
+        clients = [cls.from_url(url, **options.copy()) for url in list_argument("urls", urls, "URLs")]
         if not clients:
-            raise RayforceValueError("from_urls needs at least one URL")
+            raise RayforceValueError("Invalid urls: []. Must be a list of one or more URLs")
         client = clients[0]
         client._servers = [server for each in clients for server in each._servers]
         return client
@@ -183,11 +182,13 @@ class WSClient:
                 to the greeting: if that answer is wrong or late, requests raise this error instead.
             RayforceWSError: there is no event loop, or one that is not supported; or the nursery cannot run the
                 connection's task.
-            RayforceValueError: `nursery` is not a nursery, or `wait_for_server` is given without `reconnect`. Raised by
-                `connect` itself.
+            RayforceValueError: `nursery` is not a nursery, a flag is not a bool, or `wait_for_server` is given without
+                `reconnect`. Raised by `connect` itself.
         """
         if nursery is not None and not hasattr(nursery, "start_soon"):
             raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery or an anyio TaskGroup")
+        check_flag("reconnect", reconnect)
+        check_flag("wait_for_server", wait_for_server)
         if wait_for_server and not reconnect:
             raise RayforceValueError("wait_for_server needs reconnect=True")
         open_ = partial(self._open_reconnecting, patiently=wait_for_server) if reconnect else self._open

@@ -50,7 +50,7 @@ class Call:
             )
         if function.lstrip().startswith("("):
             head = _parsed(function)
-        elif _FUNCTION_NAME.match(function):
+        elif _FUNCTION_NAME.match(function) and function.isprintable():
             head = name(function)
         else:
             raise RayforceValueError(

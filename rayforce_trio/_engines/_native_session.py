@@ -576,7 +576,7 @@ class NativeSession(Session):
     def _gone(self) -> EngineError:
         if self.awaiting_reply and self._group.is_surely_running(self):
             return ClientEndedEngine(f"{self._name} ended again during a request of this client")
-        return self._lost("closed the connection")
+        return self._lost("disconnected")
 
     def _lost(self, problem: str) -> EngineError:
         return EngineError(f"{self._name} {problem}")

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Literal
 
 import trio
 
+from .._checks import check_flag
 from .._codec import native_server
 from .._tasks import enable_ki_protection, race
 from .._text import counted, escape_controls
@@ -42,6 +44,8 @@ _PASSWORD = "rayforce_trio"
 _PORT_TAKEN = "Address already in use"
 _HOST = "127.0.0.1"
 _HERE = Path(__file__).parent
+
+_MEMORY = re.compile(r"(?=.*[1-9])\d+(\.\d+)?[KMGTkmgt]?", re.ASCII)
 
 logger = logging.getLogger("rayforce_trio.engine")
 
@@ -88,6 +92,8 @@ class NativeProcess(Engine):
         executable: str | PathLike[str] | None = None,
         stop_timeout: float | Literal["auto"] | None = "auto",
     ) -> None:
+        check_flag("read_only", read_only)
+        check_flag("journal_sync", journal_sync)
         if read_only and journal is not None:
             raise RayforceValueError(
                 "read_only and journal cannot be used together: read-only clients make no changes that a journal could "
@@ -101,7 +107,7 @@ class NativeProcess(Engine):
         if journal is not None:
             self._options += ["-L" if journal_sync else "-l", str(_path(journal, "journal"))]
         if memory is not None:
-            if type(memory) not in (int, str) or not memory:
+            if type(memory) not in (int, str) or not _MEMORY.fullmatch(str(memory)):
                 raise RayforceValueError(
                     f"Invalid memory: {memory!r}. Must be a number of bytes, an int above 0, or a str such as '4G'"
                 )
@@ -491,9 +497,13 @@ def _exit_text(process: ChildProcess) -> str:
 
 def _path(path: object, argument: str) -> Path:
     try:
-        return Path(path).absolute()  # type: ignore[arg-type]  # anything but a path raises TypeError
-    except TypeError:
-        raise RayforceValueError(f"Invalid {argument}: {path!r}. Must be a str or a Path") from None
+        found = Path(path).absolute()  # type: ignore[arg-type]  # anything but a path raises TypeError
+        is_possible = b"\0" not in os.fsencode(found)
+    except (TypeError, UnicodeEncodeError):
+        is_possible = False
+    if not is_possible:
+        raise RayforceValueError(f"Invalid {argument}: {path!r}. Must be a path, a str or a Path")
+    return found
 
 
 def _file(path: object, argument: str) -> str:

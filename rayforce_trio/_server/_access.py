@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from .._addresses import check_host, ip_of, is_loopback
+from .._checks import check_flag, list_argument
 from .._transports import OpeningRequest, Refusal
 from ..errors import RayforceValueError
-from ._checks import check_flag
 
 _HOST_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-._~!$&'()*+,;=")
 """The characters of a host name: RFC 3986, section 3.2.2, without percent-encoding, which no client needs."""
@@ -110,11 +110,7 @@ def make_policy(
     check_flag("allow_unauthenticated", allow_unauthenticated)
     if authenticated and allow_unauthenticated:
         raise RayforceValueError("authenticate and allow_unauthenticated=True contradict each other; leave out one")
-    if isinstance(allowed_origins, str):
-        raise RayforceValueError(
-            f"Invalid allowed_origins: {allowed_origins!r}. Must be a list; write [{allowed_origins!r}]"
-        )
-    allowed_origins = list(allowed_origins)
+    allowed_origins = list_argument("allowed_origins", allowed_origins, "origins such as 'https://example.org'")
     if not all(isinstance(origin, str) for origin in allowed_origins):
         raise RayforceValueError(
             f"Invalid allowed_origins: {allowed_origins!r}. Must be a list of origins such as 'https://example.org'"
@@ -130,9 +126,7 @@ def make_policy(
 
 
 def _checked_hosts(hosts: Iterable[str]) -> frozenset[str]:
-    if isinstance(hosts, str):
-        raise RayforceValueError(f"Invalid allowed_hosts: {hosts!r}. Must be a list; write [{hosts!r}]")
-    hosts = list(hosts)
+    hosts = list_argument("allowed_hosts", hosts, "host names")
     for host in hosts:
         check_host(host)
         if "*" in host:

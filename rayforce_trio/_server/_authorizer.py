@@ -203,13 +203,10 @@ async def _result_of(principal: object | Awaitable[object]) -> object:
 
 
 def _checked(engines: Mapping[str, Engine] | None) -> dict[str, Engine]:
-    try:
-        named = dict(engines or {})
-    except (TypeError, ValueError):
-        named = None
-    if named is None or not all(map(_is_named_engine, named.items())):
+    named: object = {} if engines is None else engines
+    if not isinstance(named, Mapping) or not all(map(_is_named_engine, named.items())):
         raise RayforceValueError(f"Invalid engines: {engines!r}. Must be a dict of names (non-empty str) and engines")
-    return named
+    return dict(named)
 
 
 def _is_named_engine(item: tuple[object, object]) -> bool:

@@ -8,12 +8,6 @@ MIN_REPLY_SIZE = 1024 * 1024
 """The lowest limit on the size of a reply, in bytes. Shorter replies are sent without being looked at."""
 
 
-def check_flag(name: str, value: object) -> None:
-    """Raise `RayforceValueError` if the option `name` is not a bool."""
-    if not isinstance(value, bool):
-        raise RayforceValueError(f"Invalid {name}: {value!r}. Must be True or False")
-
-
 def check_limit(name: str, value: object) -> None:
     """Raise `RayforceValueError` if the option `name` is neither a positive int nor `None`."""
     if value is not None and (type(value) is not int or value < 1):

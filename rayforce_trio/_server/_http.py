@@ -5,11 +5,11 @@ from typing import Protocol
 
 import trio
 
+from .._checks import check_flag
 from .._transports import HttpResponse, OpeningRequest, Refusal
 from ..errors import RayforceWSError
 from ..statistics import Statistics
 from ._authorizer import REFUSAL_TIMEOUT, Authorizer
-from ._checks import check_flag
 from ._log import ConnectionLog
 from ._probing import PROBE_TIMEOUT, EngineProbes
 

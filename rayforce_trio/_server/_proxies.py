@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from .._addresses import ClientAddress, ip_of
+from .._checks import check_flag, list_argument
 from .._transports import Refusal
 from ..errors import RayforceValueError
-from ._checks import check_flag
 from ._forwarding import ForwardingHeader, MalformedElement, hops_of
 
 _TRACES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
@@ -83,14 +83,8 @@ class Proxies:
 
 
 def _checked_networks(trusted: Iterable[str]) -> tuple[IPv4Network | IPv6Network, ...]:
-    if isinstance(trusted, str):
-        raise RayforceValueError(f"Invalid trusted_proxies: {trusted!r}. Must be a list; write [{trusted!r}]")
-    try:
-        return tuple(map(_checked_network, trusted))
-    except TypeError:
-        raise RayforceValueError(
-            f"Invalid trusted_proxies: {trusted!r}. Must be a list of IP addresses and networks"
-        ) from None
+    networks = list_argument("trusted_proxies", trusted, "IP addresses and networks")
+    return tuple(map(_checked_network, networks))
 
 
 def _checked_network(text: object) -> IPv4Network | IPv6Network:

@@ -13,6 +13,7 @@ from typing import Literal
 import trio
 
 from .._addresses import authority_of, check_host, check_port
+from .._checks import check_flag
 from .._codec import check_topic, encode_update, engine_error
 from .._engines import Engine, InProcessEngine
 from .._protocol import Failure
@@ -24,7 +25,7 @@ from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
 from ._authorizer import Authenticate, Authorizer
-from ._checks import check_flag, check_grace
+from ._checks import check_grace
 from ._counters import Counters
 from ._expressions import integer_in, publish_request
 from ._handler import ConnectionHandler
@@ -326,10 +327,27 @@ class WSServer:
         A checkpoint. If cancelled, the server has ended.
 
         Raises:
-            ListenError, RayforceWSError, RayforceError: as for `serve`.
+            RayforceValueError: `nursery` is not a `trio.Nursery`.
+            ListenError, RayforceWSError, RayforceError: as for `serve`; or the nursery is closed.
         """
         _require_trio()
-        await nursery.start(self.serve)
+        if not isinstance(nursery, trio.Nursery):
+            raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery")
+        has_begun = False
+
+        @enable_ki_protection
+        async def serve(*, task_status: trio.TaskStatus[WSServer]) -> None:
+            """Serve, and note that the task has begun. A checkpoint; if cancelled, as `serve`."""
+            nonlocal has_begun
+            has_begun = True
+            await self.serve(task_status=task_status)
+
+        try:
+            await nursery.start(serve)
+        except RuntimeError as error:
+            if has_begun:
+                raise
+            raise RayforceWSError("the nursery cannot start the server, because it is closed") from error
 
     @enable_ki_protection
     async def stop(self, grace: float | None = None) -> None:
@@ -437,7 +455,8 @@ class WSServer:
         If cancelled, running queries are stopped, and the server has ended when the cancellation is raised.
         """
         manager, self._nursery_manager = self._nursery_manager, None
-        assert manager is not None
+        if manager is None:
+            raise RayforceWSError("Server not started")
         if self._stopping is not None:
             self._stop(self._stopping)
         with collapse_groups():

@@ -109,7 +109,7 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
     with natively_served() as served:
         done = command("query", f":{served.port}", "(exit 0)")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "error: the peer closed the connection with code 1011: the engine process is gone\n"
+    assert done.stderr == "error: the peer closed the connection with code 1011: the engine process disconnected\n"
 
 
 @pytest.mark.parametrize(

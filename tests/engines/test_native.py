@@ -909,7 +909,7 @@ async def test_half_a_frame_and_then_the_end(reply: bytes, is_reset: bool) -> No
         if is_reset:
             session.reset()
 
-    await check_that_it_ends_the_session(script, "is gone")
+    await check_that_it_ends_the_session(script, "disconnected")
 
 
 def _answering(reply: bytes) -> Script:
@@ -925,8 +925,8 @@ def _answering(reply: bytes) -> Script:
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        (None, "is gone"),
-        (b"", "is gone"),
+        (None, "disconnected"),
+        (b"", "disconnected"),
         (string_frame("1"), "broke the protocol: it sent a reply without a request"),
         (error_frame("type"), "broke the protocol: it sent a reply without a request"),
         (request("1"), "broke the protocol: it sent a request"),
@@ -972,7 +972,7 @@ async def test_a_native_server_that_is_killed(tmp_path: Path) -> None:
     query = WatchedQuery(tmp_path)
     with native_server() as native:
         async with no_leaks(within=10), served(at(native.port)) as port:
-            gone = f"the engine at {LOCAL}:{native.port} is gone"
+            gone = f"the engine at {LOCAL}:{native.port} disconnected"
             async with WSClient(LOCAL, port).connect() as asking:
                 with await open_raw(port) as idle:
 
@@ -993,7 +993,7 @@ async def test_a_native_server_that_is_killed(tmp_path: Path) -> None:
 @pytest.mark.trio
 async def test_a_native_server_that_a_client_ends() -> None:
     with native_server() as native:
-        gone = rf"with code 1011: the engine at {LOCAL}:{native.port} is gone$"
+        gone = rf"with code 1011: the engine at {LOCAL}:{native.port} disconnected$"
         async with (
             no_leaks(within=10),
             served(at(native.port)) as port,

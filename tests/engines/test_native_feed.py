@@ -144,9 +144,9 @@ async def test_an_engine_may_refuse(reply: bytes, reason: str) -> None:
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (b"", "is gone"),
+        (b"", "disconnected"),
         (frame(call("upd", string("t\xff"))[:-1], message_type=MessageType.ASYNC), None),
-        (push_frame("t", 1, i64(1))[:60], "is gone"),
+        (push_frame("t", 1, i64(1))[:60], "disconnected"),
         (frame(b"\0\0\5\0\0\0", flags=1, message_type=MessageType.ASYNC), "sent a damaged update"),
         (frame(i64(1), message_type=MessageType.SYNC), "broke the protocol: it sent a request"),
         (

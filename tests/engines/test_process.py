@@ -195,10 +195,10 @@ async def test_what_the_program_refuses_is_an_error_that_says_why(
         ({"script": ""}, "Invalid script: there is no file ''"),
         ({"script": "/"}, "Invalid script: there is no file '/'"),
         ({"script": "a\0b"}, "Invalid script: there is no file"),
-        ({"script": 5}, "Invalid script: 5. Must be a str or a Path"),
-        ({"script": b"/etc/passwd"}, "Invalid script: b'/etc/passwd'. Must be a str or a Path"),
+        ({"script": 5}, "Invalid script: 5. Must be a path, a str or a Path"),
+        ({"script": b"/etc/passwd"}, "Invalid script: b'/etc/passwd'. Must be a path, a str or a Path"),
         ({"executable": "/no/such"}, "Invalid executable: there is no file '/no/such'"),
-        ({"journal": 5}, "Invalid journal: 5. Must be a str or a Path"),
+        ({"journal": 5}, "Invalid journal: 5. Must be a path, a str or a Path"),
         ({"memory": 0}, "Invalid memory: 0"),
         ({"memory": ""}, "Invalid memory: ''"),
         ({"memory": 1.5}, "Invalid memory: 1.5"),
@@ -483,7 +483,7 @@ async def until_ready(engine: NativeProcess) -> None:
 
 
 async def check_lost(connection: WSClientConnection, query: str = "1") -> None:
-    with pytest.raises(errors.ConnectionClosed, match="code 1011: the engine process is gone") as caught:
+    with pytest.raises(errors.ConnectionClosed, match="code 1011: the engine process disconnected") as caught:
         await connection.execute(query)
     assert caught.value.code == 1011
 

@@ -267,4 +267,4 @@ async def test_an_engine_that_is_lost_fails_all_requests_in_flight() -> None:
             assert engine.pid is not None
             os.kill(engine.pid, signal.SIGKILL)
     assert len(failures) == 20
-    assert all("the engine process is gone" in failure for failure in failures)
+    assert all("the engine process disconnected" in failure for failure in failures)
