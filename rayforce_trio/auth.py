@@ -211,10 +211,10 @@ class _Secret:
         return hmac.digest(self._key, text.encode(), "sha256")
 
 
-MIN_KEY_SIZE = 16
+MIN_STRONG_TOKEN_SIZE = 16
 """Characters. Nobody can guess a token of this length over the network, so checking one needs no limit."""
 
-_HARMLESS_HEADERS = frozenset(
+_HEADERS_WITHOUT_CREDENTIALS = frozenset(
     {
         "accept",
         "accept-encoding",
@@ -257,8 +257,8 @@ class Authenticator(ABC):
     def has_credentials(self, request: Request) -> bool:
         """Return whether a request has credentials. Without any, its refusal is not a failed attempt."""
 
-    def check_key(self, request: Request) -> object:  # noqa: ARG002 - for subclasses
-        """Return the principal of a request with a key that cannot be guessed and is cheap to check, or `None`."""
+    def check_strong_token(self, request: Request) -> object:  # noqa: ARG002 - for subclasses
+        """Return the principal of a request with a token that cannot be guessed and is cheap to check, or `None`."""
         return None
 
     @abstractmethod
@@ -285,7 +285,7 @@ class _Function(Authenticator):
         return (
             any(one is not None for one in given)
             or "?" in request.path
-            or not _HARMLESS_HEADERS.issuperset(request.headers)
+            or not _HEADERS_WITHOUT_CREDENTIALS.issuperset(request.headers)
         )
 
     def check(self, request: Request) -> Awaitable[object]:
@@ -309,14 +309,15 @@ class _Password(Authenticator):
 class _Tokens(Authenticator):
     def __init__(self, tokens: list[str], principal: Principal) -> None:
         self._secrets = [_Secret(one) for one in tokens]
-        self._keys = [secret for secret, one in zip(self._secrets, tokens, strict=True) if len(one) >= MIN_KEY_SIZE]
+        pairs = zip(self._secrets, tokens, strict=True)
+        self._strong_secrets = [secret for secret, one in pairs if len(one) >= MIN_STRONG_TOKEN_SIZE]
         self._principal = principal
 
     def has_credentials(self, request: Request) -> bool:
         return request.token is not None
 
-    def check_key(self, request: Request) -> Principal | None:
-        return self._found(self._keys, request)
+    def check_strong_token(self, request: Request) -> Principal | None:
+        return self._found(self._strong_secrets, request)
 
     def check(self, request: Request) -> Principal | None:
         return self._found(self._secrets, request)
@@ -361,8 +362,8 @@ class _AnyOf(Authenticator):
     def has_credentials(self, request: Request) -> bool:
         return any(part.has_credentials(request) for part in self._parts)
 
-    def check_key(self, request: Request) -> object:
-        return next(filter(None, (part.check_key(request) for part in self._parts)), None)
+    def check_strong_token(self, request: Request) -> object:
+        return next(filter(None, (part.check_strong_token(request) for part in self._parts)), None)
 
     async def check(self, request: Request) -> object:
         """Call the functions in order. A checkpoint if one of them is; if cancelled, that one is cancelled."""

@@ -15,7 +15,7 @@ from support.polling import until
 
 from rayforce_trio import auth
 from rayforce_trio.auth import (
-    MIN_KEY_SIZE,
+    MIN_STRONG_TOKEN_SIZE,
     Principal,
     Request,
     any_of,
@@ -343,12 +343,13 @@ def test_only_a_request_with_credentials_is_an_attempt(
 @pytest.mark.parametrize("kind", [password(KEY), users({"ann": cheap_hash(KEY)}), lambda _: True])
 def test_only_long_tokens_are_checked_without_a_limit(kind: Callable[[Request], Any]) -> None:
     request = from_(username="ann", password=KEY, token=KEY)
-    assert authenticator_of(kind).check_key(request) is None
-    assert authenticator_of(any_of(kind)).check_key(request) is None
-    assert authenticator_of(any_of(kind, token(KEY))).check_key(request) == Principal("token")
-    at_the_limit = "k" * MIN_KEY_SIZE
+    assert authenticator_of(kind).check_strong_token(request) is None
+    assert authenticator_of(any_of(kind)).check_strong_token(request) is None
+    assert authenticator_of(any_of(kind, token(KEY))).check_strong_token(request) == Principal("token")
+    at_the_limit = "k" * MIN_STRONG_TOKEN_SIZE
     one = authenticator_of(token(KEY, at_the_limit, at_the_limit[1:]))
-    found = [one.check_key(from_(token=given)) is not None for given in (KEY, at_the_limit, at_the_limit[1:], "x", "")]
+    tokens = (KEY, at_the_limit, at_the_limit[1:], "x", "")
+    found = [one.check_strong_token(from_(token=given)) is not None for given in tokens]
     assert found == [True, True, False, False, False]
     assert one.check(from_(token=at_the_limit[1:])) == Principal("token")
 

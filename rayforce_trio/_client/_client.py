@@ -191,7 +191,7 @@ class WSClient:
         check_flag("wait_for_server", wait_for_server)
         if wait_for_server and not reconnect:
             raise RayforceValueError("wait_for_server needs reconnect=True")
-        open_ = partial(self._open_reconnecting, patiently=wait_for_server) if reconnect else self._open
+        open_ = partial(self._open_reconnecting, keep_trying=wait_for_server) if reconnect else self._open
         return PendingConnection(open_, nursery)
 
     async def _open(self) -> WSClientConnection:
@@ -208,14 +208,14 @@ class WSClient:
         finally:
             errors.clear()  # the traceback of an error refers to this frame
 
-    async def _open_reconnecting(self, *, patiently: bool) -> WSClientConnection:
+    async def _open_reconnecting(self, *, keep_trying: bool) -> WSClientConnection:
         """Open a connection that comes back, whose task is not started yet. A checkpoint.
 
         If cancelled, no connection is left open.
         """
         _check_running()
         exchange = ReconnectingExchange([partial(self._open_exchange, server, Session) for server in self._servers])
-        await exchange.open(patiently=patiently)
+        await exchange.open(keep_trying=keep_trying)
         return WSClientConnection(exchange)
 
     async def _open_exchange(self, server: _Server, make: _Make[E]) -> E:

@@ -181,7 +181,7 @@ class NativeSession(Session):
                 self._group.refused()
             raise self._lost(f"cannot be used: {violation}") from None
         self.ready = True
-        if self._group.is_attentive:
+        if self._group.reports_wanted:
             self._group.accepted()
         self.requested_at = trio.current_time()  # of a request that has waited for the handshake
 
@@ -429,7 +429,7 @@ class NativeSession(Session):
                 if exchange.receive_reply(data):
                     if self.timed:
                         self._group.last_reply_at = trio.current_time()
-                    if self._group.is_attentive:
+                    if self._group.reports_wanted:
                         self._group.reply_begun(self)
                     self._deliver_whole(data)
                     del data  # it may be large, and the next bytes may take long to arrive
@@ -459,7 +459,7 @@ class NativeSession(Session):
                     await self._store(chunk.data)
                 if self.timed:
                     self._group.last_reply_at = trio.current_time()
-                if self._group.is_attentive:
+                if self._group.reports_wanted:
                     self._group.received()
             if self._refused is not None and not chunk.unread:
                 refused, self._refused = self._refused, None
@@ -531,7 +531,7 @@ class NativeSession(Session):
     def _reply_begun(self) -> None:
         if self.timed:
             self._group.last_reply_at = trio.current_time()
-        if self._group.is_attentive:
+        if self._group.reports_wanted:
             self._group.reply_begun(self)
         self._reminder.reply_begun()
 

@@ -181,7 +181,7 @@ class Authorizer:
         Only requests with credentials that could be guesses count as attempts, and their number is limited. If
         cancelled, the attempt is not counted.
         """
-        principal = authenticator.check_key(request)
+        principal = authenticator.check_strong_token(request)
         if principal:
             return principal
         if not authenticator.has_credentials(request):

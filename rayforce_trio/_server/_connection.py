@@ -211,7 +211,7 @@ class WSServerConnection:
             with self._counted_in_budgets(), self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
-                    error = await self._converse()
+                    error = await self._serve_until_end()
                     self._close_subscriptions()
                     self._limit_posts()
                     self._abandon_requests()
@@ -232,7 +232,7 @@ class WSServerConnection:
             self._stop_now()  # the engine is free at once, however long the closing handshake takes
             await aclose_shielded(self._transport)
 
-    async def _converse(self) -> RayforceWSError | None:
+    async def _serve_until_end(self) -> RayforceWSError | None:
         """Read and answer until the connection ends; return the error that ended it, `None` if the server did.
 
         A checkpoint. If cancelled, the worker task goes on.
@@ -748,7 +748,7 @@ class WSServerConnection:
     def _fail(self, error: RayforceWSError) -> None:
         """End the connection with an error. Posts that have arrived are carried out, unless the engine is lost."""
         if self._failure is None:
-            self._failure = copy.copy(error)  # without the traceback: see `_converse`
+            self._failure = copy.copy(error)  # without the traceback: see `_serve_until_end`
         self._finished.set()
         self._abandon_requests()
 

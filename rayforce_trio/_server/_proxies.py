@@ -9,7 +9,7 @@ from .._transports import Refusal
 from ..errors import RayforceValueError
 from ._forwarding import ForwardingHeader, MalformedElement, hops_of
 
-_TRACES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+_PROXY_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 """The headers that show that a request came through a proxy, in lower case."""
 
 NOT_A_PROXY = Refusal(
@@ -65,7 +65,7 @@ class Proxies:
         if peer.through_proxy:
             return peer
         if not self.trusts(peer.address):
-            through_proxy = any(name in headers for name in _TRACES)
+            through_proxy = any(name in headers for name in _PROXY_HEADERS)
             return ClientAddress(peer.address, peer.port, through_proxy) if through_proxy else peer
         client = ClientAddress(peer.address, peer.port, through_proxy=True)
         if self._header is None:

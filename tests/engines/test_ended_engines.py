@@ -16,7 +16,7 @@ from support.watched import Queries
 
 from rayforce_trio import NativeProcess, RoundRobinEngine, WSClient, WSServer, errors
 from rayforce_trio._engines import Client, ClientMustWait, Session, _native_session, _process
-from rayforce_trio._engines._suspects import DEATHS_UNTIL_ALONE, Suspects
+from rayforce_trio._engines._suspects import SUSPICIONS_UNTIL_ALONE, Suspects
 from rayforce_trio._protocol import CANCELLED, Failure
 
 EXIT = "(.sys.exit 0)"
@@ -28,7 +28,7 @@ class SuspectProcess(NativeProcess):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        for _ in range(DEATHS_UNTIL_ALONE):
+        for _ in range(SUSPICIONS_UNTIL_ALONE):
             self._suspects.process_ended([EVE], trio.current_time())
         self._opened = 0
 
@@ -83,8 +83,8 @@ async def test_others_are_served_beside_a_client_that_ends_the_process_whenever_
                     failures.append(error)
             nursery.cancel_scope.cancel()
     assert answers == 20, failures
-    assert codes == [1011] * DEATHS_UNTIL_ALONE + [1008]
-    assert len(log.saying("restarting it now")) == DEATHS_UNTIL_ALONE + 1
+    assert codes == [1011] * SUSPICIONS_UNTIL_ALONE + [1008]
+    assert len(log.saying("restarting it now")) == SUSPICIONS_UNTIL_ALONE + 1
     assert [refusal.status for refusal in refusals] == [503]
     assert (
         "This server does not accept you at the moment: your queries have ended the engine process; wait 5 seconds"
@@ -256,7 +256,7 @@ async def test_a_client_is_not_blamed_for_a_request_whose_client_has_left(
     query = queries('(.sys.exec "sleep 1000")')
     engine = NativeProcess(stop_timeout=0.5)
     for suspect in {ANN, client} - {BOB}:
-        for _ in range(DEATHS_UNTIL_ALONE):
+        for _ in range(SUSPICIONS_UNTIL_ALONE):
             engine._suspects.process_ended([suspect], trio.current_time())
 
     async def ask_behind_it() -> None:
