@@ -53,27 +53,33 @@ def test_no_value_of_an_option_raises_a_foreign_error(
             make(**{**given, name: value})
 
 
+# Without types: the arguments are wrong on purpose.
+SERVER: Any = WSServer
+CLIENT: Any = WSClient
+PROCESS: Any = NativeProcess
+AUTH: Any = auth
+
 ADVICE = [
-    (lambda: WSServer(0, allowed_origins=5), "Invalid allowed_origins: 5. Must be a list of origins"),
-    (lambda: WSServer(0, allowed_hosts=None), "Invalid allowed_hosts: None. Must be a list of host names"),
-    (lambda: WSServer(0, trusted_proxies=b"x"), "Invalid trusted_proxies: b'x'. Must be a list of IP addresses"),
-    (lambda: WSServer(0, engines=0), "Invalid engines: 0. Must be a dict"),
-    (lambda: WSClient("\ud800", 1), r"Invalid host: '\ud800'. Must be a host name"),
-    (lambda: WSClient.from_url("ws://a\nb"), "Invalid URL. Must look like"),
-    (lambda: WSClient.from_url("ws://\ud800"), "Invalid URL. Must look like"),
-    (lambda: WSClient.from_urls(5), "Invalid urls: 5. Must be a list of URLs"),
-    (lambda: WSClient.from_urls("ws://a"), "Invalid urls: 'ws://a'. Must be a list; write ['ws://a']"),
-    (lambda: WSClient.from_urls([]), "Invalid urls: []. Must be a list of one or more URLs"),
-    (lambda: WSClient(LOCAL, 1).connect(reconnect="no"), "Invalid reconnect: 'no'. Must be True or False"),
-    (lambda: NativeProcess(read_only="no"), "Invalid read_only: 'no'. Must be True or False"),
-    (lambda: NativeProcess(journal="x", journal_sync=1), "Invalid journal_sync: 1. Must be True or False"),
-    (lambda: NativeProcess(memory=-1), "Invalid memory: -1. Must be a number of bytes, an int above 0, or a str such"),
-    (lambda: NativeProcess(memory=0), "Invalid memory: 0. "),
-    (lambda: NativeProcess(memory="4X"), "Invalid memory: '4X'. "),
-    (lambda: NativeProcess(memory="0G"), "Invalid memory: '0G'. "),
-    (lambda: NativeProcess(memory=True), "Invalid memory: True. "),
-    (lambda: auth.token("secret", principal="ann"), "Invalid principal: 'ann'. Must be a Principal, or None"),
-    (lambda: auth.password("secret", principal="ann"), "Invalid principal: 'ann'. Must be a Principal, or None"),
+    (lambda: SERVER(0, allowed_origins=5), "Invalid allowed_origins: 5. Must be a list of origins"),
+    (lambda: SERVER(0, allowed_hosts=None), "Invalid allowed_hosts: None. Must be a list of host names"),
+    (lambda: SERVER(0, trusted_proxies=b"x"), "Invalid trusted_proxies: b'x'. Must be a list of IP addresses"),
+    (lambda: SERVER(0, engines=0), "Invalid engines: 0. Must be a dict"),
+    (lambda: CLIENT("\ud800", 1), r"Invalid host: '\ud800'. Must be a host name"),
+    (lambda: CLIENT.from_url("ws://a\nb"), "Invalid URL. Must look like"),
+    (lambda: CLIENT.from_url("ws://\ud800"), "Invalid URL. Must look like"),
+    (lambda: CLIENT.from_urls(5), "Invalid urls: 5. Must be a list of URLs"),
+    (lambda: CLIENT.from_urls("ws://a"), "Invalid urls: 'ws://a'. Must be a list; write ['ws://a']"),
+    (lambda: CLIENT.from_urls([]), "Invalid urls: []. Must be a list of one or more URLs"),
+    (lambda: CLIENT(LOCAL, 1).connect(reconnect="no"), "Invalid reconnect: 'no'. Must be True or False"),
+    (lambda: PROCESS(read_only="no"), "Invalid read_only: 'no'. Must be True or False"),
+    (lambda: PROCESS(journal="x", journal_sync=1), "Invalid journal_sync: 1. Must be True or False"),
+    (lambda: PROCESS(memory=-1), "Invalid memory: -1. Must be a number of bytes, an int above 0, or a str such"),
+    (lambda: PROCESS(memory=0), "Invalid memory: 0. "),
+    (lambda: PROCESS(memory="4X"), "Invalid memory: '4X'. "),
+    (lambda: PROCESS(memory="0G"), "Invalid memory: '0G'. "),
+    (lambda: PROCESS(memory=True), "Invalid memory: True. "),
+    (lambda: AUTH.token("secret", principal="ann"), "Invalid principal: 'ann'. Must be a Principal, or None"),
+    (lambda: AUTH.password("secret", principal="ann"), "Invalid principal: 'ann'. Must be a Principal, or None"),
 ]
 
 
