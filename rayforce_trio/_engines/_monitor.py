@@ -108,5 +108,5 @@ class EngineMonitor:
             await self.wait_until_down()
             logger.warning("%s %s", self._name, self.problem)
             await self._wait_for(lambda: not self._watchdog.is_down)
-            logger.info("%s works again", self._name)
+            logger.warning("%s works again", self._name)
             await trio.sleep(_LOG_INTERVAL)
