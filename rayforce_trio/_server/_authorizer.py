@@ -166,7 +166,7 @@ class Authorizer:
             found = _FAILED
         else:
             if trio.current_time() >= deadline:  # it may have shielded itself from the deadline
-                log.warning("authenticate took longer than open_timeout")
+                log.warning("authenticate took too long (open_timeout)")
                 found = _TOO_LATE
         if isinstance(found, Refusal):
             opening.deadline = max(deadline, trio.current_time()) + REFUSAL_TIMEOUT

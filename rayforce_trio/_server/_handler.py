@@ -181,7 +181,7 @@ class ConnectionHandler:
                 if opened.authorized is None or opened.transport is None or opening.scope.cancelled_caught:
                     if not counted.has_outcome:
                         log.not_opened(
-                            "the client took too long (open_timeout)"
+                            "opening it took too long (open_timeout)"
                             if self._stop_at is None
                             else "the server is shutting down"
                         )
