@@ -266,7 +266,7 @@ class NoSuchHost(trio.abc.HostnameResolver):
 async def test_an_unknown_host_is_a_plain_error_that_names_it() -> None:
     trio.socket.set_custom_hostname_resolver(NoSuchHost())
     async with in_time():
-        with pytest.raises(errors.ListenError, match=r"cannot listen on ws://nowhere\.invalid:0: Name or service"):
+        with pytest.raises(errors.ListenError, match=r"cannot listen on ws://nowhere\.invalid:0: name or service"):
             await WSServer(0, host="nowhere.invalid").serve()
 
 
@@ -504,7 +504,7 @@ async def test_an_engine_that_cannot_be_reached_refuses_the_client_and_says_why(
             raise errors.RayforceWSError("nobody at home")
 
     async with in_time(), local_server(engine=Unreachable()) as server:
-        with pytest.raises(errors.ConnectionRejected, match="503: The engine cannot be reached: nobody at home"):
+        with pytest.raises(errors.ConnectionRejected, match="503: The engine is not available: nobody at home"):
             await WSClient(LOCAL, server.port).connect()
 
 

@@ -120,7 +120,7 @@ class Authorizer:
                 503, f"This server does not accept you at the moment: {error}.", _retry_after(error.retry_after)
             )
         except RayforceWSError as error:
-            return Refusal(503, f"The engine cannot be reached: {error}")
+            return Refusal(503, f"The engine is not available: {error}")
 
     async def authorize_page(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog

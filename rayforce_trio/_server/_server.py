@@ -12,7 +12,7 @@ from typing import Literal
 
 import trio
 
-from .._addresses import authority_of, check_host, check_port
+from .._addresses import authority_of, check_host, check_port, os_error_text
 from .._checks import check_flag
 from .._codec import check_topic, encode_update, engine_error
 from .._engines import Engine, InProcessEngine
@@ -510,8 +510,7 @@ class WSServer:
         try:
             listeners = await open_listeners(self.host, self._requested_port, reuse_port=self._reuse_port)
         except (OSError, UnicodeError) as error:
-            reason = (isinstance(error, OSError) and error.strerror) or str(error)
-            raise ListenError(f"cannot listen on {self.url}: {reason}") from error
+            raise ListenError(f"cannot listen on {self.url}: {os_error_text(error)}") from error
         names = [listener.socket.getsockname() for listener in listeners]
         self._bound_port = int(names[0][1])
         self._handler.query_timeout = self._options.query_timeout_on(name[0] for name in names)

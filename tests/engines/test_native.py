@@ -170,7 +170,7 @@ async def refusal_of(engine: NativeEngine) -> str:
     async with served(engine) as port:
         with pytest.raises(ConnectionRejected) as rejected:
             await WSClient(LOCAL, port).connect()
-    assert (rejected.value.status, rejected.value.body) == (503, f"The engine cannot be reached: {told}\n")
+    assert (rejected.value.status, rejected.value.body) == (503, f"The engine is not available: {told}\n")
     name = f"the engine at {engine.host}:{engine.port} "
     assert told.startswith(name)
     return told.removeprefix(name)

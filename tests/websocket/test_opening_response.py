@@ -116,8 +116,8 @@ INVALID: dict[str, tuple[bytes, str]] = {
         b"HTTP/1.1 102\r\n\r\n" * 1025 + answer(),
         f"its interim responses have more than {HEAD_LIMIT} bytes",
     ),
-    "200": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", "HTTP status 200"),
-    "204": (b"HTTP/1.1 204\r\n\r\n", "HTTP status 204"),
+    "200": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", "it answered with HTTP status 200"),
+    "204": (b"HTTP/1.1 204\r\n\r\n", "it answered with HTTP status 204"),
     "101 of HTTP/1.0": (
         answer().replace(b"HTTP/1.1", b"HTTP/1.0"),
         "the version of its response is not HTTP/1.1",
