@@ -8,15 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from support.certificates import AUTHORITY, SERVER, local_certificates
+from support.pages import DOCS, PAGES, README, ROOT, Block, blocks
 
-ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIAL = DOCS / "tutorial.md"  # test_tutorial.py runs its programs, in their order
 EXAMPLES = Path("docs", "examples")
 QUICKSTART = EXAMPLES / "quickstart.py"
 
@@ -26,53 +24,9 @@ PORT = "8765"  # what the pages write
 
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "ENGINE_USER": "somebody"}
 
-_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}|:{3,})(?P<language>.*)")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block; `line` is that of its first line of code, `output` the text block right after it."""
-
-    page: Path
-    line: int
-    language: str
-    code: str
-    output: str | None = None
-
-    @property
-    def serves_until_signalled(self) -> bool:
-        return ".run)" in self.code
-
-    @property
-    def serves_until_interrupted(self) -> bool:
-        return "sleep_forever" in self.code
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks(page: Path) -> list[Block]:
-    """Return the blocks of a page. Fails on code that is not fenced."""
-    found: list[Block] = []
-    lines = page.read_text(encoding="utf-8").splitlines()
-    at = after_last = 0
-    while at < len(lines):
-        opening = _FENCE.fullmatch(lines[at])
-        if opening is None:
-            assert not lines[at].startswith("    "), f"{page.name}:{at + 1}: code that is not fenced"
-            at += 1
-            continue
-        end = lines.index(opening["fence"], at + 1)
-        block = Block(page, at + 2, opening["language"].strip(), "\n".join([*lines[at + 1 : end], ""]))
-        if block.language == "text" and found[-1:] and found[-1].language == "python" and at == after_last + 1:
-            found[-1] = replace(found[-1], output=block.code)
-        found.append(block)
-        at = after_last = end + 1
-    return found
-
 
 ALL = [block for page in PAGES for block in blocks(page)]
-PYTHON = [block for block in ALL if block.language == "python"]
+PYTHON = [block for block in ALL if block.language == "python" and block.page != TUTORIAL]
 PROGRAMS = [block for block in PYTHON if block.serves_until_signalled]
 BLOCKING = [block for block in PYTHON if block.serves_until_interrupted]
 ENDING = [block for block in PYTHON if block not in PROGRAMS + BLOCKING]
@@ -213,9 +167,9 @@ def test_stall_shows_that_an_engine_process_leaves_the_loop_free() -> None:
         found = re.fullmatch(r"(\w+)\(\) +([\d.]+) s +([\d.]+) ms +([\d.]+) ms", row)
         assert found is not None
         measured[found[1]] = float(found[2]) * 1000, float(found[3]), float(found[4])
-    for name, blocks in ("InProcessEngine", True), ("NativeProcess", False):
+    for name, stalls in ("InProcessEngine", True), ("NativeProcess", False):
         query, *stood_still = measured.pop(name)
-        assert [time > query / 2 for time in stood_still] == [blocks, blocks]
+        assert [time > query / 2 for time in stood_still] == [stalls, stalls]
     assert not measured
 
 
@@ -258,4 +212,4 @@ def test_readme_command_runs_a_session_of_the_noxfile() -> None:
 def test_links_of_the_readme_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)#]+)", README.read_text(encoding="utf-8"))
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()] == []

@@ -20,8 +20,9 @@ from rayforce_trio import Columns, WSClient, WSClientConnection, WSServer, error
 from rayforce_trio._codec._errors import WORDS
 from rayforce_trio._values._types import EPOCH_DAYS, EPOCH_NANOSECONDS
 
-DOCS = Path(__file__).parents[1] / "docs"
-DATA = DOCS / "reference" / "data.md"
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+DATA = REFERENCE / "data.md"
+ERRORS = REFERENCE / "errors.md"
 
 GUID = UUID("12345678-1234-5678-1234-567812345678")
 NAMES = {
@@ -259,6 +260,6 @@ async def test_arrow_columns_become_the_documented_types() -> None:
 
 def test_the_engines_codes_have_the_documented_classes_and_words() -> None:
     classes = {name: cls.__name__ for name, cls in CORE_EXC_CODE_MAPPING.items() if name != "ok"}
-    rows = {code(name): [code(cls), words] for name, cls, words in table(DOCS / "reference" / "errors.md", "Engine errors")}
+    rows = {code(name): [code(cls), words] for name, cls, words in table(ERRORS, "Engine errors")}
     assert rows == {name: [classes.get(name, "RayforceUserError"), words] for name, words in WORDS.items()}
     assert classes.keys() <= rows.keys()

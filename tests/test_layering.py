@@ -33,6 +33,7 @@ LEVELS = {
     "_client": 5,
     "_server": 5,
     "__init__": 6,
+    "pytest_plugin": 7,
     "_cli": 7,
     "__main__": 8,
 }
@@ -58,6 +59,7 @@ OUTSIDE = {
     "_client": {"anyio"},
     "_server": {"trio"},
     "__init__": set[str](),
+    "pytest_plugin": {"anyio"},
     "_cli": {"trio", "anyio", "rayforce", "numpy"},
     "__main__": set[str](),
 }
@@ -70,6 +72,7 @@ LIBRARIES = {
     "wsproto": {"_websocket._opening_response"},
     "prompt_toolkit": {"_cli._prompt"},
     "prometheus_client": {"prometheus"},
+    "pytest": {"pytest_plugin"},
     "pyarrow": {"_values._arrow", "_values._arrow_import", "_cli._files"},
     "nanoarrow": {"_values._arrow"},
     "pandas": {"_values._pandas"},
@@ -78,7 +81,7 @@ LIBRARIES = {
 }
 
 PUBLIC = {"__init__", *rayforce_trio.__all__}
-"""The names of the package that `_cli` may import: the public names suffice for a program built on the package."""
+"""The names of the package that `_cli` and `pytest_plugin` may import, which suffice for a program built on it."""
 
 SHARED_WITH_CLI = {
     "_addresses.ParsedUrl",
@@ -128,8 +131,8 @@ def allowed(module: str, target: str) -> bool:
     top, _, rest = target.partition(".")
     if top == PACKAGE:
         other = room(rest) or "__init__"
-        if own == "_cli":
-            return other == own or other in PUBLIC or rest in SHARED_WITH_CLI
+        if own in ("_cli", "pytest_plugin"):
+            return other == own or other in PUBLIC or (own == "_cli" and rest in SHARED_WITH_CLI)
         return other == own or ((own not in SANS_IO or other == "_text") and LEVELS.get(other, 99) < LEVELS[own])
     if top in LIBRARIES:
         return module in LIBRARIES[top]

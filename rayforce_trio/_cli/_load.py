@@ -16,7 +16,7 @@ from ._interrupts import Interruptible, run
 from ._options import add_timeout
 from ._secrets import keep_secrets_out_of_standard_input
 from ._session import Session
-from ._target import add_target, target_of
+from ._target import add_target, check_not_url, target_of
 
 if TYPE_CHECKING:
     from ._files import Source
@@ -54,6 +54,7 @@ def load(options: argparse.Namespace) -> int:
         from ._files import TYPES, open_source
     except ModuleNotFoundError as error:
         raise CommandFailed(f"load needs {error.name}: pip install 'rayforce-trio[arrow]'") from None
+    check_not_url(options.table, "FILE")
     if options.file == "-":
         keep_secrets_out_of_standard_input(options)
     if len(options.delimiter) != 1 or not options.delimiter.isascii():

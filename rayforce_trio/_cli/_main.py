@@ -22,15 +22,37 @@ from ._console import (
     show_error,
     write,
 )
+from ._target import OPTIONAL_URL
 
 _EPILOG = "Exit codes: 0 success; 1 failure; 2 wrong usage; 3 no connection, or a lost one; 130 Ctrl-C."
 
 
+class _WrongArguments(Exception):
+    """The arguments are wrong, perhaps only because the URL is left out."""
+
+
 class _Parser(argparse.ArgumentParser):
+    _can_retry = False
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments, allow_abbrev=False)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments. If there are too few, parse them again with the URL that the user has left out.
+
+        A positional argument of argparse that may be left out does not suffice: in `query :8765 --sql EXPR`, argparse
+        takes `:8765` for `EXPR`, because it has not yet seen the arguments behind the option.
+        """
+        self._can_retry = any(action.metavar == OPTIONAL_URL for action in self._actions)
+        try:
+            return super().parse_known_args(args, namespace)
+        except _WrongArguments:
+            self._can_retry = False
+            return super().parse_known_args(["", *args], namespace)
+
     def error(self, message: str) -> NoReturn:
+        if self._can_retry:
+            raise _WrongArguments
         show_error(f"{message} (see {self.prog} --help)")
         raise SystemExit(USAGE)
 
@@ -50,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         open_standard_streams()
-        options = _parser().parse_args(arguments)
+        parser = _parser()
+        options = parser.parse_args(arguments)
+        if options.run is None:
+            parser.print_help()
+            return OK
         return int(options.run(options))
     except (Interrupted, KeyboardInterrupt) as interrupted:
         if str(interrupted):
@@ -72,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rayforce-trio", description="RayforceDB over WebSocket.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"rayforce-trio {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(metavar="COMMAND")
     for command in (_serve, _query, _load, _save, _subscribe, _publish, _repl, _hash_password):
         command.add_parser(commands)
     return parser

@@ -30,7 +30,7 @@ MAX_IN_FLIGHT = 64
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("publish", help="publish values to a topic", description=DESCRIPTION)
-    add_target(parser)
+    add_target(parser, needs_url=True)
     add_topic(parser)
     parser.add_argument(
         "expression", metavar="EXPR", nargs="?", default="-", help="Rayfall code, which the server evaluates"

@@ -30,7 +30,7 @@ from ._options import add_timeout
 from ._parameters import parameter, parameters
 from ._secrets import keep_secrets_out_of_standard_input
 from ._session import Session, evaluate
-from ._target import add_target, target_of
+from ._target import add_target, check_not_url, target_of
 
 DESCRIPTION = "Evaluate an expression on a server, and write its value to standard output. Ctrl-C cancels the query."
 
@@ -65,7 +65,12 @@ def add_query(parser: argparse.ArgumentParser) -> None:
 
 
 def query_of(options: argparse.Namespace) -> Query:
-    """Return the query that the arguments of `add_query` specify."""
+    """Return the query that the arguments of `add_query` specify.
+
+    Raises:
+        UsageError: the expression is missing or empty, or its bytes were not UTF-8.
+    """
+    check_not_url(options.expression, "EXPR")
     expression = checked_expression(_read_standard_input() if options.expression == "-" else options.expression)
     return sql(expression) if options.sql else expression
 

@@ -17,7 +17,7 @@ from ._live_output import LiveOutput
 from ._options import add_topic, count
 from ._query import checked_expression
 from ._session import Session
-from ._target import add_target, target_of
+from ._target import add_target, check_not_url, target_of
 
 DESCRIPTION = "Write the values that are published to a topic to standard output, until Ctrl-C."
 
@@ -53,6 +53,7 @@ def add_parser(commands: Any) -> None:
 
 def subscribe(options: argparse.Namespace) -> int:
     """Run the command, and return its exit code."""
+    check_not_url(options.topic, "TOPIC")
     client = target_of(options).client()
     snapshot = None if options.snapshot is None else checked_expression(options.snapshot)
     set_output_encoding(*((None, "backslashreplace") if options.format == "text" else ("utf-8", "strict")))

@@ -1,7 +1,7 @@
 """The server that a client command connects to, and the client's secrets."""
 
 import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from ssl import SSLContext
 
@@ -13,17 +13,26 @@ from ._options import DEFAULT_HOST, DEFAULT_PORT
 from ._secrets import PASSWORD_VARIABLE, add_secrets, secrets_of
 from ._tls import add_certificate, client_context
 
+OPTIONAL_URL = "[URL]"
+"""The name in the help of a URL that may be left out."""
+
+_LOOKS_LIKE_URL = re.compile(r"wss?://\S*|[\w.@-]*:\d+", re.ASCII)
 _SHORT_URL = re.compile(r"(?P<user>[^/?#@]+@)?(?P<host>\[[^\]/?#@]*\]|[^:/?#@\[\]]*)(:(?P<port>\d+))?", re.ASCII)
 
 
-def add_target(parser: ArgumentParser) -> None:
-    """Add the options for the server, the user and TLS."""
+def add_target(parser: ArgumentParser, *, needs_url: bool = False) -> None:
+    """Add the options for the server, the user and TLS.
+
+    Args:
+        parser: the parser of the command. Its other positional arguments are added after this call.
+        needs_url: the URL cannot be left out, because the command has another positional argument that can.
+    """
+    default = "" if needs_url else f"; default: {DEFAULT_HOST}:{DEFAULT_PORT}, the default of rayforce-trio serve"
     parser.add_argument(
         "url",
-        metavar="URL",
-        type=server_url,
-        help=f"ws://host:port, wss://user@host:port/path, or short host:port, :port or host, where the host defaults "
-        f"to {DEFAULT_HOST} and the port to {DEFAULT_PORT}",
+        metavar="URL" if needs_url else OPTIONAL_URL,
+        help="the server: ws://host:port, wss://user@host:port/path, or a short form: host:port, :port or host"
+        + default,
     )
     user = parser.add_argument_group("authentication")
     user.add_argument("--user", metavar="NAME", help="your user name, if it is not in the URL")
@@ -84,9 +93,9 @@ def target_of(options: Namespace, *, can_ask: bool = False) -> Target:
         can_ask: accept a user name without a password, because the command can ask for the password.
 
     Raises:
-        UsageError: the options contradict each other, or one is missing.
+        UsageError: the URL is not valid, the options contradict each other, or one is missing.
     """
-    url: ParsedUrl = options.url
+    url = server_url(options.url)
     if url.user is not None and options.user is not None:
         raise UsageError("the URL already contains a user name; leave out --user")
     user = options.user if url.user is None else url.user
@@ -98,11 +107,25 @@ def target_of(options: Namespace, *, can_ask: bool = False) -> Target:
     return Target(url, _tls(options, is_secure=url.is_secure), user, password, token)
 
 
+def check_not_url(text: str, name: str) -> None:
+    """Check the argument behind the URL: if the user has left it out, it is the URL.
+
+    Args:
+        text: the argument.
+        name: its name in the help.
+
+    Raises:
+        UsageError: the argument is a URL.
+    """
+    if _LOOKS_LIKE_URL.fullmatch(text):
+        raise UsageError(f"{name} is missing: {text} is the URL of a server")
+
+
 def server_url(text: str) -> ParsedUrl:
     """Parse a URL such as `wss://user@host:port/path`, or the short form `user@host:port`.
 
     Raises:
-        ArgumentTypeError: the text is neither. The error does not show the text, which may contain a password.
+        UsageError: the text is neither. The error does not show the text, which may contain a password.
     """
     short = _SHORT_URL.fullmatch(text)
     if short is not None:
@@ -111,7 +134,7 @@ def server_url(text: str) -> ParsedUrl:
         return parse_url(text)
     except RayforceValueError as error:
         hint = "" if "://" in text else "; the short forms are host:port, :port and host"
-        raise ArgumentTypeError(f"{error}{hint}") from None
+        raise UsageError(f"{error}{hint}") from None
 
 
 def _tls(options: Namespace, *, is_secure: bool) -> SSLContext | None:

@@ -279,13 +279,15 @@ def _all_figures(results: Results, measured: Sequence[Figure]) -> list[str]:
         ["Workload", *(contestant.name for contestant in CONTESTANTS)],
         *([figure.label, *(cell(results, figure, contestant) for contestant in CONTESTANTS)] for figure in measured),
     ]
+    labels = {figure.workload: figure.label for figure in reversed(measured)}
     failures = [
-        f"- {contestant.name}, {workload}: {failure}"
+        [labels[workload], contestant.name, *failure.split(": ", 1)]
         for workload in dict.fromkeys(figure.workload for figure in measured)
         for contestant in CONTESTANTS
         if (failure := results.failure(workload, contestant)) is not None
     ]
-    reasons = ["Missing figures:", "\n".join(failures)] if failures else []
+    heads = ["Workload", "Contestant", "Outcome", "Reason"]
+    reasons = ["These figures are missing:", table([heads, *failures], texts={0, 1, 2, 3})] if failures else []
     return ["## All figures", table(lines, texts={0}), *reasons]
 
 

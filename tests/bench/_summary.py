@@ -1,4 +1,4 @@
-"""The table of docs/explanation/performance.md: the main ratios of the published pages, one column for each Python version."""
+"""The table of docs/explanation/performance.md: the main ratios of the published runs, by Python version."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -80,7 +80,7 @@ def test_a_contestant_that_failed_has_a_reason_instead_of_a_figure() -> None:
     assert (cell(results, TIME, PEER), cell(results, TIME, NATIVE)) == ("cannot", "failed")
     assert results.median(TIME, PEER) is None
     assert page_row(results, TIME)[3:] == ["cannot", "–"]  # noqa: RUF001 - the sign in the page
-    assert "- peer, reply 8 MB, one core: cannot: no messages over 1 MiB\n" in page(results, ALL, {})
+    assert "| reply 8 MB, one core | peer | cannot | no messages over 1 MiB |\n" in page(results, ALL, {})
 
 
 def test_the_table_has_a_column_for_every_contestant() -> None:
@@ -97,9 +97,7 @@ def test_a_page_leaves_out_workloads_that_were_not_measured() -> None:
 
 def test_a_page_has_the_python_version_the_facts_and_the_plot_but_no_goals() -> None:
     text = page(measured(TIME, ours=[2]), ALL, {"Cores": "2"}, title="Python 3.11", plot="plot.svg")
-    assert text.startswith(
-        "# Python 3.11\n\n- Cores: 2\n\n![The main figures of all contestants](plot.svg)\n"
-    )
+    assert text.startswith("# Python 3.11\n\n- Cores: 2\n\n![The main figures of all contestants](plot.svg)\n")
     assert "goal" not in text.lower()
 
 

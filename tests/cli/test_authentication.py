@@ -225,10 +225,10 @@ def test_the_secret_is_the_first_line_whatever_it_ends_with(by_password: Serving
 @pytest.mark.parametrize(
     ("url", "more", "environment", "says"),
     [
-        (f"ws://ann:{SECRET}@host", [], {}, "argument URL: Invalid URL. Must not contain a password, "),
-        (f"ann:{SECRET}@host:1", [], {}, "argument URL: Invalid URL. Must not contain a password, "),
-        (f"ws://ann:{SECRET[:4]}/{SECRET}@host", [], {}, "argument URL: Invalid port in the URL. "),
-        (f"http://host/{SECRET}", [], {}, "argument URL: Invalid URL. Must look like "),
+        (f"ws://ann:{SECRET}@host", [], {}, "Invalid URL. Must not contain a password, "),
+        (f"ann:{SECRET}@host:1", [], {}, "Invalid URL. Must not contain a password, "),
+        (f"ws://ann:{SECRET[:4]}/{SECRET}@host", [], {}, "Invalid port in the URL. "),
+        (f"http://host/{SECRET}", [], {}, "Invalid URL. Must look like "),
         (":1", ["--password", SECRET], {}, "argument --password: a secret cannot be an argument: "),
         (":1", ["--password-file", "a", "--token-file", "b"], {}, "argument --token-file: not allowed with "),
         ("ann@host", [], {}, "a user name needs a password; use --password-file or set RAYFORCE_PASSWORD"),
