@@ -12,7 +12,7 @@ _transports                 WebSocket connections on both event loops
 _engines                    the engines that evaluate queries
 _client | _server           the two ends of a connection
 _cli                        the command line, built on the public names
-_tasks, _text, _addresses, _credentials   shared by several packages
+_tasks, _text, _addresses, _checks, _credentials   shared by several packages
 """
 
 from . import auth, errors, statistics

@@ -17,13 +17,13 @@ _TARGET = re.compile(r"/[!-\"$-~]*")
 
 def check_host(host: object) -> None:
     """Raise `RayforceValueError` if `host` is neither a host name nor an IP address."""
-    if not isinstance(host, str) or not host or any(c in "/?#@[]" or c <= " " or c == "\x7f" for c in host):
+    if not isinstance(host, str) or not host or not host.isprintable() or any(c in "/?#@[] " for c in host):
         raise RayforceValueError(f"Invalid host: {host!r}. Must be a host name or an IP address, without brackets")
     if ":" in host:
         try:
             IPv6Address(host)
         except ValueError:
-            raise RayforceValueError(f"Invalid host: {host!r}. The port is an argument of its own") from None
+            raise RayforceValueError(f"Invalid host: {host!r}. The port is a separate argument") from None
 
 
 def check_port(port: int, *, lowest: int) -> None:
@@ -139,7 +139,7 @@ class Endpoint:
 
 def _check_target(target: object) -> None:
     if not isinstance(target, str) or not _TARGET.fullmatch(target):
-        raise RayforceValueError("Invalid path. Must begin with / and be of visible ASCII characters, without a #")
+        raise RayforceValueError("Invalid path. Must begin with / and consist of visible ASCII characters other than #")
 
 
 class ParsedUrl(NamedTuple):
@@ -167,14 +167,14 @@ def parse_url(url: object) -> ParsedUrl:
         RayforceValueError: the URL is not a `ws://` or `wss://` URL, or contains a password.
     """
     try:
-        if not isinstance(url, str):
+        if not isinstance(url, str) or not url.isprintable():  # `urlsplit` drops line breaks
             raise TypeError
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
             raise ValueError
     except (TypeError, ValueError):
         raise RayforceValueError(
-            "Invalid URL. Must look like ws://host:port or wss://user@host:port/path, with an IPv6 address in brackets"
+            "Invalid URL. Must look like ws://host:port or wss://user@host:port/path; write an IPv6 address in brackets"
         ) from None
     try:
         port = parts.port
@@ -184,7 +184,7 @@ def parse_url(url: object) -> ParsedUrl:
         raise RayforceValueError("Invalid port in the URL. Must be a number between 1 and 65535")
     if parts.password is not None:
         raise RayforceValueError(
-            "The URL contains a password, which other users may be able to read. Give the password separately"
+            "Invalid URL. Must not contain a password, because URLs are shown and logged; give the password separately"
         )
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     user = unquote(parts.username) if parts.username else None

@@ -8,14 +8,14 @@ from .errors import RayforceValueError
 def check_password(secret: object) -> str:
     """Return a password. Raise `RayforceValueError` if it cannot be sent."""
     if not isinstance(secret, str) or not secret or not is_sendable(secret):
-        raise RayforceValueError("Invalid password. Must be a str that is not empty and has no control characters")
+        raise RayforceValueError("Invalid password. Must be a non-empty str without control characters")
     return secret
 
 
 def check_token(secret: object) -> str:
     """Return a token. Raise `RayforceValueError` if it cannot be sent."""
     if not isinstance(secret, str) or not is_token(secret):
-        raise RayforceValueError("Invalid token. Must be a str of visible ASCII characters, and not empty")
+        raise RayforceValueError("Invalid token. Must be a non-empty str of visible ASCII characters")
     return secret
 
 
@@ -27,7 +27,7 @@ def is_token(text: str) -> bool:
 def check_user(name: object) -> str:
     """Return a user name, which may be empty. Raise `RayforceValueError` if it cannot be sent."""
     if not isinstance(name, str) or ":" in name or not is_sendable(name):
-        raise RayforceValueError("Invalid user name. Must be a str without colons and control characters")
+        raise RayforceValueError("Invalid user name. Must be a str without colons or control characters")
     return name
 
 

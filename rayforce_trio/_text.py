@@ -1,4 +1,4 @@
-"""Text from elsewhere, made safe to print."""
+"""Text for people: text from elsewhere made safe to print, and numbers with their nouns."""
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
@@ -13,3 +13,9 @@ def escape_controls(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def counted(number: float, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, such as `1 row` or `2.5 seconds`. The default plural is the noun with an s."""
+    shown = number if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun if number == 1 else plural or noun + 's'}"

@@ -76,7 +76,7 @@ class Principal:
 
     def __post_init__(self) -> None:
         if not _is_text(self.name):
-            raise RayforceValueError("Invalid name of a Principal. Must be a str that is not empty")
+            raise RayforceValueError("Invalid name of a Principal. Must be a non-empty str")
         if self.engine is not None and not isinstance(self.engine, str):
             raise RayforceValueError("Invalid engine of a Principal. Must be a name in WSServer(engines=...), or None")
         if self.topics is not None:
@@ -91,9 +91,10 @@ def password(secret: str, *, principal: Principal | None = None) -> Callable[[Re
         principal: the principal of the clients. Default: `Principal("password")`.
 
     Raises:
-        RayforceValueError: the password is empty, is not a `str`, or has control characters, which clients cannot send.
+        RayforceValueError: the password is empty, is not a `str`, or has control characters, which clients cannot
+            send; or `principal` is not a `Principal`.
     """
-    return _Password(_Secret(check_password(secret)), principal or Principal("password"))
+    return _Password(_Secret(check_password(secret)), _principal(principal, "password"))
 
 
 def token(secret: str, *others: str, principal: Principal | None = None) -> Callable[[Request], Principal | None]:
@@ -108,10 +109,11 @@ def token(secret: str, *others: str, principal: Principal | None = None) -> Call
         principal: the principal of the clients. Default: `Principal("token")`.
 
     Raises:
-        RayforceValueError: a token is empty, is not a `str`, or has characters other than visible ASCII.
+        RayforceValueError: a token is empty, is not a `str`, or has characters other than visible ASCII; or
+            `principal` is not a `Principal`.
     """
     tokens = [check_token(one) for one in (secret, *others)]
-    return _Tokens(tokens, principal or Principal("token"))
+    return _Tokens(tokens, _principal(principal, "token"))
 
 
 def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request], Awaitable[Principal | None]]:
@@ -130,7 +132,9 @@ def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request
         RayforceValueError: the table is empty, or an entry is malformed.
     """
     if not table or not isinstance(table, Mapping):
-        raise RayforceValueError("Invalid users. Must be a non-empty dict of user names and hashes from hash_password")
+        raise RayforceValueError(
+            "Invalid users. Must be a non-empty dict of user names and entries, such as hashes from hash_password"
+        )
     return _Users({name: _user(name, entry) for name, entry in table.items()})
 
 
@@ -168,6 +172,12 @@ def hash_password(password: str) -> str:
     return str(_Hash.of(check_password(password)))
 
 
+def _principal(given: object, default_name: str) -> Principal:
+    if given is not None and not isinstance(given, Principal):
+        raise RayforceValueError(f"Invalid principal: {given!r}. Must be a Principal, or None")
+    return given or Principal(default_name)
+
+
 def _user(name: object, entry: object) -> tuple["_Hash", Principal]:
     name = check_user(name)
     match entry:
@@ -183,7 +193,7 @@ def _user(name: object, entry: object) -> tuple["_Hash", Principal]:
 def _topics(given: object) -> tuple[str, ...]:
     topics = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
     if not all(map(_is_text, topics)):
-        raise RayforceValueError("Invalid topics of a Principal. Must be a list of names of topics, or None")
+        raise RayforceValueError("Invalid topics of a Principal. Must be a list of topic names, or None")
     return topics
 
 
@@ -205,10 +215,10 @@ class _Secret:
         return hmac.digest(self._key, text.encode(), "sha256")
 
 
-MIN_KEY_SIZE = 16
+MIN_STRONG_TOKEN_SIZE = 16
 """Characters. Nobody can guess a token of this length over the network, so checking one needs no limit."""
 
-_HARMLESS_HEADERS = frozenset(
+_HEADERS_WITHOUT_CREDENTIALS = frozenset(
     {
         "accept",
         "accept-encoding",
@@ -251,8 +261,8 @@ class Authenticator(ABC):
     def has_credentials(self, request: Request) -> bool:
         """Return whether a request has credentials. Without any, its refusal is not a failed attempt."""
 
-    def check_key(self, request: Request) -> object:  # noqa: ARG002 - for subclasses
-        """Return the principal of a request with a key that cannot be guessed and is cheap to check, or `None`."""
+    def check_strong_token(self, request: Request) -> object:  # noqa: ARG002 - for subclasses
+        """Return the principal of a request with a token that cannot be guessed and is cheap to check, or `None`."""
         return None
 
     @abstractmethod
@@ -279,7 +289,7 @@ class _Function(Authenticator):
         return (
             any(one is not None for one in given)
             or "?" in request.path
-            or not _HARMLESS_HEADERS.issuperset(request.headers)
+            or not _HEADERS_WITHOUT_CREDENTIALS.issuperset(request.headers)
         )
 
     def check(self, request: Request) -> Awaitable[object]:
@@ -303,14 +313,15 @@ class _Password(Authenticator):
 class _Tokens(Authenticator):
     def __init__(self, tokens: list[str], principal: Principal) -> None:
         self._secrets = [_Secret(one) for one in tokens]
-        self._keys = [secret for secret, one in zip(self._secrets, tokens, strict=True) if len(one) >= MIN_KEY_SIZE]
+        pairs = zip(self._secrets, tokens, strict=True)
+        self._strong_secrets = [secret for secret, one in pairs if len(one) >= MIN_STRONG_TOKEN_SIZE]
         self._principal = principal
 
     def has_credentials(self, request: Request) -> bool:
         return request.token is not None
 
-    def check_key(self, request: Request) -> Principal | None:
-        return self._found(self._keys, request)
+    def check_strong_token(self, request: Request) -> Principal | None:
+        return self._found(self._strong_secrets, request)
 
     def check(self, request: Request) -> Principal | None:
         return self._found(self._secrets, request)
@@ -355,8 +366,8 @@ class _AnyOf(Authenticator):
     def has_credentials(self, request: Request) -> bool:
         return any(part.has_credentials(request) for part in self._parts)
 
-    def check_key(self, request: Request) -> object:
-        return next(filter(None, (part.check_key(request) for part in self._parts)), None)
+    def check_strong_token(self, request: Request) -> object:
+        return next(filter(None, (part.check_strong_token(request) for part in self._parts)), None)
 
     async def check(self, request: Request) -> object:
         """Call the functions in order. A checkpoint if one of them is; if cancelled, that one is cancelled."""
@@ -408,7 +419,7 @@ class _Hash:
                 if parsed._is_valid:
                     return parsed
         # The error does not show the entry, which may be the password itself.
-        raise RayforceValueError(f"The entry of user {user!r} is not a hash from hash_password")
+        raise RayforceValueError(f"Invalid entry of user {user!r}. Must be a hash from hash_password")
 
     def fits(self, password: str) -> bool:
         return hmac.compare_digest(self.digest, self._digest_of(password))

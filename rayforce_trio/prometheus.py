@@ -53,7 +53,7 @@ class Collector(_Collector):
             "start_time_seconds", "When the server started, in seconds since 1970; 0 while it is not running", now.since
         )
         yield _gauge("connections", "Open connections", connections.open)
-        yield _gauge("connections_opening", "Connections that are opening", connections.opening)
+        yield _gauge("connections_opening", "Connections that are being opened", connections.opening)
         yield _counter("connections_opened", "Connections that were opened", connections.total)
         yield _counters("connections_refused", "Refused connections, by HTTP status", "status", connections.refused)
         yield _counter("connections_failed", "Connections that ended before they were opened", connections.failed)

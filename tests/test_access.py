@@ -169,14 +169,12 @@ def test_null_is_let_in_only_if_listed() -> None:
     ],
 )
 def test_an_allowed_origin_that_is_none_is_an_error(origin: str) -> None:
-    with pytest.raises(RayforceValueError, match="is not an origin; an origin looks like https"):
+    with pytest.raises(RayforceValueError, match="Must be origins such as"):
         make_policy(allow_unauthenticated=False, allowed_origins=[origin])
 
 
 def test_one_string_of_allowed_origins_is_an_error() -> None:
-    with pytest.raises(
-        RayforceValueError, match=r"is a list of origins, not one string; write \['https://example.org'\]"
-    ):
+    with pytest.raises(RayforceValueError, match=r"Must be a list; write \['https://example.org'\]"):
         WSServer(8765, allowed_origins="https://example.org")
 
 
@@ -311,13 +309,13 @@ def test_an_allowed_host_that_is_none_is_an_error(host: Any) -> None:
 
 @pytest.mark.parametrize("host", ["*", "*.example"])
 def test_a_pattern_of_allowed_hosts_is_an_error(host: str) -> None:
-    with pytest.raises(RayforceValueError, match=r"Invalid allowed_hosts: .* without patterns"):
+    with pytest.raises(RayforceValueError, match=r"Invalid allowed_hosts: .* without \*"):
         WSServer(8765, allowed_hosts=[host])
 
 
 def test_one_string_of_allowed_hosts_is_an_error() -> None:
     with pytest.raises(
-        RayforceValueError, match=r"allowed_hosts is a list of names, not one string; write \['prices.example'\]"
+        RayforceValueError, match=r"Invalid allowed_hosts: 'prices.example'. Must be a list; write \['prices.example'\]"
     ):
         WSServer(8765, allowed_hosts="prices.example")
 
@@ -382,7 +380,7 @@ async def test_a_client_that_asks_for_another_name_is_refused_until_it_is_listed
         assert rejected is not None
         assert rejected.status == 421
         assert rejected.body == (
-            "This server does not answer to this host name. To change that, add the name to allowed_hosts.\n"
+            "This server does not accept the name in the Host header. To accept it, add the name to allowed_hosts.\n"
         )
         assert await try_to_connect(loop, server.port, host="localhost") is None
     async with WSServer(0, host="127.0.0.1", allowed_hosts=[another]) as server:
@@ -436,7 +434,8 @@ async def test_pages_are_let_in_by_their_origin() -> None:
             answer = await answer_to(server.port, {"Origin": origin})
             assert answer.status == 403
             assert answer.body == (
-                "This server does not accept pages of this origin. To change that, add it to allowed_origins.\n"
+                "This server does not accept web pages of this origin. To accept them, add the origin to "
+                "allowed_origins.\n"
             )
         with await open_raw(server.port):
             """Without an Origin, it is no page."""

@@ -15,7 +15,7 @@ from support.polling import until
 
 from rayforce_trio import auth
 from rayforce_trio.auth import (
-    MIN_KEY_SIZE,
+    MIN_STRONG_TOKEN_SIZE,
     Principal,
     Request,
     any_of,
@@ -242,7 +242,7 @@ GOOD = cheap_hash(SECRET)
 def test_what_is_no_hash_is_an_error_at_once_that_does_not_show_it(entry: str) -> None:
     with pytest.raises(RayforceValueError) as caught:
         users({"ann": entry})
-    assert "user 'ann' is not a hash from hash_password" in str(caught.value)
+    assert "user 'ann'. Must be a hash from hash_password" in str(caught.value)
     assert not entry or entry not in str(caught.value)
 
 
@@ -268,14 +268,16 @@ def test_a_user_name_that_nobody_can_send_is_an_error(name: Any) -> None:
 def test_a_password_that_nobody_can_send_is_an_error_that_does_not_show_it(
     make: Callable[[Any], object], secret: Any
 ) -> None:
-    with pytest.raises(RayforceValueError, match=r"^Invalid password. Must be a str that is not empty"):
+    with pytest.raises(RayforceValueError, match=r"^Invalid password. Must be a non-empty str without"):
         make(secret)
 
 
 @pytest.mark.parametrize("secret", ["", "two words", "a\nb", "tökén", "\udc80", None, b"bytes"])
 def test_a_token_that_nobody_can_send_is_an_error_that_does_not_show_it(secret: Any) -> None:
     for secrets in ([secret], ["good", secret]):
-        with pytest.raises(RayforceValueError, match=r"^Invalid token. Must be a str of visible ASCII characters"):
+        with pytest.raises(
+            RayforceValueError, match=r"^Invalid token. Must be a non-empty str of visible ASCII characters"
+        ):
             token(*secrets)
 
 
@@ -341,12 +343,13 @@ def test_only_a_request_with_credentials_is_an_attempt(
 @pytest.mark.parametrize("kind", [password(KEY), users({"ann": cheap_hash(KEY)}), lambda _: True])
 def test_only_long_tokens_are_checked_without_a_limit(kind: Callable[[Request], Any]) -> None:
     request = from_(username="ann", password=KEY, token=KEY)
-    assert authenticator_of(kind).check_key(request) is None
-    assert authenticator_of(any_of(kind)).check_key(request) is None
-    assert authenticator_of(any_of(kind, token(KEY))).check_key(request) == Principal("token")
-    at_the_limit = "k" * MIN_KEY_SIZE
+    assert authenticator_of(kind).check_strong_token(request) is None
+    assert authenticator_of(any_of(kind)).check_strong_token(request) is None
+    assert authenticator_of(any_of(kind, token(KEY))).check_strong_token(request) == Principal("token")
+    at_the_limit = "k" * MIN_STRONG_TOKEN_SIZE
     one = authenticator_of(token(KEY, at_the_limit, at_the_limit[1:]))
-    found = [one.check_key(from_(token=given)) is not None for given in (KEY, at_the_limit, at_the_limit[1:], "x", "")]
+    tokens = (KEY, at_the_limit, at_the_limit[1:], "x", "")
+    found = [one.check_strong_token(from_(token=given)) is not None for given in tokens]
     assert found == [True, True, False, False, False]
     assert one.check(from_(token=at_the_limit[1:])) == Principal("token")
 

@@ -196,7 +196,7 @@ async def test_misuse_is_an_error_that_says_so(in_process_port: int) -> None:
                 await batches.__aenter__()
             assert len(await anext(batches)) == 4
             assert repr(batches) == "<Batches open; rows: 4 of 10>"
-        with pytest.raises(errors.RayforceWSError, match="the block of the stream was left"):
+        with pytest.raises(errors.RayforceWSError, match="the 'async with' block of this stream has ended"):
             await anext(batches)
 
 
@@ -219,7 +219,7 @@ async def test_too_many_streams_are_refused(in_process_port: int) -> None:
     async with connected_to(in_process_port) as connection, AsyncExitStack() as stack:
         for _ in range(MAX_STREAMS):
             await stack.enter_async_context(connection.stream("(til 10)"))
-        with pytest.raises(errors.RayforceError, match=f"the connection has {MAX_STREAMS} streams already"):
+        with pytest.raises(errors.RayforceError, match=f"the connection already has {MAX_STREAMS} open streams"):
             async with connection.stream("(til 10)"):
                 pass
         await stack.aclose()
@@ -284,7 +284,7 @@ async def test_no_part_of_a_stream_is_in_the_journal(journal: tuple[int, Path]) 
         assert b"seen" in before
         parts = await received(connection, query, batch_size=100_000)
         assert [len(part) for part in parts] == [100_000] * 3
-        with pytest.raises(errors.RayforceError, match="does not tell why"):
+        with pytest.raises(errors.RayforceError, match="does not report why"):
             await received(connection, "(foo 1)")
         assert file.read_bytes() == before
         assert b"#stream" not in before

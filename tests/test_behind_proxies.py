@@ -113,7 +113,7 @@ async def test_the_log_names_the_client(caplog: pytest.LogCaptureFixture) -> Non
 @pytest.mark.trio
 async def test_a_malformed_header_is_refused_and_the_log_shows_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "rayforce_trio.server")
-    says = "The header X-Forwarded-For that the proxy has sent is not valid: 'nonsense' is not the address of a client."
+    says = "The proxy sent an invalid X-Forwarded-For header: 'nonsense' is not an IP address."
     async with served(allow_unauthenticated=True, **X_FORWARDED_FOR) as server:
         for answer in (
             await answer_to(server.port, through("nonsense")),

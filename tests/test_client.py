@@ -208,7 +208,7 @@ async def test_a_closed_connection_takes_no_calls(in_process_port: int) -> None:
             "the peer closed the connection with code 1011: engine lost",
         ),
         (frame(b"no reply to anything", masked=False), errors.ProtocolError, "not a Rayforce .*"),
-        (b"", errors.ConnectionLost, "the (peer went away without closing the connection|connection broke: .*)"),
+        (b"", errors.ConnectionLost, "the (peer disconnected without closing the connection|connection broke: .*)"),
     ],
     ids=["closed", "protocol error", "lost"],
 )
@@ -379,7 +379,7 @@ async def test_an_address_of_ipv6() -> None:
         assert repr(client) == f"WSClient(ws://[::1]:{port})"
         with pytest.raises(
             errors.HandshakeError,
-            match=rf"Failed to connect to ws://\[::1\]:{port}: the peer is not a WebSocket server",
+            match=rf"Failed to connect to ws://\[::1\]:{port}: the peer closed the connection during",
         ):
             await client.connect()
 

@@ -429,7 +429,7 @@ async def test_every_call_that_waits_notices_a_transport_that_ends() -> None:
     caught: list[BaseException] = []
 
     async def ask(connection: WSClientConnection) -> None:
-        with pytest.raises(errors.ConnectionLost, match="the other end is gone") as error:
+        with pytest.raises(errors.ConnectionLost, match="the other end was closed") as error:
             await connection.execute("1")
         caught.append(error.value)
 

@@ -350,7 +350,7 @@ async def test_which_of_several_tasks_blocks_is_left_is_never_guessed(in_process
 
 @pytest.mark.anyio
 async def test_a_block_that_was_not_entered_cannot_be_left(in_process_port: int) -> None:
-    with pytest.raises(errors.RayforceWSError, match="not entered"):
+    with pytest.raises(errors.RayforceWSError, match="not been entered"):
         await leave(WSClient(LOCAL, in_process_port).connect())
 
 
@@ -468,7 +468,7 @@ async def main():
         ("asyncio.run(main())", "it was closed when its event loop ended"),
         (
             "loop = asyncio.new_event_loop(); loop.run_until_complete(main()); loop.close()",
-            "its event loop was closed first",
+            "its event loop had already been closed",
         ),
     ],
     ids=["trio", "asyncio", "loop closed without cancelling its tasks"],

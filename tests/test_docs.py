@@ -152,8 +152,8 @@ def test_quickstart_with_an_engine_process_outlives_what_is_done_to_it() -> None
     assert "\n> (count stocks)\n560\n" in printed
     assert "\ncancelled\n\n> (+ 1 2)\n3\n" in printed
     assert "\n> (while true 1)\nstopped\n561\n" in printed
-    assert "the peer closed the connection with code 1011: the engine process is gone\n" in printed
-    ended = r"\nrayforce_trio.engine: the engine process \d+ ended with exit code 0; it will be restarted"
+    assert "the peer closed the connection with code 1011: the engine process disconnected\n" in printed
+    ended = r"\nrayforce_trio.engine: the engine process \d+ ended with exit code 0; restarting it"
     assert re.search(ended, printed)
     assert printed.endswith("\n3\n")
 

@@ -153,7 +153,7 @@ def test_an_error_of_the_servers_own_has_a_class_of_its_own() -> None:
     ("code", "text"),
     [
         ("cancel", "cancel: the query was stopped"),
-        ("access", "access: the server refuses this to clients that may only read"),
+        ("access", "access: read-only clients may not do this"),
         ("name", "name: undefined name"),
         ("", ""),
         ("unheard", "unheard"),

@@ -283,7 +283,7 @@ def test_a_server_is_stopped_in_its_own_run_only() -> None:
         async with WSServer(0, host=LOCAL) as server:
 
             async def stop() -> None:
-                with pytest.raises(errors.RayforceWSError, match="must be called in the trio run that serves"):
+                with pytest.raises(errors.RayforceWSError, match="in the trio run that serves"):
                     await server.stop()
 
             await trio.to_thread.run_sync(trio.run, stop)

@@ -77,7 +77,7 @@ async def test_a_baseline_server_reports_errors_as_strings(their_port: int) -> N
 @pytest.mark.parametrize(
     ("payload", "message"),
     [
-        (bytes([42, 0]), r"the result contains a type that fetch\(\) does not know \(type code 42\); use execute\(\)"),
+        (bytes([42, 0]), r"the result contains a type that fetch\(\) cannot read \(type code 42\); use execute\(\)"),
         (bytes([5, 0, 3, 0, 0, 0, 0, 0, 0, 0]), "the reply is damaged"),
     ],
 )

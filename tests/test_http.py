@@ -221,7 +221,7 @@ async def test_metrics_that_nobody_turned_on_are_said_to_be_off() -> None:
     async with served() as server:
         answer = await ask(server.port, plain("/metrics"))
         assert answer.status == 404
-        assert answer.body == "This server has no metrics. To enable them, start it with metrics.\n"
+        assert answer.body == "This server has no metrics page. To enable it, start the server with metrics.\n"
 
 
 @pytest.mark.trio

@@ -467,7 +467,7 @@ async def test_a_feed_that_is_lost_ends_the_subscriptions_and_comes_back(caplog:
         await trio.testing.wait_all_tasks_blocked()
         assert first.events[1:] == ["gap"]
         assert second.events == ["engine"]
-        assert "it is gone; the subscriptions to its topics end" in caplog.text
+        assert "it is gone; all subscriptions to its topics are ended" in caplog.text
         hub.subscribe(engine, "t", third)
         feed = await engine.running()
         feed.handler.refused("t", "no")

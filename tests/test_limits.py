@@ -33,8 +33,10 @@ IN_ALL = "This server has reached its limit of connections (max_connections). Tr
 OF_ADDRESS = (
     "This server has reached its limit of connections from your address (max_connections_per_address). Try again later."
 )
-TOO_LATE = "The request took too long: its head was not complete in time. Try again later."
-OPENING = "This server has reached its limit of opening connections (max_unauthenticated). Try again later."
+TOO_LATE = "The request took too long: the end of its headers did not arrive in time. Try again later."
+OPENING = (
+    "This server has reached its limit of connections that are still opening (max_unauthenticated). Try again later."
+)
 
 
 @asynccontextmanager
@@ -102,7 +104,7 @@ def test_without_limits_nobody_is_refused() -> None:
 @pytest.mark.parametrize("name", ["max_connections", "max_connections_per_address", "max_unauthenticated"])
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "7"])
 def test_a_limit_that_is_none_is_an_error_at_once(name: str, limit: Any) -> None:
-    with pytest.raises(RayforceValueError, match=f"Invalid {name}: {limit!r}. Must be a number above 0, or None"):
+    with pytest.raises(RayforceValueError, match=f"Invalid {name}: {limit!r}. Must be an int above 0, or None"):
         WSServer(0, **{name: limit})
 
 
@@ -235,7 +237,7 @@ async def test_a_peer_that_makes_way_is_told_so_if_it_has_sent_a_part_of_its_req
         assert server.statistics().connections.refused == {408: 1}
     said = [re.sub(r".*\): ", "", message) for message in caplog.messages]
     assert sorted(said[:2]) == [
-        "not opened: it took too long while others were waiting",
+        "not opened: the client took too long while others were waiting (max_unauthenticated)",
         f"refused with 408: {TOO_LATE}",
     ]
 

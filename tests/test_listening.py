@@ -255,7 +255,7 @@ async def test_addresses_that_cannot_be_bound_are_left_out(
             assert [listener.socket.getsockname()[0] for listener in listeners] == [own]
             for listener in listeners:
                 await listener.aclose()
-            with pytest.raises(errors.ListenError, match="Cannot assign requested address"):
+            with pytest.raises(errors.ListenError, match="cannot assign requested address"):
                 await named("one", host=other, reuse_port=reuse_port).serve()
 
 
@@ -263,7 +263,7 @@ async def test_addresses_that_cannot_be_bound_are_left_out(
 async def test_a_system_that_cannot_share_ports_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "SO_REUSEPORT")
     async with no_leaks():
-        with pytest.raises(errors.ListenError, match=r"this system cannot share a port.*SO_REUSEPORT"):
+        with pytest.raises(errors.ListenError, match=r"reuse_port needs SO_REUSEPORT"):
             await named("one").serve()
         async with named("one", reuse_port=False) as one:
             assert await who(one.port) == "one"
@@ -278,7 +278,7 @@ async def test_an_unknown_host_is_a_plain_error_that_names_it() -> None:
 
     trio.socket.set_custom_hostname_resolver(NoSuchHost())
     async with no_leaks():
-        with pytest.raises(errors.ListenError, match=r"cannot listen on ws://nowhere\.invalid:0: Name or service"):
+        with pytest.raises(errors.ListenError, match=r"cannot listen on ws://nowhere\.invalid:0: name or service"):
             await named("one", host="nowhere.invalid").serve()
 
 

@@ -48,10 +48,10 @@ def test_a_traceback_is_shown_indented_and_printable(caplog: pytest.LogCaptureFi
     try:
         raise ValueError("unknown\nconnection 9 (root): open\x1b[2J")
     except ValueError:
-        ConnectionLog(7, "192.0.2.7:40312").exception("authenticate failed")
+        ConnectionLog(7, "192.0.2.7:40312").exception("authenticate raised an exception")
     [record] = caplog.records
     first, *lines = logging.Formatter().format(record).split("\n")
-    assert first == "connection 7 (192.0.2.7:40312): authenticate failed"
+    assert first == "connection 7 (192.0.2.7:40312): authenticate raised an exception"
     assert lines[0] == "  Traceback (most recent call last):"
     assert lines[-2:] == ["  ValueError: unknown", r"  connection 9 (root): open\x1b[2J"]
     assert all(line.startswith("  ") for line in lines)
@@ -112,7 +112,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
         (close_frame(1000), "closed by the client with code 1000"),
         (frame(struct.pack("!H", 4000) + b"bye", CLOSE), "closed by the client with code 4000: bye"),
         (frame(b"", CLOSE), "closed by the client with code 1005"),
-        (b"", "lost: the peer went away without closing the connection"),
+        (b"", "lost: the peer disconnected without closing the connection"),
         (
             frame(b"", 3),
             "closed with code 1002: the peer broke the WebSocket protocol: a frame with the reserved opcode 3",
@@ -171,7 +171,7 @@ async def test_so_has_one_whose_engine_is_lost(caplog: pytest.LogCaptureFixture)
             await trio.run_process(["kill", "-9", str(pid_of(engine))])
             assert await peer.receive_close() == 1011
             await peer.send_close(1011)
-    assert lines(caplog) == [("INFO", "open"), ("WARNING", "closed with code 1011: the engine process is gone")]
+    assert lines(caplog) == [("INFO", "open"), ("WARNING", "closed with code 1011: the engine process disconnected")]
 
 
 @pytest.mark.trio
@@ -188,7 +188,7 @@ async def test_what_never_opens_has_one_line_that_says_why(caplog: pytest.LogCap
     said = lines(caplog)
     assert {level for level, _ in said} == {"INFO"}
     assert sorted(re.sub(r"(\d\d\d): .*", r"\1", text) for _, text in said) == [
-        "not opened: it took too long",
+        "not opened: the client took too long (open_timeout)",
         "not opened: the peer closed the connection during the opening handshake",
         "refused with 400",
         "refused with 401",

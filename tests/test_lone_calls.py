@@ -258,9 +258,9 @@ async def test_a_call_that_receives_fails_when_the_connection_is_closed(abort: b
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        (REQUEST, "^the server sent a request$"),
-        (b"garbage", "^a frame needs a header"),
-        ("{", "^a text message that is not JSON$"),
+        (REQUEST, "^the server broke the protocol: a request from the server$"),
+        (b"garbage", "^the server broke the protocol: a frame needs a header"),
+        ("{", "^the server broke the protocol: a text message that is not JSON$"),
     ],
 )
 @pytest.mark.anyio

@@ -67,8 +67,8 @@ async def test_a_value_is_never_evaluated(our_port: int) -> None:
         ({"x": object()}, errors.RayforceConversionError, r"params\['x'\]"),
         ({"a b": 1}, errors.RayforceValueError, "'a b'"),
         ({"let": 1}, errors.RayforceValueError, "'let'"),
-        (["x"], errors.RayforceValueError, "mapping"),
-        (numpy.arange(2), errors.RayforceValueError, "mapping"),
+        (["x"], errors.RayforceValueError, "Must be a dict of names"),
+        (numpy.arange(2), errors.RayforceValueError, "Must be a dict of names"),
     ],
 )
 async def test_wrong_parameters_are_refused_before_anything_is_sent(
@@ -99,7 +99,7 @@ async def test_an_error_of_a_call_shows_the_call(our_port: int) -> None:
             await connection.call("+", 1, "a")
         with pytest.raises(errors.RayforceUserError, match="no_such_function"):
             await connection.call("no_such_function", 1)
-        with pytest.raises(errors.RayforceValueError, match="neither the name of a function nor a lambda"):
+        with pytest.raises(errors.RayforceValueError, match="Must be the name of a function or a lambda"):
             await connection.call("a b")
         with pytest.raises(errors.RayforceConversionError, match="argument 2 of count"):
             await connection.call("count", 1, object())

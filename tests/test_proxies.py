@@ -153,7 +153,7 @@ def test_any_value_is_read_to_its_end_or_to_an_error(header: ForwardingHeader, v
 
 
 def test_an_error_shows_the_element_without_its_control_characters_and_not_all_of_a_long_one() -> None:
-    with pytest.raises(MalformedElement, match=r"^'\\x1b\[31m' is not the address of a client$"):
+    with pytest.raises(MalformedElement, match=r"^'\\x1b\[31m' is not an IP address$"):
         next(hops_of(X, "\x1b[31m"))
     with pytest.raises(MalformedElement, match=r"^'x{100}\.\.\.' is not"):
         next(hops_of(X, "x" * 10_000))
@@ -205,7 +205,7 @@ def test_a_request_with_a_malformed_header_is_refused(value: str) -> None:
     found = Proxies(TRUSTED, "X-Forwarded-For").client_of(ClientAddress(PEER), {"x-forwarded-for": value})
     assert isinstance(found, Refusal)
     assert found.status == 400
-    assert found.reason.startswith("The header X-Forwarded-For that the proxy has sent is not valid: '")
+    assert found.reason.startswith("The proxy sent an invalid X-Forwarded-For header: '")
 
 
 @pytest.mark.parametrize("peer", ["10.0.0.1", "127.0.0.1", "::1", "::ffff:127.0.0.1", "fd00::5%eth0"])
@@ -307,12 +307,12 @@ def test_the_header_of_the_proxy_protocol_names_the_client_or_nobody(data: bytes
         (b"GET / HTTP/1.1\r\n", "does not begin with a header of the PROXY protocol"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcde", "does not begin with a header"),
         (b"\r\n\r\n\0\r\nQUIT\r!\x11\0\x0c", "does not begin with a header"),
-        (proxy_header(0x11, 0x11, size=12), "unknown version, command or family"),
-        (proxy_header(0x31, 0x11, size=12), "unknown version, command or family"),
-        (proxy_header(0x22, 0x11, size=12), "unknown version, command or family"),
-        (proxy_header(0x21, 0x13, size=12), "unknown version, command or family"),
-        (proxy_header(0x21, 0x41, size=12), "unknown version, command or family"),
-        (proxy_header(0x20, 0xFF, size=0), "unknown version, command or family"),
+        (proxy_header(0x11, 0x11, size=12), "unknown version, command or address family"),
+        (proxy_header(0x31, 0x11, size=12), "unknown version, command or address family"),
+        (proxy_header(0x22, 0x11, size=12), "unknown version, command or address family"),
+        (proxy_header(0x21, 0x13, size=12), "unknown version, command or address family"),
+        (proxy_header(0x21, 0x41, size=12), "unknown version, command or address family"),
+        (proxy_header(0x20, 0xFF, size=0), "unknown version, command or address family"),
         (proxy_header(0x21, 0x11, size=MAX_REST + 1), "longer than 4112 bytes"),
         (proxy_header(0x20, 0x00, size=65535), "longer than 4112 bytes"),
         (proxy_header(0x21, 0x11, size=11), "too short for its addresses"),
@@ -346,7 +346,7 @@ def test_whatever_comes_is_a_header_or_an_error(fixed: bytes, rest: bytes) -> No
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"trusted_proxies": "127.0.0.1"}, r"trusted_proxies is a list of networks, not one string; write \['127.0.0"),
+        ({"trusted_proxies": "127.0.0.1"}, r"Invalid trusted_proxies: '127.0.0.1'. Must be a list; write \['127.0.0"),
         ({"trusted_proxies": 7}, r"Invalid trusted_proxies: 7\. Must be a list"),
         ({"trusted_proxies": ["localhost"]}, r"Invalid trusted_proxies: 'localhost'\. Must be IP addresses and netw"),
         ({"trusted_proxies": [""]}, r"Invalid trusted_proxies: ''\. Must be IP addresses and networks"),
@@ -356,7 +356,7 @@ def test_whatever_comes_is_a_header_or_an_error(fixed: bytes, rest: bytes) -> No
         ({"trusted_proxies": ["::ffff:10.0.0.1"]}, r"Invalid trusted_proxies: '::ffff:10.0.0.1'\. Must be IP addresse"),
         ({"trusted_proxies": ["10.0.0.1/8"]}, r"'10.0.0.1/8' has host bits set\. Write '10.0.0.0/8'"),
         ({"trusted_proxies": ["2001:db8::1/64"]}, r"'2001:db8::1/64' has host bits set\. Write '2001:db8::/64'"),
-        ({"trusted_proxies": ["0.0.0.0/0"]}, "trusts every address, so every client could claim any address"),
+        ({"trusted_proxies": ["0.0.0.0/0"]}, "trusts every address, so any client could claim any address"),
         ({"trusted_proxies": ["::/0"]}, "trusts every address"),
         ({"proxy_header": "Forwarded"}, "proxy_header needs trusted_proxies"),
         ({"proxy_header": "Forwarded", "trusted_proxies": []}, "proxy_header needs trusted_proxies"),

@@ -145,7 +145,7 @@ def test_a_query_of_the_servers_table_gives_the_result_for_a_local_table(
         (lambda t: t.update(v=Operation.ADD), "update(), v=: a function cannot be the value; apply it"),
         (lambda t: t.select("a\0b"), "select(): the name 'a\\x00b' contains NUL"),
         (lambda t: t.update(**{"a\0b": 1}), "update(): the name 'a\\x00b' contains NUL"),
-        (lambda t: t.order_by("\ud800"), "order_by(): UTF-8 cannot express the name '\\ud800'"),
+        (lambda t: t.order_by("\ud800"), "order_by(): UTF-8 cannot encode the name '\\ud800'"),
         (lambda t: t.inner_join(t, on=[1]), "join: on: a name is a str, not int"),
         (lambda _: Table("a\0b").select("*"), "select(), the table: the name 'a\\x00b' contains NUL"),
         (lambda _: Table("a\0b").insert(1), "insert(), the table: the name 'a\\x00b' contains NUL"),

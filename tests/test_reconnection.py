@@ -14,18 +14,18 @@ from rayforce_trio._client._reconnection import (
     MAX_DELAY,
     MAX_RETRY_AFTER,
     STABLE_AFTER,
-    Obstacle,
+    FailureKind,
     Reconnection,
-    obstacle_of,
+    failure_kind_of,
 )
 from rayforce_trio._client._states import Changes
 
-TEMPORARY, UNEXPECTED, PERMANENT = Obstacle
+TEMPORARY, UNEXPECTED, PERMANENT = FailureKind
 
 EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "connected": ("connected", {"now": 10.0}),
-    "failed": ("failed", {"obstacle": TEMPORARY, "retry_after": None, "now": 10.0, "random": 0.5}),
-    "refused for good": ("failed", {"obstacle": PERMANENT, "retry_after": None, "now": 10.0, "random": 0.5}),
+    "failed": ("failed", {"kind": TEMPORARY, "retry_after": None, "now": 10.0, "random": 0.5}),
+    "refused for good": ("failed", {"kind": PERMANENT, "retry_after": None, "now": 10.0, "random": 0.5}),
     "lost": ("lost", {"drained": False, "now": 10.0, "random": 0.5}),
     "drained": ("lost", {"drained": True, "now": 10.0, "random": 0.5}),
     "waited": ("waited", {"now": 10.0}),
@@ -198,7 +198,7 @@ def untrusted() -> errors.HandshakeError:
 
 
 @pytest.mark.parametrize(
-    ("error", "obstacle"),
+    ("error", "kind"),
     [
         (errors.ConnectError(""), TEMPORARY),
         (errors.HandshakeError(""), TEMPORARY),
@@ -210,15 +210,15 @@ def untrusted() -> errors.HandshakeError:
         *[(errors.ConnectionRejected(status), PERMANENT) for status in (400, 401, 403, 407, 426)],
     ],
 )
-def test_the_errors_of_attempts(error: errors.RayforceWSError, obstacle: Obstacle) -> None:
-    assert obstacle_of(error) is obstacle
+def test_the_errors_of_attempts(error: errors.RayforceWSError, kind: FailureKind) -> None:
+    assert failure_kind_of(error) is kind
 
 
 @given(
     st.integers(1, 4),
     st.lists(
         st.tuples(
-            st.sampled_from(["connected", "lost", "drained", *Obstacle]),
+            st.sampled_from(["connected", "lost", "drained", *FailureKind]),
             st.none() | st.floats(0, 1e9),
             st.floats(0, 100),
             st.floats(0, 1),
@@ -247,8 +247,8 @@ def test_any_course_of_events(servers: int, events: list[tuple[Any, float | None
             assert 0 <= reconnection.server < servers
             assert all(server < reconnection.server for server in tried), "out of order"
             tried.append(reconnection.server)
-            obstacle = event if isinstance(event, Obstacle) else TEMPORARY
-            reconnection.failed(obstacle, retry_after, now, random)
+            kind = event if isinstance(event, FailureKind) else TEMPORARY
+            reconnection.failed(kind, retry_after, now, random)
     assert reconnection.resume_at > -inf
 
 

@@ -66,7 +66,7 @@ async def test_variables_that_may_be_left_in_the_engine_are_logged(
 ) -> None:
     for limit in ("_stream_variables._DELETE_TIMEOUT", "_connection.CLOSE_TIMEOUT"):
         monkeypatch.setattr(f"rayforce_trio._server.{limit}", 0.1)
-    said = "the results of its streams may be left in the engine: the engine was busy for 0.1 seconds"
+    said = "results of this client's streams may remain in the engine's memory: the engine was busy for 0.1 seconds"
     async with (
         WSServer(port=0, host="127.0.0.1", engine=NativeProcess()) as server,
         lost_beside_a_busy_engine(server, queries()),

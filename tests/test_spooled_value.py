@@ -74,7 +74,7 @@ async def test_a_reply_that_cannot_be_stored_is_read_to_its_end(
     reply = await spool(session, session.reply, lambda _: None)
     assert isinstance(reply, Failure)
     assert reply.code == "io"
-    assert "the result cannot be stored" in reply.message
+    assert "the server cannot store the result in a temporary file" in reply.message
     assert "TMPDIR" in reply.message
     assert not session.unread
 

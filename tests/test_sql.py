@@ -635,7 +635,7 @@ def test_parameters_in_changes(engines: dict[str, Engine]) -> None:
         ("SELECT id FROM trades WHERE note LIKE :n", {"n": 5}, "LIKE is followed by text"),
         ("SELECT id FROM trades WHERE id IN :n", {"n": 5}, "IN is followed by values"),
         ("SELECT id FROM :t", {"t": 5}, "the parameter :t is not one"),
-        ("SELECT id FROM trades WHERE sym = :n", {"n": "\ud800"}, "UTF-8 cannot express"),
+        ("SELECT id FROM trades WHERE sym = :n", {"n": "\ud800"}, "UTF-8 cannot encode"),
     ],
 )
 def test_a_parameter_that_does_not_fit_is_refused_before_anything_is_sent(
@@ -722,8 +722,8 @@ UNSUPPORTED = {
     "SELECT a FROM t WHERE a LIKE 'x!' ESCAPE '!'": "ends with the escape",
     "SELECT 9223372036854775808": "does not fit 64 bits",
     'SELECT "#1" FROM t': "must not be empty, begin with #",
-    "INSERT INTO t (a, b) VALUES (1)": "row 1 of VALUES has 1 values instead of 2",
-    "INSERT INTO t VALUES (1, 2), (1)": "row 2 of VALUES has 1 values instead of 2",
+    "INSERT INTO t (a, b) VALUES (1)": "row 1 of VALUES has 1 value instead of 2",
+    "INSERT INTO t VALUES (1, 2), (1)": "row 2 of VALUES has 1 value instead of 2",
     "INSERT INTO t (a, a) VALUES (1, 2)": "named twice",
     "INSERT INTO t VALUES (1), ('x')": "must be of one type",
     "INSERT INTO t VALUES (TRUE), (NULL)": "a bool cannot be NULL",
@@ -779,7 +779,7 @@ def test_unsupported_sql_is_an_error_at_once(text: str, caplog: pytest.LogCaptur
         ("SELECT 1; SELECT 2", "one statement; it holds 2 statements"),
         ("SELECT (1", r"the text is not SQL: .* \(line 1, column"),
         ("SELECT 'a", "the text is not SQL"),
-        ("SELECT '\ud800'", "UTF-8 cannot express"),
+        ("SELECT '\ud800'", "UTF-8 cannot encode"),
         ("SELECT " + "(" * 5000 + "1" + ")" * 5000, "nested too deeply"),
     ],
 )

@@ -129,7 +129,7 @@ async def test_an_engine_that_refuses_is_reported() -> None:
     deletion.session.refuses = True
     deletion.session.free.set()
     await deletion.run()
-    assert deletion.reasons == ["the engine refused to delete them"]
+    assert deletion.reasons == ["the engine did not delete them"]
 
 
 async def test_an_engine_that_cannot_be_reached_is_reported() -> None:

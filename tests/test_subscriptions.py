@@ -252,15 +252,18 @@ async def test_misuse_is_an_error_that_says_so(in_process_port: int, name: str) 
         async with updates:
             with pytest.raises(errors.RayforceWSError, match="a subscription can be used once"):
                 await updates.__aenter__()
-            with pytest.raises(errors.RayforceWSError, match="there is no snapshot"):
+            with pytest.raises(errors.RayforceWSError, match="this subscription has no snapshot"):
                 _ = updates.snapshot
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(updates.__anext__)
                 await anyio.wait_all_tasks_blocked()
-                with pytest.raises(errors.RayforceWSError, match="another task is waiting"):
+                with pytest.raises(errors.RayforceWSError, match="another task is using this subscription"):
                     await anext(updates)
                 tasks.cancel_scope.cancel()
-        with pytest.raises(errors.RayforceWSError, match="the block of the subscription was left"):
+        with pytest.raises(
+            errors.RayforceWSError,
+            match=r"the 'async with' block of this subscription has ended; call subscribe\(\) again",
+        ):
             await anext(updates)
 
 
@@ -272,7 +275,7 @@ async def test_only_one_task_can_enter_and_nobody_waits_for_updates_meanwhile() 
         await anyio.wait_all_tasks_blocked()
         with pytest.raises(errors.RayforceWSError, match="a subscription can be used once"):
             await updates.__aenter__()
-        with pytest.raises(errors.RayforceWSError, match="another task is waiting"):
+        with pytest.raises(errors.RayforceWSError, match="another task is using this subscription"):
             await anext(updates)
         tasks.cancel_scope.cancel()
 
@@ -281,7 +284,7 @@ async def test_only_one_task_can_enter_and_nobody_waits_for_updates_meanwhile() 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"topic": ""}, "Invalid topic: ''. It must not be empty"),
+        ({"topic": ""}, "Invalid topic: ''. A topic must not be empty"),
         ({"topic": 1}, "Invalid topic: 1. Must be a str"),
         ({"topic": "a\0"}, "must not contain NUL"),
         ({"topic": "t", "max_buffer": 0}, "Invalid max_buffer: 0"),
@@ -295,8 +298,8 @@ async def test_only_one_task_can_enter_and_nobody_waits_for_updates_meanwhile() 
         ({"topic": "t", "resume": Position("e", -1)}, r"Invalid resume: Position\(epoch='e', sequence=-1\)"),
         ({"topic": "t", "resume": Position("e" * 65, 1)}, "Invalid resume"),
         ({"topic": "t", "resume": Position("e", cast("int", "1"))}, "Invalid resume"),
-        ({"topic": "t", "resume": Position("e", 1), "snapshot": "t"}, "resume and snapshot exclude each other"),
-        ({"topic": "t", "params": {}}, "params are the parameters of the query snapshot"),
+        ({"topic": "t", "resume": Position("e", 1), "snapshot": "t"}, "resume and snapshot cannot be used together"),
+        ({"topic": "t", "params": {}}, "params needs snapshot"),
     ],
 )
 async def test_arguments_are_checked_early(in_process_port: int, arguments: dict[str, Any], problem: str) -> None:

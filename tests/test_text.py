@@ -1,8 +1,8 @@
-"""Text that is made safe to print."""
+"""Text for people: made safe to print, and numbers with their nouns."""
 
 import pytest
 
-from rayforce_trio._text import escape_controls
+from rayforce_trio._text import counted, escape_controls
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,19 @@ def test_characters_that_are_not_visible_are_escaped(text: str, escaped: str) ->
 
 def test_some_characters_can_be_kept() -> None:
     assert escape_controls("a\tb\r\n\x1b", keep="\n\t") == "a\tb\\r\n\\x1b"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1_000_000, "1000000 rows"), (-1, "-1 rows")]
+)
+def test_a_noun_has_the_number_of_its_count(number: int, text: str) -> None:
+    assert counted(number, "row") == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0.0, "0 seconds"), (1.0, "1 second"), (0.25, "0.25 seconds")])
+def test_fractions_are_short(number: float, text: str) -> None:
+    assert counted(number, "second") == text
+
+
+def test_a_plural_can_be_given() -> None:
+    assert [counted(number, "query", "queries") for number in (1, 2)] == ["1 query", "2 queries"]

@@ -22,6 +22,7 @@ from .._protocol import (
     string_in,
 )
 from .._tasks import enable_ki_protection
+from .._text import counted
 from .._values._columns import Columns, ColumnsReader
 from .._values._payloads import NULL, i64, list_of
 from .._values._types import Type
@@ -32,7 +33,7 @@ from ._reconnecting import AnyExchange
 from ._server_call import server_call
 
 _NO_ROWS = list_of([NULL, NULL, NULL])[: -2 * len(NULL)]  # the beginning of the description of one without columns
-_NOT_DESCRIBED = "the server did not describe the result of a stream"
+_NOT_DESCRIBED = "the server's first reply to a stream does not describe its result"
 _DESCRIPTION = struct.Struct("<BBqbBq")  # a list of three, and its first item, the number of rows
 
 
@@ -166,7 +167,7 @@ class Batches:
         expected = min(self._batch_size, self._total_rows - self._returned_rows)
         if len(columns) != expected:
             self._state = _State.FAILED
-            raise ProtocolError(f"the server sent a batch of {len(columns)} rows in place of {expected}")
+            raise ProtocolError(f"the server sent a batch of {counted(len(columns), 'row')} instead of {expected}")
         self._returned_rows += expected
         return columns
 
@@ -195,11 +196,13 @@ class Batches:
         if self._state is _State.NEW:
             raise RayforceWSError("write 'async with connection.stream(...) as batches' before 'async for'")
         if self._state is _State.ENDED:
-            raise RayforceWSError("the block of the stream was left; its result is released")
+            raise RayforceWSError("the 'async with' block of this stream has ended; call stream() again")
         if self._state is _State.FAILED:
             raise RayforceWSError("the stream has failed; call stream() again")
         if self._in_use:
-            raise RayforceWSError("another task is entering this stream, or is waiting for its next batch")
+            raise RayforceWSError(
+                "another task is entering this stream or waiting for its next batch; a stream belongs to one task"
+            )
         self._connection.check_loop()
 
     async def _read_description(self, payload: memoryview) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import cast
 
+from .._checks import check_flag
 from .._codec import TabularData, payload_of_object
 from .._protocol import Header, MessageType
 from .._tasks import TimeSlice, call_unprotected
+from .._text import counted
 from .._values._payloads import Buffer, call, i64, name, quoted, symbol, symbols, text_of_symbol
 from .._values._table_data import TableData, table_data_steps
 from .._values._types import Type
@@ -52,7 +54,9 @@ class RowCount:
 
     def __init__(self, progress: Progress | None) -> None:
         if progress is not None and not callable(progress):
-            raise RayforceValueError(f"progress must be a function that takes the number of rows, not {progress!r}")
+            raise RayforceValueError(
+                f"Invalid progress: {progress!r}. Must be a function that takes the number of rows, or None"
+            )
         self.rows = 0
         self._progress = progress
 
@@ -82,12 +86,13 @@ async def upsert(exchange: AnyExchange, table: str, data: TabularData, keys: Seq
 
     A checkpoint; if cancelled, as `WSClientConnection.upsert`.
     """
+    _check_key_names(keys)
     schema = await table_schema(exchange, table)
     _check_keys(keys, table, list(schema))
     if unsuitable := [column for column, kind in schema.items() if kind == Type.F32.name]:
         raise RayforceValueError(
             f"the column {unsuitable[0]!r} of the table {table!r} has the type F32, with which the engine cannot "
-            f"upsert; insert the rows, or make it F64"
+            f"upsert; insert the rows, or change the column to F64"
         )
     rows = await _fitted(data, table, schema)
 
@@ -100,6 +105,7 @@ async def upsert(exchange: AnyExchange, table: str, data: TabularData, keys: Seq
 async def create(exchange: AnyExchange, table: str, data: TabularData, inserted: RowCount, *, replace: bool) -> None:
     """Create a table, or replace one. A checkpoint; if cancelled, as `WSClientConnection.create_table`."""
     exchange.check_usable()
+    check_flag("replace", replace)
     _check_new_name(table)
     value = value_of(table)
     free = call("nil?", value)
@@ -185,7 +191,7 @@ async def _send(
     size = longest - overhead
     if size <= 0:
         raise RayforceConversionError(
-            f"the server accepts messages of at most {longest} bytes, which leaves no room for rows"
+            f"the server accepts messages of at most {counted(longest, 'byte')}, which leaves no room for rows"
         )
     messages = rows.payloads(size)
     message = await _next(messages, time_slice)
@@ -228,9 +234,11 @@ def _check_result(payload: memoryview, table: str) -> None:
         return
     reason = text_of_symbol(payload)
     if reason == _CHANGED:
-        raise RayforceValueError(f"the columns of the table {table!r} changed during the call")
+        raise RayforceValueError(
+            f"the columns of the table {table!r} changed during the call; look at the table, then call this again"
+        )
     if reason == "TABLE":
-        raise RayforceValueError(f"the server already has a table {table!r}; write replace=True to replace it")
+        raise RayforceValueError(f"the server already has a table {table!r}; pass replace=True to replace it")
     kind = "a function" if reason == "?" else f"a value of type {reason}"
     raise RayforceValueError(f"{table!r} is {kind} on the server; only a table can be replaced")
 
@@ -241,13 +249,17 @@ def _longest_message(exchange: AnyExchange) -> int:
     return min(MESSAGE_SIZE, exchange.max_request_size or MESSAGE_SIZE)
 
 
-def _check_keys(keys: object, table: str, columns: Sequence[str]) -> None:
+def _check_key_names(keys: object) -> None:
     if not isinstance(keys, Sequence) or isinstance(keys, str) or not keys or not all(isinstance(k, str) for k in keys):
-        raise RayforceValueError(f"keys must be a list of column names, not {keys!r}")
+        raise RayforceValueError(f"Invalid keys: {keys!r}. Must be a list of one or more column names")
+
+
+def _check_keys(keys: Sequence[str], table: str, columns: Sequence[str]) -> None:
     if list(keys) != list(columns[: len(keys)]):
         raise RayforceValueError(
-            f"the keys must be the first columns of the table {table!r}, in its order, because the engine requires it: "
-            f"its columns are {', '.join(map(repr, columns))}; keys is {list(keys)!r}"
+            f"Invalid keys: {list(keys)!r}. Must be the first columns of the table {table!r}, in the table's order, "
+            "because "
+            f"the engine requires it; the columns are {', '.join(map(repr, columns))}"
         )
 
 
@@ -255,5 +267,6 @@ def _check_new_name(table: object) -> None:
     check_name(table)
     if not _NEW_NAME.fullmatch(str(table)) or table in _LITERALS:
         raise RayforceValueError(
-            f"Invalid name for a table: {table!r}. Use letters, digits, '_' and '-'; begin with a letter or '_'"
+            f"Invalid name for a table: {table!r}. Must begin with a letter or '_' and consist of letters, digits, "
+            "'_' and '-'"
         )

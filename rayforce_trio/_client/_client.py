@@ -9,6 +9,7 @@ from typing import TypedDict, TypeVar, Unpack
 import anyio
 
 from .._addresses import Endpoint, parse_url
+from .._checks import check_flag, list_argument
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
 from .._tasks import running_loop
@@ -117,7 +118,7 @@ class WSClient:
         if twice := {"host", "port", "path"} & options.keys():
             raise RayforceValueError(f"{twice.pop()} is part of the URL; leave it out of the options")
         if user is not None and options.setdefault("user", user) != user:
-            raise RayforceValueError("The option user contradicts the URL, which has another user name")
+            raise RayforceValueError(f"user={options['user']!r} contradicts the URL, which has the user name {user!r}")
         if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
             raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
         return cls(host, port, path=target, **options)
@@ -137,11 +138,9 @@ class WSClient:
         Raises:
             RayforceValueError: there is no URL, a URL is invalid, or an option contradicts one.
         """
-        if isinstance(urls, str):
-            raise RayforceValueError("from_urls takes a list of URLs; use from_url for one")
-        clients = [cls.from_url(url, **options.copy()) for url in urls]
+        clients = [cls.from_url(url, **options.copy()) for url in list_argument("urls", urls, "URLs")]
         if not clients:
-            raise RayforceValueError("from_urls needs at least one URL")
+            raise RayforceValueError("Invalid urls: []. Must be a list of one or more URLs")
         client = clients[0]
         client._servers = [server for each in clients for server in each._servers]
         return client
@@ -185,14 +184,16 @@ class WSClient:
                 answer to the greeting; if that answer is wrong or late, requests raise this error.
             RayforceWSError: no event loop is running, or it is not supported; or the nursery cannot run the
                 connection's task.
-            RayforceValueError: `nursery` is not a nursery, or `wait_for_server` is given without `reconnect`. Raised by
-                `connect` itself.
+            RayforceValueError: `nursery` is not a nursery, a flag is not a bool, or `wait_for_server` is given without
+                `reconnect`. Raised by `connect` itself.
         """
         if nursery is not None and not hasattr(nursery, "start_soon"):
             raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery or an anyio TaskGroup")
+        check_flag("reconnect", reconnect)
+        check_flag("wait_for_server", wait_for_server)
         if wait_for_server and not reconnect:
             raise RayforceValueError("wait_for_server needs reconnect=True")
-        open_ = partial(self._open_reconnecting, patiently=wait_for_server) if reconnect else self._open
+        open_ = partial(self._open_reconnecting, keep_trying=wait_for_server) if reconnect else self._open
         return PendingConnection(open_, nursery)
 
     async def _open(self) -> WSClientConnection:
@@ -209,14 +210,14 @@ class WSClient:
         finally:
             errors.clear()  # the traceback of an error refers to this frame
 
-    async def _open_reconnecting(self, *, patiently: bool) -> WSClientConnection:
+    async def _open_reconnecting(self, *, keep_trying: bool) -> WSClientConnection:
         """Open a connection that comes back, whose task is not started yet. A checkpoint.
 
         If cancelled, no connection is left open.
         """
         _check_running()
         exchange = ReconnectingExchange([partial(self._open_exchange, server, Session) for server in self._servers])
-        await exchange.open(patiently=patiently)
+        await exchange.open(keep_trying=keep_trying)
         return WSClientConnection(exchange)
 
     async def _open_exchange(self, server: _Server, make: _Make[E]) -> E:

@@ -261,7 +261,7 @@ class WSClientConnection:
         reply = await self._exchange.request_in_session(SUBSCRIPTIONS, lambda exchange: exchange.request(frame))
         number = getattr(decode(reply, f"(publish {topic!r})"), "value", None)
         if type(number) is not int:
-            raise ProtocolError("the server did not answer a publish with the number of the update")
+            raise ProtocolError("the server's reply to publish() is not the number of an update")
         return number
 
     @enable_ki_protection
@@ -306,7 +306,9 @@ class WSClientConnection:
                 result.
         """
         if not self._exchange.extended:
-            raise RayforceWSError("this server speaks only the baseline protocol, which does not send printed text")
+            raise RayforceWSError(
+                "this server speaks only the baseline protocol, which cannot send printed text; use execute() instead"
+            )
         frame = self._encode(query, _SYNC, params, verbose=True)
         output, reply = decode_verbose(await self._exchange.request(frame, idempotent=idempotent))
         if isinstance(reply, Failure):
@@ -502,9 +504,9 @@ class WSClientConnection:
         exchange = self._exchange
         if exchange.reason is None:
             if call_soon(exchange.loop, partial(exchange.close_with, closed_by_us())):
-                outcome = "it is closed now, because nothing refers to it any more"
+                outcome = "nothing refers to it anymore, so it is closed now"
             else:
-                outcome = "its event loop was closed first"
+                outcome = "its event loop had already been closed"
         elif exchange.closed_here:
             outcome = "it was closed when its event loop ended"
         else:

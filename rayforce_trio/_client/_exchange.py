@@ -413,7 +413,7 @@ class Exchange:
             try:
                 await race(self._close_when_asked, self._read, self._write, self._transport.run)
             except ProtocolViolation as violation:
-                await self._end(ProtocolError(str(violation)))
+                await self._end(ProtocolError(f"the server broke the protocol: {violation}"))
             except RayforceWSError as error:
                 await self._end(error)
         except Exception as error:

@@ -64,5 +64,5 @@ def _errors_of_the_public_api(hint: str = "") -> Iterator[None]:
         ) from None
     except UnknownType as error:
         raise RayforceConversionError(
-            f"the result contains a type that fetch() does not know ({error}); use execute() instead"
+            f"the result contains a type that fetch() cannot read ({error}); use execute() instead"
         ) from None

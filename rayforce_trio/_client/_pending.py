@@ -116,7 +116,7 @@ class PendingConnection:
         current = None if running_loop() is None else anyio.get_current_task().id
         blocks = [block for block in self._blocks if block.entered_by == current] or self._blocks
         if not blocks:
-            raise RayforceWSError("the block of this connect() was not entered, or was left already")
+            raise RayforceWSError("the 'async with' block of this connect() has not been entered, or has already ended")
         if len({block.entered_by for block in blocks}) > 1:
             raise RayforceWSError(
                 "several other tasks have entered this connect() object, so it is not clear "

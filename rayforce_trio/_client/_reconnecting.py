@@ -14,7 +14,7 @@ from .._text import escape_controls
 from .._transports import closed_by_us
 from ..errors import ConnectionClosed, ConnectionLost, ConnectionRejected, RayforceWSError
 from ._exchange import Exchange, check_loop
-from ._reconnection import Reconnection, obstacle_of
+from ._reconnection import Reconnection, failure_kind_of
 from ._states import ClientConnectionState, States
 
 MAX_SENDS = 4
@@ -45,7 +45,7 @@ class Session(Exchange):
             return False
         with anyio.move_on_after(REFUSING_TIMEOUT):
             await self.wait_ended()
-        self.close_with(ConnectionLost("the server starts no more queries, but did not close the connection"))
+        self.close_with(ConnectionLost("the server is shutting down, but did not close the connection in time"))
         return True
 
     def _failure(self, request: ClientRequest | None = None) -> RayforceWSError:
@@ -58,7 +58,7 @@ class Session(Exchange):
             error = ConnectionLost(str(error))
         if request is None or not isinstance(error, ConnectionLost):
             return error
-        return ConnectionLost(f"{error}; the query may have been carried out, since its reply had not arrived")
+        return ConnectionLost(f"{error}; its reply had not arrived, so the query may or may not have been carried out")
 
     def _refusal(self) -> RayforceWSError:
         return super()._refusal() if self.closed_here else _unsent(self._failure())
@@ -288,16 +288,16 @@ class ReconnectingExchange:
     # The connection's own task
 
     @enable_ki_protection
-    async def open(self, *, patiently: bool) -> None:
+    async def open(self, *, keep_trying: bool) -> None:
         """Make the first connection, whose tasks `run` starts. A checkpoint; if cancelled, no connection is left open.
 
         Args:
-            patiently: wait for a server that cannot be reached yet. Otherwise, each server is tried once.
+            keep_trying: wait for a server that cannot be reached yet. Otherwise, each server is tried once.
 
         Raises:
             RayforceWSError: no server has accepted the connection.
         """
-        await self._connect(patiently=patiently)
+        await self._connect(keep_trying=keep_trying)
 
     @enable_ki_protection
     async def run(self) -> None:
@@ -317,7 +317,7 @@ class ReconnectingExchange:
                     self._running = None
                 else:
                     with anyio.CancelScope() as self._scope:
-                        await self._connect(patiently=True)
+                        await self._connect(keep_trying=True)
                     self._scope = None
         except RayforceWSError as error:
             logger.info("gave up reconnecting to %s: %s", self.peer, escape_controls(f"{error}"))
@@ -329,37 +329,37 @@ class ReconnectingExchange:
             self._scope = None
             self.abort()
 
-    async def _connect(self, *, patiently: bool) -> None:
+    async def _connect(self, *, keep_trying: bool) -> None:
         """Connect to one of the servers. A checkpoint; if cancelled, no connection is left open.
 
         Args:
-            patiently: wait between attempts until one succeeds. Otherwise, each server is tried once.
+            keep_trying: wait between attempts until one succeeds. Otherwise, each server is tried once.
 
         Raises:
-            RayforceWSError: all servers have refused for good; or, unless `patiently`, each attempt has failed. Of
+            RayforceWSError: all servers have refused for good; or, unless `keep_trying`, each attempt has failed. Of
                 several errors, it is the last one, with the others in its notes.
         """
         errors: list[RayforceWSError] = []
         try:
-            await self._try_servers(errors, patiently=patiently)
+            await self._try_servers(errors, keep_trying=keep_trying)
             if errors and self._running is None and self.reason is None:
                 raise combined(errors)
         finally:
             errors.clear()  # the traceback of an error refers to this frame
 
-    async def _try_servers(self, errors: list[RayforceWSError], *, patiently: bool) -> None:
-        """Try the servers, in rounds if `patiently`, until one accepts a connection or none is left. A checkpoint.
+    async def _try_servers(self, errors: list[RayforceWSError], *, keep_trying: bool) -> None:
+        """Try the servers, in rounds if `keep_trying`, until one accepts a connection or none is left. A checkpoint.
 
         If cancelled, no connection is left open.
 
         Args:
             errors: receives those of the last round.
-            patiently: as for `_connect`.
+            keep_trying: as for `_connect`.
         """
         reconnection = self._reconnection
         while self.reason is None and reconnection.state is not _CLOSED:
             if reconnection.state is _WAITING:
-                if not patiently:
+                if not keep_trying:
                     return
                 await anyio.sleep_until(reconnection.resume_at)
                 if self.reason is None:
@@ -373,7 +373,7 @@ class ReconnectingExchange:
                         return
                     errors.append(error)
                     retry_after = error.retry_after if isinstance(error, ConnectionRejected) else None
-                    reconnection.failed(obstacle_of(error), retry_after, anyio.current_time(), random())
+                    reconnection.failed(failure_kind_of(error), retry_after, anyio.current_time(), random())
                 else:
                     self._use(session)
                     return

@@ -38,7 +38,7 @@ _CONNECTING, _CONNECTED = ClientConnectionState.CONNECTING, ClientConnectionStat
 _WAITING, _CLOSED = ClientConnectionState.WAITING, ClientConnectionState.CLOSED
 
 
-class Obstacle(Enum):
+class FailureKind(Enum):
     """Why an attempt to connect has failed."""
 
     TEMPORARY = auto()
@@ -78,18 +78,18 @@ class Reconnection:
         self._connected_at = now
         self._given_up.clear()
 
-    def failed(self, obstacle: Obstacle, retry_after: float | None, now: float, random: float) -> None:
+    def failed(self, kind: FailureKind, retry_after: float | None, now: float, random: float) -> None:
         """Handle a failed attempt to connect to `server`.
 
         Args:
-            obstacle: why it has failed.
+            kind: why it has failed.
             retry_after: how long the server wants to be left alone, in seconds, if it said so.
             now: the current time.
             random: a random number from 0 to 1.
         """
         assert self.state is _CONNECTING
         first = self._connected_at is None
-        if obstacle is Obstacle.PERMANENT or (obstacle is Obstacle.UNEXPECTED and first):
+        if kind is FailureKind.PERMANENT or (kind is FailureKind.UNEXPECTED and first):
             self._given_up.add(self.server)
         elif retry_after is not None:
             self._not_before[self.server] = now + min(retry_after, MAX_RETRY_AFTER)
@@ -145,17 +145,17 @@ class Reconnection:
         self.resume_at = max(now, earliest) + jitter
 
 
-def obstacle_of(error: RayforceWSError) -> Obstacle:
+def failure_kind_of(error: RayforceWSError) -> FailureKind:
     """Return what an error of an attempt to connect means for the next attempts."""
     match error:
         case ConnectionRejected(status=404) | HandshakeError(_wrong_peer=True):
-            return Obstacle.UNEXPECTED
+            return FailureKind.UNEXPECTED
         case ConnectionRejected(status=408 | 425 | 429):
-            return Obstacle.TEMPORARY
+            return FailureKind.TEMPORARY
         case ConnectionRejected(status=status) if status < 400:
-            return Obstacle.UNEXPECTED  # a redirect: to a page that says so, or to a login
+            return FailureKind.UNEXPECTED  # a redirect: to a page that says so, or to a login
         case ConnectionRejected(status=status) if status < 500:
-            return Obstacle.PERMANENT
+            return FailureKind.PERMANENT
         case HandshakeError(_untrusted=True):
-            return Obstacle.PERMANENT
-    return Obstacle.TEMPORARY
+            return FailureKind.PERMANENT
+    return FailureKind.TEMPORARY

@@ -212,7 +212,7 @@ class Subscription:
                 update, or the connection has ended.
         """
         if self._in_use:
-            raise RayforceWSError("another task is waiting for this subscription; subscribe once for each task")
+            raise RayforceWSError("another task is using this subscription; call subscribe() once for each task")
         if self._number is None:
             raise RayforceWSError(_LEFT if self._was_entered else _NOT_ENTERED)
         self._exchange.check_loop()
@@ -320,7 +320,10 @@ class Subscription:
 
     def _snapshot_payload(self) -> memoryview:
         if self._snapshot is None:
-            raise RayforceWSError("there is no snapshot: pass a query, subscribe(topic, snapshot=query), and enter it")
+            raise RayforceWSError(
+                "this subscription has no snapshot; write 'async with connection.subscribe(topic, snapshot=query)' "
+                "to get one"
+            )
         return self._snapshot
 
     def _error(self, end: Failure) -> Exception:
@@ -334,7 +337,7 @@ class Subscription:
 _POLICIES = {policy.value: policy for policy in Overflow}
 _ERRORS = {GAP: SubscriptionGap, SLOW: SlowSubscriber}
 _NOT_ENTERED = "write 'async with connection.subscribe(...) as updates' before using the subscription"
-_LEFT = "the block of the subscription was left"
+_LEFT = "the 'async with' block of this subscription has ended; call subscribe() again"
 
 
 def make_subscription(
@@ -354,11 +357,15 @@ def make_subscription(
     if policy is None:
         raise RayforceValueError(f"Invalid overflow: {overflow!r}. Must be one of {', '.join(map(repr, _POLICIES))}")
     if resume is not None and not is_valid_position(resume):
-        raise RayforceValueError(f"Invalid resume: {resume!r:.200}. Must be the position of a subscription, or None")
+        raise RayforceValueError(
+            f"Invalid resume: {resume!r:.200}. Must be the position attribute of a subscription, or None"
+        )
     if resume is not None and snapshot is not None:
-        raise RayforceValueError("resume and snapshot exclude each other: a snapshot begins a new position")
+        raise RayforceValueError(
+            "resume and snapshot cannot be used together, because a snapshot has a position of its own; leave out one"
+        )
     if params is not None and snapshot is None:
-        raise RayforceValueError("params are the parameters of the query snapshot, which is missing")
+        raise RayforceValueError("params needs snapshot, the query that uses the parameters")
     query = None if snapshot is None else (snapshot, encode(snapshot, MessageType.SYNC, params=params))
     state = ClientSubscription(max_buffer=max_buffer, overflow=policy, joins=query is not None, resume=resume)
     return Subscription(exchange, topic, state, query)

@@ -72,7 +72,9 @@ def check_name(table: object) -> None:
     """Raise `RayforceValueError` if a table cannot have this name."""
     if not isinstance(table, str) or not table or not table.isprintable():
         shown = repr(table) if isinstance(table, str) else type(table).__qualname__
-        raise RayforceValueError(f"Invalid table: {shown}. Must be the name of a table of the server, as a str")
+        raise RayforceValueError(
+            f"Invalid table: {shown}. Must be the name of a table, a non-empty str without control characters"
+        )
 
 
 def value_of(table: str) -> bytes:

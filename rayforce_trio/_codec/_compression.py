@@ -39,7 +39,7 @@ class Decompressor:
             raise FrameError("a compressed frame ends too early")
         (self.left,) = struct.unpack_from("<I", start)
         if not self.left:
-            raise FrameError("a compressed frame that announces nothing")
+            raise FrameError("a compressed frame announces an empty payload")
         self.header = Header(0, header.message_type, self.left)
         self._kept = b""
         self._last = np.uint8(0)
@@ -56,7 +56,7 @@ class Decompressor:
         if self._compressed_left <= 0 and (self.left or self._kept):
             raise FrameError("a compressed frame ends too early")
         if self._compressed_left > 0 and not self.left:
-            raise FrameError("a compressed frame goes on after all that it announces")
+            raise FrameError("a compressed frame is longer than it announces")
         return plain
 
     def _expand(self, data: bytes) -> bytes:
@@ -72,7 +72,7 @@ class Decompressor:
         counts[repeats + 1] = controls[repeats]
         size = int(counts.sum())
         if size > self.left:
-            raise FrameError("a compressed frame holds more than it announces")
+            raise FrameError("a compressed frame contains more than it announces")
         if size == 0:
             return b""
         self.left -= size

@@ -64,7 +64,7 @@ def reply_frame(reply: Reply, query: Any = None) -> Frame:
     if (code := error_code(frame)) is not None:
         raise engine_error(Failure(code, ""), query)
     if frame[FLAGS_OFFSET] & COMPRESSED_FLAG:
-        raise RayforceConversionError("the reply is compressed, which no server of this protocol does")
+        raise RayforceConversionError("the reply cannot be read: it is compressed, which this protocol does not allow")
     return frame
 
 

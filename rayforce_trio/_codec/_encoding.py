@@ -39,17 +39,23 @@ class Call:
 
     def __init__(self, function: str, arguments: Sequence[Any]) -> None:
         if not isinstance(function, str):
-            raise RayforceValueError(f"a function is given by its name or text, not by {type_name(function)}")
+            raise RayforceValueError(
+                f"Invalid function: {type_name(function)}. Must be the name of a function or a lambda '(fn [x] …)', "
+                "a str"
+            )
         if len(arguments) > MAX_ARGUMENTS:
             raise RayforceValueError(
-                f"{function}: {len(arguments)} arguments; the engine accepts at most {MAX_ARGUMENTS}, give it a list"
+                f"{function}: {len(arguments)} arguments; the engine accepts at most {MAX_ARGUMENTS}; pass a list "
+                "instead"
             )
         if function.lstrip().startswith("("):
             head = _parsed(function)
-        elif _FUNCTION_NAME.match(function):
+        elif _FUNCTION_NAME.match(function) and function.isprintable():
             head = name(function)
         else:
-            raise RayforceValueError(f"{function!r} is neither the name of a function nor a lambda '(fn [x] …)'")
+            raise RayforceValueError(
+                f"Invalid function: {function!r:.200}. Must be the name of a function or a lambda '(fn [x] …)'"
+            )
         values = [data_payload(value, f"argument {place} of {function}") for place, value in enumerate(arguments, 1)]
         self.payload = list_of([head, *values])
 
@@ -59,7 +65,7 @@ def check_topic(topic: object) -> None:
     if not isinstance(topic, str):
         raise RayforceValueError(f"Invalid topic: {topic!r:.200}. Must be a str")
     if problem := topic_problem(topic):
-        raise RayforceValueError(f"Invalid topic: {topic[:100]!r}. It {problem}")
+        raise RayforceValueError(f"Invalid topic: {topic[:100]!r}. A topic {problem}")
 
 
 def encode_update(value: Any) -> Buffer:
@@ -141,7 +147,9 @@ def _text(text: str) -> bytes:
 
 
 def _unencodable() -> RayforceConversionError:
-    return RayforceConversionError("the query cannot be sent, because UTF-8 cannot express it")
+    return RayforceConversionError(
+        "the query cannot be sent, because it contains a lone surrogate, which UTF-8 cannot encode"
+    )
 
 
 def _with_bindings(body: Buffer, bindings: Sequence[tuple[str, Buffer]]) -> bytes:
@@ -156,14 +164,15 @@ def _bindings(params: Any) -> list[tuple[str, Buffer]]:
 
 def _mapping(params: Any) -> Mapping[Any, Any]:
     if not isinstance(params, Mapping):
-        raise RayforceValueError(f"params is a mapping of names to values, not {type_name(params)}")
+        raise RayforceValueError(f"Invalid params: {type_name(params)}. Must be a dict of names and values")
     return params
 
 
 def _parameter(text: Any) -> str:
     if not isinstance(text, str) or not _PARAMETER.match(text):
         raise RayforceValueError(
-            f"params: {text!r} cannot be the name of a parameter; use letters, digits and underscores"
+            f"params: {text!r} cannot be the name of a parameter; use letters, digits and underscores, not starting "
+            "with a digit"
         )
     if text in _RESERVED or text in _LITERALS:
         raise RayforceValueError(f"params: {text!r} cannot be the name of a parameter, because Rayfall uses it itself")

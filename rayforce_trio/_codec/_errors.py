@@ -23,7 +23,7 @@ _LIKE_SQL = re.compile(r"\s*(select|with|insert|update|delete|create|drop)\s", r
 
 WORDS = MappingProxyType(
     {
-        "access": "the server refuses this to clients that may only read",
+        "access": "read-only clients may not do this",
         "arity": "a function was called with a wrong number of arguments",
         CANCELLED: "the query was stopped",
         "corrupt": "stored data is damaged",
@@ -41,7 +41,7 @@ WORDS = MappingProxyType(
         "parse": "the text cannot be parsed",
         "range": "a value is out of range",
         "schema": "the table has no column of this name",
-        "state": "the engine is not in a state that allows this",
+        "state": "the engine cannot do this in its present state",
         "type": "the function does not accept a value of this type",
         "user": "the query raised an error",
         "value": "a name or a value does not fit the table",

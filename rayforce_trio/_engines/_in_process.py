@@ -46,7 +46,7 @@ class _InProcessSession(Session):
         self._cancelled = False
         await trio.lowlevel.checkpoint()  # before the evaluation, so that its result is never lost
         if self._cancelled:
-            return Failure(CANCELLED, "the request was cancelled before it began")
+            return Failure(CANCELLED, "the request was cancelled before it was started")
         return _codec.evaluate(frame)
 
     async def post(self, frame: Frame) -> Failure | None:

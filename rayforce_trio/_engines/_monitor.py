@@ -7,6 +7,7 @@ from contextlib import suppress
 import trio
 
 from .._tasks import enable_ki_protection, race
+from .._text import counted
 from ..errors import EngineError
 from ._backoff import exponential_backoff
 from ._base import Session
@@ -52,10 +53,10 @@ class EngineMonitor:
         """The reason why the server counts as down; empty if it does not."""
         match self._watchdog.state:
             case WatchdogState.UNRESPONSIVE:
-                limit = self._watchdog.limit
-                return f"has ignored a stop for {limit:g} seconds, and evaluates nothing that could explain it"
+                limit = counted(self._watchdog.limit, "second")
+                return f"has not responded to a stop for {limit}, and no other query explains that"
             case WatchdogState.REFUSING:
-                return "rejects the credentials of this server"
+                return "rejects the user name or the password of this server"
         return ""
 
     @enable_ki_protection

@@ -71,7 +71,7 @@ class NativeEngine(Engine):
         try:
             self._credentials = dump_credentials(user, password)
         except ValueError as error:
-            raise RayforceValueError(f"Invalid user or password: {error}") from None
+            raise RayforceValueError(f"Invalid user or password. {error}") from None
         self.host = host
         self.port = port
         self.user = user
@@ -213,7 +213,7 @@ class NativeEngine(Engine):
             with suppress(OSError):  # some systems refuse options if the peer has already reset the connection
                 _enable_keepalive(stream)
             return stream
-        raise EngineError(f"{self._name} cannot be reached within {CONNECT_TIMEOUT:g} seconds")
+        raise EngineError(f"{self._name} did not accept a connection within {CONNECT_TIMEOUT:g} seconds")
 
     def _unread_bytes(self) -> Mapping[int, int]:
         """Return, for each of our ports, how many bytes the server has not read; empty unless it is on this machine."""

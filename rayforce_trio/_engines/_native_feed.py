@@ -90,13 +90,13 @@ class NativeFeed(Feed):
         if function == ".mc.unsub":
             return
         if not isinstance(reply, Result):
-            handler.refused(topic, f"{self._name} refused the subscription with an error of code {reply.code}")
+            handler.refused(topic, f"{self._name} refused the subscription with the error code {reply.code}")
             return
         payload = reply.frame[HEADER_SIZE:]
         if len(payload) == _I64.size and payload[0] == _I64_ATOM:
             handler.subscribed(topic, _I64.unpack(payload)[2])
         else:
-            handler.refused(topic, f"{self._name} does not publish topics: .mc.sub is not the engine's own function")
+            handler.refused(topic, f"{self._name} cannot publish topics, because .mc.sub has been redefined in it")
 
     def _take_push(self, handler: FeedHandler, frame: bytes) -> None:
         """Report a push. Pushes that are not updates of topics are ignored.
@@ -108,7 +108,7 @@ class NativeFeed(Feed):
         try:
             push = parse_push(_decompressed(header, frame) if header.compressed else frame)
         except (FrameError, ProtocolViolation) as error:
-            raise EngineError(f"{self._name} sent a damaged push: {error}") from None
+            raise EngineError(f"{self._name} sent a damaged update: {error}") from None
         if push is not None:
             handler.pushed(push)
 

@@ -50,10 +50,10 @@ _READ_SIZE = 512 * 1024  # bytes; measured: smaller reads take longer, larger on
 _MAX_START_SIZE = 64 * 1024  # bytes; a longer request is unlikely to be written without waiting
 _MAX_SEND_SIZE = 1024 * 1024  # bytes written between two checkpoints
 _STOP = b"!"  # as TCP urgent data
-_NOT_BEGUN = "the request was cancelled before it began"
+_NOT_BEGUN = "the request was cancelled before it was started"
 _UNKNOWN_FAILURE = Failure(
     "unknown",
-    "the engine has a journal, so it does not tell why the query of a stream failed; execute() shows the error",
+    "an engine with a journal does not report why the query of a stream failed; execute() shows the error",
 )
 _NETWORK_ERRORS = (BrokenResourceError, ClosedResourceError)
 
@@ -181,7 +181,7 @@ class NativeSession(Session):
                 self._group.refused()
             raise self._lost(f"cannot be used: {violation}") from None
         self.ready = True
-        if self._group.is_attentive:
+        if self._group.reports_wanted:
             self._group.accepted()
         self.requested_at = trio.current_time()  # of a request that has waited for the handshake
 
@@ -429,7 +429,7 @@ class NativeSession(Session):
                 if exchange.receive_reply(data):
                     if self.timed:
                         self._group.last_reply_at = trio.current_time()
-                    if self._group.is_attentive:
+                    if self._group.reports_wanted:
                         self._group.reply_begun(self)
                     self._deliver_whole(data)
                     del data  # it may be large, and the next bytes may take long to arrive
@@ -459,7 +459,7 @@ class NativeSession(Session):
                     await self._store(chunk.data)
                 if self.timed:
                     self._group.last_reply_at = trio.current_time()
-                if self._group.is_attentive:
+                if self._group.reports_wanted:
                     self._group.received()
             if self._refused is not None and not chunk.unread:
                 refused, self._refused = self._refused, None
@@ -480,13 +480,13 @@ class NativeSession(Session):
             await self._reply_spool.put(data)
             self.on_stored(len(data))
         except OSError as error:
-            raise self._lost(f"sent a reply that cannot be stored: {error.strerror}") from None
+            raise self._lost(f"sent a reply that cannot be stored in a temporary file: {error.strerror}") from None
 
     async def _receive_rest(self) -> bytes:
         """Receive more of a frame. A checkpoint; if cancelled, nothing is lost."""
         with trio.move_on_after(STALL_TIMEOUT):
             return await self._stream.receive_some(_READ_SIZE)
-        raise self._lost(f"sent part of a reply and then nothing for {STALL_TIMEOUT:g} seconds")
+        raise self._lost(f"sent part of a reply, and then nothing for {STALL_TIMEOUT:g} seconds")
 
     def _begin_reply(self, chunk: FrameChunk) -> None:
         if chunk.header.message_type is not MessageType.RESPONSE:
@@ -531,7 +531,7 @@ class NativeSession(Session):
     def _reply_begun(self) -> None:
         if self.timed:
             self._group.last_reply_at = trio.current_time()
-        if self._group.is_attentive:
+        if self._group.reports_wanted:
             self._group.reply_begun(self)
         self._reminder.reply_begun()
 
@@ -575,8 +575,8 @@ class NativeSession(Session):
 
     def _gone(self) -> EngineError:
         if self.awaiting_reply and self._group.is_surely_running(self):
-            return ClientEndedEngine(f"{self._name} ended during a request of this client, as it has done before")
-        return self._lost("is gone")
+            return ClientEndedEngine(f"{self._name} ended again during a request of this client")
+        return self._lost("disconnected")
 
     def _lost(self, problem: str) -> EngineError:
         return EngineError(f"{self._name} {problem}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import trio
 
 from .._tasks import TimeSlice, enable_ki_protection
-from .._text import escape_controls
+from .._text import counted, escape_controls
 from ._output_limit import OutputLimit
 
 LINE_LIMIT = 8 * 1024
@@ -140,7 +140,7 @@ class Output:
         """Log how many lines were left out, if that is due at this time."""
         for level, limit in self._limits.items():
             if limit.report_due <= now and (left_out := limit.take_left_out()):
-                logger.log(level, "%s: %d lines left out", name, left_out)
+                logger.log(level, "%s: %s of output left out", name, counted(left_out, "line"))
 
 
 def _printable(line: bytes) -> str:

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -12,9 +13,10 @@ from typing import Literal
 
 import trio
 
+from .._checks import check_flag
 from .._codec import native_server
 from .._tasks import enable_ki_protection, race
-from .._text import escape_controls
+from .._text import counted, escape_controls
 from ..errors import EngineError, RayforceValueError
 from ._backoff import exponential_backoff
 from ._base import Client, ClientMustWait, Engine, Session
@@ -42,6 +44,8 @@ _PASSWORD = "rayforce_trio"
 _PORT_TAKEN = "Address already in use"
 _HOST = "127.0.0.1"
 _HERE = Path(__file__).parent
+
+_MEMORY = re.compile(r"(?=.*[1-9])\d+(\.\d+)?[KMGTkmgt]?", re.ASCII)
 
 logger = logging.getLogger("rayforce_trio.engine")
 
@@ -91,9 +95,11 @@ class NativeProcess(Engine):
         executable: str | PathLike[str] | None = None,
         stop_timeout: float | Literal["auto"] | None = "auto",
     ) -> None:
+        check_flag("read_only", read_only)
+        check_flag("journal_sync", journal_sync)
         if read_only and journal is not None:
             raise RayforceValueError(
-                "read_only and journal cannot be used together: read-only clients change nothing that a journal could "
+                "read_only and journal cannot be used together: read-only clients make no changes that a journal could "
                 "restore, and replayed requests are not restricted. Load the data with a script instead"
             )
         if journal_sync and journal is None:
@@ -104,9 +110,9 @@ class NativeProcess(Engine):
         if journal is not None:
             self._options += ["-L" if journal_sync else "-l", str(_path(journal, "journal"))]
         if memory is not None:
-            if type(memory) not in (int, str) or not memory:
+            if type(memory) not in (int, str) or not _MEMORY.fullmatch(str(memory)):
                 raise RayforceValueError(
-                    f"Invalid memory: {memory!r}. Must be a number of bytes, or a string such as '4G'"
+                    f"Invalid memory: {memory!r}. Must be a number of bytes, an int above 0, or a str such as '4G'"
                 )
             self._options += ["-m", str(memory)]
         if cores is not None:
@@ -154,7 +160,7 @@ class NativeProcess(Engine):
                 already in use by another server.
         """
         if self._running:
-            raise EngineError("a NativeProcess serves one server at a time; create another one")
+            raise EngineError("this NativeProcess is already used by a server; create one for each server")
         self._running = True
         try:
             await self._keep_running(task_status)
@@ -188,12 +194,12 @@ class NativeProcess(Engine):
                 delays = None if self._was_used else delays
                 if self._was_used:
                     # A client may have ended it. Do not make the others wait.
-                    logger.warning("%s; it will be restarted at once", end)
+                    logger.warning("%s; restarting it now", end)
                     continue
             if delays is None:
                 delays = exponential_backoff(_FIRST_RESTART_DELAY, MAX_RESTART_DELAY)
             delay = next(delays)
-            logger.warning("%s; it will be restarted in %g seconds", end, delay)
+            logger.warning("%s; restarting it in %s", end, counted(delay, "second"))
             await trio.sleep(delay)
 
     async def open_session(self) -> Session:
@@ -240,7 +246,8 @@ class NativeProcess(Engine):
         """Raise `ClientMustWait` if a client must wait before it can connect again."""
         if client is not None and (wait := self._suspects.wait_of(client, trio.current_time())):
             raise ClientMustWait(
-                f"your queries have ended the engine process. Wait {math.ceil(wait)} seconds before you connect again",
+                f"your queries have ended the engine process; wait {counted(math.ceil(wait), 'second')} before you "
+                "connect again",
                 wait,
             )
 
@@ -251,11 +258,11 @@ class NativeProcess(Engine):
         for client in alone:
             wait = self._suspects.process_ended_by(client, now)
             logger.warning(
-                "the engine process %d ended during a request of %s, as other processes before; this client must wait "
-                "%g seconds before it can connect again",
+                "the engine process %d ended during a request of %s, and so did an earlier process; this client is "
+                "refused for %s",
                 pid,
                 escape_controls(str(client)),
-                wait,
+                counted(wait, "second"),
             )
         if not alone:
             self._suspects.process_ended(clients, now)
@@ -273,9 +280,7 @@ class NativeProcess(Engine):
             end = await self._run_on(_free_port(), on_ready)
             if end is not None:
                 return end
-        raise EngineError(
-            "the engine process could not be started: every free port was taken before the process could use it"
-        )
+        raise EngineError("the engine process cannot be started: other programs took every port that it was given")
 
     async def _run_on(self, port: int, on_ready: Callable[[], None]) -> str | None:
         """Like `_run_once`, on this port; returns `None` if another process has taken the port.
@@ -339,7 +344,7 @@ class NativeProcess(Engine):
                     await process.wait()  # it may have rejected a session because it was about to end
                 if native.is_down:
                     break
-            logger.warning("the engine process %d %s; it is killed", process.pid, native.monitor.problem)
+            logger.warning("the engine process %d %s; killing it", process.pid, native.monitor.problem)
 
         async def clear_suspects() -> None:
             """Check regularly whose requests need not be alone any more, until cancelled. A checkpoint."""
@@ -451,9 +456,9 @@ class _ChildServer(NativeEngine):
     def _reason(self, limit: int | None) -> str:
         """Return why the process accepts no connection, given its limit on file descriptors if it has reached that."""
         if limit is None:
-            return f"{self._name} does not accept connections in time"
+            return f"{self._name} did not accept a connection in time"
         return (
-            f"{self._name} has all of its {limit} file descriptors in use; other programs on this machine may hold "
+            f"{self._name} has used up its {limit} file descriptors; other programs on this machine may hold "
             "connections to its port"
         )
 
@@ -471,7 +476,8 @@ def _checked_stop_timeout(value: object, *, read_only: bool) -> float | None:
     if value is None or (type(value) in (int, float) and value > 0):  # type: ignore[operator]  # it is a number
         return value  # type: ignore[return-value]  # as above
     raise RayforceValueError(
-        f"Invalid stop_timeout: {value!r}. Must be a number of seconds above 0, 'auto', or None for no restart"
+        f"Invalid stop_timeout: {value!r}. Must be a number of seconds above 0, 'auto', or None to never restart the "
+        "process"
     )
 
 
@@ -494,9 +500,13 @@ def _exit_text(process: ChildProcess) -> str:
 
 def _path(path: object, argument: str) -> Path:
     try:
-        return Path(path).absolute()  # type: ignore[arg-type]  # anything but a path raises TypeError
-    except TypeError:
-        raise RayforceValueError(f"Invalid {argument}: {path!r}. Must be a path") from None
+        found = Path(path).absolute()  # type: ignore[arg-type]  # anything but a path raises TypeError
+        is_possible = b"\0" not in os.fsencode(found)
+    except (TypeError, UnicodeEncodeError):
+        is_possible = False
+    if not is_possible:
+        raise RayforceValueError(f"Invalid {argument}: {path!r}. Must be a path, a str or a Path")
+    return found
 
 
 def _file(path: object, argument: str) -> str:

@@ -33,7 +33,7 @@ class RoundRobinEngine(Engine):
         except TypeError:
             self._engines = []
         if not self._engines or not all(isinstance(engine, Engine) for engine in self._engines):
-            raise RayforceValueError(f"Invalid engines: {engines!r}. Must be a list of one engine or more")
+            raise RayforceValueError(f"Invalid engines: {engines!r}. Must be a list of one or more engines")
         self._order = deque(self._engines)
         self._down: set[Engine] = set()
         self._nursery: trio.Nursery | None = None

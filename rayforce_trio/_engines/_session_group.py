@@ -74,7 +74,7 @@ class SessionGroup:
         state_changed: set, and replaced by a new event, when the state of the watchdog changes.
         last_reply_at: when bytes of a reply to a timed session last arrived, on trio's clock. The server evaluates
             nothing while it sends a reply.
-        is_attentive: whether sessions must report each reply to `reply_begun`, and each part of it to `received`.
+        reports_wanted: whether sessions must report each reply to `reply_begun`, and each part of it to `received`.
         has_turns: whether requests must wait for their turn: see `enter`.
     """
 
@@ -84,7 +84,7 @@ class SessionGroup:
         self.state_changed = trio.Event()
         self._reported_state = watchdog.state
         self.last_reply_at = -math.inf
-        self.is_attentive = False
+        self.reports_wanted = False
         self.has_turns = False
         self._sessions = weakref.WeakSet[GroupMember]()
         self._turns = Turns[GroupMember]()
@@ -206,7 +206,7 @@ class SessionGroup:
         return any(session.awaiting_reply and session.stopped_at < math.inf for session in self._sessions)
 
     def _note_change(self) -> None:
-        self.is_attentive = self.has_turns or bool(self._abandoned) or not self.watchdog.is_idle
+        self.reports_wanted = self.has_turns or bool(self._abandoned) or not self.watchdog.is_idle
         if self.watchdog.state is not self._reported_state:
             self._reported_state = self.watchdog.state
             self.state_changed.set()

@@ -80,7 +80,7 @@ def _start(command: list[str]) -> int:
         os.dup2(null, 0)
         os.execv(command[0], command)
     except OSError as error:
-        print(f"{command[0]} cannot be executed: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201 - its output
+        print(f"cannot execute {command[0]}: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201 - its output
     os._exit(1)
 
 

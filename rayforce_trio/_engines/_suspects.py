@@ -13,7 +13,7 @@ from ._base import Client
 MAX_CLIENTS = 1024
 """The number of clients that are remembered. The one that was a suspect least recently is forgotten first."""
 
-DEATHS_UNTIL_ALONE = 2
+SUSPICIONS_UNTIL_ALONE = 2
 """The number of times that a client must be a suspect before its requests are sent alone."""
 
 SUSPICION_LIFETIME = 300.0
@@ -25,7 +25,7 @@ FIRST_WAIT = 5.0
 MAX_WAIT = 600.0
 """The longest time that a client waits."""
 
-CONVICTION_LIFETIME = 3600.0
+CRASH_RECORD_LIFETIME = 3600.0
 """The time, after its wait, for which a client that has ended a process is remembered."""
 
 
@@ -34,7 +34,7 @@ _MAX_ENDED = 10  # more make no difference to the wait
 
 class _Record:
     def __init__(self) -> None:
-        self.deaths = 0  # ends of a process in which the client was a suspect
+        self.suspicions = 0  # ends of a process in which the client was a suspect
         self.ended = 0  # processes that the client certainly ended
         self.waits_until = 0.0
         self.forget_at = 0.0
@@ -57,13 +57,13 @@ class Suspects:
     def must_be_alone(self, client: Client, now: float) -> bool:
         """Return whether the requests of a client must be sent alone."""
         record = self._find(client, now)
-        return record is not None and (record.ended > 0 or record.deaths >= DEATHS_UNTIL_ALONE)
+        return record is not None and (record.ended > 0 or record.suspicions >= SUSPICIONS_UNTIL_ALONE)
 
     def process_ended(self, clients: Iterable[Client], now: float) -> None:
         """Record that a process has ended while requests of these clients were in flight."""
         for client in set(clients):
             record = self._take(client)
-            record.deaths += 1
+            record.suspicions += 1
             record.forget_at = max(record.forget_at, now + SUSPICION_LIFETIME)
 
     def process_ended_by(self, client: Client, now: float) -> float:
@@ -75,7 +75,7 @@ class Suspects:
         wait = min(FIRST_WAIT * 2.0**record.ended, MAX_WAIT)
         record.ended = min(record.ended + 1, _MAX_ENDED)
         record.waits_until = now + wait
-        record.forget_at = record.waits_until + CONVICTION_LIFETIME
+        record.forget_at = record.waits_until + CRASH_RECORD_LIFETIME
         for other in [other for other, record in self._records.items() if not record.ended]:
             del self._records[other]
         return wait

@@ -257,7 +257,7 @@ class ClientProtocol:
                 self._receive_update(message)
                 return None
             if self._extended and header.message_type is not _RESPONSE:
-                raise ProtocolViolation("the server sent a request")
+                raise ProtocolViolation("a request from the server")
         return self._answer(Result(message))
 
     def _send_request(self, request: ClientRequest, state: ClientRequestState) -> Outgoing:
@@ -280,12 +280,12 @@ class ClientProtocol:
 
     def _receive_control(self, text: str) -> ClientRequest | None:
         if not self._extended:
-            raise ProtocolViolation("a text message from a server of the baseline protocol, which has none")
+            raise ProtocolViolation("a text message, which the baseline protocol does not have")
         received = None
         for notice in parse_control(text):
             if isinstance(notice, ErrorNotice):
                 if not self._unanswered or self._unanswered[0].number != notice.number:
-                    raise ProtocolViolation(f"an error for request {notice.number}, whose turn it is not")
+                    raise ProtocolViolation(f"an error for request {notice.number} out of order")
                 received = self._answer(Failure(notice.code, notice.message))
                 if notice.code == CLOSING and self._refused_number is None:
                     self._refused_number = notice.number

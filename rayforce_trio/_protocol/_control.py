@@ -179,7 +179,7 @@ def _number(value: Any) -> int:
 
 def _id(value: Any) -> int:
     if type(value) is not int or not 1 <= value <= MAX_ID:
-        raise ProtocolViolation("the id of a subscription must be an integer above 0, and fit in 64 bits")
+        raise ProtocolViolation("the id of a subscription must be an integer above 0 that fits in 64 bits")
     return value
 
 
@@ -232,7 +232,7 @@ def topic_problem(topic: str) -> str | None:
     try:
         size = len(topic.encode())
     except UnicodeEncodeError:
-        return "must be expressible in UTF-8"
+        return "must be text that UTF-8 can encode"
     if not topic:
         return "must not be empty"
     if "\0" in topic:

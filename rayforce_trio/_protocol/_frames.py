@@ -15,6 +15,7 @@ import enum
 import struct
 from typing import NamedTuple
 
+from .._text import counted
 from ._violation import ProtocolViolation
 
 HEADER_SIZE = 16
@@ -92,12 +93,12 @@ def parse_header(data: bytes | bytearray | memoryview) -> Header:
         FrameError: the data is too short, or the header is invalid or of an unsupported version.
     """
     if len(data) < HEADER_SIZE:
-        raise FrameError(f"a frame needs a header of {HEADER_SIZE} bytes, but has {len(data)} bytes")
+        raise FrameError(f"a frame needs a header of {HEADER_SIZE} bytes, but has {counted(len(data), 'byte')}")
     magic, version, flags, endian, message_type, size = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise FrameError(f"not a Rayforce frame: it begins with {bytes(magic).hex()}, not {_MAGIC.hex()}")
     if version != WIRE_VERSION:
-        raise FrameError(f"wire version {version} is not supported, only {WIRE_VERSION}")
+        raise FrameError(f"wire version {version} is not supported; expected {WIRE_VERSION}")
     if endian != 0:
         raise FrameError("big-endian frames are not supported")
     if message_type >= len(_MESSAGE_TYPES):
@@ -115,7 +116,7 @@ def parse_frame(frame: Frame) -> Header:
     """
     header = parse_header(frame)
     if header.size != len(frame) - HEADER_SIZE:
-        raise FrameError(f"the header announces {header.size} bytes, but {len(frame) - HEADER_SIZE} bytes follow")
+        raise FrameError(f"the header announces {counted(header.size, 'byte')}, but {len(frame) - HEADER_SIZE} follow")
     return header
 
 

@@ -16,13 +16,13 @@ def dump_credentials(user: str, password: str) -> bytes:
         ValueError: the protocol cannot express them. The text says why and does not quote them.
     """
     if not all(isinstance(text, str) for text in (user, password)):
-        raise ValueError("both must be strings")
+        raise ValueError("Must be str")
     try:
         data = f"{user}:{password}\0".encode()
     except UnicodeEncodeError:  # its text would quote them
-        raise ValueError("a user name and a password must be text that UTF-8 can express") from None
+        raise ValueError("Must be text that UTF-8 can encode") from None
     if ":" in user or b"\0" in data[:-1]:
-        raise ValueError("a user name must not contain a colon, nor may it or a password contain a zero character")
+        raise ValueError("Must not contain NUL, and the user name no colon")
     if len(data) > _CREDENTIALS_LIMIT:
-        raise ValueError(f"user name and password must have at most {_CREDENTIALS_LIMIT - 2} bytes together")
+        raise ValueError(f"Must have at most {_CREDENTIALS_LIMIT - 2} bytes together")
     return bytes([len(data)]) + data

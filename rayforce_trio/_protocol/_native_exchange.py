@@ -283,7 +283,9 @@ class NativeExchange:
         if self.state is ExchangeState.HANDSHAKING:
             if self._credentials_sent:
                 raise CredentialsRejected("it rejected the user name or the password")
-            raise ProtocolViolation("it ended the handshake; it is not a Rayforce server or has another version")
+            raise ProtocolViolation(
+                "it closed the connection during the handshake, as servers of another kind or version do"
+            )
 
     def next_event(self) -> FrameChunk | None:
         """Return the next chunk of a reply or a push, or `None` until more bytes arrive. Call it after the handshake.
@@ -357,7 +359,7 @@ class NativeExchange:
             if header.size > NATIVE_MAX_REPLY:
                 raise ProtocolViolation(f"it sent a reply of {header.size} bytes; the limit is {NATIVE_MAX_REPLY}")
         elif self._keep_pushes and header.size > NATIVE_MAX_REQUEST:
-            raise ProtocolViolation(f"it pushed {header.size} bytes; the limit is {NATIVE_MAX_REQUEST}")
+            raise ProtocolViolation(f"it sent an update of {header.size} bytes; the limit is {NATIVE_MAX_REQUEST}")
 
     def _take(self, header: Header, size: int, *, first: bool) -> FrameChunk:
         """Return the available bytes of a frame of which `size` bytes are to come."""

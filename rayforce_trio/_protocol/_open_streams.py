@@ -55,9 +55,12 @@ class OpenStreams:
     def open(self, call: OpenStream) -> Failure | None:
         """Add a stream, whose query is to be evaluated, or return why it is refused."""
         if call.stream in self._streams:
-            return Failure("domain", f"the connection has a stream {call.stream} already")
+            return Failure("domain", f"the connection already has a stream {call.stream}")
         if len(self._streams) >= MAX_STREAMS:
-            return Failure("limit", f"the connection has {MAX_STREAMS} streams already; end one of them first")
+            return Failure(
+                "limit",
+                f"the connection already has {MAX_STREAMS} open streams, the most that are allowed; end one first",
+            )
         self._streams[call.stream] = _Stream(call.batch_size)
         return None
 
@@ -68,7 +71,7 @@ class OpenStreams:
             del self._streams[stream]
             return Failure(
                 "limit",
-                f"the results of the streams of this connection would have more than {MAX_STREAM_BYTES} bytes "
+                f"the results of this connection's open streams would have more than {MAX_STREAM_BYTES} bytes "
                 "together; end another stream first",
             )
         opened.state, opened.rows, opened.size = StreamState.OPEN, rows, size
@@ -89,7 +92,7 @@ class OpenStreams:
         if found is None or found.state is StreamState.OPENING:
             return Failure("domain", f"the connection has no stream {call.stream}")
         if found.state is StreamState.FINISHED:
-            return Failure("domain", f"all rows of stream {call.stream} have been sent")
+            return Failure("domain", f"all rows of stream {call.stream} have already been sent")
         return Rows(found.position, min(found.batch_size, found.rows - found.position))
 
     def returned(self, stream: int, rows: Rows) -> None:

@@ -24,6 +24,7 @@ from contextlib import suppress
 from math import inf
 from typing import TypeGuard
 
+from .._text import counted
 from ._control import CancelNotice, HelloNotice, Notice, dump_error, parse_control
 from ._frames import (
     COARSE_HEADER,
@@ -64,9 +65,9 @@ _MAX_SKIPPED = 64
 """`next_ahead` skips at most this many refused requests in one call, because other tasks wait meanwhile."""
 
 _CANCELLED = Failure(CANCELLED, "the client cancelled the request")
-_CLOSING = Failure(CLOSING, "the server is shutting down and did not start the query")
+_CLOSING = Failure(CLOSING, "the server is shutting down, and did not start the query")
 _COMPRESSED = Failure("nyi", "compressed requests are not supported")  # their size once decompressed has no bound
-_VERBOSE_CALL = Failure("nyi", "a call of the server itself prints nothing; send it without the flag for output")
+_VERBOSE_CALL = Failure("nyi", "this function of the server prints nothing; call it without the flag for output")
 _TEXT = Failure("type", "expected a binary message, got text")
 
 Message = Frame | LazyFrame | str
@@ -156,7 +157,8 @@ class RequestPipeline:
         self.max_in_flight = max_in_flight
         self.query_timeout = query_timeout
         self._max_reply_size = max_reply_size
-        too_many = f"more than {max_in_flight} requests of this connection were unanswered (max_in_flight)"
+        limit = counted(max_in_flight or 0, "unanswered request")
+        too_many = f"this connection has reached its limit of {limit} (max_in_flight)"
         self._too_many = Failure(BUSY, too_many)
         self._last_number = 0
         self._queue = deque[ServerRequest]()
@@ -221,7 +223,7 @@ class RequestPipeline:
             elif header.message_type is MessageType.ASYNC:
                 number = None
             else:
-                raise ProtocolViolation("the client sent a response, but the server has sent no request")
+                raise ProtocolViolation("a reply from the client, but the server has sent no request")
             if header.flags & COMPRESSED_FLAG:
                 failure = _COMPRESSED
         request = ServerRequest(number, message, now)
@@ -403,7 +405,7 @@ class RequestPipeline:
         posts_only = not self._queued_numbers and (current is None or current.number is None)
         if self._waits >= (_MAX_WAITS_OF_POSTS if posts_only else _MAX_WAITS):
             limit = f"{MAX_WAITING_POSTS} posts" if self._posts > MAX_WAITING_POSTS else f"{MAX_WAITING_BYTES} bytes"
-            raise ProtocolViolation(f"more than {limit} wait for the engine", code=1008)
+            raise ProtocolViolation(f"more than {limit} are waiting for the engine", code=1008)
 
     def client_leaves(self) -> Action:
         """Report that the client has closed its side, although messages that it sent before are still to be received.
@@ -583,8 +585,8 @@ class RequestPipeline:
 
     def _explain_timeout(self, request: ServerRequest, reply: Reply) -> Reply:
         """Return the reply to a request that ran for too long, with the reason in place of the engine's `cancel`."""
-        reason = f"the query ran for more than {self.query_timeout:g} seconds, and was stopped (query_timeout)"
-        failure = Failure(TIMEOUT, reason)
+        limit = counted(self.query_timeout or 0, "second")
+        failure = Failure(TIMEOUT, f"the query ran for more than {limit} and was stopped (query_timeout)")
         if isinstance(reply, Failure):
             return failure if reply.code == CANCELLED else reply
         if not self.unread and parse_frame(request.frame).verbose:

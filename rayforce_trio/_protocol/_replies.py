@@ -23,7 +23,9 @@ TOO_LARGE = "toobig"
 
 def too_large(size: int, limit: float) -> "Failure":
     """Return the error in place of a result of `size` bytes."""
-    return Failure(TOO_LARGE, f"the result has {size} bytes; this server sends at most {limit:.0f} (max_reply_size)")
+    return Failure(
+        TOO_LARGE, f"the result has {size} bytes; this server sends at most {limit:.0f} bytes (max_reply_size)"
+    )
 
 
 class LazyFrame:

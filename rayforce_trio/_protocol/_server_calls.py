@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .._text import counted
 from ._control import MAX_ID, topic_problem
 from ._frames import HEADER_SIZE, SIZED, STRING_ATOM, Frame
 from ._replies import Failure
@@ -90,14 +91,16 @@ def parse_server_call(frame: Frame, *, is_post: bool = False) -> ServerCall | Fa
     text = name.decode("utf-8", "replace")
     known = _CALLS.get(text) if end else None
     if known is None:
-        return Failure("name", f"this server has no function {text!r}; names that begin with .ws. are reserved")
+        return Failure(
+            "name", f"this server has no function {text!r}; names that begin with .ws. are reserved for the server"
+        )
     if is_post != known.is_post:
         return Failure("type", f"{text} must be sent as a {'post' if known.is_post else 'request'}")
     reader = _Reader(memoryview(frame), start + len(name) + 1)
     _, _, count = SIZED.unpack_from(frame, HEADER_SIZE)
     try:
         if count != 1 + known.arguments:
-            raise _Invalid(f"expected {known.arguments} arguments, got {count - 1}")
+            raise _Invalid(f"expected {counted(known.arguments, 'argument')}, got {count - 1}")
         call = known.read(reader)
         reader.finish()
     except _Invalid as error:
@@ -155,7 +158,7 @@ class _Reader:
 
     def finish(self) -> None:
         if self._at != len(self._frame):
-            raise _Invalid(f"{len(self._frame) - self._at} bytes follow the last argument")
+            raise _Invalid(f"{counted(len(self._frame) - self._at, 'byte')} after the last argument")
 
 
 class _Known(NamedTuple):

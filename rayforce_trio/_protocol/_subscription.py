@@ -134,7 +134,7 @@ class ClientSubscription:
         if self.state is not _SUBSCRIBING:
             return
         if self._resume is not None and position != self._resume:
-            self._finish(Failure(GAP, "the server continues from another position"))
+            self._finish(Failure(GAP, "the server did not continue from the requested position"))
             return
         if self.position is None:
             self.position = position
@@ -162,7 +162,7 @@ class ClientSubscription:
             return
         expected = self._received + 1 + update.lost
         if self.state is _SUBSCRIBING or update.lost < 0 or update.sequence != expected:
-            self._finish(Failure(GAP, f"update {update.sequence} arrived in place of {expected}"))
+            self._finish(Failure(GAP, f"update {update.sequence} arrived instead of update {expected}"))
             return
         assert self.position is not None
         self._received = update.sequence
@@ -228,7 +228,7 @@ class ClientSubscription:
         """Allow that updates were dropped, or end the subscription; return whether it goes on."""
         if self._overflow is not Overflow.ERROR:
             return True
-        self._finish(Failure(SLOW, "its updates were not taken fast enough, and the buffer is full"))
+        self._finish(Failure(SLOW, "its updates were not taken fast enough, and the buffer is full (max_buffer)"))
         return False
 
     def _drop_oldest(self) -> None:

@@ -168,7 +168,12 @@ class Topic(Generic[S]):
         if self.state is TopicState.ENDED:
             raise ValueError("the epoch of this topic has ended")
         if resume is not None and not self._can_resume(resume):
-            return [End(subscriber, Failure(GAP, "the server does not have the updates that follow this position"))]
+            return [
+                End(
+                    subscriber,
+                    Failure(GAP, "the server no longer has the updates after this position; subscribe with a snapshot"),
+                )
+            ]
         self.subscribers[subscriber] = None
         if self.state is TopicState.IDLE:
             self.state = TopicState.SUBSCRIBING
@@ -212,7 +217,7 @@ class Topic(Generic[S]):
         if self.state is not _ACTIVE and self.state is not _LINGERING:
             return []
         if sequence != self.next_sequence:
-            expected = f"the engine sent update {sequence}; expected {self.next_sequence}"
+            expected = f"the engine sent update {sequence} instead of update {self.next_sequence}"
             return [*self._end(Failure(GAP, expected)), Unsubscribe()]
         self.next_sequence += 1
         update = StoredUpdate(sequence, payload, self._size)

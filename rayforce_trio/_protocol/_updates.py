@@ -90,5 +90,5 @@ def parse_push(frame: Frame) -> Push | None:
         if kind != _I64_ATOM or frame[topic_end + _SEQUENCE.size : value] != _QUOTE or value >= len(frame):
             return None
     except (struct.error, UnicodeDecodeError):
-        raise ProtocolViolation("a push that is damaged") from None
+        raise ProtocolViolation("a damaged update") from None
     return Push(topic, sequence, frame[value:])

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from .._addresses import check_host, ip_of, is_loopback
+from .._checks import check_flag, list_argument
 from .._transports import OpeningRequest, Refusal
 from ..errors import RayforceValueError
-from ._checks import check_flag
 
 _HOST_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-._~!$&'()*+,;=")
 """The characters of a host name: RFC 3986, section 3.2.2, without percent-encoding, which no client needs."""
@@ -64,12 +64,15 @@ class AccessPolicy:
             return Refusal(400, "The Host header is not a host name or an IP address, with or without a port.")
         if not self._allows_host(host, request.own_address[0]):
             return Refusal(
-                421, "This server does not answer to this host name. To change that, add the name to allowed_hosts."
+                421,
+                "This server does not accept the name in the Host header. To accept it, add the name to allowed_hosts.",
             )
         origin = request.headers.get("origin")
         if origin is not None and not self._is_allowed(origin, request.own_address):
             return Refusal(
-                403, "This server does not accept pages of this origin. To change that, add it to allowed_origins."
+                403,
+                "This server does not accept web pages of this origin. To accept them, add the origin to "
+                "allowed_origins.",
             )
         return None
 
@@ -107,29 +110,27 @@ def make_policy(
     check_flag("allow_unauthenticated", allow_unauthenticated)
     if authenticated and allow_unauthenticated:
         raise RayforceValueError("authenticate and allow_unauthenticated=True contradict each other; leave out one")
-    if isinstance(allowed_origins, str):
-        raise RayforceValueError(f"allowed_origins is a list of origins, not one string; write [{allowed_origins!r}]")
-    allowed_origins = list(allowed_origins)
+    allowed_origins = list_argument("allowed_origins", allowed_origins, "origins such as 'https://example.org'")
     if not all(isinstance(origin, str) for origin in allowed_origins):
-        raise RayforceValueError(f"Invalid allowed_origins: {allowed_origins!r}. Must be a list of strings")
+        raise RayforceValueError(
+            f"Invalid allowed_origins: {allowed_origins!r}. Must be a list of origins such as 'https://example.org'"
+        )
     origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
     for origin in origins:
         if origin != "null" and _parse_origin(origin) is None:
             raise RayforceValueError(
-                f"{origin!r} is not an origin; an origin looks like https://example.org or http://host:8080"
+                f"Invalid allowed_origins: {origin!r}. Must be origins such as 'https://example.org' or 'http://host:8080'"
             )
     protected = not authenticated and not allow_unauthenticated
     return AccessPolicy(protected, origins, _checked_hosts(allowed_hosts), _normalized(own_host))
 
 
 def _checked_hosts(hosts: Iterable[str]) -> frozenset[str]:
-    if isinstance(hosts, str):
-        raise RayforceValueError(f"allowed_hosts is a list of names, not one string; write [{hosts!r}]")
-    hosts = list(hosts)
+    hosts = list_argument("allowed_hosts", hosts, "host names")
     for host in hosts:
         check_host(host)
         if "*" in host:
-            raise RayforceValueError(f"Invalid allowed_hosts: {host!r}. Must be exact names, without patterns")
+            raise RayforceValueError(f"Invalid allowed_hosts: {host!r}. Must be complete host names, without *")
     return frozenset(map(_normalized, hosts))
 
 

@@ -35,7 +35,7 @@ _FROM_ELSEWHERE = Refusal(
     "This server shows this page only to clients on its own machine that do not come through a proxy, because it does "
     "not authenticate clients. To show it to authenticated clients, start the server with authenticate.",
 )
-_NO_ENGINE = Refusal(503, "This server has no engine for this client. See the server's log.")
+_NO_ENGINE = Refusal(503, "This server has no engine for this user. See the server's log.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Authorizer:
         self.engine = engine
         self._named = _checked(engines)
         if self._named and authenticate is None:
-            raise RayforceValueError("engines needs authenticate, because principals select one of them")
+            raise RayforceValueError("engines needs authenticate, which selects one of them for each client")
         self._failures = FailureLimit()
 
     @property
@@ -106,7 +106,7 @@ class Authorizer:
         engine = self.engine if name is None else self._named.get(name)
         if engine is None:
             log.error(
-                "the engine %r of this principal is not one of the engines of WSServer: %s",
+                "authenticate returned a Principal with the engine %r, which WSServer does not have; it has: %s",
                 name,
                 ", ".join(map(repr, self._named)) or "none",
             )
@@ -116,9 +116,11 @@ class Authorizer:
             session = await engine.open_session_for(client)
             return Authorized(principal, session, session.source or engine)
         except ClientMustWait as error:
-            return Refusal(503, f"This client must wait: {error}.", _retry_after(error.retry_after))
+            return Refusal(
+                503, f"This server does not accept you at the moment: {error}.", _retry_after(error.retry_after)
+            )
         except RayforceWSError as error:
-            return Refusal(503, f"The engine cannot be reached: {error}")
+            return Refusal(503, f"The engine is not available: {error}")
 
     async def authorize_page(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
@@ -160,11 +162,11 @@ class Authorizer:
             with trio.move_on_at(deadline):
                 found = await self._ask(authenticator, request)
         except Exception:
-            log.exception("authenticate failed")
+            log.exception("authenticate raised an exception")
             found = _FAILED
         else:
             if trio.current_time() >= deadline:  # it may have shielded itself from the deadline
-                log.warning("authenticate took too long")
+                log.warning("authenticate took too long (open_timeout)")
                 found = _TOO_LATE
         if isinstance(found, Refusal):
             opening.deadline = max(deadline, trio.current_time()) + REFUSAL_TIMEOUT
@@ -179,7 +181,7 @@ class Authorizer:
         Only requests with credentials that could be guesses count as attempts, and their number is limited. If
         cancelled, the attempt is not counted.
         """
-        principal = authenticator.check_key(request)
+        principal = authenticator.check_strong_token(request)
         if principal:
             return principal
         if not authenticator.has_credentials(request):
@@ -201,13 +203,10 @@ async def _result_of(principal: object | Awaitable[object]) -> object:
 
 
 def _checked(engines: Mapping[str, Engine] | None) -> dict[str, Engine]:
-    try:
-        named = dict(engines or {})
-    except (TypeError, ValueError):
-        named = None
-    if named is None or not all(map(_is_named_engine, named.items())):
-        raise RayforceValueError(f"Invalid engines: {engines!r}. Must be a dict of names and engines")
-    return named
+    named: object = {} if engines is None else engines
+    if not isinstance(named, Mapping) or not all(map(_is_named_engine, named.items())):
+        raise RayforceValueError(f"Invalid engines: {engines!r}. Must be a dict of names (non-empty str) and engines")
+    return dict(named)
 
 
 def _is_named_engine(item: tuple[object, object]) -> bool:
@@ -218,7 +217,7 @@ def _is_named_engine(item: tuple[object, object]) -> bool:
 def _too_many_failures(seconds: float) -> Refusal:
     return Refusal(
         429,
-        "Too many failed authentications from your address. Try again later.",
+        "Authentication has failed too often from your network. Try again later.",
         _retry_after(seconds),
     )
 

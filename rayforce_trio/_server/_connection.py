@@ -47,6 +47,7 @@ from .._protocol import (
     dump_hello,
 )
 from .._tasks import FLUSH_INTERVAL, TIME_SLICE, TimeSlice, enable_ki_protection, race
+from .._text import counted
 from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, TryAgainLater, aclose_shielded, end
 from .._websocket import CloseCode
 from ..errors import ConnectionLost, EngineError, ProtocolError, RayforceWSError
@@ -210,7 +211,7 @@ class WSServerConnection:
             with self._counted_in_budgets(), self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._work)
-                    error = await self._converse()
+                    error = await self._serve_until_end()
                     self._close_subscriptions()
                     self._limit_posts()
                     self._abandon_requests()
@@ -219,7 +220,7 @@ class WSServerConnection:
                     else:
                         await end(self._transport, error)
             if self._scope.cancelled_caught and self._pipeline.state in _POSTS_LEFT:
-                self._log.warning("posts were left undone")
+                self._log.warning("posts were not carried out: the connection had ended, and they took too long")
         except Exception:
             error = RayforceWSError("internal error")
             await end(self._transport, error)
@@ -231,7 +232,7 @@ class WSServerConnection:
             self._stop_now()  # the engine is free at once, however long the closing handshake takes
             await aclose_shielded(self._transport)
 
-    async def _converse(self) -> RayforceWSError | None:
+    async def _serve_until_end(self) -> RayforceWSError | None:
         """Read and answer until the connection ends; return the error that ended it, `None` if the server did.
 
         A checkpoint. If cancelled, the worker task continues.
@@ -254,13 +255,17 @@ class WSServerConnection:
         with self._grace:
             await self._finished.wait()
         if self._pipeline.late_posts:
-            self._log.warning("%d posts arrived too late, and were not carried out", self._pipeline.late_posts)
+            self._log.warning(
+                "%s arrived during the shutdown and will not be carried out", counted(self._pipeline.late_posts, "post")
+            )
         if self._failure is not None:
             # The traceback of the original would refer to this connection, and so to the original: a cycle.
             raise copy.copy(self._failure)
         if self._pipeline.state is not ConnectionState.CLOSED:
             left = self._pipeline.unfinished
-            self._log.warning("the server stops before %d requests and posts are done", left)
+            self._log.warning(
+                "the server stops with %s", counted(left, "unfinished request or post", "unfinished requests and posts")
+            )
             self._stop_now()
 
     async def _read(self) -> None:
@@ -417,8 +422,8 @@ class WSServerConnection:
     def _log_refusal(self, request: ServerRequest) -> None:
         """Log that a request that has just arrived will not be started."""
         if request.outcome is Outcome.BUSY and self._pipeline.busy == 1:
-            limit = self._pipeline.max_in_flight
-            self._log.warning("more than %d requests are unanswered (max_in_flight); further ones are refused", limit)
+            limit = counted(self._pipeline.max_in_flight or 0, "unanswered request")
+            self._log.warning("the limit of %s is reached (max_in_flight); more are refused", limit)
         elif request.outcome is Outcome.INVALID and request.number is None:
             self._log_failed_post(request.failure)
 
@@ -614,7 +619,7 @@ class WSServerConnection:
                 return await self._subscriptions.snapshot(call, self._session)
             case Publish() if self._subscriptions is not None:
                 return await self._subscriptions.publish(call, self._session)
-        return Failure("nyi", "this server does not have this function")
+        return Failure("nyi", "this server does not offer this function")
 
     async def _ask_engine(self, call: Callable[[], Awaitable[T]]) -> T:
         """Wait for the session. A checkpoint. If cancelled, the session can only be closed.
@@ -711,7 +716,7 @@ class WSServerConnection:
         A checkpoint if there are any. If cancelled, as `StreamVariables.delete_elsewhere`.
         """
         await self._variables.delete_elsewhere(
-            partial(self._log.warning, "the results of its streams may be left in the engine: %s")
+            partial(self._log.warning, "results of this client's streams may remain in the engine's memory: %s")
         )
 
     async def _run_session(self) -> None:
@@ -732,7 +737,8 @@ class WSServerConnection:
             elif running is not None and self._pipeline.timed_out(running[1]) is Action.STOP_ENGINE:
                 current = self._pipeline.current
                 kind = "post" if current is not None and current.number is None else "query"
-                self._log.warning("a %s ran for more than %g seconds (query_timeout), and is stopped", kind, limit)
+                seconds = counted(limit, "second")
+                self._log.warning("a %s has run for more than %s (query_timeout) and is being stopped", kind, seconds)
                 self._stop_engine(running[1])
             else:
                 await trio.sleep(limit)  # no request that starts later can have run for too long before that
@@ -742,7 +748,7 @@ class WSServerConnection:
     def _fail(self, error: RayforceWSError) -> None:
         """End the connection with an error. Posts that have arrived are carried out, unless the engine is lost."""
         if self._failure is None:
-            self._failure = copy.copy(error)  # without the traceback: see `_converse`
+            self._failure = copy.copy(error)  # without the traceback: see `_serve_until_end`
         self._finished.set()
         self._abandon_requests()
 
@@ -782,7 +788,7 @@ class WSServerConnection:
 
         A message that the engine evaluates is dropped when the engine has stopped.
         """
-        reason = "the server holds too many bytes of messages (max_buffered_bytes); try again later"
+        reason = "the server's memory for requests is used up (max_buffered_bytes); try again later"
         self._stop_now()
         self._fail(TryAgainLater(reason))
         self._transport.begin_close(CloseCode.TRY_AGAIN_LATER, reason)
@@ -792,9 +798,9 @@ class WSServerConnection:
 
         A close frame could not overtake the reply that is being sent.
         """
-        self._log.warning("too many bytes of replies wait to be read (max_spooled_bytes)")
+        self._log.warning("disconnecting, because the server's space for unread replies is used up (max_spooled_bytes)")
         self._transport.abort()
-        self._lose_engine(ConnectionLost("its replies were not read in time"))
+        self._lose_engine(ConnectionLost("the client did not read its replies in time"))
 
     def _lose_engine(self, error: RayforceWSError) -> None:
         """End the connection, and give up the request that the engine evaluates. No checkpoint."""

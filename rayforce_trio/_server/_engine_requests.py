@@ -77,7 +77,7 @@ class EngineRequests:
         except EngineError as lost:
             error = lost
         except Exception:  # noqa: BLE001 - logged
-            logger.exception("internal error in a session of the server")
+            logger.exception("internal error in the server's own session with an engine")
         finally:
             self._serving = False
             lost_with_it = [*current, *self._waiting]

@@ -125,10 +125,10 @@ def _hop(node: str) -> Hop | None:
 
 def _without_scope(text: str) -> str:
     if "%" in text:
-        raise ValueError("the scope of an address has a meaning on its own machine only")
+        raise ValueError("the zone of an IPv6 address is only valid on its own machine")
     return text
 
 
 def _malformed(text: str) -> MalformedElement:
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-    return MalformedElement(f"{shown!a} is not the address of a client")
+    return MalformedElement(f"{shown!a} is not an IP address")

@@ -11,6 +11,7 @@ import trio
 from .._addresses import ClientAddress, network_of
 from .._protocol import HELLO_REPLY, SUBPROTOCOL
 from .._tasks import enable_ki_protection
+from .._text import counted
 from .._transports import (
     AcceptOptions,
     BadRequest,
@@ -41,7 +42,7 @@ from ._receiving_client import receive_client
 from ._subscriptions import Subscriptions, topic_filter
 
 _TOO_MANY_OPENINGS = too_many(
-    "This server has reached its limit of opening connections (max_unauthenticated).",
+    "This server has reached its limit of connections that are still opening (max_unauthenticated).",
     retry_after=1,  # many clients at once, as after a restart, are let in within seconds
 )
 
@@ -111,7 +112,8 @@ class ConnectionHandler:
         stop_at = trio.current_time() + grace
         self._stop_at = stop_at if self._stop_at is None else min(self._stop_at, stop_at)
         if self._connections:
-            logger.info("stopping: %d connections have %g seconds to finish", len(self._connections), grace)
+            open_ = counted(len(self._connections), "open connection")
+            logger.info("stopping: %s, %s to finish", open_, counted(grace, "second"))
         for connection in self._connections:
             connection.stop(self._stop_at)
 
@@ -157,7 +159,7 @@ class ConnectionHandler:
         with CountedConnection(self._counters) as counted:
             try:
                 if not address:
-                    log.not_opened("the peer was gone before it was served")
+                    log.not_opened("the client disconnected at once")
                 else:
                     await self._open_and_serve(stream, peer, counted, log)
             except Exception:
@@ -178,7 +180,11 @@ class ConnectionHandler:
                     await self._open(stream, peer, opening, opened, counted, log)
                 if opened.authorized is None or opened.transport is None or opening.scope.cancelled_caught:
                     if not counted.has_outcome:
-                        log.not_opened("it took too long" if self._stop_at is None else "the server is shutting down")
+                        log.not_opened(
+                            "opening it took too long (open_timeout)"
+                            if self._stop_at is None
+                            else "the server is shutting down"
+                        )
                     return
             await opened.transport.send(HELLO_REPLY)
             counted.opened()

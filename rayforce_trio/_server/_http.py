@@ -5,11 +5,11 @@ from typing import Protocol
 
 import trio
 
+from .._checks import check_flag
 from .._transports import HttpResponse, OpeningRequest, Refusal
 from ..errors import RayforceWSError
 from ..statistics import Statistics
 from ._authorizer import REFUSAL_TIMEOUT, Authorizer
-from ._checks import check_flag
 from ._log import ConnectionLog
 from ._probing import PROBE_TIMEOUT, EngineProbes
 
@@ -18,7 +18,7 @@ METRICS_PATH = "/metrics"
 
 _HEALTHY = HttpResponse(200, b"ok\n")
 _UNHEALTHY = HttpResponse(503, b"unavailable\n")
-_NO_METRICS = Refusal(404, "This server has no metrics. To enable them, start it with metrics.")
+_NO_METRICS = Refusal(404, "This server has no metrics page. To enable it, start the server with metrics.")
 _NO_UPGRADE = Refusal(
     426,
     "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket. A proxy in between has "

@@ -155,7 +155,7 @@ class Hub:
         topic = None if source is None else source.topics.get(name)
         if topic is None:
             if resume is None and not self._has_room():
-                subscriber.ended(Failure(LIMIT, "this server has reached its limit of topics (max_topics)"))
+                subscriber.ended(Failure(LIMIT, "the server has reached its limit of topics (max_topics)"))
                 return
             # An engine may just have lost its last topic, and its source with it.
             source = self._sources.get(_key(engine))
@@ -251,16 +251,16 @@ class Hub:
 
         If cancelled, the feed is closed.
         """
-        reason = "an internal error"
+        reason = "internal error in the server"
         try:
             with source.scope:
                 await feed.run(source)
         except EngineError as error:
             reason = str(error)
             if any(topic.state is not TopicState.SUBSCRIBING for topic in source.topics.values()):
-                logger.warning("%s; the subscriptions to its topics end", reason)
+                logger.warning("%s; all subscriptions to its topics are ended", reason)
         except Exception:  # noqa: BLE001 - logged
-            logger.exception("internal error in the subscriptions at an engine")
+            logger.exception("internal error while receiving updates from an engine")
         if not source.scope.cancelled_caught:
             self._lose(source, reason)
 

@@ -45,7 +45,7 @@ async def open_listeners(host: str, port: int, *, reuse_port: bool) -> list[trio
         UnicodeError: the host cannot be a name.
     """
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
-        raise OSError("this system cannot share a port among processes (SO_REUSEPORT)")
+        raise OSError("reuse_port needs SO_REUSEPORT, which this system does not have")
     addresses = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     unavailable: OSError | None = None
     with contextlib.ExitStack() as opened:

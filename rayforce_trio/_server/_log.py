@@ -16,7 +16,7 @@ from .._protocol import (
     query_frame,
 )
 from .._tasks import enable_ki_protection
-from .._text import escape_controls
+from .._text import counted, escape_controls
 from .._transports import close_code
 from .._websocket import CloseCode
 from ..errors import ConnectionClosed, RayforceWSError
@@ -189,7 +189,7 @@ def printable_traceback(error: BaseException) -> str:
 def beginning_of(message: Frame | str) -> str:
     """Return the beginning of the text query in a message, on one line. For other messages, return the size."""
     if isinstance(message, str) or len(message) < _TEXT or message[HEADER_SIZE] != _STRING:
-        return f"({len(message)} bytes)"
+        return f"({counted(len(message), 'byte')})"
     end = _TEXT + 4 * QUERY_LIMIT
     text = " ".join(bytes(message[_TEXT:end]).decode("utf-8", "replace").split())
     return text if len(message) <= end and len(text) <= QUERY_LIMIT else f"{text[:QUERY_LIMIT]}..."

@@ -106,5 +106,5 @@ class LogSummary:
         parts = [f'{count:,} "{kind}" from {network}' for (kind, network), count in shown]
         others = left_out.total() - sum(count for _, count in shown)
         if others:
-            parts.append(f"{others:,} others")
-        return level, f"{left_out.total():,} more lines in the last second were left out: {', '.join(parts)}"
+            parts.append(f"{others:,} more")
+        return level, f"lines left out in the last second: {left_out.total():,} ({', '.join(parts)})"

@@ -126,7 +126,8 @@ class PendingOpening(OpeningProgress):
                 self._openings.waits_for_server(self._opening, trio.current_time())
         self.scope.deadline = deadline
         if self.evicted or self._wait.cancelled_caught:
-            raise PeerTooSlow("it took too long while others were waiting" if self.evicted else "it took too long")
+            option = "while others were waiting (max_unauthenticated)" if self.evicted else "(open_timeout)"
+            raise PeerTooSlow(f"the client took too long {option}")
 
     def bad_request(self, status: int, reason: str) -> None:
         self._record_refusal(status, reason)

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from .._addresses import ClientAddress, ip_of
+from .._checks import check_flag, list_argument
 from .._transports import Refusal
 from ..errors import RayforceValueError
-from ._checks import check_flag
 from ._forwarding import ForwardingHeader, MalformedElement, hops_of
 
-_TRACES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+_PROXY_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 """The headers that show that a request came through a proxy, in lower case."""
 
 NOT_A_PROXY = Refusal(
@@ -41,7 +41,7 @@ class Proxies:
         self.protocol = protocol
         if not self._networks and (protocol or header is not None):
             option = "proxy_protocol" if protocol else "proxy_header"
-            raise RayforceValueError(f"{option} needs trusted_proxies, because any client could claim any address")
+            raise RayforceValueError(f"{option} needs trusted_proxies; without it, any client could claim any address")
         if protocol and header is not None:
             raise RayforceValueError("proxy_header and proxy_protocol contradict each other; leave out one")
 
@@ -65,7 +65,7 @@ class Proxies:
         if peer.through_proxy:
             return peer
         if not self.trusts(peer.address):
-            through_proxy = any(name in headers for name in _TRACES)
+            through_proxy = any(name in headers for name in _PROXY_HEADERS)
             return ClientAddress(peer.address, peer.port, through_proxy) if through_proxy else peer
         client = ClientAddress(peer.address, peer.port, through_proxy=True)
         if self._header is None:
@@ -78,19 +78,13 @@ class Proxies:
                 if not self.trusts(hop.address):
                     break
         except MalformedElement as error:
-            return Refusal(400, f"The header {self._header.value} that the proxy has sent is not valid: {error}.")
+            return Refusal(400, f"The proxy sent an invalid {self._header.value} header: {error}.")
         return client
 
 
 def _checked_networks(trusted: Iterable[str]) -> tuple[IPv4Network | IPv6Network, ...]:
-    if isinstance(trusted, str):
-        raise RayforceValueError(f"trusted_proxies is a list of networks, not one string; write [{trusted!r}]")
-    try:
-        return tuple(map(_checked_network, trusted))
-    except TypeError:
-        raise RayforceValueError(
-            f"Invalid trusted_proxies: {trusted!r}. Must be a list of IP addresses and networks"
-        ) from None
+    networks = list_argument("trusted_proxies", trusted, "IP addresses and networks")
+    return tuple(map(_checked_network, networks))
 
 
 def _checked_network(text: object) -> IPv4Network | IPv6Network:
@@ -101,7 +95,7 @@ def _checked_network(text: object) -> IPv4Network | IPv6Network:
         )
     if network.prefixlen == 0:
         raise RayforceValueError(
-            f"Invalid trusted_proxies: {text!r}. This trusts every address, so every client could claim any address"
+            f"Invalid trusted_proxies: {text!r}. This trusts every address, so any client could claim any address"
         )
     if isinstance(text, str) and "/" in text and network.network_address != ip_of(text.partition("/")[0]):
         raise RayforceValueError(f"Invalid trusted_proxies: {text!r} has host bits set. Write {str(network)!r}")
@@ -127,4 +121,6 @@ def _checked_header(name: object) -> ForwardingHeader | None:
         if isinstance(name, str) and name.lower() == header.value.lower():
             return header
     names = " or ".join(repr(header.value) for header in ForwardingHeader)
-    raise RayforceValueError(f"Invalid proxy_header: {name!r}. Must be {names}, whichever the proxies set")
+    raise RayforceValueError(
+        f"Invalid proxy_header: {name!r}. Must be {names}, depending on the header that the proxies set"
+    )

@@ -44,15 +44,18 @@ def rest_size(fixed: bytes) -> int:
     if not may_begin(fixed):
         if fixed.startswith(b"PROXY "):
             raise MalformedProxyHeader(
-                "The proxy uses version 1 of the PROXY protocol. Have it use version 2, in HAProxy with send-proxy-v2."
+                "The proxy uses version 1 of the PROXY protocol. Configure version 2; in HAProxy, use send-proxy-v2."
             )
         raise MalformedProxyHeader(
-            "The connection does not begin with a header of the PROXY protocol, version 2. Have the proxy send one, or "
+            "The connection does not begin with a header of the PROXY protocol, version 2. Configure the proxy to "
+            "send one, or "
             "start the server without proxy_protocol."
         )
     _, command, family, size = _FIXED.unpack(fixed)
     if command not in (_LOCAL, _PROXY) or (family not in _ADDRESSES and family not in _OTHERS):
-        raise MalformedProxyHeader("The header of the PROXY protocol has an unknown version, command or family.")
+        raise MalformedProxyHeader(
+            "The header of the PROXY protocol has an unknown version, command or address family."
+        )
     if size > MAX_REST:
         raise MalformedProxyHeader(f"The header of the PROXY protocol is longer than {FIXED_SIZE + MAX_REST} bytes.")
     if command == _PROXY and family in _ADDRESSES and size < _ADDRESSES[family][0].size:

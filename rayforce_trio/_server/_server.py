@@ -12,18 +12,20 @@ from typing import Literal
 
 import trio
 
-from .._addresses import authority_of, check_host, check_port
+from .._addresses import authority_of, check_host, check_port, os_error_text
+from .._checks import check_flag
 from .._codec import check_topic, encode_update, engine_error
 from .._engines import Engine, InProcessEngine
 from .._protocol import Failure
 from .._streams import check_tls_context
 from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
+from .._text import counted
 from .._transports import KeepAlive, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
 from ._authorizer import Authenticate, Authorizer
-from ._checks import check_flag, check_grace
+from ._checks import check_grace
 from ._counters import Counters
 from ._expressions import integer_in, publish_request
 from ._handler import ConnectionHandler
@@ -166,7 +168,7 @@ class WSServer:
         check_port(port, lowest=0)
         check_host(host)
         if engine is not None and not isinstance(engine, Engine):
-            raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an instance such as InProcessEngine()")
+            raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an engine, such as NativeProcess()")
         if ssl_context is not None:
             check_tls_context(ssl_context, server_side=True)
         check_size(max_message_size)
@@ -301,7 +303,9 @@ class WSServer:
         """
         _require_trio()
         if self._stopping is not None:
-            raise RayforceWSError("the server is running already")
+            raise RayforceWSError(
+                "the server is already running; create another WSServer, or wait until this one has stopped"
+            )
         self._starting, self._stopping, self._stopped = trio.CancelScope(), trio.Event(), trio.Event()
         self._loop = running_loop()
         self._draining, self._grace = False, inf
@@ -314,7 +318,7 @@ class WSServer:
                         for engine in self._authorizer.engines:
                             await nursery.start(engine.run)
                     if self._starting.cancelled_caught:
-                        raise RayforceWSError("the server was stopped before it listened")
+                        raise RayforceWSError("stop() was called before the server was listening")
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
@@ -331,10 +335,27 @@ class WSServer:
             nursery: the nursery in which the server runs. Cancelling it ends the server.
 
         Raises:
-            RayforceError: the errors are those of `serve`.
+            RayforceValueError: `nursery` is not a `trio.Nursery`.
+            RayforceError: the errors are those of `serve`; or the nursery is closed.
         """
         _require_trio()
-        await nursery.start(self.serve)
+        if not isinstance(nursery, trio.Nursery):
+            raise RayforceValueError(f"Invalid nursery: {nursery!r}. Must be a trio.Nursery")
+        has_begun = False
+
+        @enable_ki_protection
+        async def serve(*, task_status: trio.TaskStatus[WSServer]) -> None:
+            """Serve, and note that the task has begun. A checkpoint; if cancelled, as `serve`."""
+            nonlocal has_begun
+            has_begun = True
+            await self.serve(task_status=task_status)
+
+        try:
+            await nursery.start(serve)
+        except RuntimeError as error:
+            if has_begun:
+                raise
+            raise RayforceWSError("the nursery cannot start the server, because it is closed") from error
 
     @enable_ki_protection
     async def stop(self, grace: float | None = None) -> None:
@@ -361,7 +382,7 @@ class WSServer:
             raise RayforceWSError("Server not started")
         if running_loop() is not self._loop:
             raise RayforceWSError(
-                "stop() must be called in the trio run that serves; from another thread, use trio.from_thread.run"
+                "call stop() in the trio run that serves; from another thread, use trio.from_thread.run"
             )
         self._stop(self._stopping, grace)
         await self._stopped.wait()
@@ -398,7 +419,7 @@ class WSServer:
             raise RayforceWSError("Server not started")
         if running_loop() is not self._loop:
             raise RayforceWSError(
-                "publish() must be called in the trio run that serves; from another thread, use trio.from_thread.run"
+                "call publish() in the trio run that serves; from another thread, use trio.from_thread.run"
             )
         engine = self._authorizer.engine
         if not engine.pushes:
@@ -408,7 +429,7 @@ class WSServer:
         reply = await self._hub.request(engine, publish_request(topic, payload))
         if isinstance(reply, Failure):
             raise engine_error(
-                Failure(reply.code, "the engine is read-only, so nothing can be published in it")
+                Failure(reply.code, "the engine is read-only, so it cannot publish")
                 if reply.code == "access"
                 else reply
             )
@@ -445,7 +466,8 @@ class WSServer:
         If cancelled, running queries are stopped, and the server has ended when the cancellation is raised.
         """
         manager, self._nursery_manager = self._nursery_manager, None
-        assert manager is not None
+        if manager is None:
+            raise RayforceWSError("Server not started")
         if self._stopping is not None:
             self._stop(self._stopping)
         with collapse_groups():
@@ -461,7 +483,8 @@ class WSServer:
         if not self._options.drain_delay or self._draining:
             self._drain()
         elif not stopping.is_set():
-            logger.info("stopping: draining starts in %g seconds (drain_delay)", self._options.drain_delay)
+            delay = counted(self._options.drain_delay, "second")
+            logger.info("stopping: connections are drained in %s (drain_delay)", delay)
         stopping.set()
 
     def _drain(self) -> None:
@@ -498,8 +521,7 @@ class WSServer:
         try:
             listeners = await open_listeners(self.host, self._requested_port, reuse_port=self._reuse_port)
         except (OSError, UnicodeError) as error:
-            reason = (isinstance(error, OSError) and error.strerror) or str(error)
-            raise ListenError(f"cannot listen on {self.url}: {reason}") from error
+            raise ListenError(f"cannot listen on {self.url}: {os_error_text(error)}") from error
         names = [listener.socket.getsockname() for listener in listeners]
         self._bound_port = int(names[0][1])
         self._handler.query_timeout = self._options.query_timeout_on(name[0] for name in names)
@@ -526,4 +548,4 @@ def _announce(text: str) -> None:
 
 def _require_trio() -> None:
     if not in_trio():
-        raise RayforceWSError("the server needs trio: use trio.run(server.run); only the client runs on asyncio")
+        raise RayforceWSError("the server needs trio: use trio.run(server.run); only the client also runs on asyncio")

@@ -66,7 +66,7 @@ class SideMessages:
         if is_first:
             self._send_waiting()
         elif self._outbox.is_flooded:
-            error = ProtocolError("the client reads none of the messages that it asks for", _POLICY_VIOLATION)
+            error = ProtocolError("the client does not read the messages that it requests", _POLICY_VIOLATION)
             self._end(error)
 
     def update(self, subscription: int, update: SharedUpdate) -> None:

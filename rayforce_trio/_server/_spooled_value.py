@@ -80,7 +80,9 @@ async def _receive_into_file(session: Session, beginning: bytes, on_stored: Call
                     on_stored(len(data))
                 except OSError as error:
                     hint = "; set TMPDIR to a writable directory" if isinstance(error, FileNotFoundError) else ""
-                    problem = Failure("io", f"the result cannot be stored: {error.strerror}{hint}")
+                    problem = Failure(
+                        "io", f"the server cannot store the result in a temporary file: {error.strerror}{hint}"
+                    )
             if not session.unread:
                 break
             data = await session.receive_some()

@@ -76,7 +76,7 @@ class StreamVariables:
                 with trio.CancelScope(shield=True):
                     last_problem = await self._try_to_delete(_SHIELDED_DELETE_TIMEOUT)
                 if self._names:
-                    report(problem or last_problem or "the engine refused to delete them")
+                    report(problem or last_problem or "the engine did not delete them")
 
     async def _try_to_delete(self, seconds: float) -> str | None:
         """Try for some seconds to delete the remaining variables in another session; return why that has failed, if it

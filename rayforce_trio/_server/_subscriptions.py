@@ -21,6 +21,7 @@ from .._protocol import (
     dump_unsubscribed,
     response_frame,
 )
+from .._text import counted
 from .._values._payloads import NULL, i64
 from ..auth import Principal
 from ..errors import ProtocolError
@@ -75,13 +76,14 @@ class Subscriptions:
         """
         number, topic = notice.id, notice.topic
         if number in self._active:
-            raise ProtocolError(f"the client used the id {number} for two subscriptions")
+            raise ProtocolError(f"two subscriptions of the client have the id {number}")
         subscription = _Subscription(self, number, topic)
         if not self._may_subscribe(topic):
-            subscription.ended(Failure(ACCESS, f"you may not subscribe to {topic!r}"))
+            subscription.ended(Failure(ACCESS, f"this user may not subscribe to {topic!r}"))
         elif self._max_subscriptions is not None and len(self._active) >= self._max_subscriptions:
-            limit = f"this server allows {self._max_subscriptions} subscriptions per connection (max_subscriptions)"
-            subscription.ended(Failure(LIMIT, limit))
+            limit = counted(self._max_subscriptions, "subscription")
+            reason = f"this connection has reached its limit of {limit} (max_subscriptions)"
+            subscription.ended(Failure(LIMIT, reason))
         else:
             self._active[number] = subscription
             self._hub.subscribe(self._engine, topic, subscription, notice.resume)

@@ -95,7 +95,7 @@ class TcpStream(ByteStream):
         await self._check_open()
         if self._eof_sent:
             await self._checkpoint()
-            raise ClosedResourceError("nothing can be sent after send_eof")
+            raise ClosedResourceError("send_eof was called, so nothing more can be sent")
         await super().send_all(data)
 
     async def send_eof(self) -> None:

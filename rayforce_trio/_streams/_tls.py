@@ -25,9 +25,9 @@ _NO_TURNS = nullcontext()
 _PLAINTEXT_REASONS = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST"})
 
 _REASON_TEXTS = {
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it requires a certificate of the client",
-    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the certificate that it received",
-    "NO_SHARED_CIPHER": "no shared cipher (has the server's context a certificate, by load_cert_chain?)",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it requires a client certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the certificate of this side",
+    "NO_SHARED_CIPHER": "no shared cipher (does the server's context have a certificate? See load_cert_chain)",
 }
 """Explanations of some of OpenSSL's reasons; "it" is the peer."""
 
@@ -130,7 +130,7 @@ class TlsStream(ByteStream):
                         await self._send_all_encrypted()
                     return
         except ssl.SSLEOFError as error:
-            raise HandshakeError("the peer hung up during the TLS handshake") from error
+            raise HandshakeError("the peer disconnected during the TLS handshake") from error
         except (ssl.SSLError, ssl.CertificateError) as error:
             with suppress(BrokenResourceError, ClosedResourceError):
                 self._send_encrypted()  # the alert that tells the peer
@@ -141,7 +141,7 @@ class TlsStream(ByteStream):
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         self._check_open()
         if self._eof_sent:
-            raise ClosedResourceError("nothing can be sent after send_eof")
+            raise ClosedResourceError("send_eof was called, so nothing more can be sent")
         sent = 0
         with memoryview(data) as view:
             while self._send_encrypted():

@@ -36,8 +36,8 @@ from ._websocket import WebSocketTransport
 _LINGER_TIMEOUT = 3.0  # seconds; a peer has this long to read the last response, and to answer by closing
 
 _TLS_REQUIRED = "This port speaks TLS; connect to it with wss:// or https://."
-_INCOMPLETE = "The request is not valid: it ended before its head was complete."
-_TOO_LATE = "The request took too long: its head was not complete in time. Try again later."
+_INCOMPLETE = "The request is not valid: the connection ended before the end of the headers."
+_TOO_LATE = "The request took too long: the end of its headers did not arrive in time. Try again later."
 _NO_UPGRADE = "The request is not valid: the Upgrade header is missing."
 
 _TEXT_TYPE = "text/plain; charset=utf-8"
@@ -205,7 +205,7 @@ async def accept(
         own = socket_stream.socket.getsockname()
     except OSError as error:
         socket_stream.socket.close()
-        raise HandshakeError("the peer was gone before it was served") from error
+        raise HandshakeError("the client disconnected at once") from error
     peer = peer or ClientAddress(address, port)
     stream: ByteStream = stream_of(socket_stream)
     try:

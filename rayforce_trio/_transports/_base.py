@@ -232,7 +232,7 @@ class Transport(ABC):
 def closed_by_peer(code: int, reason: str) -> ConnectionClosed | MessageTooLarge:
     """Return the error for a connection that the peer closed."""
     if code == CloseCode.MESSAGE_TOO_BIG:
-        return MessageTooLarge(f"the peer refused a message as too large: {reason or 'it did not say its limit'}")
+        return MessageTooLarge(f"the peer refused a message as too large: {reason or 'it did not name its limit'}")
     return ConnectionClosed(code, reason)
 
 
@@ -281,4 +281,6 @@ def close_code(error: RayforceWSError) -> int | None:
 def check_size(max_message_size: int) -> None:
     """Raise `RayforceValueError` if `max_message_size` is not a number of bytes."""
     if type(max_message_size) is not int or max_message_size < 1:
-        raise RayforceValueError(f"Invalid max_message_size: {max_message_size!r}. Must be a number of bytes above 0")
+        raise RayforceValueError(
+            f"Invalid max_message_size: {max_message_size!r}. Must be a number of bytes, an int above 0"
+        )

@@ -141,13 +141,15 @@ class _Opening:
             if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3, a server refuses a certificate as late as this
                 raise _tls_failed(self._endpoint, error.__cause__) from None
             reason = "the connection broke during the opening handshake"
-            raise _not_a_websocket_server(self._endpoint, reason) from error.__cause__
+            raise _handshake_failed(self._endpoint, reason) from error.__cause__
         match response:
             case UpgradeRejected(status, body, retry_after):
                 raise ConnectionRejected(status, body.decode("utf-8", "replace"), retry_after)
-            case InvalidResponse(reason, is_incomplete):
-                failed = _not_a_websocket_server(self._endpoint, reason)
-                failed._wrong_peer = not is_incomplete
+            case InvalidResponse(reason, is_incomplete=True):
+                raise _handshake_failed(self._endpoint, reason)
+            case InvalidResponse(reason):
+                failed = _handshake_failed(self._endpoint, f"the peer is not a WebSocket server: {reason}")
+                failed._wrong_peer = True
                 raise failed
             case UpgradeAccepted():
                 return response
@@ -188,12 +190,12 @@ async def _handshake_on_asyncio(opening: _Opening) -> UpgradeAccepted:
     return await opening.exchange(request, key)
 
 
-def _not_a_websocket_server(endpoint: Endpoint, reason: str) -> HandshakeError:
-    return HandshakeError(f"Failed to connect to {endpoint}: the peer is not a WebSocket server: {reason}")
+def _handshake_failed(endpoint: Endpoint, reason: str) -> HandshakeError:
+    return HandshakeError(f"Failed to connect to {endpoint}: {reason}")
 
 
 def _tls_failed(endpoint: Endpoint, error: BaseException) -> HandshakeError:
-    hint = "; if that is meant, connect to it without TLS" if is_plaintext_error(error) else ""
+    hint = "; to connect without TLS, use ws:// or ssl=False" if is_plaintext_error(error) else ""
     failed = HandshakeError(f"Failed to connect to {endpoint}: the TLS handshake failed: {tls_error_text(error)}{hint}")
     failed._wrong_peer = is_plaintext_error(error)
     failed._untrusted = is_certificate_error(error)

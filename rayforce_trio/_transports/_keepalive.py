@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from .._text import counted
 from ..errors import ConnectionLost, RayforceValueError
 
 # Seconds that an event loop which was blocked, for example by an evaluation in this process, gets to read what has
@@ -30,7 +31,9 @@ class KeepAlive:
     def __post_init__(self) -> None:
         for name, seconds in (("ping_interval", self.interval), ("ping_timeout", self.timeout)):
             if seconds is not None and (type(seconds) not in (int, float) or not seconds > 0):
-                raise RayforceValueError(f"Invalid {name}: {seconds!r}. Must be a number of seconds above 0, or None")
+                raise RayforceValueError(
+                    f"Invalid {name}: {seconds!r}. Must be a number of seconds above 0, or None to turn it off"
+                )
 
     async def run(
         self, last_sign_of_life: Callable[[], float], ping: Callable[[], None], listening: Callable[[], bool]
@@ -68,4 +71,4 @@ class KeepAlive:
                 if last_sign_of_life() != heard or not listening():
                     break
             else:
-                raise ConnectionLost(f"the peer fell silent: no answer to a ping for {self.timeout:g} seconds")
+                raise ConnectionLost(f"the peer has not answered a ping within {counted(self.timeout, 'second')}")

@@ -40,7 +40,7 @@ class MemoryTransport(Transport):
         try:
             return self._checked(await self._incoming.receive())
         except (anyio.EndOfStream, anyio.ClosedResourceError):
-            raise self._closed or ConnectionLost("the other end is gone") from None
+            raise self._closed or ConnectionLost("the other end was closed") from None
 
     def receive_nowait(self) -> bytes | str | None:
         try:
@@ -48,7 +48,7 @@ class MemoryTransport(Transport):
         except anyio.WouldBlock:
             return None
         except (anyio.EndOfStream, anyio.ClosedResourceError):
-            raise self._closed or ConnectionLost("the other end is gone") from None
+            raise self._closed or ConnectionLost("the other end was closed") from None
 
     def has_bytes(self) -> bool:
         return self._incoming.statistics().current_buffer_used > 0
@@ -73,7 +73,7 @@ class MemoryTransport(Transport):
         try:
             await self._outgoing.send(message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise self._closed or ConnectionLost("the other end is gone") from None
+            raise self._closed or ConnectionLost("the other end was closed") from None
 
     def send_between(self, message: SharedMessage | str) -> bool:
         if self._closed:
@@ -85,7 +85,7 @@ class MemoryTransport(Transport):
         try:
             self._outgoing.send_nowait(text_or_data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise self._closed or ConnectionLost("the other end is gone") from None
+            raise self._closed or ConnectionLost("the other end was closed") from None
         return True
 
     async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:

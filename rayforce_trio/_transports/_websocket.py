@@ -17,6 +17,7 @@ from .._protocol import Frame, LazyFrame
 from .._protocol._frames import announced_size
 from .._streams import READ_SIZE, STREAM_ERRORS, BrokenResourceError, ByteStream, ClosedResourceError
 from .._tasks import Event, TimeSlice, checkpoint_if_cancelled_function, event_class, race
+from .._text import counted
 from .._websocket import (
     Close,
     CloseCode,
@@ -381,7 +382,8 @@ class WebSocketTransport(Transport):
                 raise self._broken(error) from None
         if scope.cancelled_caught:
             self._connection.connection_lost(
-                f"the peer accepted less than {MIN_RATE // 1024} KiB a second for {self._write_timeout:g} seconds"
+                f"the peer has read less than {MIN_RATE // 1024} KiB per second for "
+                f"{counted(self._write_timeout, 'second')}"
             )
             raise self._error()
         rate.resume(self._current_time())

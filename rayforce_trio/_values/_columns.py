@@ -152,7 +152,7 @@ class Columns:
             RayforceTypeError: always; it names the methods to use.
         """
         raise RayforceTypeError(
-            "columns of several types are no array: use to_pandas() for a pandas.DataFrame, "
+            "columns of several types are not one array: use to_pandas() for a pandas.DataFrame, "
             "to_numpy() for a dict of arrays, or columns['name'] for one array"
         )
 

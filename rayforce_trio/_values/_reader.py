@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from .._text import counted
 from ..errors import RayforceConversionError
 from ._payloads import Buffer
 from ._types import DTYPES, HAS_NULLS, Type
@@ -215,7 +216,7 @@ class _Payload:
         else:
             raise self._no_columns(code)
         if self._at != self._end:
-            self._damaged(f"{self._end - self._at} bytes follow the value")
+            self._damaged(f"{counted(self._end - self._at, 'byte')} after the end of the value")
         return columns
 
     def value_at(self, start: int) -> tuple[Type, Any]:
@@ -252,7 +253,7 @@ class _Payload:
             self._damaged("a table's columns are not a list")
         _, count = self._header(1)
         if count != len(names):
-            self._damaged(f"it has {len(names)} names for {count} columns")
+            self._damaged(f"it has {counted(len(names), 'name')} for {counted(count, 'column')}")
         columns: dict[str, RawColumn] = {}
         for number in range(count):
             name = self._name(names, number)
@@ -365,7 +366,7 @@ class _Payload:
                 self._damaged("it ends within a string")
             (length,) = read(view, at)
             if not 0 <= length <= end - at:
-                self._damaged(f"a string has the length {length}, but {end - at} bytes follow")
+                self._damaged(f"a string has the length {length}, but only {counted(end - at, 'byte')} are left")
             found.append(at)
             at += LENGTH_SIZE + length
         starts[:] = found
@@ -457,7 +458,10 @@ class _Payload:
         """Read the attributes and the item count of a vector. An item takes at least `item_size` bytes."""
         attributes, count = _HEADER.unpack_from(self._view, self._take(_HEADER.size))
         if not 0 <= count <= (self._end - self._at) // item_size:
-            self._damaged(f"it announces {count} items of {item_size} bytes, but {self._end - self._at} bytes follow")
+            self._damaged(
+                f"it announces {counted(count, 'item')} of {counted(item_size, 'byte')} each, but "
+                f"{counted(self._end - self._at, 'byte')} are left"
+            )
         return bool(attributes & HAS_NULLS), count
 
     def _take(self, size: int) -> int:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from .._text import counted
 from ..errors import RayforceConversionError, RayforceValueError
 from ._arrow_import import ArrowColumn, import_arrow, is_arrow
 from ._atoms import atom
@@ -80,7 +81,7 @@ class TableData:
         longest, shortest = (choose(columns, key=lambda name: columns[name].rows) for choose in (max, min))
         if columns[longest].rows != columns[shortest].rows:
             raise RayforceValueError(
-                f"the columns differ in length: {longest!r} has {columns[longest].rows} rows, "
+                f"the columns differ in length: {longest!r} has {counted(columns[longest].rows, 'row')}, "
                 f"{shortest!r} has {columns[shortest].rows}"
             )
         self.names = tuple(columns)
@@ -157,7 +158,7 @@ class TableData:
                 stop = min(len(self), start + ROWS_AT_ONCE)
                 vectors[name] = column.read(start, stop)
                 if len(vectors[name]) != stop - start:
-                    raise RayforceConversionError(f"{column.where} became shorter while it was sent; give a copy")
+                    raise RayforceConversionError(f"{column.where} became shorter while it was sent; pass a copy")
                 yield None
             yield start, vectors
 

@@ -241,7 +241,7 @@ class WebSocketConnection:
         """Handle the end of the peer's stream."""
         if self.state is _CLOSING and not self.receiving:
             return  # the peer has closed, and can still receive the answer
-        self.connection_lost("the peer went away without closing the connection")
+        self.connection_lost("the peer disconnected without closing the connection")
 
     def connection_lost(self, reason: str) -> None:
         """Handle the loss of the network connection."""

@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Protocol
 
+from .._text import counted
 from ._masking import mask
 
 NO_STATUS = 1005
@@ -189,7 +190,7 @@ def parse_close(payload: bytes) -> Close:
     if not payload:
         return Close(NO_STATUS, "")
     if len(payload) < _CLOSE_CODE.size:
-        raise WebSocketViolation(CloseCode.PROTOCOL_ERROR, "a close frame with half a code")
+        raise WebSocketViolation(CloseCode.PROTOCOL_ERROR, "a close frame with a code of one byte")
     (code,) = _CLOSE_CODE.unpack_from(payload)
     if code not in _CLOSE_CODES:
         raise WebSocketViolation(CloseCode.PROTOCOL_ERROR, f"a close frame with the invalid code {code}")
@@ -220,9 +221,9 @@ def truncate_reason(reason: str) -> str:
 
 def message_too_long(limit: int) -> str:
     """Return the text of the error for a binary message that is longer than `limit` bytes."""
-    return f"a message is longer than the {limit} bytes allowed here (max_message_size)"
+    return f"a message is longer than the {counted(limit, 'byte')} allowed here (max_message_size)"
 
 
 def text_too_long(limit: int) -> str:
     """Return the text of the error for a text message that is longer than `limit` characters."""
-    return f"a text message is longer than the {limit} characters allowed"
+    return f"a text message is longer than the {limit} characters allowed here"

@@ -66,7 +66,7 @@ def complete_head(data: bytes | bytearray) -> bytes | None:
     if stray[:1] in (b"\r", b"\n"):
         raise InvalidHead("a line does not end with CR LF")
     if stray:
-        raise InvalidHead(f"there is a control character in the head: 0x{stray[0]:02x}")
+        raise InvalidHead(f"the head contains the control character 0x{stray[0]:02x}")
     if not complete and len(data) >= HEAD_LIMIT:
         raise InvalidHead(f"the head is longer than {HEAD_LIMIT} bytes", 431)
     return head if complete else None

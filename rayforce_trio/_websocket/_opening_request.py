@@ -135,7 +135,7 @@ def _parse(head: bytes, *, leftover: bytes) -> UpgradeRequest | HttpRequest:
     request, headers = parse_head(h11.Connection(h11.SERVER), head)
     assert isinstance(request, h11.Request)
     if request.http_version not in (b"1.0", b"1.1"):
-        raise InvalidHead("this server speaks HTTP/1.1 only", 505)
+        raise InvalidHead("this server supports only HTTP/1.1", 505)
     target = _path_of(request.target.decode("ascii"), headers.get("host", ""))
     subprotocols = tuple(elements(headers.pop("sec-websocket-protocol", "")))
     if not elements(headers.get("upgrade", "")):
@@ -153,10 +153,10 @@ def _path_of(target: str, host: str) -> str:
     if separator and scheme.lower() in _SCHEMES:
         authority, _, path = rest.partition("/")
         if authority.lower() != host.lower():
-            raise InvalidHead("the target and the Host header name different servers")
+            raise InvalidHead("the request target and the Host header name different servers")
         target = f"/{path}"
     if not target.startswith("/") or "#" in target:
-        raise InvalidHead("the target must be a path, without a fragment")
+        raise InvalidHead("the request target must be a path without a fragment")
     return target
 
 
@@ -167,7 +167,7 @@ def _check_upgrade(request: h11.Request, headers: dict[str, str]) -> None:
     if request.method != b"GET":
         raise InvalidHead("the method of a WebSocket request must be GET")
     if request.http_version != b"1.1":
-        raise InvalidHead("a WebSocket request must be of HTTP/1.1")
+        raise InvalidHead("a WebSocket request must use HTTP/1.1")
     if not has_token(headers, "connection", "upgrade"):
         raise wrong_header(headers, "Connection", "Upgrade")
     if "transfer-encoding" in headers or int(headers.get("content-length", "0")):

@@ -107,10 +107,10 @@ class ResponseParser:
                     self._retry_after = _seconds(headers.get("retry-after", ""))
                     return self._receive_body(bytes(self._received) or None, self._status)
                 if response.status_code >= 200:
-                    raise InvalidHead(f"HTTP status {response.status_code}")
+                    raise InvalidHead(f"it answered with HTTP status {response.status_code}")
                 # It is an interim response, which another one follows: RFC 9110, section 15.2.
                 if self._heads_size > HEAD_LIMIT:  # parsing them without end would block the event loop
-                    raise InvalidHead(f"its interim responses are longer than {HEAD_LIMIT} bytes")
+                    raise InvalidHead(f"its interim responses have more than {HEAD_LIMIT} bytes")
         except InvalidHead as error:
             return InvalidResponse(error.reason)
         return None
@@ -129,7 +129,7 @@ class ResponseParser:
     def _check_upgrade(self, response: h11.Response | h11.InformationalResponse, headers: dict[str, str]) -> str | None:
         """Check a response with status 101, and return the subprotocol."""
         if response.http_version != b"1.1":
-            raise InvalidHead("a response that opens a WebSocket must be of HTTP/1.1")
+            raise InvalidHead("the version of its response is not HTTP/1.1")
         if headers.get("upgrade", "").lower() != "websocket":
             raise wrong_header(headers, "Upgrade", "websocket")
         if not has_token(headers, "connection", "upgrade"):

@@ -214,7 +214,7 @@ class FrameReader:
         first, second = data[at], data[at + 1]
         fin, opcode = first >= FIN, OPCODES.get(first & OPCODE)
         if first & RESERVED:
-            raise _protocol_error("a frame with reserved bits set, and no extension was agreed on")
+            raise _protocol_error("a frame with reserved bits set, although no extension was negotiated")
         if opcode is None:
             raise _protocol_error(f"a frame with the reserved opcode {first & OPCODE}")
         if (second >= MASKED) is not self._masked:
@@ -258,10 +258,10 @@ class FrameReader:
         """Return the message that a frame with this opcode belongs to."""
         if opcode is Opcode.CONTINUATION:
             if self._message is None:
-                raise _protocol_error("a continuation of nothing")
+                raise _protocol_error("a continuation frame without a message to continue")
             return self._message
         if self._message is not None:
-            raise _protocol_error("a new message within a fragmented one")
+            raise _protocol_error("a new message before the end of a fragmented one")
         return _Binary(self) if opcode is Opcode.BINARY else _Text(self)
 
     def _take_payload(self, frame: "_Frame") -> None:

@@ -110,7 +110,7 @@ async def test_our_client_learns_why() -> None:
             await until_held(5 * MIB)
             async with WSClient("127.0.0.1", server.port).connect() as connection:
                 with pytest.raises(
-                    errors.ConnectionClosed, match=r"too many bytes of messages \(max_buffered_bytes\)"
+                    errors.ConnectionClosed, match=r"memory for requests is used up \(max_buffered_bytes\)"
                 ) as info:
                     await connection.execute("x" * (11 * MIB))
                 assert info.value.code == 1013

@@ -100,7 +100,10 @@ async def test_a_request_that_ends_in_its_head_is_answered() -> None:
         await peer.send(upgrade()[:-2])
         peer.half_close()
         assert (await peer.receive_head()).startswith(b"HTTP/1.1 400 ")
-        assert await peer.receive_rest() == b"The request is not valid: it ended before its head was complete.\n"
+        assert (
+            await peer.receive_rest()
+            == b"The request is not valid: the connection ended before the end of the headers.\n"
+        )
 
 
 @pytest.mark.trio

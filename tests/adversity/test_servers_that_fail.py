@@ -63,9 +63,9 @@ UNASKED = {
     "a reply to nothing": (server_frame(RESPONSE), "a reply without a request"),
     "an error for nothing": (
         server_frame(b'{"error": {"request": 1, "code": "type", "message": ""}}', TEXT),
-        "an error for request 1, whose turn it is not",
+        "an error for request 1 out of order",
     ),
-    "a request": (server_frame(QUERY), "the server sent a request"),
+    "a request": (server_frame(QUERY), "a request from the server"),
     "text that is no JSON": (server_frame(b"{", TEXT), "a text message that is not JSON"),
     "garbage in a message": (server_frame(bytes(range(256))), "not a Rayforce frame"),
     "no bytes": (server_frame(b""), "but has 0 bytes"),
@@ -125,7 +125,7 @@ async def test_a_reason_too_long_for_a_close_frame_is_cut(caplog: pytest.LogCapt
 
     with anyio.fail_after(10):
         async with raw_server(misnumber) as port, WSClient("127.0.0.1", port).connect() as connection:
-            with pytest.raises(ProtocolError, match="whose turn it is not"):
+            with pytest.raises(ProtocolError, match="out of order"):
                 await connection.execute("1")
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 

@@ -178,7 +178,7 @@ def test_wrong_usage_of_serve_is_one_line_and_shows_no_secret(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (f"ann:{SECRET}\n", ": The entry of user 'ann' is not a hash from hash_password"),
+        (f"ann:{SECRET}\n", ": Invalid entry of user 'ann'. Must be a hash from hash_password"),
         (f"\n{SECRET}\n", ", line 2 is not of the form NAME:HASH"),
         ("ann:one\nann:two\n", ", line 2: the user 'ann' appears a second time"),
         ("# nobody\n", ": Invalid users. "),
@@ -225,8 +225,8 @@ def test_the_secret_is_the_first_line_whatever_it_ends_with(by_password: Serving
 @pytest.mark.parametrize(
     ("url", "more", "environment", "says"),
     [
-        (f"ws://ann:{SECRET}@host", [], {}, "The URL contains a password, which other users "),
-        (f"ann:{SECRET}@host:1", [], {}, "The URL contains a password, which other users "),
+        (f"ws://ann:{SECRET}@host", [], {}, "Invalid URL. Must not contain a password, "),
+        (f"ann:{SECRET}@host:1", [], {}, "Invalid URL. Must not contain a password, "),
         (f"ws://ann:{SECRET[:4]}/{SECRET}@host", [], {}, "Invalid port in the URL. "),
         (f"http://host/{SECRET}", [], {}, "Invalid URL. Must look like "),
         (":1", ["--password", SECRET], {}, "argument --password: a secret cannot be an argument: "),

@@ -109,7 +109,7 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
     with natively_served() as served:
         done = command("query", f":{served.port}", "(exit 0)")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "error: the peer closed the connection with code 1011: the engine process is gone\n"
+    assert done.stderr == "error: the peer closed the connection with code 1011: the engine process disconnected\n"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
         (["publish", ":8765"], "the following arguments are required: TOPIC (see rayforce-trio publish --help)"),
         (
             ["query", "http://host", "1"],
-            "Invalid URL. Must look like ws://host:port or wss://user@host:port/path, with an ",
+            "Invalid URL. Must look like ws://host:port or wss://user@host:port/path; ",
         ),
         (["query", "host:port", "1"], "Invalid URL. Must look like "),
         (["query", "[::1", "1"], "Invalid URL. Must look like "),

@@ -149,7 +149,7 @@ def test_ctrl_c_at_the_prompt_begins_anew(served: Served, tmp_path: Path) -> Non
 def test_a_lost_connection_is_told_and_another_one_made(served: Served, tmp_path: Path) -> None:
     with natively_served() as mortal, shell(mortal.port, tmp_path) as shown:
         shown.enter("(exit 0)")
-        shown.until("error: the peer closed the connection with code 1011: the engine process is gone\n")
+        shown.until("error: the peer closed the connection with code 1011: the engine process disconnected\n")
         shown.enter("(+ 40 2)")
         shown.until("connected again\n42\n")
 
@@ -332,7 +332,7 @@ def test_a_connection_that_is_lost_ends_it_with_exit_code_3() -> None:
     with natively_served() as mortal:
         done = command("repl", f":{mortal.port}", given="(exit 0)\n(+ 1 2)\n")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "error: the peer closed the connection with code 1011: the engine process is gone\n"
+    assert done.stderr == "error: the peer closed the connection with code 1011: the engine process disconnected\n"
 
 
 def test_a_server_of_rayforce_py_can_be_asked_too(their_port: int) -> None:

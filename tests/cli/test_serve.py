@@ -209,7 +209,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
         port = taken.getsockname()[1]
         done = command_in_child("serve", "--port", str(port), "--log-level", "error")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: cannot listen on ws://127.0.0.1:{port}: Address already in use\n"
+    assert done.stderr == f"error: cannot listen on ws://127.0.0.1:{port}: address already in use\n"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
@@ -240,7 +240,7 @@ def test_an_address_that_others_can_reach_is_served_on_purpose() -> None:
             ["--max-message-size", "big"],
             "argument --max-message-size: 'big' is not a size; write 65536, 64K, 64M or 1G",
         ),
-        (["--allowed-origin", "here"], "'here' is not an origin; "),
+        (["--allowed-origin", "here"], "Invalid allowed_origins: 'here'. "),
         (["--cores", "5000"], "Invalid cores: 5000. "),
         (
             ["--trusted-proxy", "10.0.0.1/8"],

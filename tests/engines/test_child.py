@@ -130,7 +130,7 @@ async def test_a_program_that_cannot_be_executed_says_why(tmp_path: Path, family
             await process.wait()
             await output.ended.wait()
     assert process.returncode == 1
-    assert str(output) == f"{program} cannot be executed: Permission denied"
+    assert str(output) == f"cannot execute {program}: Permission denied"
 
 
 @pytest.mark.trio

@@ -88,9 +88,9 @@ async def test_a_process_that_ignores_a_stop_is_restarted(
                 pass
             if not leaves:
                 await log.told(
-                    "has ignored a stop for 0.2 seconds, and evaluates nothing that could explain it; it is killed"
+                    "has not responded to a stop for 0.2 seconds, and no other query explains that; killing it"
                 )
-        await log.told(f"the engine process {pid} was killed by signal 9; it will be restarted at once")
+        await log.told(f"the engine process {pid} was killed by signal 9; restarting it now")
         with pytest.raises(errors.ConnectionClosed, match="1011"):
             await other.execute("1")
         async with connected(server) as connection:
@@ -126,7 +126,7 @@ async def test_requests_that_nobody_stops_do_not_hide_a_disabled_process(log: Lo
                 query.release()
                 await sleep.begun()
                 scope.cancel()
-        await log.told("; it is killed")
+        await log.told("; killing it")
 
 
 async def until_in_flight(engine: NativeProcess, count: int) -> None:
@@ -195,7 +195,7 @@ async def test_a_process_that_refuses_the_servers_credentials_is_restarted(log: 
             assert await ask_on(connection, REFUSE_ALL) is None
         async with connected(server) as connection:  # it waits for the restart
             assert await ask_on(connection, "(+ 1 2)") == 3
-        await log.told(f"the engine process {pid} rejects the credentials of this server; it is killed")
+        await log.told(f"the engine process {pid} rejects the user name or the password of this server; killing it")
         assert pid_of(engine) != pid
 
 
@@ -215,7 +215,7 @@ async def test_a_process_that_is_not_to_be_killed_is_reported(log: Log, queries:
         os.kill(pid, signal.SIGCONT)
         await until_health(server, 200)
         await log.told("the engine process works again")
-        assert len(log.saying("has ignored a stop for 0.2 seconds")) == 1
+        assert len(log.saying("has not responded to a stop for 0.2 seconds")) == 1
         async with connected(server) as connection:
             assert await ask_on(connection, "(+ 1 2)") == 3
         assert pid_of(engine) == pid
@@ -230,7 +230,7 @@ async def test_refused_credentials_are_reported_until_a_session_is_accepted(log:
             async with connected(server):
                 pass
         await until_health(server, 503)
-        await log.told("the engine process rejects the credentials of this server")
+        await log.told("the engine process rejects the user name or the password of this server; killing it")
         assert await ask_on(connection, "(do (set .ipc.on.auth (fn [user password] true)) null)") is None
         await until_health(server, 200)
 

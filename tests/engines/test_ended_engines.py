@@ -16,7 +16,7 @@ from support.watched import Queries
 
 from rayforce_trio import NativeProcess, RoundRobinEngine, WSClient, WSServer, errors
 from rayforce_trio._engines import Client, ClientMustWait, Session, _native_session, _process
-from rayforce_trio._engines._suspects import DEATHS_UNTIL_ALONE, Suspects
+from rayforce_trio._engines._suspects import SUSPICIONS_UNTIL_ALONE, Suspects
 from rayforce_trio._protocol import CANCELLED, Failure
 
 EXIT = "(.sys.exit 0)"
@@ -28,7 +28,7 @@ class SuspectProcess(NativeProcess):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        for _ in range(DEATHS_UNTIL_ALONE):
+        for _ in range(SUSPICIONS_UNTIL_ALONE):
             self._suspects.process_ended([EVE], trio.current_time())
         self._opened = 0
 
@@ -83,10 +83,13 @@ async def test_others_are_served_beside_a_client_that_ends_the_process_whenever_
                     failures.append(error)
             nursery.cancel_scope.cancel()
     assert answers == 20, failures
-    assert codes == [1011] * DEATHS_UNTIL_ALONE + [1008]
-    assert len(log.saying("it will be restarted at once")) == DEATHS_UNTIL_ALONE + 1
+    assert codes == [1011] * SUSPICIONS_UNTIL_ALONE + [1008]
+    assert len(log.saying("restarting it now")) == SUSPICIONS_UNTIL_ALONE + 1
     assert [refusal.status for refusal in refusals] == [503]
-    assert "This client must wait: your queries have ended the engine process. Wait 5 seconds" in refusals[0].body
+    assert (
+        "This server does not accept you at the moment: your queries have ended the engine process; wait 5 seconds"
+        in refusals[0].body
+    )
 
 
 @pytest.mark.trio
@@ -169,7 +172,7 @@ async def test_a_request_can_be_stopped_while_it_waits_for_its_turn(waiting: Cli
                 calls.start_soon(wait_for_turn)
                 await trio.testing.wait_all_tasks_blocked()
                 session.cancel()
-            assert replies == [Failure(CANCELLED, "the request was cancelled before it began")]
+            assert replies == [Failure(CANCELLED, "the request was cancelled before it was started")]
             busy.cancel()
         assert await ask(session, "(+ 1 2)") == 3
         assert await ask(busy, "(+ 2 2)") == 4
@@ -224,7 +227,7 @@ async def test_a_client_that_leaves_before_its_request_ends_the_process_is_a_sus
         await query.begun()
         await session.aclose()
         gate.touch()
-        await log.told("was killed by signal 9; it will be restarted at once")
+        await log.told("was killed by signal 9; restarting it now")
         engine._suspects.process_ended([EVE], trio.current_time())
         assert engine._must_be_alone(EVE)
 
@@ -253,7 +256,7 @@ async def test_a_client_is_not_blamed_for_a_request_whose_client_has_left(
     query = queries('(.sys.exec "sleep 1000")')
     engine = NativeProcess(stop_timeout=0.5)
     for suspect in {ANN, client} - {BOB}:
-        for _ in range(DEATHS_UNTIL_ALONE):
+        for _ in range(SUSPICIONS_UNTIL_ALONE):
             engine._suspects.process_ended([suspect], trio.current_time())
 
     async def ask_behind_it() -> None:
@@ -270,7 +273,7 @@ async def test_a_client_is_not_blamed_for_a_request_whose_client_has_left(
         with pytest.raises(errors.EngineError) as caught:
             await ask_behind_it()
         assert type(caught.value) is errors.EngineError
-        await log.told("was killed by signal 9; it will be restarted at once")
+        await log.told("was killed by signal 9; restarting it now")
         async with session_of(engine, ANN) as ann:
             assert await ask(ann, "(+ 1 2)") == 3
         assert bool(engine._suspects.wait_of(client, trio.current_time())) == (client == EVE)

@@ -138,12 +138,12 @@ async def test_it_keeps_the_contract_behind_a_password(option: str, name: str) -
         ({"host": ""}, "Invalid host"),
         ({"port": 0}, "Invalid port"),
         ({"port": 65536}, "Invalid port"),
-        ({"user": "a:b"}, "Invalid user or password: a user name must not contain a colon"),
+        ({"user": "a:b"}, "Invalid user or password. Must not contain NUL, and the user name no colon"),
         ({"in_flight": 0}, "Invalid in_flight: 0. Must be an int between 1 and 8"),
         ({"in_flight": 9}, "Invalid in_flight"),
         ({"in_flight": True}, "Invalid in_flight"),
-        ({"password": "p\0w"}, "Invalid user or password: .* zero character"),
-        ({"user": "u" * 100, "password": "p" * 154}, "Invalid user or password: .* at most 253 bytes"),
+        ({"password": "p\0w"}, "Invalid user or password. Must not contain NUL"),
+        ({"user": "u" * 100, "password": "p" * 154}, "Invalid user or password. .* at most 253 bytes"),
         ({"password": None}, None),
         ({"password": b"bytes"}, None),
     ],
@@ -170,7 +170,7 @@ async def refusal_of(engine: NativeEngine) -> str:
     async with served(engine) as port:
         with pytest.raises(ConnectionRejected) as rejected:
             await WSClient(LOCAL, port).connect()
-    assert (rejected.value.status, rejected.value.body) == (503, f"The engine cannot be reached: {told}\n")
+    assert (rejected.value.status, rejected.value.body) == (503, f"The engine is not available: {told}\n")
     name = f"the engine at {engine.host}:{engine.port} "
     assert told.startswith(name)
     return told.removeprefix(name)
@@ -204,7 +204,7 @@ async def test_a_port_that_takes_no_connection() -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        assert await refusal_of(at(listener.getsockname()[1])) == "cannot be reached within 0.2 seconds"
+        assert await refusal_of(at(listener.getsockname()[1])) == "did not accept a connection within 0.2 seconds"
 
 
 @pytest.mark.trio
@@ -257,7 +257,7 @@ async def test_a_server_that_the_system_had_stopped_answers_what_was_asked_meanw
         (b"\x03\x01\x01", "cannot be used: it rejected the user name or the password"),
         (
             b"",
-            "cannot be used: it ended the handshake; it is not a Rayforce server or has another version",
+            "cannot be used: it closed the connection during the handshake, as servers of another kind or version do",
         ),
     ],
 )
@@ -308,7 +308,7 @@ async def test_another_wire_version_than_ours() -> None:
 @pytest.mark.trio
 async def test_a_server_that_hangs_up_on_our_version(native_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayforce_trio._protocol._native_exchange.WIRE_VERSION", 4)
-    hung_up = "cannot be used: it ended the handshake; it is not a Rayforce server or has another version"
+    hung_up = "cannot be used: it closed the connection during the handshake, as servers of another kind or version do"
     assert await refusal_of(at(native_port)) == hung_up
 
 
@@ -349,11 +349,11 @@ async def _want_credentials_and_hang_up(session: FakeSession) -> None:
         (_speak_http, "cannot be used: it is not a Rayforce server: it answered 48 54"),
         (
             _hang_up,
-            "cannot be used: it ended the handshake; it is not a Rayforce server or has another version",
+            "cannot be used: it closed the connection during the handshake, as servers of another kind or version do",
         ),
         (
             _hang_up_in_the_middle,
-            "cannot be used: it ended the handshake; it is not a Rayforce server or has another version",
+            "cannot be used: it closed the connection during the handshake, as servers of another kind or version do",
         ),
         (_reset, "closed the connection during the handshake"),
         (_want_credentials_and_hang_up, "cannot be used: it rejected the user name or the password"),
@@ -699,7 +699,7 @@ async def test_a_request_cancelled_before_the_handshake_is_never_sent() -> None:
                 nursery.start_soon(ask_for, session, "1")
                 await wait_all_tasks_blocked()
                 session.cancel()
-            assert replies == [Failure("cancel", "the request was cancelled before it began")]
+            assert replies == [Failure("cancel", "the request was cancelled before it was started")]
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask_for, session, "2")
                 await wait_all_tasks_blocked()
@@ -813,7 +813,7 @@ GARBAGE = b"garbage, and more of it than a frame's header has, and more than is 
     ("reply", "why"),
     [
         (GARBAGE, "not a Rayforce frame: it begins with 67617262, not fadeface"),
-        (_with_header(4, 4), "wire version 4 is not supported, only 3"),
+        (_with_header(4, 4), "wire version 4 is not supported; expected 3"),
         (_with_header(6, 1), "big-endian frames are not supported"),
         (_with_header(MESSAGE_TYPE_OFFSET, 3), "unknown message type 3"),
         (announce(0), "the header announces a payload of 0 bytes"),
@@ -892,7 +892,7 @@ async def test_a_compressed_reply_that_goes_on_after_its_end() -> None:
 )
 @pytest.mark.usefixtures("short_stall")
 async def test_half_a_frame_and_then_nothing(reply: bytes) -> None:
-    await check_that_it_ends_the_session(_answering(reply), "sent part of a reply and then nothing for 0.2 seconds")
+    await check_that_it_ends_the_session(_answering(reply), "sent part of a reply, and then nothing for 0.2 seconds")
 
 
 @pytest.mark.trio
@@ -909,7 +909,7 @@ async def test_half_a_frame_and_then_the_end(reply: bytes, is_reset: bool) -> No
         if is_reset:
             session.reset()
 
-    await check_that_it_ends_the_session(script, "is gone")
+    await check_that_it_ends_the_session(script, "disconnected")
 
 
 def _answering(reply: bytes) -> Script:
@@ -925,13 +925,13 @@ def _answering(reply: bytes) -> Script:
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        (None, "is gone"),
-        (b"", "is gone"),
+        (None, "disconnected"),
+        (b"", "disconnected"),
         (string_frame("1"), "broke the protocol: it sent a reply without a request"),
         (error_frame("type"), "broke the protocol: it sent a reply without a request"),
         (request("1"), "broke the protocol: it sent a request"),
         (GARBAGE, "broke the protocol: not a Rayforce frame"),
-        (post("1")[:9], "sent part of a reply and then nothing for 0.2 seconds"),
+        (post("1")[:9], "sent part of a reply, and then nothing for 0.2 seconds"),
     ],
     ids=["reset", "hang-up", "a reply", "an error", "a request", "garbage", "half a header"],
 )
@@ -972,7 +972,7 @@ async def test_a_native_server_that_is_killed(tmp_path: Path) -> None:
     query = WatchedQuery(tmp_path)
     with native_server() as native:
         async with no_leaks(within=10), served(at(native.port)) as port:
-            gone = f"the engine at {LOCAL}:{native.port} is gone"
+            gone = f"the engine at {LOCAL}:{native.port} disconnected"
             async with WSClient(LOCAL, port).connect() as asking:
                 with await open_raw(port) as idle:
 
@@ -993,7 +993,7 @@ async def test_a_native_server_that_is_killed(tmp_path: Path) -> None:
 @pytest.mark.trio
 async def test_a_native_server_that_a_client_ends() -> None:
     with native_server() as native:
-        gone = rf"with code 1011: the engine at {LOCAL}:{native.port} is gone$"
+        gone = rf"with code 1011: the engine at {LOCAL}:{native.port} disconnected$"
         async with (
             no_leaks(within=10),
             served(at(native.port)) as port,
@@ -1068,7 +1068,8 @@ async def test_of_a_reply_that_cannot_be_kept_is_told_why(native_port: int, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    told = rf"^the engine at {LOCAL}:{native_port} sent a reply that cannot be stored: No space left on device$"
+    stored = "sent a reply that cannot be stored in a temporary file: No space left on device"
+    told = rf"^the engine at {LOCAL}:{native_port} {stored}$"
 
     async def ask_and_read_nothing() -> None:
         async with open_session(at(native_port)) as session:

@@ -195,10 +195,10 @@ async def test_what_the_program_refuses_is_an_error_that_says_why(
         ({"script": ""}, "Invalid script: there is no file ''"),
         ({"script": "/"}, "Invalid script: there is no file '/'"),
         ({"script": "a\0b"}, "Invalid script: there is no file"),
-        ({"script": 5}, "Invalid script: 5. Must be a path"),
-        ({"script": b"/etc/passwd"}, "Invalid script: b'/etc/passwd'. Must be a path"),
+        ({"script": 5}, "Invalid script: 5. Must be a path, a str or a Path"),
+        ({"script": b"/etc/passwd"}, "Invalid script: b'/etc/passwd'. Must be a path, a str or a Path"),
         ({"executable": "/no/such"}, "Invalid executable: there is no file '/no/such'"),
-        ({"journal": 5}, "Invalid journal: 5. Must be a path"),
+        ({"journal": 5}, "Invalid journal: 5. Must be a path, a str or a Path"),
         ({"memory": 0}, "Invalid memory: 0"),
         ({"memory": ""}, "Invalid memory: ''"),
         ({"memory": 1.5}, "Invalid memory: 1.5"),
@@ -279,7 +279,7 @@ async def test_a_port_taken_in_the_meantime_is_given_up_for_another(monkeypatch:
 async def test_when_every_port_is_taken_it_gives_up(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
     with socket.create_server((LOCAL, 0)) as taken:
         monkeypatch.setattr(_process, "_free_port", lambda: taken.getsockname()[1])
-        await check_fails(by_serve, NativeProcess(), "every free port was taken")
+        await check_fails(by_serve, NativeProcess(), "other programs took every port")
 
 
 @pytest.mark.trio
@@ -483,7 +483,7 @@ async def until_ready(engine: NativeProcess) -> None:
 
 
 async def check_lost(connection: WSClientConnection, query: str = "1") -> None:
-    with pytest.raises(errors.ConnectionClosed, match="code 1011: the engine process is gone") as caught:
+    with pytest.raises(errors.ConnectionClosed, match="code 1011: the engine process disconnected") as caught:
         await connection.execute(query)
     assert caught.value.code == 1011
 
@@ -501,7 +501,7 @@ async def test_a_client_that_ends_it_ends_nobodys_server(log: Log) -> None:
             assert await ask_on(connection, "(+ 1 2)") == 3
             with pytest.raises(errors.RayforceError, match=r"^name"):  # it is a new one
                 await connection.execute("x")
-        record = await log.told("ended with exit code 3; it will be restarted at once")
+        record = await log.told("ended with exit code 3; restarting it now")
         assert record.levelno == logging.WARNING
 
 
@@ -540,7 +540,7 @@ async def test_new_connections_wait_for_the_restart(log: Log) -> None:
         for number in range(3):
             pids.add(pid_of(engine))
             os.kill(pid_of(engine), signal.SIGKILL)
-            await log.told("was killed by signal 9; it will be restarted", times=number + 1)
+            await log.told("was killed by signal 9; restarting it", times=number + 1)
             assert engine.pid is None
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
@@ -639,7 +639,7 @@ async def test_who_waits_for_it_is_let_in_even_if_it_died_once_more(
 async def test_it_cannot_run_twice_at_once() -> None:
     engine = NativeProcess()
     async with serving(engine) as server:
-        with pytest.raises(errors.EngineError, match="one server at a time"):
+        with pytest.raises(errors.EngineError, match="already used by a server"):
             await WSServer(0, host=LOCAL, engine=engine).serve()
         assert await ask(server, "(+ 1 2)") == 3
 
@@ -685,8 +685,8 @@ async def test_a_restart_that_the_system_refuses_is_tried_again(log: Log, monkey
     async with serving(engine) as server:
         monkeypatch.setattr(trio, "run_process", run_or_fail)
         await kill(engine, log)
-        await log.told("no more processes; it will be restarted in 0.2 seconds")
-        await log.told("none yet; it will be restarted in 0.4 seconds")
+        await log.told("no more processes; restarting it in 0.2 seconds")
+        await log.told("none yet; restarting it in 0.4 seconds")
         assert await ask(server, "(+ 1 2)") == 3
 
 
@@ -696,7 +696,7 @@ async def test_it_is_started_again_when_file_descriptors_are_to_be_had_again(log
     async with serving(engine) as server:
         with no_new_descriptors():
             await kill(engine, log)
-            await log.told("Too many open files; it will be restarted in 0.2 seconds")
+            await log.told("Too many open files; restarting it in 0.2 seconds")
         assert await ask(server, "(+ 1 2)") == 3
 
 
@@ -930,7 +930,7 @@ async def test_a_signal_ends_the_server_and_then_the_process(
         out, err = await trio.to_thread.run_sync(child.communicate)
         assert (child.returncode, out) == (0, "\nRayforce WebSocket Server stopped.\n")
         undone = [line.partition("): ")[2] for line in err.splitlines()]
-        assert set(undone) == {"the server stops before 1 requests and posts are done"}
+        assert set(undone) == {"the server stops with 1 unfinished request or post"}
         await family.gone()
 
 

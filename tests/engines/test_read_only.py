@@ -98,7 +98,7 @@ async def test_who_ends_the_engine_changes_nothing_for_those_who_come_then(tmp_p
     script = write(tmp_path / "script.rfl", "(set x 17)")
     async with serving(NativeProcess(script, read_only=True)) as server:
         async with connected(server) as connection:
-            with pytest.raises(errors.ConnectionClosed, match="the engine process is gone"):
+            with pytest.raises(errors.ConnectionClosed, match="the engine process disconnected"):
                 await connection.execute("(do (let x 5) .sys.exit)")
         async with connected(server) as connection:
             assert await ask_on(connection, "x") == 17

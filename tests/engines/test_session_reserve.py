@@ -161,7 +161,7 @@ async def test_new_clients_get_in_while_another_program_holds_all_descriptors() 
                 for _ in range(RESERVED_SESSIONS):
                     connection = await WSClient(LOCAL, server.port).connect(nursery)
                     assert await ask_on(connection, "(+ 1 2)") == 3
-                reason = f"the engine process has all of its {limit} file descriptors in use"
+                reason = f"the engine process has used up its {limit} file descriptors"
                 with pytest.raises(errors.ConnectionRejected, match=reason):
                     await WSClient(LOCAL, server.port).connect(nursery)
                 assert await ask_on(early, "(+ 1 2)") == 3
@@ -195,7 +195,7 @@ async def test_the_reserve_is_used_when_the_queue_of_new_connections_is_full(
                     async with connected(server):
                         pass
                 else:
-                    with pytest.raises(errors.ConnectionRejected, match="does not accept connections in time"):
+                    with pytest.raises(errors.ConnectionRejected, match="did not accept a connection in time"):
                         async with connected(server):
                             pass
 

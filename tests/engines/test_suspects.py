@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rayforce_trio._engines import Client
 from rayforce_trio._engines import _suspects as module
 from rayforce_trio._engines._suspects import (
-    CONVICTION_LIFETIME,
+    CRASH_RECORD_LIFETIME,
     FIRST_WAIT,
     MAX_CLIENTS,
     MAX_WAIT,
@@ -78,8 +78,8 @@ def test_suspicion_and_proof_expire() -> None:
     assert len(suspects) == 0
     suspects.process_ended_by(EVE, 0)
     suspects.process_ended([EVE], 1)
-    assert suspects.must_be_alone(EVE, CONVICTION_LIFETIME)
-    assert not suspects.must_be_alone(EVE, FIRST_WAIT + CONVICTION_LIFETIME)
+    assert suspects.must_be_alone(EVE, CRASH_RECORD_LIFETIME)
+    assert not suspects.must_be_alone(EVE, FIRST_WAIT + CRASH_RECORD_LIFETIME)
 
 
 def test_the_memory_is_bounded_and_the_oldest_suspect_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,12 +263,12 @@ def test_the_baseline_ignores_the_message_type(message_type: MessageType) -> Non
 @pytest.mark.parametrize(
     ("extended", "message", "why"),
     [
-        (True, frame(MessageType.SYNC), "^the server sent a request$"),
+        (True, frame(MessageType.SYNC), "^a request from the server$"),
         (True, b"", "^a frame needs a header of 16 bytes, but has 0 bytes$"),
-        (False, REQUEST[:-1], "^the header announces 1 bytes, but 0 bytes follow$"),
+        (False, REQUEST[:-1], "^the header announces 1 byte, but 0 follow$"),
         (True, "", "^a text message that is not JSON$"),
-        (False, "{}", "^a text message from a server of the baseline protocol, which has none$"),
-        (True, dump_error(2, "type", ""), "^an error for request 2, whose turn it is not$"),
+        (False, "{}", "^a text message, which the baseline protocol does not have$"),
+        (True, dump_error(2, "type", ""), "^an error for request 2 out of order$"),
         (True, '{"error": {"request": 1}}', "^an error must have a request number, a code and a message$"),
     ],
 )
@@ -286,7 +286,7 @@ def test_what_a_server_must_not_send_changes_nothing(extended: bool, message: by
     [
         (True, string_frame(""), "^a reply without a request$"),
         (False, string_frame(""), "^a reply without a request$"),
-        (True, dump_error(1, "type", ""), "^an error for request 1, whose turn it is not$"),
+        (True, dump_error(1, "type", ""), "^an error for request 1 out of order$"),
     ],
 )
 def test_a_reply_to_nothing_is_refused(extended: bool, message: bytes | str, why: str) -> None:

@@ -389,7 +389,10 @@ def test_the_longest_reply(size: int, allowed: bool) -> None:
 
 
 EOF_ERRORS = {
-    **dict.fromkeys(paths_in(HANDSHAKING), "^it ended the handshake; it is not a Rayforce server or has another"),
+    **dict.fromkeys(
+        paths_in(HANDSHAKING),
+        "^it closed the connection during the handshake, as servers of another",
+    ),
     "asked for credentials": "^it rejected the user name or the password$",
     "asked for credentials, with a request": "^it rejected the user name or the password$",
 }

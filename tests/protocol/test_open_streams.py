@@ -18,8 +18,8 @@ from rayforce_trio._protocol import (
 Event = Callable[[OpenStreams], object]
 
 UNKNOWN = Failure("domain", "the connection has no stream 1")
-TWICE = Failure("domain", "the connection has a stream 1 already")
-FINISHED = Failure("domain", "all rows of stream 1 have been sent")
+TWICE = Failure("domain", "the connection already has a stream 1")
+FINISHED = Failure("domain", "all rows of stream 1 have already been sent")
 
 
 def opening(stream: int = 1, batch_size: int = 4) -> OpenStream:

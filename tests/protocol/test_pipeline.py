@@ -52,7 +52,7 @@ COMPRESSED = frame(MessageType.SYNC, flags=COMPRESSED_FLAG)
 RESPONSE = string_frame("value")
 VALUE = Result(RESPONSE)
 CANCELLED = Failure("cancel", "the client cancelled the request")
-CLOSING = Failure("closing", "the server is shutting down and did not start the query")
+CLOSING = Failure("closing", "the server is shutting down, and did not start the query")
 STOPPED = Failure("cancel", "")
 """The engine's reply to a request that it stopped."""
 
@@ -152,7 +152,7 @@ def test_in_the_baseline_every_frame_is_a_request(message_type: MessageType) -> 
         ("(+ 1 2)", Failure("type", "expected a binary message, got text")),
         (dump_cancel(1), Failure("type", "expected a binary message, got text")),
         (b"", Failure("domain", "a frame needs a header of 16 bytes, but has 0 bytes")),
-        (REQUEST + b"\0", Failure("domain", "the header announces 1 bytes, but 2 bytes follow")),
+        (REQUEST + b"\0", Failure("domain", "the header announces 1 byte, but 2 follow")),
         (COMPRESSED, Failure("nyi", "compressed requests are not supported")),
     ],
 )
@@ -193,9 +193,9 @@ def test_messages_for_clients_only_are_ignored() -> None:
 
 
 VIOLATIONS = [
-    (frame(MessageType.RESPONSE), "^the client sent a response, but the server has sent no request$"),
+    (frame(MessageType.RESPONSE), "^a reply from the client, but the server has sent no request$"),
     (b"\x01\x00", "^a frame needs a header of 16 bytes, but has 2 bytes$"),
-    (REQUEST + b"\0", "^the header announces 1 bytes, but 2 bytes follow$"),
+    (REQUEST + b"\0", "^the header announces 1 byte, but 2 follow$"),
     ("(+ 1 2)", "^a text message that is not JSON$"),
     ("[]", "^a text message that is not a JSON object$"),
     ('{"cancel": true}', "^a request number must be an integer above 0$"),
@@ -301,7 +301,7 @@ def test_cancelling_a_request_that_waits_twice_is_cancelling_it_once() -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (STOPPED, Failure("timeout", "the query ran for more than 2 seconds, and was stopped (query_timeout)")),
+        (STOPPED, Failure("timeout", "the query ran for more than 2 seconds and was stopped (query_timeout)")),
         (Failure("type", "no"), Failure("type", "no")),
         (VALUE, VALUE),
     ],
@@ -322,7 +322,7 @@ def test_a_request_that_timed_out_says_so_unless_the_engine_finished_first(reply
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (STOPPED, Failure("timeout", "the query ran for more than 2 seconds, and was stopped (query_timeout)")),
+        (STOPPED, Failure("timeout", "the query ran for more than 2 seconds and was stopped (query_timeout)")),
         (Failure("type", ""), Failure("type", "")),
     ],
 )
@@ -379,7 +379,7 @@ def test_requests_beyond_max_in_flight_are_refused_in_their_turn_and_posts_never
     answer(server)
     assert server.current is second
     answer(server)
-    limit = "more than 2 requests of this connection were unanswered (max_in_flight)"
+    limit = "this connection has reached its limit of 2 unanswered requests (max_in_flight)"
     assert sent(server) == dump_error(3, "busy", limit)
     assert server.current is post
     server.performing()
@@ -442,7 +442,7 @@ def wait(server: RequestPipeline, intervals: int) -> None:
 def test_a_client_with_too_much_waiting_is_disconnected_if_nothing_is_finished_for_half_a_second(
     two_may_wait: bytes,
 ) -> None:
-    reason = "more than 2 posts wait" if two_may_wait is POST else r"more than \d+ bytes wait"
+    reason = "more than 2 posts are waiting" if two_may_wait is POST else r"more than \d+ bytes are waiting"
     server = RequestPipeline(extended=True)
     run(server)
     for message in (POST, two_may_wait, two_may_wait, two_may_wait, two_may_wait):
@@ -469,7 +469,7 @@ def test_a_client_that_only_posts_gets_ten_seconds(two_may_wait: bytes) -> None:
     for _ in range(3):
         receive(server, two_may_wait)
     wait(server, 99)
-    with pytest.raises(ProtocolViolation, match=r"^more than 2 posts wait"):
+    with pytest.raises(ProtocolViolation, match=r"^more than 2 posts are waiting"):
         server.waited()
 
 
@@ -1292,7 +1292,7 @@ def test_a_server_call_is_answered_like_any_request() -> None:
     [
         (frame(MessageType.SYNC, call(".ws.other")), Failure("name", "this server has no function '.ws.other'")),
         (frame(MessageType.SYNC, call(".ws.end", i64(1))), Failure("type", ".ws.end must be sent as a post")),
-        (BATCH[:5] + bytes([VERBOSE_FLAG]) + BATCH[6:], Failure("nyi", "a call of the server itself prints nothing")),
+        (BATCH[:5] + bytes([VERBOSE_FLAG]) + BATCH[6:], Failure("nyi", "this function of the server prints nothing")),
     ],
 )
 def test_an_invalid_server_call_is_answered_with_an_error(message: bytes, failure: Failure) -> None:

@@ -80,10 +80,10 @@ _BEGINNING = len(frame(list_of([b"", b"", b"", b""]))) + len(name("upd"))
 
 @pytest.mark.parametrize("size", range(_BEGINNING, _BEGINNING + len(string("topic") + i64(7)) - 1))
 def test_a_push_that_is_cut_off_is_damaged(size: int) -> None:
-    with pytest.raises(ProtocolViolation, match="a push that is damaged"):
+    with pytest.raises(ProtocolViolation, match="a damaged update"):
         parse_push(push()[:size])
 
 
 def test_a_topic_that_is_not_utf_8_is_damaged() -> None:
-    with pytest.raises(ProtocolViolation, match="a push that is damaged"):
+    with pytest.raises(ProtocolViolation, match="a damaged update"):
         parse_push(push(b"\xff"))

@@ -54,7 +54,7 @@ class Watched:
 async def test_a_silent_peer_is_pinged_after_60_seconds_and_lost_30_later(autojump_clock: MockClock) -> None:
     """And one more, in which a loop that was blocked could catch up."""
     peer = Watched()
-    with pytest.raises(ConnectionLost, match="the peer fell silent: no answer to a ping for 30 seconds"):
+    with pytest.raises(ConnectionLost, match="the peer has not answered a ping within 30 seconds"):
         await peer.run()
     assert peer.pings == [60]
     assert trio.current_time() == 91
@@ -237,7 +237,7 @@ async def test_the_client_drops_a_frozen_server() -> None:
 
     with anyio.fail_after(10):
         async with raw_server(freeze) as port, WSClient("127.0.0.1", port, **QUICK).connect() as connection:
-            with pytest.raises(ConnectionLost, match=r"the peer fell silent: no answer to a ping for 0\.1 seconds"):
+            with pytest.raises(ConnectionLost, match=r"the peer has not answered a ping within 0\.1 seconds"):
                 await connection.execute("(+ 1 2)")
             assert type(connection.closed) is ConnectionLost
 

@@ -64,9 +64,9 @@ async def test_the_end_that_closed_can_neither_send_nor_receive(pair: Pair) -> N
 async def test_an_abort_says_nothing_to_the_other_end(pair: Pair) -> None:
     one, other = pair
     one.abort()
-    with pytest.raises(ConnectionLost, match="the other end is gone"):
+    with pytest.raises(ConnectionLost, match="the other end was closed"):
         await other.receive()
-    with pytest.raises(ConnectionLost, match="the other end is gone"):
+    with pytest.raises(ConnectionLost, match="the other end was closed"):
         await other.send(b"late")
 
 

@@ -275,7 +275,7 @@ async def test_nothing_follows_a_long_message_that_was_cut() -> None:
 
 async def test_a_peer_that_takes_nothing_for_too_long_is_lost() -> None:
     async with with_raw_peer(client=False, write_timeout=0.1) as (transport, _):
-        with pytest.raises(ConnectionLost, match=r"^the peer accepted less than 16 KiB a second for 0\.1 seconds$"):
+        with pytest.raises(ConnectionLost, match=r"^the peer has read less than 16 KiB per second for 0\.1 seconds$"):
             await transport.send(bytes(50_000_000))
         for call in (transport.receive, partial(transport.send, b"late")):
             with pytest.raises(ConnectionLost, match="accepted less than 16 KiB"):
@@ -440,7 +440,7 @@ async def test_a_peer_that_hangs_up_without_a_close_is_lost() -> None:
     async with with_raw_peer(client=True) as (transport, peer):
         peer.close()
         for _ in range(2):
-            with pytest.raises(ConnectionLost, match=r"^the peer went away without closing the connection$"):
+            with pytest.raises(ConnectionLost, match=r"^the peer disconnected without closing the connection$"):
                 await transport.receive()
 
 

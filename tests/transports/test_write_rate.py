@@ -118,5 +118,5 @@ async def test_a_trickling_reader_is_cut_however_its_reply_is_divided(
     if factor > 1:
         assert error is None
     else:
-        assert error == "the peer accepted less than 16 KiB a second for 30 seconds"
+        assert error == "the peer has read less than 16 KiB per second for 30 seconds"
         assert trio.current_time() - started <= 2 * TIMEOUT + pause

@@ -412,19 +412,19 @@ def nested_lists(depth: int) -> bytes:
     ("payload", "message"),
     [
         (b"", "the reply is damaged: it ends at byte 0, before byte 1"),
-        (fixed(Type.I64, [1])[:-1], "the reply is damaged: it announces 1 items of 8 bytes, but 7 bytes follow"),
+        (fixed(Type.I64, [1])[:-1], "the reply is damaged: it announces 1 item of 8 bytes each, but 7 bytes are left"),
         (b"\x05\0" + struct.pack("<q", 1 << 62), "the reply is damaged: it announces 4611686018427387904 items"),
         (
             b"\x05\0" + struct.pack("<q", -1),
-            "the reply is damaged: it announces -1 items of 8 bytes, but 0 bytes follow",
+            "the reply is damaged: it announces -1 items of 8 bytes each, but 0 bytes are left",
         ),
-        (fixed(Type.I64, [1]) + b"\0", "the reply is damaged: 1 bytes follow the value"),
+        (fixed(Type.I64, [1]) + b"\0", "the reply is damaged: 1 byte after the end of the value"),
         (payloads.vector(Type.SYMBOL, 1, [b"abc"]), "the reply is damaged: it ends within a symbol"),
         (payloads.vector(Type.STRING, 1, [struct.pack("<q", -1)]), "the reply is damaged: a string has the length -1"),
         (payloads.vector(Type.STRING, 1, [struct.pack("<q", 1)]), "the reply is damaged: a string has the length 1"),
         (strings([b"a"] * 100)[:-1], "the reply is damaged: a string has the length 1"),
         (strings([b"a", b"bc"] * 50)[:-1], "the reply is damaged: it ends within a string"),
-        (payloads.table_of(["a", "b"], [fixed(Type.I64, [])]), "the reply is damaged: it has 2 names for 1 columns"),
+        (payloads.table_of(["a", "b"], [fixed(Type.I64, [])]), "the reply is damaged: it has 2 names for 1 column"),
         (payloads.table_of(["a"], [payloads.i64(1)]), "the reply is damaged: column 'a' is a single value"),
         (
             payloads.table_of(["a", "b"], [fixed(Type.I64, [1]), fixed(Type.I64, [])]),

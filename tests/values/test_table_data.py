@@ -417,7 +417,7 @@ def test_a_list_that_becomes_shorter_meanwhile() -> None:
     values = [1, 2, 3]
     data = taken({"a": values, "b": [1, 2, 3]})
     del values[0]
-    assert refusal(lambda: [*messages(data)]) == "column 'a' became shorter while it was sent; give a copy"
+    assert refusal(lambda: [*messages(data)]) == "column 'a' became shorter while it was sent; pass a copy"
 
 
 def test_a_column_is_read_again_for_each_pass() -> None:

@@ -155,8 +155,8 @@ def test_the_headers_of_a_request_without_an_upgrade() -> None:
 FOLDED = "a header is folded over several lines"
 LINE_END = "a line does not end with CR LF"
 NO_KEY = "the Sec-WebSocket-Key is not 16 bytes in base64"
-OTHER_SERVER = "the target and the Host header name different servers"
-NO_PATH = "the target must be a path, without a fragment"
+OTHER_SERVER = "the request target and the Host header name different servers"
+NO_PATH = "the request target must be a path without a fragment"
 
 INVALID: dict[str, tuple[bytes, int, str]] = {
     # The request line
@@ -181,9 +181,9 @@ INVALID: dict[str, tuple[bytes, int, str]] = {
     "an invalid method": (upgrade(start="G(T / HTTP/1.1"), 400, "illegal request line"),
     "POST without an upgrade": (plain("POST /healthz HTTP/1.1"), 400, "the method must be GET or HEAD"),
     "get": (plain("get /healthz HTTP/1.1"), 400, "the method must be GET or HEAD"),
-    "HTTP/1.0": (upgrade(start="GET / HTTP/1.0"), 400, "a WebSocket request must be of HTTP/1.1"),
-    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "this server speaks HTTP/1.1 only"),
-    "HTTP/1.2": (upgrade(start="GET / HTTP/1.2"), 505, "this server speaks HTTP/1.1 only"),
+    "HTTP/1.0": (upgrade(start="GET / HTTP/1.0"), 400, "a WebSocket request must use HTTP/1.1"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "this server supports only HTTP/1.1"),
+    "HTTP/1.2": (upgrade(start="GET / HTTP/1.2"), 505, "this server supports only HTTP/1.1"),
     # Lines
     "a folded header": (upgrade({"X": "a\r\n b"}), 400, FOLDED),
     "a header folded with a tab": (upgrade({"X": "a\r\n\tb"}), 400, FOLDED),
@@ -192,9 +192,9 @@ INVALID: dict[str, tuple[bytes, int, str]] = {
     "bare LFs": (upgrade().replace(b"\r\n", b"\n"), 400, LINE_END),
     "a bare CR": (upgrade({"X": "a\rb"}), 400, LINE_END),
     "a CR too many": (upgrade({"X": "a\r"}), 400, LINE_END),
-    "NUL in a value": (upgrade({"X": "a\0b"}), 400, "there is a control character in the head: 0x00"),
-    "ESC in a value": (upgrade({"X": "\x1b[31m"}), 400, "there is a control character in the head: 0x1b"),
-    "DEL in a value": (upgrade({"X": "\x7f"}), 400, "there is a control character in the head: 0x7f"),
+    "NUL in a value": (upgrade({"X": "a\0b"}), 400, "the head contains the control character 0x00"),
+    "ESC in a value": (upgrade({"X": "\x1b[31m"}), 400, "the head contains the control character 0x1b"),
+    "DEL in a value": (upgrade({"X": "\x7f"}), 400, "the head contains the control character 0x7f"),
     "a space before the colon": (upgrade({"Origin ": "null"}), 400, "there is a space before the colon of a header"),
     "a tab before the colon": (upgrade({"X\t": "a"}), 400, "there is a space before the colon of a header"),
     "a space in a name": (upgrade({"Bad header": "x"}), 400, "illegal header line"),

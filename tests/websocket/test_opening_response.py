@@ -104,7 +104,7 @@ INVALID: dict[str, tuple[bytes, str]] = {
     "a status that is not a number": (b"HTTP/1.1 OK\r\n\r\n", "illegal status line"),
     "a bare LF": (answer().replace(b"\r\n", b"\n"), "a line does not end with CR LF"),
     "a folded header": (answer({"X": "a\r\n b"}), "a header is folded over several lines"),
-    "a control character": (answer({"X": "\0"}), "there is a control character in the head: 0x00"),
+    "a control character": (answer({"X": "\0"}), "the head contains the control character 0x00"),
     "a head over the limit": (answer({"X": "x" * HEAD_LIMIT}), OVER),
     "too many headers": (
         answer({f"X-{number}": "" for number in range(MAX_HEADERS)}),
@@ -114,13 +114,13 @@ INVALID: dict[str, tuple[bytes, str]] = {
     # Statuses
     "interim responses without end": (
         b"HTTP/1.1 102\r\n\r\n" * 1025 + answer(),
-        f"its interim responses are longer than {HEAD_LIMIT} bytes",
+        f"its interim responses have more than {HEAD_LIMIT} bytes",
     ),
-    "200": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", "HTTP status 200"),
-    "204": (b"HTTP/1.1 204\r\n\r\n", "HTTP status 204"),
+    "200": (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", "it answered with HTTP status 200"),
+    "204": (b"HTTP/1.1 204\r\n\r\n", "it answered with HTTP status 204"),
     "101 of HTTP/1.0": (
         answer().replace(b"HTTP/1.1", b"HTTP/1.0"),
-        "a response that opens a WebSocket must be of HTTP/1.1",
+        "the version of its response is not HTTP/1.1",
     ),
     # Headers
     "no Upgrade": (answer({"Upgrade": None}), "the Upgrade header is missing"),

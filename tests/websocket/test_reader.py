@@ -259,7 +259,7 @@ def test_a_length_in_a_form_that_is_too_long_is_refused_in_a_continuation(opcode
 @pytest.mark.parametrize("fin", [True, False])
 def test_a_continuation_of_nothing_is_refused(fin: bool, masked: bool) -> None:
     data = frame(b"", CONTINUATION, fin=fin, masked=masked)
-    check_refusal(data, masked, CloseCode.PROTOCOL_ERROR, "a continuation of nothing")
+    check_refusal(data, masked, CloseCode.PROTOCOL_ERROR, "a continuation frame without a message to continue")
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
@@ -267,7 +267,7 @@ def test_a_continuation_of_a_complete_message_is_refused(opcode: int, masked: bo
     ended = frame(b"a", opcode, fin=False, masked=masked) + frame(b"b", CONTINUATION, masked=masked)
     for before in (ended, frame(b"ab", opcode, masked=masked)):
         data = before + frame(b"", CONTINUATION, masked=masked)
-        check_refusal(data, masked, CloseCode.PROTOCOL_ERROR, "a continuation of nothing")
+        check_refusal(data, masked, CloseCode.PROTOCOL_ERROR, "a continuation frame without a message to continue")
 
 
 @pytest.mark.parametrize("begun", [TEXT, BINARY])
@@ -280,7 +280,7 @@ def test_a_new_message_within_a_fragmented_one_is_refused(
     data = frame(b"a", begun, fin=False, masked=masked)
     data += frame(b"b", CONTINUATION, fin=False, masked=masked) * continued
     data += frame(b"", new, fin=fin, masked=masked)
-    check_refusal(data, masked, CloseCode.PROTOCOL_ERROR, "a new message within a fragmented one")
+    check_refusal(data, masked, CloseCode.PROTOCOL_ERROR, "a new message before the end of a fragmented one")
 
 
 def test_a_new_message_within_a_fragmented_one_is_refused_if_it_arrives_whole(masked: bool) -> None:
@@ -369,7 +369,7 @@ def test_an_empty_close_frame_has_no_status(masked: bool) -> None:
 
 
 def test_a_close_frame_of_one_byte_is_refused(masked: bool) -> None:
-    check_refusal(frame(b"\x03", CLOSE, masked=masked), masked, CloseCode.PROTOCOL_ERROR, "half a code")
+    check_refusal(frame(b"\x03", CLOSE, masked=masked), masked, CloseCode.PROTOCOL_ERROR, "a code of one byte")
 
 
 @pytest.mark.parametrize("reason", [b"\xff", b"ok \xe2\x82", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"])

@@ -68,7 +68,8 @@ def _table(table: Table) -> Buffer:
 
 def _pivot(query: PivotQuery) -> Buffer:
     raise UnsupportedQuery(
-        f"cannot send {type_name(query)} as a query: a pivot takes several; fetch the rows and pivot them"
+        f"cannot send {type_name(query)} as a query: a pivot takes several queries; fetch the rows, and pivot them "
+        "in the client"
     )
 
 

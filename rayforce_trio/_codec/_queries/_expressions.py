@@ -116,7 +116,7 @@ def _string(text: str, where: str) -> Buffer:
     try:
         return string(text)
     except UnicodeEncodeError:
-        raise RayforceConversionError(f"{where}: UTF-8 cannot express {text!r}") from None
+        raise RayforceConversionError(f"{where}: UTF-8 cannot encode {text!r}") from None
 
 
 def clause_payload(value: Any, where: str) -> Buffer:

@@ -83,7 +83,7 @@ def checked_name(text: Any, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise RayforceConversionError(f"{where}: UTF-8 cannot express the name {text!r}") from None
+        raise RayforceConversionError(f"{where}: UTF-8 cannot encode the name {text!r}") from None
     return str(text)
 
 

@@ -35,7 +35,9 @@ class SQL:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise RayforceParseError("the SQL cannot be sent, because UTF-8 cannot express it") from None
+            raise RayforceParseError(
+                "the SQL cannot be sent, because it contains a lone surrogate, which UTF-8 cannot encode"
+            ) from None
         try:
             from ._statements import Statement
         except ModuleNotFoundError as error:

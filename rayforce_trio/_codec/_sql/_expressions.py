@@ -288,7 +288,7 @@ class Expressions:
         self._program.check(
             call("if", unknown, TRUE, negation(wrong)),
             "text is compared with a column of another type "
-            "(numbers have no quotes, and dates and times are written as ISO 8601 does)",
+            "(write numbers without quotes, and dates and times in the form of ISO 8601)",
         )
 
     def _between(self, node: Node, wanted: bool) -> bytes:

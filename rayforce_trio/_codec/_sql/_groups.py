@@ -127,7 +127,7 @@ class _Aggregate:
         if self.function == "count" and kind(argument) in ("Star", "Literal"):
             argument = None if condition is None else one_literal()
         if argument is not None and any(aggregates_in(argument)):
-            unsupported("an aggregate cannot contain another", node)
+            unsupported("an aggregate cannot contain another aggregate", node)
         if condition is not None:
             if self.function in ("first", "last"):
                 unsupported("FILTER is not supported for FIRST, LAST and ANY_VALUE", node)

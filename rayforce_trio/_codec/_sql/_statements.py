@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from ..._text import counted
 from ..._values._payloads import Buffer, call, i64, name, quoted, symbol, table_of, vector
 from ..._values._types import Type
 from ._expressions import Expressions
@@ -200,7 +201,7 @@ class _Change:
         width = len(cells[0]) if columns is None else len(columns)
         for place, row in enumerate(cells, 1):
             if len(row) != width:
-                unsupported(f"row {place} of VALUES has {len(row)} values instead of {width}")
+                unsupported(f"row {place} of VALUES has {counted(len(row), 'value')} instead of {width}")
         over = self._over(None)
         listed: list[Buffer] = []
         for place in range(width):

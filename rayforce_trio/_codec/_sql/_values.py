@@ -329,7 +329,7 @@ def _checked(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise RayforceConversionError(f"{where}: UTF-8 cannot express the str {text!r}") from None
+        raise RayforceConversionError(f"{where}: UTF-8 cannot encode the str {text!r}") from None
     return text
 
 

@@ -198,7 +198,7 @@ async def test_version_1_of_the_proxy_protocol_is_refused_and_the_log_says_what_
         with haproxy(config, tmp_path) as port:
             answer = await ask(port)
             assert (answer.status, "send-proxy-v2" in answer.body) == (400, True)
-    assert "The proxy uses version 1 of the PROXY protocol. Have it use version 2" in caplog.text
+    assert "The proxy uses version 1 of the PROXY protocol. Configure version 2" in caplog.text
 
 
 @pytest.mark.trio
