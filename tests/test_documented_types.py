@@ -259,6 +259,8 @@ async def test_arrow_columns_become_the_documented_types() -> None:
 
 def test_the_engines_codes_have_the_documented_classes_and_words() -> None:
     classes = {name: cls.__name__ for name, cls in CORE_EXC_CODE_MAPPING.items() if name != "ok"}
-    rows = {code(name): [code(cls), words] for name, cls, words in table(DOCS / "reference" / "errors.md", "Engine errors")}
+    rows = {
+        code(name): [code(cls), words] for name, cls, words in table(DOCS / "reference" / "errors.md", "Engine errors")
+    }
     assert rows == {name: [classes.get(name, "RayforceUserError"), words] for name, words in WORDS.items()}
     assert classes.keys() <= rows.keys()

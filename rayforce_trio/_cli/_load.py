@@ -71,7 +71,7 @@ def load(options: argparse.Namespace) -> int:
         async with aclosing(await Session.connect(client, interruptible, tasks, time_limit=options.timeout)) as session:
             schema = await session.call(partial(session.connection.schema, options.table))
             with closing(open_file(defaults=schema)) as source:
-                await _Loading(source, options.table, append=True, replace=False).run(session)
+                await Loading(source, options.table, append=True, replace=False).run(session)
 
     async def create(interruptible: Interruptible, tasks: TaskGroup) -> None:
         """Create the table with the rows. A checkpoint; if cancelled, the table keeps the rows inserted so far."""
@@ -81,7 +81,7 @@ def load(options: argparse.Namespace) -> int:
             ) as session:
                 if not options.replace and options.table in await session.call(session.connection.tables):
                     raise CommandFailed(f"the server already has a table {options.table!r}; use --append or --replace")
-                await _Loading(source, options.table, append=False, replace=options.replace).run(session)
+                await Loading(source, options.table, append=False, replace=options.replace).run(session)
 
     run(append if options.append else create, backend="trio")
     return OK
@@ -94,7 +94,7 @@ def _column_type(text: str) -> tuple[str, str]:
     return column, kind.upper()
 
 
-class _Loading:
+class Loading:
     """Sends the rows of a file to a table."""
 
     def __init__(self, source: "Source", table: str, *, append: bool, replace: bool) -> None:

@@ -97,9 +97,7 @@ def test_a_page_leaves_out_workloads_that_were_not_measured() -> None:
 
 def test_a_page_has_the_python_version_the_facts_and_the_plot_but_no_goals() -> None:
     text = page(measured(TIME, ours=[2]), ALL, {"Cores": "2"}, title="Python 3.11", plot="plot.svg")
-    assert text.startswith(
-        "# Python 3.11\n\n- Cores: 2\n\n![The main figures of all contestants](plot.svg)\n"
-    )
+    assert text.startswith("# Python 3.11\n\n- Cores: 2\n\n![The main figures of all contestants](plot.svg)\n")
     assert "goal" not in text.lower()
 
 
