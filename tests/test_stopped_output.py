@@ -22,7 +22,7 @@ async def cancelled(connection: WSClientConnection, queries: Queries, *, verbose
 @pytest.mark.anyio
 @pytest.mark.parametrize("reconnect", [False, True])
 async def test_it_is_kept_until_the_next_query_is_stopped(served: Served, queries: Queries, reconnect: bool) -> None:
-    async with WSClient("127.0.0.1", served.port, reconnect=reconnect).connect() as connection:
+    async with WSClient("127.0.0.1", served.port).connect(reconnect=reconnect) as connection:
         assert connection.stopped_output == ""
         await cancelled(connection, queries, verbose=True)
         assert (connection.stopped_queries, connection.stopped_output) == (1, "half way\n")

@@ -171,6 +171,11 @@ def _discard(stream: Any) -> None:
     os.close(null)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun in the singular or plural, such as `1 row` or `1,234 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def show_error(problem: object) -> None:
     """Write an error to standard error. Further lines of its text are indented."""
     text = str(problem)

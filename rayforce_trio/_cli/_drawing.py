@@ -7,6 +7,7 @@ from itertools import zip_longest
 
 from .. import Columns
 from .._text import escape_controls
+from ._console import counted
 from ._fields import item_texts
 
 MAX_ROWS = 40
@@ -83,8 +84,8 @@ def draw_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], space: Spa
 
 
 def _count(total: int, noun: str, shown: int) -> str:
-    counted = f"{total:,} {noun}{'' if total == 1 else 's'}"
-    return counted if shown == total else f"{counted} ({shown:,} shown)"
+    count = counted(total, noun)
+    return count if shown == total else f"{count} ({shown:,} shown)"
 
 
 def _column(heading: Sequence[str], cells: Sequence[str], space: Space, *, is_numeric: bool) -> _Column:

@@ -17,19 +17,21 @@ from ._console import FAILED, OK, set_output_encoding, show
 from ._expressions import is_unfinished
 from ._interrupts import Interruptible, run
 from ._lines import InputReader
+from ._options import examples
 from ._plain_prompt import PlainPrompt
 from ._secrets import ask_secret, keep_secrets_out_of_standard_input
 from ._shell import Shell
 from ._target import add_target, target_of
 
+_EXAMPLES = examples("repl", "repl ann@db.example.org:8765", "repl :8765 < expressions.rfl")
 DESCRIPTION = """Evaluate expressions on a server: from a terminal, with history, completion and colors, or line by line
 from a pipe or file. Enter \\help in the shell for its commands."""
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("repl", help="open a shell on a server", description=DESCRIPTION)
+    parser = commands.add_parser("repl", help="open a shell on a server", description=DESCRIPTION, epilog=_EXAMPLES)
     add_target(parser)
-    parser.add_argument("--no-history", action="store_true", help="do not keep the expressions in a file")
+    parser.add_argument("--no-history", action="store_true", help="do not save the history to a file")
     parser.set_defaults(run=repl)
 
 

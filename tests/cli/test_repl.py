@@ -314,6 +314,20 @@ def test_a_history_that_can_no_longer_be_written_is_reported_once_and_the_shell_
         assert shown.process.wait(BOUND) == 0
 
 
+def test_a_long_table_is_shown_in_a_pager_if_so_set(served: Served, tmp_path: Path) -> None:
+    variables = {"XDG_STATE_HOME": str(tmp_path), "PAGER": "sed s/^/paged:/"}
+    with terminal("repl", f":{served.port}", **variables) as shown:
+        shown.enter("\\pager on")
+        shown.until("The pager is on.\n")
+        shown.enter("(table [a] (list (til 3)))")
+        assert "paged:" not in shown.until("3 rows\n")
+        shown.enter("(table [a] (list (til 1234)))")
+        shown.until("paged:│ 1233 │\n")
+        shown.until("paged:1,234 rows\n")
+        shown.enter("\\q")
+        assert shown.process.wait(BOUND) == 0
+
+
 @contextmanager
 def plain_shell(port: int, tmp_path: Path) -> Iterator[Terminal]:
     """A shell on a terminal where prompt_toolkit is not installed."""
