@@ -22,20 +22,31 @@ from ._console import (
     show_error,
     write,
 )
+from ._options import EXAMPLES
 from ._target import OPTIONAL_URL
 
-_EPILOG = "Exit codes: 0 success; 1 failure; 2 wrong usage; 3 no connection, or a lost one; 130 Ctrl-C."
+_DESCRIPTION = """Serve a RayforceDB engine over WebSocket, and query such a server. rayforce-trio COMMAND --help shows
+the options and examples of a command."""
+_EPILOG = """Exit statuses: 0 success; 1 failure; 2 wrong usage; 3 the server cannot be reached, or the connection was
+lost; 130 Ctrl-C."""
 
 
 class _WrongArguments(Exception):
     """The arguments are wrong, perhaps only because the URL is left out."""
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Keeps the lines of examples, and fills other texts."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES) else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
     _can_retry = False
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments, allow_abbrev=False)
+        super().__init__(**arguments, allow_abbrev=False, formatter_class=_HelpFormatter)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments. If there are too few, parse them again with the URL that the user has left out.
@@ -96,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rayforce-trio", description="RayforceDB over WebSocket.", epilog=_EPILOG)
+    parser = _Parser(prog="rayforce-trio", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"rayforce-trio {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(metavar="COMMAND")

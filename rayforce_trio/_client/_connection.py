@@ -98,6 +98,14 @@ class WSClientConnection:
         """
         return self._exchange.stopped
 
+    @property
+    def stopped_output(self) -> str:
+        """The text that the last of the `stopped_queries` had printed before it was stopped.
+
+        It is empty unless the call was `execute_verbose`, and after a connection was lost and made again.
+        """
+        return self._exchange.stopped_output
+
     @enable_ki_protection
     async def execute(self, query: Query, params: Parameters | None = None, *, idempotent: bool = False) -> Value:
         """Evaluate a query on the server and return its value.

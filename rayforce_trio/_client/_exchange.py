@@ -104,6 +104,11 @@ class Exchange:
         return self._protocol.stopped
 
     @property
+    def stopped_output(self) -> str:
+        """The text that the last one of these requests had printed, if it was verbose."""
+        return self._protocol.stopped_output
+
+    @property
     def closed(self) -> bool:
         """Whether the socket is closed."""
         return self._closed.is_set()

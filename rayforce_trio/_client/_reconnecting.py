@@ -147,6 +147,11 @@ class ReconnectingExchange:
         return self._stopped + (0 if self._session is None else self._session.stopped)
 
     @property
+    def stopped_output(self) -> str:
+        """The text that the last one of these requests had printed in the present session, if it was verbose."""
+        return "" if self._session is None else self._session.stopped_output
+
+    @property
     def closed(self) -> bool:
         """Whether this has ended, and the socket is closed."""
         return self._closed.is_set()
