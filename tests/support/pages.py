@@ -18,7 +18,7 @@ _FILE = re.compile(r"`(?P<name>[^`\n]+)`:\n\n```\w+\n(?P<text>.*?)^```$", re.MUL
 _SHOWN = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 _PORT = re.compile(r"(?<=:|=| )(?:876\d|5000)\b")  # the ports that pages use
 _TIME = re.compile(r"\bin \d+\.\d s$", re.MULTILINE)
-_UNTIL_INTERRUPTED = re.compile(r"rayforce-trio (?:serve|subscribe) (?!.*--count)")
+_UNTIL_INTERRUPTED = re.compile(r"rayforce-trio (?:serve|subscribe)\b(?!.*--count)")
 _INTERRUPT = "^C\n"
 
 
@@ -79,7 +79,7 @@ class Ports:
 
 def real_command(command: str, ports: Ports) -> str:
     """Return a command of a page as this machine has to run it: this very package, on free ports."""
-    if command.startswith("rayforce-trio serve ") and "--port" not in command:
+    if command.startswith("rayforce-trio serve") and "--port" not in command:
         command += " --port 8765"
     return ports.real(command).replace("rayforce-trio", shlex.join(COMMAND))
 
@@ -101,10 +101,7 @@ def check_commands(page: str, directory: Path) -> None:
             if shown.goes_on:
                 running.enter_context(_going_on(shown, ports, directory))
             else:
-                done = _start(shown, ports, directory, stderr=subprocess.STDOUT)
-                with done:
-                    out, _ = done.communicate(timeout=BOUND)
-                assert _alike(ports.documented(out)) == _alike(shown.output), shown.command
+                assert _alike(_output(shown, ports, directory)) == _alike(shown.output), shown.command
 
 
 def _alike(output: str) -> str:
@@ -112,24 +109,35 @@ def _alike(output: str) -> str:
     return _TIME.sub("in 0.0 s", output)
 
 
-def _start(shown: Shown, ports: Ports, directory: Path, *, stderr: int) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        "exec " + real_command(shown.command, ports) if shown.goes_on else real_command(shown.command, ports),
+def _output(shown: Shown, ports: Ports, directory: Path) -> str:
+    done = subprocess.run(
+        real_command(shown.command, ports),
         shell=True,
         cwd=directory,
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=stderr,
+        stderr=subprocess.STDOUT,
         encoding="utf-8",
+        timeout=BOUND,
+        check=False,
     )
+    return ports.documented(done.stdout)
 
 
 @contextmanager
 def _going_on(shown: Shown, ports: Ports, directory: Path) -> Iterator[None]:
     """Run a command for the block, which begins when it has written a line; then interrupt it."""
     before, _, after = shown.output.partition(_INTERRUPT)
-    with _start(shown, ports, directory, stderr=subprocess.DEVNULL) as child:
+    with subprocess.Popen(
+        shlex.split(real_command(shown.command, ports)),
+        cwd=directory,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+    ) as child:
         assert child.stdout is not None
         try:
             out = child.stdout.readline()
