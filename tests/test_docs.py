@@ -21,6 +21,7 @@ EXAMPLES = Path("docs", "examples")
 QUICKSTART = EXAMPLES / "quickstart.py"
 
 NOT_RUN = {"console", "text", "json", "toml", "ini", "yaml", "nginx", "dockerfile", "javascript"}
+NOT_RUN |= {"py"}  # cells of a notebook: tests/test_how_to.py runs them
 NOT_RUN |= {"{toctree}", "{eval-rst}"}
 BOUND = 60  # seconds
 PORT = "8765"  # what the pages write

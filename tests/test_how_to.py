@@ -15,7 +15,8 @@ from urllib.request import urlopen
 
 import pytest
 from support.commands import COMMAND, FAREWELL, environment, serving
-from support.pages import ROOT, check_commands, commands_of, files_of, page_of
+from support.notebooks import kernel
+from support.pages import ROOT, cells_of, check_commands, commands_of, files_of, page_of
 
 from rayforce_trio._codec import native_server
 
@@ -132,3 +133,24 @@ def test_compose_checks_the_health_and_leaves_time_to_stop() -> None:
         assert subprocess.run(command, check=False).returncode == 0
         server.end()
         assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 1
+
+
+# Notebooks
+
+
+def test_the_cells_of_the_notebook_write_what_the_page_shows() -> None:
+    cells = cells_of(page_of("how-to/jupyter.md"))
+    with serving("--script", str(ROOT / "docs" / "examples" / "prices.rfl")) as server, kernel() as run:
+        for code, shown in cells:
+            assert run(code.replace("8765", str(server.port))) == shown, code
+
+
+def test_interrupting_the_kernel_stops_the_query_and_leaves_the_connection_usable() -> None:
+    [connect, *_] = cells_of(page_of("how-to/jupyter.md"))
+    with serving("--log-queries") as server, kernel() as run:
+        assert run(connect[0].replace("8765", str(server.port))) == connect[1]
+        log = server.process.stderr
+        assert log is not None
+        query = "await connection.execute('(while true 1)')"
+        assert run(query, until=lambda: next(line for line in log if "(while" in line)) == "CancelledError\n"
+        assert run("print(await connection.execute('(+ 1 2)'))\nawait connection.close()") == "3\n"

@@ -4,6 +4,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 _FILE = re.compile(r"`(?P<name>[^`\n]+)`:\n\n```\w+\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _SHOWN = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 _PORT = re.compile(r"(?<=:|=| )(?:876\d|5000)\b")  # the ports that pages use
-_TIME = re.compile(r"\bin \d+\.\d s$", re.MULTILINE)
+_TIME = re.compile(r"\bin \d+\.\d+ ?s$", re.MULTILINE)
 _UNTIL_INTERRUPTED = re.compile(r"rayforce-trio (?:serve|subscribe)\b(?!.*--count)")
 _INTERRUPT = "^C\n"
 
@@ -48,6 +49,12 @@ def files_of(page: str) -> dict[str, str]:
 def blocks_of(page: str, language: str) -> list[str]:
     """Return the fenced blocks of a page that are in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def cells_of(page: str) -> list[tuple[str, str]]:
+    """Return the cells of a notebook that a page shows, each with its output."""
+    cell = r"^```py\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?"
+    return re.findall(cell, page, re.MULTILINE | re.DOTALL)
 
 
 def commands_of(page: str) -> list[Shown]:
@@ -81,7 +88,8 @@ def real_command(command: str, ports: Ports) -> str:
     """Return a command of a page as this machine has to run it: this very package, on free ports."""
     if command.startswith("rayforce-trio serve") and "--port" not in command:
         command += " --port 8765"
-    return ports.real(command).replace("rayforce-trio", shlex.join(COMMAND))
+    real = ports.real(command).replace("rayforce-trio", shlex.join(COMMAND))
+    return re.sub(r"^python (?=-m )", f"{shlex.quote(sys.executable)} ", real)
 
 
 def check_commands(page: str, directory: Path) -> None:
