@@ -87,7 +87,7 @@ class Batches:
 
     @property
     def output(self) -> str:
-        """The text that the query printed. It is empty with a journal, since the engine then prints the text itself."""
+        """The text that the query printed. It is empty if the engine has a journal, and prints the text itself."""
         return self._output
 
     def __repr__(self) -> str:

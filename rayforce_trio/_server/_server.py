@@ -237,7 +237,7 @@ class WSServer:
 
     @property
     def url(self) -> str:
-        """The URL of the server: `ws://host:port`, or `wss://host:port` with TLS."""
+        """The URL of the server, which begins with `ws` or, with TLS, with `wss`."""
         return f"{'ws' if self._tls is None else 'wss'}://{authority_of(self.host, self.port)}"
 
     def __repr__(self) -> str:
