@@ -31,8 +31,11 @@ _EPILOG = """Exit statuses: 0 success; 1 failure; 2 wrong usage; 3 the server ca
 lost; 130 Ctrl-C."""
 
 
-class _WrongArguments(Exception):
-    """The arguments are wrong, perhaps only because the URL is left out."""
+_MISSING = "the following arguments are required"  # how argparse begins this error
+
+
+class _TooFewArguments(Exception):
+    """Positional arguments are missing, perhaps only the URL."""
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -57,13 +60,13 @@ class _Parser(argparse.ArgumentParser):
         self._can_retry = any(action.metavar == OPTIONAL_URL for action in self._actions)
         try:
             return super().parse_known_args(args, namespace)
-        except _WrongArguments:
+        except _TooFewArguments:
             self._can_retry = False
             return super().parse_known_args(["", *args], namespace)
 
     def error(self, message: str) -> NoReturn:
-        if self._can_retry:
-            raise _WrongArguments
+        if self._can_retry and message.startswith(_MISSING):
+            raise _TooFewArguments
         show_error(f"{message} (see {self.prog} --help)")
         raise SystemExit(USAGE)
 
