@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import RayforceError
+from ..errors import ConnectError, RayforceError
 from . import _hash_password, _load, _publish, _query, _repl, _save, _serve, _subscribe
 from ._console import (
     FAILED,
@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after `--help` and `--version`, and if the arguments are wrong.
     """
+    options = argparse.Namespace()
     try:
         open_standard_streams()
         parser = _parser()
@@ -93,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return OK
         return int(options.run(options))
     except (Interrupted, KeyboardInterrupt) as interrupted:
-        if str(interrupted):
-            show(str(interrupted))
+        for text in (getattr(interrupted, "output", "").rstrip("\n"), str(interrupted)):
+            if text:
+                show(text)
         return INTERRUPTED
     except OutputClosed:
         return OK
@@ -103,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except RayforceError as error:
         show_error(error)
+        if isinstance(error, ConnectError) and getattr(options, "url", None) == "":
+            show("Start a server with rayforce-trio serve, or give the URL of another one.")
         return exit_code_of(error)
     except (CommandFailed, OSError) as error:
         show_error(error)
