@@ -1,6 +1,7 @@
 """What the user has entered, without I/O: expressions, SQL statements and commands of the shell, and their tokens."""
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -60,7 +61,8 @@ class Statement:
     text: str
 
 
-_LEAVE = Statement(Kind.COMMAND, "q")
+_WORDS = {"exit": "q", "quit": "q", "help": "help"}
+"""Words that are commands of the shell without a backslash, if they are a whole statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +88,8 @@ def parse_input(text: str, *, sql: bool = False) -> Input:
         text: the input.
         sql: whether the input begins in the SQL mode; the command `\sql` changes the mode.
     """
-    statements: list[Statement] = []
-    position = 0
-    while (start := _skip(text, position, sql=sql)) < len(text):
-        if text[start] == "\\":
-            position, is_unfinished = _command_end(text, start)
-            statement = Statement(Kind.COMMAND, text[start + 1 : position].strip())
-            sql = _mode_after(statement.text, sql=sql)
-        else:
-            position, is_unfinished = _statement_end(text, start, sql=sql)
-            statement = _statement(text[start:position], sql=sql)
-        statements.append(statement)
-        if is_unfinished and statement != _LEAVE:
-            return Input(tuple(statements), is_unfinished=True)
-    return Input(tuple(statements), is_unfinished=False)
+    spans = list(_scan(text, sql=sql))
+    return Input(tuple(span.statement for span in spans), bool(spans) and spans[-1].is_unfinished)
 
 
 def is_unfinished(text: str, *, sql: bool = False) -> bool:
@@ -113,14 +103,16 @@ def is_blank(text: str) -> bool:
 
 
 def unfinished_lines(text: str, *, sql: bool = False) -> list[bool]:
-    """For each line of a text, whether the lines before it end in the middle of a statement."""
-    lines = text.split("\n")
-    ends = []
-    end = -1
-    for line in lines:
-        ends.append(end)
-        end += len(line) + 1
-    return [end > 0 and is_unfinished(text[:end], sql=sql) for end in ends]
+    """For each line of a text, whether it begins in the middle of a statement."""
+    spans = deque(_scan(text, sql=sql))
+    continues = []
+    position = 0
+    for line in text.split("\n"):
+        while spans and spans[0].end <= position and not spans[0].is_unfinished:
+            spans.popleft()
+        continues.append(bool(spans) and spans[0].start < position)
+        position += len(line) + 1
+    return continues
 
 
 def tokens(text: str, *, sql: bool = False) -> Iterator[tuple[str, str]]:
@@ -139,6 +131,31 @@ def tokens(text: str, *, sql: bool = False) -> Iterator[tuple[str, str]]:
         kind = token.lastgroup or ""
         yield _color(kind, token[0], sql=sql, is_quoted=is_quoted), token[0]
         is_quoted = kind == "quote"
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A statement, and its place in the text."""
+
+    statement: Statement
+    start: int
+    end: int
+    is_unfinished: bool
+
+
+def _scan(text: str, *, sql: bool) -> Iterator[_Span]:
+    """Yield the statements of a text. Only the last one may be unfinished."""
+    position = 0
+    while (start := _skip(text, position, sql=sql)) < len(text):
+        if text[start] == "\\":
+            position, is_unfinished = _command_end(text, start)
+            statement = Statement(Kind.COMMAND, text[start + 1 : position].strip())
+            sql = _mode_after(statement.text, sql=sql)
+        else:
+            position, is_unfinished = _sql_end(text, start) if sql else _expression_end(text, start)
+            statement = _statement(text[start:position], sql=sql)
+            is_unfinished = is_unfinished and statement.kind is not Kind.COMMAND
+        yield _Span(statement, start, position, is_unfinished)
 
 
 def _color(kind: str, text: str, *, sql: bool, is_quoted: bool) -> str:
@@ -162,11 +179,6 @@ def _skip(text: str, position: int, *, sql: bool) -> int:
     while (token := pattern.match(text, position)) is not None and token.lastgroup in ("space", "comment", "end"):
         position = token.end()
     return position
-
-
-def _statement_end(text: str, start: int, *, sql: bool) -> tuple[int, bool]:
-    """Return where the statement that begins at `start` ends, and whether it continues on the next line."""
-    return _sql_end(text, start) if sql else _expression_end(text, start)
 
 
 def _expression_end(text: str, start: int) -> tuple[int, bool]:
@@ -212,6 +224,6 @@ def _mode_after(command: str, *, sql: bool) -> bool:
 
 def _statement(text: str, *, sql: bool) -> Statement:
     text = text.removesuffix(";").rstrip() if sql else text.rstrip()
-    if text in ("exit", "quit"):
-        return _LEAVE
+    if text in _WORDS:
+        return Statement(Kind.COMMAND, _WORDS[text])
     return Statement(Kind.SQL if sql else Kind.RAYFALL, text)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import RayforceError
+from ..errors import ConnectError, RayforceError
 from . import _hash_password, _load, _publish, _query, _repl, _save, _serve, _subscribe
 from ._console import (
     FAILED,
@@ -31,8 +31,11 @@ _EPILOG = """Exit statuses: 0 success; 1 failure; 2 wrong usage; 3 the server ca
 lost; 130 Ctrl-C."""
 
 
-class _WrongArguments(Exception):
-    """The arguments are wrong, perhaps only because the URL is left out."""
+_MISSING = "the following arguments are required"  # how argparse begins this error
+
+
+class _TooFewArguments(Exception):
+    """Positional arguments are missing, perhaps only the URL."""
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -57,13 +60,13 @@ class _Parser(argparse.ArgumentParser):
         self._can_retry = any(action.metavar == OPTIONAL_URL for action in self._actions)
         try:
             return super().parse_known_args(args, namespace)
-        except _WrongArguments:
+        except _TooFewArguments:
             self._can_retry = False
             return super().parse_known_args(["", *args], namespace)
 
     def error(self, message: str) -> NoReturn:
-        if self._can_retry:
-            raise _WrongArguments
+        if self._can_retry and message.startswith(_MISSING):
+            raise _TooFewArguments
         show_error(f"{message} (see {self.prog} --help)")
         raise SystemExit(USAGE)
 
@@ -81,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after `--help` and `--version`, and if the arguments are wrong.
     """
+    options = argparse.Namespace()
     try:
         open_standard_streams()
         parser = _parser()
@@ -90,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return OK
         return int(options.run(options))
     except (Interrupted, KeyboardInterrupt) as interrupted:
-        if str(interrupted):
-            show(str(interrupted))
+        for text in (getattr(interrupted, "output", "").rstrip("\n"), str(interrupted)):
+            if text:
+                show(text)
         return INTERRUPTED
     except OutputClosed:
         return OK
@@ -100,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except RayforceError as error:
         show_error(error)
+        if isinstance(error, ConnectError) and getattr(options, "url", None) == "":
+            show("Start a server with rayforce-trio serve, or give the URL of another one.")
         return exit_code_of(error)
     except (CommandFailed, OSError) as error:
         show_error(error)

@@ -63,7 +63,7 @@ async def _run_shell(client: WSClient, interruptible: Interruptible, tasks: Task
     """
     shell = Shell(client, interruptible, tasks)
     await shell.connect()
-    show(f"Connected to {client.uri}. \\help lists the commands, Tab completes names, Ctrl-D ends.")
+    show(f"Connected to {client.uri}. Type \\help for help, \\q to leave.")
     read = _reader(shell, interruptible, keep_history=keep_history)
     while not shell.ended and (text := await read()) is not None:
         await shell.run_and_go_on(text)

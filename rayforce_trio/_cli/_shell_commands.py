@@ -170,27 +170,26 @@ COMMANDS = (
     ShellCommand(
         "sql",
         "[on|off|SELECT ...]",
-        "evaluate one SQL statement, or switch between SQL and Rayfall; needs the extra sql",
+        "evaluate SQL, or switch between SQL and Rayfall",
         _sql,
         list(_ON_OFF),
     ),
     ShellCommand(
         "load",
         "FILE [AS TABLE]",
-        "load a CSV, Parquet or Arrow file into a new table; the default name is that of the file; "
-        "needs the extra arrow",
+        "load a file into a new table",
         _load,
         [FILE],
     ),
-    ShellCommand("format", "[text|json|csv]", "show or set the output format", _format, list(FORMATS)),
-    ShellCommand("timing", "[on|off]", "show how long each statement takes", _timing, list(_ON_OFF)),
-    ShellCommand("pager", "[on|off]", "show long tables in $PAGER, by default less -RS", _pager, list(_ON_OFF)),
+    ShellCommand("format", "[text|json|csv]", "show or change the output format", _format, list(FORMATS)),
+    ShellCommand("timing", "[on|off]", "show the time that each statement takes", _timing, list(_ON_OFF)),
+    ShellCommand("pager", "[on|off]", "show long tables in a pager", _pager, list(_ON_OFF)),
     ShellCommand("q", "", "leave the shell; exit, quit and Ctrl-D do the same", _quit, aliases=["quit"]),
 )
 """All commands, in the order of the help."""
 
 _BY_NAME = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
 _KEYS = """
-Tab completes names, Ctrl-C cancels the query or discards the input, Ctrl-R searches the history.
-An unclosed bracket or string continues on the next line; Alt-Enter starts a new line anywhere.
+Tab completes names. Ctrl-C cancels the query, or discards the input.
+Ctrl-R searches the history. Alt-Enter starts a new line.
 """

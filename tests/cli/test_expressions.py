@@ -89,6 +89,8 @@ def test_expressions_are_divided_as_the_engine_divides_them(text: str, expressio
         ("1 \n \\schema  prices \n2", False, ["RAYFALL 1", "COMMAND schema  prices", "RAYFALL 2"]),
         ("\\help (\n1", False, ["COMMAND help (", "RAYFALL 1"]),
         ("exit", False, ["COMMAND q"]),
+        ("help", False, ["COMMAND help"]),
+        ("(list help)", False, ["RAYFALL (list help)"]),
         ("1\nquit\n", False, ["RAYFALL 1", "COMMAND q"]),
         ("(exit 0)", False, ["RAYFALL (exit 0)"]),
         ("quit;", True, ["COMMAND q"]),

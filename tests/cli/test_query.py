@@ -73,6 +73,15 @@ def test_null_is_nothing_in_text_and_null_in_json(our_port: int) -> None:
     assert command("query", f":{our_port}", "null", "--format", "json").stdout == "null\n"
 
 
+def test_what_an_interrupted_query_printed_goes_to_standard_error(served: Served, queries: Queries) -> None:
+    query = queries()
+    with started("query", f":{served.port}", f'(do (println "half way") {query.text})') as process:
+        anyio.run(query.begun)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=BOUND) == ("", "half way\n")
+        assert process.returncode == 130
+
+
 def test_an_error_of_the_engine_is_one_line_and_exit_code_1(served: Served) -> None:
     done = command("query", f":{served.port}", '(do (println "working") (+ 1 "a"))')
     assert (done.returncode, done.stdout) == (1, "working\n")
@@ -196,7 +205,7 @@ def test_help_tells_the_exit_codes() -> None:
     done = command("--help")
     assert (done.returncode, done.stderr) == (0, "")
     said = " ".join(done.stdout.split())
-    assert "Exit codes: 0 success; 1 failure; 2 wrong usage; 3 no connection, or a lost one; 130 Ctrl-C." in said
+    assert "Exit statuses: 0 success; 1 failure; 2 wrong usage; 3 the server cannot be reached, or " in said
 
 
 def test_a_query_that_takes_too_long_is_cancelled_in_the_engine(served: Served, queries: Queries) -> None:

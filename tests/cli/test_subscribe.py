@@ -273,7 +273,7 @@ def test_many_lines_keep_their_order(port: int, topic: str) -> None:
     with subscribed(port, topic, "--format", "csv", "--count", "2001") as process:
         publish(port, topic, "0")
         done = command("publish", f":{port}", topic, given=lines)
-        assert (done.returncode, done.stderr) == (0, f"2000 lines published to {topic}\n")
+        assert (done.returncode, done.stderr) == (0, f"2,000 lines published to {topic}\n")
         assert process.communicate(timeout=BOUND) == (f"0\n{lines}", "")
 
 
