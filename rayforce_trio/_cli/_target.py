@@ -22,8 +22,8 @@ def add_target(parser: ArgumentParser) -> None:
         "url",
         metavar="URL",
         type=server_url,
-        help=f"ws://host:port, wss://user@host:port/path, or short host:port, :port or host, where the host defaults "
-        f"to {DEFAULT_HOST} and the port to {DEFAULT_PORT}",
+        help=f"ws://host:port, wss://user@host:port/path, unix:/path, or short host:port, :port or host, where the "
+        f"host defaults to {DEFAULT_HOST} and the port to {DEFAULT_PORT}",
     )
     user = parser.add_argument_group("authentication")
     user.add_argument("--user", metavar="NAME", help="your user name, if it is not in the URL")
@@ -99,7 +99,7 @@ def target_of(options: Namespace, *, can_ask: bool = False) -> Target:
 
 
 def server_url(text: str) -> ParsedUrl:
-    """Parse a URL such as `wss://user@host:port/path`, or the short form `user@host:port`.
+    """Parse a URL such as `wss://user@host:port/path` or `unix:/path`, or the short form `user@host:port`.
 
     Raises:
         ArgumentTypeError: the text is neither. The error does not show the text, which may contain a password.

@@ -60,8 +60,8 @@ class WSClient:
     A client holds no connection, and can be used in any number of event loops.
 
     Args:
-        host: the server's host name or IP address.
-        port: the server's port, 1-65535; `None` means 80, or with TLS 443.
+        host: the server's host name or IP address; `unix:` and the path of a Unix socket (`unix:/run/rayforce.sock`).
+        port: the server's port, 1-65535; `None` means 80, or with TLS 443. A Unix socket has none.
         ssl: `True` to use TLS and trust the certificates that the system trusts; an `ssl.SSLContext` to trust other
             certificates, or to show a certificate of this client's; `False` for no TLS.
         path: the path of the server's URL, for a proxy that needs it.
@@ -105,6 +105,8 @@ class WSClient:
     @classmethod
     def from_url(cls, url: str, **options: Unpack[ClientOptions]) -> "WSClient":
         """Return a client for a URL: `ws://` or `wss://`, then `user@host:port/path`. Only the host is required.
+
+        The URL of a Unix socket is `unix:` and its path (`unix:/run/rayforce.sock`).
 
         Args:
             url: the URL, without a password, because URLs are shown and logged.

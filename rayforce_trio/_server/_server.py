@@ -1,6 +1,7 @@
 """`WSServer`: the options of a server, and its life from listening to the end of its last connection."""
 
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -12,17 +13,17 @@ from typing import Literal
 
 import trio
 
-from .._addresses import authority_of, check_host, check_port
 from .._codec import check_topic, encode_update, engine_error
 from .._engines import Engine, InProcessEngine
 from .._protocol import Failure
-from .._streams import check_tls_context
+from .._streams import check_tls_context, own_address
 from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
 from .._transports import KeepAlive, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
 from ._authorizer import Authenticate, Authorizer
+from ._bindings import DEFAULT_HOST, DEFAULT_UNIX_MODE, make_binding
 from ._checks import check_flag, check_grace
 from ._counters import Counters
 from ._expressions import integer_in, publish_request
@@ -30,7 +31,7 @@ from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._hub import Hub
 from ._limits import ConnectionLimits
-from ._listening import accept_connections, open_listeners
+from ._listening import accept_connections
 from ._log import logger
 from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions, SubscriptionOptions
@@ -47,8 +48,14 @@ class WSServer:
     """A Rayforce server over WebSocket.
 
     Args:
-        port: 1-65535, or 0 for a free port; the attribute `port` has the number once the server listens.
-        host: the name or address to listen on; the default is every IPv4 address of the machine.
+        port: 1-65535, or 0 for a free port; the attribute `port` has the number once the server listens. Leave it out
+            for a Unix socket and for `sockets`.
+        host: the name or address to listen on; the default is every IPv4 address of the machine. `unix:` and a path
+            for a Unix socket: its file is removed when the server stops. A file that is left there is replaced if it is
+            a socket on which nobody listens.
+        sockets: listen on these sockets instead: stream sockets of TCP or Unix, each bound to an address, listening or
+            not. The server closes them when it ends, and when it cannot start. See also `systemd_sockets`.
+        unix_mode: the permissions of the file of a Unix socket. To connect, a user needs the permission to write.
         engine: the engine that evaluates queries: an `InProcessEngine` (the default), a `NativeEngine`, a
             `NativeProcess`, or several of them in a `RoundRobinEngine`.
         ssl_context: the server's certificate and TLS settings, from `ssl.create_default_context` with the purpose
@@ -59,20 +66,21 @@ class WSServer:
         engines: further engines by name; an `auth.Principal` can name the one that evaluates its queries.
         allow_unauthenticated: accept clients on other machines without authentication. Every client can run any code
             in the engine, so by default a server without `authenticate` accepts only clients on the loopback interface,
-            whatever `host` is.
+            or on a Unix socket, whatever `host` is.
         allowed_origins: origins (`https://example.org`) whose browser pages may connect, besides the server's own.
         allowed_hosts: host names, without ports, by which clients may address the server. On loopback addresses, these
             are allowed besides those addresses, `localhost` and `host`. On other addresses, any name is allowed if the
             list is empty.
-        trusted_proxies: IP addresses and networks (`"127.0.0.1"`, `"10.0.0.0/8"`) of proxies in front of the server.
-            Their clients never count as clients on this machine.
+        trusted_proxies: IP addresses and networks (`"127.0.0.1"`, `"10.0.0.0/8"`) of proxies in front of the server;
+            `"unix:"` stands for all peers on Unix sockets. Their clients never count as clients on this machine.
         proxy_header: the header in which the trusted proxies report their clients' addresses: `"X-Forwarded-For"` or
             `"Forwarded"`. The client's address is the rightmost one that is not of a trusted proxy. `None`: the address
             of the proxy counts as that of its clients.
         proxy_protocol: the trusted proxies report their clients' addresses with the PROXY protocol, version 2, and
             the server accepts no other connections.
         max_connections: the limit on the connections of clients that were let in; `None`: no limit.
-        max_connections_per_address: the limit on those from one IPv4 address or /64 network of IPv6.
+        max_connections_per_address: the limit on those from one IPv4 address, one /64 network of IPv6, or one user on
+            Unix sockets.
         max_unauthenticated: the limit on connections that are being opened. Beyond it, newcomers wait for a short time
             or take the place of peers that keep the server waiting.
         max_in_flight: the limit on unanswered requests of one connection. Further requests are answered with an error
@@ -121,9 +129,11 @@ class WSServer:
 
     def __init__(
         self,
-        port: int,
+        port: int | None = None,
         *,
-        host: str = "0.0.0.0",
+        host: str = DEFAULT_HOST,
+        sockets: Iterable[socket.socket] | None = None,
+        unix_mode: int = DEFAULT_UNIX_MODE,
         engine: Engine | None = None,
         ssl_context: ssl.SSLContext | None = None,
         authenticate: Authenticate | None = None,
@@ -158,31 +168,26 @@ class WSServer:
         log_queries: bool = False,
         metrics: bool = False,
     ) -> None:
-        check_port(port, lowest=0)
-        check_host(host)
+        self._binding = make_binding(port, host=host, sockets=sockets, unix_mode=unix_mode, reuse_port=reuse_port)
         if engine is not None and not isinstance(engine, Engine):
             raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an instance such as InProcessEngine()")
         if ssl_context is not None:
             check_tls_context(ssl_context, server_side=True)
         check_size(max_message_size)
-        check_flag("reuse_port", reuse_port)
         check_flag("log_queries", log_queries)
-        self.host = host
-        """The name or address to listen on, as given."""
-        self._requested_port = port
-        self._bound_port: int | None = None
+        self.host = self._binding.host
+        """The name or address to listen on, as given; of `sockets`, the address of the first one."""
         policy = make_policy(
             authenticated=authenticate is not None,
             allow_unauthenticated=allow_unauthenticated,
             allowed_origins=allowed_origins,
             allowed_hosts=allowed_hosts,
-            own_host=host,
+            own_host="localhost" if port is None else host,
         )
         self._authorizer = Authorizer(
             policy, authenticate, engine if engine is not None else InProcessEngine(), engines
         )
         self._tls = ssl_context
-        self._reuse_port = reuse_port
         self._options = ConnectionOptions(
             open_timeout,
             write_timeout,
@@ -225,16 +230,21 @@ class WSServer:
 
     @property
     def port(self) -> int:
-        """The port that the server listens on; before it listens, the requested port."""
-        return self._requested_port if self._bound_port is None else self._bound_port
+        """The port that the server listens on; before it listens, the requested port. 0 if it has only Unix sockets."""
+        return self._binding.port
 
     @property
     def url(self) -> str:
-        """The URL of the server: `ws://host:port`, or `wss://host:port` with TLS."""
-        return f"{'ws' if self._tls is None else 'wss'}://{authority_of(self.host, self.port)}"
+        """The URL of the server: `ws://host:port`, `wss://host:port` with TLS, or `unix:/path`."""
+        return self.urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs of all `sockets`, in their order. Without `sockets`, there is one."""
+        return self._binding.urls("ws" if self._tls is None else "wss")
 
     def __repr__(self) -> str:
-        return f"WSServer(port={self.port})"
+        return f"WSServer(port={self.port})" if self.port else f"WSServer({', '.join(self.urls)})"
 
     def statistics(self) -> Statistics:
         """Return the current numbers of connections, requests, posts, errors, bytes and latencies.
@@ -276,7 +286,7 @@ class WSServer:
                 nursery.start_soon(handle_signals, signals)
                 with serving:
                     async with self:
-                        _announce(f"Rayforce WebSocket served on {self.url}")
+                        _announce(f"Rayforce WebSocket served on {', '.join(self.urls)}")
                         await stop_requested.wait()
                 _announce("\nRayforce WebSocket Server stopped.")
                 nursery.cancel_scope.cancel()
@@ -313,7 +323,8 @@ class WSServer:
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
-            self._stopping = self._bound_port = self._since = None
+            self._binding.close()
+            self._stopping = self._since = None
             self._stopped.set()
 
     @enable_ki_protection
@@ -477,6 +488,7 @@ class WSServer:
                             await trio.sleep(self._options.drain_delay)
                             self._drain()
                         accepting.cancel_scope.cancel()
+                    self._binding.remove_file()
                     self._handler.cancel_handshakes()
                 background.cancel_scope.cancel()
         finally:
@@ -485,18 +497,17 @@ class WSServer:
     async def _listen(self) -> list[trio.SocketListener]:
         """Open the listening sockets. A checkpoint; if cancelled, no socket is left open."""
         try:
-            listeners = await open_listeners(self.host, self._requested_port, reuse_port=self._reuse_port)
+            listeners = await self._binding.open()
         except (OSError, UnicodeError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
-            raise ListenError(f"cannot listen on {self.url}: {reason}") from error
-        names = [listener.socket.getsockname() for listener in listeners]
-        self._bound_port = int(names[0][1])
-        self._handler.query_timeout = self._options.query_timeout_on(name[0] for name in names)
+            raise ListenError(f"cannot listen on {', '.join(self.urls)}: {reason}") from error
+        addresses = [own_address(listener.socket)[0] for listener in listeners]
+        self._handler.query_timeout = self._options.query_timeout_on(addresses)
         return listeners
 
     @property
     def _is_listening(self) -> bool:
-        return self._bound_port is not None
+        return self._since is not None
 
     @property
     def _is_serving(self) -> bool:
