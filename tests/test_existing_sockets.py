@@ -156,10 +156,9 @@ def connected(opened: ExitStack) -> socket.socket:
         (lambda _: socket.socket(), "is not bound to an address"),
         (lambda _: socket.socket(socket.AF_UNIX), "is not bound to an address"),
         (lambda _: socket.socket(type=socket.SOCK_DGRAM), "is not a stream socket of TCP or Unix"),
-        (lambda _: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), "is not a stream socket of TCP or Unix"),
         (connected, "is a connection; pass a socket that listens"),
     ],
-    ids=["closed", "not bound", "not bound Unix", "datagrams", "packets", "connected"],
+    ids=["closed", "not bound", "not bound Unix", "datagrams", "connected"],
 )
 def test_sockets_of_another_kind_are_refused_and_stay_with_the_caller(
     make: Callable[[ExitStack], socket.socket], problem: str

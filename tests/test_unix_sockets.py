@@ -1,5 +1,7 @@
 """Unix sockets: the file that a server makes, its clients and their credentials, and clients on every event loop."""
 
+# ruff: noqa: ASYNC240 - the files are local
+
 import logging
 import os
 import socket
@@ -7,7 +9,7 @@ import stat
 import struct
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from support.commands import BOUND, FAREWELL, command, started
 from support.engines import GateEngine
 from support.leaks import no_leaks
 from support.opening import HttpResponse, parse_answer
+from support.polling import until
 from support.raw import RawPeer, response, upgrade
 from support.streams import EVENT_LOOPS
-from trio.testing import wait_all_tasks_blocked
 
 from rayforce_trio import WSClient, WSServer, auth, errors
 from rayforce_trio._addresses import ClientAddress, UnixPeer, is_on_this_machine, network_of
@@ -29,6 +31,10 @@ from rayforce_trio._streams import connect_unix
 from rayforce_trio._streams._socket_addresses import peer_address, unix_peer_of
 
 OWN_UID = f"unix:uid={os.getuid()}"
+
+linux_waits_for_room = pytest.mark.skipif(
+    sys.platform != "linux", reason="other systems refuse a connection for which there is no room"
+)
 
 
 @pytest.fixture
@@ -78,11 +84,8 @@ def leave_stale(path: Path) -> None:
 @pytest.mark.trio
 async def test_a_server_makes_the_file_and_removes_it(path: Path) -> None:
     async with served(path) as server:
-        assert (server.url, server.urls, server.host, server.port) == (f"unix:{path}",) * 1 + (
-            (f"unix:{path}",),
-            f"unix:{path}",
-            0,
-        )
+        assert server.url == server.host == f"unix:{path}"
+        assert (server.urls, server.port) == ((server.url,), 0)
         assert repr(server) == f"WSServer(unix:{path})"
         await check_answers(server.url)
     assert not path.exists()
@@ -98,7 +101,9 @@ async def test_it_can_serve_again(path: Path) -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize(("options", "mode"), [({}, 0o600), ({"unix_mode": 0o660}, 0o660), ({"unix_mode": 0o666}, 0o666)])
+@pytest.mark.parametrize(
+    ("options", "mode"), [({}, 0o600), ({"unix_mode": 0o660}, 0o660), ({"unix_mode": 0o666}, 0o666)]
+)
 async def test_the_file_has_the_permissions_asked_for_whatever_the_umask(
     options: dict[str, Any], mode: int, path: Path
 ) -> None:
@@ -128,6 +133,7 @@ async def test_a_server_that_listens_there_goes_on(path: Path) -> None:
 
 
 @pytest.mark.trio
+@linux_waits_for_room
 async def test_a_server_whose_queue_is_full_counts_as_listening(path: Path) -> None:
     with listener_with_full_queue(path), pytest.raises(errors.ListenError, match="in use"):
         await WSServer(host=f"unix:{path}").serve()
@@ -196,23 +202,28 @@ async def test_a_server_that_is_cancelled_removes_the_file(path: Path) -> None:
 @pytest.mark.trio
 async def test_while_queries_finish_another_server_can_take_the_path(path: Path) -> None:
     engine = GateEngine()
+    stopped = trio.Event()
+
+    async def query(url: str) -> None:
+        async with WSClient(url).connect() as connection:
+            assert await connection.execute("1") == "released"
+
+    async def stop(server: WSServer) -> None:
+        await server.stop()
+        stopped.set()
+
     async with served(path, engine=engine) as old, trio.open_nursery() as nursery:
-        async with WSClient(old.url).connect() as connection:
-
-            async def query() -> None:
-                assert await connection.execute("1") == "released"
-
-            nursery.start_soon(query)
-            await engine.until(begun=1)
-            nursery.start_soon(old.stop)
-            await wait_all_tasks_blocked()
-            assert not path.exists()
-            async with served(path) as new:
-                await check_answers(new.url)
-                engine.release()
-                with suppress(errors.ConnectionClosed):
-                    await connection.closed_by_server() if hasattr(connection, "closed_by_server") else None
-                assert path.exists()
+        nursery.start_soon(query, old.url)
+        await engine.until(begun=1)
+        nursery.start_soon(stop, old)
+        await until(lambda: not path.exists())
+        async with served(path) as new:
+            await check_answers(new.url)
+            assert not stopped.is_set()
+            engine.release()
+            await stopped.wait()
+            assert path.exists()
+            await check_answers(new.url)
 
 
 # Clients of the server
@@ -307,9 +318,12 @@ async def test_failures_of_a_user_are_limited_together(path: Path) -> None:
 
 @pytest.mark.trio
 async def test_users_with_hashed_passwords_can_log_in(path: Path) -> None:
-    async with served(path, authenticate=auth.users({"ann": auth.hash_password("right")})) as server:
-        async with WSClient(server.url, user="ann", password="right").connect() as connection:
-            assert await connection.execute("(+ 1 2)") == 3
+    users = auth.users({"ann": auth.hash_password("right")})
+    async with (
+        served(path, authenticate=users) as server,
+        WSClient(server.url, user="ann", password="right").connect() as connection,
+    ):
+        assert await connection.execute("(+ 1 2)") == 3
 
 
 @pytest.mark.trio
@@ -332,7 +346,9 @@ async def test_a_query_has_no_time_limit_by_default(path: Path) -> None:
         ({"Via": "1.1 proxy"}, 403),
     ],
 )
-async def test_protected_mode_and_the_checks_of_host_and_origin(headers: dict[str, str], status: int, path: Path) -> None:
+async def test_protected_mode_and_the_checks_of_host_and_origin(
+    headers: dict[str, str], status: int, path: Path
+) -> None:
     """A Unix socket may be forwarded to a port, where browsers reach it."""
     async with served(path):
         assert await status_with(path, headers) == status
@@ -503,56 +519,48 @@ async def test_a_connection_comes_back(url: str) -> None:
 @pytest.mark.anyio
 async def test_errors_name_the_path_and_the_reason(path: Path) -> None:
     async with in_time():
-        for prepare, reason in (
-            (lambda: None, "no such file or directory"),
-            (lambda: leave_stale(path), "connection refused"),
-        ):
-            prepare()
+        for reason in "no such file or directory", "connection refused":
             with pytest.raises(errors.ConnectError) as caught:
                 await WSClient(f"unix:{path}").connect()
             assert str(caught.value) == f"Failed to connect to unix:{path}: {reason}"
+            if not path.exists():
+                leave_stale(path)
         with pytest.raises(errors.ConnectError, match="path too long"):
             await WSClient(f"unix:/{'x' * 200}").connect()
 
 
-def listener_with_full_queue(path: Path) -> ExitStack:
-    """Listen on a Unix socket that has no room for another connection; the sockets are closed with the stack."""
-    opened = ExitStack()
-    listener = opened.enter_context(socket.socket(socket.AF_UNIX))
-    listener.bind(str(path))
-    listener.listen(0)
-    while True:
-        client = opened.enter_context(socket.socket(socket.AF_UNIX))
-        client.setblocking(False)
-        try:
-            client.connect(str(path))
-        except BlockingIOError:
-            break
-    opened.listener = listener  # type: ignore[attr-defined]
-    return opened
+@contextmanager
+def listener_with_full_queue(path: Path) -> Iterator[socket.socket]:
+    """Listen on a Unix socket that has no room for another connection."""
+    with ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(path))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                client = opened.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(path))
+        yield listener
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse a connection for which there is no room")
+@linux_waits_for_room
 async def test_connecting_waits_for_room_and_can_be_cancelled(path: Path) -> None:
     async with in_time():
-        with listener_with_full_queue(path) as opened:
+        with listener_with_full_queue(path) as listener:
             with anyio.move_on_after(0.05) as scope:
                 await connect_unix(str(path))
             assert scope.cancelled_caught
 
-            streams = []
-
-            async def connect() -> None:
-                streams.append(await connect_unix(str(path)))
+            async def make_room() -> None:
+                accepted, _ = listener.accept()
+                accepted.close()
 
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(connect)
-                await anyio.sleep(0.05)
-                assert streams == []
-                accepted, _ = opened.listener.accept()  # type: ignore[attr-defined]
-                accepted.close()
-            streams[0].close()
+                tasks.start_soon(make_room)  # it begins when the next line waits
+                stream = await connect_unix(str(path))
+            stream.close()
 
 
 @pytest.mark.parametrize(

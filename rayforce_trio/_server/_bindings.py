@@ -218,6 +218,8 @@ def bind_unix(path: str, mode: int) -> socket.socket:
 def _is_stale(path: str) -> bool:
     """Return whether nobody listens on the socket at a path.
 
+    On macOS, a server whose queue of connections is full looks as if it did not listen.
+
     Raises:
         OSError: the file is not a socket.
     """
