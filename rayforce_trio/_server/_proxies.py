@@ -103,8 +103,8 @@ def _checked_network(text: object) -> IPv4Network | IPv6Network:
     network = _parse_network(text)
     if network is None:
         raise RayforceValueError(
-            f"Invalid trusted_proxies: {text!r}. Must be IP addresses and networks such as '127.0.0.1' or '10.0.0.0/8', "
-            "or 'unix:' for Unix sockets"
+            f"Invalid trusted_proxies: {text!r}. Must be IP addresses and networks such as '127.0.0.1' or "
+            "'10.0.0.0/8', or 'unix:' for Unix sockets"
         )
     if network.prefixlen == 0:
         raise RayforceValueError(

@@ -95,7 +95,10 @@ async def _connect_to_one(address: Any) -> TcpStream:
 
 
 async def _wait_for_room() -> None:
-    """Wait until the queue of a Unix socket may have room, which the system does not report. A checkpoint."""
+    """Wait until the queue of a Unix socket may have room, which the system does not report.
+
+    A checkpoint; if cancelled, nothing has changed.
+    """
     await anyio.sleep(_FULL_QUEUE_DELAY)
 
 
