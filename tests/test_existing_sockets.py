@@ -14,7 +14,7 @@ import pytest
 import trio
 from support.activation import activated
 from support.engines import GateEngine
-from support.leaks import no_leaks
+from support.leaks import descriptors, no_leaks
 
 from rayforce_trio import WSClient, WSServer, errors, systemd_sockets
 from rayforce_trio._server._systemd import FIRST_DESCRIPTOR, PassedDescriptor, passed_descriptors
@@ -91,7 +91,7 @@ async def test_of_several_sockets_each_is_served_and_has_a_url(tmp_path: Path) -
             async with WSServer(sockets=iter([unix, first, second])) as server:
                 assert server.urls == (f"unix:{tmp_path}/s", *(f"ws://{LOCAL}:{port}" for port in ports))
                 assert (server.url, server.port, server.host) == (server.urls[0], ports[0], server.urls[0])
-                assert repr(server) == f"WSServer(port={ports[0]})"
+                assert repr(server) == f"WSServer({', '.join(server.urls)})"
                 for url in server.urls:
                     await check_answers(url)
         assert (tmp_path / "s").exists()  # the program has made it
@@ -193,7 +193,7 @@ def test_a_socket_may_occur_only_once() -> None:
         ({"reuse_port": True, "sockets": []}, "reuse_port needs a port"),
         ({"unix_mode": 0o660, "sockets": []}, "unix_mode needs host='unix:/path'"),
         ({"unix_mode": 0o660, "port": 1}, "unix_mode needs host='unix:/path'"),
-        ({"host": "unix:/run/x", "port": 1}, "A Unix socket and port contradict each other"),
+        ({"host": "unix:/run/x", "port": 1}, "Invalid port: 1. A Unix socket has no port"),
         ({"host": "unix:/run/x", "reuse_port": True}, "reuse_port needs a port"),
         ({"host": "unix:/run/x", "unix_mode": 660}, "Invalid unix_mode: 660. Must be permissions from 0 to 0o777"),
         ({"host": "unix:/run/x", "unix_mode": "660"}, "Invalid unix_mode: '660'"),
@@ -281,15 +281,21 @@ def test_without_systemd_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         systemd_sockets()
 
 
+@pytest.mark.parametrize("is_open", [True, False], ids=["a file", "not open"])
 def test_a_descriptor_that_is_not_a_socket_is_an_error_that_names_it(
-    passed: list[socket.socket], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    is_open: bool, passed: list[socket.socket], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with (tmp_path / "file").open("w") as file:
-        monkeypatch.setattr("rayforce_trio._server._systemd.FIRST_DESCRIPTOR", file.fileno())
-        pretend(monkeypatch, fds="1", names="")
-        with pytest.raises(errors.ListenError, match=f"descriptor {file.fileno()} from systemd is not a socket: "):
+    number = passed[1].fileno() + 1
+    pretend(monkeypatch, fds="3", names="")
+    with ExitStack() as opened:
+        if is_open:
+            file = opened.enter_context((tmp_path / "file").open("w"))
+            os.dup2(file.fileno(), number)
+            opened.callback(os.close, number)
+        before = descriptors()
+        with pytest.raises(errors.ListenError, match=f"descriptor {number} from systemd is not a socket: "):
             systemd_sockets()
-    assert len(passed) == 2
+        assert descriptors() == before
 
 
 ACTIVATED = """

@@ -178,7 +178,11 @@ def make_binding(
             raise RayforceValueError("The server needs a port, host='unix:/path', or sockets")
         return TcpBinding(host, port, reuse_port=reuse_port)
     if port is not None:
-        raise RayforceValueError(f"{'sockets' if path is None else 'A Unix socket'} and port contradict each other")
+        raise RayforceValueError(
+            "sockets and port contradict each other; leave out one"
+            if path is None
+            else f"Invalid port: {port!r}. A Unix socket has no port; leave it out"
+        )
     if reuse_port:
         raise RayforceValueError("reuse_port needs a port; it cannot be set for Unix sockets and existing sockets")
     if path is not None:

@@ -23,7 +23,7 @@ from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
 from ._authorizer import Authenticate, Authorizer
-from ._bindings import DEFAULT_HOST, DEFAULT_UNIX_MODE, make_binding
+from ._bindings import DEFAULT_HOST, DEFAULT_UNIX_MODE, TcpBinding, make_binding
 from ._checks import check_flag, check_grace
 from ._counters import Counters
 from ._expressions import integer_in, publish_request
@@ -65,12 +65,12 @@ class WSServer:
             ready-made ones. By default, clients are not authenticated.
         engines: further engines by name; an `auth.Principal` can name the one that evaluates its queries.
         allow_unauthenticated: accept clients on other machines without authentication. Every client can run any code
-            in the engine, so by default a server without `authenticate` accepts only clients on the loopback interface,
+            in the engine, so by default a server without `authenticate` accepts only clients on the loopback interface
             or on a Unix socket, whatever `host` is.
         allowed_origins: origins (`https://example.org`) whose browser pages may connect, besides the server's own.
-        allowed_hosts: host names, without ports, by which clients may address the server. On loopback addresses, these
-            are allowed besides those addresses, `localhost` and `host`. On other addresses, any name is allowed if the
-            list is empty.
+        allowed_hosts: host names, without ports, by which clients may address the server. On loopback addresses and
+            Unix sockets, these are allowed besides loopback addresses, `localhost` and `host`. On other addresses, any
+            name is allowed if the list is empty.
         trusted_proxies: IP addresses and networks (`"127.0.0.1"`, `"10.0.0.0/8"`) of proxies in front of the server;
             `"unix:"` stands for all peers on Unix sockets. Their clients never count as clients on this machine.
         proxy_header: the header in which the trusted proxies report their clients' addresses: `"X-Forwarded-For"` or
@@ -244,7 +244,8 @@ class WSServer:
         return self._binding.urls("ws" if self._tls is None else "wss")
 
     def __repr__(self) -> str:
-        return f"WSServer(port={self.port})" if self.port else f"WSServer({', '.join(self.urls)})"
+        is_tcp = isinstance(self._binding, TcpBinding)
+        return f"WSServer(port={self.port})" if is_tcp else f"WSServer({', '.join(self.urls)})"
 
     def statistics(self) -> Statistics:
         """Return the current numbers of connections, requests, posts, errors, bytes and latencies.

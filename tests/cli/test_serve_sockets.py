@@ -86,7 +86,7 @@ def test_a_socket_that_others_can_reach_needs_authentication() -> None:
         (["--socket-activation"], "systemd has passed no sockets to this process: "),
         (["--socket-activation", "--port", "0"], "--socket-activation contradicts --host and --port: "),
         (["--socket-activation", "--host", "::1"], "--socket-activation contradicts --host and --port: "),
-        (["--host", "unix:/run/x", "--port", "1"], "A Unix socket and port contradict each other"),
+        (["--host", "unix:/run/x", "--port", "1"], "Invalid port: 1. A Unix socket has no port; leave it out"),
         (["--host", "unix:"], "Invalid path of a Unix socket: 'unix:'"),
         (["--unix-mode", "660"], "unix_mode needs host='unix:/path'"),
         (["--unix-mode", "0o660"], "argument --unix-mode: '0o660' is not the permissions of a file; write 660, for "),
