@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -416,8 +417,12 @@ async def test_tls_works_with_the_name_localhost(path: Path) -> None:
     directory = local_certificates()
     async with served(path, ssl_context=server_context(directory)) as server:
         assert server.url == f"unix:{path}"
-        async with WSClient(server.url, ssl=client_context(directory)).connect() as connection:
-            assert await connection.execute("(+ 1 2)") == 3
+        context = client_context(directory)
+        for client in WSClient(server.url, ssl=context), WSClient.from_url(server.url, ssl=context):
+            async with client.connect() as connection:
+                assert await connection.execute("(+ 1 2)") == 3
+        with pytest.raises(errors.ConnectionRejected, match="This port speaks TLS"):
+            await WSClient(server.url).connect()
 
 
 def test_each_user_is_one_address() -> None:
@@ -549,9 +554,10 @@ def listener_with_full_queue(path: Path) -> Iterator[socket.socket]:
 async def test_connecting_waits_for_room_and_can_be_cancelled(path: Path) -> None:
     async with in_time():
         with listener_with_full_queue(path) as listener:
-            with anyio.move_on_after(0.05) as scope:
-                await connect_unix(str(path))
-            assert scope.cancelled_caught
+            for connect in partial(connect_unix, str(path)), WSClient(f"unix:{path}").connect:
+                with anyio.move_on_after(0.05) as scope:
+                    await connect()
+                assert scope.cancelled_caught
 
             async def make_room() -> None:
                 accepted, _ = listener.accept()

@@ -8,7 +8,7 @@ from typing import TypedDict, TypeVar, Unpack
 
 import anyio
 
-from .._addresses import Endpoint, parse_url
+from .._addresses import Endpoint, parse_url, unix_path
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
 from .._tasks import running_loop
@@ -110,7 +110,7 @@ class WSClient:
 
         Args:
             url: the URL, without a password, because URLs are shown and logged.
-            options: as for `WSClient`; `ssl` can be an `ssl.SSLContext` if the URL begins with `wss`.
+            options: as for `WSClient`; `ssl` can be an `ssl.SSLContext` if the URL begins with `wss` or `unix`.
 
         Raises:
             RayforceValueError: the URL is not valid, or an option contradicts it.
@@ -120,8 +120,8 @@ class WSClient:
             raise RayforceValueError(f"{twice.pop()} is part of the URL; leave it out of the options")
         if user is not None and options.setdefault("user", user) != user:
             raise RayforceValueError("The option user contradicts the URL, which has another user name")
-        if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
-            raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
+        if unix_path(host) is None:
+            _check_ssl_option(options, secure=secure)
         return cls(host, port, path=target, **options)
 
     @classmethod
@@ -280,6 +280,12 @@ async def _receive_answer(transport: Transport, uri: str) -> None:
 
 def _timeout(uri: str) -> HandshakeError:
     return HandshakeError(f"Failed to connect to {uri}: it took longer than {OPEN_TIMEOUT:g} seconds")
+
+
+def _check_ssl_option(options: ClientOptions, *, secure: bool) -> None:
+    """Set the option `ssl` if it is missing; raise `RayforceValueError` if it contradicts a `ws://` or `wss://` URL."""
+    if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
+        raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
 
 
 def _context(ssl: bool | SSLContext) -> SSLContext | None:
