@@ -36,6 +36,7 @@ from ._log import logger
 from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions, SubscriptionOptions
 from ._proxies import Proxies
+from ._systemd import notify_systemd
 
 _MIB = 1024**2
 _GIB = 1024**3
@@ -259,6 +260,8 @@ class WSServer:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM, and print a line at the start and at the end. Meant for `trio.run`.
 
+        systemd is told when the server is ready and when it stops (`Type=notify`).
+
         The first signal stops the server as `stop` does. The second signal, or one before the server listens, cancels
         it. A checkpoint. If cancelled, the server ends as with `serve`.
 
@@ -288,7 +291,9 @@ class WSServer:
                 with serving:
                     async with self:
                         _announce(f"Rayforce WebSocket served on {', '.join(self.urls)}")
+                        notify_systemd("READY=1")
                         await stop_requested.wait()
+                        notify_systemd("STOPPING=1")
                 _announce("\nRayforce WebSocket Server stopped.")
                 nursery.cancel_scope.cancel()
 

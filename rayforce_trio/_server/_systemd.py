@@ -1,8 +1,9 @@
-"""The listening sockets that systemd passes to the program (socket activation)."""
+"""systemd: the listening sockets that it passes to the program (socket activation), and what the program tells it."""
 
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from ..errors import ListenError
@@ -49,6 +50,20 @@ def systemd_sockets(name: str | None = None) -> list[socket.socket]:
             one.close()
         raise ListenError(f"the file descriptor {number} from systemd is not a socket: {error.strerror}") from None
     return sockets
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd the state of the service, for units with `Type=notify`. Does nothing for others. No checkpoint.
+
+    Args:
+        state: `READY=1` or `STOPPING=1`.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith("@"):
+        address = "\0" + address.removeprefix("@")
+    if address:
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(state.encode(), address)
 
 
 def passed_descriptors(environment: Mapping[str, str], pid: int) -> list[PassedDescriptor]:

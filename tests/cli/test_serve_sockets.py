@@ -1,15 +1,17 @@
 """`serve` on a Unix socket, and on sockets that systemd passes."""
 
 import fcntl
+import shutil
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.activation import activated
-from support.commands import BOUND, COMMAND, FAREWELL, command, started, wrong_usage
+from support.commands import BOUND, COMMAND, FAREWELL, command, environment, serving, started, wrong_usage
 
 IN_PROCESS = ["--engine", "in-process", "--log-level", "warning"]
 
@@ -68,6 +70,48 @@ def test_it_serves_on_the_sockets_of_systemd() -> None:
         assert process.returncode == 0
         with socket.create_connection(one.getsockname()):  # systemd still listens
             pass
+
+
+@pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="needs systemd")
+def test_it_serves_on_the_socket_of_the_real_systemd(tmp_path: Path) -> None:
+    """systemd starts it when the first client connects."""
+    path = tmp_path / "s"
+    activate = ["systemd-socket-activate", "--listen", str(path), "--setenv=PYTHONPATH"]
+    with subprocess.Popen(
+        [*activate, *COMMAND, "serve", *IN_PROCESS, "--socket-activation"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith(f"Listening on {path} ")
+            check_answers(f"unix:{path}")
+            process.terminate()
+            out, _ = process.communicate(timeout=BOUND)
+            assert out == f"Rayforce WebSocket served on unix:{path}\n{FAREWELL}"
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("kind", ["path", "abstract"])
+def test_systemd_is_told_when_it_serves_and_when_it_stops(kind: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    address = path if kind == "path" else f"@{path}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(BOUND)
+        systemd.bind(address.replace("@", "\0"))
+        with serving(*IN_PROCESS, NOTIFY_SOCKET=address) as server:
+            assert systemd.recv(100) == b"READY=1"
+            server.process.terminate()
+            assert systemd.recv(100) == b"STOPPING=1"
+            assert server.process.communicate(timeout=BOUND) == (FAREWELL, "")
+
+
+def test_a_systemd_that_does_not_listen_is_no_error(tmp_path: Path) -> None:
+    with serving(*IN_PROCESS, NOTIFY_SOCKET=str(tmp_path / "notify")) as server:
+        assert server.end() == (FAREWELL, "")
 
 
 def test_a_socket_that_others_can_reach_needs_authentication() -> None:
