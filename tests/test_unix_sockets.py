@@ -170,7 +170,7 @@ async def test_if_the_permissions_cannot_be_set_no_file_is_left(path: Path, monk
     def chmod(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("rayforce_trio._server._bindings.os.chmod", chmod)
+    monkeypatch.setattr("rayforce_trio._server._unix_files.os.chmod", chmod)
     async with no_leaks():
         with pytest.raises(errors.ListenError, match="Operation not permitted"):
             await WSServer(host=f"unix:{path}").serve()

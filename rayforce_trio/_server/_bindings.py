@@ -1,12 +1,10 @@
 """Where a server listens: on a TCP port, on a Unix socket, or on sockets that the program passes."""
 
-import errno
 import os
 import socket
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import trio
 
@@ -15,6 +13,7 @@ from .._streams import own_address
 from ..errors import RayforceValueError
 from ._checks import check_flag
 from ._listening import BACKLOG, open_listeners
+from ._unix_files import bind_unix, identity_of
 
 DEFAULT_HOST = "0.0.0.0"
 DEFAULT_UNIX_MODE = 0o600
@@ -103,13 +102,13 @@ class UnixBinding(Binding):
     async def open(self) -> list[trio.SocketListener]:
         await trio.lowlevel.checkpoint()
         listening = bind_unix(self._path, self._mode)
-        self._file = _identity_of(self._path)
+        self._file = identity_of(self._path)
         return [trio.SocketListener(trio.socket.from_stdlib_socket(listening))]
 
     def remove_file(self) -> None:
         """Remove the file, unless another server has replaced it."""
         with suppress(OSError):
-            if self._file is not None and self._file == _identity_of(self._path):
+            if self._file is not None and self._file == identity_of(self._path):
                 os.unlink(self._path)  # noqa: PTH108
         self._file = None
 
@@ -191,59 +190,6 @@ def make_binding(
         raise RayforceValueError("sockets and host contradict each other; leave out one")
     assert sockets is not None
     return ExistingSockets(sockets)
-
-
-def bind_unix(path: str, mode: int) -> socket.socket:
-    """Return a socket that listens at a path. A socket that is left there is replaced if nobody listens on it.
-
-    Nobody can connect before the permissions are set, since the socket listens only then. No checkpoint.
-
-    Raises:
-        OSError: the path is in use, or the file cannot be created there.
-    """
-    with ExitStack() as opened:
-        bound = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        bound.setblocking(False)
-        try:
-            bound.bind(path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_stale(path):
-                raise
-            with suppress(FileNotFoundError):
-                os.unlink(path)  # noqa: PTH108
-            bound.bind(path)
-        opened.callback(os.unlink, path)
-        os.chmod(path, mode)  # noqa: PTH101
-        bound.listen(BACKLOG)
-        opened.pop_all()
-    return bound
-
-
-def _is_stale(path: str) -> bool:
-    """Return whether nobody listens on the socket at a path.
-
-    On macOS, a server whose queue of connections is full looks as if it did not listen.
-
-    Raises:
-        OSError: the file is not a socket.
-    """
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, "the file exists and is not a socket")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            probe.connect(path)
-    except (ConnectionRefusedError, FileNotFoundError):
-        return True
-    except (BlockingIOError, PermissionError, ConnectionError):
-        return False
-    return False
-
-
-def _identity_of(path: str) -> tuple[int, int, int]:
-    """Return what tells a file from one that replaces it: numbers of inodes are reused, so the time is a part of it."""
-    found = os.lstat(path)
-    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _checked(sockets: Iterable[socket.socket]) -> list[socket.socket]:
