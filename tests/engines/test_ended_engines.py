@@ -238,7 +238,7 @@ async def test_a_client_that_must_wait_waits_with_every_replica() -> None:
     replicas = RoundRobinEngine([one, other])
     one._suspects.process_ended_by(EVE, trio.current_time())
     async with running(replicas):
-        with pytest.raises(ClientMustWait, match="Wait 5 seconds") as caught:
+        with pytest.raises(ClientMustWait, match="wait 5 seconds") as caught:
             await replicas.open_session_for(EVE)
         assert 0 < caught.value.retry_after <= 5
         assert not replicas._down
