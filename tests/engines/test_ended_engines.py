@@ -74,7 +74,7 @@ async def test_others_are_served_beside_a_client_that_ends_the_process_whenever_
     with trio.fail_after(60):
         async with no_leaks(within=10), server, trio.open_nursery() as nursery:
             nursery.start_soon(end_processes)
-            await log.told("ended during a request of eve at 127.0.0.1, as other processes before")
+            await log.told("ended during a request of eve at 127.0.0.1, and so did an earlier process")
             for _ in range(20):
                 try:
                     async with client("ann").connect() as connection:
