@@ -113,6 +113,7 @@ class WSServer:
         log_queries: log the beginning of each query, on one line.
         metrics: answer `GET /metrics` with statistics for Prometheus, to authenticated clients or, without
             `authenticate`, to clients on this machine. This needs the prometheus_client library.
+        serve_javascript: answer `GET /rayforce.js` with the client for JavaScript, to pages that may connect.
 
     Raises:
         RayforceValueError: an argument is out of range.
@@ -157,6 +158,7 @@ class WSServer:
         max_topics: int | None = 10_000,
         log_queries: bool = False,
         metrics: bool = False,
+        serve_javascript: bool = False,
     ) -> None:
         check_port(port, lowest=0)
         check_host(host)
@@ -207,7 +209,9 @@ class WSServer:
             openings=OpeningQueue(max_unauthenticated, open_timeout),
             options=self._options,
             counters=self._counters,
-            endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
+            endpoints=HttpEndpoints(
+                self, self._is_healthy, self._authorizer, metrics=metrics, javascript=serve_javascript
+            ),
             tls=ssl_context,
             max_message_size=max_message_size,
             keepalive=KeepAlive(ping_interval, ping_timeout),

@@ -146,7 +146,7 @@ export class Link {
   }
 }
 
+/** The subprotocol that carries a token, in base64url. */
 function tokenItem(token) {
-  const bytes = String.fromCharCode(...new TextEncoder().encode(token));
-  return "rayforce.token." + btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  return "rayforce.token." + btoa(token).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }

@@ -1,13 +1,16 @@
-// The decoder and the encoder, on the payloads that test the Python ones: tests/values/test_vectors_of_javascript.py.
+// The decoder and the encoder, on the payloads that test the Python ones: tests/javascript/test_package.py.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { Table, Vector, atom, decode, encode, isoOf, table, toDate, toDays, toTimestamp, vector } from "../src/rayforce.js";
+import { neutralizer } from "../../../tests/support/foreign/pages/neutral.js";
+import * as client from "../src/rayforce.js";
+
+const { Table, atom, decode, encode, isoOf, table, toDate, toDays, toTimestamp, vector } = client;
+const neutral = neutralizer(client);
 
 const VECTORS = JSON.parse(readFileSync(new URL("vectors.json", import.meta.url)));
-const TEMPORAL = ["DATE", "TIME", "TIMESTAMP", "TIMESPAN"];
 const ATOMS = { int16: "I16", float32: "F32" };
 const ARRAYS = { uint8: Uint8Array, int32: Int32Array, float64: Float64Array };
 const ID = "00112233-4455-6677-8899-aabbccddeeff";
@@ -15,19 +18,6 @@ const ID = "00112233-4455-6677-8899-aabbccddeeff";
 const bytesOf = (hex) => Uint8Array.from(hex.match(/../g), (digits) => Number(`0x${digits}`));
 const hexOf = (bytes) => Buffer.from(bytes).toString("hex");
 const decodeHex = (hex) => decode(bytesOf(hex).buffer);
-
-/** A value as the file has it. */
-function neutral(value) {
-  if (value instanceof Table) return { names: value.names, columns: value.columns.map(neutral) };
-  if (value instanceof Map) return { names: [...value.keys()], columns: [...value.values()].map(neutral) };
-  if (Array.isArray(value)) return value.map(neutral);
-  if (value instanceof Vector) {
-    const iso = TEMPORAL.includes(value.type) && { iso: value.iso() };
-    return { type: value.type, items: value.values().map(neutral), ...iso };
-  }
-  if (typeof value === "bigint") return `${value}`;
-  return typeof value === "number" && !Number.isFinite(value) ? `${value}` : value;
-}
 
 function toSend(sent) {
   if (Array.isArray(sent)) return sent.map(toSend);
