@@ -228,6 +228,7 @@ class Subscription {
 
   constructor(connection, topic, options) {
     const { snapshot, parameters, resume, maxBuffer = MAX_BUFFER, overflow = "error", signal } = options;
+    if (!/^[^\0]{1,1024}$/.test(topic)) throw new RayforceError("value", "not a topic");
     if (!["error", "dropOldest"].includes(overflow)) throw new RayforceError("value", "unknown overflow");
     if (snapshot && resume) throw new RayforceError("value", "either snapshot or resume");
     signal?.throwIfAborted();
