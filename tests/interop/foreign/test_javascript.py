@@ -65,6 +65,13 @@ async def test_it_queries_and_subscribes(
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("check", ["queries", "updates", "large", "abortAtOnce"])
+async def test_it_can_use_the_websocket_of_a_package(check: str) -> None:
+    async with served() as server:
+        await in_node(check, server.port, websocket="ws")
+
+
+@pytest.mark.trio
 @pytest.mark.parametrize(("engine", "message"), [(InProcessEngine, "cannot add i64 and str"), (NativeProcess, "type")])
 async def test_errors_have_a_code_and_a_message(
     run: Runner, options: dict[str, Any], engine: Callable[[], Engine], message: str

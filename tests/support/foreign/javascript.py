@@ -39,9 +39,16 @@ class Runner(Protocol):
     async def __call__(self, check: str, port: int, *arguments: Any, tell: Tell | None = None) -> Any: ...
 
 
-async def in_node(check: str, port: int, *arguments: Any, tell: Tell | None = None) -> Any:
-    """Run a check in node: a `Runner`. The process must end by itself."""
+async def in_node(
+    check: str, port: int, *arguments: Any, tell: Tell | None = None, websocket: str | None = None
+) -> Any:
+    """Run a check in node: a `Runner`. The process must end by itself.
+
+    Args:
+        websocket: the package of npm whose WebSocket the client uses; `None`: it uses that of node.
+    """
     command = [*NODE, str(_PROGRAM), str(CLIENT), check, f"ws://127.0.0.1:{port}", json.dumps(arguments)]
+    command += [] if websocket is None else [websocket]
     result: dict[str, Any] = {"error": "node has ended without a result"}
     async with trio.open_nursery() as nursery:
         run = partial(trio.run_process, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
