@@ -341,16 +341,14 @@ class Subscription {
 
 /** Something that several calls can wait for, again and again. */
 class Notice {
-  #resolvers = new Set();
+  #resolvers = [];
 
-  async wait(signal) {
-    let resolver;
-    const given = new Promise((resolve) => this.#resolvers.add((resolver = resolve)));
-    await abortable(given, signal).finally(() => this.#resolvers.delete(resolver));
+  wait(signal) {
+    return abortable(new Promise((resolve) => this.#resolvers.push(resolve)), signal);
   }
 
   give() {
-    for (const resolve of this.#resolvers) resolve();
+    for (const resolve of this.#resolvers.splice(0)) resolve();
   }
 }
 

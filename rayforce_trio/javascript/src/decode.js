@@ -5,7 +5,7 @@ import { DICT, ERROR, LAMBDA, LIST, NULL, TABLE, TYPES, TYPE_OF_CODE, Table, Vec
 
 const HAS_NULLS = 0x40;
 const MAX_DEPTH = 64;
-const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+const utf8 = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
 const latin1 = new TextDecoder("latin1");
 
 /** Return the value of a payload, which begins at `at`. Throws an error in it, and one of code `decode` for damage. */
@@ -20,7 +20,15 @@ export function decode(buffer, at = 0) {
     return at - size;
   };
 
-  const text = (size) => utf8.decode(bytes.subarray(take(size), at));
+  const textBetween = (start, end) => {
+    try {
+      return utf8.decode(bytes.subarray(start, end));
+    } catch {
+      throw damage("not UTF-8");
+    }
+  };
+
+  const text = (size) => textBetween(take(size), at);
 
   /** Read a number of items, of at least `size` bytes each. */
   const count = (size) => {
@@ -72,7 +80,7 @@ export function decode(buffer, at = 0) {
     return places.map((place, row) => {
       const end = row + 1 < length ? places[row + 1] - 8 : at;
       const part = all.slice(place - start, end - start);
-      return /[^\0-\x7f]/.test(part) ? utf8.decode(bytes.subarray(place, end)) : part;
+      return /[^\0-\x7f]/.test(part) ? textBetween(place, end) : part;
     });
   };
 

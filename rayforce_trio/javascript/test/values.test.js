@@ -44,7 +44,7 @@ for (const { name, sent, payload, value } of VECTORS) {
     test(`refuses ${name} when bytes are missing or too many`, () => {
       const bytes = bytesOf(payload);
       for (let size = 0; size < bytes.length; size++) {
-        assert.throws(() => decode(bytes.slice(0, size).buffer), /damaged reply|Offset is outside/);
+        assert.throws(() => decode(bytes.slice(0, size).buffer), { code: "decode" });
       }
       assert.throws(() => decode(bytesOf(payload + "00").buffer), { code: "decode" });
     });
@@ -82,6 +82,9 @@ test("functions and errors of the engine", () => {
 test("replies that are damaged", () => {
   for (const [payload, problem] of [
     ["1400", "type 20"],
+    ["f420ff00", "not UTF-8"],
+    ["0c000200000000000000" + "6100ff00", "not UTF-8"],
+    ["0d0001000000000000000100000000000000ff", "not UTF-8"],
     ["0500ffffffffffffffff", "it ends early"],
     ["0500ffffffffffffff7f", "it ends early"],
     ["62007e7e", "a table"],
