@@ -9,10 +9,9 @@ const OPEN = 1; // the state of a WebSocket
 const GREETING_TIMEOUT = 5000; // milliseconds
 const HELLO_TIMEOUT = 5000;
 
-/** The end of a link, for a request. `isUnsent`: the server has not started it. */
-export class LinkEnded extends Error {
+/** The end of a link, for a request: callers never see it. `isUnsent`: the server has not started the request. */
+export class LinkEnded {
   constructor(error, isUnsent) {
-    super(error.message);
     this.error = error;
     this._isUnsent = isUnsent;
   }
