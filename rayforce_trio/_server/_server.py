@@ -120,6 +120,8 @@ class WSServer:
         log_queries: whether to log the beginning of each query, on one line.
         metrics: whether to answer `GET /metrics` with statistics for Prometheus. Authenticated clients receive them or,
             without `authenticate`, clients on this machine. This needs the library prometheus_client.
+        serve_javascript: whether to answer `GET /rayforce.js` with the client for JavaScript, for pages that may
+            connect.
 
     Raises:
         RayforceValueError: an argument is out of range.
@@ -164,6 +166,7 @@ class WSServer:
         max_topics: int | None = 10_000,
         log_queries: bool = False,
         metrics: bool = False,
+        serve_javascript: bool = False,
     ) -> None:
         check_port(port, lowest=0)
         check_host(host)
@@ -214,7 +217,9 @@ class WSServer:
             openings=OpeningQueue(max_unauthenticated, open_timeout),
             options=self._options,
             counters=self._counters,
-            endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
+            endpoints=HttpEndpoints(
+                self, self._is_healthy, self._authorizer, metrics=metrics, javascript=serve_javascript
+            ),
             tls=ssl_context,
             max_message_size=max_message_size,
             keepalive=KeepAlive(ping_interval, ping_timeout),
