@@ -14,11 +14,12 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from support.commands import COMMAND, FAREWELL, environment, serving
+from support.commands import FAREWELL, command, serving
+from support.native import native_server
 from support.notebooks import kernel
 from support.page_commands import ROOT, cells_of, check_commands, commands_of, files_of, page_of
 
-from rayforce_trio._codec import native_server
+from rayforce_trio._codec import native_server as native_program
 
 PAGES = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs" / "how-to").glob("*.md"))
 WITH_COMMANDS = [page for page in PAGES if commands_of(page_of(page))]
@@ -82,12 +83,32 @@ def test_the_unit_runs_a_server_that_systemd_leaves_time_to_stop(tmp_path: Path)
     assert int(service["TimeoutStopSec"]) > 10 + CLOSING
 
 
-def test_the_unit_of_an_engine_runs_the_program_of_rayforce_py() -> None:
-    service = unit_of(files_of(page_of("how-to/replicas.md"))["/etc/systemd/system/rayforce.service"])["Service"]
-    program = Path(shlex.split(service["ExecStart"])[0])
-    assert (
-        program.relative_to("/opt/prices/venv/lib/python3.11/site-packages").parts == Path(native_server()).parts[-3:]
-    )
+def test_the_unit_of_an_engine_is_read_only_and_lets_in_its_gateways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_of(page_of("how-to/replicas.md"))
+    (tmp_path / "prices.csv").write_text("symbol,date,price\nAAPL,2010-03-01,223.02\n")
+    script, password = tmp_path / "prices.rfl", tmp_path / "password"
+    script.write_text(files["/opt/prices/prices.rfl"].replace("/opt/prices", str(tmp_path)))
+    password.write_text("public\n")
+    password.chmod(0o600)
+
+    service = unit_of(files["/etc/systemd/system/rayforce.service"])["Service"]
+    program, _p, _port, *options = shlex.split(service["ExecStart"])
+    packages = "/opt/prices/venv/lib/python3.11/site-packages"
+    assert Path(program).relative_to(packages).parts == Path(native_program()).parts[-3:]
+    assert options[-1] == "/opt/prices/prices.rfl"
+
+    monkeypatch.setenv("ENGINE_USER", "a-name-that-nobody-can-guess")
+    with native_server(*options[:-1], str(script)) as engine:
+        gateway = ["--engine", f"127.0.0.1:{engine.port}", "--engine-password-file", str(password)]
+        with serving(*gateway, "--engine-user", "a-name-that-nobody-can-guess") as server:
+            assert command("query", server.url, "(count prices)").stdout == "1\n"
+            assert command("query", server.url, "(set prices 0)").returncode == 1
+            assert command("query", server.url, "(let inside 1)").stdout == "1\n"
+            assert command("query", server.url, "inside").returncode == 1
+        with serving(*gateway, "--engine-user", "a-guess") as server:
+            assert command("query", server.url, "(count prices)").returncode == 3
 
 
 # Containers
@@ -100,8 +121,8 @@ def value_of(key: str, text: str) -> str:
 
 
 def test_the_command_of_the_container_serves_those_with_the_token(tmp_path: Path) -> None:
-    [command] = re.findall(r"^CMD (.*)$", CONTAINER["Dockerfile"], re.MULTILINE)
-    program, serve, *options = json.loads(command)
+    [words] = re.findall(r"^CMD (.*)$", CONTAINER["Dockerfile"], re.MULTILINE)
+    program, serve, *options = json.loads(words)
     assert (program, serve) == ("rayforce-trio", "serve")
     of_kubernetes = json.loads(value_of("args", page_of("how-to/container.md")))
     assert of_kubernetes == [program, serve, *options, "--drain-delay", "5"]
@@ -111,14 +132,7 @@ def test_the_command_of_the_container_serves_those_with_the_token(tmp_path: Path
     script.write_text(CONTAINER["prices.rfl"])
     here = {"0.0.0.0": "127.0.0.1", "/run/secrets/token": str(token), "prices.rfl": str(script)}
     with serving(*(here.get(option, option) for option in options)) as server:
-        asked = subprocess.run(
-            [*COMMAND, "query", server.url, "(count prices)", "--token-file", str(token)],
-            env=environment(),
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-        )
-        assert asked.stdout == "3\n"
+        assert command("query", server.url, "(count prices)", "--token-file", str(token)).stdout == "3\n"
         with urlopen(f"http://127.0.0.1:{server.port}/healthz") as answer:
             assert answer.status == 200
         assert server.end(signal.SIGTERM)[0] == FAREWELL
@@ -129,10 +143,10 @@ def test_compose_checks_the_health_and_leaves_time_to_stop() -> None:
     kind, *test = json.loads(value_of("test", CONTAINER["compose.yaml"]))
     assert kind == "CMD"
     with serving() as server:
-        command = [part.replace(":8765", server.url) for part in test]
-        assert subprocess.run(command, check=False).returncode == 0
+        probe = [part.replace(":8765", server.url) for part in test]
+        assert subprocess.run(probe, check=False).returncode == 0
         server.end()
-        assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 1
+        assert subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 1
 
 
 # Notebooks

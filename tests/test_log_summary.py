@@ -132,7 +132,7 @@ async def test_the_lines_of_a_connection_are_limited_except_those_of_log_queries
         assert caplog.records[-1].levelno == WARNING
         assert caplog.messages[-1] == (
             f"lines left out in the last second: {201 - NETWORK_BURST} ({200 - NETWORK_BURST} "
-            '"a post failed" from 192.0.2.7, 1 "refused with 503 (max_connections)" from 192.0.2.7'
+            '"a post failed" from 192.0.2.7, 1 "refused with 503 (max_connections)" from 192.0.2.7)'
         )
         nursery.cancel_scope.cancel()
     limiter.report()

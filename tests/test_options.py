@@ -406,7 +406,7 @@ async def test_peers_that_do_not_read_are_dropped_while_the_engine_serves_others
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def dropped() -> list[str]:
-        return [record.getMessage() for record in caplog.records if "accepted less than 16 KiB" in record.getMessage()]
+        return [record.getMessage() for record in caplog.records if "read less than 16 KiB" in record.getMessage()]
 
     caplog.set_level("INFO", "rayforce_trio.server")
     async with serving(NativeProcess(), write_timeout=1.0) as server, AsyncExitStack() as stack:

@@ -139,9 +139,9 @@ async def test_stopping_a_server_that_is_not_started_is_an_error() -> None:
 @pytest.mark.trio
 async def test_it_cannot_serve_twice_at_once() -> None:
     async with in_time(), local_server() as server:
-        with pytest.raises(errors.RayforceWSError, match="running already"):
+        with pytest.raises(errors.RayforceWSError, match="already running"):
             await server.serve()
-        with pytest.raises(errors.RayforceWSError, match="running already"):
+        with pytest.raises(errors.RayforceWSError, match="already running"):
             async with server:
                 pass
         await check_answers(server.port)

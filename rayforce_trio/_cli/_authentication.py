@@ -113,6 +113,6 @@ def _read_users(path: str) -> dict[str, str]:
             # The line is not shown, because it may be a password.
             raise UsageError(f"{path}, line {number} is not of the form NAME:HASH")
         if name in users:
-            raise UsageError(f"{path}, line {number}: the user {name!r} appears a second time")
+            raise UsageError(f"{path}, line {number}: the user {name!r} appears twice")
         users[name] = hash_
     return users

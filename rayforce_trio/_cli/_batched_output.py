@@ -56,7 +56,7 @@ class BatchedOutput:
     def status(self) -> str:
         """Return a progress bar for the terminal, as soon as the number of rows is known."""
         if self._total_rows is None:
-            return "the server evaluates the query"
+            return "the server is evaluating the query"
         return progress_bar(self.rows / self._total_rows if self._total_rows else 1, self.rows)
 
 

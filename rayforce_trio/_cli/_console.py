@@ -149,7 +149,7 @@ def flush_output() -> None:
 
 def _standard_output() -> Any:
     if sys.stdout is None:
-        raise CommandFailed("the output cannot be written: it is closed")
+        raise CommandFailed("standard output is closed")
     return sys.stdout
 
 

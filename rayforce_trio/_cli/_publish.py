@@ -119,7 +119,7 @@ class _Lines:
             show(self._published)
             raise
         if self._error is not None:
-            show(f"{self._published}; line {self._failed_line} was not:")
+            show(f"{self._published}; line {self._failed_line} was not published:")
             raise self._error
         show(self._published)
 
@@ -181,6 +181,9 @@ class _Lines:
 
     @property
     def _published(self) -> str:
-        unheard = f", {self._unheard:,} of them without subscribers" if self._unheard else ""
+        if self._unheard and self._unheard == self._count:
+            unheard = ", which has no subscribers"
+        else:
+            unheard = f", {self._unheard:,} of them without subscribers" if self._unheard else ""
         unknown = f", and perhaps {self._unknown} more" if self._unknown else ""
         return f"{counted(self._count, 'line')} published to {self._topic}{unheard}{unknown}"

@@ -53,6 +53,7 @@ def add_parser(commands: Any) -> None:
     _add_limits(parser.add_argument_group("limits"))
     add_engine(parser)
     parser.add_argument("--metrics", action="store_true", help="answer GET /metrics for Prometheus")
+    parser.add_argument("--javascript", action="store_true", help="answer GET /rayforce.js with the JavaScript client")
     parser.add_argument("--log-queries", action="store_true", help="log the first characters of every query")
     parser.add_argument(
         "--log-level", choices=_LOG_LEVELS, default="info", help="the lowest level that is logged; default: %(default)s"
@@ -230,6 +231,7 @@ def _serve(options: argparse.Namespace, sockets: list[socket.socket] | None) -> 
             max_subscriptions=options.max_subscriptions,
             max_topics=options.max_topics,
             metrics=options.metrics,
+            serve_javascript=options.javascript,
             log_queries=options.log_queries,
         )
     except RayforceValueError as error:

@@ -122,7 +122,7 @@ class _Writer:
         written = 0
         async for update in updates:
             if update.lost and self._format != "json":
-                show_warning(f"{counted(update.lost, 'update')} lost before {update.sequence}")
+                show_warning(f"lost {counted(update.lost, 'update')} before update {update.sequence}")
             await self._write(self._text(update.value, topic=update.topic, sequence=update.sequence, lost=update.lost))
             written += 1
             if written == limit:

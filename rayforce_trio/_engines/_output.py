@@ -140,7 +140,7 @@ class Output:
         """Log how many lines were left out, if that is due at this time."""
         for level, limit in self._limits.items():
             if limit.report_due <= now and (left_out := limit.take_left_out()):
-                logger.log(level, "%s: %s of output left out", name, counted(left_out, "line"))
+                logger.log(level, "%s: %s left out", name, counted(left_out, "line"))
 
 
 def _printable(line: bytes) -> str:

@@ -129,6 +129,8 @@ class WSServer:
         log_queries: whether to log the beginning of each query, on one line.
         metrics: whether to answer `GET /metrics` with statistics for Prometheus. Authenticated clients receive them or,
             without `authenticate`, clients on this machine. This needs the library prometheus_client.
+        serve_javascript: whether to answer `GET /rayforce.js` with the client for JavaScript, for pages that may
+            connect.
 
     Raises:
         RayforceValueError: an argument is out of range.
@@ -175,6 +177,7 @@ class WSServer:
         max_topics: int | None = 10_000,
         log_queries: bool = False,
         metrics: bool = False,
+        serve_javascript: bool = False,
     ) -> None:
         self._binding = make_binding(port, host=host, sockets=sockets, unix_mode=unix_mode, reuse_port=reuse_port)
         if engine is not None and not isinstance(engine, Engine):
@@ -220,7 +223,9 @@ class WSServer:
             openings=OpeningQueue(max_unauthenticated, open_timeout),
             options=self._options,
             counters=self._counters,
-            endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
+            endpoints=HttpEndpoints(
+                self, self._is_healthy, self._authorizer, metrics=metrics, javascript=serve_javascript
+            ),
             tls=ssl_context,
             max_message_size=max_message_size,
             keepalive=KeepAlive(ping_interval, ping_timeout),

@@ -104,16 +104,17 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """The answer to a plain HTTP request: an HTTP status, the body and its type."""
+    """The answer to a plain HTTP request: an HTTP status, the body and its type, and the headers about its use."""
 
     status: int
     body: bytes
     content_type: str = _TEXT_TYPE
+    headers: Headers = (("Cache-Control", "no-store"),)
 
     @property
     def all_headers(self) -> Headers:
         """The headers of the answer."""
-        return (("Content-Type", self.content_type), ("Cache-Control", "no-store"), ("Connection", "close"))
+        return (("Content-Type", self.content_type), *self.headers, ("Connection", "close"))
 
 
 Decide = Callable[[OpeningRequest], Awaitable[Refusal | None]]

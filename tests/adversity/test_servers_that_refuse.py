@@ -244,7 +244,7 @@ HELLO_ANSWERS = {
     "garbage": (b"\xff" * 100, "the peer broke the WebSocket protocol", ProtocolError),
     "a masked frame": (frame(HELLO_REPLY), "the peer broke the WebSocket protocol", ProtocolError),
     "close": (close_frame(1013, masked=False), "the peer closed the connection with code 1013", ConnectionClosed),
-    "end": (b"", "the peer went away", ConnectionLost),
+    "end": (b"", "the peer disconnected", ConnectionLost),
 }
 
 

@@ -270,7 +270,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(served: Served) -> None:
 @pytest.mark.parametrize(
     ("closed", "expression", "out", "err"),
     [
-        (">&-", "(+ 1 2)", "", "error: the output cannot be written: it is closed\n"),
+        (">&-", "(+ 1 2)", "", "error: standard output is closed\n"),
         ("<&- 2>&-", '(do (println "working") (+ 1 "a"))', "working\n", ""),
     ],
 )

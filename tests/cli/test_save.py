@@ -127,7 +127,7 @@ def test_a_terminal_shows_a_progress_bar(url: str, queries: Queries, tmp_path: P
     query = queries()
     path = tmp_path / "rows.csv"
     with terminal("save", url, f"(do {query.text} (til 3))", str(path)) as shown:
-        shown.until("the server evaluates the query, ")
+        shown.until("the server is evaluating the query, ")
         shown.until(" s, Ctrl-C cancels")
         query.release()
         shown.until(f"3 rows saved to {path} in ")

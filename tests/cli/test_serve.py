@@ -64,11 +64,13 @@ def test_a_query_that_takes_too_long_is_stopped() -> None:
         assert value(server.url, "(+ 1 2)") == "3"
 
 
-def test_metrics_are_served_if_that_is_asked_for() -> None:
-    with serving(*IN_PROCESS, "--metrics") as server:
+def test_metrics_and_the_client_for_javascript_are_served_if_that_is_asked_for() -> None:
+    with serving(*IN_PROCESS, "--metrics", "--javascript") as server:
         assert value(server.url, "(+ 1 2)") == "3"
         with urlopen(f"http://127.0.0.1{server.url}/metrics", timeout=BOUND) as answer:
             assert b"\nrayforce_requests_total" in answer.read()
+        with urlopen(f"http://127.0.0.1{server.url}/rayforce.js", timeout=BOUND) as answer:
+            assert answer.headers["Content-Type"].startswith("text/javascript")
 
 
 @pytest.mark.parametrize(

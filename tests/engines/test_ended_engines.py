@@ -74,7 +74,7 @@ async def test_others_are_served_beside_a_client_that_ends_the_process_whenever_
     with trio.fail_after(60):
         async with no_leaks(within=10), server, trio.open_nursery() as nursery:
             nursery.start_soon(end_processes)
-            await log.told("ended during a request of eve at 127.0.0.1, as other processes before")
+            await log.told("ended during a request of eve at 127.0.0.1, and so did an earlier process")
             for _ in range(20):
                 try:
                     async with client("ann").connect() as connection:
@@ -238,7 +238,7 @@ async def test_a_client_that_must_wait_waits_with_every_replica() -> None:
     replicas = RoundRobinEngine([one, other])
     one._suspects.process_ended_by(EVE, trio.current_time())
     async with running(replicas):
-        with pytest.raises(ClientMustWait, match="Wait 5 seconds") as caught:
+        with pytest.raises(ClientMustWait, match="wait 5 seconds") as caught:
             await replicas.open_session_for(EVE)
         assert 0 < caught.value.retry_after <= 5
         assert not replicas._down

@@ -123,7 +123,7 @@ async def test_pushes_may_come_in_pieces_between_replies_and_compressed() -> Non
     ("reply", "reason"),
     [
         (error_frame("access"), "refused the subscription with the error code access"),
-        (frame(string("no")), "does not publish topics"),
+        (frame(string("no")), "cannot publish topics"),
     ],
 )
 async def test_an_engine_may_refuse(reply: bytes, reason: str) -> None:
@@ -151,7 +151,7 @@ async def test_an_engine_may_refuse(reply: bytes, reason: str) -> None:
         (frame(i64(1), message_type=MessageType.SYNC), "broke the protocol: it sent a request"),
         (
             frame(bytes(10), message_type=MessageType.ASYNC)[:8] + (2**40).to_bytes(8, "little") + bytes(64),
-            "it pushed 1099511627776",
+            "it sent an update of 1099511627776",
         ),
     ],
 )

@@ -175,8 +175,7 @@ async def test_a_script_that_takes_the_login_hook_is_an_error_that_says_so(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"memory": "much"}, "expects a size"),
-        ({"memory": -1}, "expects a size"),
+        ({"memory": 10**30}, "expects a size"),
         ({"journal": "/proc/none/journal"}, "cannot open /proc/none/journal"),
         ({"executable": "/etc/passwd"}, "Permission denied"),
     ],
@@ -194,7 +193,7 @@ async def test_what_the_program_refuses_is_an_error_that_says_why(
         ({"script": "/no/such.rfl"}, "Invalid script: there is no file '/no/such.rfl'"),
         ({"script": ""}, "Invalid script: there is no file ''"),
         ({"script": "/"}, "Invalid script: there is no file '/'"),
-        ({"script": "a\0b"}, "Invalid script: there is no file"),
+        ({"script": "a\0b"}, r"Invalid script: 'a\x00b'. Must be a path"),
         ({"script": 5}, "Invalid script: 5. Must be a path, a str or a Path"),
         ({"script": b"/etc/passwd"}, "Invalid script: b'/etc/passwd'. Must be a path, a str or a Path"),
         ({"executable": "/no/such"}, "Invalid executable: there is no file '/no/such'"),
@@ -341,7 +340,7 @@ async def test_no_secret_is_logged(caplog: pytest.LogCaptureFixture, log: Log) -
         assert await ask(server, "1") == 1
         await kill(engine, log)
         assert await ask(server, "1") == 1
-    assert "restarted" in caplog.text
+    assert "restarting it" in caplog.text
     assert secret not in caplog.text
     assert secret not in repr(engine)
 
@@ -600,7 +599,7 @@ async def test_while_it_keeps_dying_pauses_grow_and_clients_are_told_until_the_s
         write(script, '(+ 1 "a")')
         await kill(engine, log)
         for pause in (0.1, 0.2, 0.4):
-            record = await log.told(f"it will be restarted in {pause} seconds")
+            record = await log.told(f"restarting it in {pause} seconds")
             assert record.levelno == logging.WARNING
         assert len(log.saying("cannot add i64 and str\nstartup script")) == 3  # each warning carries what was printed
         monkeypatch.setattr(_process, "_RESTART_TIMEOUT", 0)
@@ -630,7 +629,7 @@ async def test_who_waits_for_it_is_let_in_even_if_it_died_once_more(
             write(script, "(exit 3)")
             await kill(engine, log)
             nursery.start_soon(ask_engine)
-            await log.told("it will be restarted in 0.2 seconds")
+            await log.told("restarting it in 0.2 seconds")
             write(script, "(set x 18)")
     assert values == [18]
 
@@ -652,10 +651,10 @@ async def test_a_process_that_clients_have_used_is_restarted_at_once_and_ends_th
     async with serving(engine) as server:
         for number in range(3):
             await kill(engine, log)
-            await log.told("it will be restarted in 0.1 seconds", times=number + 1)
+            await log.told("restarting it in 0.1 seconds", times=number + 1)
             assert await ask(server, "1") == 1
             await kill(engine, log)
-            await log.told("it will be restarted at once", times=number + 1)
+            await log.told("restarting it now", times=number + 1)
             await until_ready(engine)
 
 
@@ -668,8 +667,8 @@ async def test_pauses_grow_to_a_limit(log: Log, tmp_path: Path, monkeypatch: pyt
     async with serving(engine):
         write(script, "(exit 3)")
         await kill(engine, log)
-        await log.told("restarted in 0.03 seconds", times=3)
-        assert len(log.saying("restarted in 0.01 seconds")) == len(log.saying("restarted in 0.02 seconds")) == 1
+        await log.told("restarting it in 0.03 seconds", times=3)
+        assert len(log.saying("restarting it in 0.01 seconds")) == len(log.saying("restarting it in 0.02 seconds")) == 1
 
 
 @pytest.mark.trio

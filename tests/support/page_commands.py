@@ -75,7 +75,7 @@ class Ports:
     def documented(self, text: str) -> str:
         """Return a real text with the ports of the page."""
         for documented, real in self._real.items():
-            text = text.replace(real, documented)
+            text = re.sub(rf"(?<=:){real}\b", documented, text)
         return text
 
     def _real_one(self, documented: str) -> str:
