@@ -86,11 +86,14 @@ def test_it_serves_on_the_socket_of_the_real_systemd(tmp_path: Path) -> None:
     ) as process:
         try:
             assert process.stderr is not None
+            assert process.stdout is not None
             assert process.stderr.readline().startswith(f"Listening on {path} ")
+            with socket.socket(socket.AF_UNIX) as first:
+                first.connect(str(path))
+                assert process.stdout.readline() == f"Rayforce WebSocket served on unix:{path}\n"
             check_answers(f"unix:{path}")
             process.terminate()
-            out, _ = process.communicate(timeout=BOUND)
-            assert out == f"Rayforce WebSocket served on unix:{path}\n{FAREWELL}"
+            assert process.communicate(timeout=BOUND)[0] == FAREWELL
         finally:
             process.kill()
 
