@@ -256,7 +256,7 @@ async def test_addresses_that_cannot_be_bound_are_left_out(
             for listener in listeners:
                 await listener.aclose()
             with pytest.raises(
-                errors.ListenError, match="cannot assign requested address|address family not supported"
+                errors.ListenError, match=r"cannot assign requested address|address family not supported"
             ):
                 await named("one", host=other, reuse_port=reuse_port).serve()
 
