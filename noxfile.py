@@ -97,7 +97,7 @@ def tests_min(session: nox.Session) -> None:
 
 @nox.session
 def interop(session: nox.Session) -> None:
-    """Against npm's `ws`, headless Chromium, nginx and HAProxy.
+    """Against npm's `ws`, the JavaScript client, headless Chromium, nginx and HAProxy.
 
     node, npm, nginx, haproxy, and chromium or google-chrome have to be on the PATH.
     """

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 from rayforce_trio import __version__
 
@@ -17,18 +18,21 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "public_api",
 ]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "examples"]
+exclude_patterns = ["_build", "_extensions", "examples"]
 
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-napoleon_numpy_docstring = False
-maximum_signature_line_length = 100  # longer ones have a line for each parameter
-python_display_short_literal_types = True
+add_module_names = False
+python_maximum_signature_line_length = 88  # longer ones have a line for each parameter
+python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
+napoleon_numpy_docstring = False
+python_display_short_literal_types = True
 html_copy_source = False
 
 _OTHERS = {
@@ -43,6 +47,8 @@ intersphinx_timeout = 5  # seconds
 
 copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"  # outputs have no button
 copybutton_prompt_text = "$ "
+
+html_search_scorer = str(Path(__file__).parent / "_scorer.js")
 
 html_theme = "furo"
 html_title = f"rayforce-trio {release}"

@@ -1,6 +1,6 @@
-"""Authentication: the argument and result of a server's `authenticate`, and ready-made functions for common cases.
+"""Authentication: the argument and the result of a server's `authenticate`, and functions for common cases.
 
-The ready-made functions take the same time whether a secret is almost right, wrong, or belongs to no user.
+These functions take the same time whether a secret is almost right, wrong, or belongs to no user.
 """
 
 import base64
@@ -28,18 +28,19 @@ __all__ = ["Principal", "Request", "any_of", "hash_password", "password", "token
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """A client's request to connect, the argument of `authenticate`.
+    """A client's request to connect: the argument of `authenticate`.
 
     Attributes:
         path: the path and query of the URL.
-        headers: the HTTP headers, with names in lower case. Values of a repeated header are joined by ", ". Values are
-            decoded as Latin-1; for text in UTF-8, use `value.encode("latin-1").decode()`.
-        peer: the client's IP address. Behind a proxy in `trusted_proxies` that reports it, this is the address of
-            the proxy's client.
-        username: the user name of HTTP Basic authentication, or `None`.
-        password: the password of HTTP Basic authentication, or `None`.
-        token: the bearer token, from the Authorization header or, in browsers, a subprotocol; or `None`.
-        certificate: the client's TLS certificate, as `ssl.SSLSocket.getpeercert` returns it, or `None`.
+        headers: the HTTP headers, with names in lower case. The values of a repeated header are joined by ", ". They
+            are decoded as Latin-1; for UTF-8, use `value.encode("latin-1").decode()`.
+        peer: the client's IP address. Behind a proxy in `trusted_proxies` that reports it, this is the address of the
+            proxy's client.
+        username: the user name of HTTP Basic authentication, if there is one.
+        password: the password of HTTP Basic authentication, if there is one.
+        token: the bearer token, if there is one. It comes from the `Authorization` header or, in browsers, from a
+            subprotocol.
+        certificate: the client's TLS certificate, as `ssl.SSLSocket.getpeercert` returns it, if there is one.
     """
 
     path: str
@@ -60,13 +61,13 @@ class Principal:
 
     Attributes:
         name: the client's name in the log.
-        engine: the name in `WSServer(engines=...)` of the engine that evaluates this client's queries; `None` means
-            the server's `engine`.
-        topics: the topics that this client may subscribe to; `None` means all of them. A name that ends with `*` stands
-            for all topics that begin with the rest of it.
+        engine: the name, in `WSServer(engines=...)`, of the engine that evaluates this client's queries. `None`: the
+            server's `engine`.
+        topics: the topics to which this client may subscribe. A name that ends with `*` stands for all topics that
+            begin with the part before it. `None`: all topics.
 
     Raises:
-        RayforceValueError: the name is empty, or one of the arguments has the wrong type.
+        RayforceValueError: the name is empty, or an argument has the wrong type.
     """
 
     name: str
@@ -87,11 +88,11 @@ def password(secret: str, *, principal: Principal | None = None) -> Callable[[Re
 
     Args:
         secret: the password.
-        principal: the principal of these clients. Default: `Principal("password")`.
+        principal: the principal of the clients. Default: `Principal("password")`.
 
     Raises:
-        RayforceValueError: the password is empty, not a str, or has control characters, which clients cannot send; or
-            `principal` is not a `Principal`.
+        RayforceValueError: the password is empty, is not a `str`, or has control characters, which clients cannot
+            send; or `principal` is not a `Principal`.
     """
     return _Password(_Secret(check_password(secret)), _principal(principal, "password"))
 
@@ -100,16 +101,16 @@ def token(secret: str, *others: str, principal: Principal | None = None) -> Call
     """Return an `authenticate` function that accepts bearer tokens.
 
     A valid token of 16 characters or more is always accepted. A shorter one could be guessed, so it is refused while
-    the client's address has too many failures.
+    there are too many failures from the client's address.
 
     Args:
         secret: the token. `secrets.token_urlsafe()` generates one that cannot be guessed.
         others: further tokens, for example the old one while clients change to the new one.
-        principal: the principal of these clients. Default: `Principal("token")`.
+        principal: the principal of the clients. Default: `Principal("token")`.
 
     Raises:
-        RayforceValueError: a token is empty, not a str, or has characters other than visible ASCII; or `principal` is
-            not a `Principal`.
+        RayforceValueError: a token is empty, is not a `str`, or has characters other than visible ASCII; or
+            `principal` is not a `Principal`.
     """
     tokens = [check_token(one) for one in (secret, *others)]
     return _Tokens(tokens, _principal(principal, "token"))
@@ -118,14 +119,14 @@ def token(secret: str, *others: str, principal: Principal | None = None) -> Call
 def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request], Awaitable[Principal | None]]:
     """Return an async `authenticate` function that accepts the users of a table with their passwords.
 
-    Checking a password takes a good part of a second of processor time, on purpose. It happens in a thread. The checks
+    Checking a password deliberately takes a good part of a second of processor time, in a thread. All checks together
     use at most half of the machine's processors, and those of one network half of that. Each check is a checkpoint; if
     cancelled, the thread finishes in the background.
 
     Args:
-        table: for each user name, the hash from `hash_password`, or a tuple of the hash and a `Principal`. The default
-            principal has the user name as its name. All hashes should have the same parameters, because checking an
-            unknown user takes as long as checking the first one.
+        table: for each user name, the hash that `hash_password` returned, or a tuple of that hash and a `Principal`.
+            Without one, the principal has the user name as its name. All hashes should have the same parameters,
+            because the check of an unknown user takes as long as that of the first user.
 
     Raises:
         RayforceValueError: the table is empty, or an entry is malformed.
@@ -140,11 +141,11 @@ def users(table: Mapping[str, str | tuple[str, Principal]]) -> Callable[[Request
 def any_of(
     *functions: Callable[[Request], object | Awaitable[object]],
 ) -> Callable[[Request], Awaitable[object]]:
-    """Return an async `authenticate` function that accepts the clients that one of several functions accepts.
+    """Return an async `authenticate` function that accepts the clients that any of several functions accepts.
 
-    The functions are called in order until one of them accepts the client. A server knows which of them check tokens,
-    so a valid token of 16 characters or more is accepted first, however often the client's address has failed. Put
-    costly functions last. A call is a checkpoint if one of the functions is; if cancelled, that function is cancelled.
+    The functions are called in order until one of them accepts the client, so put expensive ones last. A valid token of
+    16 characters or more is accepted first, however many failures there are from the client's address. A call is a
+    checkpoint if one of the functions is; if cancelled, that function is cancelled.
 
     Args:
         functions: functions of this module or your own; they may be async.
@@ -160,10 +161,13 @@ def any_of(
 def hash_password(password: str) -> str:
     """Return a salted scrypt hash of a password, for `users`.
 
-    This takes a good part of a second and is not a checkpoint.
+    This takes a good part of a second and is no checkpoint.
+
+    Args:
+        password: the password.
 
     Raises:
-        RayforceValueError: the password is empty, not a str, or has control characters, which clients cannot send.
+        RayforceValueError: the password is empty, is not a `str`, or has control characters, which clients cannot send.
     """
     return str(_Hash.of(check_password(password)))
 

@@ -1,24 +1,25 @@
 """The exceptions of `rayforce_trio`.
 
-    RayforceError                    rayforce-py's base class
+    RayforceError                    base class of rayforce-py
     +-- RayforceTypeError, ...       an evaluation failed: rayforce-py's class for the engine's error code
     |   +-- NoColumns                the result of `stream` has no columns
     +-- RayforceThreadError          Rayforce was used outside the thread that imported it
+    +-- RayforceConversionError      a value cannot be represented, in the engine or in Python
     +-- RayforceValueError           an argument is out of range
     +-- RayforceWSError              base class of network errors
         +-- ConnectError             the connection could not be opened
         |   +-- HandshakeError       the opening handshake failed or timed out
         |   +-- ConnectionRejected   the server refused the connection with an HTTP status
         +-- ListenError              the server could not listen on its address
-        +-- EngineError              a server's engine cannot be started or reached, or is lost
+        +-- EngineError              the engine cannot be started or reached, or is lost
         +-- ConnectionClosed         either side closed the connection
         +-- ConnectionLost           the connection broke, or the peer fell silent
         +-- MessageTooLarge          a message exceeded the limit of either side
-        +-- ProtocolError            the peer broke the protocol
+        +-- ProtocolError            the peer violated the protocol
         +-- QueryTimeout             the server stopped the query because it ran too long
         +-- ResultTooLarge           the result is longer than the server sends
-        +-- ServerBusy               the server did not start the query: too many are unanswered
-        +-- ServerClosing            the server did not start the query: it is shutting down
+        +-- ServerBusy               too many requests are unanswered; this one was not started
+        +-- ServerClosing            the server is shutting down; the request was not started
         +-- SlowSubscriber           the updates of a subscription were not taken fast enough
         +-- SubscriptionGap          updates of a subscription are missing
         +-- UnsupportedByServer      the server lacks a feature that the call needs
@@ -101,9 +102,9 @@ class ConnectError(RayforceWSError):
 
 
 class HandshakeError(ConnectError):
-    """A peer was reached, but the opening handshake failed or timed out.
+    """The peer was reached, but the opening handshake failed or timed out.
 
-    A response with an HTTP status below 300 other than 101 is a failed handshake, too.
+    A response with an HTTP status below 300 other than 101 also counts as a failed handshake.
     """
 
     _untrusted = False  # the peer's TLS certificate cannot be trusted, or it does not trust ours
@@ -116,9 +117,9 @@ class ConnectionRejected(ConnectError):
     `str` shows the first line of the body, at most 200 characters.
 
     Attributes:
-        status: the HTTP status.
-        body: the text of the response, at most 64 KiB.
-        retry_after: after how many seconds the server wants to be asked again; `None` if it does not say so.
+        status (int): the HTTP status.
+        body (str): the text of the response, at most 64 KiB.
+        retry_after (float | None): the number of seconds to wait before the next attempt, if the server gave one.
     """
 
     def __init__(self, status: int, body: str = "", retry_after: float | None = None) -> None:
@@ -134,14 +135,14 @@ class ConnectionRejected(ConnectError):
 
 
 class ListenError(RayforceWSError):
-    """The server could not listen: the port is in use, or the address does not exist or is not permitted."""
+    """The server could not listen: the port is in use, or the address does not exist or is not allowed."""
 
 
 class EngineError(RayforceWSError):
-    """A server's engine cannot be started or reached, or is lost. Raised on the server's side.
+    """The engine of a server cannot be started or reached, or is lost. Raised in the server.
 
-    Its text reaches the client: in a refusal with HTTP status 503, or as the reason of close code 1011, or 1008
-    if requests of this client have ended the engine again and again.
+    Clients receive its text: in a refusal with HTTP status 503, or as the reason of close code 1011. The close code is
+    1008 if requests of this client have ended the engine repeatedly.
     """
 
     _close_code = 1011
@@ -151,10 +152,10 @@ class ConnectionClosed(RayforceWSError):
     """Either side closed the connection with a closing handshake.
 
     Attributes:
-        code: the WebSocket close code (RFC 6455, section 7.4): 1000 normal, 1001 going away, 1005 no code.
-        reason: the text of the close frame.
-        by_peer: whether the peer, not this side, closed it.
-        message: the error in one sentence, which `str` returns.
+        code (int): the WebSocket close code (RFC 6455, section 7.4): 1000 normal, 1001 going away, 1005 no code.
+        reason (str): the text of the close frame.
+        by_peer (bool): whether the peer closed the connection, and not this side.
+        message (str): the error in one sentence, which `str` returns.
     """
 
     def __init__(self, code: int, reason: str = "", *, by_peer: bool = True) -> None:
@@ -169,7 +170,7 @@ class ConnectionClosed(RayforceWSError):
 
     @property
     def going_away(self) -> bool:
-        """Whether the peer closed with code 1001, as a server does when it shuts down."""
+        """Whether the peer closed with code 1001, as a server does that shuts down."""
         return self.by_peer and self.code == 1001
 
     def __str__(self) -> str:
@@ -179,24 +180,24 @@ class ConnectionClosed(RayforceWSError):
 class ConnectionLost(RayforceWSError):
     """The connection broke without a closing handshake, or the peer fell silent.
 
-    On a connection that comes back, a call raises this if its query was sent and not answered: the query may or may not
-    have been carried out. The connection stays usable.
+    On a connection with `reconnect=True`, a call raises this if its query was sent and not answered. The query may or
+    may not have been carried out, and the connection stays usable.
     """
 
     _unsent = False  # nothing of the call was sent
 
 
 class MessageTooLarge(RayforceWSError):
-    """A message exceeded the `max_message_size` of either side, which closed the connection."""
+    """A message exceeded the `max_message_size` of either side. The connection is closed."""
 
 
 class NoColumns(RayforceTypeError):
-    """The query of `stream` has a value without columns, so it cannot be divided into batches.
+    """The result of `stream` has no columns, so it cannot be divided into batches. The query has been evaluated.
 
     Attributes:
-        message: the error in one sentence, which `str` returns.
-        value: the value, as `execute` returns it, since the query has been evaluated.
-        output: the text that the query printed.
+        message (str): the error in one sentence, which `str` returns.
+        value (Value): the value of the query, as `execute` returns it.
+        output (str): the text that the query printed.
     """
 
     def __init__(self, message: str, value: object, output: str = "") -> None:
@@ -210,11 +211,11 @@ class NoColumns(RayforceTypeError):
 
 
 class ProtocolError(RayforceWSError):
-    """The peer violated the protocol, which closed the connection.
+    """The peer violated the protocol. The connection is closed.
 
     Attributes:
-        message: the error in one sentence, which `str` returns.
-        code: the close code that this side sent.
+        message (str): the error in one sentence, which `str` returns.
+        code (int): the close code that this side sent.
     """
 
     def __init__(self, message: str, code: int = 1002) -> None:
@@ -227,16 +228,16 @@ class ProtocolError(RayforceWSError):
 
 
 class QueryTimeout(RayforceWSError):
-    """The server stopped the query because it ran longer than `query_timeout`. The connection stays usable.
+    """The query ran longer than the server's `query_timeout`, and was stopped. The connection stays usable.
 
-    Changes that the query made before it was stopped remain.
+    Changes that the query made before the stop remain.
     """
 
 
 class ResultTooLarge(RayforceWSError):
     """The result of the query is longer than the server's `max_reply_size`. The connection stays usable.
 
-    The query was carried out. Ask for less at a time: fewer columns, or a part of the rows.
+    The query was carried out. Ask for fewer columns or rows, or use `WSClientConnection.stream`.
     """
 
 
@@ -248,24 +249,24 @@ class ServerBusy(RayforceWSError):
 
 
 class ServerClosing(RayforceWSError):
-    """The server is shutting down, and did not start the request. It closes the connection with code 1001.
+    """The server is shutting down and did not start the request. It is about to close the connection with code 1001.
 
-    It is safe to send the request again to another server, or after a restart.
+    It is safe to send the request again, to another server or after the restart.
     """
 
 
 class SlowSubscriber(RayforceWSError):
-    """The updates of a subscription were not taken fast enough, and a buffer is full. The connection stays usable.
+    """The updates of a subscription were not taken fast enough, and its buffer is full. The connection stays usable.
 
-    Subscribe again, with a larger `max_buffer`, with another `overflow`, or with a snapshot.
+    Subscribe again: with a larger `max_buffer`, with another `overflow`, or with a snapshot.
     """
 
 
 class SubscriptionGap(RayforceWSError):
-    """Updates of a subscription are missing, or the position to resume from is gone. The connection stays usable.
+    """Updates of a subscription are missing, or the server cannot resume from the position.
 
-    The numbers of a topic begin anew when its engine restarts, and the server keeps a limited number of updates.
-    Subscribe again with a snapshot to get the present state.
+    The connection stays usable. Subscribe again, with a snapshot to get the present state. The server keeps a limited
+    number of updates, and the numbers of a topic begin anew when its engine restarts.
     """
 
 

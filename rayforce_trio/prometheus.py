@@ -1,4 +1,4 @@
-"""A server's statistics as Prometheus metrics. Install it with `pip install 'rayforce-trio[prometheus]'`."""
+"""The statistics of a server as Prometheus metrics. Install with `pip install 'rayforce-trio[prometheus]'`."""
 
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
@@ -31,18 +31,18 @@ class Server(Protocol):
 class Collector(_Collector):
     """Collect the statistics of a `WSServer` as metrics each time its registry is scraped.
 
-    Register it with a `prometheus_client.CollectorRegistry`, which the library can serve in several ways, also from
-    another thread. A registry can hold the collector of one server.
+    Register it with a `prometheus_client.CollectorRegistry`, which that library can serve in several ways, also in
+    another thread. A registry can hold the collector of only one server.
 
     Args:
-        server: the `WSServer`.
+        server: the `WSServer`. It may be running or not.
     """
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     def describe(self) -> Iterator[Metric]:
-        """Yield the metrics, so that a registry can detect duplicates."""
+        """Yield the metrics, with which a registry detects duplicates."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:

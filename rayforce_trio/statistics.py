@@ -1,4 +1,4 @@
-"""The numbers that `WSServer.statistics` returns. They are snapshots: later events do not change them."""
+"""The numbers that `WSServer.statistics` returns. Later events do not change them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ __all__ = ["Connections", "Histogram", "Posts", "Requests", "Statistics", "Strea
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Numbers of connections. Each accepted TCP connection has exactly one outcome.
+    """Numbers of connections. Each accepted TCP connection is counted once: as opened, refused, failed or a probe.
 
     Attributes:
         open: connections that are open now.
-        opening: connections that are neither open nor refused yet.
+        opening: connections that are being opened now.
         total: connections that were opened, including those that are open now.
-        refused: refused connections, by HTTP status.
-        failed: connections that ended before they were opened, without a refusal: the peer left, or timed out.
-        probes: answered requests for `/healthz` or `/metrics`.
+        refused: connections that were refused, by HTTP status.
+        failed: connections that ended before they were open, without a refusal: the peer left or timed out.
+        probes: requests for `/healthz` or `/metrics` that were answered.
     """
 
     open: int
@@ -33,11 +33,11 @@ class Requests:
 
     Attributes:
         total: requests that arrived.
-        in_flight: requests that are unanswered.
-        cancelled: requests that their clients cancelled, whatever their outcome.
+        in_flight: requests that are unanswered now.
+        cancelled: requests that their clients cancelled, with any outcome.
         abandoned: requests that were unanswered when their connection ended.
         errors: requests that were answered with an error, by error code, including `cancel`. At most 64 codes are
-            counted; all others are counted as `other`.
+            counted separately; all others are counted as `other`.
     """
 
     total: int
@@ -65,8 +65,8 @@ class Histogram:
     """A histogram.
 
     Attributes:
-        bounds: the upper bounds of the buckets, inclusive, in ascending order.
-        counts: the number of values in each bucket; the last one counts the values above all bounds.
+        bounds: the inclusive upper bounds of the buckets, in ascending order.
+        counts: the number of values in each bucket. There is one more than bounds: the values above all bounds.
         sum: the sum of all values.
     """
 
@@ -85,7 +85,7 @@ class Streams:
     """Numbers of results in batches.
 
     Attributes:
-        total: streams that were opened: the engine has evaluated their queries.
+        total: streams that were opened, which means that the engine evaluated their queries.
         batches: batches that were returned.
     """
 
@@ -98,9 +98,9 @@ class Topic:
     """Numbers of one topic.
 
     Attributes:
-        subscribers: subscriptions of clients at present.
-        updates: updates for clients: a value that is published to three subscribers counts three times.
-        lost: those of the updates that were dropped because clients read too slowly.
+        subscribers: subscriptions of clients now.
+        updates: updates for clients. A value that is published to three subscribers counts three times.
+        lost: updates, among these, that were dropped because clients read too slowly.
     """
 
     subscribers: int
@@ -110,21 +110,22 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A server's numbers at one moment. Totals count from the creation of the server.
+    """The numbers of a server at one moment. Totals count from the creation of the `WSServer`.
 
     Attributes:
-        since: when the server started, in seconds since 1970 (UTC); `None` while it is not running.
-        connections: see `Connections`.
-        requests: see `Requests`.
-        posts: see `Posts`.
-        queued: requests and posts that have arrived and wait for earlier ones of their connection.
-        latencies: seconds from the arrival of a request until its whole reply was given to the network. A request
-            arrives when the server reads it.
+        since: the time at which the server started to listen, in seconds since 1970 (UTC); `None` while it is not
+            running.
+        connections: numbers of connections.
+        requests: numbers of requests.
+        posts: numbers of posts.
+        queued: requests and posts that wait for earlier ones of their connection.
+        latencies: the seconds from the arrival of each request until its whole reply was handed to the network. A
+            request arrives when the server reads it.
         bytes_in: bytes of all messages from clients, without the overhead of WebSocket and TLS.
         bytes_out: bytes of all messages to clients, without that overhead.
-        streams: see `Streams`.
-        topics: the topics that clients have subscribed to, by name: see `Topic`. At most 64 are counted; all others are
-            counted as `other`.
+        streams: numbers of results in batches.
+        topics: numbers of each topic to which clients have subscribed, by name. At most 64 topics are counted
+            separately; all others are counted as `other`.
     """
 
     since: float | None

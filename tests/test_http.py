@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,12 +34,14 @@ from rayforce_trio import (
     WSClientConnection,
     WSServer,
     auth,
+    prometheus,
 )
 from rayforce_trio._server._counters import LATENCY_BOUNDS
 from rayforce_trio.errors import RayforceValueError
 from rayforce_trio.prometheus import Collector
 from rayforce_trio.statistics import Connections, Histogram, Posts, Requests, Statistics, Streams, Topic
 
+CLIENT = Path(prometheus.__file__).with_name("javascript") / "rayforce.js"
 TOKEN = "t0ken"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -463,7 +466,40 @@ async def test_metrics_are_for_whom_the_server_knows(caplog: pytest.LogCaptureFi
     ]
 
 
-@pytest.mark.parametrize("option", ["metrics", "log_queries"])
+# The client for JavaScript
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("options", [{}, {"authenticate": auth.token(TOKEN)}])
+async def test_the_client_for_javascript_is_served_to_pages_that_may_connect(options: dict[str, Any]) -> None:
+    allowed = "https://prices.example"
+    async with served(serve_javascript=True, allowed_origins=[allowed], **options) as server:
+        for headers in {}, {"Origin": allowed}, {"Origin": f"http://127.0.0.1:{server.port}"}:
+            answer = await ask(server.port, plain("/rayforce.js", headers))
+            assert (answer.status, answer.body) == (200, CLIENT.read_text())
+            assert answer.headers == {
+                "content-type": "text/javascript; charset=utf-8",
+                "cache-control": "public, max-age=3600",
+                "access-control-allow-origin": "*",
+                "x-content-type-options": "nosniff",
+                "connection": "close",
+                "content-length": str(len(answer.body)),
+            }
+        head = await ask(server.port, plain("/rayforce.js", method="HEAD"))
+        assert (head.status, head.headers, head.body) == (200, answer.headers, "")
+        assert (await ask(server.port, plain("/rayforce.js", {"Origin": "https://other.example"}))).status == 403
+        assert (await ask(server.port, plain("/rayforce.js", {"Host": "other.example"}))).status == 421
+        assert (await ask(server.port, plain("/rayforce.js/"))).status == 426
+
+
+@pytest.mark.trio
+async def test_a_server_does_not_serve_the_client_unless_that_is_asked_for() -> None:
+    async with served() as server:
+        answer = await ask(server.port, plain("/rayforce.js"))
+        assert (answer.status, "start it with serve_javascript" in answer.body) == (404, True)
+
+
+@pytest.mark.parametrize("option", ["metrics", "log_queries", "serve_javascript"])
 def test_an_option_is_true_or_false(option: str) -> None:
     with pytest.raises(RayforceValueError, match=f"Invalid {option}: 'yes'. Must be True or False"):
         WSServer(0, **{option: "yes"})  # type: ignore[arg-type]

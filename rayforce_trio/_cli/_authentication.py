@@ -16,20 +16,25 @@ _TOKEN_SIZE = 32  # bytes
 
 def add_authentication(parser: ArgumentParser) -> None:
     """Add the options that say which clients are let in."""
-    group = parser.add_argument_group("clients to let in; one of these").add_mutually_exclusive_group()
-    add_secrets(group, "clients that know the {}")
+    group = parser.add_argument_group(
+        "clients to let in (choose one; default: all clients on this machine)"
+    ).add_mutually_exclusive_group()
+    add_secrets(group, "let in clients that know the {}")
     group.add_argument(
         "--users-file",
         metavar="FILE",
-        help="users that know their password; FILE has lines NAME:HASH, with hashes from rayforce-trio hash-password",
+        help="let in users that know their own password; FILE has lines NAME:HASH, with hashes from rayforce-trio "
+        "hash-password",
     )
     group.add_argument(
-        "--generate-token", action="store_true", help="clients that know a new token, which is shown on standard error"
+        "--generate-token",
+        action="store_true",
+        help="let in clients that know a new token, which is written to standard error",
     )
     group.add_argument(
         "--allow-unauthenticated",
         action="store_true",
-        help="all clients that can reach the port; they can run any code in the engine",
+        help="let in all clients that can reach the port; they can run any code in the engine",
     )
 
 
@@ -108,6 +113,6 @@ def _read_users(path: str) -> dict[str, str]:
             # The line is not shown, because it may be a password.
             raise UsageError(f"{path}, line {number} is not of the form NAME:HASH")
         if name in users:
-            raise UsageError(f"{path}, line {number}: the user {name!r} appears a second time")
+            raise UsageError(f"{path}, line {number}: the user {name!r} appears twice")
         users[name] = hash_
     return users

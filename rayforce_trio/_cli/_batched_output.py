@@ -7,7 +7,7 @@ import anyio
 import anyio.to_thread
 
 from .. import Batches, Columns
-from ._console import write, write_bytes
+from ._console import counted, write, write_bytes
 from ._fields import csv_batch
 
 _BAR_WIDTH = 30  # characters
@@ -56,7 +56,7 @@ class BatchedOutput:
     def status(self) -> str:
         """Return a progress bar for the terminal, as soon as the number of rows is known."""
         if self._total_rows is None:
-            return "the server evaluates the query"
+            return "the server is evaluating the query"
         return progress_bar(self.rows / self._total_rows if self._total_rows else 1, self.rows)
 
 
@@ -103,6 +103,6 @@ class ArrowOutput:
 def progress_bar(fraction: float | None, rows: int) -> str:
     """Return a progress bar, if the fraction is known, and the number of rows."""
     if fraction is None:
-        return f"{rows:,} rows"
+        return counted(rows, "row")
     filled = int(min(fraction, 1) * _BAR_WIDTH)
-    return f"[{'#' * filled:-<{_BAR_WIDTH}}] {min(fraction, 1):4.0%}, {rows:,} rows"
+    return f"[{'#' * filled:-<{_BAR_WIDTH}}] {min(fraction, 1):4.0%}, {counted(rows, 'row')}"

@@ -38,7 +38,16 @@ class CommandFailed(Exception):
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; the text, if there is one, says what may still be going on."""
+    """The user pressed Ctrl-C.
+
+    Args:
+        text: says what may still be going on, if anything.
+        output: the text that the stopped query had printed.
+    """
+
+    def __init__(self, text: str = "", *, output: str = "") -> None:
+        super().__init__(text)
+        self.output = output
 
 
 class Refused(ConnectionRejected):
@@ -86,6 +95,16 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def has_unicode() -> bool:
+    """Return whether standard output can represent the characters that tables are drawn with."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    try:
+        "┼…".encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write(parts: Iterable[str]) -> None:
     """Write text to standard output and flush it; on a terminal, control characters are escaped.
 
@@ -130,7 +149,7 @@ def flush_output() -> None:
 
 def _standard_output() -> Any:
     if sys.stdout is None:
-        raise CommandFailed("the output cannot be written: it is closed")
+        raise CommandFailed("standard output is closed")
     return sys.stdout
 
 
@@ -150,6 +169,11 @@ def _discard(stream: Any) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun in the singular or plural, such as `1 row` or `1,234 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def show_error(problem: object) -> None:

@@ -32,28 +32,30 @@ def add_engine(parser: ArgumentParser) -> None:
         help="native, a child process; in-process, this process; or HOST:PORT, a running Rayforce server; "
         "default: %(default)s",
     )
-    group.add_argument("--script", metavar="FILE", help="Rayfall code to run first; native and in-process")
+    group.add_argument("--script", metavar="FILE", help="run this Rayfall file first; native and in-process")
     group.add_argument("--read-only", action="store_true", default=None, help="forbid clients to write; native")
     group.add_argument(
-        "--journal", metavar="BASE", help="write requests to a journal, and replay it at the start; native"
+        "--journal", metavar="BASE", help="write requests to a journal, and replay it at the next start; native"
     )
     group.add_argument(
         "--journal-sync", action="store_true", default=None, help="sync each request to the disk before it runs; native"
     )
     group.add_argument(
-        "--memory", metavar="SIZE", help="memory to use before the engine uses the disk, such as 4G; native"
+        "--memory", metavar="SIZE", help="memory that the engine may use before it uses the disk, such as 4G; native"
     )
     group.add_argument("--cores", metavar="N", type=int, help="number of threads, 0 for one per core; native")
     group.add_argument(
         "--stop-timeout",
         metavar="SECONDS",
         type=stop_timeout,
-        help="seconds after which a process that ignores a stop is killed and restarted, 0 for never; default: auto, "
-        "which means 30 with --read-only, otherwise 0; native",
+        help="seconds after which an engine that does not stop a query is killed and restarted, 0 for never; default: "
+        "auto, which means 30 with --read-only, otherwise 0; native",
     )
-    group.add_argument("--engine-user", metavar="NAME", help="user name for the server at HOST:PORT")
+    group.add_argument("--engine-user", metavar="NAME", help="user name for the Rayforce server at HOST:PORT")
     group.add_argument(
-        "--engine-password-file", metavar="FILE", help="password for the server at HOST:PORT, the first line of FILE"
+        "--engine-password-file",
+        metavar="FILE",
+        help="file whose first line is the password for the Rayforce server at HOST:PORT",
     )
 
 

@@ -68,6 +68,24 @@ def json_item(columns: Columns) -> str:
     return "null" if is_null else _json_fields(vector)[0]
 
 
+def item_texts(columns: Columns, start: int, stop: int) -> list[str | None]:
+    """Return some items of one column as texts, as in CSV but without quotes; `None` is null.
+
+    Raises:
+        RayforceConversionError: a value cannot be represented.
+    """
+    (name,) = columns.names
+    if columns.schema[name] == "LIST":
+        return [_item_text(value) for value in columns.to_dict()[name][start:stop]]
+    vector: Any = columns.vectors()[name].slice(start, stop)
+    if vector.type.name not in _FIXED_WIDTH:
+        return list(_texts(vector))
+    fields: list[str | None] = list(_fixed_width(vector))
+    for index in _null_indexes(vector):
+        fields[index] = None
+    return fields
+
+
 class _Items:
     """The values of a list, as plain Python values, which can be divided like a vector."""
 
@@ -145,13 +163,15 @@ def _fixed_width(vector: Any) -> list[str]:
 
 
 def _with_nulls(fields: list[str], vector: Any, null: str) -> list[str]:
-    nulls = vector.nulls
-    if vector.type.name in _FLOATS:
-        nulls = np.isnan(vector.values)
-    if nulls is not None:
-        for index in np.flatnonzero(nulls).tolist():
-            fields[index] = null
+    for index in _null_indexes(vector):
+        fields[index] = null
     return fields
+
+
+def _null_indexes(vector: Any) -> list[int]:
+    nulls = np.isnan(vector.values) if vector.type.name in _FLOATS else vector.nulls
+    indexes: list[int] = [] if nulls is None else np.flatnonzero(nulls).tolist()
+    return indexes
 
 
 def _csv_text(text: str) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -30,15 +31,38 @@ from rayforce import (
 
 from .. import Columns, columns_of, draw
 from ..errors import RayforceConversionError
+from ._console import has_unicode, is_terminal
+from ._drawing import Space, draw_columns
 from ._fields import csv_lines, json_item, json_items, json_lines
 
+_LINES_AROUND_ROWS = 8
+"""The lines of a terminal that the rows of a table leave free: borders, headings, and the prompts around it."""
+
+_MIN_ROWS = 10
 _ATOMS = (B8, U8, I16, I32, I64, F32, F64, Date, Time, Timestamp, GUID)
 
 
 def as_text(value: Any) -> Iterator[str]:
-    """Yield a value as the engine draws it; nothing for null, as in the engine's shell."""
+    """Yield a table as it fits the terminal, any other value as the engine draws it, and nothing for null."""
     if value is not None:
-        yield f"{draw(value)}\n"
+        yield drawn(value, space_of_output())
+
+
+def drawn(value: Any, space: Space) -> str:
+    """Return a table as it fits the space, and any other value as the engine draws it."""
+    columns = _columns(value) if isinstance(value, Table) else None
+    if columns is not None and columns.names:
+        with suppress(RayforceConversionError):
+            return draw_columns(columns, space)
+    return f"{draw(value)}\n"
+
+
+def space_of_output() -> Space:
+    """Return the space of the terminal, or the space for files and pipes."""
+    if not is_terminal():
+        return Space(ascii=not has_unicode())
+    width, height = shutil.get_terminal_size()
+    return Space(width, max(height - _LINES_AROUND_ROWS, _MIN_ROWS), ascii=not has_unicode())
 
 
 def as_json(value: Any) -> Iterator[str]:

@@ -7,15 +7,17 @@ from typing import Any
 from .. import auth
 from ..errors import RayforceValueError
 from ._console import OK, UsageError, write
+from ._options import examples
 from ._secrets import ask_secret, read_secret, refuse_secret
 
-DESCRIPTION = """Print the hash of a password, for serve --users-file. The password is typed on the terminal without
-echo, or is the first line of standard input."""
+DESCRIPTION = """Write the hash of a password, for serve --users-file. On a terminal, the command asks for the password
+without echo; otherwise the password is the first line of standard input."""
+_EXAMPLES = examples("hash-password", "hash-password < password")
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "hash-password", help="hash a password for serve --users-file", description=DESCRIPTION
+        "hash-password", help="hash a password for serve --users-file", description=DESCRIPTION, epilog=_EXAMPLES
     )
     parser.add_argument("password", nargs="*", type=refuse_secret, help=argparse.SUPPRESS)
     parser.set_defaults(run=hash_password)
@@ -36,5 +38,5 @@ def _ask_twice() -> str:
     if password is None:
         raise UsageError("no password was entered")
     if ask_secret("Repeat the password: ") != password:
-        raise UsageError("the two passwords are not the same")
+        raise UsageError("the passwords do not match")
     return password

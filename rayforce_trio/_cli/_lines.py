@@ -1,6 +1,7 @@
-"""Lines from standard input."""
+"""Lines and the inputs of a shell from standard input."""
 
 import os
+from collections.abc import Callable
 
 import anyio
 
@@ -48,3 +49,42 @@ class LineReader:
         data = os.read(self._descriptor, _READ_SIZE)
         self._buffer += data
         self._ended = not data
+
+
+def _no_prompt(_: bool) -> None:
+    """Show nothing."""
+
+
+class InputReader:
+    """Reads the inputs of a shell from a file, pipe or terminal: a line, or several lines if a statement is unfinished.
+
+    Args:
+        descriptor: the descriptor of the file, pipe or terminal.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._lines = LineReader(descriptor)
+
+    async def read(
+        self, is_unfinished: Callable[[str], bool], prompt: Callable[[bool], None] = _no_prompt
+    ) -> str | None:
+        """Return the next input, or `None` at the end.
+
+        A checkpoint unless the input is already in the buffer. If cancelled, the lines of an input that is not complete
+        are lost.
+
+        Args:
+            is_unfinished: whether an input continues on the next line.
+            prompt: called before each line; the argument is whether the line continues an input.
+
+        Raises:
+            UsageError: a line is not UTF-8.
+        """
+        text = ""
+        prompt(False)
+        while (line := await self._lines.read()) is not None:
+            text += line
+            if not is_unfinished(text):
+                return text
+            prompt(True)
+        return text or None

@@ -11,9 +11,9 @@ from anyio.abc import TaskGroup
 from .. import WSClientConnection
 from ..errors import RayforceConversionError, RayforceError
 from ._batched_output import progress_bar
-from ._console import OK, CommandFailed, Interrupted, UsageError, show
+from ._console import OK, CommandFailed, Interrupted, UsageError, counted, show
 from ._interrupts import Interruptible, run
-from ._options import add_timeout
+from ._options import add_timeout, examples
 from ._secrets import keep_secrets_out_of_standard_input
 from ._session import Session
 from ._target import add_target, check_not_url, target_of
@@ -21,17 +21,23 @@ from ._target import add_target, check_not_url, target_of
 if TYPE_CHECKING:
     from ._files import Source
 
-DESCRIPTION = """Load a CSV, Parquet or Arrow file into a table of a server, in batches. By default the table must not
-exist. Types come from the file, or are inferred; with --append they come from the table; --type sets them."""
+DESCRIPTION = """Load a CSV, Parquet or Arrow file into a table of a server, in batches. By default the command creates
+the table, which must not exist. The types of the columns come from a Parquet or Arrow file, are inferred from CSV, or
+with --append come from the table; --type sets them."""
+_EXAMPLES = examples(
+    "load trades trades.csv --type symbol=SYMBOL",
+    "load :8765 trades today.parquet --append",
+    "load wss://ann@db.example.org trades - --replace --password-file password < trades.csv",
+)
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("load", help="load a file into a table of a server", description=DESCRIPTION)
+    parser = commands.add_parser("load", help="load a file into a table", description=DESCRIPTION, epilog=_EXAMPLES)
     add_target(parser)
-    parser.add_argument("table", metavar="TABLE", help="the table's name on the server")
+    parser.add_argument("table", metavar="TABLE", help="the name of the table")
     parser.add_argument("file", metavar="FILE", help="the file; - reads CSV or an Arrow stream from standard input")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--append", action="store_true", help="insert the rows into a table that exists")
+    mode.add_argument("--append", action="store_true", help="insert the rows into an existing table")
     mode.add_argument("--replace", action="store_true", help="replace the table if it exists")
     parser.add_argument(
         "--type",
@@ -39,7 +45,7 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         type=_column_type,
-        help="the engine's type of a column, such as price=F64 or symbol=SYMBOL; may be repeated",
+        help="set the engine's type of a column, such as price=F64 or symbol=SYMBOL; may be repeated",
     )
     parser.add_argument(
         "--delimiter", metavar="CHARACTER", default=",", help="the character between CSV fields; default: %(default)s"
@@ -71,7 +77,7 @@ def load(options: argparse.Namespace) -> int:
         async with aclosing(await Session.connect(client, interruptible, tasks, time_limit=options.timeout)) as session:
             schema = await session.call(partial(session.connection.schema, options.table))
             with closing(open_file(defaults=schema)) as source:
-                await _Loading(source, options.table, append=True, replace=False).run(session)
+                await Loading(source, options.table, append=True, replace=False).run(session)
 
     async def create(interruptible: Interruptible, tasks: TaskGroup) -> None:
         """Create the table with the rows. A checkpoint; if cancelled, the table keeps the rows inserted so far."""
@@ -81,7 +87,7 @@ def load(options: argparse.Namespace) -> int:
             ) as session:
                 if not options.replace and options.table in await session.call(session.connection.tables):
                     raise CommandFailed(f"the server already has a table {options.table!r}; use --append or --replace")
-                await _Loading(source, options.table, append=False, replace=options.replace).run(session)
+                await Loading(source, options.table, append=False, replace=options.replace).run(session)
 
     run(append if options.append else create, backend="trio")
     return OK
@@ -94,7 +100,7 @@ def _column_type(text: str) -> tuple[str, str]:
     return column, kind.upper()
 
 
-class _Loading:
+class Loading:
     """Sends the rows of a file to a table."""
 
     def __init__(self, source: "Source", table: str, *, append: bool, replace: bool) -> None:
@@ -152,7 +158,7 @@ class _Loading:
 
     @property
     def _loaded(self) -> str:
-        return f"{self._rows} row{'s' if self._rows != 1 else ''} loaded into {self._table}"
+        return f"{counted(self._rows, 'row')} loaded into {self._table}"
 
     def _status(self) -> str:
         """Return a progress bar, if the length of the file is known, and the number of rows."""

@@ -7,22 +7,33 @@ from typing import Literal, NoReturn
 
 from .._protocol import topic_problem
 
+EXAMPLES = "examples:"
+"""How the examples at the end of a command's help begin; their lines are kept."""
+
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
+def examples(*commands: str) -> str:
+    """Return the end of a command's help."""
+    return "\n".join([EXAMPLES, *(f"  rayforce-trio {command}" for command in commands)])
+
+
 def add_timeout(parser: ArgumentParser) -> None:
     """Add `--timeout` to a command that makes one connection."""
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=seconds, help="seconds after which the command gives up; default: no limit"
+        "--timeout",
+        metavar="SECONDS",
+        type=seconds,
+        help="give up after this many seconds, connecting included; default: no limit",
     )
 
 
 def add_topic(parser: ArgumentParser) -> None:
     """Add the topic of a command that subscribes or publishes."""
-    parser.add_argument("topic", metavar="TOPIC", type=topic, help="the topic")
+    parser.add_argument("topic", metavar="TOPIC", type=topic, help="the name of the topic")
 
 
 def topic(text: str) -> str:

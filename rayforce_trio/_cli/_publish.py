@@ -12,28 +12,36 @@ from rayforce import String
 
 from .. import WSClientConnection
 from ..errors import ConnectionClosed, ConnectionLost, RayforceError
-from ._console import OK, CommandFailed, Interrupted, UsageError, show, write
+from ._console import OK, CommandFailed, Interrupted, UsageError, counted, show, write
 from ._interrupts import Interruptible, run
 from ._lines import LineReader
-from ._options import add_timeout, add_topic
+from ._options import add_timeout, add_topic, examples
 from ._query import checked_expression, show_output
 from ._secrets import keep_secrets_out_of_standard_input
 from ._session import Session, evaluate
 from ._target import add_target, target_of
 
-DESCRIPTION = """Publish the value of an expression to the subscribers of a topic, and write the number of the update, 0
-if there are no subscribers. Without an expression, publish each line of standard input as a string."""
+DESCRIPTION = """Publish the value of an expression to the subscribers of a topic, and write the number of the update,
+or 0 if the topic has no subscribers. Without an expression, publish each line of standard input as a string."""
+_EXAMPLES = examples(
+    "publish :8765 ticks '(select {from: prices where: (> price 500)})'",
+    "publish :8765 news < headlines.txt",
+)
 
 MAX_IN_FLIGHT = 64
 """How many lines of standard input may be published and not answered."""
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("publish", help="publish values to a topic", description=DESCRIPTION)
+    parser = commands.add_parser("publish", help="publish values to a topic", description=DESCRIPTION, epilog=_EXAMPLES)
     add_target(parser, needs_url=True)
     add_topic(parser)
     parser.add_argument(
-        "expression", metavar="EXPR", nargs="?", default="-", help="Rayfall code, which the server evaluates"
+        "expression",
+        metavar="EXPR",
+        nargs="?",
+        default="-",
+        help="the Rayfall expression, which the server evaluates; default: -, the lines of standard input",
     )
     add_timeout(parser)
     parser.set_defaults(run=publish)
@@ -111,7 +119,7 @@ class _Lines:
             show(self._published)
             raise
         if self._error is not None:
-            show(f"{self._published}; line {self._failed_line} was not:")
+            show(f"{self._published}; line {self._failed_line} was not published:")
             raise self._error
         show(self._published)
 
@@ -169,10 +177,13 @@ class _Lines:
         self._reading.cancel()
 
     def _status(self) -> str:
-        return f"{self._count:,} lines"
+        return counted(self._count, "line")
 
     @property
     def _published(self) -> str:
-        unheard = f", {self._unheard} of them without subscribers" if self._unheard else ""
+        if self._unheard and self._unheard == self._count:
+            unheard = ", which has no subscribers"
+        else:
+            unheard = f", {self._unheard:,} of them without subscribers" if self._unheard else ""
         unknown = f", and perhaps {self._unknown} more" if self._unknown else ""
-        return f"{self._count} line{'s' if self._count != 1 else ''} published to {self._topic}{unheard}{unknown}"
+        return f"{counted(self._count, 'line')} published to {self._topic}{unheard}{unknown}"

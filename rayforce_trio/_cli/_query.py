@@ -26,24 +26,31 @@ from ._console import (
 from ._expressions import is_blank
 from ._formats import FORMATS
 from ._interrupts import Interruptible, run
-from ._options import add_timeout
+from ._options import add_timeout, examples
 from ._parameters import parameter, parameters
 from ._secrets import keep_secrets_out_of_standard_input
 from ._session import Session, evaluate
 from ._target import add_target, check_not_url, target_of
 
 DESCRIPTION = "Evaluate an expression on a server, and write its value to standard output. Ctrl-C cancels the query."
+_EXAMPLES = examples(
+    "query prices",
+    "query :8765 '(select {from: prices where: (> price low)})' -p low=200 --format csv",
+    "query wss://ann@db.example.org --sql 'SELECT symbol FROM prices' --password-file password",
+)
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("query", help="evaluate an expression on a server", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "query", help="evaluate an expression on a server", description=DESCRIPTION, epilog=_EXAMPLES
+    )
     add_target(parser)
     add_query(parser)
     parser.add_argument(
         "--format",
         choices=(*FORMATS, "arrow"),
         default="text",
-        help="output format; text is the format of the engine's own shell; default: %(default)s",
+        help="output format; text is for people, and abbreviates long tables; default: %(default)s",
     )
     add_timeout(parser)
     parser.set_defaults(run=query)
@@ -51,8 +58,8 @@ def add_parser(commands: Any) -> None:
 
 def add_query(parser: argparse.ArgumentParser) -> None:
     """Add a query and its parameters to a command."""
-    parser.add_argument("expression", metavar="EXPR", help="Rayfall code; - reads it from standard input")
-    parser.add_argument("--sql", action="store_true", help="EXPR is SQL, in which :name is a parameter")
+    parser.add_argument("expression", metavar="EXPR", help="the Rayfall expression; - reads it from standard input")
+    parser.add_argument("--sql", action="store_true", help="EXPR is SQL, in which :NAME is a parameter")
     parser.add_argument(
         "-p",
         "--parameter",
@@ -60,7 +67,7 @@ def add_query(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=parameter,
-        help="a parameter of the expression, such as low=200 or day=2024-01-31; may be repeated",
+        help="set a parameter of the expression, such as low=200 or day=2024-01-31; may be repeated",
     )
 
 

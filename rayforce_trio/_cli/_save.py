@@ -13,18 +13,22 @@ from anyio.abc import TaskGroup
 from .. import Columns, Query, WSClientConnection
 from ..errors import NoColumns
 from ._batched_output import BatchedOutput, BatchWriter
-from ._console import OK, CommandFailed, UsageError, show
+from ._console import OK, CommandFailed, UsageError, counted, show
 from ._fields import csv_batch
 from ._interrupts import Interruptible, run
-from ._options import add_timeout
+from ._options import add_timeout, examples
 from ._parameters import parameters
 from ._query import add_query, query_of
 from ._secrets import keep_secrets_out_of_standard_input
 from ._session import Session
 from ._target import add_target, target_of
 
-DESCRIPTION = """Write the result of a query to a file, in batches. The end of the file's name tells the format: .csv,
-.parquet or .arrow (an Arrow stream). The result is a table, a vector or a dict of vectors of one length."""
+DESCRIPTION = """Write the result of a query to a file, in batches. The extension of the file sets the format: .csv,
+.parquet or .arrow (an Arrow stream). The result must be a table, a vector, or a dict of vectors of equal length."""
+_EXAMPLES = examples(
+    "save prices prices.parquet",
+    "save :8765 '(select {from: trades where: (> size 200)})' large.csv --replace",
+)
 
 
 class _CsvWriter:
@@ -44,10 +48,12 @@ class _CsvWriter:
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("save", help="write the result of a query to a file", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "save", help="write the result of a query to a file", description=DESCRIPTION, epilog=_EXAMPLES
+    )
     add_target(parser)
     add_query(parser)
-    parser.add_argument("file", metavar="FILE", help="the file; its name ends with .csv, .parquet or .arrow")
+    parser.add_argument("file", metavar="FILE", help="the file, with the extension .csv, .parquet or .arrow")
     parser.add_argument("--replace", action="store_true", help="replace the file if it exists")
     add_timeout(parser)
     parser.set_defaults(run=save)
@@ -58,7 +64,7 @@ def save(options: argparse.Namespace) -> int:
     path = Path(options.file)
     new_writer = _writer(path)
     if path.exists() and not options.replace:
-        raise UsageError(f"{path} exists already; use --replace")
+        raise UsageError(f"{path} already exists; use --replace to overwrite it")
     if options.expression == "-":
         keep_secrets_out_of_standard_input(options)
     client = target_of(options).client()
@@ -74,8 +80,7 @@ def save(options: argparse.Namespace) -> int:
                 await Session.connect(client, interruptible, tasks, time_limit=options.timeout)
             ) as session:
                 await session.call(partial(_copy, session.connection, query, values, output), status=output.status)
-        rows = f"{output.rows} row{'s' if output.rows != 1 else ''}"
-        show(f"{rows} saved to {path} in {anyio.current_time() - started_at:.1f} s")
+        show(f"{counted(output.rows, 'row')} saved to {path} in {anyio.current_time() - started_at:.1f} s")
 
     run(save_result, backend="trio")
     return OK
@@ -94,7 +99,7 @@ def _writer(path: Path) -> Callable[[BinaryIO], BatchWriter]:
     if path.suffix == ".csv":
         return _CsvWriter
     if path.suffix not in (".parquet", ".arrow"):
-        raise UsageError(f"{path}: the name must end with .csv, .parquet or .arrow, which tells the format")
+        raise UsageError(f"{path}: the extension must be .csv, .parquet or .arrow; it sets the format")
     try:
         from ._files import ArrowWriter, ParquetWriter
     except ModuleNotFoundError as error:
@@ -111,7 +116,7 @@ def _replacing(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
     """
     part = path.with_name(f"{path.name}.part")
     if not replace and part.exists():
-        raise CommandFailed(f"{part} exists: another command writes it, or was killed; delete it, or use --replace")
+        raise CommandFailed(f"{part} exists: another command is writing it, or was killed; delete it, or use --replace")
     try:
         try:
             with part.open("wb") as file:

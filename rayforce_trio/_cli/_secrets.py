@@ -61,7 +61,7 @@ def add_secrets(group: Any, help_: str) -> None:
     """
     for kind, variable in ("password", PASSWORD_VARIABLE), ("token", TOKEN_VARIABLE):
         group.add_argument(
-            f"--{kind}-file", metavar="FILE", help=f"{help_.format(kind)}, the first line of FILE; or set {variable}"
+            f"--{kind}-file", metavar="FILE", help=f"{help_.format(kind)} in the first line of FILE; or set {variable}"
         )
         group.add_argument(f"--{kind}", type=refuse_secret, help=SUPPRESS)
 

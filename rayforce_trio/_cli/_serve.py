@@ -22,6 +22,7 @@ from ._options import (
     DEFAULT_HOST,
     DEFAULT_PORT,
     drain_timeout,
+    examples,
     limit,
     query_timeout,
     seconds,
@@ -31,23 +32,30 @@ from ._options import (
 )
 from ._tls import add_certificate, server_context
 
-DESCRIPTION = "Serve RayforceDB over WebSocket until SIGINT or SIGTERM."
+DESCRIPTION = "Serve a RayforceDB engine over WebSocket until SIGINT or SIGTERM."
+_EXAMPLES = examples(
+    "serve --script tables.rfl",
+    "serve --host 0.0.0.0 --tls-certificate server.pem --generate-token",
+    "serve --port 0 --engine in-process",
+    "serve --engine 127.0.0.1:5000 --engine-password-file password",
+)
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _SERVER_PARAMETERS = signature(WSServer).parameters
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("serve", help="start a server", description=DESCRIPTION)
+    parser = commands.add_parser("serve", help="start a server", description=DESCRIPTION, epilog=_EXAMPLES)
     parser.set_defaults(run=serve)
     _add_network(parser.add_argument_group("network"))
     add_authentication(parser)
     _add_limits(parser.add_argument_group("limits"))
     add_engine(parser)
     parser.add_argument("--metrics", action="store_true", help="answer GET /metrics for Prometheus")
-    parser.add_argument("--log-queries", action="store_true", help="log the beginning of every query")
+    parser.add_argument("--javascript", action="store_true", help="answer GET /rayforce.js with the JavaScript client")
+    parser.add_argument("--log-queries", action="store_true", help="log the first characters of every query")
     parser.add_argument(
-        "--log-level", choices=_LOG_LEVELS, default="info", help="lowest level to log; default: %(default)s"
+        "--log-level", choices=_LOG_LEVELS, default="info", help="the lowest level that is logged; default: %(default)s"
     )
 
 
@@ -124,17 +132,17 @@ def _add_limits(group: Any) -> None:
         "--drain-timeout",
         "SECONDS",
         drain_timeout,
-        "seconds to let running queries finish on shutdown, 0 to stop them at once",
+        "seconds to wait for running queries on shutdown, 0 to stop them at once",
     )
     _add_server_option(
         group,
         "--drain-delay",
         "SECONDS",
         drain_timeout,
-        "seconds to go on serving on shutdown while /healthz returns 503, for load balancers",
+        "seconds to keep serving on shutdown while /healthz returns 503, so that load balancers turn to other servers",
     )
     for name, help_ in (
-        ("--open-timeout", "seconds that a client has to open a connection"),
+        ("--open-timeout", "seconds that a client may take to open a connection"),
         ("--write-timeout", "seconds after which a client that does not read is disconnected"),
     ):
         _add_server_option(group, name, "SECONDS", seconds, help_)
@@ -199,6 +207,7 @@ def serve(options: argparse.Namespace) -> int:
             max_subscriptions=options.max_subscriptions,
             max_topics=options.max_topics,
             metrics=options.metrics,
+            serve_javascript=options.javascript,
             log_queries=options.log_queries,
         )
     except RayforceValueError as error:

@@ -125,7 +125,8 @@ class Session:
             status: returns a text that a terminal shows before the elapsed time.
 
         Raises:
-            Interrupted: the user pressed Ctrl-C; the exception has a text if the server did not stop the query.
+            Interrupted: the user pressed Ctrl-C; the exception has a text if the server did not stop the query, and
+                otherwise the output of the query.
             CommandFailed: the deadline has passed; the text says how the query ended.
         """
         stopped_before = self.connection.stopped_queries
@@ -134,7 +135,9 @@ class Session:
                 return await self._interruptible.call(function, show_progress=show_progress, status=status)
         except Interrupted:
             stop = await self._wait_until_stopped(stopped_before)
-            raise (Interrupted() if stop is Stop.STOPPED else Interrupted(stop.value)) from None
+            if stop is Stop.STOPPED:
+                raise Interrupted(output=self.connection.stopped_output) from None
+            raise Interrupted(stop.value) from None
         stop = await self._wait_until_stopped(stopped_before)
         raise CommandFailed(f"no answer within {self._time_limit:g} s; {stop.value}")
 

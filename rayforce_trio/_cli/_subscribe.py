@@ -10,16 +10,21 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .. import Subscription, Value
-from ._console import OK, CommandFailed, Interrupted, OutputClosed, set_output_encoding, show_warning
+from ._console import OK, CommandFailed, Interrupted, OutputClosed, counted, set_output_encoding, show_warning
 from ._formats import FORMATS, as_text, csv_of_update, json_of_update
 from ._interrupts import Interruptible, run
 from ._live_output import LiveOutput
-from ._options import add_topic, count
+from ._options import add_topic, count, examples
 from ._query import checked_expression
 from ._session import Session
 from ._target import add_target, check_not_url, target_of
 
 DESCRIPTION = "Write the values that are published to a topic to standard output, until Ctrl-C."
+_EXAMPLES = examples(
+    "subscribe ticks",
+    "subscribe :8765 ticks --snapshot prices --format csv",
+    "subscribe ticks --format json --count 100",
+)
 
 _OVERFLOW: dict[str, Literal["error", "drop_oldest", "latest"]] = {
     "error": "error",
@@ -29,25 +34,28 @@ _OVERFLOW: dict[str, Literal["error", "drop_oldest", "latest"]] = {
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("subscribe", help="write what is published to a topic", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "subscribe", help="write the values that are published to a topic", description=DESCRIPTION, epilog=_EXAMPLES
+    )
     add_target(parser)
     add_topic(parser)
     parser.add_argument(
-        "--snapshot", metavar="QUERY", help="Rayfall code, such as a table's name, whose value is written first"
+        "--snapshot", metavar="QUERY", help="write the value of this expression first, such as the name of a table"
     )
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default="text",
-        help="output format; json writes an object per update on one line; default: %(default)s",
+        help="output format; json writes one object per line; default: %(default)s",
     )
     parser.add_argument(
         "--overflow",
         choices=_OVERFLOW,
         default="error",
-        help="what happens if updates arrive faster than they can be written; default: %(default)s",
+        help="what to do if updates arrive faster than they can be written: end with an error, drop the oldest, or "
+        "keep only the latest; default: %(default)s",
     )
-    parser.add_argument("--count", metavar="N", type=count, help="end after N updates")
+    parser.add_argument("--count", metavar="N", type=count, help="end after N updates; default: no limit")
     parser.set_defaults(run=subscribe)
 
 
@@ -114,7 +122,7 @@ class _Writer:
         written = 0
         async for update in updates:
             if update.lost and self._format != "json":
-                show_warning(f"{update.lost} update{'s' if update.lost != 1 else ''} lost before {update.sequence}")
+                show_warning(f"lost {counted(update.lost, 'update')} before update {update.sequence}")
             await self._write(self._text(update.value, topic=update.topic, sequence=update.sequence, lost=update.lost))
             written += 1
             if written == limit:

@@ -35,13 +35,15 @@ def add_target(parser: ArgumentParser, *, needs_url: bool = False) -> None:
         + default,
     )
     user = parser.add_argument_group("authentication")
-    user.add_argument("--user", metavar="NAME", help="your user name, if it is not in the URL")
-    add_secrets(user.add_mutually_exclusive_group(), "your {}")
-    tls = parser.add_argument_group("TLS, for URLs that begin with wss")
+    user.add_argument("--user", metavar="NAME", help="the user name, if it is not in the URL")
+    add_secrets(user.add_mutually_exclusive_group(), "use the {}")
+    tls = parser.add_argument_group("TLS, for URLs that begin with wss://")
     tls.add_argument(
-        "--tls-authority", metavar="FILE", help="the authority to trust, PEM; default: those that the system trusts"
+        "--tls-authority",
+        metavar="FILE",
+        help="the certificate authority to trust, PEM; default: those that the system trusts",
     )
-    add_certificate(tls, "a certificate to show to the server")
+    add_certificate(tls, "the certificate to show to the server")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

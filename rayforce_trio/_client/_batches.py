@@ -51,11 +51,11 @@ class _State(Enum):
 
 
 class Batches:
-    """The result of a query in batches, made by `WSClientConnection.stream`. It is an async context manager.
+    """The result of a query in batches, returned by `WSClientConnection.stream`. It is an async context manager.
 
     Iterate over it with `async for`, in one task at a time. Each batch is a `Columns` with `batch_size` rows; the last
-    one may have fewer. There is at least one batch, which may be without rows. While a batch is in use, the next one is
-    received. The connection can be used for anything else meanwhile.
+    one may have fewer. There is at least one batch, which may have no rows. The client receives the next batch while
+    one is in use. The connection can be used for other calls at the same time.
     """
 
     def __init__(self, exchange: AnyExchange, stream: int, query: Query, frame: bytes, batch_size: int) -> None:
@@ -77,17 +77,17 @@ class Batches:
 
     @property
     def total_rows(self) -> int:
-        """The number of rows of all batches together, known from the beginning of the block."""
+        """The number of rows of all batches together. It is known when the block has been entered."""
         return self._total_rows
 
     @property
     def schema(self) -> Mapping[str, str]:
-        """The engine's type of each column, as `Columns.schema`, known from the beginning of the block."""
+        """The engine's type of each column, like `Columns.schema`. It is known when the block has been entered."""
         return self._schema
 
     @property
     def output(self) -> str:
-        """The text that the query printed. An engine with a journal prints it itself, so this is empty."""
+        """The text that the query printed. It is empty if the engine has a journal, and prints the text itself."""
         return self._output
 
     def __repr__(self) -> str:
@@ -97,14 +97,15 @@ class Batches:
     async def __aenter__(self) -> "Batches":
         """Have the server evaluate the query, and return these batches.
 
-        A checkpoint. If cancelled, the query is stopped as one of `execute`, and the server releases its result.
+        A checkpoint. If cancelled, the query is stopped as by a cancelled `execute`, and the server releases its
+        result.
 
         Raises:
             NoColumns: the result has no columns. The error has the value.
             UnsupportedByServer: the server does not offer results in batches. The query was not evaluated.
             RayforceWSError: the block was entered before.
-            RayforceError: otherwise as `WSClientConnection.execute`. The code `limit` says that the connection has too
-                many streams.
+            RayforceError: other errors are those of `WSClientConnection.execute`. The code `limit` means that the
+                connection has too many streams.
         """
         if self._state is not _State.NEW:
             raise RayforceWSError("a stream can be used once; call stream() again")
@@ -142,14 +143,14 @@ class Batches:
     async def __anext__(self) -> Columns:
         """Return the next batch.
 
-        A checkpoint; while a large batch is read, other tasks run every few milliseconds. If cancelled, no batch is
+        A checkpoint. While a large batch is read, other tasks run every few milliseconds. If cancelled, no batch is
         lost: the next call returns it.
 
         Raises:
             StopAsyncIteration: all batches were returned.
-            RayforceWSError: the block was not entered, or left; another task is waiting for a batch; or the connection
-                has ended.
-            RayforceError: the engine could not return the batch. Later calls cannot continue.
+            RayforceWSError: the block was not entered or was left, another task is waiting for a batch, or the
+                connection has ended.
+            RayforceError: the engine could not return the batch. The stream cannot continue.
         """
         self._check_usable()
         if self._ahead is None and self._reader is None:

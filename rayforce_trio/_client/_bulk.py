@@ -213,7 +213,7 @@ async def _send(
 async def _next(messages: Iterator[tuple[bytes, int] | None], time_slice: TimeSlice) -> tuple[bytes, int] | None:
     """Return the next message, or `None` after the last one.
 
-    A checkpoint every few milliseconds; if cancelled, `messages` can go on.
+    A checkpoint every few milliseconds; if cancelled, `messages` can still be used.
     """
     for message in messages:
         if message is not None:

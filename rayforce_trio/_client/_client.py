@@ -35,7 +35,7 @@ _Make = Callable[[Transport, Callable[[], Awaitable[None]] | None], E]
 
 
 class ClientOptions(TypedDict, total=False):
-    """The options of `WSClient.from_url`, which are those of `WSClient`. All of them are optional."""
+    """The options of `WSClient.from_url`: those of `WSClient` that are not in the URL. All are optional."""
 
     ssl: bool | SSLContext
     user: str | None
@@ -58,26 +58,25 @@ class _Server:
 class WSClient:
     """A client for a Rayforce WebSocket server, on trio and on asyncio.
 
-    A client holds no connection, and can be used in any number of event loops.
+    Creating a client opens no connection. A client can be used in any number of event loops.
 
     Args:
-        host: the server's host name or IP address.
-        port: the server's port, 1-65535; `None` means 80, or with TLS 443.
-        ssl: `True` to use TLS and trust the certificates that the system trusts; an `ssl.SSLContext` to trust other
-            certificates, or to show a certificate of this client's; `False` for no TLS.
-        path: the path of the server's URL, for a proxy that needs it.
-        user: the user name, which is sent with the password (HTTP Basic).
-        password: the password. It can be sent without a user name, if the server expects none.
-        token: a bearer token, which is sent instead of a user name and a password.
-        headers: further headers for the opening request.
-        max_message_size: the longest message accepted from the server, in bytes. Default: 1 GiB.
-        ping_interval: how long the server may be silent before it is pinged, in seconds; `None`: it is never pinged.
-            Default: 60.
-        ping_timeout: how long the server may take to answer a ping before the connection is lost, in seconds; `None`:
-            there is no limit. Default: 30.
+        host: the host name or IP address of the server.
+        port: the port of the server, 1 to 65535. `None`: 443 with TLS, otherwise 80.
+        ssl: `False`: no TLS. `True`: TLS that trusts the certificate authorities that the system trusts. An
+            `ssl.SSLContext`: TLS that trusts other authorities, or that sends a client certificate.
+        path: the path of the URL, for proxies that route by path.
+        user: the user name, sent with the password (HTTP Basic).
+        password: the password. Without a user name, it is sent with an empty one.
+        token: a bearer token, sent instead of a user name and password.
+        headers: additional headers of the opening HTTP request.
+        max_message_size: the maximum length of a message from the server, in bytes. Default: 1 GiB.
+        ping_interval: the seconds of silence after which the client pings the server. `None`: never. Default: 60.
+        ping_timeout: the seconds that the server has to react to a ping before the connection counts as lost. `None`:
+            no limit. Default: 30.
 
     Raises:
-        RayforceValueError: an argument is out of range, cannot be sent, or contradicts another.
+        RayforceValueError: an argument is out of range, cannot be sent, or contradicts another argument.
     """
 
     def __init__(
@@ -100,19 +99,20 @@ class WSClient:
         self._servers = [_Server(endpoint, request_headers(user, password, token, headers))]
         self._max_message_size = max_message_size
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
-        self.uri = str(endpoint)
-        """The URL to which this client connects, without a query. Of several servers, it is that of the first one."""
+        self.uri: str = str(endpoint)
+        """The URL of the server, without a query. With several servers, the URL of the first one."""
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[ClientOptions]) -> "WSClient":
-        """Return a client for a URL: `ws://` or `wss://`, then `user@host:port/path`. Only the host is required.
+        """Return a client for a URL such as `wss://user@host:port/path`. Only the scheme and the host are required.
 
         Args:
-            url: the URL, without a password, because URLs are shown and logged.
-            options: as for `WSClient`; `ssl` can be an `ssl.SSLContext` if the URL begins with `wss`.
+            url: the URL, beginning with `ws://` or `wss://`. It must not contain a password, because URLs are shown and
+                logged.
+            options: as for `WSClient`. `ssl` can be an `ssl.SSLContext` if the URL begins with `wss://`.
 
         Raises:
-            RayforceValueError: the URL is not valid, or an option contradicts it.
+            RayforceValueError: the URL is invalid, or an option contradicts it.
         """
         host, port, target, secure, user = parse_url(url)
         if twice := {"host", "port", "path"} & options.keys():
@@ -125,17 +125,18 @@ class WSClient:
 
     @classmethod
     def from_urls(cls, urls: Iterable[str], **options: Unpack[ClientOptions]) -> "WSClient":
-        """Return a client for several servers, for example the replicas of one. It connects to the first one it can.
+        """Return a client for several servers that can replace each other, such as replicas.
 
-        Each time that it connects, it tries them in this order. A server that refuses the client or cannot be reached
-        within 5 seconds is passed over. If all fail, the error is that of the last one, and its notes have the others.
+        Each time that it connects, the client tries the servers in this order, and skips a server that refuses it or
+        cannot be reached within 5 seconds. If all fail, `connect` raises the error of the last one, and the notes of
+        the error have the others.
 
         Args:
             urls: the URL of each server, as for `from_url`.
             options: the options for all servers, as for `from_url`.
 
         Raises:
-            RayforceValueError: there is no URL, one is not valid, or an option contradicts one.
+            RayforceValueError: there is no URL, a URL is invalid, or an option contradicts one.
         """
         clients = [cls.from_url(url, **options.copy()) for url in list_argument("urls", urls, "URLs")]
         if not clients:
@@ -147,40 +148,41 @@ class WSClient:
     def connect(
         self, nursery: Nursery | None = None, *, reconnect: bool = False, wait_for_server: bool = False
     ) -> "PendingConnection":
-        """Connect to the server, within 5 seconds. Await the object that this returns, or enter it with `async with`.
+        """Connect to the server within 5 seconds. Enter the object that this returns with `async with`, or await it.
 
         - `async with client.connect() as connection:` closes the connection at the end of the block. Prefer this form.
         - `connection = await client.connect(nursery)` closes the connection when the nursery (trio) or task group
-          (anyio) is cancelled, if `close` was not called before.
-        - `connection = await client.connect()` closes the connection when the event loop ends, if `close` was not
-          called before. A connection that nothing refers to any more is closed, with a `ResourceWarning`.
+          (anyio) is cancelled, unless you call `close` before.
+        - `connection = await client.connect()` closes the connection when the event loop ends, unless you call `close`
+          before. A connection to which nothing refers any more is closed with a `ResourceWarning`.
 
-        Each use of the object makes a connection of its own. Use a connection in the event loop in which it was opened.
-        A block can be left in any task of that loop, and in any order.
+        Each use of the object opens a new connection. Use a connection in the event loop in which it was opened. Any
+        task of that loop may leave a block, in any order.
 
-        With `reconnect=True`, a connection that is lost is made again, at once if the server has stopped properly,
-        otherwise after a random delay that grows up to 5 seconds, or as long as the server says. While there is no
-        connection, calls wait for one: use a cancel scope to limit that. It ends for good when it is closed, and when
-        all servers refuse the client: because of its credentials, for example.
+        With `reconnect=True`, the client connects again when the connection is lost: immediately if the server was shut
+        down properly, otherwise after a random delay of up to 5 seconds, or after the time that the server demands.
+        Meanwhile, calls wait; use a cancel scope to limit that. The connection ends for good when it is closed, and
+        when all servers refuse the client, for example because of its credentials.
 
         Awaiting and entering are checkpoints; if cancelled, no connection is left open. Leaving a block is a
         checkpoint; if the block was cancelled, the connection is closed within 2 seconds, otherwise within 10. An
-        exception of the block is raised as it is, never in a group.
+        exception of the block is raised unchanged, never in a group.
 
         Args:
             nursery: the nursery or task group that runs the connection's task. It must stay open while the connection
                 is used.
             reconnect: whether to connect again when the connection is lost.
-            wait_for_server: with `reconnect`, wait for the first connection, too. Otherwise the errors below are raised
-                if the first attempt fails. If True, only those that would also end the connection later are.
+            wait_for_server: with `reconnect`, also wait for the first connection. If `False`, the errors below are
+                raised if the first attempt fails. If `True`, only those are raised that would also end a connection
+                later.
 
         Raises:
             ConnectError: no connection could be made to the server's address.
             ConnectionRejected: the server refused the connection.
-            HandshakeError: the peer is not a Rayforce WebSocket server, or connecting took longer than 5 seconds.
-                If the server speaks the extended protocol, connecting without `reconnect` does not wait for its answer
-                to the greeting: if that answer is wrong or late, requests raise this error instead.
-            RayforceWSError: there is no event loop, or one that is not supported; or the nursery cannot run the
+            HandshakeError: the peer is not a Rayforce WebSocket server, or connecting took longer than 5 seconds. With
+                a server that speaks the extended protocol, and without `reconnect`, `connect` does not wait for the
+                answer to the greeting; if that answer is wrong or late, requests raise this error.
+            RayforceWSError: no event loop is running, or it is not supported; or the nursery cannot run the
                 connection's task.
             RayforceValueError: `nursery` is not a nursery, a flag is not a bool, or `wait_for_server` is given without
                 `reconnect`. Raised by `connect` itself.

@@ -43,12 +43,12 @@ _SYNC, _ASYNC = MessageType.SYNC, MessageType.ASYNC
 
 @dataclass(frozen=True, slots=True)
 class VerboseResult:
-    """The printed text and the value of a query.
+    """The result of `execute_verbose`.
 
     Attributes:
         output: the text that the query printed.
-        value: its value, as `execute` returns it; `None` if it failed.
-        error: the error of the evaluation, as `execute` raises it; `None` if there was none.
+        value (Value): the value of the query, as `execute` returns it; `None` if the evaluation failed.
+        error (RayforceError | None): the error of the evaluation, as `execute` raises it; `None` if there was none.
     """
 
     output: str
@@ -57,10 +57,10 @@ class VerboseResult:
 
 
 class WSClientConnection:
-    """A connection to a Rayforce WebSocket server, made by `WSClient.connect`.
+    """A connection to a Rayforce WebSocket server, opened by `WSClient.connect`.
 
-    Any number of tasks may use it at once: requests are pipelined, and each one gets its own reply. In another event
-    loop than the one in which it was opened, every call of an open connection raises `RayforceWSError`.
+    Any number of tasks may use it at a time. Requests are pipelined, and each call returns its own reply. A call in
+    another event loop than the one in which the connection was opened raises `RayforceWSError`.
     """
 
     _is_unclosed = False
@@ -72,7 +72,7 @@ class WSClientConnection:
 
     @property
     def closed(self) -> Literal[False] | RayforceWSError:
-        """`False` while the connection can be used, afterwards the error that says why it cannot."""
+        """`False` while the connection can be used; then the error that says why it no longer can."""
         return self._exchange.reason or False
 
     @property
@@ -81,7 +81,7 @@ class WSClientConnection:
         return self._exchange.states.current
 
     def state_changes(self) -> StateChanges:
-        """Return the changes of `state` from now on, for `async for`. It ends when the connection is closed.
+        """Return the changes of `state` from now on, for `async for`. The iteration ends when the connection is closed.
 
         Raises:
             RayforceWSError: the connection was opened in another event loop.
@@ -91,48 +91,60 @@ class WSClientConnection:
 
     @property
     def stopped_queries(self) -> int:
-        """The number of cancelled calls whose queries were stopped by the server, or never sent.
+        """The number of cancelled calls whose queries the server stopped, or that were never sent.
 
-        The server answers a cancelled call later than the call ends, and before it answers any later call. A query that
-        still ran to its end does not count.
+        A cancelled query that nevertheless ran to its end does not count. The number grows when the server confirms the
+        stop: after the cancelled call has ended, but before the reply to any later call.
         """
         return self._exchange.stopped
+
+    @property
+    def stopped_output(self) -> str:
+        """The text that the last of the `stopped_queries` had printed before it was stopped.
+
+        It is empty unless the call was `execute_verbose`, and after a connection was lost and made again.
+        """
+        return self._exchange.stopped_output
 
     @enable_ki_protection
     async def execute(self, query: Query, params: Parameters | None = None, *, idempotent: bool = False) -> Value:
         """Evaluate a query on the server and return its value.
 
-        A checkpoint. If cancelled, the call ends at once, and the connection stays usable. A query that was not sent
-        yet is never sent. A query that was sent is cancelled on the server, and its reply is discarded: if it has not
-        started, it never starts; if it is running, a native engine stops it, while an in-process engine runs it to its
-        end. Changes that it has made before it stops remain.
+        A checkpoint. If cancelled, the call ends immediately and the connection stays usable. A query that was not sent
+        is never sent. A query that was sent is cancelled on the server: if it has not started, it never starts; if it
+        is running, a native engine stops it, whereas an in-process engine runs it to its end. The reply is discarded.
+        Changes that the query made before it stopped remain.
 
         Args:
-            query: Rayfall text as a str or String; SQL as `sql(...)`; a List, Expression, SQLQuery, or a select,
-                update, insert, upsert or join query of rayforce-py.
-            params: values by the names that the query uses in their place. They are data, and never evaluated.
-            idempotent: whether the query can be carried out twice without harm, as a query that only reads. On a
-                connection that comes back, it is then sent again, up to three times, if the connection is lost before
-                its reply arrives. On another connection, this has no effect.
+            query: Rayfall text as a `str` or `String`, SQL as `sql(...)`, or a query object of rayforce-py: a `List`,
+                an `Expression`, an `SQLQuery`, or a select, update, insert, upsert or join query.
+            params: values by the names that the query uses for them. They are data and never evaluated.
+            idempotent: whether the query can be carried out twice without harm, for example because it only reads. With
+                `reconnect=True`, it is then sent again, at most three times, if the connection is lost before its reply
+                arrives. Otherwise, this has no effect.
 
         Returns:
-            A Rayforce object (`I64`, `Table`, `Vector`, ...), or `None` for null. A server that speaks the baseline
-            protocol only, such as rayforce-py's, reports errors as a `String`.
+            A Rayforce object (`I64`, `Table`, `Vector` and so on), or `None` for null. A server that speaks only the
+            baseline protocol, such as that of rayforce-py, reports errors as a `String`.
 
         Raises:
             UnsupportedQuery: `query` has another type. Nothing was sent.
             RayforceValueError: `params` is not a mapping, or a key cannot be used as a name. Nothing was sent.
             RayforceConversionError: a value cannot be sent, and nothing was sent; or rayforce-py cannot represent the
                 result.
-            RayforceError: the evaluation failed; rayforce-py's class for the engine's error code. Or rayforce-py cannot
-                compile the query.
+            RayforceError: the evaluation failed; the class is that of rayforce-py for the engine's error code. Or
+                rayforce-py cannot compile the query, and nothing was sent.
+            QueryTimeout: the query ran longer than the server allows, and was stopped.
+            ResultTooLarge: the query was carried out, but its result is longer than the server sends.
+            ServerBusy: the connection has too many unanswered requests. The query was not started.
+            ServerClosing: the server is shutting down. The query was not started.
             RayforceThreadError: Rayforce was first imported in another thread.
             ConnectionClosed: the connection is closed, or was closed before the reply arrived.
+            ConnectionLost: the connection broke. The query may have been carried out.
             HandshakeError: the server did not answer the greeting as a Rayforce server does.
-            ConnectionLost: the connection broke; on one that comes back, after the query was sent.
             RayforceWSError: the connection was opened in another event loop. Nothing was sent.
-            MessageTooLarge: the query or its result is longer than one side allows.
-            ProtocolError: the server broke the protocol.
+            MessageTooLarge: the query or its result is longer than one side allows. The connection is closed.
+            ProtocolError: the server violated the protocol. The connection is closed.
         """
         exchange = self._exchange
         exchange.check_usable()
@@ -140,26 +152,27 @@ class WSClientConnection:
 
     @enable_ki_protection
     async def fetch(self, query: Query, params: Parameters | None = None, *, idempotent: bool = False) -> Columns:
-        """Evaluate a query on the server and return its result as columns, without making Rayforce objects.
+        """Evaluate a query on the server and return its result as columns, without creating Rayforce objects.
 
-        A checkpoint; while a large result is read, other tasks run every few milliseconds. If cancelled, as `execute`.
+        A checkpoint. While a large result is read, other tasks run every few milliseconds. Cancellation has the same
+        effect as for `execute`.
 
         Args:
-            query: as for `execute`. Its result is a table, a vector, which becomes the column `value`, or a dict of
-                vectors of equal length.
+            query: as for `execute`. Its result must be a table, a vector, which becomes the column `value`, or a dict
+                of vectors of equal length.
             params: as for `execute`.
             idempotent: as for `execute`.
 
         Raises:
-            RayforceTypeError: the result has no columns: it is a single number, for example. Use `execute`.
+            RayforceTypeError: the result has no columns; it is a single number, for example. Use `execute`.
             RayforceConversionError: the result has a type that only `execute` can read, or is damaged.
-            RayforceError: otherwise as `execute`.
+            RayforceError: other errors are those of `execute`.
         """
         reply = await self._exchange.request(self._encode(query, _SYNC, params), idempotent=idempotent)
         return await read_columns(reply_payload(reply, query), self._exchange)
 
     def stream(self, query: Query, params: Parameters | None = None, *, batch_size: int = 100_000) -> Batches:
-        """Return the result of a query in batches, for results that are too large to be received at once.
+        """Return the result of a query in batches, for results that are too large to receive at once.
 
         Use it like this::
 
@@ -167,18 +180,18 @@ class WSClientConnection:
                 async for columns in batches:
                     ...
 
-        The server evaluates the query once, when the block is entered, so changes of its tables during the block do not
-        show. Other clients wait for one batch, not for the whole result. The server releases the result when the block
-        is left.
+        The server evaluates the query once, when the block is entered, so later changes of its tables do not show.
+        Other clients wait for one batch and not for the whole result. The server releases the result when the block is
+        left. This call itself sends nothing and is no checkpoint.
 
         Args:
             query: as for `fetch`.
-            params: as for `fetch`.
+            params: as for `execute`.
             batch_size: the number of rows in each batch.
 
         Raises:
             RayforceValueError: the batch size is not a number of rows.
-            RayforceError: otherwise as `encode` does for `execute`: the query or a parameter cannot be sent.
+            RayforceError: the query or a parameter cannot be sent, as for `execute`; or the connection is closed.
         """
         frame = self._encode(query, _SYNC, params)
         batches = open_stream(self._exchange, self._last_stream + 1, query, frame, batch_size)
@@ -195,7 +208,7 @@ class WSClientConnection:
         overflow: Literal["error", "drop_oldest", "latest"] = "error",
         resume: Position | None = None,
     ) -> Subscription:
-        """Return the updates of a topic: the values that are published there from now on.
+        """Return the updates of a topic: the values that are published to it from now on.
 
         Use it like this::
 
@@ -204,48 +217,50 @@ class WSClientConnection:
                 async for update in updates:
                     print(update.value)
 
-        The subscription is active when the block has been entered, and ends with it. There can be any number of
-        subscriptions on a connection, also several to one topic. Nothing is lost silently: a missing update raises an
-        error, or the next update counts it.
+        The subscription is active when the block has been entered, and ends with the block. A connection can have any
+        number of subscriptions, several to one topic included. Updates are never lost silently: a missing update raises
+        an error, or the next update counts it. This call itself sends nothing and is no checkpoint.
 
         Args:
-            topic: the topic.
-            snapshot: a query whose value is `updates.snapshot`. No update is missing between it and the first update,
-                and it contains none of them. If the connection is lost and comes back meanwhile, it is evaluated again.
+            topic: the name of the topic.
+            snapshot: a query whose value becomes `updates.snapshot`. No update is missing between the snapshot and the
+                first update, and the snapshot contains none of the updates. If the connection is lost and made again
+                while the block is entered, the query is evaluated again.
             params: the parameters of that query.
-            max_buffer: how many bytes of updates are kept until they are taken. The server has a buffer of its own.
-            overflow: what happens beyond that. `"error"`: the iteration ends with `SlowSubscriber`. `"drop_oldest"`:
-                the oldest updates are dropped, and the next update that is taken counts them. `"latest"`: only the
-                latest update is ever kept, for those who need nothing but the present value.
-            resume: the `position` of an earlier subscription to the topic, from which this one continues. It raises
-                `SubscriptionGap` when the block is entered if the server does not have the updates behind it any more.
+            max_buffer: the size of the updates that are kept until they are taken, in bytes. The server has a buffer of
+                its own. Default: 8 MiB.
+            overflow: the action when the buffer is full. `"error"`: the iteration ends with `SlowSubscriber`.
+                `"drop_oldest"`: the oldest updates are dropped, and the next update that is taken counts them.
+                `"latest"`: only the latest update is ever kept, for programs that need only the present value.
+            resume: the `position` of an earlier subscription to the topic, behind which this one continues. If the
+                server no longer has the updates since then, entering the block raises `SubscriptionGap`.
 
         Raises:
             RayforceValueError: an argument is invalid.
-            RayforceError: otherwise as `execute` if the query of the snapshot or a parameter cannot be sent.
+            RayforceError: the query of the snapshot or a parameter cannot be sent, as for `execute`; or the connection
+                is closed.
         """
         self._exchange.check_usable()
         return make_subscription(self._exchange, topic, snapshot, params, max_buffer, overflow, resume)
 
     @enable_ki_protection
     async def publish(self, topic: str, value: Any) -> int:
-        """Publish a value to the subscribers of a topic, on the engine of this connection.
+        """Publish a value to the subscribers of a topic, in the engine of this connection.
 
         A checkpoint. If cancelled, the value may or may not be published.
 
         Args:
-            topic: the topic.
-            value: a value like those of parameters, or a table. It is data, and never evaluated. Null cannot be
-                published.
+            topic: the name of the topic.
+            value: a value that a parameter can have, such as a table, but not null. It is data and never evaluated.
 
         Returns:
             The number of the update, or 0 if the topic has no subscribers.
 
         Raises:
-            RayforceValueError: this cannot be a topic, or the value is null. Nothing was sent.
-            RayforceConversionError: the value cannot be sent, and nothing was sent.
-            RayforceWSError: the server has no subscriptions.
-            RayforceError: otherwise as `execute`. A read-only engine refuses with the code `access`.
+            RayforceValueError: the topic is invalid, or the value is null. Nothing was sent.
+            RayforceConversionError: the value cannot be sent. Nothing was sent.
+            UnsupportedByServer: the server has no subscriptions.
+            RayforceError: other errors are those of `execute`. A read-only engine refuses with the code `access`.
         """
         self._exchange.check_usable()
         check_topic(topic)
@@ -261,11 +276,11 @@ class WSClientConnection:
     async def call(self, function: str, *arguments: Any, idempotent: bool = False) -> Value:
         """Call a function of the server and return its value.
 
-        A checkpoint; if cancelled, as `execute`.
+        A checkpoint. Cancellation has the same effect as for `execute`.
 
         Args:
-            function: its name, or the text of a lambda: `"(fn [x y] (+ x y))"`.
-            arguments: values like those of parameters; at most 64. They are data, and never evaluated.
+            function: the name of the function, or the text of a lambda such as `"(fn [x y] (+ x y))"`.
+            arguments: at most 64 values that parameters can have. They are data and never evaluated.
             idempotent: as for `execute`.
 
         Raises:
@@ -273,7 +288,7 @@ class WSClientConnection:
                 sent.
             RayforceConversionError: an argument cannot be sent, and nothing was sent; or rayforce-py cannot
                 represent the result.
-            RayforceError: otherwise as `execute`.
+            RayforceError: other errors are those of `execute`.
         """
         self._exchange.check_usable()
         query = encode_call(function, arguments)
@@ -283,9 +298,9 @@ class WSClientConnection:
     async def execute_verbose(
         self, query: Query, params: Parameters | None = None, *, idempotent: bool = False
     ) -> VerboseResult:
-        """Evaluate a query like `execute`, and also return the text that it printed, as a remote shell needs it.
+        """Evaluate a query like `execute`, and return its value, its error and the text that it printed.
 
-        A checkpoint; if cancelled, as `execute`.
+        A checkpoint. Cancellation has the same effect as for `execute`.
 
         Args:
             query: as for `execute`.
@@ -295,7 +310,8 @@ class WSClientConnection:
         Raises:
             RayforceWSError: the server speaks only the baseline protocol, which does not send printed text. Nothing was
                 sent.
-            RayforceError: as for `execute`; the error of an evaluation is in the result, not raised.
+            RayforceError: other errors are those of `execute`, except errors of the evaluation, which are in the
+                result.
         """
         if not self._exchange.extended:
             raise RayforceWSError(
@@ -309,71 +325,77 @@ class WSClientConnection:
 
     @enable_ki_protection
     async def post(self, query: Query, params: Parameters | None = None) -> None:
-        """Send a query without waiting for a result. An error of the query appears only in the server's log.
+        """Send a query without waiting for its result. An error of the query appears only in the server's log.
 
-        Returns when the query was handed to the network, and waits before that while the server has many posts to carry
-        out. A checkpoint; if cancelled before that, the query is not sent, unless it was partly sent already. If the
-        connection is lost soon afterwards, nobody learns whether the query was carried out; `execute` tells.
+        This returns when the query has been handed to the network. Before that, it waits while the server has many
+        posts to carry out.
+
+        A checkpoint. If cancelled, the query is not sent, unless a part of it was already sent; then the rest is sent,
+        too. If the connection is lost soon afterwards, the query may not be carried out, and no error tells. Use
+        `execute` if that matters.
 
         Args:
             query: as for `execute`.
             params: as for `execute`.
 
         Raises:
-            RayforceError: as for `execute`, except for errors of the evaluation.
+            RayforceError: the errors are those of `execute`, except errors of the evaluation.
         """
         await self._exchange.post(self._encode(query, _ASYNC, params))
 
     @enable_ki_protection
     async def tables(self) -> list[str]:
-        """Return the names of the server's tables, sorted. Tables in a dict, such as `a.b`, are left out.
+        """Return the names of the server's tables, sorted. Tables inside of a dict, such as `a.b`, are left out.
 
-        A checkpoint; if cancelled, as `execute`.
+        A checkpoint. Cancellation has the same effect as for `execute`.
 
         Raises:
-            RayforceError: as for `execute`.
+            RayforceError: the errors are those of `execute`.
         """
         return await table_names(self._exchange)
 
     @enable_ki_protection
     async def schema(self, table: str) -> dict[str, str]:
-        """Return the engine's type of each column of a table, by the column's name: `{"sym": "SYMBOL", "px": "F64"}`.
+        """Return the engine's type of each column of a table, by column name: `{"sym": "SYMBOL", "px": "F64"}`.
 
-        A checkpoint; if cancelled, as `execute`.
+        A checkpoint. Cancellation has the same effect as for `execute`.
 
         Args:
             table: the name of a table of the server.
 
         Raises:
-            RayforceValueError: the server has no table with this name, or `table` cannot be a name.
-            RayforceError: otherwise as for `execute`.
+            RayforceValueError: the server has no table of this name, or `table` cannot be a name.
+            RayforceError: other errors are those of `execute`.
         """
         return await table_schema(self._exchange, table)
 
     @enable_ki_protection
     async def insert(self, table: str, data: TabularData, *, progress: Progress | None = None) -> int:
-        """Append rows to a table of the server, and return their number.
+        """Append rows to a table of the server and return their number.
 
         Columns are matched by name and cast to the table's types if the cast changes no value. Long data is sent in
-        several messages of up to 8 MiB, or of the server's limit. Each message is inserted as a whole or not at all.
+        several messages of up to 8 MiB, or of the server's limit if that is lower. The server inserts each message as a
+        whole or not at all.
 
-        A checkpoint; other tasks also run while data is converted, but not while another library makes its Arrow data,
-        as DuckDB does for a relation that is not computed yet. An error or a cancellation that is raised has the
-        attribute `rows_inserted`: how many rows the server has confirmed, always the first ones. If cancelled, or if
-        the connection breaks, the rows of the current message may also have been inserted, or may still be.
+        A checkpoint. Other tasks also run while data is converted, but not while another library produces its Arrow
+        data, as DuckDB does for a relation that is not computed yet. An error or a cancellation has the attribute
+        `rows_inserted`: the number of rows that the server has confirmed, always the first ones. If this call is
+        cancelled or the connection breaks, the rows of the current message may also have been inserted, or may still
+        be.
 
         Args:
             table: the name of a table of the server.
             data: an object with `__arrow_c_stream__`, such as a polars or pandas DataFrame, a pyarrow Table or a DuckDB
-                relation; a mapping of column names to lists or arrays; `Columns`; or a Rayforce `Table` with its data.
-            progress: called with the number of rows inserted so far after each message.
+                relation; a mapping of column names to lists or arrays; `Columns`; or a Rayforce `Table` that holds its
+                data.
+            progress: called with the number of rows inserted so far, after each message.
 
         Raises:
-            RayforceValueError: the server has no table with this name, or the data does not have the table's
-                columns. Nothing was inserted.
-            RayforceConversionError: a value does not fit the column's type; the error says where it is. Nothing was
-                inserted.
-            RayforceError: otherwise as for `execute`. A read-only server refuses with the code `access`.
+            RayforceValueError: the server has no table of this name, or the data does not have the table's columns.
+                Nothing was inserted.
+            RayforceConversionError: a value does not fit the type of its column; the error says where the value is.
+                Nothing was inserted.
+            RayforceError: other errors are those of `execute`. A read-only engine refuses with the code `access`.
         """
         with RowCount(progress) as inserted:
             await insert(self._exchange, table, data, inserted)
@@ -383,23 +405,23 @@ class WSClientConnection:
     async def upsert(
         self, table: str, data: TabularData, keys: Sequence[str], *, progress: Progress | None = None
     ) -> int:
-        """Replace the rows of a table whose keys occur in the data, append the others, and return their number.
+        """Insert rows into a table, replace those that have the same keys, and return the number of rows in the data.
 
-        Otherwise like `insert`, whose `rows_inserted` here counts replaced rows, too.
+        Otherwise, this is like `insert`; `rows_inserted` also counts replaced rows.
 
-        A checkpoint; if cancelled, as `insert`.
+        A checkpoint. Cancellation has the same effect as for `insert`.
 
         Args:
             table: as for `insert`.
             data: as for `insert`.
-            keys: the names of the columns that identify a row. The engine requires that they are the first columns of
-                the table, in its order.
+            keys: the names of the columns that identify a row. They must be the first columns of the table, in its
+                order; this is a rule of the engine.
             progress: as for `insert`.
 
         Raises:
-            RayforceValueError: the keys are not the table's first columns, the error names those; or the table has a
+            RayforceValueError: the keys are not the table's first columns, which the error names; or the table has a
                 column of type F32, with which the engine cannot upsert. Nothing was inserted.
-            RayforceError: otherwise as for `insert`.
+            RayforceError: other errors are those of `insert`.
         """
         with RowCount(progress) as inserted:
             await upsert(self._exchange, table, data, keys, inserted)
@@ -411,22 +433,24 @@ class WSClientConnection:
     ) -> int:
         """Create a table on the server with the columns and rows of the data, and return the number of rows.
 
-        The table appears with the rows of the first message; those of further messages are inserted like those of
-        `insert`, and `rows_inserted` counts all of them. If it is 0, the table was not created or replaced.
+        The table appears with the rows of the first message. The rows of further messages are inserted as by `insert`,
+        and `rows_inserted` counts all of them. If it is 0, the table was not created or replaced, unless the call was
+        cancelled or the connection broke.
 
-        A checkpoint; if cancelled, as `insert`, and the table may have been created or replaced.
+        A checkpoint. Cancellation has the same effect as for `insert`.
 
         Args:
-            name: the name of the new table: letters, digits, `_` and `-`; it begins with a letter or `_`.
-            data: as for `insert`; there may be no rows.
-            replace: replace the table of this name if there is one, at once and with all of its columns. Values of
-                other kinds are never replaced.
+            name: the name of the new table. It consists of letters, digits, `_` and `-`, and begins with a letter or
+                `_`.
+            data: as for `insert`. It may have no rows.
+            replace: whether to replace a table of this name, with all of its columns. Values of other kinds are never
+                replaced.
             progress: as for `insert`.
 
         Raises:
-            RayforceValueError: the name cannot be used, or the server has it already.
-            RayforceConversionError: a value cannot be sent; the error says where it is.
-            RayforceError: otherwise as for `insert`.
+            RayforceValueError: the name cannot be used, or is in use.
+            RayforceConversionError: a value cannot be sent; the error says where the value is.
+            RayforceError: other errors are those of `insert`.
         """
         with RowCount(progress) as inserted:
             await create(self._exchange, name, data, inserted, replace=replace)
@@ -434,9 +458,9 @@ class WSClientConnection:
 
     @enable_ki_protection
     async def close(self) -> None:
-        """Close the connection within 10 seconds. Idempotent. Calls that still wait raise `ConnectionClosed`.
+        """Close the connection within 10 seconds. Calls that still wait raise `ConnectionClosed`. Idempotent.
 
-        A checkpoint. If cancelled, the connection is still closed within that time.
+        A checkpoint. If cancelled, the connection is nevertheless closed within that time.
 
         Raises:
             RayforceWSError: the connection is open, and was opened in another event loop.
@@ -447,7 +471,7 @@ class WSClientConnection:
 
     @enable_ki_protection
     def abort(self) -> None:
-        """Close the connection at once, without waiting for the server. Idempotent, and no checkpoint.
+        """Close the connection immediately, without waiting for the server. Idempotent. No checkpoint.
 
         Calls that still wait raise `ConnectionClosed`. The server stops their queries when it notices the loss.
 
@@ -461,7 +485,7 @@ class WSClientConnection:
 
     @enable_ki_protection
     async def __aenter__(self) -> "WSClientConnection":
-        """Return the connection, which is closed at the end of the block. No checkpoint, so this cannot be cancelled.
+        """Return the connection, which the end of the block closes. No checkpoint, so this cannot be cancelled.
 
         Raises:
             RayforceWSError: the connection is open, and was opened in another event loop.
@@ -476,7 +500,7 @@ class WSClientConnection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the connection as `close` does. A checkpoint; if cancelled, as `close`."""
+        """Close the connection as `close` does. A checkpoint; cancellation has the same effect as for `close`."""
         await self.close()
 
     def __repr__(self) -> str:

@@ -39,10 +39,10 @@ _READER, _NOBODY, _CALL = Receiver
 logger = logging.getLogger("rayforce_trio.client")
 
 HELLO_TIMEOUT = 5.0
-"""How long a server may take to answer the hello, in seconds. One that knows no hello ignores it."""
+"""The time that a server has to answer the hello, in seconds. A server that does not know the hello ignores it."""
 
 _MAX_REST = 64
-"""How many messages behind a reply its call receives. A server could send thousands that mean nothing."""
+"""The number of messages behind a reply that its call receives. A server could send thousands without a meaning."""
 
 
 def check_loop(loop: EventLoop) -> None:
@@ -94,7 +94,7 @@ class Exchange:
         self._outgoing = self._new_event()  # set when there may be a message to send
         self._features_known: Event | None = None  # made with the hello; set when no call waits for its answer any more
         self._unsent: Outgoing | None = None  # taken from the protocol, but not yet by the network
-        self._error: Exception | None = None  # met by a call; a task of the connection raises it
+        self._error: Exception | None = None  # an error in a call, which a task of the connection raises
         self._closing = self._new_event()  # set when `reason` is
         self._closed = self._new_event()  # set when the socket is closed
 
@@ -102,6 +102,11 @@ class Exchange:
     def stopped(self) -> int:
         """The number of cancelled requests that the server has stopped, or that were never sent."""
         return self._protocol.stopped
+
+    @property
+    def stopped_output(self) -> str:
+        """The text that the last one of these requests had printed, if it was verbose."""
+        return self._protocol.stopped_output
 
     @property
     def closed(self) -> bool:
@@ -193,7 +198,8 @@ class Exchange:
     async def require(self, feature: str) -> Self:
         """Ask the server for its features, once for a connection, check that it has this one, and return this exchange.
 
-        A checkpoint if the server has not answered yet, and nobody has waited in vain; cancelling it changes nothing.
+        A checkpoint if the server has not answered yet, and no earlier call has waited without success; cancelling it
+        changes nothing.
 
         Raises:
             UnsupportedByServer: the server lacks the feature, or has not answered a call that waited for long enough.
@@ -263,7 +269,7 @@ class Exchange:
             self._protocol.say_hello()
             self._outgoing.set()
 
-    # A request that several calls wait for, one after the other, and messages that nobody waits for. Only `wait` waits.
+    # A request that several calls wait for in turn, and messages for which no call waits. Only `wait` waits.
 
     def start(self, frame: bytes) -> ClientRequest:
         """Send a request, whose message type is 1. The caller calls `wait` until it returns, or calls `cancel`.
@@ -491,7 +497,7 @@ class Exchange:
             self._waiters.pop(request).set()
 
     async def _close_when_asked(self) -> None:
-        """Close the transport once `close_with` was called. If cancelled, the transport is closed all the same."""
+        """Close the transport once `close_with` was called. If cancelled, the transport is still closed."""
         await self._closing.wait()
         await self._transport.aclose()
 
@@ -505,7 +511,7 @@ class Exchange:
     async def close(self) -> None:
         """Close the connection, and wait until the socket is closed. A checkpoint. Idempotent.
 
-        The caller has checked that the connection is closable. If cancelled, the connection's task goes on closing.
+        The caller has checked that the connection is closable. If cancelled, the connection's task still closes it.
         """
         if not self.closed:
             self.close_with(closed_by_us())

@@ -15,10 +15,10 @@ from ._connection import WSClientConnection
 
 
 class Nursery(Protocol):
-    """A `trio.Nursery` or an `anyio.abc.TaskGroup`, in which a connection's task runs."""
+    """The type of `trio.Nursery` and `anyio.abc.TaskGroup`, which can run a connection's task."""
 
     def start_soon(self, async_fn: Callable[[], Coroutine[Any, Any, None]], /) -> Any:
-        """Start a task that runs until it ends or the nursery is cancelled."""
+        """Start a task, which runs until it ends or the nursery is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class _Block:
 
 
 class PendingConnection:
-    """A connection that is not open yet, from `WSClient.connect`. Await it, or enter it with `async with`.
+    """A connection that is not open yet, returned by `WSClient.connect`. Enter it with `async with`, or await it.
 
-    Each use makes a new connection. The errors are those of `WSClient.connect`.
+    Each use opens a new connection, and raises the errors that `WSClient.connect` lists.
     """
 
     def __init__(self, open_: Callable[[], Awaitable[WSClientConnection]], nursery: Nursery | None) -> None:
@@ -77,7 +77,7 @@ class PendingConnection:
 
     @enable_ki_protection
     async def __aenter__(self) -> WSClientConnection:
-        """Connect, and return the connection. A checkpoint; if cancelled, no connection is left open."""
+        """Connect and return the connection. A checkpoint; if cancelled, no connection is left open."""
         connection, task = await self._start()
         self._blocks.append(_Block(anyio.get_current_task().id, connection, task))
         return connection
@@ -89,11 +89,11 @@ class PendingConnection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the connection and wait for the end of its task, in any task of the connection's event loop.
+        """Close the connection and wait for the end of its task. Any task of the event loop may call this.
 
-        A checkpoint. If this or the block was cancelled, the connection is closed with code 1001 and within 2 seconds.
-        The connection's task has ended when this returns or raises the cancellation. If a nursery of the caller's holds
-        that task, the connection is closed as by `WSClientConnection.close` instead.
+        A checkpoint. If this or the block was cancelled, the connection is closed with code 1001, within 2 seconds. The
+        connection's task has ended when this returns or raises the cancellation. If your own nursery runs that task,
+        this closes the connection as `WSClientConnection.close` does.
         """
         block = self._block_to_leave()
         exchange = block.connection._exchange

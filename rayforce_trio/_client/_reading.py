@@ -27,11 +27,11 @@ import math
 from enum import Enum, auto
 
 STANDBY = 0.02
-"""How long the reader task stands by while no call receives, in seconds. It may be up to twice this time."""
+"""The time for which the reader task stands by while no call receives, in seconds. It may be twice as long."""
 
 
 class Receiver(Enum):
-    """Who receives."""
+    """The receiver of the next message."""
 
     READER = auto()
     """The reader task receives, or is about to."""

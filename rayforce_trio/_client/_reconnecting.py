@@ -18,10 +18,10 @@ from ._reconnection import Reconnection, failure_kind_of
 from ._states import ClientConnectionState, States
 
 MAX_SENDS = 4
-"""How often an idempotent request is sent. One that ends the server each time must not do so for ever."""
+"""The number of times that an idempotent request is sent. A request that ends the server must not do so forever."""
 
 REFUSING_TIMEOUT = 5.0
-"""How long a server that starts no more requests may take to close the connection, in seconds."""
+"""The time that a server has to close the connection once it starts no more requests, in seconds."""
 
 _ENDED_BY_ERROR = frozenset({1008, 1011})
 """Codes with which a server closes after an error of its own, which the request may have caused."""
@@ -93,7 +93,7 @@ class Attempts:
 
 
 class Subscriber(Protocol):
-    """Something that goes on when there is a new session."""
+    """An object that continues on each new session."""
 
     def resume(self, exchange: Exchange, /) -> None:
         """Continue on this session. No checkpoint."""
@@ -147,6 +147,11 @@ class ReconnectingExchange:
     def stopped(self) -> int:
         """The number of cancelled requests that a server has stopped, or that were never sent."""
         return self._stopped + (0 if self._session is None else self._session.stopped)
+
+    @property
+    def stopped_output(self) -> str:
+        """The text that the last one of these requests had printed in the present session, if it was verbose."""
+        return "" if self._session is None else self._session.stopped_output
 
     @property
     def closed(self) -> bool:
@@ -423,7 +428,7 @@ class ReconnectingExchange:
     async def close(self) -> None:
         """Close the connection, and wait until the socket is closed. A checkpoint. Idempotent.
 
-        The caller has checked that the connection is closable. If cancelled, the connection's task goes on closing.
+        The caller has checked that the connection is closable. If cancelled, the connection's task still closes it.
         """
         if not self.closed:
             self.close_with(closed_by_us())

@@ -29,10 +29,10 @@ MAX_DELAY = 5.0
 """The largest upper bound of a delay, in seconds. All clients are back this long after a server, at most."""
 
 STABLE_AFTER = 5.0
-"""How long a connection must have lasted, in seconds, for the delays to begin again with the first one."""
+"""The seconds that a connection must have lasted for the delays to begin again with the first one."""
 
 MAX_RETRY_AFTER = 3600.0
-"""How long a server can have a client wait, in seconds."""
+"""The longest wait that a server can ask of a client, in seconds."""
 
 _CONNECTING, _CONNECTED = ClientConnectionState.CONNECTING, ClientConnectionState.CONNECTED
 _WAITING, _CLOSED = ClientConnectionState.WAITING, ClientConnectionState.CLOSED
@@ -47,7 +47,7 @@ class FailureKind(Enum):
     """It does not look like the right server. Before the first connection, the address is probably wrong. Later, a
     proxy probably answers for a server that is being restarted."""
     PERMANENT = auto()
-    """The server refuses this client, or cannot be trusted. Nothing changes that until somebody intervenes."""
+    """The server refuses this client, or cannot be trusted. Only a human can change that."""
 
 
 class Reconnection:

@@ -11,16 +11,16 @@ from ..errors import RayforceWSError
 
 
 class ClientConnectionState(Enum):
-    """The state of a `WSClientConnection`. One that does not come back is CONNECTED, then CLOSED."""
+    """The state of a `WSClientConnection`. Without `reconnect=True`, it is CONNECTED and then CLOSED."""
 
     CONNECTING = "connecting"
-    """It is being established again. Calls wait for that."""
+    """The client is connecting again. Calls wait until it has connected."""
     CONNECTED = "connected"
-    """It can be used, as far as is known."""
+    """The connection can be used, as far as is known."""
     WAITING = "waiting"
-    """It was lost, and the next attempt to connect is made later. Calls wait for that."""
+    """The connection was lost, and the client waits before the next attempt. Calls wait until it has connected."""
     CLOSED = "closed"
-    """It has ended for good. `WSClientConnection.closed` tells why."""
+    """The connection has ended for good. `WSClientConnection.closed` says why."""
 
 
 _DOWN = (ClientConnectionState.CONNECTING, ClientConnectionState.WAITING)
@@ -54,11 +54,11 @@ class Changes:
 
 
 class StateChanges:
-    """The changes of a connection's state since it was made, for `async for`. Made by `state_changes`.
+    """The changes of a connection's state, for `async for`. Returned by `WSClientConnection.state_changes`.
 
-    Use it in one task at a time. It keeps neither the connection open nor anything that grows: if it is read more
-    slowly than the state changes, attempts to connect that have failed are left out, and several losses may appear as
-    one. A loss is never left out altogether, and the last state that it returns is the present one.
+    Use it in one task at a time. It does not keep the connection open, and keeps at most four changes. If it is read
+    more slowly than the state changes, it leaves out failed attempts to connect, and may merge several losses into one.
+    It never leaves out a loss altogether, and the last state that it returns is the present one.
     """
 
     def __init__(self, new_event: type[Event], *, ended: bool) -> None:

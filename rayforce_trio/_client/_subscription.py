@@ -41,9 +41,11 @@ class Update:
     """An update of a subscription.
 
     Attributes:
-        topic: the topic.
-        sequence: its number. The numbers of a topic are consecutive, but begin anew when its engine restarts.
-        lost: how many updates before this one were dropped, by the server or here. Always 0 with `overflow="error"`.
+        topic (str): the name of the topic.
+        sequence (int): the number of the update. The numbers of a topic are consecutive, and begin anew when its engine
+            restarts.
+        lost (int): the number of updates that the server or the client dropped directly before this one. Always 0 with
+            `overflow="error"`.
     """
 
     __slots__ = ("_decoded", "_payload", "_value", "lost", "sequence", "topic")
@@ -58,10 +60,10 @@ class Update:
 
     @property
     def value(self) -> Value:
-        """The published value, as `execute` returns it. It is decoded at the first use.
+        """The published value, as `execute` returns it. It is decoded on first use.
 
         Raises:
-            RayforceConversionError: rayforce-py cannot represent it.
+            RayforceConversionError: rayforce-py cannot represent the value.
         """
         if not self._decoded:
             self._value = decode_payload(self._payload)
@@ -72,8 +74,8 @@ class Update:
         """Return the published value as `fetch` returns it.
 
         Raises:
-            RayforceTypeError: it has no columns.
-            RayforceConversionError: it has a type that only `value` can represent.
+            RayforceTypeError: the value has no columns.
+            RayforceConversionError: the value has a type that only `value` can represent.
         """
         return read_columns_at_once(self._payload)
 
@@ -83,11 +85,11 @@ class Update:
 
 
 class Subscription:
-    """The updates of a topic, made by `WSClientConnection.subscribe`. It is an async context manager.
+    """The updates of a topic, returned by `WSClientConnection.subscribe`. It is an async context manager.
 
-    Iterate over it with `async for`, in one task at a time. The connection's own task receives the updates, and keeps
-    them until they are taken. The connection can be used for anything else meanwhile. If a connection comes back
-    (`reconnect=True`), the subscription continues where it was, or raises `SubscriptionGap`.
+    Iterate over it with `async for`, in one task at a time. The connection's own task receives the updates and keeps
+    them until they are taken. The connection can be used for other calls at the same time. If the connection is made
+    again (`reconnect=True`), the subscription continues where it was, or raises `SubscriptionGap`.
     """
 
     def __init__(
@@ -110,12 +112,12 @@ class Subscription:
 
     @property
     def topic(self) -> str:
-        """The topic."""
+        """The name of the topic."""
         return self._topic
 
     @property
     def position(self) -> Position:
-        """The place behind the last update that was returned. `subscribe(topic, resume=position)` continues from it.
+        """The position behind the last update that was returned. `subscribe(topic, resume=position)` continues there.
 
         Raises:
             RayforceWSError: the block was not entered.
@@ -126,11 +128,11 @@ class Subscription:
 
     @property
     def snapshot(self) -> Value:
-        """The value of the query `snapshot`, as `execute` returns it. It is decoded at each use.
+        """The value of the query `snapshot`, as `execute` returns it. It is decoded on each use.
 
         Raises:
-            RayforceWSError: there is none.
-            RayforceConversionError: rayforce-py cannot represent it.
+            RayforceWSError: there is no snapshot.
+            RayforceConversionError: rayforce-py cannot represent the value.
         """
         return decode_payload(self._snapshot_payload())
 
@@ -138,12 +140,13 @@ class Subscription:
     async def snapshot_columns(self) -> Columns:
         """Return the value of the query `snapshot`, as `fetch` returns it.
 
-        A checkpoint every few milliseconds; if cancelled, nothing has changed.
+        A checkpoint. While a large value is read, other tasks run every few milliseconds. If cancelled, nothing has
+        changed.
 
         Raises:
-            RayforceWSError: there is none.
-            RayforceTypeError: it has no columns.
-            RayforceConversionError: it has a type that only `snapshot` can represent.
+            RayforceWSError: there is no snapshot.
+            RayforceTypeError: the value has no columns.
+            RayforceConversionError: the value has a type that only `snapshot` can represent.
         """
         return await read_columns(self._snapshot_payload(), self._exchange)
 
@@ -152,17 +155,18 @@ class Subscription:
 
     @enable_ki_protection
     async def __aenter__(self) -> "Subscription":
-        """Subscribe, and return this subscription once it is active and the snapshot has arrived.
+        """Subscribe, and return this subscription when it is active and the snapshot has arrived.
 
-        A checkpoint. If cancelled, the subscription is ended, and the query of the snapshot is stopped as one of
+        A checkpoint. If cancelled, the subscription ends, and the query of the snapshot is stopped as by a cancelled
         `execute`.
 
         Raises:
-            SubscriptionGap: the server cannot continue from the position in `resume`.
-            RayforceError: the server refuses the subscription (code `access` or `limit`), or cannot reach its engine
-                (code `engine`); or the query failed.
-            RayforceWSError: the server has no subscriptions; the block was entered before; or as
+            SubscriptionGap: the server cannot continue behind the position in `resume`.
+            UnsupportedByServer: the server has no subscriptions.
+            RayforceError: the server refuses the subscription (code `access` or `limit`), it cannot reach its engine
+                (code `engine`), or the query of the snapshot failed. Other errors are those of
                 `WSClientConnection.execute`.
+            RayforceWSError: the block was entered before.
         """
         if self._was_entered:
             raise RayforceWSError("a subscription can be used once; call subscribe() again")
@@ -197,15 +201,15 @@ class Subscription:
     async def __anext__(self) -> Update:
         """Return the next update.
 
-        A checkpoint if it has to wait, or if the task has run for a while. It raises a cancellation in any case. If
+        A checkpoint if it has to wait, or if the task has run for a while; a cancellation is raised in any case. If
         cancelled, no update is lost: the next call returns it.
 
         Raises:
             SlowSubscriber: updates arrived faster than they were taken.
             SubscriptionGap: updates are missing.
             RayforceError: the server has ended the subscription.
-            RayforceWSError: the block was not entered, or left; another task is entering it, or is waiting for an
-                update; or the connection has ended.
+            RayforceWSError: the block was not entered or was left, another task is entering it or waiting for an
+                update, or the connection has ended.
         """
         if self._in_use:
             raise RayforceWSError("another task is using this subscription; call subscribe() once for each task")

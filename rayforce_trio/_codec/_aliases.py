@@ -39,21 +39,21 @@ Query = (
 """A query that a connection evaluates: Rayfall text, SQL, or a query object of rayforce-py."""
 
 Parameters = Mapping[str, Any]
-"""The values of a query's parameters by their names."""
+"""The values of a query's parameters by name."""
 
 Value = Any
-"""The value of a query: a Rayforce object (`I64`, `Table`, `Vector`, ...), or `None` for null.
+"""The value of a query: a Rayforce object (`I64`, `Table`, `Vector` and so on), or `None` for null.
 
-A type checker takes it as `Any`, since the class depends on the query and the data.
+To a type checker, it is `Any`, because its class depends on the query and the data.
 """
 
 
 class ArrowStream(Protocol):
-    """Tabular data with the Arrow PyCapsule interface: a polars or pandas DataFrame, a pyarrow Table, `Columns`, ..."""
+    """Tabular data with the Arrow PyCapsule interface, such as a polars or pandas DataFrame or a pyarrow Table."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the data as an `arrow_array_stream` capsule."""
 
 
 TabularData = Mapping[str, Any] | ArrowStream | Table
-"""Rows to insert: columns by their names, an object with the Arrow PyCapsule interface, or a `Table` of rayforce-py."""
+"""Rows to insert: columns by name, an object with the Arrow PyCapsule interface, or a `Table` of rayforce-py."""

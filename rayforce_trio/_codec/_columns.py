@@ -9,10 +9,10 @@ from ._objects import payload_of_object
 
 
 def columns_of(value: Any) -> Columns:
-    """Return a table, vector or dict of vectors, as `execute` returns it, as columns.
+    """Return a value of `execute` as columns.
 
     Args:
-        value: the result of `execute`, or `VerboseResult.value`.
+        value: a table, a vector or a dict of vectors, as `execute` returns it.
 
     Raises:
         RayforceConversionError: the value has no columns, two columns have the same name, or a symbol contains NUL.

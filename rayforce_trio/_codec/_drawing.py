@@ -9,13 +9,13 @@ from ..errors import RayforceConversionError
 
 
 def draw(value: Any) -> str:
-    """Return a value as the engine's own shell draws it: a table with its borders, long values abbreviated.
+    """Return a value as the engine's own shell draws it: tables with borders, long values abbreviated.
 
     Args:
-        value: what `execute` returned, or `VerboseResult.value`.
+        value: a value that `execute` returned, or `VerboseResult.value`.
 
     Raises:
-        RayforceConversionError: it is nothing of the kind.
+        RayforceConversionError: the engine cannot represent the value.
     """
     try:
         return str(ffi.repr_table(value.ptr if isinstance(value, Table) else python_to_ray(value)))

@@ -68,7 +68,7 @@ class Feed(ABC):
 
     @abstractmethod
     def unsubscribe(self, topic: str) -> None:
-        """End a subscription after everything that was asked for before. No checkpoint. It is not confirmed."""
+        """End a subscription, after all earlier requests. No checkpoint. It is not confirmed."""
 
     @abstractmethod
     async def run(self, handler: FeedHandler) -> None:
@@ -82,13 +82,17 @@ class Feed(ABC):
 
 
 class Engine(ABC):
-    """Evaluates queries: in this process, in another one, or on another machine."""
+    """The base class of engines, which evaluate queries: in this process, in another one, or on another machine.
+
+    Create an `InProcessEngine`, a `NativeEngine`, a `NativeProcess` or a `RoundRobinEngine`, and pass it to `WSServer`,
+    which runs it. The page "Internals" of the documentation describes how to write an engine.
+    """
 
     @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the engine's background work until cancelled; the default is to wait. A checkpoint.
+        """Run the engine's background work until cancelled. The default only waits. A checkpoint.
 
-        For `nursery.start`: `task_status.started()` is called when sessions can be opened.
+        Meant for `nursery.start`: `task_status.started()` is called when sessions can be opened.
 
         Raises:
             RayforceError: the engine cannot be started, or has ended.
@@ -98,19 +102,19 @@ class Engine(ABC):
 
     @property
     def pushes(self) -> bool:
-        """Whether clients can publish in the engine, which pushes what they publish: see `open_feed`.
+        """Whether clients can publish in the engine, which then pushes the updates: see `open_feed`.
 
-        By default it does not, and the server does this itself.
+        The default is False: the server passes updates on by itself.
         """
         return False
 
     @property
     def is_down(self) -> bool:
-        """Whether the engine is known to be unable to open sessions at present. The default is false."""
+        """Whether the engine is known to be unable to open sessions now. The default is False."""
         return False
 
     def open_feed(self) -> Feed:
-        """Return a feed that is not connected yet. Only for an engine that pushes, and is a `Session.source`."""
+        """Return a feed that is not connected yet. Only for engines that push and are a `Session.source`."""
         raise NotImplementedError("this engine does not push")
 
     @abstractmethod
@@ -118,12 +122,12 @@ class Engine(ABC):
         """Open a session for one connection. A checkpoint; if cancelled, nothing is left open.
 
         Raises:
-            EngineError: the engine cannot be reached or rejects the connection; the client receives the text. If the
-                engine is busy, it may reject the connection later: see `Session.ready`.
+            EngineError: the engine cannot be reached or rejects the connection. The client receives the text. A busy
+                engine may reject the connection later: see `Session.ready`.
         """
 
     async def open_session_for(self, client: Client) -> "Session":  # noqa: ARG002 - for subclasses
-        """Open a session for a connection of this client. The server calls this; the default is `open_session`.
+        """Open a session for a connection of this client. The server calls this. The default is `open_session`.
 
         A checkpoint; if cancelled, nothing is left open.
 
@@ -171,7 +175,7 @@ class Session(ABC):
 
     @property
     def stored(self) -> int:
-        """How many bytes of replies are stored for `receive_some`, in memory and in files."""
+        """The number of bytes of replies that are stored for `receive_some`, in memory and in files."""
         return 0
 
     @enable_ki_protection
@@ -231,7 +235,7 @@ class Session(ABC):
         raise NotImplementedError("this session returns complete replies")
 
     async def receive_whole(self, reply: Result) -> bytes:
-        """Return the frame of the last reply, with what is unread of it. A checkpoint only if it has to wait.
+        """Return the frame of the last reply, including its unread part. A checkpoint only if it has to wait.
 
         If cancelled, only `aclose` may be called. Raises as `receive_some`.
         """
@@ -307,5 +311,5 @@ class Session(ABC):
     async def aclose(self) -> None:
         """Stop the request in flight and release all resources, within 2 seconds. A checkpoint. Idempotent.
 
-        If cancelled, it releases them all the same.
+        If cancelled, it still releases them.
         """

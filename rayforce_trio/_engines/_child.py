@@ -141,5 +141,5 @@ async def _run_supervisor(
 
 
 async def _receive_all(stream: trio.abc.ReceiveStream) -> bytes:
-    """Receive until the stream ends. A checkpoint; if cancelled, what was received is lost."""
+    """Receive until the stream ends. A checkpoint; if cancelled, the received bytes are lost."""
     return b"".join([data async for data in stream])

@@ -1,4 +1,4 @@
-"""How many file descriptors a process has in use, compared with its limit."""
+"""The number of file descriptors that a process uses, compared with its limit."""
 
 import os
 import resource

@@ -9,11 +9,11 @@ from ._base import Engine, Session
 
 
 class InProcessEngine(Engine):
-    """Evaluates in this process: clients query the data that the application has loaded.
+    """An engine in the server's own process: clients query the data that the program has loaded.
 
-    An evaluation blocks the event loop until it is done (the engine allows no other thread). It cannot be interrupted
-    or cancelled. A connection with many short queries yields to other connections every tenth of a millisecond.
-    Clients can do whatever this process can, and can end it with `(exit 0)`.
+    An evaluation blocks the event loop until it is done, because the engine allows no other thread. It cannot be
+    interrupted or cancelled. A connection with many short queries yields to other connections every tenth of a
+    millisecond. Clients can do everything that this process can, and can end it with `(exit 0)`.
     """
 
     @enable_ki_protection

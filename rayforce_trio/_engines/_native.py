@@ -26,13 +26,13 @@ CONNECT_TIMEOUT = 3.0
 """The time limit for connecting, including the name lookup, in seconds."""
 
 HANDSHAKE_TIMEOUT = 0.5
-"""How long `open_session` waits for the handshake of an engine that may be idle, in seconds."""
+"""The time that `open_session` waits for the handshake of an engine that may be idle, in seconds."""
 
 BUSY_HANDSHAKE_TIMEOUT = 0.005
-"""How long `open_session` waits for the handshake of an engine that is known to be busy, in seconds."""
+"""The time that `open_session` waits for the handshake of an engine that is known to be busy, in seconds."""
 
 STOP_TIMEOUT = 30.0
-"""For how long an engine may ignore a stop before it counts as down, in seconds."""
+"""The time that an engine may ignore a stop before it counts as down, in seconds."""
 
 MAX_IN_FLIGHT = 8
 """The highest `in_flight` of an engine, and that of a read-only `NativeProcess`."""
@@ -45,16 +45,16 @@ class NativeEngine(Engine):
     """A separate Rayforce server (`rayforce -p PORT`), on this machine or another.
 
     The event loop stays free while queries run, and cancelling a query stops it in the engine. Frames are passed on
-    without decoding, and replies while they arrive, so a reply of any size needs little memory in the server.
+    without decoding, and replies as they arrive, so a reply of any size needs little memory in the server.
 
     Args:
-        host: the native server's name or address.
-        port: the native server's port, 1-65535.
-        user: the user name, if the native server requires credentials (`-u`, `-U`).
+        host: the name or address of the Rayforce server.
+        port: the port of the Rayforce server, 1 to 65535.
+        user: the user name, if the Rayforce server requires credentials (`-u`, `-U`).
         password: the password.
-        in_flight: how many requests of one client the engine receives at a time, 1-8, each on a connection of its own.
-            With more than one, a client that does not wait for each reply is faster. But the engine may evaluate the
-            requests in a different order, so allow this only if clients cannot write.
+        in_flight: the number of requests of one client that the engine receives at a time, 1 to 8, each on its own
+            connection. With more than one, a client that does not wait for each reply is faster, but the engine may
+            evaluate the requests in another order. Use that only if clients cannot write.
 
     Raises:
         RayforceValueError: an argument is out of range.
@@ -111,7 +111,7 @@ class NativeEngine(Engine):
         return self._parallel(await self._open_waiting_session(client))
 
     async def _open_waiting_session(self, client: Client | None = None, *, is_alone: bool = False) -> NativeSession:
-        """Open a session as `open_session` does, whatever `in_flight` is.
+        """Open a session as `open_session` does, but regardless of `in_flight`.
 
         A checkpoint; if cancelled, nothing is left open.
 

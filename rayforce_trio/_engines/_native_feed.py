@@ -1,4 +1,4 @@
-"""The feed of a native server: one connection on which the server subscribes, and receives what the engine pushes."""
+"""The feed of a native server: one connection on which the server subscribes, and receives the pushes of the engine."""
 
 import struct
 from collections import deque

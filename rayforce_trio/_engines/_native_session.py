@@ -41,10 +41,10 @@ from ._session_group import SessionGroup
 from ._wakeup import StopReminder
 
 STOP_TIMEOUT = 2.0
-"""How long `aclose` waits for the engine to obey the stop, in seconds."""
+"""The time that `aclose` gives the engine to obey the stop, in seconds."""
 
 STALL_TIMEOUT = 30.0
-"""How long an engine may send nothing in the middle of a frame, in seconds."""
+"""The longest pause of an engine in the middle of a frame, in seconds."""
 
 _READ_SIZE = 512 * 1024  # bytes; measured: smaller reads take longer, larger ones need more than 2 MB of memory
 _MAX_START_SIZE = 64 * 1024  # bytes; a longer request is unlikely to be written without waiting
@@ -203,7 +203,7 @@ class NativeSession(Session):
         return await self._evaluate_by_post(pushed, pushed.post(frame), pushed.behind)
 
     async def _find_journal(self) -> bool:
-        """Return whether the engine has a journal, which records nothing of this but a constant.
+        """Return whether the engine has a journal. The journal records only a constant for this.
 
         A checkpoint; if cancelled, only `aclose` may be called. A restricted client cannot find out.
 
@@ -216,7 +216,7 @@ class NativeSession(Session):
         return observed is not None and observed != NO_JOURNAL
 
     async def _evaluate_by_post(self, pushed: PushedReply, post: bytes, behind: bytes) -> Reply:
-        """Send a post, and return the reply that is pushed, or that to a request behind it.
+        """Send a post, and return the pushed reply, or the reply to a request behind the post.
 
         A checkpoint; if cancelled, as `_evaluate`.
         """
@@ -258,7 +258,7 @@ class NativeSession(Session):
         try:
             more = exchange.bytes_sent(self._stream.send_nowait(exchange.data_to_send()))
         except _NETWORK_ERRORS:
-            more = True  # `_send_rest` meets the error again
+            more = True  # the error occurs again in `_send_rest`
         if more:
             self._send_due.set()
         return True

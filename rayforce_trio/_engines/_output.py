@@ -18,16 +18,16 @@ LOG_PERIOD = 60.0
 """The period for which the following limits apply, in seconds."""
 
 MAX_LINES = 300
-"""How many lines are logged in a period. A query can print any number of lines."""
+"""The number of lines that are logged in a period. A query can print any number of lines."""
 
 MAX_WARNINGS = 60
-"""How many lines that report a problem are logged in a period, besides `MAX_LINES` others.
+"""The number of lines reporting a problem that are logged in a period, besides `MAX_LINES` others.
 
 A query can print such lines, too. But a query that prints other lines cannot crowd out the engine's own warnings.
 """
 
 MAX_LOGGED_SIZE = 128 * 1024
-"""How many bytes of each kind of line are logged in a period."""
+"""The number of bytes of each kind of line that are logged in a period."""
 
 _KEPT_LINES = 50
 _KEPT_SIZE = 64 * 1024  # bytes

@@ -6,7 +6,7 @@ import math
 class OutputLimit:
     """Allow a number of lines and of bytes in each period, and count the lines beyond that.
 
-    The log of an event that others can cause at will then has a bounded size, and tells how many lines are missing.
+    So the log of an event that others can cause in any number has a bounded size, and says how many lines are missing.
     A period begins with the first line after the period before.
 
     Usage: log a line only if `allow` returns true. When `report_due` has come, or the source of the lines has ended,

@@ -13,7 +13,7 @@ from ..errors import EngineError
 from ._base import Session
 
 _SHORT_REPLIES = 8
-"""How many replies in a row must be short after a long one before requests are started ahead again.
+"""The number of short replies in a row that must follow a long one before requests are started ahead again.
 
 Several long replies at a time would need more memory, and would be no faster than one after the other.
 """

@@ -33,7 +33,7 @@ MAX_RESTART_DELAY = 30.0
 
 _FIRST_RESTART_DELAY = 0.1  # seconds
 RESERVED_SESSIONS = 4
-"""How many sessions are kept open for clients that come while the process accepts no connections."""
+"""The number of sessions that are kept open for clients that come while the process accepts no connections."""
 
 _ACCEPT_TIMEOUT = 1.2  # seconds for a new session; the system repeats an attempt to connect after one second
 _SUSPICION_CHECK_INTERVAL = 60.0  # seconds
@@ -54,27 +54,30 @@ class NativeProcess(Engine):
     """A Rayforce server process that starts and ends with the server.
 
     As with `NativeEngine`, the event loop stays free while queries run, and cancelling a query stops it. If a query
-    kills the engine process, the server restarts it: open sessions fail, and new ones work. The process listens on a
-    free port of the loopback interface and accepts no other clients.
+    kills the engine process, the server restarts it: connections that use it are closed, and new ones work. The process
+    listens on a free port of the loopback interface and accepts no other clients. A `NativeProcess` serves one server
+    at a time.
 
     Args:
-        script: a Rayfall file that the process runs first. If the script fails, the server does not start; if it fails
-            in a later restart, the restart is repeated.
-        read_only: makes the engine refuse operations that write, run programs or read files (`-U`). Clients can still
-            read tables on the disk, list directories and end the process (`.sys.exit`). Cannot be used with a journal.
-            The engine receives up to eight requests of a client at a time, and may evaluate them in a different order.
-        journal: the base name of the journal files (`-l`; the engine appends `.log` and other suffixes). The process
-            logs requests there before it runs them, and replays them when it starts, before the script runs. Posts are
-            not logged.
-        journal_sync: whether each entry must be on the disk before its request runs (`-L`).
-        memory: how much memory the engine uses before it uses the disk, in bytes or in the engine's notation, such as
-            `"4G"` (`-m`).
-        cores: how many threads the engine uses (`-c`); 0 for all cores.
-        executable: the program; the default is the one that comes with rayforce-py.
-        stop_timeout: seconds after which the process is killed and restarted if it ignores a stop. The time in which it
-            evaluates a query that nobody has stopped does not count. `None`: never, because the data in its memory
-            would be lost; `/healthz` reports the problem after 30 seconds. `"auto"`: 30 if `read_only`, otherwise
-            `None`. A process that rejects the server's own credentials is restarted or reported without this delay.
+        script: a Rayfall file that the process runs first. If it fails, the server does not start. If it fails in a
+            later restart, the restart is repeated.
+        read_only: whether the engine refuses operations that write, run programs or read files (`-U`). Clients can
+            still read tables on the disk, list directories and end the process (`.sys.exit`). Cannot be used with a
+            journal. The engine receives up to eight requests of a client at a time, and may evaluate them in another
+            order.
+        journal: the base name of the journal files (`-l`), to which the engine appends `.log` and other suffixes. The
+            process logs each request before it runs it, and replays all of them when it starts, before the script.
+            Posts are not logged.
+        journal_sync: whether each journal entry is written to the disk before its request runs (`-L`).
+        memory: the memory that the engine uses before it uses the disk, in bytes or in the engine's notation, such as
+            `"4G"` (`-m`). `None`: a share of the memory of the machine or control group.
+        cores: the number of threads, 0 to 1023; 0 for all cores (`-c`). `None`: all cores.
+        executable: the program to run. `None`: the one that comes with rayforce-py.
+        stop_timeout: the seconds after which the process is killed and restarted if it ignores a stop. The time in
+            which it evaluates a query that nobody has stopped does not count. `None`: never, because the data in its
+            memory would be lost; `/healthz` reports the problem after 30 seconds. `"auto"`: 30 with `read_only`,
+            otherwise `None`. A process that rejects the server's own credentials is restarted, or reported, without
+            this delay.
 
     Raises:
         RayforceValueError: an argument is out of range, or a file does not exist.

@@ -12,7 +12,7 @@ from .._protocol import HEADER_SIZE, SIZED, Frame, Header, MessageType, string_i
 from .._values._payloads import Buffer, call, i64, list_of, string, symbol
 
 _FAILED_TWICE = 2
-"""How often the token alone is pushed. A stop that arrives late can hit one of these posts."""
+"""The number of times that the token alone is pushed. A stop that arrives late can hit one of these posts."""
 
 
 class PushedReply:

@@ -10,15 +10,15 @@ from typing import IO
 import trio
 
 MEMORY_LIMIT = 512 * 1024
-"""How many bytes of a reply are kept in memory. A single chunk may be longer."""
+"""The number of bytes of a reply that are kept in memory. A single chunk may be longer."""
 
 WAIT_LIMIT = 0.25
-"""How long the client may delay the engine with one reply, in total, before the rest goes to a file; in seconds."""
+"""The total time that a client may delay the engine with one reply before the rest goes to a file, in seconds."""
 
 _READ_SIZE = 256 * 1024
 
 _COMPRESSED_SIZE = 64 * 1024
-"""How many bytes are decompressed at once: 64 times as many may come out."""
+"""The number of bytes that are decompressed at once. They can become 64 times as many."""
 
 _NOTHING = memoryview(b"")
 
@@ -49,7 +49,7 @@ class ReplySpool:
 
     @property
     def stored(self) -> int:
-        """How many bytes are stored, in memory and in the file. The file also keeps those that have been read."""
+        """The number of stored bytes, in memory and in the file. The file also keeps bytes that have been read."""
         return self._size + self._written
 
     def close(self) -> None:

@@ -15,13 +15,13 @@ _MAX_RETRY_DELAY = 10.0
 
 
 class RoundRobinEngine(Engine):
-    """Assigns sessions in turn to several engines: replicas of the same data, on one host or on several.
+    """Assigns connections in turn to several engines: replicas of the same data, on one host or on several.
 
-    An engine that cannot be reached is skipped, and retried in the background until it can be reached. A busy engine is
-    skipped if another engine is not busy. A session stays with its engine. If that engine is lost, the session fails.
+    An engine that cannot be reached is skipped, and tried again in the background. A busy engine is skipped if another
+    engine is not busy. A connection stays with its engine. If that engine is lost, the connection is closed.
 
     Args:
-        engines: one engine or more, usually of the class `NativeEngine`.
+        engines: one engine or more, usually each a `NativeEngine`.
 
     Raises:
         RayforceValueError: there is no engine, or an element is not an engine.

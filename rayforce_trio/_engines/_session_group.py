@@ -15,7 +15,7 @@ from ._wakeup import WakeupConnection
 from ._watchdog import Watchdog
 
 _STOP_LATENCY = 0.1
-"""How soon the reply arrives if a stop hits the request that the server is evaluating, in seconds."""
+"""The time within which the reply arrives if a stop hits the request that the server is evaluating, in seconds."""
 
 _MAX_ABANDONED = 256
 _ABANDONED_LIFETIME = 1.0  # seconds; replies of that age may still be on their way

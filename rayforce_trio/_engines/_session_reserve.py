@@ -18,7 +18,7 @@ class SessionReserve:
     """A few sessions of an engine that nobody uses yet, opened in advance.
 
     Args:
-        size: how many.
+        size: the number of sessions.
         open_session: opens a session, and returns it when the engine has accepted it.
     """
 

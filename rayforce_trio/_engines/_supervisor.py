@@ -128,7 +128,7 @@ def _end_descendants(group: int, wakeups: int) -> None:
 
 
 def _kill_all(pids: list[int]) -> bool:
-    """Kill processes; return whether the system allowed it for any of them. It does not for those of other users."""
+    """Kill processes; return whether the system allowed it for any of them, as it does not for other users'."""
     allowed = not pids  # go on: descendants that the search has missed become children
     for pid in pids:
         with suppress(PermissionError):

@@ -14,19 +14,19 @@ MAX_CLIENTS = 1024
 """The number of clients that are remembered. The one that was a suspect least recently is forgotten first."""
 
 SUSPICIONS_UNTIL_ALONE = 2
-"""How often a client must be a suspect before its requests are sent alone."""
+"""The number of times that a client must be a suspect before its requests are sent alone."""
 
 SUSPICION_LIFETIME = 300.0
-"""How long a client remains a suspect."""
+"""The time for which a client remains a suspect."""
 
 FIRST_WAIT = 5.0
-"""How long a client waits after it has ended a process for the first time. The time doubles with each further one."""
+"""The wait of a client that has ended a process for the first time. It doubles each further time."""
 
 MAX_WAIT = 600.0
 """The longest time that a client waits."""
 
 CRASH_RECORD_LIFETIME = 3600.0
-"""How long it is remembered that a client has ended a process, after its wait."""
+"""The time, after its wait, for which a client that has ended a process is remembered."""
 
 
 _MAX_ENDED = 10  # more make no difference to the wait

@@ -18,7 +18,7 @@ class TurnState(enum.Enum):
     """Requests that need not be alone, any number of them."""
 
     DRAINING = enum.auto()
-    """The same, but no further ones: a request that must be alone waits until they are answered."""
+    """Requests that need not be alone, but no further ones: a request that must be alone waits for their replies."""
 
     ALONE = enum.auto()
     """One request that must be alone."""

@@ -11,7 +11,7 @@ from ..errors import EngineError
 from ._backoff import exponential_backoff
 
 _FIRST_REMINDER = 0.05
-"""How long after a missed stop the server is woken, in seconds. The interval doubles with each reminder."""
+"""The time from a missed stop to the first wake-up, in seconds. The interval doubles with each reminder."""
 
 _MAX_REMINDER_INTERVAL = 1.0
 """The longest interval between two reminders, in seconds."""

@@ -11,6 +11,7 @@ unanswered, and other requests wait for its reply. The server evaluates them aft
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -27,22 +28,22 @@ from ._control import (
     dump_unsubscribe,
     parse_control,
 )
-from ._frames import COARSE_HEADER, FENCE, HEADER_SIZE, RESPONSE_START, Frame, MessageType, parse_frame
+from ._frames import COARSE_HEADER, FENCE, HEADER_SIZE, RESPONSE_START, Frame, FrameError, MessageType, parse_frame
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result
 from ._subscription import ClientSubscription, SubscriptionState
 from ._unconfirmed import UnconfirmedPosts
 from ._updates import parse_update
-from ._verbose import verbose_error_code
+from ._verbose import split_verbose, verbose_error_code
 from ._violation import ProtocolViolation
 
 MAX_IN_FLIGHT = 512
-"""How many requests may be unanswered. Further requests wait in the client, where cancelling them costs nothing."""
+"""The limit on unanswered requests. Further requests wait in the client, where cancelling them costs nothing."""
 
 MAX_UNCONFIRMED_POSTS = 1000
-"""How many posts may be unconfirmed. If more than 1,024 wait, a server stops reading, and may disconnect the client."""
+"""The limit on unconfirmed posts. If more than 1,024 wait, a server stops reading, and may disconnect the client."""
 
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
-"""How many bytes the unanswered requests and unconfirmed posts may have together. One of them may have any size."""
+"""The limit on the bytes of all unanswered requests and unconfirmed posts. A single one may have any size."""
 
 _STOPPED = frozenset({BUSY, CANCELLED, CLOSING, TIMEOUT})
 """The error codes of requests that the server has stopped or never started."""
@@ -102,13 +103,14 @@ class ClientProtocol:
 
     Call `submit`, `post` and `cancel` for the users of the connection. Send the messages that `next_outgoing` returns,
     each one completely, until it returns `None`. Pass every message that arrives to `receive`. `submit_alone` replaces
-    `submit` and `next_outgoing` if nothing else is under way.
+    `submit` and `next_outgoing` if nothing else is in progress.
 
     Args:
         extended: whether the server has accepted the extended protocol.
 
     Attributes:
         stopped: the number of cancelled requests that were never sent, or whose reply says that they were stopped.
+        stopped_output: the text that the last one of them had printed, if it was verbose.
         features: the features of the server; `None` until it has answered a hello.
         on_features: called when `features` is known.
     """
@@ -116,15 +118,16 @@ class ClientProtocol:
     def __init__(self, *, extended: bool) -> None:
         self._extended = extended
         self._controls: deque[str] = deque()
-        # Any of them can be removed. To find the first one of a dict takes longer with each one removed before it.
+        # Any of them can be removed. Finding the first key of a dict takes longer with each key removed before it.
         self._queued: OrderedDict[ClientRequest, None] = OrderedDict()
         self._unanswered: deque[ClientRequest] = deque()
         self._unanswered_bytes = 0
         self._unconfirmed = UnconfirmedPosts()
         self._fence: ClientRequest | None = None  # the one that is unanswered
         self._last_number = 0
-        self._refused_number: int | None = None  # of the first request that the server did not start, as it is stopping
+        self._refused_number: int | None = None  # the first one that a stopping server did not start
         self.stopped = 0
+        self.stopped_output = ""
         self.features: frozenset[str] | None = None
         self.on_features: Callable[[], None] = _nothing
         self._subscriptions: dict[int, ClientSubscription] = {}
@@ -189,6 +192,7 @@ class ClientProtocol:
             request.state = _DONE
             del self._queued[request]
             self.stopped += 1
+            self.stopped_output = ""
         elif request.state is _SENT:
             request.state = _DISCARDED
             if self._extended and request.number is not None:
@@ -327,7 +331,9 @@ class ClientProtocol:
             return None
         if request.state is _DISCARDED:
             request.state = _DONE
-            self.stopped += _was_stopped(reply)
+            if _was_stopped(reply):
+                self.stopped += 1
+                self.stopped_output = _output_of(reply)
             return None
         request.state = _DONE
         request.reply = reply
@@ -349,3 +355,11 @@ def _was_stopped(reply: Reply) -> bool:
     if isinstance(reply, Failure):
         return reply.code in _STOPPED
     return not isinstance(reply.frame, LazyFrame) and verbose_error_code(reply.frame) in _STOPPED
+
+
+def _output_of(reply: Reply) -> str:
+    """Return the text that a stopped request had printed; it is in the reply if the request was verbose."""
+    if not isinstance(reply, Failure):
+        with suppress(FrameError):
+            return split_verbose(reply.frame[:])[0]
+    return ""

@@ -25,7 +25,7 @@ subscriptions or topics; the engine cannot be reached.
 """
 
 _MESSAGE_LIMIT = 5 * 1024
-"""How much of an error message is sent, in characters. JSON may need twelve for one, so `CONTROL_LIMIT` holds."""
+"""The characters of an error message that are sent. JSON may need twelve for one, so `CONTROL_LIMIT` holds."""
 
 MAX_ID = 2**63 - 1
 """The largest id of a subscription or stream, and the largest sequence number."""
@@ -35,11 +35,11 @@ _MAX_EPOCH_SIZE = 64  # characters
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the updates of a topic, from which a subscription can be resumed.
+    """A position in the updates of a topic, behind which a subscription can be resumed. It can be pickled.
 
     Attributes:
-        epoch: identifies a run of sequence numbers. Numbers of different epochs have nothing in common.
-        sequence: the number of the last update before this place; 0 if there is none.
+        epoch: the id of a series of numbers. Numbers of different epochs cannot be compared.
+        sequence: the number of the last update before this position; 0 if there is none.
     """
 
     epoch: str

@@ -78,7 +78,7 @@ class _Stop(enum.Enum):
     SENT = enum.auto()
 
 
-# The members that every request meets. On Python 3.11, looking one up in its enum takes ten times as long.
+# The members that every request needs. On Python 3.11, looking one up in its enum takes ten times as long.
 _IDLE, _SENDING, _WAITING = ExchangeState.IDLE, ExchangeState.SENDING, ExchangeState.WAITING
 _NOT_REQUESTED, _REQUESTED = _Stop.NOT_REQUESTED, _Stop.REQUESTED
 _SYNC = MessageType.SYNC

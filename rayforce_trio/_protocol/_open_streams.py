@@ -12,10 +12,10 @@ from ._replies import Failure
 from ._server_calls import NextBatch, OpenStream
 
 MAX_STREAMS = 16
-"""How many streams a connection may have."""
+"""The limit on the streams of a connection."""
 
 MAX_STREAM_BYTES = 1024**3
-"""How many bytes the results of several streams of a connection may have together. One of them may have any size."""
+"""The limit on the bytes of the results of several streams of a connection. A single one may have any size."""
 
 
 class StreamState(enum.Enum):

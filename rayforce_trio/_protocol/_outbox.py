@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 MAX_NOTICES = 4096
-"""How many notices may wait for a client that sends and does not read."""
+"""The limit on the notices that wait for a client that sends and does not read."""
 
 
 class Sized(Protocol):
@@ -58,7 +58,7 @@ class _Run(Generic[U]):
 
 
 class Outbox(Generic[U]):
-    """What waits to be sent on one connection, in order. Its length is the number of these notices and updates.
+    """The notices and updates that wait to be sent on one connection, in order. Its length is their number.
 
     Args:
         max_size: how many bytes of updates may wait. One update may always wait.

@@ -44,22 +44,22 @@ from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
 
 MAX_WAITING_POSTS = 1024
-"""How many posts of one connection may wait. Posts cannot be refused, since they are not answered."""
+"""The limit on the waiting posts of one connection. Posts cannot be refused, since they are not answered."""
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""How much memory the waiting requests and posts of one connection may take. One of them may always wait."""
+"""The limit on the memory of the waiting requests and posts of one connection. One of them may always wait."""
 
 REQUEST_OVERHEAD = 2048
 """Bytes that a waiting request counts besides its frame. It takes less, but dropping many requests takes time."""
 
 WAIT_INTERVAL = 0.1
-"""How often `waited` is to be called while the pipeline is full, in seconds."""
+"""The interval in which `waited` must be called while the pipeline is full, in seconds."""
 
 _MAX_WAITS = 5
 """A client that waits for answers is disconnected after this many intervals in which nothing is finished."""
 
 _MAX_WAITS_OF_POSTS = 100
-"""The same for a client that has sent only posts, and so has nothing to cancel. The engine may be busy for others."""
+"""The limit for a client that has sent only posts, and so has nothing to cancel. The engine may be busy for others."""
 
 _MAX_SKIPPED = 64
 """`next_ahead` skips at most this many refused requests in one call, because other tasks wait meanwhile."""
@@ -113,7 +113,7 @@ class Action(enum.Enum):
     """Have the engine stop the request that it runs."""
 
 
-# The members that every request meets. To look one up in its enum takes long in Python 3.11.
+# The members that every request needs. Looking one up in its enum takes long on Python 3.11.
 _NOTHING, _START, _SEND = Action.NOTHING, Action.START, Action.SEND
 _SERVING, _LEAVING, _DRAINING = ConnectionState.SERVING, ConnectionState.LEAVING, ConnectionState.DRAINING
 _STREAMING, _DONE = RequestState.STREAMING, RequestState.DONE
@@ -179,27 +179,27 @@ class RequestPipeline:
 
     @property
     def queued(self) -> int:
-        """How many requests and posts wait for those before them."""
+        """The number of requests and posts that wait for earlier ones."""
         return len(self._queue)
 
     @property
     def queued_bytes(self) -> int:
-        """How much memory the waiting requests and posts take, in bytes."""
+        """The memory that the waiting requests and posts take, in bytes."""
         return self._queued_bytes + REQUEST_OVERHEAD * len(self._queue)
 
     @property
     def held_bytes(self) -> int:
-        """How much memory the unfinished requests and posts take, in bytes."""
+        """The memory that the unfinished requests and posts take, in bytes."""
         return self.queued_bytes + (0 if self.current is None else len(self.current.frame))
 
     @property
     def unfinished(self) -> int:
-        """How many requests and posts have arrived and are not done."""
+        """The number of requests and posts that have arrived and are not done."""
         return len(self._queue) + (self.current is not None)
 
     @property
     def unanswered(self) -> int:
-        """How many requests have arrived and were not answered; in the end, they were abandoned."""
+        """The number of requests that have arrived and were not answered. In the end, they were abandoned."""
         return self._last_number - self.answered
 
     # Messages from the client
@@ -391,8 +391,8 @@ class RequestPipeline:
         Intervals are counted, and not seconds, because the I/O code itself may have been held up.
 
         Raises:
-            ProtocolViolation: nothing is being finished, so the client has to be disconnected. Otherwise what it sends
-                next, such as a cancel, could remain unread for any time.
+            ProtocolViolation: nothing is being finished, so the client has to be disconnected. Otherwise its next
+                message, such as a cancel, could remain unread indefinitely.
         """
         if self.state is _LEAVING:
             return  # the rest is read as posts are carried out
@@ -513,14 +513,14 @@ class RequestPipeline:
 
     @property
     def _in_flight(self) -> int:
-        """How many requests have no answer yet; one whose answer is being sent does not count."""
+        """The number of requests without an answer. A request whose answer is being sent does not count."""
         current = self.current
         waits = current is not None and current.number is not None and current.state is not RequestState.STREAMING
         return len(self._queued_numbers) + waits
 
     @property
     def _posts(self) -> int:
-        """How many posts wait."""
+        """The number of waiting posts."""
         return len(self._queue) - len(self._queued_numbers)
 
     def _check_full(self) -> None:

@@ -28,7 +28,7 @@ MAX_BATCH_SIZE = 2**31 - 1
 """The largest number of rows in a batch."""
 
 STREAM_VARIABLES = "#stream-"
-"""How the names of the variables begin in which the engine keeps the results of streams."""
+"""The beginning of the names of the variables in which the engine keeps the results of streams."""
 
 _I64 = struct.Struct("<BBq")
 _LIST, _I64_ATOM = 0, 0xFB
@@ -109,7 +109,7 @@ def parse_server_call(frame: Frame, *, is_post: bool = False) -> ServerCall | Fa
 
 
 class _Invalid(Exception):
-    """An argument is not what the call needs."""
+    """An argument is not valid for the call."""
 
 
 class _Reader:
@@ -149,7 +149,7 @@ class _Reader:
         return topic
 
     def rest(self, what: str) -> memoryview:
-        """Return the last argument, whatever it is."""
+        """Return the last argument, of any type."""
         rest = self._frame[self._at :]
         if not rest:
             raise _Invalid(f"{what} is missing")

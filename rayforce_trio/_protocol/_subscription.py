@@ -36,7 +36,7 @@ SLOW = "slow"
 
 
 class Overflow(enum.Enum):
-    """What to do with an update for which the buffer has no room."""
+    """The treatment of an update for which the buffer has no room."""
 
     ERROR = "error"
     """End the subscription."""
@@ -126,7 +126,7 @@ class ClientSubscription:
 
     @property
     def buffered(self) -> int:
-        """How many updates are in the buffer."""
+        """The number of updates in the buffer."""
         return len(self._buffer)
 
     def confirmed(self, position: Position) -> None:

@@ -6,7 +6,7 @@ of these numbers, from the subscription at the source to its end:
     IDLE --subscribe--> SUBSCRIBING --confirmed--> ACTIVE --last unsubscribes--> LINGERING --time passes--> ENDED
                                                       ^-------- subscribe ----------'
 
-Whatever breaks the sequence ends the epoch: the loss of the source, its refusal, and a push with an unexpected number.
+Every break of the sequence ends the epoch: the loss of the source, its refusal, and a push with an unexpected number.
 The caller then forgets the topic, and makes a new one with a new epoch when it is needed again.
 """
 
@@ -114,7 +114,7 @@ _ACTIVE, _LINGERING = TopicState.ACTIVE, TopicState.LINGERING
 
 
 class KeptBytes:
-    """How many bytes of updates several topics keep together.
+    """The total size of the updates that several topics keep.
 
     Attributes:
         size: the number of bytes.
@@ -205,7 +205,7 @@ class Topic(Generic[S]):
         """Report that the source has subscribed, and the number of its next update."""
         if self.state is not TopicState.SUBSCRIBING:
             return []
-        if not self.subscribers:  # they have not waited, and nobody knows a position
+        if not self.subscribers:  # no subscriber is left, and no position is known
             return self._end_at_source()
         self.state = _ACTIVE
         self.next_sequence = next_sequence

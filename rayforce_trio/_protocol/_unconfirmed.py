@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 FENCE_INTERVAL = 250
-"""How many posts follow a request before the client sends another one, the fence, to have them confirmed."""
+"""The number of posts after a request before the client sends another request, the fence, to confirm them."""
 
 
 @dataclass(slots=True)

@@ -122,6 +122,10 @@ class Authorizer:
         except RayforceWSError as error:
             return Refusal(503, f"The engine is not available: {error}")
 
+    def check_origin(self, request: OpeningRequest) -> Refusal | None:
+        """Return the refusal of a request by protected mode, its Host or its Origin; `None` if they allow it."""
+        return self._policy.decide(request)
+
     async def authorize_page(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> Refusal | None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class Held(NamedTuple):
-    """What a connection holds, in bytes.
+    """The bytes that a connection holds.
 
     Attributes:
         unfinished: the bytes of a message that is still arriving.

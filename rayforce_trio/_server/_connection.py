@@ -62,7 +62,7 @@ from ._subscriptions import Subscriptions
 _HELLO_LIMIT = 4096  # bytes
 
 _STEPS_AT_ONCE = 2
-"""How many actions are performed without a checkpoint: a start and an answer, or an answer and the next start."""
+"""The number of actions performed without a checkpoint: a start and an answer, or an answer and the next start."""
 
 _AHEAD_AT_ONCE = 8
 """The largest number of requests ahead for which these actions are also performed.
@@ -71,7 +71,7 @@ Without this limit they could take long, because any number of refused requests 
 """
 
 _MAX_EVALUATION_TIME = 0.1
-"""How long the reader task may evaluate the messages of one read, in seconds. The worker task evaluates the others.
+"""The time for which the reader task evaluates the messages of one read, in seconds. The worker task does the rest.
 
 Meanwhile the reader task can notice cancels behind them, and a client that leaves.
 """
@@ -80,13 +80,13 @@ _REPORT_STEP = 1024 * 1024
 """By how many bytes the queue may grow before this is reported to the budget of the server."""
 
 _PING_INTERVAL = 0.5
-"""How often a client is pinged while nothing is read from it, in seconds.
+"""The interval in which a client is pinged while nothing is read from it, in seconds.
 
 While its bytes fill the buffers of the network, the system cannot learn that the client has closed the connection. But
 a client that is gone resets the connection when it receives a ping, and the system reports this at once.
 """
 
-# The members that every request meets. To look one up in its enum takes long in Python 3.11.
+# The members that every request needs. Looking one up in its enum takes long on Python 3.11.
 _NOTHING, _START, _SEND, _NO_REASON = Action.NOTHING, Action.START, Action.SEND, Outcome.NONE
 
 _POSTS_LEFT = (ConnectionState.LEAVING, ConnectionState.CLOSING)
@@ -119,12 +119,12 @@ async def receive_hello(transport: Transport) -> None:
 
 
 class WSServerConnection:
-    """A client of the server. `WSServer` makes one for each client that connects.
+    """The connection of one client. A `WSServer` creates one for each client; programs do not.
 
     Attributes:
-        id: the number of the connection, from 1; log records carry it.
-        peer: the client's address.
-        principal: what the server's `authenticate` returned; `None` if the server has none.
+        id (int): the number of the connection, from 1. Log lines begin with it.
+        peer (str): the client's address.
+        principal (object): the result of the server's `authenticate`; `None` if the server has none.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class WSServerConnection:
 
     @property
     def queued(self) -> int:
-        """How many requests and posts wait for those before them."""
+        """The number of requests and posts that wait for earlier ones."""
         return self._pipeline.queued
 
     def stop(self, at: float) -> None:
@@ -235,7 +235,7 @@ class WSServerConnection:
     async def _serve_until_end(self) -> RayforceWSError | None:
         """Read and answer until the connection ends; return the error that ended it, `None` if the server did.
 
-        A checkpoint. If cancelled, the worker task goes on.
+        A checkpoint. If cancelled, the worker task continues.
         """
         try:
             await race(self._wait_until_finished, self._read, self._transport.run)
@@ -355,7 +355,7 @@ class WSServerConnection:
 
         Args:
             message: a message of the client.
-            arrived_at: when it arrived, as `perf_counter` tells it.
+            arrived_at: its time of arrival, on the clock of `perf_counter`.
             send: sends an answer; `None`: leave all actions to the worker task.
 
         Raises:
@@ -372,7 +372,7 @@ class WSServerConnection:
             try:
                 sent = send(reply.frame)
             except RayforceWSError:
-                sent = False  # `_report` meets the error again
+                sent = False  # the error occurs again in `_report`
             if sent:
                 pipeline.answered_at_once()
                 self._counters.requests += 1
@@ -437,7 +437,7 @@ class WSServerConnection:
             self._stop_engine(cancelled.request.ticket)
 
     def _take_notices(self) -> None:
-        """Carry out what the client has announced or asked for. No checkpoint.
+        """Carry out the notices of the client. No checkpoint.
 
         Raises:
             ProtocolError: the client must not have asked for this.
@@ -754,7 +754,7 @@ class WSServerConnection:
 
     @contextmanager
     def _counted_in_budgets(self) -> Iterator[None]:
-        """Count what the connection holds towards the budgets of the server until the block ends."""
+        """Count the bytes that the connection holds towards the server's budgets until the block ends."""
         messages, replies = self._budgets
         receiver = Holder(self._network, self._held_messages, self._refuse_messages)
         sender = Holder(self._network, self._held_replies, self._drop_replies)

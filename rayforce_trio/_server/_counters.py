@@ -1,4 +1,4 @@
-"""The counters of a server. They are updated for every request, so an update must cost next to nothing."""
+"""The counters of a server. They are updated for every request, so an update must be very cheap."""
 
 from bisect import bisect_right
 from collections import Counter

@@ -62,9 +62,9 @@ class EngineRequests:
 
     @enable_ki_protection
     async def _serve_engine(self) -> None:
-        """Open a session, and send what waits, until the engine is lost. A checkpoint.
+        """Open a session, and send the waiting requests, until the engine is lost. A checkpoint.
 
-        If cancelled, the session is closed, and nobody learns what became of the requests.
+        If cancelled, the session is closed, and the outcome of the requests remains unknown.
         """
         error = EngineError("the server is shutting down")
         current: list[_Request] = []
@@ -87,7 +87,7 @@ class EngineRequests:
                 request.done.set()
 
     async def _send(self, session: Session, current: list[_Request]) -> None:
-        """Send what waits, until cancelled. A checkpoint. If cancelled, `current` has the request in flight.
+        """Send the waiting requests, until cancelled. A checkpoint. If cancelled, `current` has the request in flight.
 
         Raises:
             EngineError: the engine is lost.

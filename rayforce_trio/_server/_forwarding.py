@@ -40,7 +40,7 @@ class Hop:
 def hops_of(header: ForwardingHeader, value: str) -> Iterator[Hop | None]:
     """Yield the hops in a header from the right: first the client of the last proxy. `None`: the proxy hides it.
 
-    Takes time in proportion to the length of what is read.
+    Takes time in proportion to the length of the part that is read.
 
     Args:
         value: the value of the header. The values of several header lines are joined by commas, in their order.

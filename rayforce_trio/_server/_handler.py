@@ -235,7 +235,7 @@ class ConnectionHandler:
         """Do the opening, and receive the client's hello. A checkpoint.
 
         The reply to the hello is not part of it: the client uses the connection once it has that, so from then on the
-        connection must not be given up. If cancelled, `opened` has what is to be closed.
+        connection must not be given up. If cancelled, `opened` has the resources to close.
         """
 
         async def decide(request: OpeningRequest) -> Refusal | None:
@@ -277,7 +277,7 @@ class ConnectionHandler:
     async def _peer_of(
         self, stream: trio.SocketStream, peer: ClientAddress, opening: PendingOpening
     ) -> "ClientAddress | _EarlyRefusal":
-        """Wait until the opening may go on; return the peer, or the client that the PROXY protocol names, or a refusal.
+        """Wait until the opening may continue; return the peer, the client named by the PROXY protocol, or a refusal.
 
         A checkpoint if it has to wait. If cancelled, a part of the header may have been received: close the connection.
         """
@@ -373,7 +373,7 @@ class _Opened:
 
     @enable_ki_protection
     async def aclose(self) -> None:
-        """Close the session, and delete what the client's streams have left in the engine.
+        """Close the session, and delete the variables that the client's streams have left in the engine.
 
         A checkpoint if there is a session. If cancelled, the session is closed, and the results of the streams are
         deleted within 2 seconds if the engine is free by then.

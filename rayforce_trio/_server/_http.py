@@ -1,6 +1,10 @@
-"""Answers to plain HTTP requests: `GET /healthz`, `GET /healthz?deep`, and `GET /metrics` if the server has metrics."""
+"""Answers to plain HTTP requests: `GET /healthz`, `GET /healthz?deep`, and two that a server can do without.
+
+These are `GET /metrics`, and `GET /rayforce.js`, which is the client for JavaScript.
+"""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import trio
@@ -15,10 +19,21 @@ from ._probing import PROBE_TIMEOUT, EngineProbes
 
 HEALTH_PATH = "/healthz"
 METRICS_PATH = "/metrics"
+JAVASCRIPT_PATH = "/rayforce.js"
+
+_JAVASCRIPT = Path(__file__).parents[1] / "javascript" / "rayforce.js"
+_JAVASCRIPT_HEADERS = (
+    ("Cache-Control", "public, max-age=3600"),
+    ("Access-Control-Allow-Origin", "*"),  # the origins that may load it are checked before
+    ("X-Content-Type-Options", "nosniff"),
+)
 
 _HEALTHY = HttpResponse(200, b"ok\n")
 _UNHEALTHY = HttpResponse(503, b"unavailable\n")
 _NO_METRICS = Refusal(404, "This server has no metrics page. To enable it, start the server with metrics.")
+_NO_JAVASCRIPT = Refusal(
+    404, "This server does not serve its JavaScript client. To enable that, start the server with serve_javascript."
+)
 _NO_UPGRADE = Refusal(
     426,
     "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket. A proxy in between has "
@@ -41,20 +56,33 @@ class HttpEndpoints:
         is_healthy: returns whether the server can accept clients.
         authorizer: decides which clients may see the metrics and query the engines.
         metrics: whether the server has metrics.
+        javascript: whether the server serves the client for JavaScript.
 
     Raises:
-        RayforceValueError: `metrics` is not a bool.
+        RayforceValueError: `metrics` or `javascript` is not a bool.
         RayforceWSError: the library that metrics need is not installed.
     """
 
     def __init__(
-        self, server: Reporting, is_healthy: Callable[[], bool], authorizer: Authorizer, *, metrics: bool
+        self,
+        server: Reporting,
+        is_healthy: Callable[[], bool],
+        authorizer: Authorizer,
+        *,
+        metrics: bool,
+        javascript: bool,
     ) -> None:
         check_flag("metrics", metrics)
+        check_flag("serve_javascript", javascript)
         self._is_healthy = is_healthy
         self._authorizer = authorizer
         self._probes = EngineProbes(authorizer.engines)
         self._metrics = _metrics_of(server) if metrics else None
+        self._javascript = (
+            HttpResponse(200, _JAVASCRIPT.read_bytes(), "text/javascript; charset=utf-8", _JAVASCRIPT_HEADERS)
+            if javascript
+            else _NO_JAVASCRIPT
+        )
 
     async def answer(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
@@ -63,7 +91,8 @@ class HttpEndpoints:
 
         A checkpoint if the client has to be authenticated or engines are queried; arguments and cancellation are as for
         `Authorizer.decide`. Every client may ask for the health, if no engine is queried: it is one word, and load
-        balancers do not authenticate.
+        balancers do not authenticate. The client for JavaScript is no secret: whoever passes the checks that need no
+        credentials may load it.
         """
         path, _, query = request.path.partition("?")
         if path == HEALTH_PATH and _is_deep(query):
@@ -76,6 +105,8 @@ class HttpEndpoints:
                 return _NO_METRICS
             refusal = await self._authorizer.authorize_page(request, opening, log)
             return refusal or HttpResponse(200, *self._metrics.render(request.headers.get("accept", "")))
+        if path == JAVASCRIPT_PATH:
+            return self._authorizer.check_origin(request) or self._javascript
         return _NO_UPGRADE
 
     async def _deep_health(self, opening: trio.CancelScope) -> HttpResponse:

@@ -140,7 +140,7 @@ class Hub:
                 self._lose(source, _STOPPED)
 
     def subscribe(self, engine: Engine, name: str, subscriber: Subscriber, resume: Position | None = None) -> None:
-        """Subscribe to a topic of an engine. No checkpoint. The subscriber is told what becomes of it, maybe at once.
+        """Subscribe to a topic of an engine. No checkpoint. The subscriber is told the outcome, perhaps at once.
 
         Args:
             engine: see `Session.source`.
@@ -342,7 +342,7 @@ def _key(engine: Engine) -> Engine | None:
 
 
 class _Source:
-    """An engine and its topics. It passes on what the feed reports.
+    """An engine and its topics. It passes on the reports of the feed.
 
     Args:
         engine: the engine; `None` for those that do not push.

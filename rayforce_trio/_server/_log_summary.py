@@ -5,10 +5,10 @@ from collections import Counter, OrderedDict
 from math import inf
 
 NETWORK_BURST, NETWORK_RATE = 50, 10
-"""How many lines one network can cause at once, and in each second after that."""
+"""The number of lines that one network can cause at once, and in each second after that."""
 
 TOTAL_BURST, TOTAL_RATE = 200, 20
-"""How many lines all networks together can cause at once, and in each second after that."""
+"""The number of lines that all networks together can cause at once, and in each second after that."""
 
 LINE_SIZE = 200
 """Bytes; a longer line, such as one with a traceback, counts as several."""
@@ -54,7 +54,8 @@ class _Bucket:
 class LogSummary:
     """Decides which lines are logged, and counts the others by their kind and their network.
 
-    Errors have limits of their own: other lines, which a peer can cause at will, hide no fault of the server.
+    Errors have limits of their own, so other lines, which a peer can cause in any number, cannot hide a fault of the
+    server.
 
     Attributes:
         report_due: when the result of `take` should be logged, in seconds; infinite if no line was left out.
@@ -71,7 +72,7 @@ class LogSummary:
         """Return whether a line may be logged. If not, count it as left out.
 
         Args:
-            kind: what the summary calls the line. There is a limited number of kinds.
+            kind: the name of the line in the summary. There is a limited number of kinds.
             network: the network of the peer that caused the line.
             level: the level of the line; the summary has the highest one.
             size: the length of the line.

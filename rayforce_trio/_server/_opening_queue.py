@@ -16,7 +16,7 @@ class OpeningQueue:
     """The connections of a server that are being opened.
 
     Args:
-        max_unauthenticated: the number of openings that can go on at the same time; `None`: no limit.
+        max_unauthenticated: the number of openings that can continue at the same time; `None`: no limit.
         open_timeout: seconds that an opening may take.
 
     Raises:
@@ -104,7 +104,7 @@ class PendingOpening(OpeningProgress):
         self._wait: trio.CancelScope | None = None  # around a wait for the peer's bytes
 
     async def is_admitted(self) -> bool:
-        """Return whether the opening can go on; otherwise it must be refused. A checkpoint only if it has to wait.
+        """Return whether the opening can continue; otherwise it must be refused. A checkpoint only if it has to wait.
 
         If cancelled, the opening may still be queued.
         """

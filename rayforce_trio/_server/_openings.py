@@ -1,6 +1,6 @@
-"""Which of the connections that are being opened go on, wait or end: a state machine without I/O.
+"""The connections that are being opened: which of them continue, wait or end. A state machine without I/O.
 
-An opening that goes on holds one of `max_slots` slots, until it is open, answered or over. One network holds half of
+An opening that continues holds one of `max_slots` slots, until it is open, answered or over. One network holds half of
 the slots at most. If no slot is free, a newcomer waits in a queue. An opening that keeps the server waiting for bytes
 can lose its slot to a newcomer; one that waits for the server cannot.
 
@@ -62,7 +62,7 @@ class OpeningState(Enum):
 
 
 class Action(Enum):
-    """What to do with an opening."""
+    """An action on an opening."""
 
     ADMIT = auto()
     """Begin to read."""
@@ -110,7 +110,7 @@ class Openings:
     """All connections that are being opened. Times are in seconds, on any clock that does not go backwards.
 
     Args:
-        max_slots: the number of openings that can go on at the same time; `None`: no limit.
+        max_slots: the number of openings that can continue at the same time; `None`: no limit.
         open_timeout: seconds that an opening may keep the server waiting for bytes. The caller enforces it; if more
             than half of the slots are taken, this class enforces less, down to `MIN_OPEN_TIMEOUT`.
 

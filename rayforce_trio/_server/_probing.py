@@ -86,7 +86,7 @@ class _Run:
 
 
 async def _failure_of(engine: Engine) -> str | None:
-    """Query an engine in a session of its own. Any reply will do, even an error.
+    """Query an engine in a session of its own. Any reply counts as an answer, even an error.
 
     A checkpoint, for `PROBE_TIMEOUT` and the end of the session. If cancelled, the session is closed.
     """

@@ -58,7 +58,7 @@ class ResultStreams:
 
     @property
     def stored(self) -> int:
-        """How many bytes are kept on the server."""
+        """The number of bytes that the server keeps."""
         return sum(source.size for source in self._sources.values() if isinstance(source, SpooledValue))
 
     async def open(self, request: OpenStream) -> Reply:

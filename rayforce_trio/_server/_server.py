@@ -46,79 +46,86 @@ DEFAULT_MAX_MESSAGE_SIZE = 64 * _MIB
 
 
 class WSServer:
-    """A Rayforce server over WebSocket.
+    """A Rayforce server over WebSocket, on trio.
+
+    Creating a server opens nothing. Start it with `run`, `serve`, `start` or `async with`. It serves once at a time,
+    and can serve again afterwards.
 
     Args:
-        port: 1-65535, or 0 for a free port; the attribute `port` has the number once the server listens.
-        host: the name or address to listen on; the default is every IPv4 address of the machine.
+        port: the port, 1 to 65535, or 0 for a free one. The attribute `port` has the number when the server listens.
+        host: the name or address to listen on. The default is every IPv4 address of the machine.
         engine: the engine that evaluates queries: an `InProcessEngine` (the default), a `NativeEngine`, a
             `NativeProcess`, or several of them in a `RoundRobinEngine`.
-        ssl_context: the server's certificate and TLS settings, from `ssl.create_default_context` with the purpose
+        ssl_context: the certificate and TLS settings of the server, from `ssl.create_default_context` with the purpose
             `CLIENT_AUTH`. If it requests client certificates, `authenticate` receives them. `None`: no TLS.
-        authenticate: a function that takes an `auth.Request` and returns the client's principal, for example an
-            `auth.Principal`, or something falsy to refuse the client with HTTP status 401. It may be async. `auth` has
-            ready-made ones. By default, clients are not authenticated.
-        engines: further engines by name; an `auth.Principal` can name the one that evaluates its queries.
-        allow_unauthenticated: accept clients on other machines without authentication. Every client can run any code
-            in the engine, so by default a server without `authenticate` accepts only clients on the loopback interface,
-            whatever `host` is.
-        allowed_origins: origins (`https://example.org`) whose browser pages may connect, besides the server's own.
+        authenticate: a function that takes an `auth.Request` and returns the client's principal, usually an
+            `auth.Principal`, or something falsy to refuse the client with HTTP status 401. It may be async. The module
+            `auth` has such functions. `None`: clients are not authenticated.
+        engines: further engines by name. An `auth.Principal` can name the one that evaluates its queries.
+        allow_unauthenticated: whether to accept clients on other machines without authentication. Every client can run
+            any code in the engine, so by default a server without `authenticate` accepts only clients on the loopback
+            interface, whatever `host` is.
+        allowed_origins: origins (`https://example.org`) whose web pages may connect, in addition to the server's own.
         allowed_hosts: host names, without ports, by which clients may address the server. On loopback addresses, these
-            are allowed besides those addresses, `localhost` and `host`. On other addresses, any name is allowed if the
-            list is empty.
+            are allowed in addition to the addresses, `localhost` and `host`. On other addresses, an empty list allows
+            any name.
         trusted_proxies: IP addresses and networks (`"127.0.0.1"`, `"10.0.0.0/8"`) of proxies in front of the server.
             Their clients never count as clients on this machine.
-        proxy_header: the header in which the trusted proxies report their clients' addresses: `"X-Forwarded-For"` or
-            `"Forwarded"`. The client's address is the rightmost one that is not of a trusted proxy. `None`: the address
-            of the proxy counts as that of its clients.
-        proxy_protocol: the trusted proxies report their clients' addresses with the PROXY protocol, version 2, and
-            the server accepts no other connections.
-        max_connections: the limit on the connections of clients that were let in; `None`: no limit.
-        max_connections_per_address: the limit on those from one IPv4 address or /64 network of IPv6.
-        max_unauthenticated: the limit on connections that are being opened. Beyond it, newcomers wait for a short time
-            or take the place of peers that keep the server waiting.
-        max_in_flight: the limit on unanswered requests of one connection. Further requests are answered with an error
-            of code `busy`, in their turn. `None`: no limit, but the server stops reading while too many requests wait.
-            The default is twice the number that `WSClient` sends.
-        max_message_size: the longest message that the server accepts, in bytes.
-        max_reply_size: the longest reply that the server sends, in bytes, at least 1 MiB. A longer one becomes an error
-            of code `toobig`. `None`: no limit.
-        max_buffered_bytes: the limit on the bytes of all messages that are arriving or wait, in all connections. One
-            address can have half of it. Beyond it, the server closes connections with code 1013, those with the
-            longest unfinished messages first. `None`: no limit.
-        max_spooled_bytes: the limit on the bytes of all long replies that wait to be read, in files or in memory. One
-            address can have half of it. Beyond it, the server disconnects clients, those with the most first. `None`:
-            no limit.
-        reuse_port: share the port with other processes of the same user that set this, too (`SO_REUSEPORT`). The system
-            distributes the connections.
-        ping_interval: seconds of silence after which the server pings a client; `None`: never.
-        ping_timeout: seconds in which the client must then send something; `None`: no limit.
-        open_timeout: seconds for the opening of a connection, from TCP to the Rayforce handshake. If more than half of
-            `max_unauthenticated` connections are being opened, peers that keep the server waiting have less time.
-        write_timeout: seconds after which the server disconnects a client that does not read, or reads less than 16 KiB
-            a second on average.
-        query_timeout: seconds that a query may run in the engine, without its time in the queue. The server then stops
-            it and answers with an error of code `timeout`. `None`: no limit. `"auto"`: 300, or no limit if the server
-            listens only on loopback addresses. An `InProcessEngine` cannot be interrupted.
-        drain_timeout: seconds to let running queries finish when the server stops.
-        drain_delay: seconds for which a server that is to stop goes on serving and accepting clients, and answers
-            `GET /healthz` with 503, so that load balancers send no more clients to it.
-        resume_window: seconds for which the server keeps a topic after its last subscriber has left, so that
+        proxy_header: the header in which the trusted proxies report client addresses: `"X-Forwarded-For"` or
+            `"Forwarded"`. The client's address is the rightmost one that does not belong to a trusted proxy. `None`:
+            the proxy's address counts as that of its clients.
+        proxy_protocol: whether the trusted proxies report client addresses with version 2 of the PROXY protocol. The
+            server then accepts no other connections.
+        max_connections: the maximum number of open connections. `None`: no limit.
+        max_connections_per_address: the maximum number of open connections from one IPv4 address or /64 network of
+            IPv6. `None`: no limit.
+        max_unauthenticated: the maximum number of connections that are being opened. Beyond it, new ones wait for a
+            short time, or take the place of peers that keep the server waiting. `None`: no limit.
+        max_in_flight: the maximum number of unanswered requests of one connection. Further requests are answered with
+            an error of code `busy`, in their turn. The default is twice the number that `WSClient` sends. `None`: no
+            limit, but the server stops reading while too many requests wait.
+        max_message_size: the maximum length of a message from a client, in bytes.
+        max_reply_size: the maximum length of a reply, in bytes, at least 1 MiB. A longer one becomes an error of code
+            `toobig`. `None`: no limit.
+        max_buffered_bytes: the maximum size of all messages that are arriving or wait, in bytes, of all connections
+            together. One address can have half of it. Beyond it, the server closes connections with code 1013, those
+            with the longest unfinished messages first. `None`: no limit.
+        max_spooled_bytes: the maximum size of all long replies that wait to be read, in bytes, in files or in memory,
+            of all connections together. One address can have half of it. Beyond it, the server disconnects clients,
+            those with the longest replies first. `None`: no limit.
+        reuse_port: whether to share the port with other processes of the same user that also set this option
+            (`SO_REUSEPORT`). The system distributes the connections among them.
+        ping_interval: the seconds of silence after which the server pings a client. `None`: never.
+        ping_timeout: the seconds that the client then has to send something. `None`: no limit.
+        open_timeout: the seconds that a client has to open a connection, from TCP to the Rayforce handshake. If more
+            than half of `max_unauthenticated` connections are being opened, peers that keep the server waiting have
+            less time.
+        write_timeout: the seconds after which the server disconnects a client that does not read, or reads less than
+            16 KiB a second on average.
+        query_timeout: the seconds that a query may run in the engine, without its time in the queue. The server then
+            stops it and answers with an error of code `timeout`. `"auto"`: 300, or no limit if the server listens only
+            on loopback addresses. `None`: no limit. An `InProcessEngine` cannot be interrupted.
+        drain_timeout: the seconds to let running queries finish when the server stops.
+        drain_delay: the seconds for which a stopping server continues to serve and to accept clients, while
+            `GET /healthz` returns 503, so that load balancers send no more clients to it.
+        resume_window: the seconds for which the server keeps a topic after its last subscriber has left, so that
             subscribers can resume.
-        max_topic_history: how many bytes of the latest updates of each topic the server keeps for subscribers that
-            resume.
-        max_subscription_buffer: the limit on the bytes of updates that wait for one client to read them. Beyond it, the
-            oldest are dropped, and the client learns how many.
-        max_subscriptions: the limit on the subscriptions of one connection; `None`: no limit.
-        max_topics: the limit on the topics that the server keeps; `None`: no limit. Beyond it, topics without
-            subscribers give way.
-        log_queries: log the beginning of each query, on one line.
-        metrics: answer `GET /metrics` with statistics for Prometheus, to authenticated clients or, without
-            `authenticate`, to clients on this machine. This needs the prometheus_client library.
+        max_topic_history: the maximum size of the latest updates of each topic that the server keeps for subscribers
+            that resume, in bytes.
+        max_subscription_buffer: the maximum size of the updates that wait for one client to read them, in bytes. Beyond
+            it, the oldest are dropped, and the client learns how many.
+        max_subscriptions: the maximum number of subscriptions of one connection. `None`: no limit.
+        max_topics: the maximum number of topics that the server keeps. `None`: no limit. Beyond it, topics without
+            subscribers are dropped.
+        log_queries: whether to log the beginning of each query, on one line.
+        metrics: whether to answer `GET /metrics` with statistics for Prometheus. Authenticated clients receive them or,
+            without `authenticate`, clients on this machine. This needs the library prometheus_client.
+        serve_javascript: whether to answer `GET /rayforce.js` with the client for JavaScript, for pages that may
+            connect.
 
     Raises:
         RayforceValueError: an argument is out of range.
-        RayforceWSError: `metrics` is true, and the library is not installed.
+        RayforceWSError: `metrics` is true, but prometheus_client is not installed.
     """
 
     def __init__(
@@ -159,6 +166,7 @@ class WSServer:
         max_topics: int | None = 10_000,
         log_queries: bool = False,
         metrics: bool = False,
+        serve_javascript: bool = False,
     ) -> None:
         check_port(port, lowest=0)
         check_host(host)
@@ -169,7 +177,7 @@ class WSServer:
         check_size(max_message_size)
         check_flag("reuse_port", reuse_port)
         check_flag("log_queries", log_queries)
-        self.host = host
+        self.host: str = host
         """The name or address to listen on, as given."""
         self._requested_port = port
         self._bound_port: int | None = None
@@ -209,7 +217,9 @@ class WSServer:
             openings=OpeningQueue(max_unauthenticated, open_timeout),
             options=self._options,
             counters=self._counters,
-            endpoints=HttpEndpoints(self, self._is_healthy, self._authorizer, metrics=metrics),
+            endpoints=HttpEndpoints(
+                self, self._is_healthy, self._authorizer, metrics=metrics, javascript=serve_javascript
+            ),
             tls=ssl_context,
             max_message_size=max_message_size,
             keepalive=KeepAlive(ping_interval, ping_timeout),
@@ -227,22 +237,22 @@ class WSServer:
 
     @property
     def port(self) -> int:
-        """The port that the server listens on; before it listens, the requested port."""
+        """The port on which the server listens; before it listens, the requested port."""
         return self._requested_port if self._bound_port is None else self._bound_port
 
     @property
     def url(self) -> str:
-        """The URL of the server: `ws://host:port`, or `wss://host:port` with TLS."""
+        """The URL of the server, which begins with `ws` or, with TLS, with `wss`."""
         return f"{'ws' if self._tls is None else 'wss'}://{authority_of(self.host, self.port)}"
 
     def __repr__(self) -> str:
         return f"WSServer(port={self.port})"
 
     def statistics(self) -> Statistics:
-        """Return the current numbers of connections, requests, posts, errors, bytes and latencies.
+        """Return the current numbers of connections, requests, posts, errors, bytes, latencies, streams and topics.
 
-        This takes microseconds and is not a checkpoint. It works whether the server is running or not, and from other
-        threads, where numbers that belong together may differ by events in between.
+        This takes microseconds and is no checkpoint. It works whether the server is running or not, and in any thread.
+        In other threads, numbers that belong together may differ by the events in between.
         """
         return self._counters.take(since=self._since, queued=self._handler.queued)
 
@@ -255,8 +265,8 @@ class WSServer:
 
         Raises:
             ListenError: the server cannot listen on its address.
-            RayforceWSError: the server is running already, or this is not the main thread, which alone can receive
-                signals; use `serve` in other threads.
+            RayforceWSError: the server is running already, or this is not the main thread, which alone receives
+                signals. Use `serve` in other threads.
             RayforceError: the engine cannot start, or has ended.
         """
         if threading.current_thread() is not threading.main_thread():
@@ -288,8 +298,8 @@ class WSServer:
         """Serve until `stop` or cancellation. Meant for `server = await nursery.start(WSServer(port=0).serve)`.
 
         A checkpoint. If cancelled, running queries are stopped, and connections are closed within 2 seconds, with code
-        1001 unless a message to the client was left incomplete. When this returns, every socket is closed and every
-        task has ended. The server can serve again afterwards.
+        1001 unless a message to the client is incomplete. When this returns, every socket is closed and every task has
+        ended.
 
         Raises:
             ListenError: the server cannot listen on its address.
@@ -322,13 +332,16 @@ class WSServer:
 
     @enable_ki_protection
     async def start(self, nursery: trio.Nursery) -> None:
-        """Serve in the caller's nursery, and return when the server listens.
+        """Serve in your nursery, and return when the server listens.
 
         A checkpoint. If cancelled, the server has ended.
 
+        Args:
+            nursery: the nursery in which the server runs. Cancelling it ends the server.
+
         Raises:
             RayforceValueError: `nursery` is not a `trio.Nursery`.
-            ListenError, RayforceWSError, RayforceError: as for `serve`; or the nursery is closed.
+            RayforceError: the errors are those of `serve`; or the nursery is closed.
         """
         _require_trio()
         if not isinstance(nursery, trio.Nursery):
@@ -351,18 +364,17 @@ class WSServer:
 
     @enable_ki_protection
     async def stop(self, grace: float | None = None) -> None:
-        """Stop accepting connections, and close each open one with code 1001 when its queries are finished.
+        """Stop accepting connections, and close each open one with code 1001 when its queries have finished.
 
-        For `drain_delay` seconds before that, the server goes on serving, and only `GET /healthz` says that it stops.
-
-        Queries that are still running after the grace period are stopped in the engine and not answered. Requests that
-        arrive after the stop are answered with an error of code `closing` while older ones are still running.
+        For `drain_delay` seconds before that, the server continues to serve, and only `GET /healthz` shows that it is
+        stopping. Queries that are still running after the grace period are stopped in the engine and not answered.
+        Requests that arrive after the stop, while older ones are running, are answered with an error of code `closing`.
 
         A checkpoint. It returns when the server has ended, at most 5 seconds after the delay and the grace period. If
-        cancelled, the server stops all the same. It may be called again with a shorter grace period.
+        cancelled, the server stops nevertheless. It may be called again with a shorter grace period.
 
         Args:
-            grace: seconds to let running queries finish, after `drain_delay`. Default: `drain_timeout`.
+            grace: the seconds to let running queries finish, after `drain_delay`. Default: `drain_timeout`.
 
         Raises:
             RayforceWSError: the server is not running.
@@ -384,26 +396,26 @@ class WSServer:
     async def publish(self, topic: str, value: object) -> int:
         """Publish a value to the subscribers of a topic, and return the number of the update.
 
-        If the server's `engine` is in this process, the subscribers have the value, or it waits to be sent to them,
-        before other tasks run. So a snapshot contains what the program changes directly before this call exactly if it
-        contains the update. A native engine publishes the value itself.
+        With an `InProcessEngine`, the subscribers have the update, or it waits to be sent to them, before other tasks
+        run. So if the program changes data directly before this call, a subscriber has the change in its snapshot or
+        receives the update, never both. A native engine publishes the value itself.
 
-        A checkpoint. If cancelled, the value may be published all the same.
+        A checkpoint. If cancelled, the value may nevertheless be published.
 
         Args:
-            topic: the topic, of up to 1,024 bytes of UTF-8.
+            topic: the name of the topic, of at most 1,024 bytes of UTF-8.
             value: a value that a parameter can have, but not null.
 
         Returns:
-            The number of the update; 0 if nobody has subscribed.
+            The number of the update, or 0 if the topic has no subscribers.
 
         Raises:
             RayforceValueError: the topic or the value is invalid.
             RayforceConversionError: the value cannot be sent.
-            RayforceAccessError: the engine is read-only.
-            RayforceError: another error of the engine.
+            RayforceUserError: the engine is read-only (code `access`).
+            RayforceError: the engine reported another error.
             EngineError: the engine cannot be reached, or is lost. It may have published the value.
-            RayforceWSError: the server is not running, or not in this trio run.
+            RayforceWSError: the server is not running, or runs in another trio run.
         """
         check_topic(topic)
         payload = encode_update(value)
@@ -430,7 +442,11 @@ class WSServer:
 
     @enable_ki_protection
     async def __aenter__(self) -> "WSServer":
-        """Return the server when it listens. A checkpoint; if cancelled, the server has ended. Raises as `serve`."""
+        """Return the server when it listens. A checkpoint; if cancelled, the server has ended.
+
+        Raises:
+            RayforceError: the errors are those of `serve`.
+        """
         _require_trio()
         with collapse_groups():
             manager = trio.open_nursery()

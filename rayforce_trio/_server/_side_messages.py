@@ -1,7 +1,7 @@
 """The messages of a connection that answer no request: notices and updates of subscriptions.
 
-Nothing here waits. What cannot be sent at once waits in the outbox until the transport is idle, so a client that reads
-slowly delays nobody else, and no long reply is cut.
+Nothing here waits. Messages that cannot be sent at once wait in the outbox until the transport is idle, so a client
+that reads slowly delays nobody else, and no message interrupts a long reply.
 """
 
 from collections.abc import Callable, Sequence
@@ -125,7 +125,7 @@ class SideMessages:
             self.on_dropped(dropped)
 
     def _send_waiting(self) -> None:
-        """Send what waits, as far as that is possible."""
+        """Send the waiting notices and updates, as far as possible."""
         outbox, transport = self._outbox, self._transport
         end = perf_counter() + TIME_SLICE
         try:

@@ -28,7 +28,7 @@ async def spool(session: Session, reply: Result, on_stored: Callable[[int], None
 
     Args:
         session: the session that returned the reply.
-        reply: a list of the printed text and the value, maybe incomplete.
+        reply: a list of the printed text and the value, which may be incomplete.
         on_stored: called with the number of bytes that are kept in addition to those before.
 
     Raises:
@@ -66,7 +66,7 @@ def _start(rows: Buffer) -> bytes:
 async def _receive_into_file(session: Session, beginning: bytes, on_stored: Callable[[int], None]) -> Frame | Failure:
     """Return the payload of a reply, mapped from a file. A checkpoint; if cancelled, as `spool`.
 
-    If the file cannot be written, the reply is received all the same, because the engine waits for that.
+    If the file cannot be written, the reply is still received, because the engine waits for that.
     """
     file: IO[bytes] | None = None
     data, problem = beginning, None

@@ -60,7 +60,7 @@ class StreamVariables:
             await self._delete_in(self._session, variable)
 
     async def delete_elsewhere(self, report: Callable[[str], None]) -> None:
-        """Delete what is left in another session, since that of the connection is lost or closed.
+        """Delete the remaining variables in another session, since the connection's own is lost or closed.
 
         A checkpoint if there are any variables, within ten minutes. If cancelled, the last attempt takes 2 seconds at
         most.
@@ -79,7 +79,8 @@ class StreamVariables:
                     report(problem or last_problem or "the engine did not delete them")
 
     async def _try_to_delete(self, seconds: float) -> str | None:
-        """Try for some seconds to delete what is left in another session; return why that has failed, if it is known.
+        """Try for some seconds to delete the remaining variables in another session; return why that has failed, if it
+        is known.
 
         A checkpoint if there are any variables; if cancelled, some are left.
         """

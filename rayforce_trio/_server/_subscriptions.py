@@ -1,4 +1,4 @@
-"""The subscriptions of one connection: it carries out what the client asks for."""
+"""The subscriptions of one connection: it carries out the client's requests."""
 
 from collections.abc import Callable
 
@@ -124,7 +124,7 @@ class Subscriptions:
     async def publish(self, publish: Publish, session: Session) -> Reply:
         """Publish a value, and return the number of the update, 0 if nobody has subscribed, or an error.
 
-        A checkpoint. If cancelled, the session can only be closed, and the value may be published all the same.
+        A checkpoint. If cancelled, the session can only be closed, and the value may still be published.
 
         Args:
             publish: the client's call.

@@ -94,16 +94,17 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """The answer to a plain HTTP request: an HTTP status, the body and its type."""
+    """The answer to a plain HTTP request: an HTTP status, the body and its type, and the headers about its use."""
 
     status: int
     body: bytes
     content_type: str = _TEXT_TYPE
+    headers: Headers = (("Cache-Control", "no-store"),)
 
     @property
     def all_headers(self) -> Headers:
         """The headers of the answer."""
-        return (("Content-Type", self.content_type), ("Cache-Control", "no-store"), ("Connection", "close"))
+        return (("Content-Type", self.content_type), *self.headers, ("Connection", "close"))
 
 
 Decide = Callable[[OpeningRequest], Awaitable[Refusal | None]]
@@ -186,7 +187,7 @@ async def accept(
     Args:
         socket_stream: a connection that was just accepted. Do not use it after this call.
         options: the options of the connection.
-        peer: the address to report as that of the peer. `None`: that of the socket.
+        peer: the address to report as the peer's. `None`: that of the socket.
         decide: called with a request for a connection; returns why it is refused, or `None`.
         answer: called with a plain HTTP request, GET or HEAD; returns the response, or why it is refused. `None`: plain
             HTTP requests are not valid.
@@ -309,7 +310,7 @@ async def _receive_request(stream: ByteStream, turns: Turns, progress: OpeningPr
             with progress.waiting_for_peer(count_queue_time=can_send_early):
                 data = await stream.receive_some()
         except PeerTooSlow:
-            if received:  # a peer that has asked nothing does not expect an answer
+            if received:  # a peer that has requested nothing expects no answer
                 await _refuse_bad_request(stream, 408, _TOO_LATE, (), progress)
             raise
         if not data:

@@ -113,7 +113,7 @@ class Transport(ABC):
 
     @property
     def unfinished(self) -> int:
-        """How many bytes of an unfinished message have been received."""
+        """The number of bytes of an unfinished message that have been received."""
         return 0
 
     def has_bytes(self) -> bool:
@@ -155,8 +155,8 @@ class Transport(ABC):
     def send_now(self, message: Frame | LazyFrame | str) -> bool:
         """Send a message at once, like `send_nowait` and `flush` in one step. No checkpoint.
 
-        The message may be longer than one to buffer, if the transport supports that. `run` sends what the network does
-        not take at once. If this returns False, call `send` instead.
+        The message may be longer than one to buffer, if the transport supports that. `run` sends the part that the
+        network does not take at once. If this returns False, call `send` instead.
 
         Raises the same errors as `send`.
         """
@@ -168,8 +168,8 @@ class Transport(ABC):
     def send_between(self, message: SharedMessage | str) -> bool:
         """Send a message of a server at once if nothing else is being sent or waits to be sent. No checkpoint.
 
-        The message may have any length. `run` sends what the network does not take at once. If this returns False,
-        nothing was sent, and `on_idle` will be called.
+        The message may have any length. `run` sends the part that the network does not take at once. If this returns
+        False, nothing was sent, and `on_idle` will be called.
 
         Raises the same errors as `send`.
         """
@@ -180,7 +180,7 @@ class Transport(ABC):
         self.on_idle()
 
     def flush(self) -> None:  # noqa: B027 - nothing to do unless send_nowait is overridden
-        """Send the buffered messages. `run` sends what the network does not take at once. No checkpoint.
+        """Send the buffered messages. `run` sends the part that the network does not take at once. No checkpoint.
 
         Raises:
             ConnectionLost: the connection broke.
@@ -244,7 +244,7 @@ def closed_by_us() -> ConnectionClosed:
 async def aclose_shielded(transport: Transport) -> None:
     """Close the transport, even in a cancelled scope, within `SHIELDED_CLOSE_TIMEOUT`. A checkpoint. Idempotent.
 
-    If cancelled, the close goes on; the caller's next checkpoint raises the cancellation.
+    If cancelled, the close continues; the caller's next checkpoint raises the cancellation.
     """
     with anyio.CancelScope(shield=True, deadline=anyio.current_time() + SHIELDED_CLOSE_TIMEOUT):
         await transport.aclose(CloseCode.GOING_AWAY)

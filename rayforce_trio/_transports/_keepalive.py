@@ -44,7 +44,7 @@ class KeepAlive:
             last_sign_of_life: returns when the peer last sent or took a byte, on the event loop's clock. Progress of a
                 large message in either direction counts, since a pong cannot overtake it.
             ping: sends a ping as soon as possible. No checkpoint.
-            listening: returns whether what the peer sends is being read. While it is not, for lack of room, its
+            listening: returns whether bytes from the peer are being read. While it is not, for lack of room, its
                 silence does not count; a ping still finds out whether the connection is broken.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Turns: how many openings may go on in one round of the event loop. On trio."""
+"""A limit on the openings that continue in one round of the event loop. On trio."""
 
 import time
 from collections.abc import Callable

@@ -206,7 +206,7 @@ class WebSocketTransport(Transport):
         return self._stream.peer_is_gone()
 
     def _read_nowait(self) -> None:
-        """Pass bytes that have arrived to the connection. Raises what the stream raises, and the error of the end."""
+        """Pass bytes that have arrived to the connection. Raises the errors of the stream, and the error of the end."""
         connection = self._connection
         buffer = connection.get_buffer()
         if buffer is not None and len(buffer) > READ_SIZE:
@@ -263,7 +263,7 @@ class WebSocketTransport(Transport):
     async def _send(self, queue: Callable[[], None]) -> None:
         """Call `queue`, and send until the message is sent. A checkpoint.
 
-        If cancelled, `run` sends what is left of a short message. A long message of which something was sent has been
+        If cancelled, `run` sends the rest of a short message. A long message of which something was sent has been
         cut: nothing can follow it.
         """
         connection = self._connection
@@ -305,7 +305,7 @@ class WebSocketTransport(Transport):
         return True
 
     def _send_medium_now(self, message: Frame | LazyFrame | str, *, any_size: bool = False) -> bool:
-        """Send a message of medium length; `run` sends what the network does not take. If False, nothing was done.
+        """Send a message of medium length; `run` sends the rest. If False, nothing was done.
 
         A switch to another task for each piece would take longer than everything else.
         """
@@ -344,7 +344,7 @@ class WebSocketTransport(Transport):
         """Send everything there is to send. The caller holds the lock.
 
         A checkpoint only if the network does not take everything, or the time slice is used up. If cancelled, `run`
-        sends what is left of short messages.
+        sends the rest of short messages.
 
         Raises:
             ConnectionLost: the connection broke, or the peer took too little for `write_timeout` seconds.
@@ -432,7 +432,7 @@ class WebSocketTransport(Transport):
             await self._stream.aclose()
 
     async def _closing_handshake(self) -> None:
-        """Send the close frame, and read until that of the peer arrives. A checkpoint.
+        """Send the close frame, and read until the peer's close frame arrives. A checkpoint.
 
         If cancelled, the close frame may not have been sent.
 

@@ -1,7 +1,7 @@
-"""The slowest rate at which a peer may take what it is sent, without I/O."""
+"""The slowest rate at which a peer may take the bytes that are sent to it. Without I/O."""
 
 MIN_RATE = 16 * 1024
-"""How many bytes per second a peer has to take, on average over `timeout`, while more wait to be sent.
+"""The bytes per second that a peer must take, on average over `timeout`, while more wait to be sent.
 
 The slowest mobile networks carry twice as many. At this rate, a peer takes 18 hours for a reply of 1 GiB.
 """

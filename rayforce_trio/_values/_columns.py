@@ -17,23 +17,22 @@ _ROWS_PER_BLOCK = 10_000  # decoded at a time by `rows`
 
 
 class Columns:
-    """The result of a query as columns, in the form in which they arrived. Each method converts them when it is called.
+    """The result of a query as columns, stored as they arrived. Each method converts them when it is called.
 
-    A table has its own columns, a dict of vectors of equal length has one for each key, and a vector is one column with
-    the name `value`. The page "Data" of the documentation lists what each type of the engine becomes, and the values
-    that the engine cannot tell from null.
+    A table has its own columns, a dict of vectors of equal length has one column for each key, and a vector is one
+    column named `value`. The page "Data" of the documentation lists the Python, numpy and Arrow type for each type of
+    the engine, and the values that the engine cannot tell from null.
 
-    Null is masked in arrays of integers, NaN or NaT in arrays of floats, dates and times, `None` in other arrays and in
-    plain Python values, and null in Arrow. Timestamps are in UTC and have no time zone. A `datetime` or `timedelta` has
-    microseconds: where nanoseconds would be lost, the value is a `pandas.Timestamp` or `pandas.Timedelta` if pandas is
-    installed, and truncated to microseconds if not.
+    Null is masked in arrays of integers, NaN in arrays of floats, NaT in arrays of dates and times, `None` in other
+    arrays and in Python values, and null in Arrow. Timestamps are in UTC and have no time zone. A `datetime` or
+    `timedelta` has microseconds; a value with nanoseconds is a `pandas.Timestamp` or `pandas.Timedelta` if pandas is
+    installed, and is otherwise truncated to microseconds.
 
-    Arrays of numbers are read-only views of the reply, which may be unaligned; `numpy.require(array,
-    requirements="A")` copies an unaligned one. While one of these arrays exists, the whole reply
-    stays in memory.
+    Arrays of numbers are read-only views of the reply and may be unaligned; `numpy.require(array, requirements="A")`
+    copies an unaligned one. Each of these arrays keeps the whole reply in memory as long as it exists.
 
     `polars.DataFrame(columns)`, `pandas.DataFrame.from_arrow(columns)`, `pyarrow.table(columns)` and DuckDB accept
-    columns directly.
+    the object directly.
     """
 
     def __init__(self, columns: Mapping[str, RawColumn]) -> None:
@@ -41,12 +40,12 @@ class Columns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the columns, in their order."""
+        """The names of the columns, in order."""
         return tuple(self._columns)
 
     @property
     def schema(self) -> Mapping[str, str]:
-        """The engine's type of each column, such as `"SYMBOL"` or `"F64"`, by the column's name."""
+        """The engine's type of each column, such as `"SYMBOL"` or `"F64"`, by column name."""
         return MappingProxyType(
             {
                 name: column.type.name if isinstance(column, FixedColumn | TextColumn) else "LIST"
@@ -66,11 +65,11 @@ class Columns:
         return name in self._columns
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """Return a column as a numpy array; the page "Data" of the documentation lists its types.
+        """Return a column as a numpy array. The page "Data" of the documentation lists the types.
 
         Raises:
-            RayforceIndexError: no column has this name; the error lists the names.
-            RayforceConversionError: a value cannot be represented; the error names its row.
+            RayforceIndexError: there is no column of this name; the error lists the names.
+            RayforceConversionError: a value cannot be represented; the error names the row.
         """
         try:
             column = self._columns[name]
@@ -79,72 +78,75 @@ class Columns:
         return to_numpy(f"column {name!r}", column)
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names of the columns. See `rows` for the rows."""
+        """Iterate over the names of the columns. For the rows, use `rows`."""
         return iter(self._columns)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield each row as a tuple of plain Python values. Converts 10,000 rows at a time.
+        """Yield each row as a tuple of Python values. 10,000 rows are converted at a time.
 
         Raises:
-            RayforceConversionError: a value cannot be represented; the error names its column and row.
+            RayforceConversionError: a value cannot be represented; the error names the column and the row.
         """
         for start in range(0, len(self), _ROWS_PER_BLOCK):
             yield from zip(*self._lists(start, start + _ROWS_PER_BLOCK).values(), strict=True)
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Return the columns as lists of plain Python values.
+        """Return the columns as lists of Python values, by column name.
 
         Raises:
-            RayforceConversionError: a value cannot be represented; the error names its column and row.
+            RayforceConversionError: a value cannot be represented; the error names the column and the row.
         """
         return self._lists(0, None)
 
     def to_numpy(self) -> dict[str, NDArray[Any]]:
-        """Return the columns as arrays, as `columns[name]` returns them, by their names.
+        """Return the columns as numpy arrays, as `columns[name]` returns them, by column name.
 
         Raises:
-            RayforceConversionError: a value cannot be represented; the error names its column and row.
+            RayforceConversionError: a value cannot be represented; the error names the column and the row.
         """
         return {name: self[name] for name in self._columns}
 
     def to_arrow(self) -> Any:
-        """Return a pyarrow.Table.
+        """Return the columns as a `pyarrow.Table`.
 
         Raises:
             RayforceError: pyarrow is not installed.
-            RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
+            RayforceConversionError: Arrow cannot represent a value; the error names the column and the row.
         """
         return _arrow.to_table(self._columns)
 
     def to_pandas(self) -> Any:
-        """Return a pandas.DataFrame. Integers with nulls have pandas' nullable types; symbols are categories.
+        """Return the columns as a `pandas.DataFrame`. Integers with nulls have nullable types; symbols are categories.
 
         Raises:
             RayforceError: pandas or pyarrow is not installed.
-            RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
+            RayforceConversionError: Arrow cannot represent a value; the error names the column and the row.
         """
         return _pandas.to_frame(self.to_arrow())
 
     def to_polars(self) -> Any:
-        """Return a polars.DataFrame; symbols are categories.
+        """Return the columns as a `polars.DataFrame`. Symbols are categories.
 
         Raises:
             RayforceError: polars or pyarrow is not installed.
-            RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
+            RayforceConversionError: Arrow cannot represent a value; the error names the column and the row.
         """
         return _polars.to_frame(self.to_arrow())
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Export the columns through the Arrow PyCapsule interface.
 
+        Args:
+            requested_schema: as in that interface: a capsule with the schema to cast to, or `None`.
+
         Raises:
             RayforceError: pyarrow is not installed.
-            RayforceConversionError: Arrow cannot represent a value; the error names its column and row.
+            RayforceConversionError: Arrow cannot represent a value; the error names the column and the row.
         """
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> NoReturn:
-        """Refuse to become one array, which `pandas.DataFrame(columns)` asks for, too.
+        """Refuse to become a single array, which `pandas.DataFrame(columns)` also requests.
 
         Raises:
             RayforceTypeError: always; it names the methods to use.

@@ -33,7 +33,7 @@ when: it answers pings, finishes a frame before it begins another one, and perfo
 In CLOSING, messages arrive only until the close frame of the peer does. `close` alone sends a close frame: after a
 close frame or a violation of the peer, the owner of the connection calls it with the code and the reason to answer.
 
-The peer may have sent much before it hears of a close or a violation. All of that has to be received, or the system
+The peer may have sent a lot before it learns of a close or a violation. All of that has to be received, or the system
 would reset the connection, and the peer might lose the close frame. But an attacker may never stop. So after a close of
 this side or a violation, `max_message_size` and `CLOSING_ALLOWANCE` bytes may arrive, in `MAX_CLOSING_FRAMES` frames.
 """
@@ -99,7 +99,7 @@ _NOTHING = memoryview(b"")
 
 
 class State(enum.Enum):
-    """What a connection can do."""
+    """The state of a connection."""
 
     OPEN = "messages can be sent and received"
     CLOSING = "one side has closed: no messages can be sent"
@@ -113,7 +113,7 @@ _BINARY, _TEXT = Opcode.BINARY, Opcode.TEXT
 
 
 class EndedBy(enum.Enum):
-    """Who ended a connection, or what did."""
+    """The cause of the end of a connection."""
 
     US = "this side closed it"
     PEER = "the peer closed it"
@@ -123,7 +123,7 @@ class EndedBy(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a connection ended; `code` and `reason` are those of the close frame, the violation or the loss."""
+    """The end of a connection, with the `code` and `reason` of the close frame, the violation or the loss."""
 
     by: EndedBy
     code: int = NO_STATUS
@@ -142,8 +142,8 @@ class WebSocketConnection:
     `buffer_updated` instead. Call `receive_eof` when the peer has sent everything, and `connection_lost` or `abort`
     when the network connection breaks or is closed.
 
-    After each call that queues something, and after `next_event`, send what `data_to_send` returns, and report how
-    much the network took with `bytes_sent`. At most one message may be under way at a time.
+    After each call that queues something, and after `next_event`, send what `data_to_send` returns, and report how much
+    the network took with `bytes_sent`. At most one message may be in progress at a time.
 
     There are two shortcuts for short messages: `next_short_message` returns one without `next_event`, and `pack_next`
     packs one without the queue. If they return `None`, use the general methods. `begin_message` is for longer messages
@@ -193,7 +193,7 @@ class WebSocketConnection:
         self.buffer_updated = reader.buffer_updated
         # Sending
         self._outgoing = bytearray()  # frames; the first may have been sent in part
-        self._message: _OutgoingMessage | None = None  # a long message under way
+        self._message: _OutgoingMessage | None = None  # a long message that is being sent
         self._piece = _NOTHING  # the unsent rest of a piece of its current frame
         self._in_frame = False  # that frame has begun: nothing else can be sent before its end
         self._mid_message = False  # the last data frame that has begun does not end its message
@@ -238,7 +238,7 @@ class WebSocketConnection:
         return event
 
     def receive_eof(self) -> None:
-        """Handle the end of what the peer sends."""
+        """Handle the end of the peer's stream."""
         if self.state is _CLOSING and not self.receiving:
             return  # the peer has closed, and can still receive the answer
         self.connection_lost("the peer disconnected without closing the connection")
@@ -255,14 +255,14 @@ class WebSocketConnection:
 
     @property
     def sending(self) -> bool:
-        """Whether a long message is under way: part of it has not been sent. The end of the connection cuts it."""
+        """Whether a long message is in progress: part of it has not been sent. The end of the connection cuts it."""
         return self._message is not None
 
     def send(self, message: Payload | str) -> None:
         """Queue a message. If it is long, keep it until it is sent (see `sending`), or call `abandon`.
 
         Raises:
-            LocalProtocolError: the connection is not open, or another message is under way or was cut.
+            LocalProtocolError: the connection is not open, or another message is in progress or was cut off.
         """
         if self._mid_message:
             raise LocalProtocolError("the message before this one is unfinished")
@@ -341,7 +341,7 @@ class WebSocketConnection:
         )
 
     def abandon(self) -> None:
-        """Give up the long message under way, if there is one. The rest of its current frame can never be sent."""
+        """Give up the long message that is in progress, if any. The rest of its current frame can never be sent."""
         if self._message is None:
             return
         self._message = None
@@ -398,7 +398,7 @@ class WebSocketConnection:
         return self._outgoing
 
     def bytes_sent(self, count: int) -> None:
-        """Remove the first `count` bytes of what `data_to_send` returned: the network took them."""
+        """Remove the first `count` bytes of the result of `data_to_send`: the network took them."""
         if self._piece:
             self._piece = self._piece[count:] or _NOTHING  # an empty view would still keep the whole message
         else:
@@ -443,7 +443,7 @@ class WebSocketConnection:
         self._ping_due = False
         self._control_due = bool(self._close_frame)
 
-    # The long message under way
+    # The long message that is being sent
 
     def _begin_frame(self) -> None:
         message = self._message

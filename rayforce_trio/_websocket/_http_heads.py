@@ -40,7 +40,7 @@ class InvalidHead(Exception):
     """A head is not valid.
 
     Attributes:
-        reason: what is wrong with it, as the end of a sentence.
+        reason: the problem, as the end of a sentence.
         status: the HTTP status to answer a request with.
         headers: further headers of that answer.
     """

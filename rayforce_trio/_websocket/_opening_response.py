@@ -10,10 +10,10 @@ from wsproto.utilities import generate_accept_token
 from ._http_heads import HEAD_LIMIT, InvalidHead, complete_head, has_token, pack_head, parse_head, wrong_header
 
 BODY_LIMIT = 64 * 1024
-"""How much of the body of a rejection is kept, in bytes."""
+"""The number of bytes that are kept of the body of a rejection."""
 
 _HTTP = b"HTTP/"
-_TLS_ALERT = b"\x15\x03"  # the first bytes of a TLS server's answer to something else
+_TLS_ALERT = b"\x15\x03"  # the first bytes of a TLS server's answer to a request without TLS
 
 _UPGRADE = h11.Request(
     method="GET", target="/", headers=[("Host", "localhost"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
@@ -55,7 +55,7 @@ class InvalidResponse:
     """A response that no WebSocket server sends.
 
     Attributes:
-        reason: what is wrong with it, as the end of a sentence.
+        reason: the problem, as the end of a sentence.
         is_incomplete: whether the peer has only sent too little, as it does if it is being stopped.
     """
 

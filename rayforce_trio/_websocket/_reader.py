@@ -109,7 +109,7 @@ class FrameReader:
 
     @property
     def unfinished(self) -> int:
-        """How much of an unfinished message has arrived, in bytes; of a text message, in characters."""
+        """The size of the part of an unfinished message that has arrived: in bytes, or in characters if it is text."""
         return 0 if self._message is None else self._message.size
 
     def get_buffer(self) -> memoryview | None:
@@ -194,7 +194,7 @@ class FrameReader:
         self._bytes_left, self._frames_left = size, frames
 
     def _accepts(self, *, size: int = 0, frames: int = 0) -> bool:
-        """Count what arrives after a call of `end` or `limit`; return whether it is to be read."""
+        """Count the bytes that arrive after a call of `end` or `limit`; return whether they are to be read."""
         self._bytes_left -= size
         self._frames_left -= frames
         if self._bytes_left < 0 or self._frames_left < 0:

@@ -19,7 +19,7 @@ _SUITE_TIMEOUT = 1800.0
 
 
 async def run(suite: Suite) -> dict[str, Report]:
-    """Test both sides; returns what came out, by side."""
+    """Test both sides; return the reports, by side."""
     async with suite.test_clients() as port, relay(port) as there:
         print("the suite is the server, ours the client", flush=True)
         count = await _be_tested(there)
@@ -34,7 +34,7 @@ async def run(suite: Suite) -> dict[str, Report]:
 
 
 async def _be_tested(suite: Relay) -> int:
-    """Echo through all the cases there are; returns how many."""
+    """Have our client echo in all cases of the suite; return their number."""
     suite.path = "/getCaseCount"
     with trio.fail_after(_CASE_TIMEOUT):
         transport = await open_client(suite.port)
@@ -57,7 +57,7 @@ async def _ask(suite: Relay, path: str) -> None:
 
 
 async def _check_that_it_echoes(port: int) -> None:
-    """After all that was done to it, the server serves."""
+    """Check that the server still serves after the suite's attacks."""
     with trio.fail_after(_CASE_TIMEOUT):
         transport = await open_client(port)
         for message in ("text", b"bytes"):
@@ -67,24 +67,27 @@ async def _check_that_it_echoes(port: int) -> None:
 
 
 def page(reports: dict[str, Report]) -> str:
-    """Return what the documentation shows."""
+    """Return the page of the documentation."""
     lines = [
         "# The Autobahn test suite",
         "",
-        "The [Autobahn test suite](https://github.com/crossbario/autobahn-testsuite) plays a WebSocket peer that does",
-        f"what it should, and what it should not. This is version {VERSION} of it against the WebSocket of",
-        f"rayforce-trio {rayforce_trio.__version__} on trio, run on {datetime.now(UTC):%Y-%m-%d} with Python "
-        f"{platform.python_version()} and trio {trio.__version__}.",
+        "Does the WebSocket implementation follow RFC 6455, also with peers that do not? The [Autobahn test",
+        "suite](https://github.com/crossbario/autobahn-testsuite) plays a peer that does correct and incorrect",
+        "things, and judges the reactions.",
         "",
-        "In the column `server` ours was the server, in the column `client` the client. Sections 12 and 13 are about",
-        "compression, which is never agreed to. In a case that is `INFORMATIONAL` the suite expects nothing, and tells",
-        "what it saw.",
+        f"This is a run of version {VERSION} of the suite with the WebSocket implementation of rayforce-trio",
+        f"{rayforce_trio.__version__} on trio, on {datetime.now(UTC):%Y-%m-%d}, with Python",
+        f"{platform.python_version()} and trio {trio.__version__}. In the column `server`, our server was tested;",
+        "in the column `client`, our client.",
         "",
         *table(reports),
+        "",
+        "In a case that is `INFORMATIONAL`, the suite expects nothing and reports its observation. Sections 12",
+        "and 13 are about compression, which our side never accepts, so they are left out.",
     ]
     if remarks := list(remarkable(reports)):
-        lines += ["", "All that is not simply OK:", "", *remarks]
-    lines += ["", "Run it with `nox -s autobahn`; it needs a Python 2.7 with pip, since the suite does."]
+        lines += ["", "These outcomes are not simply `OK`:", "", *remarks]
+    lines += ["", "To run the suite, use `nox -s autobahn`. The suite needs a Python 2.7 with pip."]
     return "\n".join(lines) + "\n"
 
 

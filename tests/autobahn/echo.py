@@ -1,4 +1,4 @@
-"""What is tested: a server and a client that send back all they get, with nothing but the transport in them."""
+"""The tested programs: a server and a client that send every message back, over nothing but the transport."""
 
 from functools import partial
 
@@ -12,12 +12,12 @@ from rayforce_trio.errors import HandshakeError, RayforceWSError
 
 _LIMIT = 64 * 1024 * 1024  # bytes; the longest message of the suite has 16 MiB
 _OPEN_TIMEOUT = 10.0
-_QUIET = KeepAlive(interval=None)  # a ping that nobody expects fails a case
+_QUIET = KeepAlive(interval=None)  # a ping that the suite does not expect fails a case
 _OPTIONS = AcceptOptions(subprotocols=[], max_message_size=_LIMIT, keepalive=_QUIET)
 
 
 async def echo(transport: Transport) -> None:
-    """Send back what arrives until the connection ends, and end it as the package does. A checkpoint."""
+    """Send every message back until the connection ends, and end it as the package does. A checkpoint."""
     try:
         await race(partial(_send_back, transport), transport.run)
     except RayforceWSError as error:
@@ -27,7 +27,7 @@ async def echo(transport: Transport) -> None:
 
 
 async def serve(*, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-    """Echo to everybody until cancelled; starts with the port. What a peer breaks comes out of here."""
+    """Echo to every client until cancelled; starts with the port. Raises every error but a failed handshake."""
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     task_status.started(listener.socket.getsockname()[1])
     await trio.serve_listeners(_handle, [listener])
@@ -50,7 +50,7 @@ async def _handle(stream: trio.SocketStream) -> None:
             transport = await accept(stream, _OPTIONS, decide=_welcome)
         await echo(_for_echo(transport))
     except HandshakeError:
-        pass  # of the peer's; the server goes on
+        pass  # the peer's fault; the server continues
     finally:
         stream.socket.close()
 

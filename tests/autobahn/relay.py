@@ -1,4 +1,4 @@
-"""Between our client, which always asks for `/`, and the suite, which tells by the path what is wanted of it."""
+"""A relay between our client, which always requests `/`, and the suite, which chooses the case by the path."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,11 +9,11 @@ from support.proxy import Lane, between
 
 
 class Relay:
-    """Passes on every byte, but for the path, and the port in the header Host.
+    """Passes on every byte, except for the path and the port in the header Host.
 
     Attributes:
-        port: to connect to.
-        path: what is asked for in the place of `/`.
+        port: the port to connect to.
+        path: the path that is requested in place of `/`.
     """
 
     def __init__(self, port: int) -> None:

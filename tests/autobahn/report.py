@@ -1,4 +1,4 @@
-"""What came out: the suite's own report, read, judged and written as Markdown."""
+"""The results: the suite's own report, read, judged and written as Markdown."""
 
 import json
 from collections import Counter
@@ -24,11 +24,11 @@ _PASSED = ("OK", "NON-STRICT", "INFORMATIONAL", "UNIMPLEMENTED")  # the suite's 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one case.
+    """The outcome of one case.
 
     Attributes:
         behavior: the suite's word for what was received.
-        closing: the same for how the connection ended.
+        closing: the suite's word for how the connection ended.
     """
 
     case: str
@@ -53,14 +53,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Of one side of the connection; `missing` is how many cases never came to an outcome."""
+    """The outcomes of one side of the connection; `missing` is the number of cases without an outcome."""
 
     outcomes: tuple[Outcome, ...]
     missing: int = 0
 
     @classmethod
     def read(cls, directory: Path, expected: int) -> Self:
-        """Read what the suite wrote of one agent; `expected` is how many cases it should have run."""
+        """Read the suite's report on one agent; `expected` is the number of cases that it should have run."""
         agents = json.loads((directory / "index.json").read_text(encoding="utf-8"))
         outcomes = [
             Outcome(case, found["behavior"], found["behaviorClose"])
@@ -75,7 +75,7 @@ class Report:
         return not self.missing and all(outcome.passed for outcome in self.outcomes)
 
     def summary(self, section: int | None = None) -> str:
-        """Return how many there are of each verdict, the best first: `44 OK, 2 NON-STRICT`."""
+        """Return the number of cases with each verdict, the best first: `44 OK, 2 NON-STRICT`."""
         verdicts = Counter(
             outcome.verdict for outcome in self.outcomes if section is None or outcome.section == section
         )
@@ -88,22 +88,28 @@ class Report:
 
 
 def table(reports: Mapping[str, Report]) -> Iterator[str]:
-    """Yield the lines of a Markdown table: the sections of the suite, and what each side made of them."""
-    yield f"| section | about | {' | '.join(reports)} |"
+    """Yield the lines of a Markdown table: the sections of the suite, and the verdicts of each side."""
+    yield f"| section | topic | {' | '.join(reports)} |"
     yield f"| --- | --- |{' --- |' * len(reports)}"
     run = {outcome.section for report in reports.values() for outcome in report.outcomes}
     for section in sorted(run):
         cells = (report.summary(section) for report in reports.values())
         yield f"| {section} | {SECTIONS.get(section, '')} | {' | '.join(cells)} |"
-    yield f"| all | | {' | '.join(report.summary() for report in reports.values())} |"
+    yield f"| all | all topics | {' | '.join(report.summary() for report in reports.values())} |"
 
 
 def remarkable(reports: Mapping[str, Report]) -> Iterator[str]:
-    """Yield a line for each outcome that is not simply OK."""
-    for side, report in reports.items():
-        for outcome in report.outcomes:
-            if outcome.verdict != "OK":
-                yield f"- {outcome.case}, {side}: {outcome.behavior}; closing: {outcome.closing}"
+    """Yield the lines of a Markdown table of the outcomes that are not simply OK, or nothing if there are none."""
+    rows = [
+        f"| {outcome.case} | {side} | {outcome.behavior} | {outcome.closing} |"
+        for side, report in reports.items()
+        for outcome in report.outcomes
+        if outcome.verdict != "OK"
+    ]
+    if rows:
+        yield "| case | tested side | behavior | closing |"
+        yield "| --- | --- | --- | --- |"
+        yield from rows
 
 
 def _badness(verdict: str) -> int:

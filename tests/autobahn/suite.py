@@ -17,11 +17,11 @@ AGENT = "rayforce_trio"
 
 _COMPRESSION = ["12.*", "13.*"]  # never offered, never agreed to
 _START_TIMEOUT = 30.0
-_POLL = 0.02  # seconds; it does not tell when it listens
+_POLL = 0.02  # seconds; the suite does not report when it listens
 
 
 class SuiteError(Exception):
-    """The suite cannot be had, or did not run; the text says why."""
+    """The suite cannot be installed, or did not run. The text says why."""
 
 
 class Suite:
@@ -29,7 +29,7 @@ class Suite:
 
     Args:
         python: a command that runs Python 2.7.
-        directory: where it is installed, and where its reports and logs go.
+        directory: the directory of the installation, and of its reports and logs.
         cases: patterns of those to run.
         exclude: patterns of those to leave out.
 
@@ -46,7 +46,7 @@ class Suite:
             self._install()
 
     def reports(self, side: str) -> Path:
-        """Return where the reports on a side go, an index.html among them."""
+        """Return the directory of the reports on a side, which include an index.html."""
         return self._directory / "reports" / side
 
     async def test_server(self, port: int) -> None:

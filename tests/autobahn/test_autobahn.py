@@ -1,4 +1,4 @@
-"""What the suite is run with, without the suite."""
+"""Tests of the code around the suite, without the suite."""
 
 import json
 from pathlib import Path
@@ -89,13 +89,17 @@ def test_a_report_is_read_in_order_and_tells_what_was_not_run(tmp_path: Path) ->
     report = Report.read(tmp_path, 4)
     assert [outcome.case for outcome in report.outcomes] == ["2.9", "2.10", "10.1.1"]
     assert list(table({"server": report})) == [
-        "| section | about | server |",
+        "| section | topic | server |",
         "| --- | --- | --- |",
         "| 2 | pings and pongs | 1 OK, 1 UNCLEAN |",
         "| 10 | fragments of our choice | 1 OK |",
-        "| all | | 2 OK, 1 UNCLEAN, 1 NOT RUN |",
+        "| all | all topics | 2 OK, 1 UNCLEAN, 1 NOT RUN |",
     ]
-    assert list(remarkable({"server": report})) == ["- 2.9, server: OK; closing: UNCLEAN"]
+    assert list(remarkable({"server": report}))[2:] == ["| 2.9 | server | OK | UNCLEAN |"]
+
+
+def test_a_report_of_cases_that_are_all_ok_has_no_remarks() -> None:
+    assert list(remarkable({"server": Report((Outcome("1.1.1", "OK", "OK"),))})) == []
 
 
 @pytest.mark.parametrize("missing", [0, 1])

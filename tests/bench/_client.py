@@ -288,7 +288,7 @@ async def memory(connect: Connect, command: dict[str, Any]) -> dict[str, float]:
 
 
 async def publish(connect: Connect, command: dict[str, Any]) -> dict[str, list[float]]:
-    """Publish updates with our client. Returns what `publish_updates` does."""
+    """Publish updates with our client. Returns the result of `publish_updates`."""
     from ._publishing import TOPIC, VALUE, publish_updates  # it imports this module
 
     async with WSClient(HOST, command["port"]).connect() as connection:

@@ -43,7 +43,7 @@ SUBSCRIBING = (
     raw.frame(json.dumps({"hello": {"features": [SUBSCRIPTIONS]}}).encode(), raw.TEXT),
     raw.frame(json.dumps({"subscribe": {"id": 1, "topic": TOPIC}}).encode(), raw.TEXT),
 )
-"""What a subscriber of ours sends after the opening handshake. The server answers each with a frame."""
+"""The messages that our subscriber sends after the opening handshake. The server answers each with a frame."""
 FRAME_SIZE = len(raw.frame(MESSAGE, masked=False))
 
 

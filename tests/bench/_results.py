@@ -49,7 +49,7 @@ class Results:
         return self._failures.get((workload, contestant.name))
 
     def failures(self) -> list[str]:
-        """Return what failed, except workloads that a contestant does not support: the workload and the contestant."""
+        """Return the failures as workload and contestant, except workloads that a contestant does not support."""
         return [
             f"{workload} ({contestant})"
             for (workload, contestant), reason in self._failures.items()

@@ -4,9 +4,10 @@ import argparse
 
 import pytest
 from support.commands import command
+from support.native import free_port
 from support.serve_native import Served
 
-from rayforce_trio._cli import _load, _query, _repl, _save, _subscribe
+from rayforce_trio._cli import _load, _query, _repl, _save, _subscribe, _target
 from rayforce_trio._cli._main import _Parser
 from rayforce_trio._cli._target import server_url
 
@@ -60,6 +61,15 @@ def test_the_url_may_be_left_out_wherever_the_options_are(arguments: str, url: s
 def test_without_a_url_a_command_means_the_server_that_serve_starts_by_default() -> None:
     url = server_url("")
     assert (url.host, url.port, url.is_secure) == ("127.0.0.1", 8765, False)
+
+
+def test_if_no_local_server_is_reached_one_is_told_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_target, "DEFAULT_PORT", free_port())
+    done = command("query", "(+ 1 2)")
+    assert (done.returncode, done.stdout) == (3, "")
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: Failed to connect to ws://127.0.0.1:")
+    assert hint == "Start a server with rayforce-trio serve, or give the URL of another one."
 
 
 def test_a_url_between_options_is_connected_to(served: Served) -> None:

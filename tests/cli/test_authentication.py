@@ -180,7 +180,7 @@ def test_wrong_usage_of_serve_is_one_line_and_shows_no_secret(
     [
         (f"ann:{SECRET}\n", ": Invalid entry of user 'ann'. Must be a hash from hash_password"),
         (f"\n{SECRET}\n", ", line 2 is not of the form NAME:HASH"),
-        ("ann:one\nann:two\n", ", line 2: the user 'ann' appears a second time"),
+        ("ann:one\nann:two\n", ", line 2: the user 'ann' appears twice"),
         ("# nobody\n", ": Invalid users. "),
     ],
 )

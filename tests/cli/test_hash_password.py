@@ -36,7 +36,7 @@ def test_two_that_differ_are_refused() -> None:
         shown.type(SECRET + ENTER)
         shown.until("Repeat the password: ")
         shown.type("another" + ENTER)
-        assert shown.rest() == "\nerror: the two passwords are not the same\n"
+        assert shown.rest() == "\nerror: the passwords do not match\n"
         assert shown.process.wait(BOUND) == 2
 
 

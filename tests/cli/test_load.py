@@ -124,7 +124,7 @@ def test_batches_follow_each_other_and_a_wrong_value_ends_the_load(
     path = tmp_path / "numbers.csv"
     path.write_text("n\n" + "".join(f"{number}\n" for number in range(5000)))
     done = command("load", url, name, str(path))
-    assert done.stderr.startswith(f"5000 rows loaded into {name} in ")
+    assert done.stderr.startswith(f"5,000 rows loaded into {name} in ")
     assert [row["n"] for row in rows_of(url, name)] == list(range(5000))
     with path.open("a") as file:
         file.write("x\n")
@@ -132,7 +132,7 @@ def test_batches_follow_each_other_and_a_wrong_value_ends_the_load(
     loaded, error = done.stderr.splitlines()
     assert done.returncode == 1
     assert error.startswith(f"error: {path}, row 5001, column 'n': ")
-    assert loaded == f"{len(rows_of(url, name))} rows loaded into {name}"
+    assert loaded == f"{len(rows_of(url, name)):,} rows loaded into {name}"
     assert len(rows_of(url, name)) > 0
 
 
@@ -174,7 +174,7 @@ def test_ctrl_c_says_how_many_rows_were_loaded(url: str, name: str) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=BOUND)
     assert (process.returncode, out) == (130, "")
-    loaded = int(err.removeprefix("interrupted: ").partition(" ")[0])
+    loaded = int(err.removeprefix("interrupted: ").partition(" ")[0].replace(",", ""))
     assert loaded > 0
     assert loaded <= int(command("query", url, f"(count {name})").stdout)
 
@@ -196,7 +196,7 @@ def test_a_terminal_shows_a_progress_bar(url: str, name: str, tmp_path: Path) ->
             pipe.flush()
             shown.until(" rows, ")
             shown.until(" s, Ctrl-C cancels")
-        shown.until(f"{2**22} rows loaded into {name} in ")
+        shown.until(f"{2**22:,} rows loaded into {name} in ")
         assert shown.process.wait(BOUND) == 0
 
 

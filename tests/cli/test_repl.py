@@ -12,7 +12,20 @@ import pytest
 from support.commands import BOUND, COMMAND, command, environment, started_with_input
 from support.native import free_port
 from support.serve_native import Served, natively_served
-from support.terminal import CTRL_C, CTRL_D, ENTER, ENTERED, PROMPTED, TAB, UP, Terminal, terminal
+from support.terminal import (
+    ALT_ENTER,
+    CTRL_C,
+    CTRL_D,
+    ENTER,
+    ENTERED,
+    PASTE_END,
+    PASTE_START,
+    PROMPTED,
+    TAB,
+    UP,
+    Terminal,
+    terminal,
+)
 from support.watched import Queries
 
 from rayforce_trio import WSClient
@@ -28,6 +41,11 @@ def shell(port: int, state: Path, *options: str) -> Iterator[Terminal]:
         shown.type(CTRL_D)
         shown.rest()
         assert shown.process.wait(BOUND) == 0
+
+
+RESTARTED = (
+    "The engine has been restarted. Tables and variables that existed only in its memory are gone; define them again."
+)
 
 
 def ask(port: int, expression: str) -> object:
@@ -50,7 +68,7 @@ def test_values_are_drawn_and_what_is_printed_and_errors_shown(our_port: int, tm
         shown.until("42\n")
         shown.enter('(do (println "working") (table [a b] (list (til 2) [x y])))')
         shown.until("working\n┌─────┬")
-        shown.until("│ 1   │ y ")
+        shown.until("│   1 │ y ")
         shown.enter('(+ 1 "a")')
         assert shown.until("\n").startswith("error: type: ")
         shown.enter("null")
@@ -66,6 +84,41 @@ def test_an_expression_may_take_several_lines(served: Served, tmp_path: Path) ->
         shown.until("........>")
         shown.type('(count "(("))' + ENTER)
         shown.until(ENTERED + "42\n")
+
+
+def test_each_of_several_pasted_expressions_is_evaluated(served: Served, tmp_path: Path) -> None:
+    with shell(served.port, tmp_path) as shown:
+        shown.until(PROMPTED)
+        shown.type(PASTE_START + '(+ 1 2)\n(+ 1 "a") (* 3 4)\n"a (\nb"\n' + PASTE_END)
+        continued = shown.until('b"')
+        assert continued.count("........>") == 1  # only the string continues
+        shown.type(ENTER)
+        shown.until(ENTERED + "3\nerror: type: ")
+        shown.until('\n12\n"a (\nb"\n')
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "\\q", "\\quit"])
+def test_words_that_leave_the_shell(served: Served, tmp_path: Path, word: str) -> None:
+    with terminal("repl", f":{served.port}", XDG_STATE_HOME=str(tmp_path)) as shown:
+        shown.enter(word)
+        assert shown.rest() == ""
+        assert shown.process.wait(BOUND) == 0
+
+
+def test_a_long_line_is_wrapped_without_a_prompt(served: Served, tmp_path: Path) -> None:
+    with shell(served.port, tmp_path) as shown:
+        shown.until(PROMPTED)
+        shown.type(f'(count "{"x" * 200}")')
+        assert "..>" not in shown.until('")')
+        shown.type(ENTER)
+        shown.until("200\n")
+
+
+def test_alt_enter_starts_a_new_line(served: Served, tmp_path: Path) -> None:
+    with shell(served.port, tmp_path) as shown:
+        shown.until(PROMPTED)
+        shown.type("(+ 1 2)" + ALT_ENTER + "(+ 3 4)" + ENTER)
+        shown.until(ENTERED + "3\n7\n")
 
 
 def test_tab_completes_names_that_the_server_knows(served: Served, tmp_path: Path, name: str) -> None:
@@ -122,6 +175,19 @@ def test_ctrl_c_cancels_the_query_in_the_engine_and_the_session_goes_on(
             assert shown.until("\n") == str(1000 + number)
 
 
+def test_what_a_cancelled_query_printed_is_kept(served: Served, queries: Queries, tmp_path: Path) -> None:
+    query = queries()
+    with shell(served.port, tmp_path) as shown:
+        shown.enter(f'(do (println "half way") {query.text})')
+        anyio.run(query.begun)
+        shown.type(CTRL_C)
+        shown.until("half way\ncancelled\n")
+        shown.enter(query.text)
+        shown.until(" s, Ctrl-C cancels")
+        shown.type(CTRL_C)
+        assert "half way" not in shown.until("cancelled\n")
+
+
 def test_ctrl_c_many_times_over_does_not_end_the_session(served: Served, queries: Queries, tmp_path: Path) -> None:
     query = queries()
     with shell(served.port, tmp_path) as shown:
@@ -151,7 +217,10 @@ def test_a_lost_connection_is_told_and_another_one_made(served: Served, tmp_path
         shown.enter("(exit 0)")
         shown.until("error: the peer closed the connection with code 1011: the engine process disconnected\n")
         shown.enter("(+ 40 2)")
-        shown.until("connected again\n42\n")
+        told = shown.until("42\n").replace("\n", "")  # the terminal may wrap it
+        assert told == "Connected again." + RESTARTED
+        shown.enter("(+ 40 3)")
+        assert shown.until("43\n") == ""
 
 
 def test_a_server_that_is_gone_is_told_and_the_session_goes_on(tmp_path: Path) -> None:
@@ -245,12 +314,55 @@ def test_a_history_that_can_no_longer_be_written_is_reported_once_and_the_shell_
         assert shown.process.wait(BOUND) == 0
 
 
-def test_without_prompt_toolkit_one_is_told_what_to_install(served: Served, tmp_path: Path) -> None:
+def test_a_long_table_is_shown_in_a_pager_if_so_set(served: Served, tmp_path: Path) -> None:
+    variables = {"XDG_STATE_HOME": str(tmp_path), "PAGER": "sed s/^/paged:/"}
+    with terminal("repl", f":{served.port}", **variables) as shown:
+        shown.enter("\\pager on")
+        shown.until("The pager is on.\n")
+        shown.enter("(table [a] (list (til 3)))")
+        assert "paged:" not in shown.until("3 rows\n")
+        shown.enter("(table [a] (list (til 1234)))")
+        shown.until("paged:│ 1233 │\n")
+        shown.until("paged:1,234 rows\n")
+        shown.enter("\\q")
+        assert shown.process.wait(BOUND) == 0
+
+
+@contextmanager
+def plain_shell(port: int, tmp_path: Path) -> Iterator[Terminal]:
+    """A shell on a terminal where prompt_toolkit is not installed."""
     (tmp_path / "prompt_toolkit.py").write_text("raise ModuleNotFoundError(name='prompt_toolkit')")
     path = f"{tmp_path}:{environment()['PYTHONPATH']}"
-    with terminal("repl", f":{served.port}", PYTHONPATH=path) as shown:
-        assert shown.rest() == "error: a shell on a terminal needs prompt_toolkit: pip install 'rayforce-trio[cli]'\n"
-        assert shown.process.wait(BOUND) == 1
+    with terminal("repl", f":{port}", PYTHONPATH=path) as shown:
+        shown.until("install prompt_toolkit: pip install 'rayforce-trio[cli]'\n")
+        shown.until("rayforce> ")
+        yield shown
+
+
+def test_without_prompt_toolkit_one_is_told_what_to_install_and_the_shell_works(served: Served, tmp_path: Path) -> None:
+    with plain_shell(served.port, tmp_path) as shown:
+        shown.type("(+ 40\n")
+        shown.until("........> ")
+        shown.type("2) 5\n")
+        shown.until("42\n5\nrayforce> ")
+        shown.type("\\sql\n")
+        shown.until("sql> ")
+        shown.type("exit\n")
+        shown.rest()
+        assert shown.process.wait(BOUND) == 0
+
+
+def test_without_prompt_toolkit_ctrl_c_discards_the_input_and_ctrl_d_leaves(served: Served, tmp_path: Path) -> None:
+    with plain_shell(served.port, tmp_path) as shown:
+        shown.type("(+ 1\n")
+        shown.until("........> ")
+        shown.type(CTRL_C)
+        shown.until("rayforce> ")
+        shown.type("(+ 40 2)\n")
+        shown.until("42\nrayforce> ")
+        shown.type(CTRL_D)
+        shown.rest()
+        assert shown.process.wait(BOUND) == 0
 
 
 def test_a_server_that_is_not_there_ends_it_with_exit_code_3(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_what_was_saved_can_be_loaded(url: str, name: str, suffix: str, tmp_path
     path = tmp_path / f"rows.{suffix}"
     done = command("save", url, QUERY, str(path))
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr.startswith(f"{ROWS} rows saved to {path} in ")
+    assert done.stderr.startswith(f"{ROWS:,} rows saved to {path} in ")
     types = ["--type", "sym=SYMBOL"] if suffix == "csv" else []
     assert command("load", url, name, str(path), *types).returncode == 0
     same = f"(do (set {name}_q {QUERY}) (all (map (fn [c] (all (== (at {name} c) (at {name}_q c)))) [id sym at])))"
@@ -52,7 +52,7 @@ def test_a_file_that_another_command_writes_is_left_alone(url: str, tmp_path: Pa
     part.write_text("a")
     done = command("save", url, QUERY, str(path))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {part} exists: another command writes it, or was killed")
+    assert done.stderr.startswith(f"error: {part} exists: another command is writing it, or was killed")
     assert part.read_text() == "a"
     assert command("save", url, QUERY, str(path), "--replace").returncode == 0
     assert list(tmp_path.iterdir()) == [path]
@@ -81,7 +81,7 @@ def test_parameters_and_sql(url: str, name: str, tmp_path: Path) -> None:
 def test_a_file_that_exists_is_replaced_only_on_request(url: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("before")
-    assert wrong_usage("save", url, "(til 3)", str(path)) == f"{path} exists already; use --replace"
+    assert wrong_usage("save", url, "(til 3)", str(path)) == f"{path} already exists; use --replace to overwrite it"
     assert command("save", url, "(til 3)", str(path), "--replace").returncode == 0
     assert path.read_text() == "value\n0\n1\n2\n"
 
@@ -114,7 +114,7 @@ def test_lists_that_change_their_type_are_an_error(url: str, tmp_path: Path) -> 
 
 def test_the_name_tells_the_format(tmp_path: Path) -> None:
     says = wrong_usage("save", ":8765", "(til 3)", str(tmp_path / "rows.txt"))
-    assert says.endswith("rows.txt: the name must end with .csv, .parquet or .arrow, which tells the format")
+    assert says.endswith("rows.txt: the extension must be .csv, .parquet or .arrow; it sets the format")
 
 
 def test_a_directory_that_does_not_exist(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,7 @@ def test_a_terminal_shows_a_progress_bar(url: str, queries: Queries, tmp_path: P
     query = queries()
     path = tmp_path / "rows.csv"
     with terminal("save", url, f"(do {query.text} (til 3))", str(path)) as shown:
-        shown.until("the server evaluates the query, ")
+        shown.until("the server is evaluating the query, ")
         shown.until(" s, Ctrl-C cancels")
         query.release()
         shown.until(f"3 rows saved to {path} in ")

@@ -64,11 +64,13 @@ def test_a_query_that_takes_too_long_is_stopped() -> None:
         assert value(server.url, "(+ 1 2)") == "3"
 
 
-def test_metrics_are_served_if_that_is_asked_for() -> None:
-    with serving(*IN_PROCESS, "--metrics") as server:
+def test_metrics_and_the_client_for_javascript_are_served_if_that_is_asked_for() -> None:
+    with serving(*IN_PROCESS, "--metrics", "--javascript") as server:
         assert value(server.url, "(+ 1 2)") == "3"
         with urlopen(f"http://127.0.0.1{server.url}/metrics", timeout=BOUND) as answer:
             assert b"\nrayforce_requests_total" in answer.read()
+        with urlopen(f"http://127.0.0.1{server.url}/rayforce.js", timeout=BOUND) as answer:
+            assert answer.headers["Content-Type"].startswith("text/javascript")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_help_tells_what_the_limits_may_be(capsys: pytest.CaptureFixture[str]) -
     assert "0 for no limit; auto means 300, or 0 if only this machine can connect; default: auto" in said
     assert "unanswered requests of one connection, 0 for no limit; default: 1024" in said
     assert "size limit of a message from a client; default: 64M" in said
-    assert "seconds to let running queries finish on shutdown, 0 to stop them at once; default: 10" in said
+    assert "seconds to wait for running queries on shutdown, 0 to stop them at once; default: 10" in said
 
 
 def test_by_default_queries_run_in_a_process_of_their_own_which_ends_with_the_server() -> None:

@@ -138,7 +138,9 @@ async def written(updates: Any, format_: str, *, has_snapshot: bool = False, lim
 @pytest.mark.parametrize("format_", ["text", "csv"])
 async def test_lost_updates_are_a_warning(format_: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "".join(await written(Updates((1, 0), (4, 2), (6, 1)), format_)).endswith("1\n4\n6\n")
-    assert capsys.readouterr().err == "warning: 2 updates lost before 4\nwarning: 1 update lost before 6\n"
+    assert (
+        capsys.readouterr().err == "warning: lost 2 updates before update 4\nwarning: lost 1 update before update 6\n"
+    )
 
 
 @pytest.mark.trio
@@ -252,7 +254,7 @@ def test_what_cannot_be_published_is_exit_code_1(port: int, topic: str, expressi
 def test_lines_of_standard_input_are_published_as_strings(port: int, topic: str) -> None:
     done = command("publish", f":{port}", topic, given="nobody\n")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == f"1 line published to {topic}, 1 of them without subscribers\n"
+    assert done.stderr == f"1 line published to {topic}, which has no subscribers\n"
     with subscribed(port, topic, "--format", "csv", "--count", "4") as process:
         publish(port, topic, "0")
         done = subprocess.run(
@@ -273,7 +275,7 @@ def test_many_lines_keep_their_order(port: int, topic: str) -> None:
     with subscribed(port, topic, "--format", "csv", "--count", "2001") as process:
         publish(port, topic, "0")
         done = command("publish", f":{port}", topic, given=lines)
-        assert (done.returncode, done.stderr) == (0, f"2000 lines published to {topic}\n")
+        assert (done.returncode, done.stderr) == (0, f"2,000 lines published to {topic}\n")
         assert process.communicate(timeout=BOUND) == (f"0\n{lines}", "")
 
 
@@ -282,7 +284,7 @@ def test_the_first_line_that_fails_is_named(topic: str) -> None:
         done = command("publish", f":{port}", topic, given="a\nb\n")
     assert (done.returncode, done.stdout) == (1, "")
     first, error = done.stderr.splitlines()
-    assert first == f"0 lines published to {topic}; line 1 was not:"
+    assert first == f"0 lines published to {topic}; line 1 was not published:"
     assert error.startswith("error: access")
 
 
@@ -335,7 +337,7 @@ def test_a_line_that_is_not_utf8_is_named(port: int, topic: str) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.decode().splitlines() == [
-        f"1 line published to {topic}, 1 of them without subscribers; line 2 was not:",
+        f"1 line published to {topic}, which has no subscribers; line 2 was not published:",
         "error: standard input is not UTF-8",
     ]
 

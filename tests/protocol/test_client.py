@@ -238,6 +238,22 @@ def test_an_error_of_a_request_that_was_not_cancelled_is_not_a_stop() -> None:
     assert client.stopped == 0
 
 
+@pytest.mark.parametrize(
+    ("reply", "output"),
+    [
+        (join_verbose(b"printed", Failure("cancel", "")).frame, "printed"),
+        (join_verbose(b"printed", Result(string_frame("value"))).frame, ""),  # it was not stopped
+        (dump_error(1, "cancel", ""), ""),
+    ],
+)
+def test_the_output_of_a_stopped_request_is_kept(reply: Any, output: str) -> None:
+    client = ClientProtocol(extended=True)
+    (request,) = sent(client)
+    client.cancel(request)
+    client.receive(reply)
+    assert client.stopped_output == output
+
+
 def test_a_cancelled_request_that_was_not_sent_counts_as_stopped() -> None:
     client = ClientProtocol(extended=True)
     client.cancel(client.submit(REQUEST))

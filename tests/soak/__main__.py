@@ -1,4 +1,4 @@
-"""Keep a server under a mixed load, and then beside slow clients; fail if it does not stay what it was."""
+"""Run a server under a mixed load, and then beside slow clients; fail if something grows or a reply is wrong."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ _LONGEST = 0.1  # seconds, of healthy clients' times beside slow ones, at the 99
 
 
 def show(result: Soak) -> None:
-    """Print what the run has come to so far."""
+    """Print the counts of the run so far."""
     tally, held = result.tally, result.samples[-1].held
     print(
         f"{tally.requests:>10,} {tally.cancelled:>10,} {tally.sessions:>9,} {tally.killed:>7,} {tally.frozen:>7,} "

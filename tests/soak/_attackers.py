@@ -1,4 +1,4 @@
-"""Peers that attack, each again and again, at rates that leave most of the machine to the others."""
+"""Peers that attack again and again, at rates that leave most of the machine to the other clients."""
 
 import random
 from collections import Counter

@@ -1,7 +1,7 @@
-"""Clients that ask, cancel, vanish and freeze.
+"""Clients that send requests, cancel them, vanish and freeze.
 
-Of a hundred sessions five are killed (their connection is reset while requests are under way), and one freezes: it asks
-for much and reads nothing. In the others, several tasks share a connection, and cancel a fifth of their requests.
+Of a hundred sessions, five are killed (their connection is reset while requests are in flight), and one freezes: it
+requests a lot and reads nothing. In the others, several tasks share a connection, and cancel a fifth of their requests.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ _BIG = frame(encode("(til 1000000)", MessageType.SYNC))
 
 @dataclass
 class Tally:
-    """What the clients have seen.
+    """The counts of the clients.
 
     Attributes:
-        wrong: replies that were not those of their requests.
+        wrong: replies that did not belong to their requests.
         failed: sessions that ended with an error although nothing was done to them.
     """
 
@@ -45,7 +45,7 @@ class Tally:
 
     @property
     def has_all(self) -> bool:
-        """Whether everything has happened that clients do."""
+        """Whether the clients have done each kind of thing at least once."""
         return bool(self.requests and self.cancelled and self.killed and self.frozen)
 
 
@@ -65,7 +65,7 @@ async def run_client(port: int, number: int, tally: Tally) -> None:
                 await _converse(port, random, tally)
         except Exception as error:  # noqa: BLE001 - told in the end
             tally.failed.append(repr(error))
-            await trio.sleep(0.1)  # or a server that is gone would be asked without end
+            await trio.sleep(0.1)  # otherwise it would connect to a dead server without a pause
         tally.sessions += 1
 
 
@@ -88,7 +88,7 @@ async def _ask_some(connection: WSClientConnection, random: Random, tally: Tally
 
 
 def _question(random: Random) -> tuple[str, Callable[[Any], bool]]:
-    """Return a query that few others ask at the same time, and what tells its answer from theirs."""
+    """Return a query that few others send at the same time, and the check that tells its reply from theirs."""
     number = random.randrange(1 << 40)
     match random.randrange(10):
         case 0:

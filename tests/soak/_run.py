@@ -1,4 +1,4 @@
-"""The run itself, and what is made of it."""
+"""The run itself, and its result."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -24,10 +24,10 @@ class Soak:
     """The result of a run.
 
     Attributes:
-        before: what the server held before the first client.
-        attacks: how often each attack was made.
-        samples: what it held and used meanwhile.
-        after: what it held when the last client was gone.
+        before: the resources of the server before the first client.
+        attacks: the number of attacks of each kind.
+        samples: its resources during the run.
+        after: its resources after the last client.
     """
 
     before: Held
@@ -48,7 +48,7 @@ class Soak:
 
     @property
     def growth(self) -> float:
-        """By how much memory has grown from one to the other, in bytes, without the engine's heap."""
+        """The growth of memory from the one to the other, in bytes, without the engine's heap."""
         (second, last), (second_heap, last_heap) = self.memory, self.engine_heap
         return (last - last_heap) - (second - second_heap)
 
@@ -104,14 +104,14 @@ async def soak(
                 result.after = (await _usage(server)).held
                 if (result.after.tasks, result.after.descriptors) == (result.before.tasks, result.before.descriptors):
                     break
-                await trio.sleep(_LOOK_AGAIN)  # nobody tells when it is rid of the last one
+                await trio.sleep(_LOOK_AGAIN)  # the server does not report when it has dropped the last one
         return result
     finally:
         server.stop()
 
 
 async def _held_when_ready(server: Child) -> Held:
-    """Return what a server that has just started holds, as soon as it opens no more sessions in reserve."""
+    """Return the resources of a server that has just started, once it opens no more sessions in reserve."""
     before, now = None, (await _usage(server)).held
     while before is None or (before.tasks, before.descriptors) != (now.tasks, now.descriptors):
         await trio.sleep(_LOOK_AGAIN)

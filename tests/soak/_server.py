@@ -1,6 +1,6 @@
 """The server under load, in a process of its own: `python -m soak._server ENGINE`.
 
-It prints its port, and then answers every line on its standard input with what it holds: see `Usage`.
+It prints its port, and then answers every line on its standard input with its resources: see `Usage`.
 """
 
 import gc
@@ -22,7 +22,7 @@ _HEAP = encode("(at (.sys.mem) 'anon-committed)", MessageType.SYNC)
 
 @dataclass(frozen=True)
 class Usage:
-    """What a server holds, and how many bytes of its memory belong to the heap of an engine in the same process."""
+    """The resources of a server, and the bytes of its memory that belong to the heap of an in-process engine."""
 
     held: Held
     engine_heap: int

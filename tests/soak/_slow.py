@@ -1,7 +1,7 @@
-"""How healthy clients fare beside slow ones.
+"""The response times of healthy clients beside slow ones.
 
 A third of the slow ones send their opening request line by line, a third send a query byte by byte, a third read a
-large reply in small pieces. Who is cut off comes again.
+large reply in small pieces. A slow client that is disconnected comes again.
 """
 
 from collections.abc import Awaitable, Callable
@@ -44,7 +44,7 @@ async def send_slowly(port: int) -> None:
 
 
 async def read_slowly(port: int) -> None:
-    """Ask for some megabytes, and read them in pieces of a kilobyte."""
+    """Request some megabytes, and read them in pieces of a kilobyte."""
     with await open_raw(port) as peer:
         await peer.send(_QUERY * 5)
         while True:
@@ -57,7 +57,7 @@ async def read_slowly(port: int) -> None:
 
 
 async def _pace(peer: RawPeer) -> bool:
-    """Wait a while; returns whether the connection still is there."""
+    """Wait a while; return whether the connection is still open."""
     await trio.sleep(_PACE)
     try:
         return peer.socket.recv(1024) != b""

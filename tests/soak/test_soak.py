@@ -1,4 +1,4 @@
-"""A few seconds of it at every test run."""
+"""A few seconds of the soak run, in every test run."""
 
 import sys
 
@@ -8,7 +8,7 @@ import trio
 from ._run import soak
 from ._server import ENGINES
 
-REPLIES = 100e6  # bytes; the long replies of a few seconds are more, what a server needs until it is warm is less
+REPLIES = 100e6  # bytes; less than the long replies of a few seconds, more than a server needs to warm up
 
 
 @pytest.mark.slow

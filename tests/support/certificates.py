@@ -1,4 +1,4 @@
-"""Certificates for servers and clients of this machine, made anew for every run."""
+"""Certificates for servers and clients of this machine, made for each run."""
 
 import ssl
 from functools import cache
@@ -27,12 +27,12 @@ def certificates(*names: str) -> Path:
 
 
 def local_certificates() -> Path:
-    """Return the directory with those of this machine."""
+    """Return the directory with the certificates of this machine."""
     return certificates("localhost", "127.0.0.1", "::1")
 
 
 def server_context(directory: str | Path) -> ssl.SSLContext:
-    """Return what a server needs; it asks its clients for a certificate, and takes those that have none."""
+    """Return a server's context, which requests client certificates and also accepts clients without one."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=Path(directory, AUTHORITY))
     context.load_cert_chain(Path(directory, SERVER))
     context.verify_mode = ssl.CERT_OPTIONAL
@@ -40,7 +40,7 @@ def server_context(directory: str | Path) -> ssl.SSLContext:
 
 
 def client_context(directory: str | Path, *, shows_itself: bool = False) -> ssl.SSLContext:
-    """Return what a client needs that trusts this authority alone; it may show a certificate of its own."""
+    """Return the context of a client that trusts only this authority and may show a certificate of its own."""
     context = ssl.create_default_context(cafile=Path(directory, AUTHORITY))
     if shows_itself:
         context.load_cert_chain(Path(directory, CLIENT))

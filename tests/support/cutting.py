@@ -1,4 +1,4 @@
-"""Bytes cut into pieces, as a network does it."""
+"""Bytes cut into pieces, as a network cuts them."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What every engine promises the server; `check_engine` runs one through all of it."""
+"""The contract that every engine keeps with the server. `check_engine` checks one engine against all of it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -81,8 +81,8 @@ async def check_engine(make_engine: MakeEngine, name: str, *, stops: bool = Fals
 
     Args:
         make_engine: returns a new engine, not yet running.
-        name: a variable name that nobody else uses.
-        stops: whether a cancel stops what runs already.
+        name: a variable name that nothing else uses.
+        stops: whether a cancel stops a running query.
     """
     engine = make_engine()
     with trio.fail_after(60):
@@ -165,7 +165,7 @@ async def _survives_a_cancel_of_nothing(session: Session) -> None:
 
 
 async def _answers_what_is_cancelled_at_once(session: Session) -> None:
-    """With its value or as cancelled, and what follows with its own value."""
+    """Check that a request cancelled at once is answered with its value or as cancelled, and the next one correctly."""
     for n in range(20):
         replies: list[Reply] = []
 
@@ -214,7 +214,7 @@ async def _stops_what_runs_when_it_is_closed(engine: Engine) -> None:
 
 @asynccontextmanager
 async def _under_way(call: Callable[[], Awaitable[T]]) -> AsyncIterator[list[T]]:
-    """Run the block while a call waits for the engine; yields where its outcome will be when the block has ended."""
+    """Run the block while a call waits for the engine; yields the list that has its outcome after the block."""
     outcome: list[T] = []
 
     async def run() -> None:
@@ -227,7 +227,7 @@ async def _under_way(call: Callable[[], Awaitable[T]]) -> AsyncIterator[list[T]]
 
 
 async def _begins_with_what_needs_no_waiting(session: Session) -> None:
-    """If it has a way to: then at once, and each answer may have the next request begin."""
+    """Check `start`: if the engine has it, a request starts at once, and each answer may start the next request."""
     if session.evaluate is not None:
         assert value(session.evaluate(request("(+ 1 2)"))) == 3
     queries = [f"(+ 1 {n})" for n in range(20)] + ['(+ 1 "a")']

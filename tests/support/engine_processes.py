@@ -1,4 +1,4 @@
-"""The processes that `NativeProcess` starts, watched from outside: which there are, and what is said of them."""
+"""The processes that `NativeProcess` starts, watched from outside, and the log lines about them."""
 
 import itertools
 import logging
@@ -35,7 +35,7 @@ class Family:
         self._entry = "=".join(self.variable).encode()
 
     def pids(self) -> set[int]:
-        """Return the ids of those that live; one that has ended and is not waited for does not."""
+        """Return the ids of the living processes. A zombie does not live."""
         return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._has(entry)}
 
     async def gone(self) -> None:
@@ -43,7 +43,7 @@ class Family:
         await until(lambda: not self.pids())
 
     async def grown_to(self, size: int) -> set[int]:
-        """Wait until there are so many of them, or more; returns their ids."""
+        """Wait until there are at least that many of them; return their ids."""
         await until(lambda: len(self.pids()) >= size)
         return self.pids()
 
@@ -55,23 +55,23 @@ class Family:
 
 
 def command_line(pid: int) -> list[str]:
-    """Return what a process was started with, as every user of the machine can read it."""
+    """Return the command line of a process, which every user of the machine can read."""
     return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
 
 
 def environment(pid: int) -> dict[str, str]:
-    """Return the environment of a process, which its own user alone can read."""
+    """Return the environment of a process, which only its own user can read."""
     entries = Path(f"/proc/{pid}/environ").read_text().rstrip("\0").split("\0")
     return dict(entry.split("=", 1) for entry in entries)
 
 
 def lives(pid: int) -> bool:
-    """Whether there is such a process, if only one that has ended and is not waited for."""
+    """Return whether there is such a process, even if it is a zombie."""
     return Path(f"/proc/{pid}").exists()
 
 
 async def ended(pid: int) -> None:
-    """Wait until a process has ended, whoever is to wait for it."""
+    """Wait until a process has ended, even if it is no child of this process."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -84,7 +84,7 @@ async def ended(pid: int) -> None:
 
 
 def has_ended(pid: int, *, within: float) -> bool:
-    """Like `ended`, for where no event loop runs; returns whether it did."""
+    """Like `ended`, but without an event loop; return whether the process has ended."""
     with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         try:
@@ -97,7 +97,7 @@ def has_ended(pid: int, *, within: float) -> bool:
 
 
 class Log(logging.Handler):
-    """What a logger was told, to be waited for.
+    """The records of a logger, which tests can wait for.
 
     Attributes:
         records: all of it.
@@ -113,11 +113,11 @@ class Log(logging.Handler):
         self._told.set()
 
     def saying(self, text: str) -> list[logging.LogRecord]:
-        """Return the records whose text holds this one."""
+        """Return the records whose text contains this one."""
         return [record for record in self.records if text in record.getMessage()]
 
     async def told(self, text: str, times: int = 1) -> logging.LogRecord:
-        """Wait until it was told this, so many times; returns the last such record."""
+        """Wait until this was logged that many times; return the last such record."""
         with trio.fail_after(30):
             while len(records := self.saying(text)) < times:
                 self._told = trio.Event()
@@ -127,7 +127,7 @@ class Log(logging.Handler):
 
 @contextmanager
 def logged(name: str) -> Iterator[Log]:
-    """Yields what is logged while the block runs, from INFO on."""
+    """Yield the records that are logged during the block, from INFO on."""
     logger, log = logging.getLogger(name), Log()
     level = logger.level
     logger.addHandler(log)
@@ -166,7 +166,7 @@ async def ask_on(connection: WSClientConnection, query: str) -> Any:
 
 
 def write(path: Path, text: str) -> Path:
-    """Write a file, a script say; returns its path."""
+    """Write a file, such as a script; return its path."""
     path.write_text(text, encoding="utf-8")
     return path
 

@@ -13,9 +13,9 @@ class GateEngine(Engine):
     """Evaluates nothing: every request waits until it is released or, if it is stoppable, cancelled.
 
     Attributes:
-        begun: the frames of requests and posts that began, in order.
-        cancels: how often a session was asked to stop what it runs.
-        sessions: how many sessions are open.
+        begun: the frames of requests and posts that have started, in order.
+        cancels: the number of times that a session was asked to stop its request.
+        sessions: the number of open sessions.
     """
 
     def __init__(self, *, stoppable: bool = True) -> None:
@@ -37,7 +37,7 @@ class GateEngine(Engine):
         return _GateSession(self)
 
     def release(self) -> None:
-        """Let what runs end, with a String; what begins later runs through."""
+        """End the running requests, with a String; later ones end at once."""
         self._gate.set()
 
     async def passed_gate(self) -> None:
@@ -48,7 +48,7 @@ class GateEngine(Engine):
         self._changed = trio.Event()
 
     async def until(self, *, begun: int = 0, cancels: int = 0, sessions: int | None = None) -> None:
-        """Wait until so many requests began, cancels came, and exactly so many sessions are open."""
+        """Wait for this number of started requests, of cancels, and for exactly this number of open sessions."""
         with trio.fail_after(10):
             while (
                 len(self.begun) < begun

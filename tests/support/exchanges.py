@@ -6,7 +6,7 @@ REQUEST = query_frame("(+ 1 2)", MessageType.SYNC, 0)
 
 
 def send_all(exchange: NativeExchange) -> bytes:
-    """Write everything that is to be written; returns it."""
+    """Write all bytes that are due; return them."""
     sent = b""
     while data := exchange.data_to_send():
         sent += data

@@ -1,4 +1,4 @@
-"""A native server made by hand, that can also do what no real one would. Trio only."""
+"""A handmade native server, which can also do things that no real one would do. Trio only."""
 
 import socket
 import struct
@@ -20,7 +20,7 @@ from rayforce_trio._protocol import (
 HELLO = b"\x03\x00"
 
 HELLO_ANSWER = b"\x03\x00"
-"""What a native server answers that wants no credentials."""
+"""The answer of a native server that requires no credentials."""
 
 
 STOP = b"!"
@@ -54,7 +54,7 @@ class FakeSession:
         return frame
 
     async def take(self, count: int) -> bytes:
-        """Return so many bytes. Raises `EOFError` at the end of the stream."""
+        """Return exactly this number of bytes. Raises `EOFError` at the end of the stream."""
         while len(self._received) < count:
             data = b""
             with suppress(trio.BrokenResourceError):
@@ -67,7 +67,7 @@ class FakeSession:
         return taken
 
     async def send(self, data: bytes) -> None:
-        """Send it, or as much as the other side takes before it is gone."""
+        """Send the bytes, or as many as the other side takes before it is gone."""
         with suppress(trio.BrokenResourceError):
             await self._stream.send_all(data)
 
@@ -76,7 +76,7 @@ class FakeSession:
         await self.send(string_frame(text))
 
     async def serve(self) -> None:
-        """Answer every request with how many have come, up to the end of the stream."""
+        """Answer every request with the number of requests so far, until the end of the stream."""
         while True:
             frame = await self.receive_request()
             if parse_header(frame).message_type is MessageType.SYNC:
@@ -88,7 +88,7 @@ class FakeSession:
         self._stream.socket.close()
 
     def receive_stops_inline(self) -> None:
-        """Have urgent bytes come where they were sent, among the others."""
+        """Receive urgent bytes inline, at their place among the others."""
         self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
     async def until_hung_up(self) -> None:
@@ -140,7 +140,7 @@ def frame(payload: bytes, *, flags: int = 0, message_type: MessageType = Message
 
 
 def announce(size: int, *, flags: int = 0, message_type: MessageType = MessageType.RESPONSE) -> bytes:
-    """Return the header of a frame of which the payload has so many bytes."""
+    """Return the header of a frame whose payload has this number of bytes."""
     return Header(flags, message_type, size).pack()
 
 

@@ -1,4 +1,4 @@
-"""Ask a native server, directly and through a server of ours: `python -m support.far_client HOST PORT QUERY...`
+"""Query a native server, directly and through our server: `python -m support.far_client HOST PORT QUERY...`
 
 Prints a line of JSON for each query: see `Answers`.
 """
@@ -25,7 +25,7 @@ _TESTS = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of a query.
+    """The answers to a query.
 
     Attributes:
         compressed: whether the native server's reply was.
@@ -85,7 +85,7 @@ async def _ask_natively(host: str, port: int, query: str) -> bytes:
 
 
 async def ask_as_baseline(port: int, request: bytes) -> bytes:
-    """Return the frame that a client gets which knows of no extension."""
+    """Return the frame that a client without the extended protocol gets."""
     async with open_websocket("127.0.0.1", port, "/", use_ssl=False, max_message_size=2**30) as connection:
         await connection.send_message(HELLO)
         assert await connection.get_message() == HELLO_REPLY

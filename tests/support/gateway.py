@@ -1,7 +1,7 @@
 """A server with a `NativeEngine` in a process of its own, watched from outside: `python -m support.gateway PORT`.
 
 PORT is the native server's. Prints its own port once it listens. Ends with its standard input, so it cannot outlive the
-tests. What is watched is what Linux tells in `/proc`.
+tests. The facts come from Linux's `/proc`.
 """
 
 import itertools
@@ -29,21 +29,21 @@ class Gateway:
 
     @property
     def memory(self) -> int:
-        """How many bytes of memory it has now."""
+        """Its current memory, in bytes."""
         return self._status("VmRSS")
 
     @property
     def peak_memory(self) -> int:
-        """How many bytes of memory it ever had."""
+        """Its peak memory, in bytes."""
         return self._status("VmHWM")
 
     @property
     def descriptors(self) -> int:
-        """How many files and sockets it has open."""
+        """The number of its open files and sockets."""
         return descriptors_of(self.pid)
 
     def leave_descriptors(self, count: int) -> None:
-        """Let it open so many more files and sockets, and then none."""
+        """Let it open this number of further files and sockets, and no more."""
         taken = {int(entry.name) for entry in Path(f"/proc/{self.pid}/fd").iterdir()}
         free = (number for number in itertools.count() if number not in taken)
         limit = next(itertools.islice(free, count, None))
@@ -56,7 +56,7 @@ class Gateway:
 
 
 def descriptors_of(pid: int) -> int:
-    """Return how many files and sockets a process has open."""
+    """Return the number of open files and sockets of a process."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 

@@ -1,4 +1,4 @@
-"""Names of parametrised tests."""
+"""Names of parametrized tests."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a test may not leave behind: tasks and file descriptors, sockets among them."""
+"""Checks that a test leaves nothing behind: no tasks and no file descriptors, which include sockets."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import trio
 
 
 def descriptors() -> set[str]:
-    """Return the open file descriptors of this process, each with what it refers to where the system tells."""
+    """Return the open file descriptors of this process, with their targets if the system reports them."""
     found = set()
     for number in os.listdir("/dev/fd"):  # noqa: PTH208 - the names alone; pathlib would stat each
         try:

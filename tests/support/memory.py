@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def resident_memory() -> int:
-    """Return how many bytes of memory this process occupies. Linux only."""
+    """Return the memory that this process occupies, in bytes. Linux only."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 

@@ -9,7 +9,7 @@ from rayforce_trio._transports import KeepAlive, Transport, connect
 
 
 class NaiveConnection:
-    """Its `execute` waits for the next reply, whoever asked for it."""
+    """A connection whose `execute` takes the next reply, even if it belongs to another call."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -48,12 +48,12 @@ class NativeServer:
         self._reader.start()
 
     def wait_until_it_listens(self) -> bool:
-        """Whether it listens, once that is known."""
+        """Wait until it is known whether the server listens; return that."""
         assert self._decided.wait(_START_TIMEOUT), f"it says nothing of listening: {self.output}"
         return self._listens
 
     def stop(self) -> None:
-        """Have the system stop it, until `resume`; returns once it is stopped."""
+        """Suspend the process until `resume`; return once it is suspended."""
         os.kill(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
@@ -85,7 +85,7 @@ def native_server(*options: str, script: str | None = None, directory: Path | No
 
     Args:
         options: for its command line, such as `"-u", "password"`.
-        script: Rayfall code that it runs before it answers anybody; it listens already.
+        script: Rayfall code that it runs before it answers anyone; it listens already.
         directory: its working directory; default: that of this process.
     """
     with tempfile.TemporaryDirectory() as scripts:

@@ -1,4 +1,4 @@
-"""Wait for what nobody reports: numbers that are only kept, files, and the state of other processes."""
+"""Wait for conditions that nothing reports: numbers that are only kept, files, and states of other processes."""
 
 from collections.abc import Awaitable, Callable
 

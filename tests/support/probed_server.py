@@ -24,7 +24,7 @@ BIG_QUERY = encode("(til 13000000)", MessageType.SYNC)
 EIGHT_GB = 8 * 1024**3
 COMPRESSED = 1  # the flag in a header
 SHORT = 1.0
-"""How long a peer may take to open its connection, or to read on, where it does not; in seconds."""
+"""The time limit, in seconds, for a peer that does not open its connection, or does not read."""
 
 
 def with_header(flags: int = 0, message_type: int = 1, version: int = 3, size: int | None = None) -> bytes:

@@ -11,7 +11,7 @@ TESTS = Path(__file__).parents[1]
 
 
 class ServerProcess:
-    """A server in a child process, ours or rayforce-py's. What it takes: `support.serve`.
+    """A server in a child process, ours or rayforce-py's. For its arguments, see `support.serve`.
 
     Attributes:
         port: its port.

@@ -17,7 +17,7 @@ class Lane:
     """One direction of the proxied connections.
 
     Attributes:
-        passed: how many bytes went through.
+        passed: the number of bytes that went through.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Lane:
         self._change()
 
     async def frozen(self) -> None:
-        """Wait until the lane is up against its limit."""
+        """Wait until the lane has reached its limit."""
         while self.passed < self._allowed:
             await self._changed.wait()
 
@@ -99,7 +99,7 @@ class Proxy:
 
 
 class Between(Protocol):
-    """What stands between clients and a server."""
+    """A program between clients and a server."""
 
     async def handle(self, client: SocketStream, target: int) -> None:
         """Serve one client of the server at the port `target`."""

@@ -1,4 +1,4 @@
-"""A WebSocket peer made by hand, that can also do what no library would: over a plain socket, on either event loop."""
+"""A handmade WebSocket peer, which can also do things that no library does: over a plain socket, on any event loop."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ HELLO_REPLY = b"\x01"
 
 
 def upgrade(headers: Mapping[str, str | None] | None = None, *, start: str = "GET / HTTP/1.1") -> bytes:
-    """Return a proper opening request, but for `headers`: those replace its own, `None` leaves one out."""
+    """Return a valid opening request, except for `headers`: they replace its own, and `None` removes one."""
     proper: dict[str, str | None] = {
         "Host": "127.0.0.1",
         "Upgrade": "websocket",
@@ -116,7 +116,7 @@ class RawPeer:
         self.socket.shutdown(socket.SHUT_WR)
 
     async def send(self, data: bytes) -> int:
-        """Send all of it, or as much as the other side takes before it is gone; returns how many bytes it took."""
+        """Send the bytes, or as many as the other side takes before it is gone; return the number of bytes it took."""
         view = memoryview(data)
         sent = 0
         while sent < len(view):
@@ -136,7 +136,7 @@ class RawPeer:
         await self.send(close_frame(code, masked=self._masked))
 
     async def receive_head(self) -> bytes:
-        """Return an HTTP head, or what came of it before the end."""
+        """Return an HTTP head, or the part of it that came before the end."""
         while b"\r\n\r\n" not in self._received and await self._more():
             pass
         head, end, rest = bytes(self._received).partition(b"\r\n\r\n")
@@ -174,7 +174,7 @@ class RawPeer:
         return first & 0x0F, payload
 
     async def receive_close(self) -> int:
-        """Return the code of the close frame, whatever comes before it."""
+        """Return the code of the close frame. Other frames before it are ignored."""
         while True:
             opcode, payload = await self.receive_frame()
             if opcode == CLOSE:
@@ -214,7 +214,7 @@ def connect_raw(port: int, *, receive_buffer: int | None = None) -> RawPeer:
     sock = socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent arrives, whatever was sent before
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # bytes do not wait for earlier ones
     sock.connect(("127.0.0.1", port))
     return RawPeer(sock, is_client=True)
 

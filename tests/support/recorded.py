@@ -39,7 +39,7 @@ class Recorded:
 
     @property
     def plain(self) -> bytes:
-        """What the engine in this process replies."""
+        """The reply of the engine in this process."""
         reply = evaluate(self.request)
         assert isinstance(reply, Result)
         return whole_frame(reply.frame)

@@ -9,7 +9,8 @@ from support.processes import ServerProcess
 
 
 class Restarted:
-    """A server in a process of its own that keeps its port when it is restarted. What it takes: `support.serve`.
+    """A server in a process of its own that keeps its port when it is restarted. For its arguments, see
+    `support.serve`.
 
     Attributes:
         port: its port.

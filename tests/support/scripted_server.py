@@ -1,4 +1,4 @@
-"""A raw server that plays a script, and our client that meets it, on either event loop."""
+"""A raw server that plays a script, and our client that connects to it, on either event loop."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

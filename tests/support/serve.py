@@ -52,7 +52,7 @@ async def ours(
 
 
 def let_in(request: Request) -> bool:
-    """Let everybody in, but at the path `/members` those who show a certificate."""
+    """Let every client in, except at the path `/members`, which requires a certificate."""
     return request.path != "/members" or request.certificate is not None
 
 

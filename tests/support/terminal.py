@@ -19,7 +19,10 @@ ENTERED = "<entered>"
 
 CTRL_C = "\x03"
 CTRL_D = "\x04"
+ALT_ENTER = "\x1b\r"
 ENTER = "\r"
+PASTE_START = "\x1b[200~"
+PASTE_END = "\x1b[201~"
 TAB = "\t"
 UP = "\x1b[A"
 

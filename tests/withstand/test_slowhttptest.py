@@ -41,7 +41,7 @@ async def run_slowhttptest(port: int, options: list[str], *, task_status: trio.T
 
 @contextmanager
 def behind_nginx(server: ServerProcess, directory: Path) -> Iterator[int]:
-    """Run nginx, configured as the page about deployment says but without TLS; yields its port."""
+    """Run nginx, configured as the page about proxies says but without TLS; yields its port."""
     lines = documented("proxy_pass").replace("127.0.0.1:8765", f"127.0.0.1:{server.port}").splitlines()
     config = "\n".join(line for line in lines if "ssl_" not in line).replace(" 443 ssl;", " PORT;")
     with nginx(config, directory) as port:

@@ -22,20 +22,11 @@ _SHOWN = 60  # characters of a query, in its repr
 
 
 class SQL:
-    """One SQL statement as a query. `str` is its text.
-
-    Args:
-        text: the statement; `:name` stands for a parameter.
+    """An SQL statement as a query, returned by `sql`. `str` returns its text.
 
     Attributes:
-        text: the statement as it was given.
-        parameters: the names of its parameters.
-        reasons: why the engine may refuse it with the error `domain`, in words.
-
-    Raises:
-        RayforceParseError: the text is not SQL, or not one statement.
-        UnsupportedQuery: it asks for something that is not supported; the error quotes that part.
-        RayforceError: sqlglot is not installed.
+        text (str): the statement, as it was given.
+        parameters (frozenset[str]): the names of the parameters.
     """
 
     def __init__(self, text: str) -> None:
@@ -59,6 +50,7 @@ class SQL:
             self._statement = Statement(text)
             self._compiled, reasons = self._statement.compile(parameters)
         self.reasons = tuple(reasons)
+        """Why the engine may refuse the statement with the code `domain`, in words. For error messages."""
         self.parameters = frozenset(parameters.used)
 
     def payload(self, values: Mapping[str, Any], encode: Encode) -> bytes:
@@ -103,8 +95,15 @@ def _limited() -> Iterator[None]:
 
 
 def sql(text: str) -> SQL:
-    """Return an SQL statement as a query for `execute`, `fetch` and `post`.
+    """Return an SQL statement as a query, which every call that takes a query accepts. Nothing is sent.
 
-    See `SQL` for the errors that it raises; nothing is sent.
+    Args:
+        text: one SQL statement. `:name` stands for a parameter.
+
+    Raises:
+        RayforceParseError: the text is not SQL, or is more than one statement.
+        UnsupportedQuery: `text` is not a `str`, or a part of the SQL is not supported; the error quotes that part.
+        RayforceQueryCompilationError: the statement is nested too deeply.
+        RayforceError: sqlglot is not installed.
     """
     return SQL(text)

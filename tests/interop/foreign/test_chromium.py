@@ -1,7 +1,6 @@
 """Headless Chromium: pages on our server."""
 
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,31 +8,12 @@ import pytest
 from support.foreign import clients
 from support.foreign.clients import ask, served, server_handshake
 from support.foreign.connection import Dial, Refused
-from support.foreign.with_chromium import POINTED_HERE, Page, chromium, dial_from, pages, window
+from support.foreign.with_chromium import POINTED_HERE, Page, dial_from
 from support.raw import SUBPROTOCOL
 
 from rayforce_trio import WSServer, auth
 
 pytestmark = pytest.mark.trio
-
-
-@pytest.fixture(scope="session")
-def devtools() -> Iterator[str]:
-    with chromium() as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def origins() -> Iterator[tuple[str, str]]:
-    """Two origins that have the same pages."""
-    with pages() as port:
-        yield f"http://localhost:{port}", f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture
-async def page(devtools: str) -> AsyncIterator[Page]:
-    async with window(devtools) as opened:
-        yield opened
 
 
 @pytest.fixture

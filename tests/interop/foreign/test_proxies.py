@@ -1,4 +1,4 @@
-"""nginx and HAProxy in front of a server, configured as the page about deployment says, and as they were installed."""
+"""nginx and HAProxy in front of a server, configured as the page about proxies says, and as they were installed."""
 
 import logging
 import re

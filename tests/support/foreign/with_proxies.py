@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PAGE = ROOT / "docs" / "how-to" / "deployment.md"
+PAGE = ROOT / "docs" / "how-to" / "proxy.md"
 INSTALLED_HAPROXY = Path("/etc/haproxy/haproxy.cfg")
 
 _NGINX = """
@@ -31,8 +31,8 @@ http {{
 
 
 def documented(*words: str) -> str:
-    """Return the only configuration on the page about deployment that has all the words."""
-    blocks = re.findall(r"^```text\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    """Return the only configuration on the page about proxies that has all the words."""
+    blocks = re.findall(r"^```(?:nginx|text)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     [found] = [block for block in blocks if all(word in block for word in words)]
     return str(found)
 
