@@ -492,7 +492,8 @@ def test_a_query_that_cannot_be_sent_is_refused_with_the_place_of_the_value(quer
         ),
         (
             PivotQuery(trades(), "id", "sym", "price"),
-            "cannot send rayforce.types.table.PivotQuery as a query: a pivot takes several queries; fetch the rows",
+            "cannot send rayforce.types.table.PivotQuery as a query: a pivot takes several queries; fetch the rows, "
+            "and pivot them in the client",
         ),
     ],
     ids=["table", "pivot"],

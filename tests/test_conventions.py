@@ -64,3 +64,20 @@ def test_the_changelog_groups_changes_by_kind() -> None:
         kinds = re.findall(r"^### (.*)$", version, re.MULTILINE)
         assert kinds
         assert kinds == [kind for kind in KINDS if kind in kinds]
+
+
+def test_the_commands_for_contributors_name_what_there_is() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"--group (\w+)", page)) <= PYPROJECT["dependency-groups"].keys()
+    extras = re.findall(r'-e "\.\[([\w,]+)\]"', page)
+    assert extras
+    assert {extra for names in extras for extra in names.split(",")} <= PYPROJECT["project"][
+        "optional-dependencies"
+    ].keys()
+    files = re.findall(r"-m pytest (tests/\S+\.py)(?: -k (\w+))?", page)
+    assert files
+    for file, word in files:
+        assert re.search(rf"def test_\w*{word}", (ROOT / file).read_text(encoding="utf-8"))
+    [table] = re.findall(r"^\| session \|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    first_cells = "".join(row.split("|")[1] for row in table.splitlines()[1:])
+    assert set(re.findall(r"`(\w+)`", first_cells)) == SESSIONS

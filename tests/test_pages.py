@@ -12,6 +12,17 @@ SEPARATOR = re.compile(r"\|[ :|-]*-[ :|-]*\|")
 EXPLANATION = ROOT / "docs" / "explanation"
 GENERATED = {EXPLANATION / "soak.md", EXPLANATION / "autobahn.md", *(EXPLANATION / "benchmark").glob("*.md")}
 
+RUN_BY = {
+    "README.md": "test_docs.py",
+    "docs/contributing.md": "test_conventions.py",
+    "docs/rayfall.md": "test_rayfall_page.py",
+    "docs/tutorial.md": "test_tutorial.py",
+    "docs/explanation/engines.md": "test_docs.py",
+    "docs/reference/command_line.md": "cli/test_documented_commands.py",
+    **{str(guide.relative_to(ROOT)): "test_how_to.py" for guide in (ROOT / "docs" / "how-to").glob("*.md")},
+}
+"""The tests that run the commands of a page."""
+
 WRITTEN = [page for page in PAGES if page not in GENERATED and "_build" not in page.parts]
 
 
@@ -56,3 +67,9 @@ def test_pages_begin_with_a_title() -> None:
     untitled = [page for page in WRITTEN if not title.match(page.read_text(encoding="utf-8"))]
     assert untitled == []
     assert README in WRITTEN
+
+
+def test_a_test_runs_the_commands_of_every_page() -> None:
+    with_commands = {page for page in WRITTEN if any(block.language == "console" for block in blocks(page))}
+    assert {str(page.relative_to(ROOT)) for page in with_commands} - RUN_BY.keys() == set()
+    assert [test for test in RUN_BY.values() if not (ROOT / "tests" / test).exists()] == []

@@ -58,7 +58,9 @@ class Session(Exchange):
             error = ConnectionLost(str(error))
         if request is None or not isinstance(error, ConnectionLost):
             return error
-        return ConnectionLost(f"{error}; its reply had not arrived, so the query may or may not have been carried out")
+        return ConnectionLost(
+            f"{error}; the query may or may not have been carried out, because its reply had not arrived"
+        )
 
     def _refusal(self) -> RayforceWSError:
         return super()._refusal() if self.closed_here else _unsent(self._failure())

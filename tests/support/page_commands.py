@@ -109,7 +109,8 @@ def check_commands(page: str, directory: Path) -> None:
             if shown.goes_on:
                 running.enter_context(_going_on(shown, ports, directory))
             else:
-                assert _alike(_output(shown, ports, directory)) == _alike(shown.output), shown.command
+                output = _alike(_output(shown, ports, directory))
+                assert output == _alike(shown.output), f"$ {shown.command}\n{output}"
 
 
 def _alike(output: str) -> str:
