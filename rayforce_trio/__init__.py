@@ -7,7 +7,7 @@ _websocket                  RFC 6455 without I/O
 _protocol                   the Rayforce protocol without I/O
 _values                     the wire layout of values, without Rayforce objects
 _codec                      queries and values to frames and back; the engine's FFI
-_streams                    TCP and TLS on both event loops
+_streams                    TCP, Unix sockets and TLS on both event loops
 _transports                 WebSocket connections on both event loops
 _engines                    the engines that evaluate queries
 _client | _server           the two ends of a connection
@@ -33,7 +33,7 @@ from ._client import (
 from ._codec import SQL, ArrowStream, Parameters, Query, TabularData, Value, columns_of, draw, sql
 from ._engines import Engine, InProcessEngine, NativeEngine, NativeProcess, RoundRobinEngine
 from ._protocol import Position
-from ._server import WSServer, WSServerConnection
+from ._server import WSServer, WSServerConnection, systemd_sockets
 from ._values._columns import Columns
 
 __version__ = "0.2.0.dev0"
@@ -73,4 +73,5 @@ __all__ = [
     "errors",
     "sql",
     "statistics",
+    "systemd_sockets",
 ]

@@ -18,12 +18,12 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from ._addresses import network_of
+from ._addresses import UnixPeer, network_of
 from ._credentials import check_password, check_token, check_user
 from ._tasks import call_async_unprotected
 from .errors import RayforceValueError
 
-__all__ = ["Principal", "Request", "any_of", "hash_password", "password", "token", "users"]
+__all__ = ["Principal", "Request", "UnixPeer", "any_of", "hash_password", "password", "token", "users"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -35,12 +35,14 @@ class Request:
         headers: the HTTP headers, with names in lower case. The values of a repeated header are joined by ", ". They
             are decoded as Latin-1; for UTF-8, use `value.encode("latin-1").decode()`.
         peer: the client's IP address. Behind a proxy in `trusted_proxies` that reports it, this is the address of the
-            proxy's client.
+            proxy's client. On a Unix socket, it is `unix:uid=` and the id of the client's user.
         username: the user name of HTTP Basic authentication, if there is one.
         password: the password of HTTP Basic authentication, if there is one.
         token: the bearer token, if there is one. It comes from the `Authorization` header or, in browsers, from a
             subprotocol.
         certificate: the client's TLS certificate, as `ssl.SSLSocket.getpeercert` returns it, if there is one.
+        unix_peer: the client's process, if it has connected to a Unix socket of the server. `None` for clients on TCP,
+            and for clients that come through a proxy.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Request:
     password: str | None = None
     token: str | None = None
     certificate: Mapping[str, object] | None = None
+    unix_peer: UnixPeer | None = None
 
     def __repr__(self) -> str:
         return f"Request(path={self.path.partition('?')[0]!r}, peer={self.peer!r})"

@@ -11,7 +11,7 @@ from support.opening import answer_to, try_to_connect
 from support.raw import open_raw
 
 from rayforce_trio import WSClient, WSServer, auth
-from rayforce_trio._addresses import ClientAddress, is_loopback
+from rayforce_trio._addresses import ClientAddress, is_on_this_machine
 from rayforce_trio._server._access import AccessPolicy, make_policy
 from rayforce_trio._transports import OpeningRequest, Refusal
 from rayforce_trio.errors import ConnectionRejected, RayforceValueError
@@ -53,13 +53,13 @@ def allows_origin(origin: str, *, own: tuple[str, int] = OWN, allowed: list[str]
 
 @pytest.mark.parametrize("address", LOOPBACK)
 def test_loopback_is_let_in(address: str) -> None:
-    assert is_loopback(address)
+    assert is_on_this_machine(address)
     assert decide(peer=address) is None
 
 
 @pytest.mark.parametrize("address", FOREIGN)
 def test_protected_mode_refuses_everybody_else_and_says_how_to_allow_them(address: str) -> None:
-    assert not is_loopback(address)
+    assert not is_on_this_machine(address)
     refusal = decide(peer=address)
     assert refusal is not None
     assert refusal.status == 403

@@ -44,7 +44,8 @@ def shown(default: Any) -> re.Pattern[str]:
         return re.compile(re.escape(f'`"{default}"`'))
     if type(default) in (int, float):
         amounts = [f"{default / factor:,.0f}{unit}" for unit, factor in UNITS.items() if default % factor == 0]
-        return re.compile("|".join(map(re.escape, amounts)))
+        permissions = [f"`{default:#o}`"] if isinstance(default, int) else []
+        return re.compile("|".join(map(re.escape, amounts + permissions)))
     return re.compile(re.escape(f"`{default!r}`"))
 
 

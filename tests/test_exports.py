@@ -46,7 +46,12 @@ def test_the_public_names() -> None:
         "Update",
         "Value",
     }
-    public = engines | ends | types | {"SQL", "Columns", "auth", "columns_of", "draw", "errors", "sql", "statistics"}
+    public = (
+        engines
+        | ends
+        | types
+        | {"SQL", "Columns", "auth", "columns_of", "draw", "errors", "sql", "statistics", "systemd_sockets"}
+    )
     assert {name for name in vars(rayforce_trio) if not name.startswith("_")} == public | {"prometheus"}
     assert set(rayforce_trio.__all__) == public | {"__version__"}
 

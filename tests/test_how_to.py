@@ -24,9 +24,9 @@ from rayforce_trio._codec import native_server as native_program
 PAGES = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs" / "how-to").glob("*.md"))
 WITH_COMMANDS = [page for page in PAGES if commands_of(page_of(page))]
 UNITS = [
-    pytest.param(text, id=f"{Path(page).stem}-{Path(name).name}")
+    pytest.param(page, name, id=f"{Path(page).stem}-{Path(name).name}")
     for page in PAGES
-    for name, text in files_of(page_of(page)).items()
+    for name in files_of(page_of(page))
     if name.endswith(".service")
 ]
 CONTAINER = files_of(page_of("how-to/container.md"))
@@ -59,9 +59,13 @@ def unit_of(text: str) -> RawConfigParser:
 
 
 @needs_systemd
-@pytest.mark.parametrize("text", UNITS)
-def test_systemd_accepts_a_unit(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "documented.service"
+@pytest.mark.parametrize(("page", "name"), UNITS)
+def test_systemd_accepts_a_unit(page: str, name: str, tmp_path: Path) -> None:
+    files = files_of(page_of(page))
+    for other, text in files.items():
+        if other.endswith(".socket"):
+            (tmp_path / Path(other).name).write_text(text, encoding="utf-8")
+    path, text = tmp_path / "documented.service", files[name]
     program = shlex.split(unit_of(text)["Service"]["ExecStart"])[0]
     path.write_text(text.replace(program, "/bin/true"), encoding="utf-8")
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, encoding="utf-8", check=False)

@@ -81,6 +81,17 @@ def size_text(number: int) -> str:
     return f"{number // _UNITS[unit]}{unit}"
 
 
+def file_mode(text: str) -> int:
+    """Parse the permissions of a file in octal, such as `660`.
+
+    Raises:
+        ArgumentTypeError: the text is no such number.
+    """
+    if not re.fullmatch("0?[0-7]{3}", text):
+        _refuse(text, "not the permissions of a file; write 660, for example")
+    return int(text, 8)
+
+
 def query_timeout(text: str) -> float | Literal["auto"] | None:
     """Parse a number of seconds, `auto`, or 0, which means no limit and is returned as `None`.
 

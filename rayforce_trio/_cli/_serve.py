@@ -4,7 +4,7 @@ import argparse
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from inspect import signature
 from ipaddress import ip_address
@@ -13,8 +13,8 @@ from typing import Any
 
 import trio
 
-from .. import WSServer
-from ..errors import RayforceValueError
+from .. import WSServer, systemd_sockets
+from ..errors import ListenError, RayforceValueError
 from ._authentication import Authentication, add_authentication, authentication_of
 from ._console import OK, CommandFailed, OutputClosed, UsageError, flush_output, show, show_warning
 from ._engine import add_engine, engine_of
@@ -23,6 +23,7 @@ from ._options import (
     DEFAULT_PORT,
     drain_timeout,
     examples,
+    file_mode,
     limit,
     query_timeout,
     seconds,
@@ -60,9 +61,19 @@ def add_parser(commands: Any) -> None:
 
 
 def _add_network(group: Any) -> None:
-    group.add_argument("--host", default=DEFAULT_HOST, help="name or address to listen on; default: %(default)s")
     group.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, help="port to listen on, 0 for a free one; default: %(default)s"
+        "--host", help=f"name or address to listen on, or unix:/path for a Unix socket; default: {DEFAULT_HOST}"
+    )
+    group.add_argument("--port", type=int, help=f"port to listen on, 0 for a free one; default: {DEFAULT_PORT}")
+    group.add_argument(
+        "--unix-mode",
+        metavar="MODE",
+        type=file_mode,
+        default=_SERVER_PARAMETERS["unix_mode"].default,
+        help="permissions of the file of the Unix socket, in octal; users that may write can connect; default: 600",
+    )
+    group.add_argument(
+        "--socket-activation", action="store_true", help="listen on the sockets that systemd passes to this process"
     )
     group.add_argument("--reuse-port", action="store_true", help="share the port with other servers of the same user")
     group.add_argument(
@@ -84,7 +95,8 @@ def _add_network(group: Any) -> None:
         metavar="NETWORK",
         action="append",
         default=[],
-        help="address or network of a proxy in front of the server, such as 127.0.0.1 or 10.0.0.0/8; may be repeated",
+        help="address or network of a proxy in front of the server, such as 127.0.0.1 or 10.0.0.0/8, or unix: for all "
+        "peers on Unix sockets; may be repeated",
     )
     group.add_argument(
         "--proxy-header",
@@ -171,13 +183,25 @@ def _add_server_option(
 
 def serve(options: argparse.Namespace) -> int:
     """Run the command, and return its exit code."""
+    sockets = _passed_sockets(options)
+    try:
+        return _serve(options, sockets)
+    finally:
+        for one in sockets or ():
+            one.close()
+
+
+def _serve(options: argparse.Namespace, sockets: list[socket.socket] | None) -> int:
+    """Serve on these sockets; `None`: on the address in the options. Returns the exit code of the command."""
     authentication = authentication_of(options)
     tls = _tls(options)
+    if sockets is None:
+        _set_address_defaults(options)
     try:
         server = _Server(
-            options.port,
             authentication.generated_token,
-            host=options.host,
+            **({"port": options.port, "host": options.host} if sockets is None else {"sockets": sockets}),
+            unix_mode=options.unix_mode,
             engine=engine_of(options),
             ssl_context=tls,
             authenticate=authentication.authenticate,
@@ -212,7 +236,7 @@ def serve(options: argparse.Namespace) -> int:
         )
     except RayforceValueError as error:
         raise UsageError(error) from None
-    _check_exposure(options, authentication)
+    _check_exposure(options, sockets, authentication)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -225,8 +249,8 @@ def serve(options: argparse.Namespace) -> int:
 class _Server(WSServer):
     """A server that shows its generated token as soon as it listens."""
 
-    def __init__(self, port: int, generated_token: str | None, **options: Any) -> None:
-        super().__init__(port, **options)
+    def __init__(self, generated_token: str | None, **options: Any) -> None:
+        super().__init__(**options)
         self._generated_token = generated_token
 
     async def __aenter__(self) -> "_Server":
@@ -246,7 +270,32 @@ def _tls(options: argparse.Namespace) -> SSLContext | None:
     return None
 
 
-def _check_exposure(options: argparse.Namespace, authentication: Authentication) -> None:
+def _passed_sockets(options: argparse.Namespace) -> list[socket.socket] | None:
+    """Return the sockets that systemd has passed, if they are to be used.
+
+    Raises:
+        UsageError: there are none, or the options contradict each other.
+    """
+    if not options.socket_activation:
+        return None
+    if options.host is not None or options.port is not None:
+        raise UsageError("--socket-activation contradicts --host and --port: the socket unit has the addresses")
+    try:
+        return systemd_sockets()
+    except ListenError as error:
+        raise UsageError(error) from None
+
+
+def _set_address_defaults(options: argparse.Namespace) -> None:
+    if options.host is None:
+        options.host = DEFAULT_HOST
+    if options.port is None and not _is_unix(options.host):
+        options.port = DEFAULT_PORT
+
+
+def _check_exposure(
+    options: argparse.Namespace, sockets: Iterable[socket.socket] | None, authentication: Authentication
+) -> None:
     """Refuse to let in clients on other machines without authentication, unless the user asks for it.
 
     Warn if the server would refuse the clients of trusted proxies for that reason.
@@ -256,18 +305,30 @@ def _check_exposure(options: argparse.Namespace, authentication: Authentication)
             "the clients of --trusted-proxy are refused, because nothing authenticates them; add --generate-token, or "
             "another option for authentication"
         )
-    if options.allow_unauthenticated or _is_loopback(options.host):
+    exposed = _exposed_address(options, sockets)
+    if options.allow_unauthenticated or exposed is None:
         return
     if authentication.authenticate is None:
         raise UsageError(
-            f"--host {options.host} lets other machines connect, and clients can run any code in the engine, but "
+            f"{exposed} lets other machines connect, and clients can run any code in the engine, but "
             "nothing authenticates them; add --generate-token, or another option for authentication (see rayforce-trio "
             "serve --help)"
         )
     if options.tls_certificate is None:
-        show_warning(
-            f"--host {options.host} lets other machines connect; without --tls-certificate, secrets are not encrypted"
-        )
+        show_warning(f"{exposed} lets other machines connect; without --tls-certificate, secrets are not encrypted")
+
+
+def _exposed_address(options: argparse.Namespace, sockets: Iterable[socket.socket] | None) -> str | None:
+    """Return what lets other machines connect, for an error, or `None`."""
+    if sockets is None:
+        return None if _is_unix(options.host) or _is_loopback(options.host) else f"--host {options.host}"
+    hosts = (one.getsockname()[0] for one in sockets if one.family != socket.AF_UNIX)
+    host = next((host for host in hosts if not _is_loopback(host)), None)
+    return None if host is None else f"the socket at {host}"
+
+
+def _is_unix(host: str) -> bool:
+    return host.startswith("unix:")
 
 
 def _is_loopback(host: str) -> bool:

@@ -16,7 +16,7 @@ from ._tls import add_certificate, client_context
 OPTIONAL_URL = "[URL]"
 """The name in the help of a URL that may be left out."""
 
-_LOOKS_LIKE_URL = re.compile(r"wss?://\S*|[\w.@-]*:\d+", re.ASCII)
+_LOOKS_LIKE_URL = re.compile(r"wss?://\S*|unix:\S+|[\w.@-]*:\d+", re.ASCII)
 _SHORT_URL = re.compile(r"(?P<user>[^/?#@]+@)?(?P<host>\[[^\]/?#@]*\]|[^:/?#@\[\]]*)(:(?P<port>\d+))?", re.ASCII)
 
 
@@ -31,8 +31,8 @@ def add_target(parser: ArgumentParser, *, needs_url: bool = False) -> None:
     parser.add_argument(
         "url",
         metavar="URL" if needs_url else OPTIONAL_URL,
-        help="the server: ws://host:port, wss://user@host:port/path, or a short form: host:port, :port or host"
-        + default,
+        help="the server: ws://host:port, wss://user@host:port/path, unix:/path, or a short form: host:port, :port or "
+        "host" + default,
     )
     user = parser.add_argument_group("authentication")
     user.add_argument("--user", metavar="NAME", help="the user name, if it is not in the URL")
@@ -124,7 +124,7 @@ def check_not_url(text: str, name: str) -> None:
 
 
 def server_url(text: str) -> ParsedUrl:
-    """Parse a URL such as `wss://user@host:port/path`, or the short form `user@host:port`.
+    """Parse a URL such as `wss://user@host:port/path` or `unix:/path`, or the short form `user@host:port`.
 
     Raises:
         UsageError: the text is neither. The error does not show the text, which may contain a password.

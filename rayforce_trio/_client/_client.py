@@ -8,7 +8,7 @@ from typing import TypedDict, TypeVar, Unpack
 
 import anyio
 
-from .._addresses import Endpoint, parse_url
+from .._addresses import Endpoint, parse_url, unix_path
 from .._checks import check_flag, list_argument
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
@@ -61,8 +61,9 @@ class WSClient:
     Creating a client opens no connection. A client can be used in any number of event loops.
 
     Args:
-        host: the host name or IP address of the server.
-        port: the port of the server, 1 to 65535. `None`: 443 with TLS, otherwise 80.
+        host: the host name or IP address of the server, or `unix:` and the path of a Unix socket
+            (`unix:/run/rayforce.sock`).
+        port: the port of the server, 1 to 65535. `None`: 443 with TLS, otherwise 80. A Unix socket has no port.
         ssl: `False`: no TLS. `True`: TLS that trusts the certificate authorities that the system trusts. An
             `ssl.SSLContext`: TLS that trusts other authorities, or that sends a client certificate.
         path: the path of the URL, for proxies that route by path.
@@ -106,10 +107,12 @@ class WSClient:
     def from_url(cls, url: str, **options: Unpack[ClientOptions]) -> "WSClient":
         """Return a client for a URL such as `wss://user@host:port/path`. Only the scheme and the host are required.
 
+        The URL of a Unix socket is `unix:` and its path (`unix:/run/rayforce.sock`).
+
         Args:
-            url: the URL, beginning with `ws://` or `wss://`. It must not contain a password, because URLs are shown and
-                logged.
-            options: as for `WSClient`. `ssl` can be an `ssl.SSLContext` if the URL begins with `wss://`.
+            url: the URL, beginning with `ws://`, `wss://` or `unix:`. It must not contain a password, because URLs are
+                shown and logged.
+            options: as for `WSClient`. `ssl` can be an `ssl.SSLContext` if the URL begins with `wss://` or `unix:`.
 
         Raises:
             RayforceValueError: the URL is invalid, or an option contradicts it.
@@ -119,8 +122,8 @@ class WSClient:
             raise RayforceValueError(f"{twice.pop()} is part of the URL; leave it out of the options")
         if user is not None and options.setdefault("user", user) != user:
             raise RayforceValueError(f"user={options['user']!r} contradicts the URL, which has the user name {user!r}")
-        if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
-            raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
+        if unix_path(host) is None:
+            _check_ssl_option(options, secure=secure)
         return cls(host, port, path=target, **options)
 
     @classmethod
@@ -281,6 +284,12 @@ async def _receive_answer(transport: Transport, uri: str) -> None:
 
 def _timeout(uri: str) -> HandshakeError:
     return HandshakeError(f"Failed to connect to {uri}: it took longer than {OPEN_TIMEOUT:g} seconds")
+
+
+def _check_ssl_option(options: ClientOptions, *, secure: bool) -> None:
+    """Set the option `ssl` if it is missing; raise `RayforceValueError` if it contradicts a `ws://` or `wss://` URL."""
+    if options.setdefault("ssl", secure) is not secure and not (secure and isinstance(options["ssl"], SSLContext)):
+        raise RayforceValueError(f"ssl={options['ssl']!r} contradicts the URL, which begins with ws{'s' * secure}")
 
 
 def _context(ssl: bool | SSLContext) -> SSLContext | None:

@@ -2,5 +2,6 @@
 
 from ._connection import WSServerConnection
 from ._server import WSServer
+from ._systemd import systemd_sockets
 
-__all__ = ["WSServer", "WSServerConnection"]
+__all__ = ["WSServer", "WSServerConnection", "systemd_sockets"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
-from .._addresses import check_host, ip_of, is_loopback
+from .._addresses import check_host, ip_of, is_on_this_machine
 from .._checks import check_flag, list_argument
 from .._transports import OpeningRequest, Refusal
 from ..errors import RayforceValueError
@@ -80,7 +80,7 @@ class AccessPolicy:
         """Return False for a foreign name, which may have been pointed here so that its pages can reach the server."""
         if name in self.allowed_hosts:
             return True
-        if not is_loopback(own_address):
+        if not is_on_this_machine(own_address):
             return not self.allowed_hosts
         if name in ("localhost", self.own_host):
             return True
@@ -186,7 +186,7 @@ def _is_own(origin: str, own_address: tuple[str, int]) -> bool:
     if (port or _SCHEMES[scheme]) != own_address[1]:
         return False
     if host == "localhost":
-        return is_loopback(own_address[0])
+        return is_on_this_machine(own_address[0])
     try:
         return ip_address(host) == ip_address(own_address[0].partition("%")[0])
     except ValueError:

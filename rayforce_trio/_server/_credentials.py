@@ -27,7 +27,16 @@ def read_request(opening: OpeningRequest) -> Request:
             username, password = _parse_basic(credentials)
         elif scheme.lower() == "bearer" and is_token(credentials):
             token = credentials
-    return Request(opening.path, opening.headers, opening.peer.address, username, password, token, opening.certificate)
+    return Request(
+        opening.path,
+        opening.headers,
+        opening.peer.address,
+        username,
+        password,
+        token,
+        opening.certificate,
+        opening.peer.unix_peer,
+    )
 
 
 def _parse_basic(credentials: str) -> tuple[str, str] | tuple[None, None]:

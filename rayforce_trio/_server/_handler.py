@@ -10,6 +10,7 @@ import trio
 
 from .._addresses import ClientAddress, network_of
 from .._protocol import HELLO_REPLY, SUBPROTOCOL
+from .._streams import peer_address
 from .._tasks import enable_ki_protection
 from .._text import counted
 from .._transports import (
@@ -145,20 +146,19 @@ class ConnectionHandler:
         """
         connection_id = next(self._ids)
         try:
-            address, port, *_ = stream.socket.getpeername()
+            peer = peer_address(stream.socket)
         except OSError:
-            address, port = "", 0
-        peer = ClientAddress(address, port)
+            peer = None
         log = ConnectionLog(
             connection_id,
-            str(peer),
+            "an unknown address" if peer is None else str(peer),
             queries=self._log_queries,
             limiter=self._log_limiter,
-            network=peer.network if address else "an unknown address",
+            network="an unknown address" if peer is None else peer.network,
         )
         with CountedConnection(self._counters) as counted:
             try:
-                if not address:
+                if peer is None:
                     log.not_opened("the client disconnected at once")
                 else:
                     await self._open_and_serve(stream, peer, counted, log)

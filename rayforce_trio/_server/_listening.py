@@ -13,7 +13,7 @@ import trio
 from .._tasks import enable_ki_protection
 from ._log import logger
 
-_BACKLOG = 4096
+BACKLOG = 4096
 
 _UNAVAILABLE = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 """The errors of an address that this machine does not have, such as ::1 where IPv6 is off."""
@@ -60,7 +60,7 @@ async def open_listeners(host: str, port: int, *, reuse_port: bool) -> list[trio
                 unavailable = error
             else:
                 sockets.append(opened.enter_context(bound))
-                bound.listen(_BACKLOG)
+                bound.listen(BACKLOG)
         if unavailable is not None and not sockets:
             raise unavailable
         opened.pop_all()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from .._addresses import is_loopback
+from .._addresses import is_on_this_machine
 from ._checks import check_grace, check_limit, check_reply_size, check_size_option, check_timeout
 
 REMOTE_QUERY_TIMEOUT = 300.0
@@ -65,5 +65,5 @@ class ConnectionOptions:
     def query_timeout_on(self, addresses: Iterable[str]) -> float | None:
         """Return how long a query may run if the server listens on these IP addresses; `None`: without limit."""
         if self.query_timeout == "auto":
-            return None if all(map(is_loopback, addresses)) else REMOTE_QUERY_TIMEOUT
+            return None if all(map(is_on_this_machine, addresses)) else REMOTE_QUERY_TIMEOUT
         return self.query_timeout

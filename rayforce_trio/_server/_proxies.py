@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from .._addresses import ClientAddress, ip_of
+from .._addresses import UNIX, ClientAddress, ip_of
 from .._checks import check_flag, list_argument
 from .._transports import Refusal
 from ..errors import RayforceValueError
@@ -23,7 +23,8 @@ class Proxies:
     """The proxies of a server.
 
     Args:
-        trusted: the addresses and networks of proxies that tell the truth about their clients.
+        trusted: the addresses and networks of proxies that tell the truth about their clients. `unix:` stands for all
+            peers on Unix sockets.
         header: the header in which they report the addresses of their clients, in any case; `None`: they do not.
         protocol: whether they report these addresses with the PROXY protocol instead.
 
@@ -35,18 +36,22 @@ class Proxies:
     """
 
     def __init__(self, trusted: Iterable[str] = (), header: str | None = None, *, protocol: bool = False) -> None:
-        self._networks = _checked_networks(trusted)
+        networks = _checked_networks(trusted)
+        self._trusts_unix = None in networks
+        self._networks = tuple(network for network in networks if network is not None)
         self._header = _checked_header(header)
         check_flag("proxy_protocol", protocol)
         self.protocol = protocol
-        if not self._networks and (protocol or header is not None):
+        if not networks and (protocol or header is not None):
             option = "proxy_protocol" if protocol else "proxy_header"
             raise RayforceValueError(f"{option} needs trusted_proxies; without it, any client could claim any address")
         if protocol and header is not None:
             raise RayforceValueError("proxy_header and proxy_protocol contradict each other; leave out one")
 
     def trusts(self, address: str) -> bool:
-        """Return whether an IP address belongs to a trusted proxy."""
+        """Return whether the address of a peer belongs to a trusted proxy."""
+        if address.startswith(UNIX):
+            return self._trusts_unix
         ip = ip_of(address)
         return any(ip in network for network in self._networks)
 
@@ -82,16 +87,18 @@ class Proxies:
         return client
 
 
-def _checked_networks(trusted: Iterable[str]) -> tuple[IPv4Network | IPv6Network, ...]:
+def _checked_networks(trusted: Iterable[str]) -> tuple[IPv4Network | IPv6Network | None, ...]:
+    """Return the networks. `None` stands for all peers on Unix sockets."""
     networks = list_argument("trusted_proxies", trusted, "IP addresses and networks")
-    return tuple(map(_checked_network, networks))
+    return tuple(None if one == UNIX else _checked_network(one) for one in networks)
 
 
 def _checked_network(text: object) -> IPv4Network | IPv6Network:
     network = _parse_network(text)
     if network is None:
         raise RayforceValueError(
-            f"Invalid trusted_proxies: {text!r}. Must be IP addresses and networks such as '127.0.0.1' or '10.0.0.0/8'"
+            f"Invalid trusted_proxies: {text!r}. Must be IP addresses and networks such as '127.0.0.1' or "
+            "'10.0.0.0/8', or 'unix:' for Unix sockets"
         )
     if network.prefixlen == 0:
         raise RayforceValueError(

@@ -1,6 +1,7 @@
 """`WSServer`: the options of a server, and its life from listening to the end of its last connection."""
 
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -12,12 +13,12 @@ from typing import Literal
 
 import trio
 
-from .._addresses import authority_of, check_host, check_port, os_error_text
+from .._addresses import os_error_text
 from .._checks import check_flag
 from .._codec import check_topic, encode_update, engine_error
 from .._engines import Engine, InProcessEngine
 from .._protocol import Failure
-from .._streams import check_tls_context
+from .._streams import check_tls_context, own_address
 from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
 from .._text import counted
 from .._transports import KeepAlive, check_size
@@ -25,6 +26,7 @@ from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
 from ._authorizer import Authenticate, Authorizer
+from ._bindings import DEFAULT_HOST, DEFAULT_UNIX_MODE, TcpBinding, make_binding
 from ._checks import check_grace
 from ._counters import Counters
 from ._expressions import integer_in, publish_request
@@ -32,11 +34,12 @@ from ._handler import ConnectionHandler
 from ._http import HttpEndpoints
 from ._hub import Hub
 from ._limits import ConnectionLimits
-from ._listening import accept_connections, open_listeners
+from ._listening import accept_connections
 from ._log import logger
 from ._opening_queue import OpeningQueue
 from ._options import ConnectionOptions, SubscriptionOptions
 from ._proxies import Proxies
+from ._systemd import notify_systemd
 
 _MIB = 1024**2
 _GIB = 1024**3
@@ -52,8 +55,14 @@ class WSServer:
     and can serve again afterwards.
 
     Args:
-        port: the port, 1 to 65535, or 0 for a free one. The attribute `port` has the number when the server listens.
-        host: the name or address to listen on. The default is every IPv4 address of the machine.
+        port: the port, 1 to 65535, or 0 for a free one. The attribute `port` has the number when the server listens. A
+            Unix socket and `sockets` need no port.
+        host: the name or address to listen on. The default is every IPv4 address of the machine. For a Unix socket,
+            `unix:` and a path: the server creates the file, and removes it when it stops accepting connections. It
+            replaces the file of a Unix socket on which no server listens.
+        sockets: bound stream sockets of TCP or Unix to listen on instead. They may already listen. The server closes
+            them when it ends, and when it cannot start. See also `systemd_sockets`.
+        unix_mode: the permissions of the file of the Unix socket. To connect, a user needs the permission to write.
         engine: the engine that evaluates queries: an `InProcessEngine` (the default), a `NativeEngine`, a
             `NativeProcess`, or several of them in a `RoundRobinEngine`.
         ssl_context: the certificate and TLS settings of the server, from `ssl.create_default_context` with the purpose
@@ -64,21 +73,21 @@ class WSServer:
         engines: further engines by name. An `auth.Principal` can name the one that evaluates its queries.
         allow_unauthenticated: whether to accept clients on other machines without authentication. Every client can run
             any code in the engine, so by default a server without `authenticate` accepts only clients on the loopback
-            interface, whatever `host` is.
+            interface or on a Unix socket, whatever `host` is.
         allowed_origins: origins (`https://example.org`) whose web pages may connect, in addition to the server's own.
-        allowed_hosts: host names, without ports, by which clients may address the server. On loopback addresses, these
-            are allowed in addition to the addresses, `localhost` and `host`. On other addresses, an empty list allows
-            any name.
+        allowed_hosts: host names, without ports, by which clients may address the server. On loopback addresses and
+            Unix sockets, these are allowed in addition to loopback addresses, `localhost` and `host`. On other
+            addresses, an empty list allows any name.
         trusted_proxies: IP addresses and networks (`"127.0.0.1"`, `"10.0.0.0/8"`) of proxies in front of the server.
-            Their clients never count as clients on this machine.
+            `"unix:"` stands for all peers on Unix sockets. Clients of proxies never count as clients on this machine.
         proxy_header: the header in which the trusted proxies report client addresses: `"X-Forwarded-For"` or
             `"Forwarded"`. The client's address is the rightmost one that does not belong to a trusted proxy. `None`:
             the proxy's address counts as that of its clients.
         proxy_protocol: whether the trusted proxies report client addresses with version 2 of the PROXY protocol. The
             server then accepts no other connections.
         max_connections: the maximum number of open connections. `None`: no limit.
-        max_connections_per_address: the maximum number of open connections from one IPv4 address or /64 network of
-            IPv6. `None`: no limit.
+        max_connections_per_address: the maximum number of open connections from one IPv4 address, one /64 network
+            of IPv6, or one user on Unix sockets. `None`: no limit.
         max_unauthenticated: the maximum number of connections that are being opened. Beyond it, new ones wait for a
             short time, or take the place of peers that keep the server waiting. `None`: no limit.
         max_in_flight: the maximum number of unanswered requests of one connection. Further requests are answered with
@@ -104,7 +113,7 @@ class WSServer:
             16 KiB a second on average.
         query_timeout: the seconds that a query may run in the engine, without its time in the queue. The server then
             stops it and answers with an error of code `timeout`. `"auto"`: 300, or no limit if the server listens only
-            on loopback addresses. `None`: no limit. An `InProcessEngine` cannot be interrupted.
+            on loopback addresses and Unix sockets. `None`: no limit. An `InProcessEngine` cannot be interrupted.
         drain_timeout: the seconds to let running queries finish when the server stops.
         drain_delay: the seconds for which a stopping server continues to serve and to accept clients, while
             `GET /healthz` returns 503, so that load balancers send no more clients to it.
@@ -130,9 +139,11 @@ class WSServer:
 
     def __init__(
         self,
-        port: int,
+        port: int | None = None,
         *,
-        host: str = "0.0.0.0",
+        host: str = DEFAULT_HOST,
+        sockets: Iterable[socket.socket] | None = None,
+        unix_mode: int = DEFAULT_UNIX_MODE,
         engine: Engine | None = None,
         ssl_context: ssl.SSLContext | None = None,
         authenticate: Authenticate | None = None,
@@ -168,31 +179,26 @@ class WSServer:
         metrics: bool = False,
         serve_javascript: bool = False,
     ) -> None:
-        check_port(port, lowest=0)
-        check_host(host)
+        self._binding = make_binding(port, host=host, sockets=sockets, unix_mode=unix_mode, reuse_port=reuse_port)
         if engine is not None and not isinstance(engine, Engine):
             raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an engine, such as NativeProcess()")
         if ssl_context is not None:
             check_tls_context(ssl_context, server_side=True)
         check_size(max_message_size)
-        check_flag("reuse_port", reuse_port)
         check_flag("log_queries", log_queries)
-        self.host: str = host
-        """The name or address to listen on, as given."""
-        self._requested_port = port
-        self._bound_port: int | None = None
+        self.host: str = self._binding.host
+        """The name or address to listen on, as given. Of `sockets`, the address of the first one."""
         policy = make_policy(
             authenticated=authenticate is not None,
             allow_unauthenticated=allow_unauthenticated,
             allowed_origins=allowed_origins,
             allowed_hosts=allowed_hosts,
-            own_host=host,
+            own_host="localhost" if port is None else host,
         )
         self._authorizer = Authorizer(
             policy, authenticate, engine if engine is not None else InProcessEngine(), engines
         )
         self._tls = ssl_context
-        self._reuse_port = reuse_port
         self._options = ConnectionOptions(
             open_timeout,
             write_timeout,
@@ -237,16 +243,22 @@ class WSServer:
 
     @property
     def port(self) -> int:
-        """The port on which the server listens; before it listens, the requested port."""
-        return self._requested_port if self._bound_port is None else self._bound_port
+        """The TCP port on which the server listens; before it listens, the requested port. 0 if there is none."""
+        return self._binding.port
 
     @property
     def url(self) -> str:
-        """The URL of the server, which begins with `ws` or, with TLS, with `wss`."""
-        return f"{'ws' if self._tls is None else 'wss'}://{authority_of(self.host, self.port)}"
+        """The URL of the server. Its scheme is `ws`, with TLS `wss`, and for a Unix socket `unix`."""
+        return self.urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs of all `sockets`, in their order. Without `sockets`, the only item is `url`."""
+        return self._binding.urls("ws" if self._tls is None else "wss")
 
     def __repr__(self) -> str:
-        return f"WSServer(port={self.port})"
+        is_tcp = isinstance(self._binding, TcpBinding)
+        return f"WSServer(port={self.port})" if is_tcp else f"WSServer({', '.join(self.urls)})"
 
     def statistics(self) -> Statistics:
         """Return the current numbers of connections, requests, posts, errors, bytes, latencies, streams and topics.
@@ -259,6 +271,8 @@ class WSServer:
     @enable_ki_protection
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM, and print a line at the start and at the end. Meant for `trio.run`.
+
+        systemd is told when the server is ready and when it stops (`Type=notify`).
 
         The first signal stops the server as `stop` does. The second signal, or one before the server listens, cancels
         it. A checkpoint. If cancelled, the server ends as with `serve`.
@@ -288,8 +302,10 @@ class WSServer:
                 nursery.start_soon(handle_signals, signals)
                 with serving:
                     async with self:
-                        _announce(f"Rayforce WebSocket served on {self.url}")
+                        _announce(f"Rayforce WebSocket served on {', '.join(self.urls)}")
+                        notify_systemd("READY=1")
                         await stop_requested.wait()
+                        notify_systemd("STOPPING=1")
                 _announce("\nRayforce WebSocket Server stopped.")
                 nursery.cancel_scope.cancel()
 
@@ -327,7 +343,8 @@ class WSServer:
                     await self._serve(self._stopping, task_status)
                     nursery.cancel_scope.cancel()
         finally:
-            self._stopping = self._bound_port = self._since = None
+            self._binding.close()
+            self._stopping = self._since = None
             self._stopped.set()
 
     @enable_ki_protection
@@ -516,6 +533,7 @@ class WSServer:
                             await trio.sleep(self._options.drain_delay)
                             self._drain()
                         accepting.cancel_scope.cancel()
+                    self._binding.remove_file()
                     self._handler.cancel_handshakes()
                 background.cancel_scope.cancel()
         finally:
@@ -524,17 +542,16 @@ class WSServer:
     async def _listen(self) -> list[trio.SocketListener]:
         """Open the listening sockets. A checkpoint; if cancelled, no socket is left open."""
         try:
-            listeners = await open_listeners(self.host, self._requested_port, reuse_port=self._reuse_port)
+            listeners = await self._binding.open()
         except (OSError, UnicodeError) as error:
-            raise ListenError(f"cannot listen on {self.url}: {os_error_text(error)}") from error
-        names = [listener.socket.getsockname() for listener in listeners]
-        self._bound_port = int(names[0][1])
-        self._handler.query_timeout = self._options.query_timeout_on(name[0] for name in names)
+            raise ListenError(f"cannot listen on {', '.join(self.urls)}: {os_error_text(error)}") from error
+        addresses = [own_address(listener.socket)[0] for listener in listeners]
+        self._handler.query_timeout = self._options.query_timeout_on(addresses)
         return listeners
 
     @property
     def _is_listening(self) -> bool:
-        return self._bound_port is not None
+        return self._since is not None
 
     @property
     def _is_serving(self) -> bool:

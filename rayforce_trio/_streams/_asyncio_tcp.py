@@ -19,7 +19,7 @@ from ._tcp import TcpStream
 
 
 class AsyncioTcpStream(TcpStream):
-    """A stream over a connected TCP socket, on the running asyncio event loop."""
+    """A stream over a connected TCP or Unix socket, on the running asyncio event loop."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)

@@ -1,4 +1,4 @@
-"""Connecting over TCP on both event loops.
+"""Connecting over TCP and to Unix sockets, on both event loops.
 
 If a host has several addresses, the next one is tried when an attempt fails or takes longer than 250 ms, and the first
 connection is used (RFC 8305, "Happy Eyeballs").
@@ -23,6 +23,7 @@ from ._trio_tcp import TrioTcpStream, stream_of
 
 _NEXT_ATTEMPT_DELAY = 0.25  # seconds; recommended by RFC 8305
 _NOTSENT_LOWAT = 16 * 1024  # bytes; the same as on trio
+_FULL_QUEUE_DELAY = 0.01  # seconds
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -53,8 +54,19 @@ async def connect_tcp(host: str, port: int) -> TcpStream:
     return AsyncioTcpStream(sock)
 
 
+async def connect_unix(path: str) -> TcpStream:
+    """Connect to the Unix socket at a path. If cancelled, no socket is left open.
+
+    A checkpoint, unless the system connects at once, as it does unless too many connections wait for the server.
+
+    Raises:
+        OSError: there is no socket at the path, nobody listens on it, it may not be used, or the path is too long.
+    """
+    return await _connect_to_one((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", path))
+
+
 async def _connect_to_one(address: Any) -> TcpStream:
-    """Connect to an IP address, in the form of `socket.getaddrinfo`.
+    """Connect to an IP address or a Unix socket, in the form of `socket.getaddrinfo`.
 
     A checkpoint, unless the system connects at once, as it does on this machine. If cancelled, no socket is left open.
     """
@@ -64,8 +76,8 @@ async def _connect_to_one(address: Any) -> TcpStream:
     sock = socket.socket(family, kind, protocol)
     stream: TcpStream = TrioTcpStream(sock) if in_trio() else AsyncioTcpStream(sock)
     try:
-        with suppress(BlockingIOError):
-            sock.connect(peer)
+        while not _connects_now(sock, peer) and family == socket.AF_UNIX:
+            await _wait_for_room()
         if not _is_connected(sock):
             await stream.wait_writable()
             if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -77,8 +89,26 @@ async def _connect_to_one(address: Any) -> TcpStream:
     except BaseException:
         stream.close()
         raise
-    _set_options(sock)
+    if family != socket.AF_UNIX:
+        _set_options(sock)
     return stream
+
+
+async def _wait_for_room() -> None:
+    """Wait until the queue of a Unix socket may have room, which the system does not report.
+
+    A checkpoint; if cancelled, nothing has changed.
+    """
+    await anyio.sleep(_FULL_QUEUE_DELAY)
+
+
+def _connects_now(sock: socket.socket, peer: Any) -> bool:
+    """Begin to connect, and return whether the system did not have to wait."""
+    try:
+        sock.connect(peer)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_connected(sock: socket.socket) -> bool:

@@ -1,4 +1,4 @@
-"""TCP: the part that is the same on both event loops.
+"""TCP and Unix sockets: the part that is the same on both event loops.
 
 Every stream has a non-blocking socket of its own. Bytes that the network takes at once cost one system call and no turn
 of the event loop.
@@ -16,7 +16,7 @@ _HANG_UP = getattr(select, "POLLRDHUP", 0)
 
 
 class TcpStream(ByteStream):
-    """A stream over a connected TCP socket. The subclasses know how to wait for the socket.
+    """A stream over a connected TCP or Unix socket. The subclasses know how to wait for the socket.
 
     Args:
         sock: the socket; the stream owns it from now on.

@@ -17,7 +17,7 @@ _wait_readable = trio.lowlevel.wait_readable
 
 
 class TrioTcpStream(TcpStream):
-    """A stream over a connected TCP socket, on trio."""
+    """A stream over a connected TCP or Unix socket, on trio."""
 
     async def _checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -17,7 +17,16 @@ import trio_websocket
 
 from .._addresses import ClientAddress
 from .._protocol import MESSAGE_LIMIT_HEADER
-from .._streams import BrokenResourceError, ByteStream, ClosedResourceError, TlsStream, is_plaintext_error, stream_of
+from .._streams import (
+    BrokenResourceError,
+    ByteStream,
+    ClosedResourceError,
+    TlsStream,
+    is_plaintext_error,
+    own_address,
+    peer_address,
+    stream_of,
+)
 from .._websocket import (
     HttpMethod,
     HttpRequest,
@@ -54,7 +63,8 @@ class OpeningRequest:
         headers: the HTTP headers, with names in lower case and values in Latin-1. Headers that decide about the
             request occur once at most. The values of a header that occurred several times are joined by ", ".
         peer: the address of the peer. The server replaces it if a proxy reports another one.
-        own_address: the IP address and port that the client connected to.
+        own_address: the IP address and port that the client connected to; for a Unix socket, `unix:` with its
+            path and 0.
         subprotocols: the subprotocols that the client proposes, in its order. They are not among the headers.
         certificate: the client's TLS certificate, in the form of `ssl.SSLSocket.getpeercert`, if it has sent one.
     """
@@ -202,12 +212,11 @@ async def accept(
     """
     progress = progress or OpeningProgress()
     try:
-        address, port, *_ = socket_stream.socket.getpeername()
-        own = socket_stream.socket.getsockname()
+        peer = peer or peer_address(socket_stream.socket)
+        own = own_address(socket_stream.socket)
     except OSError as error:
         socket_stream.socket.close()
         raise HandshakeError("the client disconnected at once") from error
-    peer = peer or ClientAddress(address, port)
     stream: ByteStream = stream_of(socket_stream)
     try:
         if options.tls is not None:
@@ -215,7 +224,7 @@ async def accept(
         request = await _receive_request(stream, options.turns, progress)
         certificate = stream.certificate if isinstance(stream, TlsStream) else None
         proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
-        opening_request = OpeningRequest(request.target, request.headers, peer, (own[0], own[1]), proposed, certificate)
+        opening_request = OpeningRequest(request.target, request.headers, peer, own, proposed, certificate)
         if isinstance(request, HttpRequest):
             await _serve_http_request(stream, request, opening_request, answer, progress)
         await _decide(stream, opening_request, decide, progress)

@@ -1,4 +1,4 @@
-"""Open a client's connection, on both event loops: TCP, TLS, and the opening handshake of WebSocket.
+"""Open a client's connection, on both event loops: TCP or a Unix socket, TLS, and the opening handshake of WebSocket.
 
 `ResponseParser` checks the server's response. On trio, trio-websocket makes the request, and receives the response
 reduced to the headers that it needs. So the errors are the same on both event loops.
@@ -20,6 +20,7 @@ from .._streams import (
     ClosedResourceError,
     TlsStream,
     connect_tcp,
+    connect_unix,
     is_certificate_error,
     is_plaintext_error,
     tls_error_text,
@@ -64,7 +65,8 @@ async def connect(
     """
     try:
         host = _host_header(endpoint)
-        stream: ByteStream = await connect_tcp(*endpoint.address)
+        path = endpoint.socket_path
+        stream: ByteStream = await (connect_tcp(*endpoint.address) if path is None else connect_unix(path))
     except (OSError, UnicodeError) as error:
         raise ConnectError(f"Failed to connect to {endpoint}: {os_error_text(error)}") from error
     try:
@@ -89,6 +91,8 @@ async def connect(
 
 def _host_header(endpoint: Endpoint) -> str:
     """Return the value of the Host header. Raises `UnicodeError` if the host cannot be a name."""
+    if endpoint.socket_path is not None:
+        return endpoint.host_name
     host, port = endpoint.address
     # The zone of an IPv6 address means something on this machine only.
     return authority_of(host.partition("%")[0], port).encode("idna").decode()
@@ -97,7 +101,7 @@ def _host_header(endpoint: Endpoint) -> str:
 async def _start_tls(stream: ByteStream, endpoint: Endpoint, context: ssl.SSLContext) -> TlsStream:
     """Do the TLS handshake. A checkpoint; if cancelled, close the stream."""
     try:
-        secure = TlsStream(stream, context, server_hostname=endpoint.host)
+        secure = TlsStream(stream, context, server_hostname=endpoint.host_name)
         await secure.do_handshake()
     except (HandshakeError, ValueError) as error:
         raise _tls_failed(endpoint, error.__cause__ or error) from None

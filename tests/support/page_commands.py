@@ -86,7 +86,7 @@ class Ports:
 
 def real_command(command: str, ports: Ports) -> str:
     """Return a command of a page as this machine has to run it: this very package, on free ports."""
-    if command.startswith("rayforce-trio serve") and "--port" not in command:
+    if command.startswith("rayforce-trio serve") and "--port" not in command and "unix:" not in command:
         command += " --port 8765"
     real = ports.real(command).replace("rayforce-trio", shlex.join(COMMAND))
     return re.sub(r"^python (?=-m )", f"{shlex.quote(sys.executable)} ", real)
