@@ -16,7 +16,7 @@ class Connections:
         total: connections that were opened, including those that are open now.
         refused: connections that were refused, by HTTP status.
         failed: connections that ended before they were open, without a refusal: the peer left or timed out.
-        probes: requests for `/healthz` or `/metrics` that were answered.
+        probes: requests for `/healthz`, `/metrics` or `/rayforce.js` that were answered.
     """
 
     open: int

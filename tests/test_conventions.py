@@ -78,6 +78,6 @@ def test_the_commands_for_contributors_name_what_there_is() -> None:
     assert files
     for file, word in files:
         assert re.search(rf"def test_\w*{word}", (ROOT / file).read_text(encoding="utf-8"))
-    [table] = re.findall(r"^\| session \|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    [table] = re.findall(r"^\| session of nox \|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
     first_cells = "".join(row.split("|")[1] for row in table.splitlines()[1:])
     assert set(re.findall(r"`(\w+)`", first_cells)) == SESSIONS
