@@ -496,7 +496,7 @@ async def test_the_client_for_javascript_is_served_to_pages_that_may_connect(opt
 async def test_a_server_does_not_serve_the_client_unless_that_is_asked_for() -> None:
     async with served() as server:
         answer = await ask(server.port, plain("/rayforce.js"))
-        assert (answer.status, "start it with serve_javascript" in answer.body) == (404, True)
+        assert (answer.status, "start the server with serve_javascript" in answer.body) == (404, True)
 
 
 @pytest.mark.parametrize("option", ["metrics", "log_queries", "serve_javascript"])
