@@ -51,6 +51,7 @@ ALIASES = {
     stringify_annotation(rayforce_trio.Progress, "smart"): "~rayforce_trio.Progress",
     stringify_annotation(NDArray[Any], "smart"): "~numpy.ndarray",
     "params: ~collections.abc.Mapping[str, ~typing.Any]": "params: ~rayforce_trio.Parameters",
+    "unix_mode: int = 384": "unix_mode: int = 0o600",
     "~rayforce_trio.prometheus.Server": "~rayforce_trio.WSServer",
 }
 """The types that have a name, by their text in a signature."""

@@ -145,7 +145,7 @@ async def refuses_long_results(port: int) -> None:
     async with WSClient("127.0.0.1", port).connect() as connection:
         for query in "(til 131072)", "(til 5000000)":  # 1 MiB of values, and 40 MB
             for call in connection.execute, connection.fetch:
-                why = r"^toobig: the result has \d{7,8} bytes; this server sends at most 1048576 bytes \(max_reply_"
+                why = r"^toobig: the result has \d+ bytes; this server sends at most 1048576 bytes \(max_reply_size\)$"
                 with pytest.raises(errors.ResultTooLarge, match=why):
                     await call(query)
         assert await connection.execute("(+ 1 2)") == 3
