@@ -51,6 +51,9 @@ def rayforce_server(rayforce_engine: Engine) -> Iterator[RayforceServer]:
 
 @pytest.fixture
 async def rayforce_connection(rayforce_server: RayforceServer) -> AsyncIterator[WSClientConnection]:
-    """A connection to `rayforce_server` in the event loop of the test. It is closed when the test ends."""
+    """A connection to `rayforce_server` in the event loop of the test. It is closed when the test ends.
+
+    A checkpoint; if cancelled, the connection is closed.
+    """
     async with WSClient.from_url(rayforce_server.url).connect() as connection:
         yield connection

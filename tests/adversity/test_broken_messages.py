@@ -98,7 +98,7 @@ BASELINE_MESSAGES = {
     "text": (frame(b"(+ 1 2)", TEXT), "expected a binary message, got text"),
     "an unknown message type": (frame(with_header(message_type=3)), "unknown message type 3"),
     "an unknown wire version": (frame(with_header(version=4)), "wire version 4 is not supported"),
-    "a size that is too small": (frame(with_header(size=1)), "the header announces 1 bytes"),
+    "a size that is too small": (frame(with_header(size=1)), "the header announces 1 byte,"),
     "a negative size": (frame(with_header(size=-1)), "a payload of -1 bytes"),
     "half a header": (frame(QUERY[:8]), "a frame needs a header of 16 bytes, but has 8 bytes"),
     "no bytes": (frame(b""), "but has 0 bytes"),

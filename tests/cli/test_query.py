@@ -136,7 +136,7 @@ def test_a_lost_connection_is_one_line_and_exit_code_3() -> None:
         (["publish", ":8765"], "the following arguments are required: TOPIC (see rayforce-trio publish --help)"),
         (
             ["query", "http://host", "1"],
-            "Invalid URL. Must look like ws://host:port or wss://user@host:port/path; ",
+            "Invalid URL. Must look like ws://host:port, wss://user@host:port/path or unix:/path; ",
         ),
         (["query", "host:port", "1"], "Invalid URL. Must look like "),
         (["query", "[::1", "1"], "Invalid URL. Must look like "),
@@ -298,7 +298,14 @@ def test_what_would_give_orders_to_a_terminal_does_not_reach_it(served: Served) 
         assert "\\x1b[2Jgone" in shown.rest()
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+def test_control_characters_in_a_drawn_table_are_escaped_everywhere() -> None:
+    value = Table({"a": Vector(["x\x1b[31m\x9b", "y"], ray_type=Symbol)})
+    drawn = "".join(FORMATS["text"](value))
+    assert "x\\x1b[31m\\x9b" in drawn
+    assert not set(drawn) & {"\x1b", "\x9b"}
+
+
+@pytest.mark.parametrize("format_", sorted(FORMATS.keys() - {"text"}))
 def test_control_characters_of_data_are_escaped_on_a_terminal_and_nowhere_else(
     format_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
