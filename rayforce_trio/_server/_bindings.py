@@ -92,7 +92,7 @@ class UnixBinding(Binding):
 
     def __init__(self, path: str, mode: int) -> None:
         self.host = f"unix:{path}"
-        self._path = path
+        self._path = self._absolute_path = path
         self._mode = mode
         self._file: tuple[int, int, int] | None = None
 
@@ -101,15 +101,18 @@ class UnixBinding(Binding):
 
     async def open(self) -> list[trio.SocketListener]:
         await trio.lowlevel.checkpoint()
-        listening = bind_unix(self._path, self._mode)
-        self._file = identity_of(self._path)
-        return [trio.SocketListener(trio.socket.from_stdlib_socket(listening))]
+        return [trio.SocketListener(trio.socket.from_stdlib_socket(self._bind()))]
+
+    def _bind(self) -> socket.socket:
+        self._absolute_path = os.path.abspath(self._path)  # noqa: PTH100 - the directory may change while it serves
+        listening, self._file = bind_unix(self._path, self._mode)
+        return listening
 
     def remove_file(self) -> None:
         """Remove the file, unless another server has replaced it."""
         with suppress(OSError):
-            if self._file is not None and self._file == identity_of(self._path):
-                os.unlink(self._path)  # noqa: PTH108
+            if self._file is not None and self._file == identity_of(self._absolute_path):
+                os.unlink(self._absolute_path)  # noqa: PTH108
         self._file = None
 
     def close(self) -> None:
@@ -165,9 +168,9 @@ def make_binding(
         RayforceValueError: an argument is out of range, missing, or contradicts another.
     """
     check_flag("reuse_port", reuse_port)
-    if type(unix_mode) is not int or not 0 <= unix_mode <= 0o777:
+    if type(unix_mode) is not int or not 0 <= unix_mode <= 0o777 or not unix_mode & 0o200:
         raise RayforceValueError(
-            f"Invalid unix_mode: {unix_mode!r}. Must be permissions from 0 to 0o777, such as 0o660"
+            f"Invalid unix_mode: {unix_mode!r}. Must be permissions up to 0o777 that let the owner write, such as 0o660"
         )
     path = None if sockets is not None else unix_path(host)
     if path is None and unix_mode != DEFAULT_UNIX_MODE:
@@ -209,8 +212,12 @@ def _checked(sockets: Iterable[socket.socket]) -> list[socket.socket]:
 
 def _problem_of(one: object) -> str:
     """Return why a server cannot listen on a socket, or an empty text."""
-    if not isinstance(one, socket.socket):
-        return "is not a socket.socket"
+    if type(one) is not socket.socket:  # trio takes no subclasses
+        return (
+            "is not a socket.socket; pass ssl_context for TLS"
+            if isinstance(one, socket.socket)
+            else "is not a socket.socket"
+        )
     if one.fileno() < 0:
         return "is closed"
     if one.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX) or one.type != socket.SOCK_STREAM:

@@ -13,6 +13,9 @@ FIRST_DESCRIPTOR = 3
 """The number of the first file descriptor that is passed. The others follow it."""
 
 
+_MAX_DESCRIPTORS = 4096  # more than a process may have open by default
+
+
 class PassedDescriptor(NamedTuple):
     """A file descriptor that was passed, and its name: `FileDescriptorName=`, or the name of the socket unit."""
 
@@ -38,6 +41,9 @@ def systemd_sockets(name: str | None = None) -> list[socket.socket]:
             "systemd has passed no sockets to this process: start the service by its socket unit, and the program "
             "without a shell or another process in between"
         )
+    for number, _ in passed:
+        with suppress(OSError):
+            os.set_inheritable(number, False)
     found = [number for number, its_name in passed if name in (None, its_name)]
     if not found:
         names = ", ".join(sorted({repr(its_name) for _, its_name in passed}))
@@ -65,6 +71,7 @@ def notify_systemd(state: str) -> None:
         address = "\0" + address.removeprefix("@")
     if address:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)  # a queue that is full must not stop the event loop
             sender.sendto(state.encode(), address)
 
 
@@ -78,7 +85,7 @@ def passed_descriptors(environment: Mapping[str, str], pid: int) -> list[PassedD
         count = int(environment.get("LISTEN_FDS", ""))
     except ValueError:
         return []
-    if not is_meant or count < 1:
+    if not is_meant or not 1 <= count <= _MAX_DESCRIPTORS:
         return []
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     if len(names) != count or not all(names):
@@ -87,7 +94,6 @@ def passed_descriptors(environment: Mapping[str, str], pid: int) -> list[PassedD
 
 
 def _duplicate(number: int) -> socket.socket:
-    os.set_inheritable(number, False)
     duplicate = os.dup(number)
     try:
         return socket.socket(fileno=duplicate)

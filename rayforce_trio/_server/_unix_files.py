@@ -9,10 +9,11 @@ from contextlib import ExitStack, suppress
 from ._listening import BACKLOG
 
 
-def bind_unix(path: str, mode: int) -> socket.socket:
-    """Return a socket that listens at a path. A socket that is left there is replaced if nobody listens on it.
+def bind_unix(path: str, mode: int) -> tuple[socket.socket, tuple[int, int, int]]:
+    """Return a socket that listens at a path, and the identity of its file.
 
-    Nobody can connect before the permissions are set, since the socket listens only then. No checkpoint.
+    A socket that is left there is replaced if nobody listens on it. Nobody can connect before the permissions are set,
+    since the socket listens only then. No checkpoint.
 
     Raises:
         OSError: the path is in use, or the file cannot be created there.
@@ -25,14 +26,19 @@ def bind_unix(path: str, mode: int) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not _is_stale(path):
                 raise
-            with suppress(FileNotFoundError):
-                os.unlink(path)  # noqa: PTH108
+            _remove_if_there(path)
             bound.bind(path)
-        opened.callback(os.unlink, path)
+        opened.callback(_remove_if_there, path)
         os.chmod(path, mode)  # noqa: PTH101
+        identity = identity_of(path)
         bound.listen(BACKLOG)
         opened.pop_all()
-    return bound
+    return bound, identity
+
+
+def _remove_if_there(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108
 
 
 def _is_stale(path: str) -> bool:

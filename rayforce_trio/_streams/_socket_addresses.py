@@ -5,7 +5,7 @@ import struct
 import sys
 from typing import Any, Protocol
 
-from .._addresses import UNIX, ClientAddress, UnixPeer
+from .._addresses import UNIX, ClientAddress, UnixPeer, ip_of
 
 _LINUX_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
@@ -33,7 +33,7 @@ def peer_address(sock: ConnectedSocket) -> ClientAddress:
         peer = unix_peer_of(sock)
         return ClientAddress(UNIX if peer is None else f"{UNIX}uid={peer.uid}", unix_peer=peer)
     address, port, *_ = sock.getpeername()
-    return ClientAddress(address, port)
+    return ClientAddress(_unmapped(address), port)
 
 
 def own_address(sock: ConnectedSocket) -> tuple[str, int]:
@@ -46,7 +46,12 @@ def own_address(sock: ConnectedSocket) -> tuple[str, int]:
     if sock.family == socket.AF_UNIX:
         return UNIX + _path_text(name), 0
     address, port, *_ = name
-    return address, port
+    return _unmapped(address), port
+
+
+def _unmapped(address: str) -> str:
+    """Return the IPv4 address in an address like `::ffff:192.0.2.1`, which sockets for both versions of IP report."""
+    return str(ip_of(address)) if address.startswith("::ffff:") else address
 
 
 def unix_peer_of(sock: ConnectedSocket, platform: str = sys.platform) -> UnixPeer | None:
