@@ -35,7 +35,8 @@ class Request:
         headers: the HTTP headers, with names in lower case. The values of a repeated header are joined by ", ". They
             are decoded as Latin-1; for UTF-8, use `value.encode("latin-1").decode()`.
         peer: the client's IP address. Behind a proxy in `trusted_proxies` that reports it, this is the address of the
-            proxy's client. On a Unix socket, it is `unix:uid=` and the id of the client's user.
+            proxy's client. On a Unix socket, it is `unix:uid=` and the id of the peer's user, which is the user of a
+            proxy if there is one: decide by `unix_peer`.
         username: the user name of HTTP Basic authentication, if there is one.
         password: the password of HTTP Basic authentication, if there is one.
         token: the bearer token, if there is one. It comes from the `Authorization` header or, in browsers, from a

@@ -6,7 +6,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from support.activation import activated
 from support.engines import GateEngine
 from support.leaks import descriptors, no_leaks
 
-from rayforce_trio import WSClient, WSServer, errors, systemd_sockets
-from rayforce_trio._server._systemd import FIRST_DESCRIPTOR, PassedDescriptor, passed_descriptors
+from rayforce_trio import WSClient, WSServer, auth, errors, systemd_sockets
+from rayforce_trio._server._systemd import FIRST_DESCRIPTOR, PassedDescriptor, notify_systemd, passed_descriptors
 
 LOCAL = "127.0.0.1"
 
@@ -50,6 +50,10 @@ def abstract(_: Path) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
     made.bind(f"\0rayforce-trio-test-{os.getpid()}")
     return made
+
+
+class Subclass(socket.socket):
+    """trio does not accept it, nor an `ssl.SSLSocket`."""
 
 
 async def check_answers(url: str) -> None:
@@ -95,6 +99,25 @@ async def test_of_several_sockets_each_is_served_and_has_a_url(tmp_path: Path) -
                 for url in server.urls:
                     await check_answers(url)
         assert (tmp_path / "s").exists()  # the program has made it
+
+
+@pytest.mark.trio
+async def test_a_socket_for_both_versions_of_ip_reports_addresses_of_ipv4_as_such() -> None:
+    both = socket.socket(socket.AF_INET6)
+    both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    both.bind(("::", 0))
+    peers = []
+
+    def authenticate(request: auth.Request) -> bool:
+        peers.append(request.peer)
+        return True
+
+    async with WSServer(sockets=[both], authenticate=authenticate) as server:
+        url = f"ws://127.0.0.1:{server.port}"
+        origin = {"Origin": url.replace("ws:", "http:")}
+        async with WSClient.from_url(url, headers=origin).connect() as connection:
+            assert await connection.execute("(+ 1 2)") == 3
+    assert peers == ["127.0.0.1"]
 
 
 @pytest.mark.trio
@@ -157,8 +180,9 @@ def connected(opened: ExitStack) -> socket.socket:
         (lambda _: socket.socket(socket.AF_UNIX), "is not bound to an address"),
         (lambda _: socket.socket(type=socket.SOCK_DGRAM), "is not a stream socket of TCP or Unix"),
         (connected, "is a connection; pass a socket that listens"),
+        (lambda _: Subclass(), "is not a socket.socket; pass ssl_context for TLS"),
     ],
-    ids=["closed", "not bound", "not bound Unix", "datagrams", "connected"],
+    ids=["closed", "not bound", "not bound Unix", "datagrams", "connected", "subclass"],
 )
 def test_sockets_of_another_kind_are_refused_and_stay_with_the_caller(
     make: Callable[[ExitStack], socket.socket], problem: str
@@ -166,7 +190,7 @@ def test_sockets_of_another_kind_are_refused_and_stay_with_the_caller(
     with ExitStack() as opened:
         good = opened.enter_context(listening_tcp())
         bad = opened.enter_context(make(opened))
-        with pytest.raises(errors.RayforceValueError, match=f"Invalid sockets: <socket.socket .*> {problem}$"):
+        with pytest.raises(errors.RayforceValueError, match=f"Invalid sockets: <.* {problem}$"):
             WSServer(sockets=[good, bad])
         assert good.fileno() >= 0
 
@@ -195,7 +219,8 @@ def test_a_socket_may_occur_only_once() -> None:
         ({"unix_mode": 0o660, "port": 1}, "unix_mode needs host='unix:/path'"),
         ({"host": "unix:/run/x", "port": 1}, "Invalid port: 1. A Unix socket has no port"),
         ({"host": "unix:/run/x", "reuse_port": True}, "reuse_port needs a port"),
-        ({"host": "unix:/run/x", "unix_mode": 660}, "Invalid unix_mode: 660. Must be permissions from 0 to 0o777"),
+        ({"host": "unix:/run/x", "unix_mode": 660}, "Invalid unix_mode: 660. Must be permissions up to 0o777"),
+        ({"host": "unix:/run/x", "unix_mode": 0o060}, "Invalid unix_mode: 48. Must be permissions up to 0o777"),
         ({"host": "unix:/run/x", "unix_mode": "660"}, "Invalid unix_mode: '660'"),
         ({"host": "unix:"}, "Invalid path of a Unix socket: 'unix:'"),
         ({"host": "unix:/a\0b"}, "Invalid path of a Unix socket: "),
@@ -225,6 +250,7 @@ PID = 4711
         ({"LISTEN_PID": "4711", "LISTEN_FDS": "0"}, []),
         ({"LISTEN_PID": "4711", "LISTEN_FDS": "-1"}, []),
         ({"LISTEN_PID": "4711", "LISTEN_FDS": "one"}, []),
+        ({"LISTEN_PID": "4711", "LISTEN_FDS": "20000000"}, []),
         ({"LISTEN_PID": "4711", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"}, ["web"]),
         ({"LISTEN_PID": "4711", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "web:local"}, ["web", "local"]),
         ({"LISTEN_PID": "4711", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "web:web"}, ["web", "web"]),
@@ -336,3 +362,20 @@ def moved_up(sock: socket.socket) -> socket.socket:
 def wait_for_client(listener: socket.socket) -> None:
     """Wait until a connection can be accepted, without accepting it."""
     select.select([listener], [], [], 20)
+
+
+def test_a_systemd_that_reads_nothing_does_not_stop_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+    ):
+        systemd.bind(path)
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                other.sendto(b"full", path)
+        notify_systemd("READY=1")

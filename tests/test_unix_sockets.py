@@ -178,6 +178,28 @@ async def test_if_the_permissions_cannot_be_set_no_file_is_left(path: Path, monk
 
 
 @pytest.mark.trio
+async def test_if_the_file_disappears_the_socket_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chmod(*_: object) -> None:
+        path.unlink()
+
+    monkeypatch.setattr("rayforce_trio._server._unix_files.os.chmod", chmod)
+    async with no_leaks():
+        with pytest.raises(errors.ListenError, match="no such file"):
+            await WSServer(host=f"unix:{path}").serve()
+
+
+@pytest.mark.trio
+async def test_the_file_of_a_relative_path_is_removed_if_the_directory_changes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    async with WSServer(host=f"unix:{path.name}"):
+        assert path.exists()
+        monkeypatch.chdir("/")
+    assert not path.exists()
+
+
+@pytest.mark.trio
 async def test_the_file_of_another_server_is_not_removed(path: Path) -> None:
     async with served(path):
         path.unlink()
