@@ -13,6 +13,7 @@ from rayforce import core_version
 from support.native import native_server
 from support.processes import server_process
 from support.serve_native import Served, natively_served
+from support.short_paths import short_directory
 from support.watched import Queries
 
 from rayforce_trio import InProcessEngine, NativeEngine, NativeProcess
@@ -29,6 +30,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_report_header() -> str:
     return f"rayforce core {core_version}"
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary directory for Unix sockets; the path of `tmp_path` is too long under nox."""
+    with short_directory() as made:
+        yield made
 
 
 @pytest.fixture(params=["trio", "asyncio"])

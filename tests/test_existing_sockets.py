@@ -74,11 +74,11 @@ async def check_answers(url: str) -> None:
     ids=["bound TCP", "listening TCP", "IPv6", "bound Unix", "listening Unix"],
 )
 async def test_it_serves_on_a_socket_and_closes_it(
-    make: Callable[[Path], socket.socket], scheme: str, tmp_path: Path
+    make: Callable[[Path], socket.socket], scheme: str, short_path: Path
 ) -> None:
     with trio.fail_after(30):
         async with no_leaks(within=5):
-            made = make(tmp_path / "s")
+            made = make(short_path / "s")
             server = WSServer(sockets=[made])
             assert server.url.startswith(scheme)
             async with server:
@@ -87,18 +87,18 @@ async def test_it_serves_on_a_socket_and_closes_it(
 
 
 @pytest.mark.trio
-async def test_of_several_sockets_each_is_served_and_has_a_url(tmp_path: Path) -> None:
+async def test_of_several_sockets_each_is_served_and_has_a_url(short_path: Path) -> None:
     with trio.fail_after(30):
         async with no_leaks(within=5):
-            unix, first, second = listening_unix(tmp_path / "s"), listening_tcp(), listening_tcp()
+            unix, first, second = listening_unix(short_path / "s"), listening_tcp(), listening_tcp()
             ports = [one.getsockname()[1] for one in (first, second)]
             async with WSServer(sockets=iter([unix, first, second])) as server:
-                assert server.urls == (f"unix:{tmp_path}/s", *(f"ws://{LOCAL}:{port}" for port in ports))
+                assert server.urls == (f"unix:{short_path}/s", *(f"ws://{LOCAL}:{port}" for port in ports))
                 assert (server.url, server.port, server.host) == (server.urls[0], ports[0], server.urls[0])
                 assert repr(server) == f"WSServer({', '.join(server.urls)})"
                 for url in server.urls:
                     await check_answers(url)
-        assert (tmp_path / "s").exists()  # the program has made it
+        assert (short_path / "s").exists()  # the program has made it
 
 
 @pytest.mark.trio
@@ -122,8 +122,8 @@ async def test_a_socket_for_both_versions_of_ip_reports_addresses_of_ipv4_as_suc
 
 @pytest.mark.trio
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names of sockets outside of the file system")
-async def test_the_name_of_an_abstract_socket_is_shown_with_an_at(tmp_path: Path) -> None:
-    async with WSServer(sockets=[abstract(tmp_path)]) as server:
+async def test_the_name_of_an_abstract_socket_is_shown_with_an_at(short_path: Path) -> None:
+    async with WSServer(sockets=[abstract(short_path)]) as server:
         assert server.url == f"unix:@rayforce-trio-test-{os.getpid()}"
         assert server.port == 0
 
@@ -309,13 +309,13 @@ def test_without_systemd_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["a file", "not open"])
 def test_a_descriptor_that_is_not_a_socket_is_an_error_that_names_it(
-    is_open: bool, passed: list[socket.socket], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    is_open: bool, passed: list[socket.socket], monkeypatch: pytest.MonkeyPatch, short_path: Path
 ) -> None:
     number = passed[1].fileno() + 1
     pretend(monkeypatch, fds="3", names="")
     with ExitStack() as opened:
         if is_open:
-            file = opened.enter_context((tmp_path / "file").open("w"))
+            file = opened.enter_context((short_path / "file").open("w"))
             os.dup2(file.fileno(), number)
             opened.callback(os.close, number)
         before = descriptors()
@@ -339,17 +339,17 @@ trio.run(main)
 
 
 @pytest.mark.trio
-async def test_a_client_that_connects_before_the_service_starts_is_served(tmp_path: Path) -> None:
+async def test_a_client_that_connects_before_the_service_starts_is_served(short_path: Path) -> None:
     """As systemd does it: it listens, and starts the service when a client connects."""
-    with trio.fail_after(60), listening_tcp() as one, moved_up(one) as tcp, listening_unix(tmp_path / "s") as other:
+    with trio.fail_after(60), listening_tcp() as one, moved_up(one) as tcp, listening_unix(short_path / "s") as other:
         url = f"ws://{LOCAL}:{tcp.getsockname()[1]}"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(check_answers, url)
             await trio.to_thread.run_sync(wait_for_client, tcp)
             with moved_up(other) as unix, activated([tcp, unix], sys.executable, "-c", ACTIVATED) as service:
                 assert service.stdout is not None
-                assert service.stdout.readline() == f"{url} unix:{tmp_path}/s\n"
-                await check_answers(f"unix:{tmp_path}/s")
+                assert service.stdout.readline() == f"{url} unix:{short_path}/s\n"
+                await check_answers(f"unix:{short_path}/s")
                 await check_answers(url)
         assert service.returncode == 0
 
@@ -365,9 +365,9 @@ def wait_for_client(listener: socket.socket) -> None:
 
 
 def test_a_systemd_that_reads_nothing_does_not_stop_the_event_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = str(tmp_path / "notify")
+    path = str(short_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,

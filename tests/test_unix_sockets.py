@@ -24,6 +24,7 @@ from support.leaks import no_leaks
 from support.opening import HttpResponse, parse_answer
 from support.polling import until
 from support.raw import RawPeer, response, upgrade
+from support.short_paths import short_directory
 from support.streams import EVENT_LOOPS
 
 from rayforce_trio import WSClient, WSServer, auth, errors
@@ -39,8 +40,8 @@ linux_waits_for_room = pytest.mark.skipif(
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "s"
+def path(short_path: Path) -> Path:
+    return short_path / "s"
 
 
 @asynccontextmanager
@@ -499,10 +500,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url() -> Iterator[str]:
     """The URL of a server in a process of its own, started by the command line."""
-    path = tmp_path_factory.mktemp("unix") / "s"
-    with started("serve", "--engine", "in-process", "--host", f"unix:{path}") as process:
+    with (
+        short_directory() as directory,
+        started("serve", "--engine", "in-process", "--host", f"unix:{(path := directory / 's')}") as process,
+    ):
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == f"Rayforce WebSocket served on unix:{path}\n"

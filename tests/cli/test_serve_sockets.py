@@ -32,8 +32,8 @@ def check_answers(url: str) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "mode"), [([], 0o600), (["--unix-mode", "660"], 0o660)])
-def test_it_serves_on_a_unix_socket(arguments: list[str], mode: int, tmp_path: Path) -> None:
-    path = tmp_path / "s"
+def test_it_serves_on_a_unix_socket(arguments: list[str], mode: int, short_path: Path) -> None:
+    path = short_path / "s"
     with started("serve", *IN_PROCESS, "--host", f"unix:{path}", *arguments) as process:
         try:
             assert process.stdout is not None
@@ -47,11 +47,11 @@ def test_it_serves_on_a_unix_socket(arguments: list[str], mode: int, tmp_path: P
     assert not path.exists()
 
 
-def test_a_generated_token_is_shown_with_the_path(tmp_path: Path) -> None:
-    with started("serve", *IN_PROCESS, "--host", f"unix:{tmp_path}/s", "--generate-token") as process:
+def test_a_generated_token_is_shown_with_the_path(short_path: Path) -> None:
+    with started("serve", *IN_PROCESS, "--host", f"unix:{short_path}/s", "--generate-token") as process:
         try:
             assert process.stderr is not None
-            assert process.stderr.readline().startswith(f"Clients of unix:{tmp_path}/s need this token")
+            assert process.stderr.readline().startswith(f"Clients of unix:{short_path}/s need this token")
         finally:
             process.terminate()
             process.communicate(timeout=BOUND)
@@ -73,9 +73,9 @@ def test_it_serves_on_the_sockets_of_systemd() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="needs systemd")
-def test_it_serves_on_the_socket_of_the_real_systemd(tmp_path: Path) -> None:
+def test_it_serves_on_the_socket_of_the_real_systemd(short_path: Path) -> None:
     """systemd starts it when the first client connects."""
-    path = tmp_path / "s"
+    path = short_path / "s"
     activate = ["systemd-socket-activate", "--listen", str(path), "--setenv=PYTHONPATH"]
     with subprocess.Popen(
         [*activate, *COMMAND, "serve", *IN_PROCESS, "--socket-activation"],
@@ -99,8 +99,8 @@ def test_it_serves_on_the_socket_of_the_real_systemd(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
-def test_systemd_is_told_when_it_serves_and_when_it_stops(kind: str, tmp_path: Path) -> None:
-    path = str(tmp_path / "notify")
+def test_systemd_is_told_when_it_serves_and_when_it_stops(kind: str, short_path: Path) -> None:
+    path = str(short_path / "notify")
     address = path if kind == "path" else f"@{path}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.settimeout(BOUND)
@@ -112,8 +112,8 @@ def test_systemd_is_told_when_it_serves_and_when_it_stops(kind: str, tmp_path: P
             assert server.process.communicate(timeout=BOUND) == (FAREWELL, "")
 
 
-def test_a_systemd_that_does_not_listen_is_no_error(tmp_path: Path) -> None:
-    with serving(*IN_PROCESS, NOTIFY_SOCKET=str(tmp_path / "notify")) as server:
+def test_a_systemd_that_does_not_listen_is_no_error(short_path: Path) -> None:
+    with serving(*IN_PROCESS, NOTIFY_SOCKET=str(short_path / "notify")) as server:
         assert server.end() == (FAREWELL, "")
 
 
@@ -152,7 +152,7 @@ def test_a_unix_socket_of_a_client_command_has_no_tls() -> None:
     assert said == "--tls-authority needs a URL that begins with wss://"
 
 
-def test_a_client_command_says_why_a_unix_socket_cannot_be_reached(tmp_path: Path) -> None:
-    done = command("query", f"unix:{tmp_path}/s", "1")
+def test_a_client_command_says_why_a_unix_socket_cannot_be_reached(short_path: Path) -> None:
+    done = command("query", f"unix:{short_path}/s", "1")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == f"error: Failed to connect to unix:{tmp_path}/s: no such file or directory\n"
+    assert done.stderr == f"error: Failed to connect to unix:{short_path}/s: no such file or directory\n"

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import trio
 from support.foreign.with_proxies import ROOT, nginx
+from support.short_paths import short_directory
 
 from rayforce_trio import WSClient, WSServer, errors
 from rayforce_trio.auth import Request, UnixPeer
@@ -26,9 +26,9 @@ def documented(path: Path) -> str:
 @pytest.fixture
 def path() -> Iterator[Path]:
     """A path for a socket that the workers of nginx can reach if they run as another user."""
-    with TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory, "s")
+    with short_directory() as directory:
+        directory.chmod(0o755)
+        yield directory / "s"
 
 
 @pytest.mark.trio
