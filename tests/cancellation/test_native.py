@@ -759,7 +759,7 @@ async def test_races_among_many_requests_in_flight_touch_no_other_request(count:
     races = Races(adapting=0.01)
 
     async def run_races(connection: WSClientConnection) -> None:
-        while sum(races.outcomes.values()) < count:
+        while sum(races.outcomes.values()) < count or min(races.outcomes.values()) <= count / 4:
             await races.run_one(connection, random.choice([3, 30, 300, 1000]))
 
     async with (
@@ -774,7 +774,7 @@ async def test_races_among_many_requests_in_flight_touch_no_other_request(count:
                 nursery.start_soon(run_races, other)
         for one in (connection, other):
             await is_in_step(one)
-    assert min(races.outcomes.values()) > count / 10  # a busy machine makes one of them rarer
+    assert min(races.outcomes.values()) > count / 4
 
 
 @pytest.mark.trio
