@@ -1,28 +1,19 @@
 """Queries, parameters and calls to frames, and queries to text for error messages."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayforce import String
 
 from .._protocol import VERBOSE_FLAG, Header, MessageType, query_frame, topic_problem
-from .._values._payloads import Buffer, call, list_of, name, string
+from .._values._calls import function_call, parameter_name, parsed, with_parameters
+from .._values._payloads import Buffer, string
 from .._values._render import ABBREVIATED_AT, abbreviated, render
 from .._values._types import Type
 from ..errors import RayforceConversionError, RayforceError, RayforceValueError
 from ._ffi import check_thread, reraise, type_name
-from ._queries import MAX_ARGUMENTS, compile_query, data_payload, query_sketch, value_payload
+from ._queries import compile_query, data_payload, query_sketch, value_payload
 from ._sql import SQL
-
-_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_RESERVED = frozenset({"do", "let", "eval", "parse", "quote"})
-"""The names that the expression around a query with parameters uses itself."""
-
-_LITERALS = frozenset({"true", "false", "null"})
-"""Identifiers that Rayfall reads as values, not as names."""
-
-_FUNCTION_NAME = re.compile(r"[^\s()\[\]{}\"'`;,\0]+\Z")
 
 
 class Call:
@@ -43,21 +34,11 @@ class Call:
                 f"Invalid function: {type_name(function)}. Must be the name of a function or a lambda '(fn [x] …)', "
                 "a str"
             )
-        if len(arguments) > MAX_ARGUMENTS:
-            raise RayforceValueError(
-                f"{function}: {len(arguments)} arguments; the engine accepts at most {MAX_ARGUMENTS}; pass a list "
-                "instead"
-            )
-        if function.lstrip().startswith("("):
-            head = _parsed(function)
-        elif _FUNCTION_NAME.match(function) and function.isprintable():
-            head = name(function)
-        else:
-            raise RayforceValueError(
-                f"Invalid function: {function!r:.200}. Must be the name of a function or a lambda '(fn [x] …)'"
-            )
         values = [data_payload(value, f"argument {place} of {function}") for place, value in enumerate(arguments, 1)]
-        self.payload = list_of([head, *values])
+        try:
+            self.payload = function_call(function, values)
+        except UnicodeEncodeError:
+            raise _unencodable() from None
 
 
 def check_topic(topic: object) -> None:
@@ -115,7 +96,7 @@ def encode(
             payload: Buffer = query.payload({} if params is None else _mapping(params), value_payload)
         else:
             bindings = _bindings(params) if params is not None else []
-            payload = _with_bindings(_body(query), bindings) if bindings else _payload(query)
+            payload = with_parameters(_body(query), bindings) if bindings else _payload(query)
     except RuntimeError as error:
         reraise(error)
     return b"".join([Header(flags, message_type, len(payload)).pack(), payload])
@@ -136,7 +117,10 @@ def _body(query: Any) -> Buffer:
 
 
 def _parsed(text: str) -> bytes:
-    return call("eval", call("parse", _text(text)))
+    try:
+        return parsed(text)
+    except UnicodeEncodeError:
+        raise _unencodable() from None
 
 
 def _text(text: str) -> bytes:
@@ -152,31 +136,15 @@ def _unencodable() -> RayforceConversionError:
     )
 
 
-def _with_bindings(body: Buffer, bindings: Sequence[tuple[str, Buffer]]) -> bytes:
-    """Return the expression that evaluates a query with names bound to values. The bindings end with the expression."""
-    return call("do", *(call("let", name(text), value) for text, value in bindings), body)
-
-
 def _bindings(params: Any) -> list[tuple[str, Buffer]]:
     pairs = _mapping(params).items()
-    return [(_parameter(text), data_payload(value, f"params[{text!r}]")) for text, value in pairs]
+    return [(parameter_name(text), data_payload(value, f"params[{text!r}]")) for text, value in pairs]
 
 
 def _mapping(params: Any) -> Mapping[Any, Any]:
     if not isinstance(params, Mapping):
         raise RayforceValueError(f"Invalid params: {type_name(params)}. Must be a dict of names and values")
     return params
-
-
-def _parameter(text: Any) -> str:
-    if not isinstance(text, str) or not _PARAMETER.match(text):
-        raise RayforceValueError(
-            f"params: {text!r} cannot be the name of a parameter; use letters, digits and underscores, not starting "
-            "with a digit"
-        )
-    if text in _RESERVED or text in _LITERALS:
-        raise RayforceValueError(f"params: {text!r} cannot be the name of a parameter, because Rayfall uses it itself")
-    return text
 
 
 def describe(query: Any) -> str:

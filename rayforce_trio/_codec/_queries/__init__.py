@@ -30,12 +30,12 @@ from ...errors import RayforceQueryCompilationError, UnsupportedQuery
 from .._ffi import type_name
 from .._objects import payload_of_pointer
 from ._changes import insert_payload, insert_sketch, update_payload, upsert_payload
-from ._expressions import MAX_ARGUMENTS, QUERIES, compiled, expression_payload
+from ._expressions import QUERIES, compiled, expression_payload
 from ._joins import join_payload, window_join_payload
 from ._operands import data_payload, value_payload
 from ._selects import select_payload, ungroup_payload
 
-__all__ = ["MAX_ARGUMENTS", "compile_query", "data_payload", "query_sketch", "value_payload"]
+__all__ = ["compile_query", "data_payload", "query_sketch", "value_payload"]
 
 
 def compile_query(query: Any) -> Buffer:

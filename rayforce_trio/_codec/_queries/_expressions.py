@@ -7,6 +7,7 @@ from rayforce import Column, Expression, Fn, Operation, Table
 from rayforce import _rayforce_c as ffi
 from rayforce.types.table import SelectQuery, _UngroupQuery
 
+from ..._values._calls import MAX_ARGUMENTS
 from ..._values._payloads import Buffer, list_of, name, quoted, string, symbol
 from ...errors import RayforceConversionError, RayforceQueryCompilationError, UnsupportedQuery
 from .._ffi import type_name
@@ -15,9 +16,6 @@ from ._compiled import compiled_payload
 from ._operands import COUNT, COUNT_OFFSET, checked_name, data_payload, value_payload
 
 QUERIES = "a str, sql(…), a String, List, Expression, SQLQuery, or a select, update, insert, upsert or join query"
-
-MAX_ARGUMENTS = 64
-"""How many arguments the engine accepts in one call."""
 
 _PARAMETERS = 2  # the offset of a function's parameters in its payload
 _BOUND_LAMBDA = "__pyfn_"  # the prefix of the global names that rayforce-py 2.4.0 gives to functions

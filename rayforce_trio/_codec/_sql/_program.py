@@ -5,14 +5,13 @@ Names of steps, of computed columns and of bound values begin with `#`; the name
 
 from collections.abc import Mapping, Sequence
 
+from ..._values._calls import MAX_ARGUMENTS
 from ..._values._payloads import Buffer, call, dict_of, list_of, name, quoted, symbol, symbols, vector
 from ..._values._types import Type
 from ._values import b8
 
 TRUE = b8(True)
 FALSE = b8(False)
-
-_MAX_ARGUMENTS = 64  # of a function; the engine refuses more
 
 
 class Program:
@@ -107,7 +106,7 @@ def rows(start: int, count: int) -> bytes:
 def gather(function: str, payloads: Sequence[Buffer]) -> Buffer:
     """Return `(list …)` or `(enlist …)` of any number of expressions."""
     parts = [
-        call(function, *payloads[start : start + _MAX_ARGUMENTS]) for start in range(0, len(payloads), _MAX_ARGUMENTS)
+        call(function, *payloads[start : start + MAX_ARGUMENTS]) for start in range(0, len(payloads), MAX_ARGUMENTS)
     ]
     whole = parts[0]
     for part in parts[1:]:
