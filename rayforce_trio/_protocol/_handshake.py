@@ -14,6 +14,9 @@ HELLO_REPLY = bytes([VERSION])
 SUBPROTOCOL = "rayforce.v1"
 """The WebSocket subprotocol for the extended protocol. Without it, both sides use the baseline."""
 
+JSON_SUBPROTOCOL = "rayforce.json.v1"
+"""The WebSocket subprotocol for requests and replies in JSON."""
+
 MESSAGE_LIMIT_HEADER = "Rayforce-Max-Message-Size"
 """The HTTP header in which a server of the extended protocol gives its `max_message_size`, in bytes."""
 

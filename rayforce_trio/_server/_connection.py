@@ -761,7 +761,7 @@ class WSServerConnection:
         messages.add(receiver)
         replies.add(sender)
         self._transport.on_unfinished = partial(close_beyond, messages)
-        self._session.on_stored = partial(close_beyond, replies)
+        self._session.on_stored = self._transport.on_stored = partial(close_beyond, replies)
         try:
             yield
         finally:
@@ -775,7 +775,7 @@ class WSServerConnection:
     def _held_replies(self) -> Held:
         message = self._pipeline.message
         lazy = len(message) if isinstance(message, LazyFrame) else 0
-        return Held(0, self._session.stored + self._streams.stored + lazy)
+        return Held(0, self._session.stored + self._streams.stored + self._transport.stored + lazy)
 
     def _report_queued(self, size: int) -> None:
         """Report how many bytes are in the queue. May close any connection."""

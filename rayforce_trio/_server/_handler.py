@@ -9,7 +9,7 @@ from functools import partial
 import trio
 
 from .._addresses import ClientAddress, network_of
-from .._protocol import HELLO_REPLY, SUBPROTOCOL
+from .._protocol import HELLO_REPLY, JSON_SUBPROTOCOL, SUBPROTOCOL
 from .._streams import peer_address
 from .._tasks import enable_ki_protection
 from .._text import counted
@@ -33,6 +33,7 @@ from ._connection import WSServerConnection, receive_hello
 from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
 from ._hub import Hub
+from ._json_transport import MAX_JSON_REPLY, JsonTransport
 from ._limits import ConnectionLimits, too_many
 from ._log import ConnectionLog, LogLimiter, logger
 from ._opening_queue import OpeningQueue, PendingOpening
@@ -80,7 +81,7 @@ class ConnectionHandler:
         self._counters = counters
         self._endpoints = endpoints
         self._accept_options = AcceptOptions(
-            subprotocols=[SUBPROTOCOL],
+            subprotocols=[SUBPROTOCOL, JSON_SUBPROTOCOL],
             max_message_size=max_message_size,
             keepalive=keepalive,
             tls=tls,
@@ -186,7 +187,8 @@ class ConnectionHandler:
                             else "the server is shutting down"
                         )
                     return
-            await opened.transport.send(HELLO_REPLY)
+            if not isinstance(opened.transport, JsonTransport):
+                await opened.transport.send(HELLO_REPLY)
             counted.opened()
             connection = WSServerConnection(
                 log,
@@ -196,7 +198,7 @@ class ConnectionHandler:
                 counters=self._counters,
                 max_in_flight=self._options.max_in_flight,
                 query_timeout=self.query_timeout,
-                max_reply_size=self._options.max_reply_size,
+                max_reply_size=_max_reply_size(opened.transport, self._options.max_reply_size),
                 budgets=self._budgets,
                 network=opened.network,
                 subscribe=partial(
@@ -271,6 +273,9 @@ class ConnectionHandler:
         opened.transport = await accept(
             stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening
         )
+        if opened.transport.subprotocol == JSON_SUBPROTOCOL:
+            opened.transport = JsonTransport(opened.transport)
+            return
         with opening.waiting_for_peer():
             await receive_hello(opened.transport)
 
@@ -340,6 +345,12 @@ class ConnectionHandler:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+
+def _max_reply_size(transport: Transport, limit: int | None) -> int | None:
+    if not isinstance(transport, JsonTransport):
+        return limit
+    return MAX_JSON_REPLY if limit is None else min(limit, MAX_JSON_REPLY)
 
 
 def _record_refusal(counted: CountedConnection, log: ConnectionLog, status: int, reason: str) -> None:

@@ -16,7 +16,7 @@ import trio
 import trio_websocket
 
 from .._addresses import ClientAddress
-from .._protocol import MESSAGE_LIMIT_HEADER
+from .._protocol import MESSAGE_LIMIT_HEADER, SUBPROTOCOL
 from .._streams import (
     BrokenResourceError,
     ByteStream,
@@ -168,7 +168,7 @@ class AcceptOptions:
 
     Attributes:
         subprotocols: the subprotocols that the server speaks, the preferred one first.
-        max_message_size: the longest message accepted, in bytes. Clients of a subprotocol are told this number.
+        max_message_size: the longest message accepted, in bytes. Clients of `rayforce.v1` are told this number.
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: the seconds over which the rate is measured at which a peer must take bytes: see `WriteRate`.
@@ -395,7 +395,7 @@ async def _handshake(request: UpgradeRequest, subprotocol: str | None, max_messa
         ServerNursery(),  # type: ignore[arg-type]  # it needs start_soon only
         stream,
     )
-    await proposal.accept(subprotocol=subprotocol, extra_headers=None if subprotocol is None else [limit])
+    await proposal.accept(subprotocol=subprotocol, extra_headers=[limit] if subprotocol == SUBPROTOCOL else None)
     return stream.sent
 
 

@@ -78,10 +78,13 @@ class Transport(ABC):
         on_idle: called when `send_between` may succeed again, after it has returned False. The default does nothing.
         on_unfinished: called by `receive` with the number of bytes that have been added to an unfinished message, if it
             is long. It may call `begin_close`. The default does nothing.
+        on_stored: called with the number of bytes by which `stored` has grown. It may call `abort`. The default does
+            nothing.
     """
 
     on_idle: Callable[[], None] = staticmethod(_do_nothing)
     on_unfinished: Callable[[int], None] = staticmethod(_ignore)
+    on_stored: Callable[[int], None] = staticmethod(_ignore)
 
     subprotocol: str | None
     peer: str
@@ -114,6 +117,11 @@ class Transport(ABC):
     @property
     def unfinished(self) -> int:
         """The number of bytes of an unfinished message that have been received."""
+        return 0
+
+    @property
+    def stored(self) -> int:
+        """The number of bytes that the transport keeps of a message until it can be sent as a whole."""
         return 0
 
     def has_bytes(self) -> bool:
@@ -190,8 +198,13 @@ class Transport(ABC):
         """Send a ping without waiting for the pong. No checkpoint. A peer that is gone will reset the connection."""
 
     @abstractmethod
-    async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
-        """Send the next part of a binary message. Between the parts, no other message may be sent.
+    async def send_part(self, data: Frame | LazyFrame, *, last: bool, text: bool = False) -> None:
+        """Send the next part of a message. Between the parts, no other message may be sent.
+
+        Args:
+            data: the part; of a text message, a part of its UTF-8.
+            last: whether this is the last part.
+            text: whether it is a text message. All parts of a message have the same value.
 
         Otherwise like `send`, also if cancelled.
         """

@@ -88,11 +88,11 @@ class MemoryTransport(Transport):
             raise self._closed or ConnectionLost("the other end was closed") from None
         return True
 
-    async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
+    async def send_part(self, data: Frame | LazyFrame, *, last: bool, text: bool = False) -> None:
         self._parts += data[:]
         if last:
             message, self._parts = self._parts, b""
-            await self.send(message)
+            await self.send(message.decode() if text else message)
             self.on_idle()
 
     async def run(self) -> None:

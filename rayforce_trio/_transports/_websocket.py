@@ -231,8 +231,8 @@ class WebSocketTransport(Transport):
     async def send(self, message: Frame | LazyFrame | str) -> None:
         await self._send(lambda: self._connection.send(message))
 
-    async def send_part(self, data: Frame | LazyFrame, *, last: bool) -> None:
-        await self._send(lambda: self._connection.send_part(data, last=last))
+    async def send_part(self, data: Frame | LazyFrame, *, last: bool, text: bool = False) -> None:
+        await self._send(lambda: self._connection.send_part(data, last=last, text=text))
 
     def send_between(self, message: SharedMessage | str) -> bool:
         connection = self._connection

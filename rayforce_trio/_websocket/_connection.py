@@ -271,9 +271,9 @@ class WebSocketConnection:
         else:
             self._send(_BINARY, message, last=True)
 
-    def send_part(self, data: Payload, *, last: bool) -> None:
-        """Queue the next part of a binary message. Otherwise like `send`."""
-        self._send(_BINARY, data, last=last)
+    def send_part(self, data: Payload, *, last: bool, text: bool = False) -> None:
+        """Queue the next part of a binary message, or of the UTF-8 of a text message. Otherwise like `send`."""
+        self._send(_TEXT if text else _BINARY, data, last=last)
 
     def send_short(self, message: Payload | str) -> bool:
         """Queue a short message. If this returns False, nothing was queued; call `send` instead.

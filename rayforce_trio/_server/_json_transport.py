@@ -1,0 +1,250 @@
+"""The transport of a client of `rayforce.json.v1`: to its connection, it looks like one of the extended protocol."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from .._protocol import (
+    JSON_SUBPROTOCOL,
+    SUBPROTOCOL,
+    TOO_LARGE,
+    Failure,
+    Frame,
+    LazyFrame,
+    announced_size,
+    parse_update,
+)
+from .._tasks import TimeSlice
+from .._transports import SharedMessage, Transport
+from .._websocket import CloseCode
+from ..errors import ProtocolError, RayforceConversionError
+from ._json_messages import JsonMessages, update_text
+
+MAX_JSON_REPLY = 64 * 1024**2
+"""The length of the longest reply, in bytes, both in the wire format and in JSON."""
+
+_MAX_AT_ONCE = 1024
+"""The length of the longest frame that is converted without a checkpoint, in bytes."""
+
+_HEAD_SIZE = 64
+_COPIED_AT_ONCE = 256 * 1024  # bytes
+_SENT_AT_ONCE = 256 * 1024  # bytes
+
+_UNSUPPORTED_DATA = 1003
+
+_TOO_LARGE = (
+    f"the result has more than {MAX_JSON_REPLY} bytes in JSON, which is the limit; select fewer rows or columns, or use a "
+    "client of rayforce.v1"
+)
+
+
+class JsonTransport(Transport):
+    """Translate the messages of a client of `rayforce.json.v1`.
+
+    Args:
+        inner: the client's transport after its opening handshake. From now on, use only this object.
+    """
+
+    def __init__(self, inner: Transport) -> None:
+        self.subprotocol = SUBPROTOCOL
+        self.peer = inner.peer
+        self._inner = inner
+        self._messages = JsonMessages()
+        self._has_greeted = False
+        self._reply: bytearray | None = None  # the parts of a reply, the last of which is still to come
+        self._filled = 0  # bytes of it
+        self._text_size = 0  # bytes of the JSON of a reply
+
+    # Receiving
+
+    async def receive(self) -> Frame | str:
+        message = self._greeting()
+        while message is None:
+            message = self._translated(await self._inner.receive())
+        return message
+
+    def receive_nowait(self) -> Frame | str | None:
+        message = self._greeting()
+        while message is None:
+            arrived = self._inner.receive_nowait()
+            if arrived is None:
+                return None
+            message = self._translated(arrived)
+        return message
+
+    def _greeting(self) -> Frame | str | None:
+        """Return the message with which a client of the extended protocol asks for features, the first time."""
+        if self._has_greeted:
+            return None
+        self._has_greeted = True
+        return self._messages.HELLO
+
+    def _translated(self, message: Frame | str) -> Frame | str | None:
+        if not isinstance(message, str):
+            raise ProtocolError(f"a binary message; {JSON_SUBPROTOCOL} has text messages only", _UNSUPPORTED_DATA)
+        return self._messages.receive(message)
+
+    # Sending
+
+    async def send(self, message: Frame | LazyFrame | str) -> None:
+        if not isinstance(message, str):
+            await self.send_part(message, last=True)
+            return
+        text, is_answer = self._messages.control(message)
+        if text is not None:
+            await self._inner.send(str(text))
+        if is_answer:
+            self._messages.answered()
+
+    async def send_part(self, data: Frame | LazyFrame, *, last: bool, text: bool = False) -> None:
+        assert not text, "a connection of the extended protocol has no long texts"
+        time_slice = TimeSlice()
+        if self._reply is None:
+            size = announced_size(data[:_HEAD_SIZE])
+            self._reply, self._filled = bytearray(size), 0
+            self.on_stored(size)
+        for start in range(0, len(data), _COPIED_AT_ONCE):
+            piece = data[start : start + _COPIED_AT_ONCE]
+            self._reply[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+            await time_slice.yield_if_due()
+        if last:
+            await self._send_answer(self._reply, time_slice)
+
+    async def _send_answer(self, reply: bytearray, time_slice: TimeSlice) -> None:
+        """Convert an answer, and send its text. A checkpoint; if cancelled, as `send`."""
+        pieces: list[bytes] = []
+        try:
+            for piece in self._messages.answer(memoryview(reply)).pieces():
+                encoded = piece.encode()
+                pieces.append(encoded)
+                self._text_size += len(encoded)
+                self.on_stored(len(encoded))
+                if self._text_size > MAX_JSON_REPLY:
+                    pieces = self._failed(Failure(TOO_LARGE, _TOO_LARGE))
+                    break
+                await time_slice.yield_if_due()
+        except RayforceConversionError as error:
+            pieces = self._failed(Failure("io", str(error)))
+        self._reply = None
+        parts = deque(_joined(pieces))
+        pieces.clear()
+        while parts:
+            part = parts.popleft()
+            await self._inner.send_part(part, last=not parts, text=True)
+            self._text_size -= len(part)
+        self._text_size = 0
+        self._messages.answered()
+
+    def _failed(self, failure: Failure) -> list[bytes]:
+        return [str(self._messages.failed(failure)).encode()]
+
+    def send_nowait(self, message: Frame | LazyFrame | str) -> bool:
+        return self._send_short(message, self._inner.send_nowait)
+
+    def send_now(self, message: Frame | LazyFrame | str) -> bool:
+        return self._send_short(message, self._inner.send_now)
+
+    def send_between(self, message: SharedMessage | str) -> bool:
+        if isinstance(message, str):
+            return self._send_short(message, self._inner.send_between)
+        update = parse_update(message.data)
+        return update is None or self._inner.send_between(update_text(update, message.size))
+
+    def _send_short(self, message: Frame | LazyFrame | str, send: Callable[[str], bool]) -> bool:
+        """Convert a short message, and send it with `send`. If this returns False, nothing was done."""
+        is_answer = True
+        if isinstance(message, str):
+            text, is_answer = self._messages.control(message)
+        elif len(message) > _MAX_AT_ONCE:
+            return False
+        else:
+            text = self._messages.answer(message[:])
+        try:
+            sent = text is None or send(str(text))
+        except RayforceConversionError:
+            return False  # `send` reports it
+        if sent and is_answer:
+            self._messages.answered()
+        return sent
+
+    @property
+    def stored(self) -> int:
+        return self._inner.stored + self._text_size + (0 if self._reply is None else len(self._reply))
+
+    # The rest concerns the network only
+
+    @property
+    def max_message_size(self) -> int:
+        return self._inner.max_message_size
+
+    @max_message_size.setter
+    def max_message_size(self, size: int) -> None:
+        self._inner.max_message_size = size
+
+    @property
+    def on_idle(self) -> Callable[[], None]:
+        return self._inner.on_idle
+
+    @on_idle.setter
+    def on_idle(self, call: Callable[[], None]) -> None:
+        self._inner.on_idle = call
+
+    @on_idle.deleter
+    def on_idle(self) -> None:
+        del self._inner.on_idle
+
+    @property
+    def on_unfinished(self) -> Callable[[int], None]:
+        return self._inner.on_unfinished
+
+    @on_unfinished.setter
+    def on_unfinished(self, call: Callable[[int], None]) -> None:
+        self._inner.on_unfinished = call
+
+    @property
+    def unfinished(self) -> int:
+        return self._inner.unfinished
+
+    def has_bytes(self) -> bool:
+        return not self._has_greeted or self._inner.has_bytes()
+
+    def interrupt(self) -> None:
+        self._inner.interrupt()
+
+    def peer_is_gone(self) -> bool:
+        return self._inner.peer_is_gone()
+
+    def notify_when_idle(self) -> None:
+        self._inner.notify_when_idle()
+
+    def flush(self) -> None:
+        self._inner.flush()
+
+    def ping(self) -> None:
+        self._inner.ping()
+
+    async def run(self) -> None:
+        await self._inner.run()
+
+    def begin_close(self, code: int, reason: str) -> None:
+        self._inner.begin_close(code, reason)
+
+    async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        await self._inner.aclose(code, reason)
+
+    def abort(self) -> None:
+        self._inner.abort()
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterable[bytes]:
+    """Yield short pieces together."""
+    group: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        group.append(piece)
+        size += len(piece)
+        if size >= _SENT_AT_ONCE:
+            yield b"".join(group)
+            group, size = [], 0
+    if group:
+        yield b"".join(group)
