@@ -1,6 +1,7 @@
 """The messages of `rayforce.json.v1`: every event, without a connection."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from rayforce_trio._protocol import (
     Failure,
     MessageType,
     Position,
+    Publish,
     Result,
+    Snapshot,
     Update,
     dump_error,
     dump_hello,
@@ -25,6 +28,7 @@ from rayforce_trio._protocol import (
 )
 from rayforce_trio._server import _json_messages
 from rayforce_trio._server._json_messages import MAX_UPDATE, JsonMessages, update_text
+from rayforce_trio._values._json import json_pieces
 from rayforce_trio._values._payloads import NULL, call, i64, list_of, name, quoted, string, symbol
 from rayforce_trio.errors import RayforceConversionError
 
@@ -87,8 +91,8 @@ def test_a_snapshot_is_a_call_of_the_server() -> None:
     frame = messages.receive('{"id": 1, "snapshot": 5, "query": "trades"}')
     assert isinstance(frame, bytes)
     found = parse_server_call(frame)
-    assert not isinstance(found, Failure)
-    assert (found[0], bytes(found[1])) == (5, string("trades"))
+    assert isinstance(found, Snapshot)
+    assert (found.subscription, bytes(found.query)) == (5, string("trades"))
 
 
 def test_a_value_is_published_by_a_call_of_the_server() -> None:
@@ -96,8 +100,8 @@ def test_a_value_is_published_by_a_call_of_the_server() -> None:
     frame = messages.receive('{"id": 1, "publish": "trades", "value": 7}')
     assert isinstance(frame, bytes)
     found = parse_server_call(frame)
-    assert not isinstance(found, Failure)
-    assert (found[0], bytes(found[1])) == ("trades", i64(7))
+    assert isinstance(found, Publish)
+    assert (found.topic, bytes(found.value)) == ("trades", i64(7))
 
 
 def test_output_is_asked_for_by_a_flag() -> None:
@@ -326,8 +330,12 @@ def test_an_update_has_its_value() -> None:
 
 def test_the_value_of_an_update_is_converted_once_for_all_subscribers(monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
-    pieces = _json_messages.json_pieces
-    monkeypatch.setattr(_json_messages, "json_pieces", lambda payload: converted.append(payload) or pieces(payload))
+
+    def pieces(payload: bytes) -> Iterator[str]:
+        converted.append(payload)
+        return json_pieces(payload)
+
+    monkeypatch.setattr(_json_messages, "json_pieces", pieces)
     payload = string("an update of this test")
     for subscription in range(1, 101):
         update_text(Update(subscription, 1, 0, memoryview(payload)), 100)

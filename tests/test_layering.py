@@ -88,9 +88,13 @@ SHARED_WITH_CLI = {
     "_addresses.parse_url",
     "_protocol.topic_problem",
     "_text.escape_controls",
+    "_values.json_cells",
+    "_values.null_indexes",
+    "_values.number_cells",
+    "_values.text_cells",
 }
-"""Private names that `_cli` may import as well: a second parser of URLs, a second check of topics, or a second list of
-control characters, could disagree with the first."""
+"""Private names that `_cli` may import as well: a second parser of URLs, a second check of topics, a second list of
+control characters, or a second form of values in JSON, could disagree with the first."""
 
 SANS_IO = {"_protocol", "_websocket"}
 """Packages without I/O and clocks, which import nothing of this package but `_text`, the words of errors."""

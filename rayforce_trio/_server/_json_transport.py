@@ -32,8 +32,8 @@ _SENT_AT_ONCE = 256 * 1024  # bytes
 _UNSUPPORTED_DATA = 1003
 
 _TOO_LARGE = (
-    f"the result has more than {MAX_JSON_REPLY} bytes in JSON, which is the limit; select fewer rows or columns, or use a "
-    "client of rayforce.v1"
+    f"the result has more than {MAX_JSON_REPLY} bytes in JSON, which is the limit; select fewer rows or columns, or "
+    "use a client of rayforce.v1"
 )
 
 

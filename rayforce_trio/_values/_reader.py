@@ -143,7 +143,7 @@ class PayloadReader:
     """
 
     def __init__(self, payload: Buffer) -> None:
-        self._steps = _Payload(payload).read_columns()
+        self._steps = PayloadCursor(payload).read_columns()
         self._columns: dict[str, RawColumn] | None = None
 
     def step(self) -> bool:
@@ -169,14 +169,14 @@ class PayloadReader:
 
 def read_values(column: ListColumn) -> Iterator[tuple[Type, Any]]:
     """Yield the values of a list: the type, and the bytes of an atom, a column, or `None` for null."""
-    payload = _Payload(column.data)
+    payload = PayloadCursor(column.data)
     for start in column.starts.tolist():
         yield payload.value_at(start)
 
 
 def end_of_value(column: ListColumn, row: int) -> int:
     """Return where the value in a row of a list ends in the payload."""
-    payload = _Payload(column.data)
+    payload = PayloadCursor(column.data)
     payload.value_at(int(column.starts[row]))
     return payload.position
 
@@ -189,8 +189,11 @@ def _run(steps: _Steps) -> Any:
         return end.value
 
 
-class _Payload:
-    """The bytes, and how far they have been read."""
+class PayloadCursor:
+    """A payload, and how far it has been read.
+
+    The methods read what comes next. They raise `RayforceConversionError` if the payload is damaged.
+    """
 
     def __init__(self, payload: Buffer | NDArray[np.uint8]) -> None:
         self._data = np.frombuffer(payload, np.uint8)
@@ -208,26 +211,26 @@ class _Payload:
 
     def read_columns(self) -> _Steps:
         """Read a whole payload as columns; returns them by their names."""
-        code = self._type_code()
+        code = self.type_code()
         if code in (Type.TABLE, Type.DICT):
             columns = yield from self._named_columns(code)
         elif code in DTYPES or code in (Type.SYMBOL, Type.STRING):
-            columns = {"value": (yield from self._vector_items(code, depth=0))}
+            columns = {"value": (yield from self.vector_items(code, depth=0))}
         else:
             raise self._no_columns(code)
         if self._at != self._end:
-            self._damaged(f"{counted(self._end - self._at, 'byte')} after the end of the value")
+            self.damaged(f"{counted(self._end - self._at, 'byte')} after the end of the value")
         return columns
 
     def value_at(self, start: int) -> tuple[Type, Any]:
         """Return a value that has been read before: its type, and the bytes of an atom, a column, or `None`."""
         self._at = start
-        code = self._type_code()
+        code = self.type_code()
         if code == Type.NULL:
             return Type.NULL, None
         if code < 0:
-            return self._atom(code)
-        return Type(code), _run(self._vector_items(code, depth=0))
+            return self.atom(code)
+        return Type(code), _run(self.vector_items(code, depth=0))
 
     def _no_columns(self, code: int) -> Exception:
         if code < 0:
@@ -239,30 +242,30 @@ class _Payload:
         return NotColumns(kinds[Type(code)]) if code in kinds else UnknownType(code)
 
     def _named_columns(self, code: int) -> _Steps:
-        self._take(1)  # attributes
-        key_type = self._type_code()
+        self.take(1)  # attributes
+        key_type = self.type_code()
         if key_type != Type.SYMBOL:
             if code == Type.DICT:
                 raise NotColumns("a dict whose keys are not all symbols")
-            self._damaged("a table's column names are not symbols")
-        names = yield from self._vector_items(key_type, depth=0)
-        value_type = self._type_code()
+            self.damaged("a table's column names are not symbols")
+        names = yield from self.vector_items(key_type, depth=0)
+        value_type = self.type_code()
         if value_type != Type.LIST:
             if code == Type.DICT:
                 raise NotColumns("a dict of single values")
-            self._damaged("a table's columns are not a list")
-        _, count = self._header(1)
+            self.damaged("a table's columns are not a list")
+        _, count = self.header(1)
         if count != len(names):
-            self._damaged(f"it has {counted(len(names), 'name')} for {counted(count, 'column')}")
+            self.damaged(f"it has {counted(len(names), 'name')} for {counted(count, 'column')}")
         columns: dict[str, RawColumn] = {}
         for number in range(count):
             name = self._name(names, number)
-            column_type = self._type_code()
+            column_type = self.type_code()
             if code == Type.DICT and not _is_vector(column_type):
                 raise NotColumns("a dict whose values are not all vectors")
             if column_type < 0:
-                self._damaged(f"column {name!r} is a single value")
-            column = yield from self._vector_items(column_type, depth=0)
+                self.damaged(f"column {name!r} is a single value")
+            column = yield from self.vector_items(column_type, depth=0)
             if name in columns:
                 raise RayforceConversionError(
                     f"the result has two columns with the name {name!r}; give them different names in the query"
@@ -274,7 +277,7 @@ class _Payload:
             if code == Type.DICT:
                 raise NotColumns("a dict whose values differ in length" if columns else "an empty dict")
             if columns:
-                self._damaged(f"its columns have different lengths: {', '.join(map(str, sorted(lengths)))}")
+                self.damaged(f"its columns have different lengths: {', '.join(map(str, sorted(lengths)))}")
         return columns
 
     def _name(self, names: TextColumn, number: int) -> str:
@@ -284,7 +287,7 @@ class _Payload:
         except UnicodeDecodeError:
             raise RayforceConversionError(f"the name of column {number} is not UTF-8: {text!r}") from None
 
-    def _vector_items(self, code: int, depth: int) -> _Steps:
+    def vector_items(self, code: int, depth: int) -> _Steps:
         """Read a vector or a list after its type code."""
         if code in DTYPES:
             return self._fixed_items(Type(code))
@@ -298,20 +301,20 @@ class _Payload:
 
     def _fixed_items(self, type_code: Type) -> _Steps:
         dtype = DTYPES[type_code]
-        marked, count = self._header(dtype.itemsize)
-        start = self._take(count * dtype.itemsize)
+        marked, count = self.header(dtype.itemsize)
+        start = self.take(count * dtype.itemsize)
         values = self._data[start : self._at].view(dtype)
         return FixedColumn(type_code, marked, values)
         yield  # makes this a generator, like the others; it never pauses
 
     def _symbol_items(self) -> _Steps:
-        marked, count = self._header(1)
+        marked, count = self.header(1)
         starts = np.empty(count + 1, self._positions)
         starts[0] = self._at
         found = 0
         while found < count:
             if self._at == self._end:
-                self._damaged("it ends within a symbol")
+                self.damaged("it ends within a symbol")
             size = min(
                 max(_SMALLEST_CHUNK, _TYPICAL_SYMBOL * (count - found)), _CHUNK
             )  # to search little beyond the symbols
@@ -325,7 +328,7 @@ class _Payload:
         return TextColumn(Type.SYMBOL, marked, self._data, starts)
 
     def _string_items(self) -> _Steps:
-        marked, count = self._header(LENGTH_SIZE)
+        marked, count = self.header(LENGTH_SIZE)
         starts = np.empty(count + 1, self._positions)
         row = 0
         while row < count:
@@ -363,10 +366,10 @@ class _Payload:
         found = []
         for _ in range(len(starts)):
             if at > end:
-                self._damaged("it ends within a string")
+                self.damaged("it ends within a string")
             (length,) = read(view, at)
             if not 0 <= length <= end - at:
-                self._damaged(f"a string has the length {length}, but only {counted(end - at, 'byte')} are left")
+                self.damaged(f"a string has the length {length}, but only {counted(end - at, 'byte')} are left")
             found.append(at)
             at += LENGTH_SIZE + length
         starts[:] = found
@@ -397,7 +400,7 @@ class _Payload:
             last = int(breaks[run]) if run < len(breaks) else len(guessed) - 1
             last = min(last, first + count - row - 1)
             if not guessed[last] + LENGTH_SIZE <= after[last] <= self._end - begin:
-                self._damaged("it ends within a string")
+                self.damaged("it ends within a string")
             found = guessed[first : last + 1]
             np.add(found, begin, out=starts[row : row + len(found)], casting="same_kind")
             row += len(found)
@@ -407,36 +410,36 @@ class _Payload:
     def _list_items(self, depth: int) -> _Steps:
         if depth == _MAX_DEPTH:
             raise RayforceConversionError(f"the result contains lists that are nested more than {_MAX_DEPTH} deep")
-        _, count = self._header(1)
+        _, count = self.header(1)
         starts = np.empty(count, self._positions)
         for number in range(count):
             starts[number] = self._at
-            code = self._type_code()
+            code = self.type_code()
             if code < 0:
-                self._atom(code)
+                self.atom(code)
             elif code != Type.NULL:
-                yield from self._vector_items(code, depth + 1)
+                yield from self.vector_items(code, depth + 1)
             self._items += 1  # those of lists within lists included
             if self._items % _ITEMS_PER_STEP == 0:
                 yield
         return ListColumn(self._data, starts)
 
-    def _atom(self, code: int) -> tuple[Type, bytes | None]:
+    def atom(self, code: int) -> tuple[Type, bytes | None]:
         """Read an atom after its type code; returns its type, and its bytes or `None` for null."""
-        attributes = self._data[self._take(1)]
+        attributes = self._data[self.take(1)]
         type_code = -code
         if type_code in DTYPES:
             size = DTYPES[Type(type_code)].itemsize
         elif type_code == Type.STRING:
-            (size,) = _LENGTH.unpack_from(self._view, self._take(LENGTH_SIZE))
+            (size,) = _LENGTH.unpack_from(self._view, self.take(LENGTH_SIZE))
         elif type_code == Type.SYMBOL:
             size = self._symbol_size()
         else:
             raise UnknownType(code)
-        start = self._take(size)
+        start = self.take(size)
         value = bytes(self._view[start : self._at])
         if type_code == Type.SYMBOL:
-            self._take(1)
+            self.take(1)
         null = attributes & _NULL_ATOM or (type_code == Type.SYMBOL and not value)
         return Type(type_code), None if null else value
 
@@ -444,35 +447,52 @@ class _Payload:
         start = self._at
         while True:
             if start >= self._end:
-                self._damaged("it ends within a symbol")
+                self.damaged("it ends within a symbol")
             zeros = np.flatnonzero(self._data[start : start + _CHUNK] == 0)
             if len(zeros):
                 return start + int(zeros[0]) - self._at
             start += _CHUNK
 
-    def _type_code(self) -> int:
-        code = int(self._data[self._take(1)])
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the whole payload has been read."""
+        return self._at == self._end
+
+    def type_code(self) -> int:
+        """Return a type code, negative for an atom."""
+        code = int(self._data[self.take(1)])
         return code - 256 if code > 127 else code
 
-    def _header(self, item_size: int) -> tuple[bool, int]:
+    def header(self, item_size: int) -> tuple[bool, int]:
         """Read the attributes and the item count of a vector. An item takes at least `item_size` bytes."""
-        attributes, count = _HEADER.unpack_from(self._view, self._take(_HEADER.size))
+        attributes, count = _HEADER.unpack_from(self._view, self.take(_HEADER.size))
         if not 0 <= count <= (self._end - self._at) // item_size:
-            self._damaged(
+            self.damaged(
                 f"it announces {counted(count, 'item')} of {counted(item_size, 'byte')} each, but "
                 f"{counted(self._end - self._at, 'byte')} are left"
             )
         return bool(attributes & HAS_NULLS), count
 
-    def _take(self, size: int) -> int:
+    def terminated(self) -> bytes:
+        """Return the bytes before the next NUL, and skip it."""
+        found = self.some_bytes(self._symbol_size())
+        self.take(1)
+        return found
+
+    def some_bytes(self, size: int) -> bytes:
+        """Return some bytes."""
+        start = self.take(size)
+        return bytes(self._view[start : self._at])
+
+    def take(self, size: int) -> int:
         """Skip some bytes; returns where they begin."""
         start = self._at
         if not 0 <= size <= self._end - start:
-            self._damaged(f"it ends at byte {self._end}, before byte {start + size}")
+            self.damaged(f"it ends at byte {self._end}, before byte {start + size}")
         self._at = start + size
         return start
 
-    def _damaged(self, reason: str) -> NoReturn:
+    def damaged(self, reason: str) -> NoReturn:
         raise RayforceConversionError(f"the reply is damaged: {reason}")
 
 

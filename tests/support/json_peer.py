@@ -3,35 +3,35 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
 
 from rayforce_trio import WSServer
-
-_NO_LIMIT = 2**31
+from support.raw import CONTINUATION, PONG, TEXT, RawPeer, connect_raw, upgrade
 
 
 class JsonPeer:
-    """One connection.
+    """One connection."""
 
-    Attributes:
-        socket: the WebSocket.
-    """
-
-    def __init__(self, socket: WebSocketConnection) -> None:
-        self.socket = socket
+    def __init__(self, peer: RawPeer) -> None:
+        self.peer = peer
 
     async def send(self, *messages: object) -> None:
         """Send messages; text is sent as it is."""
         for message in messages:
-            await self.socket.send_message(message if isinstance(message, str) else json.dumps(message))
+            text = message if isinstance(message, str) else json.dumps(message)
+            await self.peer.send_frame(text.encode(), TEXT)
 
     async def receive(self) -> Any:
-        text = await self.socket.get_message()
-        assert isinstance(text, str)
-        return json.loads(text, parse_constant=_refuse)
+        """Return the next message."""
+        parts: list[bytes] = []
+        while not parts or not self.peer.fin:
+            opcode, payload = await self.peer.receive_frame()
+            if opcode != PONG:
+                assert opcode == (CONTINUATION if parts else TEXT)
+                parts.append(payload)
+        return json.loads(b"".join(parts), parse_constant=_refuse)
 
     async def ask(self, **message: Any) -> Any:
         """Send one request, and return its answer without the id."""
@@ -41,16 +41,25 @@ class JsonPeer:
         return answer
 
 
-def _refuse(text: str) -> None:
+def _refuse(text: str) -> NoReturn:
     raise AssertionError(f"{text} is not JSON")
 
 
+async def open_json(server: WSServer, headers: dict[str, str] | None = None) -> tuple[RawPeer, str]:
+    """Send a request for a connection; return the peer and the status line."""
+    peer = connect_raw(server.port)
+    await peer.send(upgrade({"Sec-WebSocket-Protocol": "rayforce.json.v1", **(headers or {})}))
+    head = (await peer.receive_head()).decode()
+    accepted = "sec-websocket-protocol: rayforce.json.v1" in head.lower()
+    assert accepted == head.startswith("HTTP/1.1 101 ")
+    return peer, head.partition("\r\n")[0]
+
+
 @asynccontextmanager
-async def json_peer(server: WSServer, **options: Any) -> AsyncIterator[JsonPeer]:
+async def json_peer(server: WSServer, headers: dict[str, str] | None = None) -> AsyncIterator[JsonPeer]:
     """Connect to a server for the block, which is bounded in time."""
     with trio.fail_after(60):
-        async with open_websocket_url(
-            server.url, subprotocols=["rayforce.json.v1"], max_message_size=_NO_LIMIT, **options
-        ) as socket:
-            assert socket.subprotocol == "rayforce.json.v1"
-            yield JsonPeer(socket)
+        peer, status = await open_json(server, headers)
+        with peer:
+            assert status.startswith("HTTP/1.1 101 ")
+            yield JsonPeer(peer)

@@ -1,0 +1,477 @@
+"""Values in JSON, as `rayforce.json.v1` has them: see docs/reference/protocol.md.
+
+A value in JSON is an object with its type. A reply is written piece by piece, so that an event loop can do other work
+in between. A value that a client sends may also be a plain JSON value.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from json.encoder import encode_basestring
+from types import MappingProxyType
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RayforceConversionError, RayforceValueError
+from ._cells import json_cells
+from ._decoding import to_vector
+from ._payloads import NULL, Buffer, dict_of, list_of
+from ._python import MAX_DEPTH, encode_value
+from ._reader import FixedColumn, ListColumn, PayloadCursor, RawColumn, TextColumn, UnknownType
+from ._render import render
+from ._scalars import INT_MAX
+from ._sequences import EXACT_FLOAT, texts_of
+from ._types import DTYPES, EPOCH_DAYS, QUOTED, Type
+from ._vectors import NULL_VALUES, FixedWidth, vector_payload
+
+Integers = Literal["auto", "number", "string"]
+"""The form of I64 values: strings if one of them is beyond 2**53, always numbers, or always strings."""
+
+_CELLS_PER_PIECE = 500  # in a fraction of a millisecond
+_CHECKED_AT_ONCE = 1 << 16  # integers
+_PARTS_PER_PIECE = 50
+_PIECE_SIZE = 8192  # characters
+_VECTOR_HEADER = 10  # bytes: type code, attributes and count
+_NULL_ATOM = 1  # the attribute
+_ERROR_CODE_SIZE = 8
+_BUILTINS = range(Type.FUNCTION + 1, Type.FUNCTION + 4)  # by the number of their arguments
+
+_DAY = 86_400 * 10**9  # nanoseconds
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_TIME = re.compile(r"(-?)(\d\d+):([0-5]\d):([0-5]\d)(?:\.(\d{1,3}))?")
+_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?Z?")
+_TIMESPAN = re.compile(r"(-?)(\d+)D([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?")
+_GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_DIGITS = re.compile(r"-?[0-9]{1,19}")
+
+
+def json_pieces(payload: Buffer, *, integers: Integers = "auto") -> Iterator[str]:
+    """Yield a value in JSON, in pieces that take less than a millisecond each.
+
+    Args:
+        payload: a value in the wire format, which must not change meanwhile.
+        integers: the form of I64 values.
+
+    Raises:
+        RayforceConversionError: the payload is damaged, or contains a value that has no form in JSON.
+    """
+    parts: list[str] = []
+    size = 0
+    for part in _Writer(payload, integers).whole():
+        parts.append(part)
+        size += len(part)
+        if not part or size >= _PIECE_SIZE or len(parts) >= _PARTS_PER_PIECE:
+            yield "".join(parts)
+            parts, size = [], 0
+    yield "".join(parts)
+
+
+def payload_of_json(data: object) -> bytes:
+    """Return the payload of a value that a client has sent.
+
+    Args:
+        data: the value, as the `json` module reads it. An object must have a type, as `json_pieces` writes it. A plain
+            integer is an I64, a number with a fraction an F64, a string a symbol, and an array a vector or a list.
+
+    Raises:
+        RayforceValueError: the value is not valid, or cannot be represented; the error says where it is.
+    """
+    return bytes(_plain(data, "", 0))
+
+
+class _Writer:
+    """Writes one value. An empty part says that a piece may end there."""
+
+    def __init__(self, payload: Buffer, integers: Integers) -> None:
+        self._payload = payload
+        self._cursor = PayloadCursor(payload)
+        self._integers = integers
+
+    def whole(self) -> Iterator[str]:
+        yield from self._value(0)
+        if not self._cursor.is_at_end:
+            raise RayforceConversionError("the reply is damaged: there are bytes after the end of the value")
+
+    def _value(self, depth: int) -> Iterator[str]:
+        if depth > MAX_DEPTH:
+            raise RayforceConversionError(f"the value is nested more than {MAX_DEPTH} levels deep")
+        cursor = self._cursor
+        try:
+            code = cursor.type_code()
+            if code == Type.NULL:
+                yield '{"type":"null","value":null}'
+            elif code == Type.ERROR:
+                error = cursor.some_bytes(_ERROR_CODE_SIZE).rstrip(b"\0").decode("ascii", "replace")
+                yield f'{{"type":"error","code":{encode_basestring(error)}}}'
+            elif code < 0:
+                yield self._atom(*cursor.atom(code))
+            elif code == Type.LIST:
+                yield from self._list(depth)
+            elif code == Type.DICT:
+                cursor.take(1)  # attributes
+                yield '{"type":"dict","keys":'
+                yield from self._value(depth + 1)
+                yield ',"values":'
+                yield from self._value(depth + 1)
+                yield "}"
+            elif code == Type.TABLE:
+                cursor.take(1)
+                yield from self._table(depth)
+            elif code in _BUILTINS:
+                text = cursor.terminated().decode("utf-8", "replace")
+                yield f'{{"type":"function","text":{encode_basestring(text)}}}'
+            elif code == Type.FUNCTION and depth == 0:
+                cursor.take(len(self._payload) - cursor.position)
+                yield f'{{"type":"function","text":{encode_basestring(render(self._payload))}}}'
+            else:
+                found = yield from self._vector(code)
+                yield from self._items('{"type":"vector","of":', found)
+        except UnknownType as unknown:
+            kind = "a lambda" if unknown.code == Type.FUNCTION else f"a value of type code {unknown.code}"
+            raise RayforceConversionError(f"the result contains {kind}, which has no form in JSON") from None
+
+    def _atom(self, kind: Type, data: bytes | None) -> str:
+        name = kind.name.lower()
+        if data is None:
+            return f'{{"type":"{name}","value":null}}'
+        if kind in (Type.SYMBOL, Type.STRING):
+            return f'{{"type":"{name}","value":{encode_basestring(data.decode("utf-8", "replace"))}}}'
+        values = np.frombuffer(data, DTYPES[kind])
+        marked = kind in NULL_VALUES  # an atom has no mark for null, unlike a vector
+        return "".join([f'{{"type":"{name}",', *self._cells('"value":', FixedColumn(kind, marked, values)), "}"])
+
+    def _list(self, depth: int) -> Iterator[str]:
+        _, count = self._cursor.header(1)
+        separator = '{"type":"list","values":['
+        for _ in range(count):
+            yield separator
+            yield from self._value(depth + 1)
+            separator = ","
+        yield "]}" if count else f"{separator}]}}"
+
+    def _table(self, depth: int) -> Iterator[str]:
+        cursor = self._cursor
+        code = cursor.type_code()
+        names = (yield from self._vector(code)) if code == Type.SYMBOL else self._damaged("columns without names")
+        if cursor.type_code() != Type.LIST or cursor.header(1)[1] != len(names):
+            self._damaged("a table without a column for each name")
+        lengths = set()
+        separator = '{"type":"table","columns":['
+        for name in json_cells(to_vector("the names", names)):
+            yield f'{separator}{{"name":{name},"type":'
+            separator = ","
+            code = cursor.type_code()
+            if code == Type.LIST:
+                _, count = cursor.header(1)
+                yield '"list","values":['
+                for number in range(count):
+                    yield "," if number else ""
+                    yield from self._value(depth + 1)
+                yield "]}"
+                lengths.add(count)
+            elif code < 0:
+                self._damaged("a column that is a single value")
+            else:
+                column = yield from self._vector(code)
+                yield from self._items("", column)
+                lengths.add(len(column))
+        if len(lengths) > 1:
+            self._damaged("columns of different lengths")
+        yield f'{separator if not len(names) else ""}],"length":{lengths.pop() if lengths else 0}}}'
+
+    def _vector(self, code: int) -> Any:
+        """Read a vector after its type code, and return it."""
+        steps = self._cursor.vector_items(code, 0)
+        try:
+            while True:
+                next(steps)
+                yield ""
+        except StopIteration as end:
+            return end.value
+
+    def _items(self, beginning: str, column: RawColumn) -> Iterator[str]:
+        """Write a vector after `beginning`: the type of its items, the items, and the end of the object."""
+        assert not isinstance(column, ListColumn)
+        yield f'{beginning}"{column.type.name.lower()}",'
+        yield from self._cells('"values":[', column)
+        yield "]}"
+
+    def _cells(self, key: str, column: FixedColumn | TextColumn) -> Iterator[str]:
+        as_strings = False
+        if column.type is Type.I64:
+            as_strings = yield from self._needs_strings(column)
+        yield f'"encoding":"string",{key}' if as_strings else key
+        separator = ""
+        for start in range(0, len(column), _CELLS_PER_PIECE):
+            cells = json_cells(to_vector("the value", column.slice(start, start + _CELLS_PER_PIECE)))
+            if as_strings:
+                cells = [cell if cell == "null" else f'"{cell}"' for cell in cells]
+            yield separator + ",".join(cells)
+            if len(cells) == _CELLS_PER_PIECE:
+                yield ""
+            separator = ","
+
+    def _needs_strings(self, column: FixedColumn | TextColumn) -> Any:
+        if self._integers != "auto":
+            return self._integers == "string"
+        for start in range(0, len(column), _CHECKED_AT_ONCE):
+            part = to_vector("the value", column.slice(start, start + _CHECKED_AT_ONCE))
+            assert isinstance(part, FixedWidth)
+            numbers = part.values if part.nulls is None else part.values[~part.nulls]
+            if len(numbers) and (numbers.max() > EXACT_FLOAT or numbers.min() < -EXACT_FLOAT):
+                return True
+            if start:
+                yield ""
+        return False
+
+    def _damaged(self, problem: str) -> NoReturn:
+        raise RayforceConversionError(f"the reply is damaged: it contains {problem}")
+
+
+class _Typed:
+    """A value that has been read, within plain ones."""
+
+    def __init__(self, payload: Buffer) -> None:
+        self.payload = payload
+
+
+def _plain(data: object, where: str, depth: int) -> Buffer:
+    """Return the payload of a plain value or of one with a type."""
+    if isinstance(data, dict):
+        return _typed(data, where, depth)
+    if isinstance(data, list):
+        data = _with_typed_items(data, where, depth)
+    try:
+        return encode_value(data, where or "the value", lambda value: getattr(value, "payload", None))
+    except RayforceConversionError as error:
+        raise RayforceValueError(str(error)) from None
+
+
+def _with_typed_items(data: list[Any], where: str, depth: int) -> list[Any]:
+    if depth > MAX_DEPTH:
+        raise RayforceValueError(f"values are nested more than {MAX_DEPTH} levels deep")
+    return [
+        _Typed(_typed(item, f"{where}[{index}]", depth + 1))
+        if isinstance(item, dict)
+        else _with_typed_items(item, f"{where}[{index}]", depth + 1)
+        if isinstance(item, list)
+        else item
+        for index, item in enumerate(data)
+    ]
+
+
+def _typed(data: dict[str, Any], where: str, depth: int) -> Buffer:
+    """Return the payload of a value with a type."""
+    if depth > MAX_DEPTH:
+        raise RayforceValueError(f"values are nested more than {MAX_DEPTH} levels deep")
+    kind = data.get("type")
+    if kind == "null":
+        return NULL
+    if kind == "vector":
+        return _vector_of(data.get("of"), _array(data, "values", where), f"{where}.values")
+    if kind == "list":
+        values = _array(data, "values", where)
+        return list_of([_plain(value, f"{where}.values[{index}]", depth + 1) for index, value in enumerate(values)])
+    if kind == "dict":
+        if "keys" not in data or "values" not in data:
+            raise _invalid(where, "a dict must have keys and values")
+        return dict_of(
+            _plain(data["keys"], f"{where}.keys", depth + 1), _plain(data["values"], f"{where}.values", depth + 1)
+        )
+    if kind == "table":
+        return _table_of(_array(data, "columns", where), where, depth)
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise _invalid(where, f"an object must have a type, one of {', '.join([*_TYPES, *_COMPOUND])}")
+    if "value" not in data:
+        raise _invalid(where, f"a value of type {kind} must have the key value")
+    value = data["value"]
+    payload = _vector_of(kind, [value], f"{where}.value")
+    code = _TYPES[kind]
+    attributes = _NULL_ATOM if value is None else QUOTED if code is Type.SYMBOL else 0
+    return bytes([-code & 0xFF, attributes]) + payload[_VECTOR_HEADER:]
+
+
+def _table_of(columns: list[Any], where: str, depth: int) -> Buffer:
+    names, payloads, lengths = [], [], set()
+    for index, column in enumerate(columns):
+        place = f"{where}.columns[{index}]"
+        if not isinstance(column, dict) or not isinstance(column.get("name"), str) or "type" not in column:
+            raise _invalid(place, "a column must have a name, a type and values")
+        values = _array(column, "values", place)
+        names.append(column["name"])
+        lengths.add(len(values))
+        if column["type"] == "list":
+            payloads.append(
+                list_of([_plain(value, f"{place}.values[{row}]", depth + 1) for row, value in enumerate(values)])
+            )
+        else:
+            payloads.append(_vector_of(column["type"], values, f"{place}.values"))
+    if len(lengths) > 1:
+        raise _invalid(where, f"the columns have different lengths: {', '.join(map(str, sorted(lengths)))}")
+    heads = _vector_of("symbol", names, f"{where}.columns")
+    return b"".join([bytes([Type.TABLE, 0]), heads, list_of(payloads)])
+
+
+def _vector_of(kind: object, values: list[Any], where: str) -> bytes:
+    """Return the payload of a vector."""
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise _invalid(where, f"the type of the items must be one of {', '.join(_TYPES)}")
+    code = _TYPES[kind]
+    nulls = np.fromiter((value is None for value in values), np.bool_, len(values))
+    found = nulls if nulls.any() else None
+    try:
+        if code in (Type.SYMBOL, Type.STRING):
+            return vector_payload(texts_of([_text(value) for value in values], code, found), where)
+        blank = _BLANKS[code]
+        items = [blank if value is None else _READERS[code](value) for value in values]
+        return vector_payload(FixedWidth(code, _array_of(code, items), found), where)
+    except _Unreadable as error:
+        index = next(i for i, value in enumerate(values) if value is error.value)
+        shown = json.dumps(error.value)
+        raise _invalid(f"{where}[{index}]", f"{shown:.100} is not {error.expected}") from None
+    except UnicodeEncodeError:
+        raise _invalid(where, "a text must not contain a lone surrogate, which UTF-8 cannot encode") from None
+    except RayforceConversionError as error:
+        raise RayforceValueError(str(error).lstrip(".")) from None
+
+
+class _Unreadable(Exception):
+    def __init__(self, value: object, expected: str) -> None:
+        super().__init__(expected)
+        self.value = value
+        self.expected = expected
+
+
+def _array(data: dict[str, Any], key: str, where: str) -> list[Any]:
+    values = data.get(key)
+    if not isinstance(values, list):
+        raise _invalid(where, f"{key} must be an array")
+    return values
+
+
+def _invalid(where: str, problem: str) -> RayforceValueError:
+    return RayforceValueError(f"{where.lstrip('.')}: {problem}" if where else problem)
+
+
+def _array_of(code: Type, items: list[Any]) -> NDArray[Any]:
+    if code is Type.GUID:
+        return np.frombuffer(b"".join(items), DTYPES[code])
+    return np.array(items, DTYPES[code])
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _Unreadable(value, "a string")
+    return value
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _Unreadable(value, "true or false")
+    return value
+
+
+def _integer_of(low: int, high: int, name: str) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+        if type(number) is not int or not low <= number <= high:
+            raise _Unreadable(value, f"an integer of type {name}, {low} to {high}")
+        return number
+
+    return read
+
+
+def _float(value: object) -> float:
+    if value in ("Infinity", "-Infinity"):
+        return float(str(value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _Unreadable(value, 'a number, "Infinity" or "-Infinity"')
+    try:
+        return float(value)
+    except OverflowError:
+        raise _Unreadable(value, "a number that a float can represent") from None
+
+
+def _matched(pattern: re.Pattern[str], value: object, expected: str) -> re.Match[str]:
+    found = pattern.fullmatch(value) if isinstance(value, str) and value.isascii() else None
+    if found is None:
+        raise _Unreadable(value, expected)
+    return found
+
+
+def _days(text: str, value: object, expected: str) -> int:
+    try:
+        return int(np.datetime64(text, "D").astype(np.int64)) - EPOCH_DAYS
+    except ValueError:
+        raise _Unreadable(value, expected) from None
+
+
+def _date(value: object) -> int:
+    expected = "a date such as 2026-01-31"
+    return _days(_matched(_DATE, value, expected)[0], value, expected)
+
+
+def _time(value: object) -> int:
+    expected = "a time such as 13:30:00.250"
+    sign, hours, minutes, seconds, fraction = _matched(_TIME, value, expected).groups()
+    milliseconds = ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * 1000 + int((fraction or "0").ljust(3, "0"))
+    if milliseconds >= 2**31:
+        raise _Unreadable(value, expected)
+    return -milliseconds if sign else milliseconds
+
+
+def _timestamp(value: object) -> int:
+    expected = "a timestamp in UTC such as 2026-01-31T13:30:00.123456789Z"
+    day, hours, minutes, seconds, fraction = _matched(_TIMESTAMP, value, expected).groups()
+    return _nanoseconds(_days(day, value, expected), hours, minutes, seconds, fraction, value, expected)
+
+
+def _timespan(value: object) -> int:
+    expected = "a timespan such as 1D02:03:04.000000005"
+    sign, days, hours, minutes, seconds, fraction = _matched(_TIMESPAN, value, expected).groups()
+    nanoseconds = _nanoseconds(int(days[:10]), hours, minutes, seconds, fraction, value, expected)
+    return -nanoseconds if sign else nanoseconds
+
+
+def _nanoseconds(
+    days: int, hours: str, minutes: str, seconds: str, fraction: str | None, value: object, expected: str
+) -> int:
+    clock = ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * 10**9 + int((fraction or "0").ljust(9, "0"))
+    nanoseconds = days * _DAY + clock
+    if abs(nanoseconds) > INT_MAX:
+        raise _Unreadable(value, f"{expected}, between 1707-09-22 and 2292-04-10")
+    return nanoseconds
+
+
+def _guid(value: object) -> bytes:
+    found = _matched(_GUID, value, "a GUID such as 123e4567-e89b-12d3-a456-426614174000")
+    return bytes.fromhex(found[0].replace("-", ""))
+
+
+_COMPOUND = ("vector", "list", "dict", "table", "null")
+_TYPES: MappingProxyType[str, Type] = MappingProxyType(
+    {code.name.lower(): code for code in (*DTYPES, Type.SYMBOL, Type.STRING)}
+)
+_BLANKS: MappingProxyType[Type, Any] = MappingProxyType(
+    {code: bytes(16) if code is Type.GUID else 0 for code in DTYPES}
+)
+_READERS: MappingProxyType[Type, Callable[[object], Any]] = MappingProxyType(
+    {
+        Type.B8: _boolean,
+        Type.U8: _integer_of(0, 255, "u8"),
+        Type.I16: _integer_of(1 - 2**15, 2**15 - 1, "i16"),
+        Type.I32: _integer_of(1 - 2**31, 2**31 - 1, "i32"),
+        Type.I64: _integer_of(-INT_MAX, INT_MAX, "i64"),
+        Type.F32: _float,
+        Type.F64: _float,
+        Type.DATE: _date,
+        Type.TIME: _time,
+        Type.TIMESTAMP: _timestamp,
+        Type.TIMESPAN: _timespan,
+        Type.GUID: _guid,
+    }
+)
