@@ -74,7 +74,7 @@ from ._open_streams import MAX_STREAM_BYTES, MAX_STREAMS, OpenStreams, Rows, Str
 from ._outbox import Outbox, OutgoingUpdate
 from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
-from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
+from ._requests import CancelRequested, NewRequest, Outcome, RequestState, ServerRequest
 from ._server_calls import (
     END_STREAM,
     MAX_BATCH_SIZE,
@@ -178,6 +178,7 @@ __all__ = [
     "Message",
     "MessageType",
     "NativeExchange",
+    "NewRequest",
     "NextBatch",
     "Notice",
     "OpenStream",
