@@ -75,7 +75,8 @@ class WebSocketTransport(Transport):
         self.subprotocol = subprotocol
         self.peer = peer
         self.peer_max_message_size = peer_max_message_size
-        self.peer_takes_traces = peer_takes_traces
+        if peer_takes_traces:
+            self.peer_takes_traces = True
         self._stream = stream
         self._keepalive = keepalive
         self._write_timeout = write_timeout
