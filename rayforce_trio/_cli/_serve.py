@@ -56,6 +56,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--javascript", action="store_true", help="answer GET /rayforce.js with the JavaScript client")
     parser.add_argument("--log-queries", action="store_true", help="log the first characters of every query")
     parser.add_argument(
+        "--trace-queries", action="store_true", help="record queries and messages of errors in OpenTelemetry traces"
+    )
+    parser.add_argument(
         "--log-level", choices=_LOG_LEVELS, default="info", help="the lowest level that is logged; default: %(default)s"
     )
 
@@ -233,6 +236,7 @@ def _serve(options: argparse.Namespace, sockets: list[socket.socket] | None) -> 
             metrics=options.metrics,
             serve_javascript=options.javascript,
             log_queries=options.log_queries,
+            trace_queries=options.trace_queries,
         )
     except RayforceValueError as error:
         raise UsageError(error) from None

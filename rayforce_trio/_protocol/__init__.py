@@ -22,6 +22,7 @@ from ._control import (
     Position,
     SubscribedNotice,
     SubscribeNotice,
+    TraceNotice,
     UnsubscribedNotice,
     UnsubscribeNotice,
     dump_cancel,
@@ -29,6 +30,7 @@ from ._control import (
     dump_hello,
     dump_subscribe,
     dump_subscribed,
+    dump_trace,
     dump_unsubscribe,
     dump_unsubscribed,
     is_valid_position,
@@ -63,6 +65,7 @@ from ._handshake import (
     JSON_SUBPROTOCOL,
     MESSAGE_LIMIT_HEADER,
     SUBPROTOCOL,
+    TRACES_HEADER,
     check_hello,
     check_hello_reply,
     parse_message_limit,
@@ -73,7 +76,7 @@ from ._open_streams import MAX_STREAM_BYTES, MAX_STREAMS, OpenStreams, Rows, Str
 from ._outbox import Outbox, OutgoingUpdate
 from ._pipeline import MAX_WAITING_POSTS, WAIT_INTERVAL, Action, ConnectionState, Message, RequestPipeline
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, TOO_LARGE, Failure, LazyFrame, Reply, Result, too_large
-from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
+from ._requests import CancelRequested, NewRequest, Outcome, RequestState, ServerRequest
 from ._server_calls import (
     END_STREAM,
     MAX_BATCH_SIZE,
@@ -148,6 +151,7 @@ __all__ = [
     "SUBSCRIPTIONS",
     "TIMEOUT",
     "TOO_LARGE",
+    "TRACES_HEADER",
     "VERBOSE_FLAG",
     "WAIT_INTERVAL",
     "Action",
@@ -177,6 +181,7 @@ __all__ = [
     "Message",
     "MessageType",
     "NativeExchange",
+    "NewRequest",
     "NextBatch",
     "Notice",
     "OpenStream",
@@ -209,6 +214,7 @@ __all__ = [
     "Topic",
     "TopicAction",
     "TopicState",
+    "TraceNotice",
     "Unsubscribe",
     "UnsubscribeNotice",
     "UnsubscribedNotice",
@@ -222,6 +228,7 @@ __all__ = [
     "dump_hello",
     "dump_subscribe",
     "dump_subscribed",
+    "dump_trace",
     "dump_unsubscribe",
     "dump_unsubscribed",
     "error_code",

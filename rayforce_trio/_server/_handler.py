@@ -2,6 +2,7 @@
 
 import itertools
 import ssl
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from .._protocol import HELLO_REPLY, JSON_SUBPROTOCOL, SUBPROTOCOL
 from .._streams import peer_address
 from .._tasks import enable_ki_protection
 from .._text import counted
+from .._traces import Tracing
 from .._transports import (
     AcceptOptions,
     BadRequest,
@@ -50,7 +52,7 @@ _TOO_MANY_OPENINGS = too_many(
 
 
 class ConnectionHandler:
-    """Handle the connections of one server. The arguments are the server's.
+    """Handle the connections of one server. The arguments are the server's; `start` calls `find_tracing`.
 
     Attributes:
         query_timeout: seconds that a query of a new connection may run; `None`: without limit.
@@ -72,6 +74,7 @@ class ConnectionHandler:
         log_queries: bool,
         hub: Hub,
         subscriptions: SubscriptionOptions,
+        find_tracing: Callable[[], Tracing | None],
     ) -> None:
         self._authorizer = authorizer
         self._proxies = proxies
@@ -90,6 +93,8 @@ class ConnectionHandler:
         self._log_queries = log_queries
         self._hub = hub
         self._subscriptions = subscriptions
+        self._find_tracing = find_tracing
+        self._tracing: Tracing | None = None
         self._log_limiter = LogLimiter()
         self.query_timeout: float | None = None
         self._stop_at: float | None = None  # on trio's clock, once the server stops
@@ -106,8 +111,10 @@ class ConnectionHandler:
         return sum(connection.queued for connection in self._connections.copy())
 
     def start(self) -> None:
-        """Forget an earlier `stop`."""
+        """Forget an earlier `stop`, and find out whether requests are traced."""
         self._stop_at = None
+        self._tracing = self._find_tracing()
+        self._accept_options = replace(self._accept_options, takes_traces=self._tracing is not None)
 
     def stop(self, grace: float) -> None:
         """Drain every connection within `grace` seconds. Calling it again can only shorten the time."""
@@ -209,6 +216,7 @@ class ConnectionHandler:
                     max_subscriptions=self._subscriptions.max_subscriptions,
                 ),
                 max_subscription_buffer=self._subscriptions.max_subscription_buffer,
+                tracing=self._tracing,
             )
             opened.connection = connection
             await self._serve_connection(connection, log)

@@ -16,7 +16,7 @@ import trio
 import trio_websocket
 
 from .._addresses import ClientAddress
-from .._protocol import MESSAGE_LIMIT_HEADER, SUBPROTOCOL
+from .._protocol import MESSAGE_LIMIT_HEADER, SUBPROTOCOL, TRACES_HEADER
 from .._streams import (
     BrokenResourceError,
     ByteStream,
@@ -172,6 +172,7 @@ class AcceptOptions:
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: the seconds over which the rate is measured at which a peer must take bytes: see `WriteRate`.
+        takes_traces: whether clients of a subprotocol are told that the server takes traces.
         turns: held by an opening for each step of the TLS handshake, and while it parses what it has received.
     """
 
@@ -180,6 +181,7 @@ class AcceptOptions:
     keepalive: KeepAlive
     tls: ssl.SSLContext | None = None
     write_timeout: float = WRITE_STALL_TIMEOUT
+    takes_traces: bool = False
     turns: Turns = field(default_factory=Turns)
 
 
@@ -229,7 +231,7 @@ async def accept(
             await _serve_http_request(stream, request, opening_request, answer, progress)
         await _decide(stream, opening_request, decide, progress)
         subprotocol = next((name for name in options.subprotocols if name in proposed), None)
-        await send_head(stream, await _handshake(request, subprotocol, options.max_message_size))
+        await send_head(stream, await _handshake(request, subprotocol, options))
     except (BrokenResourceError, ClosedResourceError) as error:
         stream.close()
         raise HandshakeError("the connection broke during the opening handshake") from error.__cause__
@@ -383,19 +385,21 @@ async def _refuse_bad_request(
     raise BadRequest(status, reason)
 
 
-async def _handshake(request: UpgradeRequest, subprotocol: str | None, max_message_size: int) -> bytes:
+async def _handshake(request: UpgradeRequest, subprotocol: str | None, options: AcceptOptions) -> bytes:
     """Have trio-websocket accept the request, and return its response. A checkpoint; if cancelled, nothing was sent."""
 
     async def receive_head() -> bytes:
         return normalized_request(request)
 
     stream = HeadStream(receive_head)
-    limit = (MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size)
+    headers = [(MESSAGE_LIMIT_HEADER.encode(), b"%d" % options.max_message_size)]
+    if options.takes_traces:
+        headers.append((TRACES_HEADER.encode(), b"1"))
     proposal = await trio_websocket.wrap_server_stream(
         ServerNursery(),  # type: ignore[arg-type]  # it needs start_soon only
         stream,
     )
-    await proposal.accept(subprotocol=subprotocol, extra_headers=[limit] if subprotocol == SUBPROTOCOL else None)
+    await proposal.accept(subprotocol=subprotocol, extra_headers=headers if subprotocol == SUBPROTOCOL else None)
     return stream.sent
 
 
