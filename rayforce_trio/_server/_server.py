@@ -131,6 +131,8 @@ class WSServer:
             without `authenticate`, clients on this machine. This needs the library prometheus_client.
         serve_javascript: whether to answer `GET /rayforce.js` with the client for JavaScript, for pages that may
             connect.
+        console: whether to answer `GET /console` with a page for queries. Authenticated clients receive it or, without
+            `authenticate`, clients on this machine.
 
     Raises:
         RayforceValueError: an argument is out of range.
@@ -178,6 +180,7 @@ class WSServer:
         log_queries: bool = False,
         metrics: bool = False,
         serve_javascript: bool = False,
+        console: bool = False,
     ) -> None:
         self._binding = make_binding(port, host=host, sockets=sockets, unix_mode=unix_mode, reuse_port=reuse_port)
         if engine is not None and not isinstance(engine, Engine):
@@ -224,7 +227,12 @@ class WSServer:
             options=self._options,
             counters=self._counters,
             endpoints=HttpEndpoints(
-                self, self._is_healthy, self._authorizer, metrics=metrics, javascript=serve_javascript
+                self,
+                self._is_healthy,
+                self._authorizer,
+                metrics=metrics,
+                javascript=serve_javascript,
+                console=console,
             ),
             tls=ssl_context,
             max_message_size=max_message_size,

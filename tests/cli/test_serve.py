@@ -73,6 +73,11 @@ def test_metrics_and_the_client_for_javascript_are_served_if_that_is_asked_for()
             assert answer.headers["Content-Type"].startswith("text/javascript")
 
 
+def test_the_console_is_served_if_that_is_asked_for() -> None:
+    with serving(*IN_PROCESS, "--console") as server, urlopen(f"http://127.0.0.1{server.url}/console") as answer:
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
