@@ -28,7 +28,7 @@ export class LatestRows {
 
   /** Add an update, and return whether its columns are others than before. Then earlier rows are dropped. */
   add(value) {
-    const table = value instanceof Table || value instanceof Vector ? tableOf(value) : singleRow(value);
+    const table = rowsOf(value);
     const types = table.columns.map(typeOf);
     const isNew = types.join() !== this.types.join() || table.names.join("\0") !== this.names.join("\0");
     if (isNew) [this.names, this.types, this.#cells, this.#numbers] = [table.names, types, [], []];
@@ -56,9 +56,19 @@ export class LatestRows {
   }
 }
 
-function singleRow(value) {
-  const column = typeof value === "number" ? new Vector("F64", Float64Array.of(value)) : typeof value === "bigint" ? new Vector("I64", BigInt64Array.of(value)) : null;
-  return new Table(["value"], [column ?? [value]]);
+/** Any value as a table: a dict of names is one of rows if its values are vectors, and otherwise one row. */
+function rowsOf(value) {
+  if (value instanceof Table || value instanceof Vector) return tableOf(value);
+  if (!(value instanceof Map) || ![...value.keys()].every((key) => typeof key === "string")) return new Table(["value"], [single(value)]);
+  const [names, items] = [[...value.keys()], [...value.values()]];
+  const areColumns = items.length && items.every((item) => item instanceof Vector && item.length === items[0].length);
+  return new Table(names, areColumns ? items : items.map(single));
+}
+
+/** A column of one item. */
+function single(item) {
+  if (typeof item === "number") return new Vector("F64", Float64Array.of(item));
+  return typeof item === "bigint" ? new Vector("I64", BigInt64Array.of(item)) : [item];
 }
 
 /** The texts of the cells of a row; null for null. */

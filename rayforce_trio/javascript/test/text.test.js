@@ -47,6 +47,11 @@ test("the latest rows of a topic are kept, the newest one first", () => {
   assert.equal(rows.numbersOf([]).get(-1)[0], 2003);
   assert.equal(rows.add("text"), true);
   assert.deepEqual([rows.rows, rows.cells(0)], [1, ["text"]]);
+  rows.add(new Map([["a", 1n], ["b", "x"]]));
+  rows.add(new Map([["a", 2n], ["b", null]]));
+  assert.deepEqual([rows.names, rows.types, rows.cells(0), rows.cells(1)], [["a", "b"], ["I64", "LIST"], ["2", null], ["1", "x"]]);
+  rows.add(new Map([["a", vector("I64", [1n, 2n])]]));
+  assert.deepEqual([rows.rows, rows.cells(0)], [2, ["2"]]);
 });
 
 function storage(kept = null) {
