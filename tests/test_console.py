@@ -81,6 +81,8 @@ async def test_the_page_is_complete_and_its_policy_allows_only_what_is_in_it() -
             "base-uri": "'none'",
             "form-action": "'none'",
             "frame-ancestors": "'none'",
+            "require-trusted-types-for": "'script'",
+            "trusted-types": "'none'",
         }
         del answer.headers["content-security-policy"]
         assert answer.headers == {

@@ -6,9 +6,11 @@ and connections to this server.
 
 import re
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 from .._transports import HttpResponse, OpeningRequest, Refusal
 
@@ -55,7 +57,8 @@ def load_console() -> ConsolePages:
     """Read the pages, which are part of the package."""
     console, sign_in = (Path(__file__).with_name(name).read_bytes() for name in ("console.html", "sign_in.html"))
     # When the token is accepted, the console takes the place of the page to sign in, under that page's policy.
-    return ConsolePages(HttpResponse(200, console, _HTML, _headers(console)), sign_in, _headers(sign_in, console))
+    headers = _headers([console], {"require-trusted-types-for": "'script'", "trusted-types": "'none'"})
+    return ConsolePages(HttpResponse(200, console, _HTML, headers), sign_in, _headers([sign_in, console]))
 
 
 def is_from_browser(request: OpeningRequest) -> bool:
@@ -63,8 +66,13 @@ def is_from_browser(request: OpeningRequest) -> bool:
     return "text/html" in request.headers.get("accept", "")
 
 
-def _headers(*pages: bytes) -> tuple[tuple[str, str], ...]:
-    """Return the headers of a page: its policy allows the scripts and styles of these pages."""
+def _headers(pages: list[bytes], further: Mapping[str, str] = MappingProxyType({})) -> tuple[tuple[str, str], ...]:
+    """Return the headers of a page: its policy allows the scripts and styles of these pages.
+
+    Args:
+        pages: the pages.
+        further: directives that forbid more.
+    """
     sources = {
         name: _hashes([part for page in pages for part in found.findall(page)]) for name, found in _PARTS.items()
     }
@@ -76,6 +84,7 @@ def _headers(*pages: bytes) -> tuple[tuple[str, str], ...]:
         "base-uri": "'none'",
         "form-action": "'none'",
         "frame-ancestors": "'none'",
+        **further,
     }
     return (
         ("Content-Security-Policy", "; ".join(f"{name} {value}" for name, value in policy.items())),

@@ -236,14 +236,15 @@ async function loadTables() {
   const list = byId("tables");
   try {
     const found = await tables(connection);
-    list.replaceChildren(...found.map(tableItem));
+    const opened = new Set(Array.from(list.querySelectorAll("details[open]"), (details) => details.table));
+    list.replaceChildren(...found.map((table) => tableItem(table, opened.has(table.name))));
     byId("no-tables").hidden = found.length > 0;
   } catch {
     // it stays as it was
   }
 }
 
-function tableItem({ name, rows, columns }) {
+function tableItem({ name, rows, columns }, open) {
   const fields = columns.map(({ name: column, type }) =>
     element("li", {}, inserting(column), element("span", { className: "type", textContent: type })),
   );
@@ -251,7 +252,8 @@ function tableItem({ name, rows, columns }) {
   const button = inserting(name);
   button.textContent = "Insert name";
   button.className = "small";
-  return element("li", {}, element("details", {}, summary, element("ul", {}, element("li", {}, button), ...fields)));
+  const list = element("ul", {}, element("li", {}, button), ...fields);
+  return element("li", {}, element("details", { open, table: name }, summary, list));
 }
 
 function inserting(name) {

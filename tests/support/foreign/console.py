@@ -89,7 +89,7 @@ class Console:
         return pixels
 
     async def until_drawn(self, canvas: str) -> None:
-        while await self.drawn(canvas) < 20:  # noqa: ASYNC110
+        while await self.drawn(canvas) < 20:
             await self.page.evaluate("new Promise(requestAnimationFrame)")
 
     async def check_unharmed(self, port: int) -> None:
