@@ -99,6 +99,8 @@ export async function tables(connection, signal) {
     .sort((one, other) => (one.name < other.name ? -1 : 1));
 }
 
+const LONG_NAMES = { SYM: "SYMBOL", STR: "STRING" }; // of types, as the headers of a result have them
+
 function columnsOf([names, types]) {
-  return Array.from(names, (name, place) => ({ name, type: String(types.at(place)) }));
+  return Array.from(names, (name, place) => ({ name, type: LONG_NAMES[types.at(place)] ?? String(types.at(place)) }));
 }
