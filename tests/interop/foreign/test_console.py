@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 from support.foreign.console import Console
-from support.foreign.console_pictures import take
+from support.foreign.console_pictures import take, write_script
 from support.foreign.with_chromium import Page
 from support.page_commands import page_of
 
@@ -302,7 +302,6 @@ async def test_it_fits_a_narrow_window(console: Console, dark: bool) -> None:
 
 
 async def test_the_pictures_of_the_guide_can_be_taken(devtools: str, tmp_path: Path) -> None:
-    await take(devtools, tmp_path)
-    taken = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    taken = await take(devtools, write_script(tmp_path))
     assert taken.keys() == set(re.findall(r"\]\((console\S*\.png)\)", page_of("how-to/console.md")))
     assert all(data.startswith(b"\x89PNG") and len(data) < 150_000 for data in taken.values())

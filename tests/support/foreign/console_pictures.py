@@ -3,8 +3,8 @@
 They are taken with the script of that page, so rows and prices change whenever they are taken again.
 """
 
-import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trio
 
@@ -21,22 +21,30 @@ _QUERY = """; the trades of one symbol, above a price
 (select {from: trades where: (and (== symbol 'GOOG) (> price low))})"""
 
 
-async def take(devtools: str, folder: Path) -> None:
-    """Take all pictures, into a folder."""
+async def take(devtools: str, script: Path) -> dict[str, bytes]:
+    """Return all pictures by their file names.
+
+    Args:
+        devtools: the URL of Chromium's DevTools.
+        script: a file with the script of the guide.
+    """
+    with trio.fail_after(60):
+        async with (
+            WSServer(0, host="127.0.0.1", engine=NativeProcess(script), console=True) as server,
+            window(devtools) as page,
+        ):
+            return await _take(Console(page), server.port)
+
+
+def write_script(folder: Path) -> Path:
+    """Write the script of the guide into a folder."""
     script = folder / "trades.rfl"
-    script.write_text(files_of(page_of(_PAGE))["trades.rfl"], encoding="utf-8")
-    try:
-        with trio.fail_after(60):
-            async with (
-                WSServer(0, host="127.0.0.1", engine=NativeProcess(script), console=True) as server,
-                window(devtools) as page,
-            ):
-                await _take(Console(page), server.port, folder)
-    finally:
-        script.unlink()
+    script.write_text(files_of(page_of(_PAGE))[script.name], encoding="utf-8")
+    return script
 
 
-async def _take(console: Console, port: int, folder: Path) -> None:
+async def _take(console: Console, port: int) -> dict[str, bytes]:
+    pictures = {}
     page = console.page
     await page.resize(*_SIZE)
     await console.open(port)
@@ -45,14 +53,14 @@ async def _take(console: Console, port: int, folder: Path) -> None:
     await console.run("(select {from: trades by: symbol trades: (count price) highest: (max price)})")
     await console.run(_QUERY)
     await console.row(0)
-    (folder / "console.png").write_bytes(await page.picture())
+    pictures["console.png"] = await page.picture()
     await console.run("trades")
     await page.click("#chart-tab")
     await page.until_shown("#chart .message", "1,000,000 rows")
     await console.until_drawn("#chart canvas")
     await page.resize(*_SIZE, dark=True)
     await page.evaluate("new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))")
-    (folder / "console-chart.png").write_bytes(await page.picture())
+    pictures["console-chart.png"] = await page.picture()
     await page.resize(*_SIZE)
     await page.click("#live-tab")
     await console.write("ticks", "#topic")
@@ -64,12 +72,14 @@ async def _take(console: Console, port: int, folder: Path) -> None:
             await publisher.publish("ticks", {"symbol": ["AAPL"], "price": [price], "amount": [(number * 31) % 97]})
     await page.until_shown("#live-message", "60 updates, 0 lost.")
     await console.until_drawn("#live-chart canvas")
-    (folder / "console-live.png").write_bytes(await page.picture())
+    pictures["console-live.png"] = await page.picture()
+    return pictures
 
 
 def main() -> None:
-    with chromium() as devtools:
-        trio.run(take, devtools, Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
+    with TemporaryDirectory() as folder, chromium() as devtools:
+        for name, data in trio.run(take, devtools, write_script(Path(folder))).items():
+            (FOLDER / name).write_bytes(data)
 
 
 if __name__ == "__main__":
