@@ -12,6 +12,7 @@ import trio
 from support.foreign.console import Console
 from support.foreign.console_pictures import take, write_script
 from support.foreign.with_chromium import Page
+from support.foreign.with_proxies import documented, nginx
 from support.page_commands import page_of
 
 from rayforce_trio import InProcessEngine, NativeProcess, WSClient, WSServer, auth
@@ -276,6 +277,24 @@ async def test_a_token_is_asked_for(console: Console) -> None:
         assert await console.text("#value") == "3"
         assert TOKEN not in await page.evaluate(KEPT)
         await console.check_unharmed(server.port)
+
+
+async def test_a_proxy_may_serve_it_below_a_path(console: Console, free_tcp_port: int, tmp_path: Path) -> None:
+    config = documented("proxy_pass").replace(" 443 ssl;", " PORT;")
+    config = re.sub(r"\n *ssl_certificate.*", "", config).replace("location / ", "location /db/ ")
+    config = config.replace("127.0.0.1:8765", f"127.0.0.1:{free_tcp_port}/")
+    options: dict[str, Any] = {"authenticate": auth.token(TOKEN), "trusted_proxies": ["127.0.0.1"]}
+    with nginx(config, tmp_path) as port, trio.fail_after(60):
+        origin = f"http://127.0.0.1:{port}"
+        async with WSServer(free_tcp_port, host="127.0.0.1", console=True, allowed_origins=[origin], **options):
+            await console.visit(f"{origin}/db/")
+            assert await console.page.evaluate("location.href") == f"{origin}/db/console"
+            await console.write(TOKEN, "input")
+            await console.page.press("Enter", text="\r")
+            await console.connected()
+            await console.run("(+ 1 2)")
+            assert (await console.text("#value"), await console.text("#server")) == ("3", f"127.0.0.1:{port}/db/")
+            await console.check_unharmed(port)
 
 
 async def test_a_user_and_a_password_are_used_for_the_connection(console: Console) -> None:
