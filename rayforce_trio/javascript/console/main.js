@@ -109,8 +109,9 @@ async function evaluate(text, offset) {
       say(`Cancelled after ${took}.`);
     } else {
       say(`Failed after ${took}.`);
-      if (ran.offset + text.length <= editor.text.length) editor.mark({ start: offset + at.start, end: offset + at.end });
-      const line = lineOf(editor.text, offset + at.start);
+      const { start, end } = at.place ?? at;
+      editor.mark({ start: offset + start, end: offset + end });
+      const line = lineOf(editor.text, offset + start);
       const place = found.length > 1 ? `expression ${found.indexOf(at) + 1} of ${found.length}, line ${line}` : `line ${line}`;
       showError(error.code ?? "error", messageOf(error), place, text.slice(at.start, at.end));
     }

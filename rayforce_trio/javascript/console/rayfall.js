@@ -48,16 +48,17 @@ function colorOf(kind, text, isQuoted) {
 }
 
 /**
- * The top-level expressions of a text: `{ start, end, problem }`. A problem is why one cannot be evaluated: an unclosed
- * bracket or string, or a bracket too many.
+ * The top-level expressions of a text: `{ start, end, problem, place }`. A problem is why one cannot be evaluated, such as
+ * an unclosed bracket, and its place is the token that shows it.
  */
 export function expressions(text, parts = tokens(text)) {
   const found = [];
   let start = -1;
   let opened = []; // tokens
-  const end = (place, problem = "") => {
-    found.push({ start, end: place, problem });
+  const finish = (end, problem = "", place = null) => {
+    found.push({ start, end, problem, place });
     [start, opened] = [-1, []];
+    return found;
   };
   for (const part of parts) {
     const { kind } = part;
@@ -68,19 +69,17 @@ export function expressions(text, parts = tokens(text)) {
     if (kind === "open") opened.push(part);
     else if (kind === "close") {
       const last = opened.pop();
-      if (!last) return [...found, { start, end: text.length, problem: "a closing bracket has no opening one" }];
+      if (!last) return finish(text.length, "a closing bracket has no opening one", part);
       if (CLOSING[text[last.start]] !== text[part.start]) {
-        const problem = `${text[last.start]} is closed by ${text[part.start]}`;
-        return [...found, { start, end: text.length, problem }];
+        return finish(text.length, `${text[last.start]} is closed by ${text[part.start]}`, part);
       }
     } else if (kind === "unfinished") {
-      end(part.end, "the string is not closed");
-      continue;
+      return finish(part.end, "the string is not closed", part);
     }
-    if (!opened.length && ["string", "close", "atom", "other"].includes(kind)) end(part.end);
+    if (!opened.length && ["string", "close", "atom", "other"].includes(kind)) finish(part.end);
   }
-  if (start >= 0) end(text.length, opened.length ? `the bracket in line ${lineOf(text, opened[0].start)} is not closed` : "");
-  return found;
+  if (opened.length) return finish(text.length, "the bracket is not closed", opened.at(-1));
+  return start < 0 ? found : finish(text.length);
 }
 
 /** The places of the bracket at the caret and of its partner, or null. */

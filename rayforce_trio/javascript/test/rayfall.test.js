@@ -57,16 +57,17 @@ test("a text is divided into its top-level expressions", () => {
 });
 
 test("what cannot be evaluated has a problem, and ends the text", () => {
-  for (const [text, count, problem] of [
-    ["1\n(+ 1", 2, "the bracket in line 2 is not closed"],
-    ['1 "abc', 2, "the string is not closed"],
-    ["1 ) 2", 2, "a closing bracket has no opening one"],
-    ["(+ 1 2] 3", 1, "( is closed by ]"],
-    ["(a [b", 1, "the bracket in line 1 is not closed"],
+  for (const [text, count, problem, start] of [
+    ["1\n(+ 1", 2, "the bracket is not closed", 2],
+    ['1 "abc', 2, "the string is not closed", 2],
+    ['(1 "abc', 1, "the string is not closed", 3],
+    ["1 ) 2", 2, "a closing bracket has no opening one", 2],
+    ["(+ 1 2] 3", 1, "( is closed by ]", 6],
+    ["(a [b", 1, "the bracket is not closed", 3],
   ]) {
     const found = expressions(text);
-    assert.deepEqual([found.length, found.at(-1).problem], [count, problem], text);
-    assert.equal(found.at(-1).end, text.length);
+    const { end, place, problem: given } = found.at(-1);
+    assert.deepEqual([found.length, given, place.start, end], [count, problem, start, text.length], text);
   }
 });
 

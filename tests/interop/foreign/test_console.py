@@ -131,6 +131,7 @@ async def test_a_cancelled_query_stops_in_the_engine(console: Console) -> None:
         await console.open(server.port)
         for cancel in (console.page.press, console.page.click):
             await console.begin("(while true 1)")
+            await console.page.until("!document.querySelector('#cancel').disabled")
             while server.statistics().requests.in_flight == 0:
                 await trio.lowlevel.checkpoint()
             await cancel("Escape" if cancel == console.page.press else "#cancel")
@@ -157,9 +158,9 @@ async def test_an_error_is_shown_at_its_place(console: Console, engine: Callable
         await console.page.press("End")
         await console.page.call("Input.insertText", text=" ")
         assert await console.page.evaluate(failed) == ""
-        await console.run("(+ 1 1) (+ 2")
-        assert await console.page.evaluate(failed) == "(+ 2"
-        assert (await console.text("#error")).startswith("parse the bracket in line 1 is not closed")
+        await console.run("(+ 1 1)\n(+ 2")
+        assert await console.page.evaluate(failed) == "("
+        assert await console.text("#error") == "parse the bracket is not closed expression 2 of 2, line 2 (+ 2"
         await console.run("(+ 1 2)")
         assert (await console.text("#error"), await console.text("#value")) == ("", "3")
 
