@@ -16,7 +16,7 @@ CONTROL_LIMIT = 64 * 1024
 MAX_TOPIC_SIZE = 1024
 """The length of the longest topic, in bytes of UTF-8."""
 
-SUBSCRIPTIONS, STREAMS = "subscriptions", "streams"
+SUBSCRIPTIONS, STREAMS, ROWS = "subscriptions", "streams", "rows"
 """The features that a client can ask for in its hello."""
 
 ACCESS, GAP, LIMIT, ENGINE = "access", "gap", "limit", "engine"

@@ -17,6 +17,7 @@ import trio
 
 from .._engines import Session
 from .._protocol import (
+    ROWS,
     STREAMS,
     SUBPROTOCOL,
     SUBSCRIPTIONS,
@@ -42,6 +43,7 @@ from .._protocol import (
     ServerRequest,
     Snapshot,
     SubscribeNotice,
+    TakeRows,
     UnsubscribeNotice,
     check_hello,
     dump_hello,
@@ -457,7 +459,8 @@ class WSServerConnection:
         while notices:
             match notices.popleft():
                 case HelloNotice():
-                    self._messages.notify(dump_hello([STREAMS] if subscriptions is None else [STREAMS, SUBSCRIPTIONS]))
+                    features = [ROWS, STREAMS] if subscriptions is None else [ROWS, STREAMS, SUBSCRIPTIONS]
+                    self._messages.notify(dump_hello(features))
                 case SubscribeNotice() as notice if subscriptions is not None:
                     subscriptions.subscribe(notice)
                 case UnsubscribeNotice(number) if subscriptions is not None:
@@ -622,8 +625,10 @@ class WSServerConnection:
                 reply = await self._streams.next_batch(call)
                 self._counters.batches += not isinstance(reply, Failure)
                 return reply
+            case TakeRows():
+                return await self._streams.take_rows(call)
             case EndStream():
-                await self._streams.end(call)
+                return await self._streams.end(call)
             case Snapshot() if self._subscriptions is not None:
                 return await self._subscriptions.snapshot(call, self._session)
             case Publish() if self._subscriptions is not None:

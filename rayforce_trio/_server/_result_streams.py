@@ -20,10 +20,13 @@ from .._protocol import (
     OpenStreams,
     Reply,
     Result,
+    Rows,
+    TakeRows,
+    response_frame,
     split_verbose,
 )
 from .._values._columns import read_columns
-from .._values._payloads import call, i64, name, string, text_of_symbol, vector
+from .._values._payloads import NULL, call, i64, name, string, text_of_symbol, vector
 from .._values._reader import NotColumns, UnknownType
 from .._values._types import DTYPES, Type
 from ..errors import RayforceConversionError
@@ -40,7 +43,7 @@ _DAMAGED = "the engine sent a damaged reply"
 
 
 class ResultStreams:
-    """The streams of one connection. One task at a time calls `open`, `next_batch` and `end`.
+    """The streams of one connection. One task at a time calls `open`, `next_batch`, `take_rows` and `end`.
 
     Args:
         session: the connection's engine session.
@@ -90,22 +93,17 @@ class ResultStreams:
             EngineError: the engine is lost.
         """
         rows = self._streams.next_rows(request)
-        if isinstance(rows, Failure):
-            await trio.lowlevel.checkpoint()
-            return rows
-        source = self._sources[request.stream]
-        if isinstance(source, SpooledValue):
-            await trio.lowlevel.checkpoint()
-            reply: Reply = source.batch(rows.start, rows.count)
-        else:
-            part = vector(Type.I64, 2, [_PAIR.pack(rows.start, rows.count)])
-            reply = await evaluate_unlogged(self._session, call("take", name(source), part))
-        if isinstance(reply, Result):
+        reply = await self._take(request.stream, rows)
+        if isinstance(rows, Rows) and isinstance(reply, Result):
             self._streams.returned(request.stream, rows)
         return reply
 
-    async def end(self, request: EndStream) -> None:
-        """Release a stream, if it exists. A checkpoint. If cancelled, the session can only be closed.
+    async def take_rows(self, request: TakeRows) -> Reply:
+        """Return some rows of a stream. Otherwise like `next_batch`, also if cancelled."""
+        return await self._take(request.stream, self._streams.take_rows(request))
+
+    async def end(self, request: EndStream) -> Reply:
+        """Release a stream, if it exists, and return null. A checkpoint. If cancelled, the session can only be closed.
 
         Raises:
             EngineError: the engine is lost.
@@ -114,8 +112,21 @@ class ResultStreams:
             await trio.lowlevel.checkpoint()
         else:
             await self._remove(request.stream)
+        return Result(response_frame(NULL))
 
     # Inside
+
+    async def _take(self, stream: int, rows: Rows | Failure) -> Reply:
+        """Return some rows of a stream, or an error. Like `next_batch`, also if cancelled."""
+        if isinstance(rows, Failure):
+            await trio.lowlevel.checkpoint()
+            return rows
+        source = self._sources[stream]
+        if isinstance(source, SpooledValue):
+            await trio.lowlevel.checkpoint()
+            return source.batch(rows.start, rows.count)
+        part = vector(Type.I64, 2, [_PAIR.pack(rows.start, rows.count)])
+        return await evaluate_unlogged(self._session, call("take", name(source), part))
 
     async def _evaluate(self, request: OpenStream) -> Reply:
         """Evaluate the query of a stream. Otherwise like `open`, also if cancelled."""

@@ -133,6 +133,8 @@ class WSServer:
             without `authenticate`, clients on this machine. This needs the library prometheus_client.
         serve_javascript: whether to answer `GET /rayforce.js` with the client for JavaScript, for pages that may
             connect.
+        console: whether to answer `GET /console` with a page for queries. Authenticated clients receive it or, without
+            `authenticate`, clients on this machine.
         tracer_provider: the OpenTelemetry `TracerProvider` that makes spans for each request. `None`: the provider that
             the program has set for all libraries when the server starts; without one, there are no spans.
         trace_queries: whether spans have the texts of queries, and messages of errors, which may quote them.
@@ -183,6 +185,7 @@ class WSServer:
         log_queries: bool = False,
         metrics: bool = False,
         serve_javascript: bool = False,
+        console: bool = False,
         tracer_provider: TracerProvider | None = None,
         trace_queries: bool = False,
     ) -> None:
@@ -233,7 +236,12 @@ class WSServer:
             options=self._options,
             counters=self._counters,
             endpoints=HttpEndpoints(
-                self, self._is_healthy, self._authorizer, metrics=metrics, javascript=serve_javascript
+                self,
+                self._is_healthy,
+                self._authorizer,
+                metrics=metrics,
+                javascript=serve_javascript,
+                console=console,
             ),
             tls=ssl_context,
             max_message_size=max_message_size,

@@ -50,6 +50,7 @@ _TOO_LATE = "The request took too long: the end of its headers did not arrive in
 _NO_UPGRADE = "The request is not valid: the Upgrade header is missing."
 
 _TEXT_TYPE = "text/plain; charset=utf-8"
+_HTML_TYPE = "text/html; charset=utf-8"
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -85,21 +86,24 @@ class Refusal:
         status: an HTTP status, 400 to 599.
         reason: a sentence for the client's user.
         headers: further headers of the answer.
+        page: an HTML page to send instead of the reason.
     """
 
     status: int
     reason: str
     headers: Headers = ()
+    page: bytes | None = field(default=None, repr=False)
 
     @property
     def body(self) -> bytes:
-        """The reason as a line of text."""
-        return self.reason.encode() + b"\n"
+        """The page, or the reason as a line of text."""
+        return self.reason.encode() + b"\n" if self.page is None else self.page
 
     @property
     def all_headers(self) -> Headers:
         """The headers of every refusal, and those of this one."""
-        return (("Content-Type", _TEXT_TYPE), ("Connection", "close"), *self.headers)
+        content_type = _TEXT_TYPE if self.page is None else _HTML_TYPE
+        return (("Content-Type", content_type), ("Connection", "close"), *self.headers)
 
 
 @dataclass(frozen=True, slots=True)

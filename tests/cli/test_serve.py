@@ -99,6 +99,11 @@ def test_requests_are_traced_with_the_provider_of_the_environment(with_queries: 
     assert ('"db.query.text": "(+ 1 2)"' in spans) == with_queries
 
 
+def test_the_console_is_served_if_that_is_asked_for() -> None:
+    with serving(*IN_PROCESS, "--console") as server, urlopen(f"http://127.0.0.1{server.url}/console") as answer:
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
