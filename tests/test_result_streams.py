@@ -215,6 +215,35 @@ async def test_any_rows_can_be_taken_in_any_order(engine: Callable[[], Engine]) 
         nursery.cancel_scope.cancel()
 
 
+@ENGINES
+@pytest.mark.trio
+async def test_a_query_is_not_started_if_the_call_is_cancelled_before_it(engine: Callable[[], Engine]) -> None:
+    running = engine()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(running.run)
+        session = await running.open_session()
+        nursery.start_soon(session.run)
+
+        class CancelledAtFirst(StreamVariables):
+            is_first = True
+
+            def new(self) -> str:
+                if self.is_first:
+                    streams.cancel()  # as while the engine creates the variable
+                self.is_first = False
+                return super().new()
+
+        variables = CancelledAtFirst(session)
+        streams = ResultStreams(session, variables, nothing)
+        never = OpenStream(1, 10, string("(while true 1)"))
+        assert await streams.open(never) == Failure("cancel", "the client cancelled the request")
+        assert not variables
+        assert not isinstance(await streams.open(OpenStream(2, 10, string("(til 10)"))), Failure)
+        assert await taken(session, await streams.next_batch(NextBatch(2))) == list(range(10))
+        await session.aclose()
+        nursery.cancel_scope.cancel()
+
+
 async def taken(session: Session, reply: Reply) -> object:
     """Return the rows of a vector, or of the column of a table."""
     assert isinstance(reply, Result)

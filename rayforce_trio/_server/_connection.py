@@ -443,6 +443,7 @@ class WSServerConnection:
     def _cancel(self, cancelled: CancelRequested) -> None:
         self._counters.cancelled += 1
         if cancelled.running:
+            self._streams.cancel()
             self._stop_engine(cancelled.request.ticket)
 
     def _take_notices(self) -> None:

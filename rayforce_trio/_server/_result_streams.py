@@ -11,6 +11,7 @@ import trio
 
 from .._engines import Session
 from .._protocol import (
+    CANCELLED,
     HEADER_SIZE,
     EndStream,
     Failure,
@@ -58,6 +59,7 @@ class ResultStreams:
         self._streams = OpenStreams()
         self._sources: dict[int, str | SpooledValue] = {}  # the names of variables, and values
         self._keeps_variables = True  # as far as is known
+        self._is_cancelled = False  # the present call of `open`
 
     @property
     def stored(self) -> int:
@@ -75,6 +77,7 @@ class ResultStreams:
         Raises:
             EngineError: the engine is lost.
         """
+        self._is_cancelled = False
         refusal = self._streams.open(request)
         if refusal is not None:
             await trio.lowlevel.checkpoint()
@@ -83,6 +86,13 @@ class ResultStreams:
         if isinstance(reply, Failure):
             await self._remove(request.stream)
         return reply
+
+    def cancel(self) -> None:
+        """Have the running call of `open`, if there is one, not start the query. No checkpoint.
+
+        A stop reaches only the request that the session has in flight, and `open` sends another one before the query.
+        """
+        self._is_cancelled = True
 
     async def next_batch(self, request: NextBatch) -> Reply:
         """Return the next rows of a stream, or an error. The reply may be incomplete, as that of `Session.request`.
@@ -134,12 +144,15 @@ class ResultStreams:
             variable = self._variables.new()
             self._sources[request.stream] = variable
             reply = await evaluate_unlogged(self._session, call("set", name(variable), i64(0)))
-            if not isinstance(reply, Failure):
-                return await self._evaluate_into(variable, request)
-            if reply.code != _ACCESS:
+            if isinstance(reply, Failure) and reply.code == _ACCESS:
+                self._variables.forget(variable)
+                self._keeps_variables = False
+            elif isinstance(reply, Failure):
                 return reply
-            self._variables.forget(variable)
-            self._keeps_variables = False
+        if self._is_cancelled:
+            return Failure(CANCELLED, "the client cancelled the request")
+        if self._keeps_variables:
+            return await self._evaluate_into(variable, request)
         reply = await self._session.request(request_of(request.query, verbose=True))
         return await self._keep(request.stream, reply)
 
