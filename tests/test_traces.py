@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
+from rayforce import I64, Table, Vector
 from support.engines import GateEngine
 from support.guest import run_as_guest
 from support.polling import until
@@ -31,10 +32,12 @@ from rayforce_trio import (
     errors,
     sql,
 )
+from rayforce_trio._addresses import Endpoint
+from rayforce_trio._client._traces import ClientTraces
 from rayforce_trio._codec import encode
 from rayforce_trio._engines import Engine
 from rayforce_trio._protocol import MessageType
-from rayforce_trio._traces import TEXT_LIMIT, parse_headers
+from rayforce_trio._traces import TEXT_LIMIT, find_tracing, parse_headers
 
 LOCAL = "127.0.0.1"
 ENGINES = pytest.mark.parametrize("make_engine", [InProcessEngine, NativeProcess])
@@ -454,6 +457,46 @@ async def test_the_texts_of_queries_are_recorded_on_request_but_no_parameters(
     failed = spans["execute"][2].status.description
     assert (failed or "").startswith("name: ") is not by_server
     assert SECRET not in recorder.text()
+
+
+@pytest.mark.trio
+async def test_the_text_of_a_query_of_any_kind_is_recorded_on_request(recorder: Recorder) -> None:
+    async def use(connection: WSClientConnection) -> None:
+        await connection.execute(sql("SELECT 1 AS a"))
+        await connection.execute(query=Table({"a": Vector([1], ray_type=I64)}).select("a"))
+        await connection.call("(fn [x] x)", SECRET)
+        async with connection.stream("(til 3)"):
+            pass
+        async with connection.subscribe("topic", snapshot="(til 4)"):
+            pass
+        await connection.tables()
+
+    async with traced(recorder, InProcessEngine()) as server:
+        await use_on_trio(recorder, use, server, trace_queries=True)
+    calls = [span for span in recorder.started if span.kind is SpanKind.CLIENT]
+    texts = [(span.attributes or {}).get("db.query.text") for span in calls]
+    assert texts[0] == "SELECT 1 AS a"
+    assert "select" in str(texts[1])
+    assert texts[2:] == ["(fn [x] x)", "(til 3)", "(til 4)", None]
+    assert SECRET not in recorder.text()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "attributes"),
+    [
+        (Endpoint("unix:/run/x.sock"), {"server.address": "/run/x.sock"}),
+        (Endpoint("example.org"), {"server.address": "example.org", "server.port": 80}),
+    ],
+)
+def test_the_span_of_a_call_names_the_server(
+    endpoint: Endpoint, attributes: dict[str, str | int], recorder: Recorder
+) -> None:
+    tracing = find_tracing(recorder.provider, queries=False)
+    assert tracing is not None
+    with ClientTraces(tracing, endpoint).call("execute"):
+        pass
+    told = dict(recorder.one("rayforce execute").attributes or {})
+    assert {name: value for name, value in told.items() if name.startswith("server.")} == attributes
 
 
 # The wire
