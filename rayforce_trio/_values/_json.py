@@ -167,7 +167,8 @@ class _Writer:
     def _list_items(self, count: int, depth: int) -> Iterator[str]:
         written = 0
         while written < count:
-            yield "," if written else ""
+            if written:
+                yield ","
             if atoms := self._same_atoms(min(count - written, _ATOMS_PER_PIECE)):
                 yield ",".join(atoms)
                 if len(atoms) == _ATOMS_PER_PIECE:
@@ -265,7 +266,8 @@ class _Writer:
             if isinstance(column, TextColumn):
                 last = int(np.searchsorted(column.starts, column.starts[start] + _TEXT_PER_PIECE, "right")) - 1
                 stop = max(min(stop, last), start + 1)
-            yield "," if start else ""
+            if start:
+                yield ","
             if isinstance(column, TextColumn) and column.starts[stop] - column.starts[start] > _TEXT_PER_PIECE:
                 yield from _long_text(column.text(start))
             else:
