@@ -209,7 +209,7 @@ def test_a_socket_may_occur_only_once() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "The server needs a port, host='unix:/path', or sockets"),
+        ({}, "The server needs a port, host='unix:/path', sockets, or listen=False"),
         ({"port": 1, "sockets": []}, "sockets and port contradict each other"),
         ({"port": 0, "sockets": []}, "sockets and port contradict each other"),
         ({"host": LOCAL, "sockets": []}, "sockets and host contradict each other"),

@@ -69,7 +69,11 @@ OUTSIDE = {
 # Replacing a library must not reach further than the modules built on it.
 LIBRARIES = {
     "websockets": set[str](),
-    "trio_websocket": {"_transports._accepting", "_transports._connecting"},
+    "trio_websocket": {
+        "_transports._accepting",
+        "_transports._connecting",
+        "_transports._hosted_trio_websocket",
+    },
     "aiohappyeyeballs": {"_streams._connecting"},
     "wsproto": {"_websocket._opening_response"},
     "prompt_toolkit": {"_cli._prompt"},

@@ -159,8 +159,31 @@ class ExistingSockets(Binding):
             one.close()
 
 
+class NoBinding(Binding):
+    """The server listens nowhere."""
+
+    host = ""
+    port = 0
+
+    def urls(self, scheme: str) -> tuple[str, ...]:  # noqa: ARG002 - there are no URLs
+        return ()
+
+    async def open(self) -> list[trio.SocketListener]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+    def close(self) -> None:
+        pass
+
+
 def make_binding(
-    port: int | None, *, host: str, sockets: Iterable[socket.socket] | None, unix_mode: int, reuse_port: bool
+    port: int | None,
+    *,
+    host: str,
+    sockets: Iterable[socket.socket] | None,
+    unix_mode: int,
+    reuse_port: bool,
+    listen: bool = True,
 ) -> Binding:
     """Check the arguments of `WSServer` of the same names, and return where it listens.
 
@@ -168,6 +191,13 @@ def make_binding(
         RayforceValueError: an argument is out of range, missing, or contradicts another.
     """
     check_flag("reuse_port", reuse_port)
+    check_flag("listen", listen)
+    if not listen:
+        if port is not None or host != DEFAULT_HOST or sockets is not None or unix_mode != DEFAULT_UNIX_MODE:
+            raise RayforceValueError("listen=False contradicts port, host, sockets and unix_mode; leave them out")
+        if reuse_port:
+            raise RayforceValueError("reuse_port needs a port; leave it out with listen=False")
+        return NoBinding()
     if type(unix_mode) is not int or not 0 <= unix_mode <= 0o777 or not unix_mode & 0o200:
         raise RayforceValueError(
             f"Invalid unix_mode: {unix_mode!r}. Must be permissions up to 0o777 that let the owner write, such as 0o660"
@@ -177,7 +207,7 @@ def make_binding(
         raise RayforceValueError("unix_mode needs host='unix:/path', since only that creates a file")
     if sockets is None and path is None:
         if port is None:
-            raise RayforceValueError("The server needs a port, host='unix:/path', or sockets")
+            raise RayforceValueError("The server needs a port, host='unix:/path', sockets, or listen=False")
         return TcpBinding(host, port, reuse_port=reuse_port)
     if port is not None:
         raise RayforceValueError(

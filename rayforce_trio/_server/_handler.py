@@ -2,8 +2,8 @@
 
 import itertools
 import ssl
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,6 +18,8 @@ from .._traces import Tracing
 from .._transports import (
     AcceptOptions,
     BadRequest,
+    HostedRequest,
+    HostedTransport,
     HttpRequestServed,
     HttpResponse,
     KeepAlive,
@@ -44,6 +46,16 @@ from ._proxies import NOT_A_PROXY, Proxies
 from ._proxy_protocol import MalformedProxyHeader
 from ._receiving_client import receive_client
 from ._subscriptions import Subscriptions, topic_filter
+
+_STOPPING = Refusal(503, "The server is shutting down.", (("Retry-After", "5"),))
+
+_REFUSAL_TIMEOUT = 3.0
+"""Seconds in which a host has to send a refusal."""
+
+_TOO_LATE = Refusal(503, "The answer took too long (open_timeout). Try again later.", (("Retry-After", "1"),))
+
+_END_TIMEOUT = 4.0
+"""Seconds that hosted connections have to end after the time to drain. A host may shield a send for longer."""
 
 _TOO_MANY_OPENINGS = too_many(
     "This server has reached its limit of connections that are still opening (max_unauthenticated).",
@@ -100,6 +112,8 @@ class ConnectionHandler:
         self._stop_at: float | None = None  # on trio's clock, once the server stops
         self._ids = itertools.count(1)
         self._connections: set[WSServerConnection] = set()
+        self._hosted: set[trio.CancelScope] = set()
+        self._hosted_ended = trio.Event()  # set when there are none
         self._budgets = Budgets(
             messages=ByteBudget(options.max_buffered_bytes, always=max_message_size),
             replies=ByteBudget(options.max_spooled_bytes, always=options.max_reply_size or 0),
@@ -142,6 +156,28 @@ class ConnectionHandler:
             await nursery.start(self._hub.run)
             task_status.started()
 
+    async def wait_for_hosted(self) -> None:
+        """Wait until all hosted connections have ended, after `stop`. A checkpoint; cancelling it changes nothing."""
+        assert self._stop_at is not None
+        with trio.move_on_at(self._stop_at + _END_TIMEOUT):
+            await self._no_hosted()
+
+    async def end_hosted(self) -> None:
+        """Cancel all hosted connections, and wait for at most `_END_TIMEOUT`, even if cancelled, until they have ended.
+
+        A checkpoint if there are any.
+        """
+        for scope in self._hosted:
+            scope.cancel()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _END_TIMEOUT):
+            await self._no_hosted()
+
+    async def _no_hosted(self) -> None:
+        """Wait until there are no hosted connections. A checkpoint if there are any; cancelling it changes nothing."""
+        while self._hosted:
+            self._hosted_ended = trio.Event()
+            await self._hosted_ended.wait()
+
     def report(self) -> None:
         """Log the summary of the lines that were left out since the last one."""
         self._log_limiter.report()
@@ -152,13 +188,12 @@ class ConnectionHandler:
 
         Nothing that a peer does, and no bug, raises an exception into the nursery of the other connections.
         """
-        connection_id = next(self._ids)
         try:
             peer = peer_address(stream.socket)
         except OSError:
             peer = None
         log = ConnectionLog(
-            connection_id,
+            next(self._ids),
             "an unknown address" if peer is None else str(peer),
             queries=self._log_queries,
             limiter=self._log_limiter,
@@ -169,23 +204,82 @@ class ConnectionHandler:
                 if peer is None:
                     log.not_opened("the client disconnected at once")
                 else:
-                    await self._open_and_serve(stream, peer, counted, log)
+                    await self._open_and_serve(partial(self._open, stream, peer), peer, counted, log)
             except Exception:
                 log.exception("internal error")
             finally:
                 stream.socket.close()
 
+    @enable_ki_protection
+    async def handle_hosted(self, hosted: HostedRequest) -> None:
+        """Serve a connection that another server has received, to its end. A checkpoint; if cancelled, as `handle`.
+
+        A bug raises no exception into the other server.
+        """
+        peer = hosted.opening.peer
+        log = self._log_of(peer)
+        try:
+            with self._hosted_scope(), CountedConnection(self._counters) as counted:
+                try:
+                    await self._open_and_serve(partial(self._open_hosted, hosted), peer, counted, log)
+                except Exception:
+                    log.exception("internal error")
+        finally:
+            await hosted.end()
+
+    @contextmanager
+    def _hosted_scope(self) -> Iterator[None]:
+        """Cancel the block if the server is cancelled. The server waits for its end."""
+        with trio.CancelScope() as scope:
+            self._hosted.add(scope)
+            try:
+                yield
+            finally:
+                self._hosted.discard(scope)
+                if not self._hosted:
+                    self._hosted_ended.set()
+
+    def _log_of(self, peer: ClientAddress) -> ConnectionLog:
+        return ConnectionLog(
+            next(self._ids), str(peer), queries=self._log_queries, limiter=self._log_limiter, network=peer.network
+        )
+
+    async def answer(self, request: OpeningRequest) -> HttpResponse | Refusal:
+        """Return the answer to a plain HTTP request that another server has received.
+
+        A checkpoint if the endpoint is one. If cancelled, the request counts as failed.
+        """
+        log = self._log_of(request.peer)
+        with CountedConnection(self._counters) as counted:
+            with trio.CancelScope(deadline=trio.current_time() + self._options.open_timeout) as scope:
+                return await self._answer(request, scope, counted, log)
+            _record_refusal(counted, log, _TOO_LATE.status, _TOO_LATE.reason)
+            return _TOO_LATE
+
+    async def _answer(
+        self, request: OpeningRequest, scope: trio.CancelScope, counted: CountedConnection, log: ConnectionLog
+    ) -> HttpResponse | Refusal:
+        """Answer a plain HTTP request. If cancelled, nothing was recorded. A checkpoint if the endpoint is one."""
+        known = self._with_client(request, log)
+        answer = known if isinstance(known, Refusal) else await self._endpoints.answer(known, scope, log)
+        if isinstance(answer, Refusal):
+            _record_refusal(counted, log, answer.status, answer.reason)
+        else:
+            counted.answered()
+            log.debug("%s: %d", request.path.partition("?")[0], answer.status)
+        return answer
+
     async def _open_and_serve(
-        self, stream: trio.SocketStream, peer: ClientAddress, counted: CountedConnection, log: ConnectionLog
+        self, open_: "_Open", peer: ClientAddress, counted: CountedConnection, log: ConnectionLog
     ) -> None:
         """Open a connection and serve it to its end. A checkpoint; if cancelled, session and transport are closed."""
-        opened = _Opened()
+        opened = _Opened(self.query_timeout)
         try:
             record_refusal = partial(_record_refusal, counted, log)
             network = None if self._proxies.trusts(peer.address) else peer.network
             with self._openings.opening(network, record_refusal) as opening:
                 with opening.scope:
-                    await self._open(stream, peer, opening, opened, counted, log)
+                    await open_(opening, opened, counted, log)
                 if opened.authorized is None or opened.transport is None or opening.scope.cancelled_caught:
                     if not counted.has_outcome:
                         log.not_opened(
@@ -204,7 +298,7 @@ class ConnectionHandler:
                 opened.authorized.principal,
                 counters=self._counters,
                 max_in_flight=self._options.max_in_flight,
-                query_timeout=self.query_timeout,
+                query_timeout=opened.query_timeout,
                 max_reply_size=_max_reply_size(opened.transport, self._options.max_reply_size),
                 budgets=self._budgets,
                 network=opened.network,
@@ -256,15 +350,8 @@ class ConnectionHandler:
             return decision
 
         async def answer(request: OpeningRequest) -> HttpResponse | Refusal:
-            """Answer a plain HTTP request. If cancelled, nothing was recorded. A checkpoint if the endpoint is one."""
-            known = self._with_client(request, log)
-            answer = known if isinstance(known, Refusal) else await self._endpoints.answer(known, opening.scope, log)
-            if isinstance(answer, Refusal):
-                _record_refusal(counted, log, answer.status, answer.reason)
-            else:
-                counted.answered()
-                log.debug("%s: %d", request.path.partition("?")[0], answer.status)
-            return answer
+            """Answer a plain HTTP request. A checkpoint if the endpoint is one; if cancelled, as `_answer`."""
+            return await self._answer(request, opening.scope, counted, log)
 
         admitted = await self._peer_of(stream, peer, opening)
         if isinstance(admitted, _EarlyRefusal):
@@ -281,11 +368,54 @@ class ConnectionHandler:
         opened.transport = await accept(
             stream, self._accept_options, peer=admitted, decide=decide, answer=answer, progress=opening
         )
-        if opened.transport.subprotocol == JSON_SUBPROTOCOL:
-            opened.transport = JsonTransport(opened.transport)
+        await self._begin(opened.transport, opening, opened)
+
+    async def _open_hosted(
+        self,
+        hosted: HostedRequest,
+        opening: PendingOpening,
+        opened: "_Opened",
+        counted: CountedConnection,
+        log: ConnectionLog,
+    ) -> None:
+        """Do for a request that another server has received what `_open` does for a socket. Also if cancelled."""
+        request, options = hosted.opening, self._accept_options
+        if hosted.problem is not None:
+            decision: Refusal | None = Refusal(400, f"The request is not valid: {hosted.problem}.")
+        elif self._stop_at is not None:
+            decision = _STOPPING
+        elif await opening.is_admitted():
+            decision = await self._admit(request, opening, opened, log)
+        else:
+            decision = _TOO_MANY_OPENINGS
+        if decision is not None:
+            _record_refusal(counted, log, decision.status, decision.reason)
+            opening.answering()
+            with trio.move_on_after(_REFUSAL_TIMEOUT):
+                await hosted.refuse(decision)
+            raise ConnectionRejected(decision.status, decision.reason)
+        subprotocol, headers = options.choose(request.subprotocols)
+        channel = await hosted.accept(subprotocol, headers)
+        opened.query_timeout = self._options.query_timeout_on([request.own_address[0]])
+        opened.transport = HostedTransport(
+            channel,
+            subprotocol=subprotocol,
+            peer=log.peer,
+            max_message_size=options.max_message_size,
+            write_timeout=options.write_timeout,
+        )
+        await self._begin(opened.transport, opening, opened)
+
+    async def _begin(self, transport: Transport, opening: PendingOpening, opened: "_Opened") -> None:
+        """Receive the client's hello, if the subprotocol has one. A checkpoint in that case; also if cancelled.
+
+        The transport is then `opened.transport`, which the caller has to close.
+        """
+        if transport.subprotocol == JSON_SUBPROTOCOL:
+            opened.transport = JsonTransport(transport)
             return
         with opening.waiting_for_peer():
-            await receive_hello(opened.transport)
+            await receive_hello(transport)
 
     async def _peer_of(
         self, stream: trio.SocketStream, peer: ClientAddress, opening: PendingOpening
@@ -383,7 +513,8 @@ class _EarlyRefusal:
 class _Opened:
     """The resources that the opening of a connection has acquired so far, so that they are released if it fails."""
 
-    def __init__(self) -> None:
+    def __init__(self, query_timeout: float | None) -> None:
+        self.query_timeout = query_timeout
         self.authorized: Authorized | None = None
         self.transport: Transport | None = None
         self.connection: WSServerConnection | None = None
@@ -406,3 +537,6 @@ class _Opened:
             finally:
                 if self.connection is not None:
                     await self.connection.delete_variables()
+
+
+_Open = Callable[[PendingOpening, _Opened, CountedConnection, ConnectionLog], Awaitable[None]]

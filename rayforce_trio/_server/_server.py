@@ -23,12 +23,13 @@ from .._streams import check_tls_context, own_address
 from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
 from .._text import counted
 from .._traces import TracerProvider, check_provider, find_tracing
-from .._transports import KeepAlive, check_size
+from .._transports import KeepAlive, TrioWebSocketRequest, WebSocketRequest, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
 from ._access import make_policy
+from ._asgi import AsgiApplication
 from ._authorizer import Authenticate, Authorizer
-from ._bindings import DEFAULT_HOST, DEFAULT_UNIX_MODE, TcpBinding, make_binding
+from ._bindings import DEFAULT_HOST, DEFAULT_UNIX_MODE, NoBinding, TcpBinding, make_binding
 from ._checks import check_grace
 from ._counters import Counters
 from ._expressions import integer_in, publish_request
@@ -64,6 +65,8 @@ class WSServer:
             replaces the file of a Unix socket on which no server listens.
         sockets: bound stream sockets of TCP or Unix to listen on instead. They may already listen. The server closes
             them when it ends, and when it cannot start. See also `systemd_sockets`.
+        listen: `False`: the server listens nowhere, and needs no port. It serves only the connections that the program
+            passes to `handle` or that an ASGI server passes to `asgi`.
         unix_mode: the permissions of the file of the Unix socket. To connect, a user needs the permission to write.
         engine: the engine that evaluates queries: an `InProcessEngine` (the default), a `NativeEngine`, a
             `NativeProcess`, or several of them in a `RoundRobinEngine`.
@@ -150,6 +153,7 @@ class WSServer:
         *,
         host: str = DEFAULT_HOST,
         sockets: Iterable[socket.socket] | None = None,
+        listen: bool = True,
         unix_mode: int = DEFAULT_UNIX_MODE,
         engine: Engine | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -189,11 +193,16 @@ class WSServer:
         tracer_provider: TracerProvider | None = None,
         trace_queries: bool = False,
     ) -> None:
-        self._binding = make_binding(port, host=host, sockets=sockets, unix_mode=unix_mode, reuse_port=reuse_port)
+        self._binding = make_binding(
+            port, host=host, sockets=sockets, unix_mode=unix_mode, reuse_port=reuse_port, listen=listen
+        )
         if engine is not None and not isinstance(engine, Engine):
             raise RayforceValueError(f"Invalid engine: {engine!r}. Must be an engine, such as NativeProcess()")
         if ssl_context is not None:
             check_tls_context(ssl_context, server_side=True)
+        if not listen and (ssl_context is not None or proxy_protocol):
+            option = "proxy_protocol" if ssl_context is None else "ssl_context"
+            raise RayforceValueError(f"listen=False contradicts {option}: the server that listens needs that option")
         check_size(max_message_size)
         check_flag("log_queries", log_queries)
         check_provider(tracer_provider)
@@ -251,6 +260,7 @@ class WSServer:
             subscriptions=subscriptions,
             find_tracing=partial(find_tracing, tracer_provider, queries=trace_queries),
         )
+        self._asgi = AsgiApplication(self, self._handler, self._check_running)
         self._starting = trio.CancelScope()
         self._stopping: trio.Event | None = None
         self._stopped = trio.Event()
@@ -267,7 +277,7 @@ class WSServer:
     @property
     def url(self) -> str:
         """The URL of the server. Its scheme is `ws`, with TLS `wss`, and for a Unix socket `unix`."""
-        return self.urls[0]
+        return next(iter(self.urls), "")
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -275,6 +285,8 @@ class WSServer:
         return self._binding.urls("ws" if self._tls is None else "wss")
 
     def __repr__(self) -> str:
+        if isinstance(self._binding, NoBinding):
+            return "WSServer(listen=False)"
         is_tcp = isinstance(self._binding, TcpBinding)
         return f"WSServer(port={self.port})" if is_tcp else f"WSServer({', '.join(self.urls)})"
 
@@ -320,7 +332,7 @@ class WSServer:
                 nursery.start_soon(handle_signals, signals)
                 with serving:
                     async with self:
-                        _announce(f"Rayforce WebSocket served on {', '.join(self.urls)}")
+                        _announce(f"Rayforce WebSocket served on {', '.join(self.urls) or 'no address (listen=False)'}")
                         notify_systemd("READY=1")
                         await stop_requested.wait()
                         notify_systemd("STOPPING=1")
@@ -428,6 +440,38 @@ class WSServer:
         await self._stopped.wait()
 
     @enable_ki_protection
+    async def handle(self, request: WebSocketRequest) -> None:
+        """Serve a client of the program's own trio-websocket server to the end of the connection.
+
+        The client passes all checks and limits of this server. A client that is refused gets an HTTP status, and this
+        returns. `stop` also waits for these connections.
+
+        A checkpoint. If cancelled, running queries are stopped, and the connection is closed within 2 seconds, with
+        code 1001 unless a message to the client is incomplete.
+
+        Args:
+            request: the request, which was neither accepted nor rejected.
+
+        Raises:
+            RayforceValueError: `request` is not a `trio_websocket.WebSocketRequest`.
+            RayforceWSError: the server is not running, or runs in another trio run.
+        """
+        if not isinstance(request, WebSocketRequest):
+            raise RayforceValueError(f"Invalid request: {request!r}. Must be a trio_websocket.WebSocketRequest")
+        _require_trio()
+        self._check_running()
+        await self._handler.handle_hosted(TrioWebSocketRequest(request))
+
+    @property
+    def asgi(self) -> AsgiApplication:
+        """The server as an ASGI application, for Hypercorn's trio worker, and for `mount` of Starlette and FastAPI.
+
+        It serves WebSocket connections, and answers the plain HTTP requests that the server answers. As the application
+        of Hypercorn, it starts the server in its lifespan. If it is mounted, the program starts the server.
+        """
+        return self._asgi
+
+    @enable_ki_protection
     async def publish(self, topic: str, value: object) -> int:
         """Publish a value to the subscribers of a topic, and return the number of the update.
 
@@ -516,6 +560,13 @@ class WSServer:
 
     # Inside
 
+    def _check_running(self) -> None:
+        """Raise `RayforceWSError` unless the server runs in the trio run of the caller."""
+        if self._since is None:
+            raise RayforceWSError("the server is not running; start it first, for example with `async with server`")
+        if running_loop() is not self._loop:
+            raise RayforceWSError("the server runs in another trio run; start it in the run that receives the requests")
+
     def _stop(self, stopping: trio.Event, grace: float | None = None) -> None:
         self._starting.cancel()  # has no effect once it has started
         grace = self._options.drain_timeout if grace is None else grace
@@ -539,23 +590,31 @@ class WSServer:
         try:
             async with trio.open_nursery() as background:
                 await background.start(self._handler.run)
-                listeners = await self._listen()
-                async with trio.open_nursery() as connections:
-                    async with trio.open_nursery() as accepting:
-                        for listener in listeners:
-                            accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
-                        self._since = time.time()
-                        task_status.started(self)
-                        await stopping.wait()
-                        if not self._draining:
-                            await trio.sleep(self._options.drain_delay)
-                            self._drain()
-                        accepting.cancel_scope.cancel()
-                    self._binding.remove_file()
-                    self._handler.cancel_handshakes()
+                try:
+                    await self._accept_and_serve(stopping, task_status)
+                    await self._handler.wait_for_hosted()
+                finally:
+                    await self._handler.end_hosted()
                 background.cancel_scope.cancel()
         finally:
             self._handler.report()
+
+    async def _accept_and_serve(self, stopping: trio.Event, task_status: trio.TaskStatus["WSServer"]) -> None:
+        """Serve the connections that the server accepts itself. A checkpoint; if cancelled, as `_serve`."""
+        listeners = await self._listen()
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(accept_connections, listener, self._handler.handle, connections)
+                self._since = time.time()
+                task_status.started(self)
+                await stopping.wait()
+                if not self._draining:
+                    await trio.sleep(self._options.drain_delay)
+                    self._drain()
+                accepting.cancel_scope.cancel()
+            self._binding.remove_file()
+            self._handler.cancel_handshakes()
 
     async def _listen(self) -> list[trio.SocketListener]:
         """Open the listening sockets. A checkpoint; if cancelled, no socket is left open."""

@@ -26,6 +26,9 @@ from ._base import (
     end,
 )
 from ._connecting import connect
+from ._hosted import HostedRequest, HostedTransport
+from ._hosted_asgi import AsgiRequest, Event, Receive, Scope, Send, answer_http, opening_request
+from ._hosted_trio_websocket import TrioWebSocketRequest, WebSocketRequest
 from ._keepalive import KeepAlive
 
 __all__ = [
@@ -33,23 +36,34 @@ __all__ = [
     "SHIELDED_CLOSE_TIMEOUT",
     "WRITE_STALL_TIMEOUT",
     "AcceptOptions",
+    "AsgiRequest",
     "BadRequest",
+    "Event",
+    "HostedRequest",
+    "HostedTransport",
     "HttpRequestServed",
     "HttpResponse",
     "KeepAlive",
     "OpeningProgress",
     "OpeningRequest",
     "PeerTooSlow",
+    "Receive",
     "Refusal",
+    "Scope",
+    "Send",
     "SharedMessage",
     "Transport",
+    "TrioWebSocketRequest",
     "TryAgainLater",
+    "WebSocketRequest",
     "accept",
     "aclose_shielded",
+    "answer_http",
     "check_size",
     "close_code",
     "closed_by_us",
     "connect",
     "end",
+    "opening_request",
     "refuse",
 ]

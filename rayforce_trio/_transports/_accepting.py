@@ -176,7 +176,7 @@ class AcceptOptions:
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: the seconds over which the rate is measured at which a peer must take bytes: see `WriteRate`.
-        takes_traces: whether clients of a subprotocol are told that the server takes traces.
+        takes_traces: whether clients of `rayforce.v1` are told that the server takes traces.
         turns: held by an opening for each step of the TLS handshake, and while it parses what it has received.
     """
 
@@ -187,6 +187,14 @@ class AcceptOptions:
     write_timeout: float = WRITE_STALL_TIMEOUT
     takes_traces: bool = False
     turns: Turns = field(default_factory=Turns)
+
+    def choose(self, proposed: Sequence[str]) -> tuple[str | None, Headers]:
+        """Return the subprotocol for a client that proposes some, and the headers that tell it about the server."""
+        subprotocol = next((name for name in self.subprotocols if name in proposed), None)
+        if subprotocol != SUBPROTOCOL:
+            return subprotocol, ()
+        limit = (MESSAGE_LIMIT_HEADER, str(self.max_message_size))
+        return subprotocol, (limit, (TRACES_HEADER, "1")) if self.takes_traces else (limit,)
 
 
 async def accept(
@@ -234,8 +242,8 @@ async def accept(
         if isinstance(request, HttpRequest):
             await _serve_http_request(stream, request, opening_request, answer, progress)
         await _decide(stream, opening_request, decide, progress)
-        subprotocol = next((name for name in options.subprotocols if name in proposed), None)
-        await send_head(stream, await _handshake(request, subprotocol, options))
+        subprotocol, headers = options.choose(proposed)
+        await send_head(stream, await _handshake(request, subprotocol, headers))
     except (BrokenResourceError, ClosedResourceError) as error:
         stream.close()
         raise HandshakeError("the connection broke during the opening handshake") from error.__cause__
@@ -389,21 +397,19 @@ async def _refuse_bad_request(
     raise BadRequest(status, reason)
 
 
-async def _handshake(request: UpgradeRequest, subprotocol: str | None, options: AcceptOptions) -> bytes:
+async def _handshake(request: UpgradeRequest, subprotocol: str | None, headers: Headers) -> bytes:
     """Have trio-websocket accept the request, and return its response. A checkpoint; if cancelled, nothing was sent."""
 
     async def receive_head() -> bytes:
         return normalized_request(request)
 
     stream = HeadStream(receive_head)
-    headers = [(MESSAGE_LIMIT_HEADER.encode(), b"%d" % options.max_message_size)]
-    if options.takes_traces:
-        headers.append((TRACES_HEADER.encode(), b"1"))
+    extra = [(name.encode(), value.encode()) for name, value in headers]
     proposal = await trio_websocket.wrap_server_stream(
         ServerNursery(),  # type: ignore[arg-type]  # it needs start_soon only
         stream,
     )
-    await proposal.accept(subprotocol=subprotocol, extra_headers=headers if subprotocol == SUBPROTOCOL else None)
+    await proposal.accept(subprotocol=subprotocol, extra_headers=extra)
     return stream.sent
 
 

@@ -15,7 +15,7 @@ from ._frames import (
     text_too_long,
     truncate_reason,
 )
-from ._http_heads import HEAD_LIMIT, MAX_HEADERS
+from ._http_heads import HEAD_LIMIT, MAX_HEADERS, InvalidHead, joined_headers
 from ._opening_request import (
     HttpMethod,
     HttpRequest,
@@ -49,6 +49,7 @@ __all__ = [
     "FragmentReceived",
     "HttpMethod",
     "HttpRequest",
+    "InvalidHead",
     "InvalidRequest",
     "InvalidResponse",
     "LocalProtocolError",
@@ -61,6 +62,7 @@ __all__ = [
     "UpgradeRequest",
     "WebSocketConnection",
     "WebSocketViolation",
+    "joined_headers",
     "key_in",
     "message_too_long",
     "normalized_request",

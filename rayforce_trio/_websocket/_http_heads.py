@@ -105,15 +105,24 @@ def parse_head(
         text = str(error).partition(": b")[0]
         raise InvalidHead(text[:1].lower() + text[1:]) from None
     assert isinstance(event, h11.Request | h11.Response | h11.InformationalResponse)
+    return event, joined_headers(event.headers)
+
+
+def joined_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return headers by name, in lower case. The values of a header that came several times are joined by ", ".
+
+    Raises:
+        InvalidHead: a header that decides about a request came twice, or a value is not ASCII but has to be.
+    """
     headers: dict[str, str] = {}
-    for raw_name, raw_value in event.headers:
-        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
+    for raw_name, raw_value in pairs:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         if name in headers and name in _ONCE:
             raise InvalidHead(f"there is more than one {_ONCE[name]} header")
         if not value.isascii() and (name in _ASCII_HEADERS or name.startswith("sec-websocket-")):
             raise InvalidHead(f"the value of the {name} header is not ASCII")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value  # RFC 9110, section 5.3
-    return event, headers
+    return headers
 
 
 def has_token(headers: dict[str, str], name: str, token: str) -> bool:
