@@ -110,9 +110,11 @@ def to_json_data(value: Any) -> Any:
     if isinstance(value, Dict):
         keys, values = items_of(value.keys()), items_of(value.values())
         if value.keys().get_type_code() in (-String.type_code, -Symbol.type_code):
-            return dict(zip(keys, values, strict=True))
+            return dict(zip((key or "" for key in keys), values, strict=True))
         return [list(pair) for pair in zip(keys, values, strict=True)]
-    if isinstance(value, String | Symbol):
+    if isinstance(value, Symbol):
+        return _text(value) or None
+    if isinstance(value, String):
         return _text(value)
     if isinstance(value, _ATOMS):
         return json.loads(json_item(columns_of(Vector([value], ray_type=type(value)))))
@@ -187,7 +189,8 @@ def _rows_by_name(table: Table) -> Iterator[dict[str, Any]]:
 
 def _contents(table: Table) -> tuple[list[str], list[list[Any]]]:
     """Return the names of the columns, and the columns."""
-    return items_of(table.columns()), [items_of(values) for values in table.values()]
+    names = [name or "" for name in items_of(table.columns())]
+    return names, [items_of(values) for values in table.values()]
 
 
 def _json_text(data: Any) -> str:

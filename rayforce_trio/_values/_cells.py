@@ -23,12 +23,13 @@ def json_cells(vector: Vector) -> list[str]:
     "-Infinity". Dates, times and GUIDs are strings. Bytes that are not UTF-8 become U+FFFD.
     """
     if isinstance(vector, Texts):
-        return list(map(encode_basestring, text_cells(vector)))
-    cells = number_cells(vector)
-    if vector.type in _FLOATS:
-        cells = [f'"{cell}"' if cell.endswith("y") else cell for cell in cells]  # the infinities
-    elif vector.type not in _NUMBERS:
-        cells = [f'"{cell}"' for cell in cells]
+        cells = list(map(encode_basestring, text_cells(vector)))
+    else:
+        cells = number_cells(vector)
+        if vector.type in _FLOATS:
+            cells = [f'"{cell}"' if cell.endswith("y") else cell for cell in cells]  # the infinities
+        elif vector.type not in _NUMBERS:
+            cells = [f'"{cell}"' for cell in cells]
     for index in null_indexes(vector):
         cells[index] = "null"
     return cells
@@ -42,9 +43,9 @@ def number_cells(vector: FixedWidth) -> list[str]:
     return _FORMATS[vector.type](values) if len(values) else []
 
 
-def null_indexes(vector: FixedWidth) -> list[int]:
-    """Return where null is in a vector of fixed width."""
-    nulls = np.isnan(vector.values) if vector.type in _FLOATS else vector.nulls
+def null_indexes(vector: Vector) -> list[int]:
+    """Return where null is in a vector."""
+    nulls = np.isnan(vector.values) if isinstance(vector, FixedWidth) and vector.type in _FLOATS else vector.nulls
     indexes: list[int] = [] if nulls is None else np.flatnonzero(nulls).tolist()
     return indexes
 

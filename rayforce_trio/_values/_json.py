@@ -4,6 +4,8 @@ A value in JSON is an object with its type. A reply is written piece by piece, s
 in between. A value that a client sends may also be a plain JSON value.
 """
 
+import codecs
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -17,19 +19,21 @@ from numpy.typing import NDArray
 from ..errors import RayforceConversionError, RayforceValueError
 from ._cells import json_cells
 from ._decoding import to_vector
-from ._payloads import NULL, Buffer, dict_of, list_of
+from ._payloads import NULL, Buffer, dict_of, list_of, vector
 from ._python import MAX_DEPTH, encode_value
 from ._reader import FixedColumn, ListColumn, PayloadCursor, RawColumn, TextColumn, UnknownType
 from ._render import render
 from ._scalars import INT_MAX
 from ._sequences import EXACT_FLOAT, texts_of
 from ._types import DTYPES, EPOCH_DAYS, QUOTED, Type
-from ._vectors import NULL_VALUES, FixedWidth, vector_payload
+from ._vectors import NULL_VALUES, FixedWidth, vector_items, vector_payload
 
 Integers = Literal["auto", "number", "string"]
 """The form of I64 values: strings if one of them is beyond 2**53, always numbers, or always strings."""
 
 _CELLS_PER_PIECE = 500  # in a fraction of a millisecond
+_ATOMS_PER_PIECE = 100  # of a list
+_TEXT_PER_PIECE = 10_000  # bytes of symbols or strings, which become at most 60,000 characters
 _CHECKED_AT_ONCE = 1 << 16  # integers
 _PARTS_PER_PIECE = 50
 _PIECE_SIZE = 8192  # characters
@@ -39,9 +43,9 @@ _ERROR_CODE_SIZE = 8
 _BUILTINS = range(Type.FUNCTION + 1, Type.FUNCTION + 4)  # by the number of their arguments
 
 _DAY = 86_400 * 10**9  # nanoseconds
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_DATE = re.compile(r"-?\d{3,7}-\d\d-\d\d")
 _TIME = re.compile(r"(-?)(\d\d+):([0-5]\d):([0-5]\d)(?:\.(\d{1,3}))?")
-_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?Z?")
+_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?")
 _TIMESPAN = re.compile(r"(-?)(\d+)D([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?")
 _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
@@ -106,7 +110,7 @@ class _Writer:
                 error = cursor.some_bytes(_ERROR_CODE_SIZE).rstrip(b"\0").decode("ascii", "replace")
                 yield f'{{"type":"error","code":{encode_basestring(error)}}}'
             elif code < 0:
-                yield self._atom(*cursor.atom(code))
+                yield from self._atom(*cursor.atom(code))
             elif code == Type.LIST:
                 yield from self._list(depth)
             elif code == Type.DICT:
@@ -122,34 +126,88 @@ class _Writer:
             elif code in _BUILTINS:
                 text = cursor.terminated().decode("utf-8", "replace")
                 yield f'{{"type":"function","text":{encode_basestring(text)}}}'
-            elif code == Type.FUNCTION and depth == 0:
-                cursor.take(len(self._payload) - cursor.position)
-                yield f'{{"type":"function","text":{encode_basestring(render(self._payload))}}}'
+            elif code == Type.FUNCTION:
+                yield from self._lambda(depth)
             else:
                 found = yield from self._vector(code)
                 yield from self._items('{"type":"vector","of":', found)
         except UnknownType as unknown:
-            kind = "a lambda" if unknown.code == Type.FUNCTION else f"a value of type code {unknown.code}"
-            raise RayforceConversionError(f"the result contains {kind}, which has no form in JSON") from None
+            raise RayforceConversionError(
+                f"the result contains a value of type code {unknown.code}, which has no form in JSON"
+            ) from None
 
-    def _atom(self, kind: Type, data: bytes | None) -> str:
+    def _atom(self, kind: Type, data: bytes | None) -> Iterator[str]:
         name = kind.name.lower()
         if data is None:
-            return f'{{"type":"{name}","value":null}}'
+            yield f'{{"type":"{name}","value":null}}'
+            return
         if kind in (Type.SYMBOL, Type.STRING):
-            return f'{{"type":"{name}","value":{encode_basestring(data.decode("utf-8", "replace"))}}}'
-        values = np.frombuffer(data, DTYPES[kind])
-        marked = kind in NULL_VALUES  # an atom has no mark for null, unlike a vector
-        return "".join([f'{{"type":"{name}",', *self._cells('"value":', FixedColumn(kind, marked, values)), "}"])
+            yield f'{{"type":"{name}","value":'
+            yield from _long_text(data)
+            yield "}"
+            return
+        yield from self._fixed_atoms(kind, [data])
+
+    def _lambda(self, depth: int) -> Iterator[str]:
+        """Write the beginning of the text of a lambda: attributes, parameters and a body, which are not written."""
+        cursor = self._cursor
+        start = cursor.position - 1
+        cursor.take(1)
+        for part in itertools.chain(self._value(depth + 1), self._value(depth + 1)):
+            if not part:
+                yield part
+        text = render(memoryview(self._payload)[start : cursor.position])
+        yield f'{{"type":"function","text":{encode_basestring(text)}}}'
 
     def _list(self, depth: int) -> Iterator[str]:
-        _, count = self._cursor.header(1)
-        separator = '{"type":"list","values":['
-        for _ in range(count):
-            yield separator
-            yield from self._value(depth + 1)
-            separator = ","
-        yield "]}" if count else f"{separator}]}}"
+        yield '{"type":"list","values":['
+        yield from self._list_items(self._cursor.header(1)[1], depth)
+        yield "]}"
+
+    def _list_items(self, count: int, depth: int) -> Iterator[str]:
+        written = 0
+        while written < count:
+            if written:
+                yield ","
+            if atoms := self._same_atoms(min(count - written, _ATOMS_PER_PIECE)):
+                yield ",".join(atoms)
+                if len(atoms) == _ATOMS_PER_PIECE:
+                    yield ""
+                written += len(atoms)
+            else:
+                yield from self._value(depth + 1)
+                written += 1
+
+    def _same_atoms(self, most: int) -> list[str]:
+        """Read and convert the next atoms together if they have one type of fixed width."""
+        cursor = self._cursor
+        code = cursor.next_code
+        if code is None or -code not in DTYPES:
+            return []
+        data: list[bytes | None] = []
+        while len(data) < most and cursor.next_code == code:
+            data.append(cursor.atom(cursor.type_code())[1])
+        return self._fixed_atoms(Type(-code), data)
+
+    def _fixed_atoms(self, kind: Type, data: list[bytes | None]) -> list[str]:
+        """Return atoms of one type of fixed width, `None` for null."""
+        blank = bytes(DTYPES[kind].itemsize)
+        values = np.frombuffer(b"".join([blank if item is None else item for item in data]), DTYPES[kind])
+        marked = kind in NULL_VALUES  # an atom has no mark for null, unlike a vector
+        cells = json_cells(to_vector("the value", FixedColumn(kind, marked, values)))
+        beginning = f'{{"type":"{kind.name.lower()}",'
+        found = [
+            f'{beginning}"value":{"null" if item is None else cell}}}' for item, cell in zip(data, cells, strict=True)
+        ]
+        if kind is Type.I64 and self._integers != "number":
+            for index, cell in enumerate(cells):
+                if (
+                    data[index] is not None
+                    and cell != "null"
+                    and (self._integers == "string" or abs(int(cell)) > EXACT_FLOAT)
+                ):
+                    found[index] = f'{beginning}"encoding":"string","value":"{cell}"}}'
+        return found
 
     def _table(self, depth: int) -> Iterator[str]:
         cursor = self._cursor
@@ -160,15 +218,14 @@ class _Writer:
         lengths = set()
         separator = '{"type":"table","columns":['
         for name in json_cells(to_vector("the names", names)):
+            name = '""' if name == "null" else name  # the empty symbol
             yield f'{separator}{{"name":{name},"type":'
             separator = ","
             code = cursor.type_code()
             if code == Type.LIST:
                 _, count = cursor.header(1)
                 yield '"list","values":['
-                for number in range(count):
-                    yield "," if number else ""
-                    yield from self._value(depth + 1)
+                yield from self._list_items(count, depth)
                 yield "]}"
                 lengths.add(count)
             elif code < 0:
@@ -203,15 +260,24 @@ class _Writer:
         if column.type is Type.I64:
             as_strings = yield from self._needs_strings(column)
         yield f'"encoding":"string",{key}' if as_strings else key
-        separator = ""
-        for start in range(0, len(column), _CELLS_PER_PIECE):
-            cells = json_cells(to_vector("the value", column.slice(start, start + _CELLS_PER_PIECE)))
-            if as_strings:
-                cells = [cell if cell == "null" else f'"{cell}"' for cell in cells]
-            yield separator + ",".join(cells)
-            if len(cells) == _CELLS_PER_PIECE:
+        start = 0
+        while start < len(column):
+            stop = min(start + _CELLS_PER_PIECE, len(column))
+            if isinstance(column, TextColumn):
+                last = int(np.searchsorted(column.starts, column.starts[start] + _TEXT_PER_PIECE, "right")) - 1
+                stop = max(min(stop, last), start + 1)
+            if start:
+                yield ","
+            if isinstance(column, TextColumn) and column.starts[stop] - column.starts[start] > _TEXT_PER_PIECE:
+                yield from _long_text(column.text(start))
+            else:
+                cells = json_cells(to_vector("the value", column.slice(start, stop)))
+                if as_strings:
+                    cells = [cell if cell == "null" else f'"{cell}"' for cell in cells]
+                yield ",".join(cells)
+            if stop < len(column):
                 yield ""
-            separator = ","
+            start = stop
 
     def _needs_strings(self, column: FixedColumn | TextColumn) -> Any:
         if self._integers != "auto":
@@ -228,6 +294,18 @@ class _Writer:
 
     def _damaged(self, problem: str) -> NoReturn:
         raise RayforceConversionError(f"the reply is damaged: it contains {problem}")
+
+
+def _long_text(data: Buffer) -> Iterator[str]:
+    """Yield a text of any length; bytes that are not UTF-8 become U+FFFD."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    yield '"'
+    for start in range(0, len(data), _TEXT_PER_PIECE):
+        stop = start + _TEXT_PER_PIECE
+        yield encode_basestring(decoder.decode(bytes(data[start:stop]), final=stop >= len(data)))[1:-1]
+        if stop < len(data):
+            yield ""
+    yield '"'
 
 
 class _Typed:
@@ -289,7 +367,7 @@ def _typed(data: dict[str, Any], where: str, depth: int) -> Buffer:
     value = data["value"]
     payload = _vector_of(kind, [value], f"{where}.value")
     code = _TYPES[kind]
-    attributes = _NULL_ATOM if value is None else QUOTED if code is Type.SYMBOL else 0
+    attributes = QUOTED if code is Type.SYMBOL else _NULL_ATOM if value is None else 0
     return bytes([-code & 0xFF, attributes]) + payload[_VECTOR_HEADER:]
 
 
@@ -323,7 +401,10 @@ def _vector_of(kind: object, values: list[Any], where: str) -> bytes:
     found = nulls if nulls.any() else None
     try:
         if code in (Type.SYMBOL, Type.STRING):
-            return vector_payload(texts_of([_text(value) for value in values], code, found), where)
+            texts = texts_of([_text(value) for value in values], code, found)
+            if code is Type.STRING and found is None:  # an empty string is not null here
+                return vector(code, len(values), [vector_items(texts, where)[0]])
+            return vector_payload(texts, where)
         blank = _BLANKS[code]
         items = [blank if value is None else _READERS[code](value) for value in values]
         return vector_payload(FixedWidth(code, _array_of(code, items), found), where)
@@ -412,7 +493,10 @@ def _days(text: str, value: object, expected: str) -> int:
 
 def _date(value: object) -> int:
     expected = "a date such as 2026-01-31"
-    return _days(_matched(_DATE, value, expected)[0], value, expected)
+    days = _days(_matched(_DATE, value, expected)[0], value, expected)
+    if abs(days) >= 2**31:
+        raise _Unreadable(value, expected)
+    return days
 
 
 def _time(value: object) -> int:
@@ -425,9 +509,11 @@ def _time(value: object) -> int:
 
 
 def _timestamp(value: object) -> int:
-    expected = "a timestamp in UTC such as 2026-01-31T13:30:00.123456789Z"
-    day, hours, minutes, seconds, fraction = _matched(_TIMESTAMP, value, expected).groups()
-    return _nanoseconds(_days(day, value, expected), hours, minutes, seconds, fraction, value, expected)
+    expected = "a timestamp such as 2026-01-31T13:30:00.123456789Z"
+    day, hours, minutes, seconds, fraction, zone = _matched(_TIMESTAMP, value, expected).groups()
+    offset = 0 if zone in (None, "Z") else (int(zone[1:3]) * 60 + int(zone[4:])) * (-60 if zone[0] == "-" else 60)
+    days = _days(day, value, expected)
+    return _nanoseconds(days, hours, minutes, seconds, fraction, value, expected, offset=offset)
 
 
 def _timespan(value: object) -> int:
@@ -438,10 +524,19 @@ def _timespan(value: object) -> int:
 
 
 def _nanoseconds(
-    days: int, hours: str, minutes: str, seconds: str, fraction: str | None, value: object, expected: str
+    days: int,
+    hours: str,
+    minutes: str,
+    seconds: str,
+    fraction: str | None,
+    value: object,
+    expected: str,
+    *,
+    offset: int = 0,
 ) -> int:
-    clock = ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * 10**9 + int((fraction or "0").ljust(9, "0"))
-    nanoseconds = days * _DAY + clock
+    """Return the time in nanoseconds; `offset` is that of the time zone from UTC, in seconds."""
+    clock = ((int(hours) * 60 + int(minutes)) * 60 + int(seconds) - offset) * 10**9
+    nanoseconds = days * _DAY + clock + int((fraction or "0").ljust(9, "0"))
     if abs(nanoseconds) > INT_MAX:
         raise _Unreadable(value, f"{expected}, between 1707-09-22 and 2292-04-10")
     return nanoseconds

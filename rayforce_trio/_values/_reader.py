@@ -107,6 +107,13 @@ class TextColumn:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def text(self, row: int) -> memoryview:
+        """Return the bytes of one text."""
+        begin, end = int(self.starts[row]), int(self.starts[row + 1])
+        return (
+            self.data.data[begin : end - 1] if self.type is Type.SYMBOL else self.data.data[begin + LENGTH_SIZE : end]
+        )
+
     def slice(self, start: int, stop: int) -> "TextColumn":
         """Return some of the rows, as views."""
         return TextColumn(self.type, self.marked, self.data, self.starts[start : min(stop, len(self)) + 1])
@@ -457,6 +464,14 @@ class PayloadCursor:
     def is_at_end(self) -> bool:
         """Whether the whole payload has been read."""
         return self._at == self._end
+
+    @property
+    def next_code(self) -> int | None:
+        """The type code that comes next, or `None` at the end."""
+        if self._at == self._end:
+            return None
+        code = int(self._data[self._at])
+        return code - 256 if code > 127 else code
 
     def type_code(self) -> int:
         """Return a type code, negative for an atom."""
