@@ -94,6 +94,16 @@ async def test_a_subscription_with_a_snapshot_and_updates(peer: JsonPeer) -> Non
     assert messages[1]["update"] == {"id": 2, "sequence": sequence + 1, "lost": 0, "value": THREE}
 
 
+async def test_an_update_whose_text_is_longer_than_the_buffer_arrives(server: WSServer, peer: JsonPeer) -> None:
+    await peer.send({"subscribe": {"id": 1, "topic": "json-long"}})
+    await peer.receive()
+    async with WSClient("127.0.0.1", server.port).connect() as connection:
+        await connection.publish("json-long", [False] * 60_000)  # 60 kB in the wire format, 360 kB in JSON
+        await connection.publish("json-long", 3)
+    assert (await peer.receive())["update"]["value"]["values"] == [False] * 60_000
+    assert (await peer.receive())["update"]["value"] == THREE
+
+
 async def test_a_publication_reaches_the_clients_of_both_protocols(server: WSServer, peer: JsonPeer) -> None:
     client = WSClient("127.0.0.1", server.port)
     async with client.connect() as connection, connection.subscribe("json-both") as updates:

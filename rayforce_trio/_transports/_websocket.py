@@ -241,7 +241,7 @@ class WebSocketTransport(Transport):
     def send_between(self, message: SharedMessage | str) -> bool:
         connection = self._connection
         if isinstance(message, str):
-            sent = self.send_now(message)
+            sent = self.send_now(message) or self._send_medium_now(message, any_size=True)
         elif (frame := message.packed) is None:
             sent = self._send_medium_now(message.data, any_size=True)
         else:

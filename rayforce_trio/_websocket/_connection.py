@@ -313,16 +313,19 @@ class WebSocketConnection:
         self._outgoing += data
 
     def begin_message(self, message: Payload | str, *, any_size: bool = False) -> bool:
-        """Queue a binary message to be sent at once, if nothing has to be sent before it.
+        """Queue a message to be sent at once, if nothing has to be sent before it. A text needs `any_size`.
 
         Unless any size is allowed, the message must fit into a frame.
 
         If this returns False, nothing has happened. Otherwise call `data_to_send` next, and send what it returns: that
         call begins the frame, so that a close does not cut it.
         """
+        opcode = _BINARY
+        if isinstance(message, str) and any_size:
+            opcode, message = _TEXT, message.encode()
         if type(message) is not bytes or not self.can_begin() or (len(message) > MAX_SENT_AT_ONCE and not any_size):
             return False
-        self._message = _OutgoingMessage(_BINARY, message, True)
+        self._message = _OutgoingMessage(opcode, message, True)
         return True
 
     @property
