@@ -24,7 +24,7 @@ WORKERS = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal"]
 NOT_TIMING = ["-m", "not timing and not withstand"]
 """All tests except those that measure time; slow tests are included."""
 
-ALL_EXTRAS = ".[arrow,cli,prometheus,sql]"
+ALL_EXTRAS = ".[arrow,cli,otel,prometheus,sql]"
 
 WS = "ws@8.23.0"
 """The package of npm that the session `interop` runs against."""

@@ -261,6 +261,11 @@ _HEADERS_WITHOUT_CREDENTIALS = frozenset(
 class Authenticator(ABC):
     """An `authenticate` function in parts, so that a server limits only those attempts that could be guesses."""
 
+    @property
+    def accepts_passwords(self) -> bool:
+        """Whether user names and passwords may be valid credentials."""
+        return True
+
     @abstractmethod
     def has_credentials(self, request: Request) -> bool:
         """Return whether a request has credentials. Without any, its refusal is not a failed attempt."""
@@ -321,6 +326,10 @@ class _Tokens(Authenticator):
         self._strong_secrets = [secret for secret, one in pairs if len(one) >= MIN_STRONG_TOKEN_SIZE]
         self._principal = principal
 
+    @property
+    def accepts_passwords(self) -> bool:
+        return False
+
     def has_credentials(self, request: Request) -> bool:
         return request.token is not None
 
@@ -366,6 +375,10 @@ class _Users(Authenticator):
 class _AnyOf(Authenticator):
     def __init__(self, parts: list[Authenticator]) -> None:
         self._parts = parts
+
+    @property
+    def accepts_passwords(self) -> bool:
+        return any(part.accepts_passwords for part in self._parts)
 
     def has_credentials(self, request: Request) -> bool:
         return any(part.has_credentials(request) for part in self._parts)

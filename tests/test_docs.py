@@ -32,7 +32,8 @@ PYTHON = [block for block in ALL if block.language == "python" and block.page !=
 PROGRAMS = [block for block in PYTHON if block.serves_until_signalled]
 BLOCKING = [block for block in PYTHON if block.serves_until_interrupted]
 ENDING = [block for block in PYTHON if block not in PROGRAMS + BLOCKING]
-SERVER_OF = {block.page: block for block in PROGRAMS if ".save(" in block.code}  # the page's clients need its data
+DATA = (".save(", str(EXAMPLES / "prices.rfl"))  # how a server gets the data that the clients of its page need
+SERVER_OF = {block.page: block for block in PROGRAMS if any(data in block.code for data in DATA)}
 
 
 def certificates() -> dict[str, str]:

@@ -12,6 +12,7 @@ import anyio
 import pytest
 import trio
 from support.clients import check_answers
+from support.guest import run_as_guest
 from support.leaks import no_leaks
 
 from rayforce_trio import WSClient, WSClientConnection, WSServer, errors
@@ -182,19 +183,6 @@ def test_a_nursery_of_another_event_loop_is_refused(in_process_port: int) -> Non
 
 
 # Guest mode: trio runs inside asyncio's event loop.
-
-
-async def run_as_guest(main: Callable[[], Awaitable[None]]) -> None:
-    """Run a function in trio, as a guest of the running asyncio loop."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-    trio.lowlevel.start_guest_run(
-        main,
-        run_sync_soon_threadsafe=loop.call_soon_threadsafe,
-        done_callback=done.set_result,
-        host_uses_signal_set_wakeup_fd=True,
-    )
-    (await done).unwrap()
 
 
 async def use_every_form(port: int) -> None:

@@ -499,7 +499,7 @@ async def test_a_server_does_not_serve_the_client_unless_that_is_asked_for() -> 
         assert (answer.status, "start the server with serve_javascript" in answer.body) == (404, True)
 
 
-@pytest.mark.parametrize("option", ["metrics", "log_queries", "serve_javascript"])
+@pytest.mark.parametrize("option", ["metrics", "log_queries", "serve_javascript", "console"])
 def test_an_option_is_true_or_false(option: str) -> None:
     with pytest.raises(RayforceValueError, match=f"Invalid {option}: 'yes'. Must be True or False"):
         WSServer(0, **{option: "yes"})  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ class Subscriber:
         await self.peer.send_frame(dump_unsubscribe(number).encode(), TEXT)
 
     async def hello(self) -> None:
-        hello = dump_hello(["streams", "subscriptions"]).encode()
+        hello = dump_hello(["rows", "streams", "subscriptions"]).encode()
         await self.peer.send_frame(hello, TEXT)
         assert await self.peer.receive_frame() == (TEXT, hello)
 

@@ -1,6 +1,6 @@
 """Streams on the server: what they leave in the engine, whatever happens to the client and its session."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -9,10 +9,31 @@ from rayforce import I64
 from support.polling import until_equal
 from support.watched import Queries, WatchedQuery, ask_natively
 
-from rayforce_trio import NativeEngine, NativeProcess, WSClient, WSClientConnection, WSServer, errors
-from rayforce_trio._protocol import MAX_STREAMS, Failure, NextBatch, OpenStream
+from rayforce_trio import (
+    InProcessEngine,
+    NativeEngine,
+    NativeProcess,
+    WSClient,
+    WSClientConnection,
+    WSServer,
+    errors,
+)
+from rayforce_trio._engines import Engine, Session
+from rayforce_trio._protocol import (
+    HEADER_SIZE,
+    MAX_STREAMS,
+    EndStream,
+    Failure,
+    NextBatch,
+    OpenStream,
+    Reply,
+    Result,
+    TakeRows,
+    response_frame,
+)
 from rayforce_trio._server._result_streams import ResultStreams
 from rayforce_trio._server._stream_variables import StreamVariables
+from rayforce_trio._values._columns import read_columns
 from rayforce_trio._values._payloads import string
 
 
@@ -157,6 +178,77 @@ async def test_what_the_server_keeps_of_a_result_counts_as_replies_that_wait() -
             await enter_streams(connection, 1, rows=200_000)
         with pytest.raises(errors.ConnectionLost):
             await enter_streams(connection, MAX_STREAMS, rows=60_000)
+
+
+ENGINES = pytest.mark.parametrize(
+    "engine",
+    [InProcessEngine, NativeProcess, lambda: NativeProcess(read_only=True)],
+    ids=["in process", "native", "kept by the server"],
+)
+
+
+@ENGINES
+@pytest.mark.trio
+async def test_any_rows_can_be_taken_in_any_order(engine: Callable[[], Engine]) -> None:
+    running = engine()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(running.run)
+        session = await running.open_session()
+        nursery.start_soon(session.run)
+        streams = ResultStreams(session, StreamVariables(session), nothing)
+        queries = {1: "(table [a] (list (til 10)))", 2: "(til 1000)", 3: "(table [a] (list (take [1] 0)))", 4: "7"}
+        for number, query in queries.items():
+            assert not isinstance(await streams.open(OpenStream(number, 4, string(query))), Failure)
+        assert await taken(session, await streams.take_rows(TakeRows(1, 7, 3))) == [7, 8, 9]
+        assert await taken(session, await streams.take_rows(TakeRows(1, 2, 1))) == [2]
+        assert await taken(session, await streams.next_batch(NextBatch(1))) == [0, 1, 2, 3]
+        assert await taken(session, await streams.take_rows(TakeRows(2, 998, 2))) == [998, 999]
+        assert await taken(session, await streams.take_rows(TakeRows(2, 0, 1))) == [0]
+        for number in 3, 4:
+            refusal = await streams.take_rows(TakeRows(number, 0, 1))
+            assert isinstance(refusal, Failure)
+            assert (refusal.code, refusal.message.partition(",")[0]) == ("domain", f"stream {number} has 0 rows")
+        assert await streams.end(EndStream(1)) == await streams.end(EndStream(1)) == Result(response_frame(b"\x7e"))
+        gone = await streams.take_rows(TakeRows(1, 0, 1))
+        assert gone == Failure("domain", "the connection has no stream 1")
+        await session.aclose()
+        nursery.cancel_scope.cancel()
+
+
+@ENGINES
+@pytest.mark.trio
+async def test_a_query_is_not_started_if_the_call_is_cancelled_before_it(engine: Callable[[], Engine]) -> None:
+    running = engine()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(running.run)
+        session = await running.open_session()
+        nursery.start_soon(session.run)
+
+        class CancelledAtFirst(StreamVariables):
+            is_first = True
+
+            def new(self) -> str:
+                if self.is_first:
+                    streams.cancel()  # as while the engine creates the variable
+                self.is_first = False
+                return super().new()
+
+        variables = CancelledAtFirst(session)
+        streams = ResultStreams(session, variables, nothing)
+        never = OpenStream(1, 10, string("(while true 1)"))
+        assert await streams.open(never) == Failure("cancel", "the client cancelled the request")
+        assert not variables
+        assert not isinstance(await streams.open(OpenStream(2, 10, string("(til 10)"))), Failure)
+        assert await taken(session, await streams.next_batch(NextBatch(2))) == list(range(10))
+        await session.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def taken(session: Session, reply: Reply) -> object:
+    """Return the rows of a vector, or of the column of a table."""
+    assert isinstance(reply, Result)
+    (column,) = read_columns((await session.receive_whole(reply))[HEADER_SIZE:]).to_dict().values()
+    return column
 
 
 async def enter_streams(connection: WSClientConnection, count: int, *, rows: int) -> None:

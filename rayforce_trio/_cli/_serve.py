@@ -37,7 +37,7 @@ DESCRIPTION = "Serve a RayforceDB engine over WebSocket until SIGINT or SIGTERM.
 _EXAMPLES = examples(
     "serve --script tables.rfl",
     "serve --host 0.0.0.0 --tls-certificate server.pem --generate-token",
-    "serve --port 0 --engine in-process",
+    "serve --port 0 --engine in-process --console",
     "serve --engine 127.0.0.1:5000 --engine-password-file password",
 )
 
@@ -54,7 +54,11 @@ def add_parser(commands: Any) -> None:
     add_engine(parser)
     parser.add_argument("--metrics", action="store_true", help="answer GET /metrics for Prometheus")
     parser.add_argument("--javascript", action="store_true", help="answer GET /rayforce.js with the JavaScript client")
+    parser.add_argument("--console", action="store_true", help="answer GET /console with a page for queries")
     parser.add_argument("--log-queries", action="store_true", help="log the first characters of every query")
+    parser.add_argument(
+        "--trace-queries", action="store_true", help="record queries and messages of errors in OpenTelemetry traces"
+    )
     parser.add_argument(
         "--log-level", choices=_LOG_LEVELS, default="info", help="the lowest level that is logged; default: %(default)s"
     )
@@ -232,7 +236,9 @@ def _serve(options: argparse.Namespace, sockets: list[socket.socket] | None) -> 
             max_topics=options.max_topics,
             metrics=options.metrics,
             serve_javascript=options.javascript,
+            console=options.console,
             log_queries=options.log_queries,
+            trace_queries=options.trace_queries,
         )
     except RayforceValueError as error:
         raise UsageError(error) from None

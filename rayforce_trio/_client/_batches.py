@@ -262,10 +262,13 @@ class Batches:
             self._exchange.post_soon(server_call(MessageType.ASYNC, END_STREAM, i64(self._stream)))
 
 
-def open_stream(exchange: AnyExchange, stream: int, query: Query, frame: bytes, batch_size: int) -> Batches:
+def open_stream(
+    make: type[Batches], exchange: AnyExchange, stream: int, query: Query, frame: bytes, batch_size: int
+) -> Batches:
     """Return the batches of a query.
 
     Args:
+        make: the class of the batches.
         exchange: the connection.
         stream: the id of the stream, which is never used again.
         query: as the caller gave it, for errors.
@@ -280,4 +283,4 @@ def open_stream(exchange: AnyExchange, stream: int, query: Query, frame: bytes, 
             f"Invalid batch_size: {batch_size!r}. Must be a number of rows, an int between 1 and {MAX_BATCH_SIZE}"
         )
     opening = server_call(MessageType.SYNC, OPEN_STREAM, i64(stream), i64(batch_size), frame[HEADER_SIZE:])
-    return Batches(exchange, stream, query, opening, batch_size)
+    return make(exchange, stream, query, opening, batch_size)

@@ -13,13 +13,16 @@ from .._checks import check_flag, list_argument
 from .._protocol import HELLO, SUBPROTOCOL, ProtocolViolation, check_hello_reply
 from .._streams import check_tls_context
 from .._tasks import running_loop
+from .._traces import TracerProvider, Tracing, check_provider, find_tracing
 from .._transports import KeepAlive, Transport, check_size, connect
 from ..errors import HandshakeError, RayforceValueError, RayforceWSError
 from ._connection import WSClientConnection
 from ._credentials import request_headers
 from ._exchange import Exchange
 from ._pending import Nursery, PendingConnection
-from ._reconnecting import ReconnectingExchange, Session, combined
+from ._reconnecting import AnyExchange, ReconnectingExchange, Session, combined
+from ._traced import TracedConnection
+from ._traces import ClientTraces
 
 OPEN_TIMEOUT = 5.0
 """How long opening a connection may take, in seconds: name look-up, TCP, TLS and both handshakes."""
@@ -30,7 +33,7 @@ DEFAULT_KEEPALIVE = KeepAlive()
 
 E = TypeVar("E", bound=Exchange)
 
-_Make = Callable[[Transport, Callable[[], Awaitable[None]] | None], E]
+_Make = Callable[[Transport, Callable[[], Awaitable[None]] | None, ClientTraces | None], E]
 """Makes an exchange with an open transport: `Exchange` or a subclass."""
 
 
@@ -45,6 +48,8 @@ class ClientOptions(TypedDict, total=False):
     max_message_size: int
     ping_interval: float | None
     ping_timeout: float | None
+    tracer_provider: TracerProvider | None
+    trace_queries: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,9 @@ class WSClient:
         ping_interval: the seconds of silence after which the client pings the server. `None`: never. Default: 60.
         ping_timeout: the seconds that the server has to react to a ping before the connection counts as lost. `None`:
             no limit. Default: 30.
+        tracer_provider: the OpenTelemetry `TracerProvider` that makes a span for each call. `None`: the provider that
+            the program has set for all libraries before it connects; without one, there are no spans.
+        trace_queries: whether spans have the texts of queries, and messages of errors, which may quote them.
 
     Raises:
         RayforceValueError: an argument is out of range, cannot be sent, or contradicts another argument.
@@ -94,12 +102,17 @@ class WSClient:
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         ping_interval: float | None = DEFAULT_KEEPALIVE.interval,
         ping_timeout: float | None = DEFAULT_KEEPALIVE.timeout,
+        tracer_provider: TracerProvider | None = None,
+        trace_queries: bool = False,
     ) -> None:
         check_size(max_message_size)
         endpoint = Endpoint(host, port, path, _context(ssl))
         self._servers = [_Server(endpoint, request_headers(user, password, token, headers))]
         self._max_message_size = max_message_size
         self._keepalive = KeepAlive(ping_interval, ping_timeout)
+        check_provider(tracer_provider)
+        check_flag("trace_queries", trace_queries)
+        self._find_tracing = partial(find_tracing, tracer_provider, queries=trace_queries)
         self.uri: str = str(endpoint)
         """The URL of the server, without a query. With several servers, the URL of the first one."""
 
@@ -202,11 +215,12 @@ class WSClient:
     async def _open(self) -> WSClientConnection:
         """Open a connection, whose task is not started yet. A checkpoint; if cancelled, no connection is left open."""
         _check_running()
+        tracing = self._find_tracing()
         errors: list[RayforceWSError] = []
         try:
             for server in self._servers:
                 try:
-                    return WSClientConnection(await self._open_exchange(server, Exchange))
+                    return _connection(await self._open_exchange(server, Exchange, tracing))
                 except RayforceWSError as error:
                     errors.append(error)
             raise combined(errors)
@@ -219,16 +233,20 @@ class WSClient:
         If cancelled, no connection is left open.
         """
         _check_running()
-        exchange = ReconnectingExchange([partial(self._open_exchange, server, Session) for server in self._servers])
+        tracing = self._find_tracing()
+        exchange = ReconnectingExchange(
+            [partial(self._open_exchange, server, Session, tracing) for server in self._servers]
+        )
         await exchange.open(keep_trying=keep_trying)
-        return WSClientConnection(exchange)
+        return _connection(exchange)
 
-    async def _open_exchange(self, server: _Server, make: _Make[E]) -> E:
+    async def _open_exchange(self, server: _Server, make: _Make[E], tracing: Tracing | None) -> E:
         """Connect to one server. A checkpoint; if cancelled, no connection is left open.
 
         A `Session` has the answer to the greeting. Otherwise, a server that cannot open the connection in time, because
         many come at once, would seem to have lost it, and calls with it.
         """
+        traces = None if tracing is None else ClientTraces(tracing, server.endpoint)
         with anyio.move_on_after(OPEN_TIMEOUT):
             transport = await connect(
                 server.endpoint,
@@ -243,9 +261,9 @@ class WSClient:
                 receive_answer = partial(_receive_answer, transport, str(server.endpoint))
                 if transport.subprotocol is not None and make is not Session:
                     # The peer is a Rayforce server, so the first request need not wait for the answer.
-                    return make(transport, receive_answer)
+                    return make(transport, receive_answer, traces)
                 await receive_answer()
-                return make(transport, None)
+                return make(transport, None, traces)
             except BaseException as error:
                 transport.abort()
                 if isinstance(error, RayforceWSError) and not isinstance(error, HandshakeError):
@@ -257,6 +275,10 @@ class WSClient:
 
     def __repr__(self) -> str:
         return f"WSClient({', '.join(str(server.endpoint) for server in self._servers)})"
+
+
+def _connection(exchange: AnyExchange) -> WSClientConnection:
+    return WSClientConnection(exchange) if exchange.traces is None else TracedConnection(exchange)
 
 
 def _check_running() -> None:

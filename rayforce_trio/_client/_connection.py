@@ -66,6 +66,9 @@ class WSClientConnection:
     _is_unclosed = False
     """Whether the caller has to close the connection, and has not done so yet. A nursery closes its connections."""
 
+    _batches = Batches
+    _subscription = Subscription
+
     def __init__(self, exchange: AnyExchange) -> None:
         self._exchange = exchange
         self._last_stream = 0
@@ -194,7 +197,7 @@ class WSClientConnection:
             RayforceError: the query or a parameter cannot be sent, as for `execute`; or the connection is closed.
         """
         frame = self._encode(query, _SYNC, params)
-        batches = open_stream(self._exchange, self._last_stream + 1, query, frame, batch_size)
+        batches = open_stream(self._batches, self._exchange, self._last_stream + 1, query, frame, batch_size)
         self._last_stream += 1
         return batches
 
@@ -241,7 +244,9 @@ class WSClientConnection:
                 is closed.
         """
         self._exchange.check_usable()
-        return make_subscription(self._exchange, topic, snapshot, params, max_buffer, overflow, resume)
+        return make_subscription(
+            self._subscription, self._exchange, topic, snapshot, params, max_buffer, overflow, resume
+        )
 
     @enable_ki_protection
     async def publish(self, topic: str, value: Any) -> int:

@@ -18,6 +18,8 @@ from .._protocol import (
     Outgoing,
     ProtocolViolation,
     Reply,
+    TraceNotice,
+    dump_trace,
 )
 from .._tasks import (
     Event,
@@ -33,6 +35,7 @@ from .._transports import Transport, aclose_shielded, closed_by_us, end
 from ..errors import ConnectionClosed, MessageTooLarge, ProtocolError, RayforceWSError, UnsupportedByServer
 from ._reading import STANDBY, Reading, Receiver
 from ._states import ClientConnectionState, States
+from ._traces import ClientTraces
 
 _READER, _NOBODY, _CALL = Receiver
 
@@ -62,6 +65,7 @@ class Exchange:
     Args:
         transport: the connection, on which the greeting was sent.
         receive_answer: receives the server's answer to the greeting; `None` if it has arrived.
+        traces: makes the spans of calls; `None`: there are none.
 
     Attributes:
         loop: the event loop of the connection.
@@ -70,10 +74,16 @@ class Exchange:
         max_request_size: the longest message that the server accepts, in bytes; `None` if it did not say so.
         reason: why the connection has ended; `None` while it can be used.
         states: the state and its changes.
+        traces: see above.
         on_end: called once when the connection has ended, after `reason` is set.
     """
 
-    def __init__(self, transport: Transport, receive_answer: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        receive_answer: Callable[[], Awaitable[None]] | None = None,
+        traces: ClientTraces | None = None,
+    ) -> None:
         loop = running_loop()
         assert loop is not None
         self.loop = loop
@@ -83,6 +93,8 @@ class Exchange:
         self.reason: RayforceWSError | None = None
         self.states = States(ClientConnectionState.CONNECTED)
         self.on_end: Callable[[], None] = _nothing
+        self.traces = traces
+        self._joined_traces = traces if transport.peer_takes_traces else None
         self._transport = transport
         self._receive_answer = receive_answer
         self._protocol = ClientProtocol(extended=self.extended)
@@ -156,6 +168,8 @@ class Exchange:
             request, received_all = alone, True
             reading.call_started()
             try:
+                if self._joined_traces is not None and (trace := self._joined_traces.current()) is not None:
+                    transport.send_nowait(dump_trace(trace))  # if there is no room, the server begins its own trace
                 if not transport.send_now(frame):
                     self._unsent = Outgoing(frame, request)
                     self._outgoing.set()
@@ -173,7 +187,7 @@ class Exchange:
                 if reading.call_ended(request.reply is not None and self._error is None and received_all):
                     self._hand_over(request)
         else:
-            request = protocol.submit(frame)
+            request = protocol.submit(frame, None if self._joined_traces is None else self._joined_traces.current())
             del frame
             await self._finish(request)
         if request.reply is None:
@@ -191,7 +205,7 @@ class Exchange:
         await self._checkpoint_if_cancelled()
         if self.reason is not None:
             raise self._refusal()
-        request = self._protocol.post(frame)
+        request = self._protocol.post(frame, self._trace())
         del frame
         await self._finish(request)
 
@@ -279,7 +293,7 @@ class Exchange:
         """
         if self.reason is not None:
             raise self._refusal()
-        request = self._protocol.submit(frame)
+        request = self._protocol.submit(frame, self._trace())
         del frame
         self._begin(request)
         if self._reading.call_joined():
@@ -315,9 +329,13 @@ class Exchange:
         If the connection has ended, do nothing.
         """
         if self.reason is None:
-            request = self._protocol.post(frame)
+            request = self._protocol.post(frame, self._trace())
             self._begin(request)
             self._waiters.pop(request, None)
+
+    def _trace(self) -> TraceNotice | None:
+        """Return the trace of the current call, if the server takes traces."""
+        return None if self._joined_traces is None else self._joined_traces.current()
 
     # The tasks of callers. Between these awaits, everything is synchronous.
 

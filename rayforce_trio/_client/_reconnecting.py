@@ -16,6 +16,7 @@ from ..errors import ConnectionClosed, ConnectionLost, ConnectionRejected, Rayfo
 from ._exchange import Exchange, check_loop
 from ._reconnection import Reconnection, failure_kind_of
 from ._states import ClientConnectionState, States
+from ._traces import ClientTraces
 
 MAX_SENDS = 4
 """The number of times that an idempotent request is sent. A request that ends the server must not do so forever."""
@@ -117,6 +118,7 @@ class ReconnectingExchange:
         max_request_size: the longest message that it accepts, in bytes; `None` if it did not say so.
         reason: why this has ended for good; `None` while it can be used.
         states: the state and its changes.
+        traces: those of the present or last session, which make the spans of calls; `None`: there are none.
         subscribers: are told of each new session, and of the end.
     """
 
@@ -129,6 +131,7 @@ class ReconnectingExchange:
         self.max_request_size: int | None = None
         self.reason: RayforceWSError | None = None
         self.states = States(ClientConnectionState.CONNECTING)
+        self.traces: ClientTraces | None = None
         self.subscribers: set[Subscriber] = set()
         self._servers = servers
         self._reconnection = Reconnection(len(servers))
@@ -228,6 +231,7 @@ class ReconnectingExchange:
             else:
                 if type(reply) is not Failure or not await session.refuses(reply):
                     return reply
+            self._note_retry()
 
     async def _connected_for_request(self) -> Session:
         """Return the present session, and count the request as never sent if this is cancelled. As `connected`."""
@@ -278,6 +282,7 @@ class ReconnectingExchange:
             else:
                 if not await session.refuses(reply):
                     return reply
+            self._note_retry()
 
     async def _until_sent(self, call: Callable[[Session], Awaitable[T]]) -> T:
         """Call a function with one session after the other until it raises no error that nothing was sent.
@@ -291,6 +296,12 @@ class ReconnectingExchange:
             except ConnectionLost as error:
                 if not error._unsent:
                     raise
+            self._note_retry()
+
+    def _note_retry(self) -> None:
+        """Note in the span of the call, if there is one, that it continues on the next session."""
+        if self.traces is not None:
+            self.traces.retrying()
 
     # The connection's own task
 
@@ -396,6 +407,7 @@ class ReconnectingExchange:
             return
         self._session = session
         self.peer, self.extended, self.max_request_size = session.peer, session.extended, session.max_request_size
+        self.traces = session.traces
         if self._says_hello:
             session.say_hello()
         for subscriber in self.subscribers:

@@ -341,6 +341,7 @@ _LEFT = "the 'async with' block of this subscription has ended; call subscribe()
 
 
 def make_subscription(
+    make: type[Subscription],
     exchange: AnyExchange,
     topic: str,
     snapshot: Query | None,
@@ -349,7 +350,7 @@ def make_subscription(
     overflow: object,
     resume: Position | None,
 ) -> Subscription:
-    """Return a subscription. Arguments and errors are those of `WSClientConnection.subscribe`. No checkpoint."""
+    """Return a subscription of a class. Other arguments and errors are those of `WSClientConnection.subscribe`."""
     check_topic(topic)
     if type(max_buffer) is not int or max_buffer < 1:
         raise RayforceValueError(f"Invalid max_buffer: {max_buffer!r}. Must be a number of bytes, an int above 0")
@@ -368,4 +369,4 @@ def make_subscription(
         raise RayforceValueError("params needs snapshot, the query that uses the parameters")
     query = None if snapshot is None else (snapshot, encode(snapshot, MessageType.SYNC, params=params))
     state = ClientSubscription(max_buffer=max_buffer, overflow=policy, joins=query is not None, resume=resume)
-    return Subscription(exchange, topic, state, query)
+    return make(exchange, topic, state, query)

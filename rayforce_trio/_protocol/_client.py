@@ -21,10 +21,12 @@ from ._control import (
     ErrorNotice,
     HelloNotice,
     SubscribedNotice,
+    TraceNotice,
     UnsubscribedNotice,
     dump_cancel,
     dump_hello,
     dump_subscribe,
+    dump_trace,
     dump_unsubscribe,
     parse_control,
 )
@@ -119,7 +121,8 @@ class ClientProtocol:
         self._extended = extended
         self._controls: deque[str] = deque()
         # Any of them can be removed. Finding the first key of a dict takes longer with each key removed before it.
-        self._queued: OrderedDict[ClientRequest, None] = OrderedDict()
+        self._queued: OrderedDict[ClientRequest, TraceNotice | None] = OrderedDict()
+        self._traced: Outgoing | None = None  # its trace was taken, so it must be the next message
         self._unanswered: deque[ClientRequest] = deque()
         self._unanswered_bytes = 0
         self._unconfirmed = UnconfirmedPosts()
@@ -141,12 +144,12 @@ class ClientProtocol:
     @property
     def has_outgoing(self) -> bool:
         """Whether a message is queued, even if it must wait until other requests are answered."""
-        return bool(self._controls or self._queued)
+        return bool(self._controls or self._queued or self._traced)
 
-    def submit(self, frame: bytes) -> ClientRequest:
-        """Queue a request; `frame` has message type 1."""
+    def submit(self, frame: bytes, trace: TraceNotice | None = None) -> ClientRequest:
+        """Queue a request; `frame` has message type 1. A trace is for servers that take traces."""
         request = ClientRequest(frame)
-        self._queued[request] = None
+        self._queued[request] = trace
         return request
 
     def say_hello(self) -> None:
@@ -180,10 +183,10 @@ class ClientProtocol:
         self._unanswered.append(request)
         return request
 
-    def post(self, frame: bytes) -> ClientRequest:
-        """Queue a message whose reply nobody awaits; `frame` has message type 0."""
+    def post(self, frame: bytes, trace: TraceNotice | None = None) -> ClientRequest:
+        """Queue a message whose reply nobody awaits; `frame` has message type 0. A trace is as for `submit`."""
         request = ClientRequest(frame, is_post=True)
-        self._queued[request] = None
+        self._queued[request] = trace
         return request
 
     def cancel(self, request: ClientRequest) -> None:
@@ -211,6 +214,9 @@ class ClientProtocol:
         Subscriptions receive nothing more, and are told of a change.
         """
         self._controls.clear()
+        if self._traced is not None:
+            self._traced.restore()
+            self._traced = None
         subscriptions, self._subscriptions = self._subscriptions, {}
         for subscription in subscriptions.values():
             subscription.on_change()
@@ -223,8 +229,12 @@ class ClientProtocol:
     def next_outgoing(self) -> Outgoing | None:
         """Return the next message to send, or `None` if nothing is to be sent now.
 
-        From here on, the request in it counts as sent: the next reply that is due may be its own.
+        From here on, the request in it counts as sent: the next reply that is due may be its own. The trace of a
+        request is a message before it, with which the request counts as sent.
         """
+        if self._traced is not None:
+            outgoing, self._traced = self._traced, None
+            return outgoing
         if self._controls:
             return Outgoing(self._controls.popleft(), None)
         request = next(iter(self._queued), None)
@@ -238,12 +248,17 @@ class ClientProtocol:
             return self._send_request(self._fence, _DISCARDED)
         if not has_room or (self._fence is not None and not is_post):
             return None
-        del self._queued[request]
-        if not is_post:
-            return self._send_request(request, _DISCARDED if request.is_post else _SENT)
-        request.state = _DONE
-        self._unconfirmed.sent(len(request.frame), self._last_number)
-        return _outgoing(request)
+        trace = self._queued.pop(request)
+        if is_post:
+            request.state = _DONE
+            self._unconfirmed.sent(len(request.frame), self._last_number)
+            outgoing = _outgoing(request)
+        else:
+            outgoing = self._send_request(request, _DISCARDED if request.is_post else _SENT)
+        if trace is None:
+            return outgoing
+        self._traced = outgoing
+        return Outgoing(dump_trace(trace), None)
 
     def receive(self, message: Frame | str) -> ClientRequest | None:
         """Take a message from the server. If it is a reply that a request awaits, return that request.

@@ -16,7 +16,7 @@ CONTROL_LIMIT = 64 * 1024
 MAX_TOPIC_SIZE = 1024
 """The length of the longest topic, in bytes of UTF-8."""
 
-SUBSCRIPTIONS, STREAMS = "subscriptions", "streams"
+SUBSCRIPTIONS, STREAMS, ROWS = "subscriptions", "streams", "rows"
 """The features that a client can ask for in its hello."""
 
 ACCESS, GAP, LIMIT, ENGINE = "access", "gap", "limit", "engine"
@@ -58,6 +58,19 @@ class CancelNotice:
     """The client cancels request `number`."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class TraceNotice:
+    """The client's next request or post belongs to a trace. The values are those of W3C Trace Context, unchecked.
+
+    Attributes:
+        traceparent: the trace, and the span of the call that sends the request.
+        tracestate: what tracing systems have added; empty if there is nothing.
+    """
+
+    traceparent: str
+    tracestate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,7 @@ class UnsubscribedNotice:
 Notice = (
     HelloNotice
     | CancelNotice
+    | TraceNotice
     | ErrorNotice
     | SubscribeNotice
     | UnsubscribeNotice
@@ -124,6 +138,14 @@ def dump_hello(features: Iterable[str]) -> str:
 def dump_cancel(number: int) -> str:
     """Return the text that asks the server to stop request `number`."""
     return json.dumps({"cancel": number})
+
+
+def dump_trace(trace: TraceNotice) -> str:
+    """Return the text that is sent directly before a request or post that belongs to a trace."""
+    document = {"traceparent": trace.traceparent}
+    if trace.tracestate:
+        document["tracestate"] = trace.tracestate
+    return json.dumps({"trace": document})
 
 
 def dump_error(number: int, code: str, message: str) -> str:
@@ -199,6 +221,15 @@ def _error(value: Any) -> ErrorNotice:
     raise ProtocolViolation("an error must have a request number, a code and a message")
 
 
+def _trace(value: Any) -> TraceNotice:
+    match value:
+        case {"traceparent": str(parent), "tracestate": str(state)}:
+            return TraceNotice(parent, state)
+        case {"traceparent": str(parent)} if "tracestate" not in value:
+            return TraceNotice(parent)
+    raise ProtocolViolation("a trace must have a traceparent, and its values must be text")
+
+
 def _subscribe(value: Any) -> SubscribeNotice:
     match value:
         case {"id": number, "topic": str(topic)}:
@@ -262,6 +293,7 @@ def _dump_position(position: Position) -> dict[str, Any]:
 _PARSERS: dict[str, Callable[[Any], Notice]] = {
     "hello": _hello,
     "cancel": lambda value: CancelNotice(_number(value)),
+    "trace": _trace,
     "error": _error,
     "subscribe": _subscribe,
     "unsubscribe": lambda value: UnsubscribeNotice(_id(value)),

@@ -20,6 +20,9 @@ JSON_SUBPROTOCOL = "rayforce.json.v1"
 MESSAGE_LIMIT_HEADER = "Rayforce-Max-Message-Size"
 """The HTTP header in which a server of the extended protocol gives its `max_message_size`, in bytes."""
 
+TRACES_HEADER = "Rayforce-Traces"
+"""The HTTP header in which a server of the extended protocol says that it takes traces. Its value is 1."""
+
 _LARGEST_LIMIT = 2**63 - 1
 
 

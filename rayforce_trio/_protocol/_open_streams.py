@@ -1,4 +1,4 @@
-"""The streams of one connection of the server, without I/O: how many there are, and which rows come next.
+"""The streams of one connection of the server, without I/O: how many there are, and which rows are returned.
 
     OPENING --opened--> OPEN --all rows returned--> FINISHED
 
@@ -8,8 +8,9 @@ A stream is removed from every state: by its end, or because it could not be ope
 import enum
 from dataclasses import dataclass
 
+from .._text import counted
 from ._replies import Failure
-from ._server_calls import NextBatch, OpenStream
+from ._server_calls import NextBatch, OpenStream, TakeRows
 
 MAX_STREAMS = 16
 """The limit on the streams of a connection."""
@@ -88,12 +89,25 @@ class OpenStreams:
 
     def next_rows(self, call: NextBatch) -> Rows | Failure:
         """Return the rows of the next batch. The first batch may have none; there is at least one."""
-        found = self._streams.get(call.stream)
-        if found is None or found.state is StreamState.OPENING:
-            return Failure("domain", f"the connection has no stream {call.stream}")
+        found = self._opened(call.stream)
+        if isinstance(found, Failure):
+            return found
         if found.state is StreamState.FINISHED:
             return Failure("domain", f"all rows of stream {call.stream} have already been sent")
         return Rows(found.position, min(found.batch_size, found.rows - found.position))
+
+    def take_rows(self, call: TakeRows) -> Rows | Failure:
+        """Return the rows that a call asks for. They do not change which batch is next."""
+        found = self._opened(call.stream)
+        if isinstance(found, Failure):
+            return found
+        if call.first + call.size > found.rows:
+            return Failure(
+                "domain",
+                f"stream {call.stream} has {counted(found.rows, 'row')}, so it has no rows {call.first} to "
+                f"{call.first + call.size - 1}; the first row is row 0",
+            )
+        return Rows(call.first, call.size)
 
     def returned(self, stream: int, rows: Rows) -> None:
         """Record that the engine has returned the rows that `next_rows` returned."""
@@ -105,3 +119,9 @@ class OpenStreams:
     def remove(self, stream: int) -> None:
         """Forget a stream. Idempotent."""
         self._streams.pop(stream, None)
+
+    def _opened(self, stream: int) -> _Stream | Failure:
+        found = self._streams.get(stream)
+        if found is None or found.state is StreamState.OPENING:
+            return Failure("domain", f"the connection has no stream {stream}")
+        return found

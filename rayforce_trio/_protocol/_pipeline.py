@@ -25,7 +25,7 @@ from math import inf
 from typing import TypeGuard
 
 from .._text import counted
-from ._control import CancelNotice, HelloNotice, Notice, dump_error, parse_control
+from ._control import CancelNotice, HelloNotice, Notice, TraceNotice, dump_error, parse_control
 from ._frames import (
     COARSE_HEADER,
     COMPRESSED_FLAG,
@@ -38,7 +38,7 @@ from ._frames import (
     string_frame,
 )
 from ._replies import BUSY, CANCELLED, CLOSING, TIMEOUT, Failure, LazyFrame, Reply, Result, too_large
-from ._requests import CancelRequested, Outcome, RequestState, ServerRequest
+from ._requests import CancelRequested, NewRequest, Outcome, RequestState, ServerRequest
 from ._server_calls import is_server_call, parse_server_call
 from ._verbose import join_verbose, split_verbose
 from ._violation import ProtocolViolation
@@ -128,6 +128,8 @@ class RequestPipeline:
         max_in_flight: how many requests may be unanswered; further ones are refused. `None`: any number.
         query_timeout: how long a query may run, in seconds, for the error that says so.
         max_reply_size: the longest reply to send, in bytes; a longer one becomes an error.
+        new_traced: makes the requests of a server that takes traces. Do not use `is_plain` with it. `None`: traces are
+            ignored.
 
     Attributes:
         state: the state of the connection.
@@ -151,8 +153,11 @@ class RequestPipeline:
         max_in_flight: int | None = None,
         query_timeout: float | None = None,
         max_reply_size: float = inf,
+        new_traced: NewRequest | None = None,
     ) -> None:
         self._extended = extended
+        self._new_traced = new_traced
+        self._trace: TraceNotice | None = None  # that of the next request or post
         self._plain = _PLAIN_EXTENDED if extended else _PLAIN_BASELINE
         self.max_in_flight = max_in_flight
         self.query_timeout = query_timeout
@@ -226,7 +231,10 @@ class RequestPipeline:
                 raise ProtocolViolation("a reply from the client, but the server has sent no request")
             if header.flags & COMPRESSED_FLAG:
                 failure = _COMPRESSED
-        request = ServerRequest(number, message, now)
+        if self._new_traced is None:
+            request = ServerRequest(number, message, now)
+        else:
+            request, self._trace = self._new_traced(number, message, now, self._trace), None
         if self.has_hello and failure is None and is_server_call(message):
             call = _VERBOSE_CALL if header.verbose else parse_server_call(message, is_post=number is None)
             if isinstance(call, Failure):
@@ -355,10 +363,11 @@ class RequestPipeline:
         self._abandon_requests(ConnectionState.CLOSING)
         self._skip_answer()
 
-    def post_done(self) -> None:
-        """Report that the engine has carried out the post `current`."""
+    def post_done(self, failure: Failure | None = None) -> None:
+        """Report that the engine has carried out the post `current`, or why it failed."""
         if self.current is None or self.current.number is not None or self.current.state is not RequestState.RUNNING:
             raise ValueError("no post is running")
+        self.current.failure = failure
         self._finish()
 
     # Events that do not depend on an action. Each is allowed at any time.
@@ -458,6 +467,8 @@ class RequestPipeline:
         for notice in parse_control(text):
             if isinstance(notice, CancelNotice):
                 cancelled = self._cancel(notice.number)
+            elif isinstance(notice, TraceNotice):
+                self._trace = None if self._new_traced is None else notice
             elif self.has_hello or isinstance(notice, HelloNotice):
                 self.has_hello = True
                 self.notices.append(notice)

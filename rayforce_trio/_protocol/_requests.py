@@ -1,8 +1,10 @@
 """A request as the server sees it: its place in the pipeline, and how it ended."""
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from ._control import TraceNotice
 from ._frames import Frame
 from ._replies import Failure
 from ._server_calls import ServerCall
@@ -63,6 +65,10 @@ class ServerRequest:
     outcome: Outcome = Outcome.NONE
     ticket: int = 0
     call: ServerCall | None = None
+
+
+NewRequest = Callable[[int | None, Frame, float, TraceNotice | None], ServerRequest]
+"""Makes a request from its number, its frame, its time of arrival and its trace. It may be of a subclass."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ The payload is a call of a reserved name that begins with `.ws.`, which the engi
     (.ws.publish "topic" value)         publish a value
     (.ws.stream id batch_size query)    evaluate a query once, to receive its value in batches
     (.ws.batch id)                      the next batch
-    (.ws.end id)                        release a stream; a post
+    (.ws.rows id start count)           any rows
+    (.ws.end id)                        release a stream; a post, or a request whose reply is null
 
 The client chooses the ids, and never uses one twice on a connection. A query is the payload that a request for it has.
 """
@@ -21,7 +22,7 @@ from ._frames import HEADER_SIZE, SIZED, STRING_ATOM, Frame
 from ._replies import Failure
 
 SNAPSHOT, PUBLISH = ".ws.snapshot", ".ws.publish"
-OPEN_STREAM, NEXT_BATCH, END_STREAM = ".ws.stream", ".ws.batch", ".ws.end"
+OPEN_STREAM, NEXT_BATCH, TAKE_ROWS, END_STREAM = ".ws.stream", ".ws.batch", ".ws.rows", ".ws.end"
 """The reserved names."""
 
 MAX_BATCH_SIZE = 2**31 - 1
@@ -67,13 +68,21 @@ class NextBatch(NamedTuple):
     stream: int
 
 
+class TakeRows(NamedTuple):
+    """Return some rows of a stream, whichever batches have been returned."""
+
+    stream: int
+    first: int
+    size: int
+
+
 class EndStream(NamedTuple):
     """Release a stream. The server ignores this if there is no such stream."""
 
     stream: int
 
 
-ServerCall = Snapshot | Publish | OpenStream | NextBatch | EndStream
+ServerCall = Snapshot | Publish | OpenStream | NextBatch | TakeRows | EndStream
 
 
 def is_server_call(frame: Frame) -> bool:
@@ -94,8 +103,8 @@ def parse_server_call(frame: Frame, *, is_post: bool = False) -> ServerCall | Fa
         return Failure(
             "name", f"this server has no function {text!r}; names that begin with .ws. are reserved for the server"
         )
-    if is_post != known.is_post:
-        return Failure("type", f"{text} must be sent as a {'post' if known.is_post else 'request'}")
+    if is_post and not known.may_be_post:
+        return Failure("type", f"{text} must be sent as a request")
     reader = _Reader(memoryview(frame), start + len(name) + 1)
     _, _, count = SIZED.unpack_from(frame, HEADER_SIZE)
     try:
@@ -119,13 +128,13 @@ class _Reader:
         self._frame = frame
         self._at = start
 
-    def number(self, what: str, limit: int) -> int:
-        """Return an integer from 1 to `limit`."""
+    def number(self, what: str, limit: int, *, least: int = 1) -> int:
+        """Return an integer from `least` to `limit`."""
         if len(self._frame) - self._at < _I64.size:
             raise _Invalid(f"{what} is missing")
         kind, attributes, value = _I64.unpack_from(self._frame, self._at)
-        if kind != _I64_ATOM or attributes or not 1 <= value <= limit:
-            raise _Invalid(f"{what} must be an I64 between 1 and {limit}")
+        if kind != _I64_ATOM or attributes or not least <= value <= limit:
+            raise _Invalid(f"{what} must be an I64 between {least} and {limit}")
         self._at += _I64.size
         return int(value)
 
@@ -162,11 +171,11 @@ class _Reader:
 
 
 class _Known(NamedTuple):
-    """A reserved name: the number of its arguments, how they are read, and whether the call is a post."""
+    """A reserved name: the number of its arguments, how they are read, and whether the call may be a post."""
 
     arguments: int
     read: Callable[[_Reader], ServerCall]
-    is_post: bool = False
+    may_be_post: bool = False
 
 
 _CALLS = {
@@ -179,5 +188,13 @@ _CALLS = {
         ),
     ),
     NEXT_BATCH: _Known(1, lambda reader: NextBatch(reader.id("stream"))),
-    END_STREAM: _Known(1, lambda reader: EndStream(reader.id("stream")), is_post=True),
+    TAKE_ROWS: _Known(
+        3,
+        lambda reader: TakeRows(
+            reader.id("stream"),
+            reader.number("the first row", MAX_ID, least=0),
+            reader.number("the number of rows", MAX_BATCH_SIZE),
+        ),
+    ),
+    END_STREAM: _Known(1, lambda reader: EndStream(reader.id("stream")), may_be_post=True),
 }

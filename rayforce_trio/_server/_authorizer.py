@@ -88,6 +88,11 @@ class Authorizer:
             names.setdefault(engine, f"the engine {name!r}")
         return names
 
+    @property
+    def accepts_passwords(self) -> bool:
+        """Whether user names and passwords may be valid credentials."""
+        return self._authenticator is not None and self._authenticator.accepts_passwords
+
     async def decide(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
     ) -> Authorized | Refusal:

@@ -17,6 +17,7 @@ import trio
 
 from .._engines import Session
 from .._protocol import (
+    ROWS,
     STREAMS,
     SUBPROTOCOL,
     SUBSCRIPTIONS,
@@ -42,18 +43,21 @@ from .._protocol import (
     ServerRequest,
     Snapshot,
     SubscribeNotice,
+    TakeRows,
     UnsubscribeNotice,
     check_hello,
     dump_hello,
 )
 from .._tasks import FLUSH_INTERVAL, TIME_SLICE, TimeSlice, enable_ki_protection, race
 from .._text import counted
+from .._traces import Tracing
 from .._transports import CLOSE_TIMEOUT, SHIELDED_CLOSE_TIMEOUT, Transport, TryAgainLater, aclose_shielded, end
 from .._websocket import CloseCode
 from ..errors import ConnectionLost, EngineError, ProtocolError, RayforceWSError
 from ._byte_budget import Budgets, ByteBudget, Held, Holder, close_beyond
 from ._counters import Counters
 from ._log import ConnectionLog
+from ._request_spans import RequestSpans, TracedRequest
 from ._result_streams import ResultStreams
 from ._side_messages import SideMessages
 from ._stream_variables import StreamVariables
@@ -142,6 +146,7 @@ class WSServerConnection:
         network: str = "",
         subscribe: Callable[[SideMessages], Subscriptions] | None = None,
         max_subscription_buffer: int = 0,
+        tracing: Tracing | None = None,
     ) -> None:
         self.id = log.connection_id
         self.peer = log.peer
@@ -152,11 +157,13 @@ class WSServerConnection:
         self._session = session
         session.timed = query_timeout is not None
         session.max_reply_size = inf if max_reply_size is None else max_reply_size
+        self._spans = None if tracing is None else RequestSpans(tracing, log.connection_id)
         self._pipeline = RequestPipeline(
             extended=transport.subprotocol == SUBPROTOCOL,
             max_in_flight=max_in_flight,
             query_timeout=query_timeout,
             max_reply_size=session.max_reply_size,
+            new_traced=None if self._spans is None else self._spans.request,
         )
         self._budgets = budgets or Budgets(ByteBudget(None), ByteBudget(None))
         self._network = network
@@ -168,7 +175,7 @@ class WSServerConnection:
         self._streams = ResultStreams(session, self._variables, partial(close_beyond, self._budgets.replies))
         self._engine_is_lost = False
         self._queued_reported = 0  # the bytes in the queue that the budget knows of
-        self._evaluate_at_once = None if log.queries else session.evaluate
+        self._evaluate_at_once = None if log.queries or self._spans is not None else session.evaluate
         self._wake = trio.Event()  # wakes the worker task
         self._next_ping = -inf  # the earliest time for a ping while the pipeline is full
         self._not_full: trio.Event | None = None  # wakes the reader task while the pipeline is full
@@ -230,6 +237,8 @@ class WSServerConnection:
             self._counters.abandoned += self._pipeline.unanswered
             self._log.closed(error)
             self._stop_now()  # the engine is free at once, however long the closing handshake takes
+            if self._spans is not None:
+                self._spans.close()
             await aclose_shielded(self._transport)
 
     async def _serve_until_end(self) -> RayforceWSError | None:
@@ -434,6 +443,7 @@ class WSServerConnection:
     def _cancel(self, cancelled: CancelRequested) -> None:
         self._counters.cancelled += 1
         if cancelled.running:
+            self._streams.cancel()
             self._stop_engine(cancelled.request.ticket)
 
     def _take_notices(self) -> None:
@@ -450,7 +460,8 @@ class WSServerConnection:
         while notices:
             match notices.popleft():
                 case HelloNotice():
-                    self._messages.notify(dump_hello([STREAMS] if subscriptions is None else [STREAMS, SUBSCRIPTIONS]))
+                    features = [ROWS, STREAMS] if subscriptions is None else [ROWS, STREAMS, SUBSCRIPTIONS]
+                    self._messages.notify(dump_hello(features))
                 case SubscribeNotice() as notice if subscriptions is not None:
                     subscriptions.subscribe(notice)
                 case UnsubscribeNotice(number) if subscriptions is not None:
@@ -494,6 +505,8 @@ class WSServerConnection:
             if request.number is None or request.call is not None:
                 return False
             if session.evaluate is not None:
+                if self._spans is not None:
+                    pipeline.performing()  # the span of the engine begins
                 pipeline.replied(session.evaluate(request.frame))
                 return True
             if request.ticket and (reply := session.take_reply()) is not None:
@@ -570,7 +583,7 @@ class WSServerConnection:
                 failure = await self._ask_engine(lambda: session.post(frame))
                 if failure is not None:
                     self._log_failed_post(failure)
-                pipeline.post_done()
+                pipeline.post_done(failure)
             else:
                 reply = await self._ask_engine(lambda: session.request(frame))
                 pipeline.replied(reply, session.unread)
@@ -613,8 +626,10 @@ class WSServerConnection:
                 reply = await self._streams.next_batch(call)
                 self._counters.batches += not isinstance(reply, Failure)
                 return reply
+            case TakeRows():
+                return await self._streams.take_rows(call)
             case EndStream():
-                await self._streams.end(call)
+                return await self._streams.end(call)
             case Snapshot() if self._subscriptions is not None:
                 return await self._subscriptions.snapshot(call, self._session)
             case Publish() if self._subscriptions is not None:
@@ -638,6 +653,9 @@ class WSServerConnection:
         if request.failure is not None:
             self._counters.error(request.failure.code)
         self._counters.answered(size, perf_counter() - request.arrived_at)
+        if self._spans is not None:
+            assert isinstance(request, TracedRequest)
+            request.answered(size)
 
     def _flush(self) -> None:
         try:

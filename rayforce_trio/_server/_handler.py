@@ -10,10 +10,11 @@ from functools import partial
 import trio
 
 from .._addresses import ClientAddress, network_of
-from .._protocol import HELLO_REPLY, JSON_SUBPROTOCOL, MESSAGE_LIMIT_HEADER, SUBPROTOCOL
+from .._protocol import HELLO_REPLY, JSON_SUBPROTOCOL, SUBPROTOCOL
 from .._streams import peer_address
 from .._tasks import enable_ki_protection
 from .._text import counted
+from .._traces import Tracing
 from .._transports import (
     AcceptOptions,
     BadRequest,
@@ -63,7 +64,7 @@ _TOO_MANY_OPENINGS = too_many(
 
 
 class ConnectionHandler:
-    """Handle the connections of one server. The arguments are the server's.
+    """Handle the connections of one server. The arguments are the server's; `start` calls `find_tracing`.
 
     Attributes:
         query_timeout: seconds that a query of a new connection may run; `None`: without limit.
@@ -85,6 +86,7 @@ class ConnectionHandler:
         log_queries: bool,
         hub: Hub,
         subscriptions: SubscriptionOptions,
+        find_tracing: Callable[[], Tracing | None],
     ) -> None:
         self._authorizer = authorizer
         self._proxies = proxies
@@ -103,6 +105,8 @@ class ConnectionHandler:
         self._log_queries = log_queries
         self._hub = hub
         self._subscriptions = subscriptions
+        self._find_tracing = find_tracing
+        self._tracing: Tracing | None = None
         self._log_limiter = LogLimiter()
         self.query_timeout: float | None = None
         self._stop_at: float | None = None  # on trio's clock, once the server stops
@@ -121,8 +125,10 @@ class ConnectionHandler:
         return sum(connection.queued for connection in self._connections.copy())
 
     def start(self) -> None:
-        """Forget an earlier `stop`."""
+        """Forget an earlier `stop`, and find out whether requests are traced."""
         self._stop_at = None
+        self._tracing = self._find_tracing()
+        self._accept_options = replace(self._accept_options, takes_traces=self._tracing is not None)
 
     def stop(self, grace: float) -> None:
         """Drain every connection within `grace` seconds. Calling it again can only shorten the time."""
@@ -304,6 +310,7 @@ class ConnectionHandler:
                     max_subscriptions=self._subscriptions.max_subscriptions,
                 ),
                 max_subscription_buffer=self._subscriptions.max_subscription_buffer,
+                tracing=self._tracing,
             )
             opened.connection = connection
             await self._serve_connection(connection, log)
@@ -388,8 +395,7 @@ class ConnectionHandler:
                 await hosted.refuse(decision)
             raise ConnectionRejected(decision.status, decision.reason)
         subprotocol = next((name for name in options.subprotocols if name in request.subprotocols), None)
-        limit = ((MESSAGE_LIMIT_HEADER, str(options.max_message_size)),)
-        channel = await hosted.accept(subprotocol, limit if subprotocol == SUBPROTOCOL else ())
+        channel = await hosted.accept(subprotocol, options.announcements(subprotocol))
         opened.query_timeout = self._options.query_timeout_on([request.own_address[0]])
         opened.transport = HostedTransport(
             channel,

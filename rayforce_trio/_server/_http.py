@@ -1,6 +1,6 @@
-"""Answers to plain HTTP requests: `GET /healthz`, `GET /healthz?deep`, and two that a server can do without.
+"""Answers to plain HTTP requests: `GET /healthz`, `GET /healthz?deep`, and three that a server can do without.
 
-These are `GET /metrics`, and `GET /rayforce.js`, which is the client for JavaScript.
+These are `GET /metrics`, `GET /rayforce.js`, which is the client for JavaScript, and `GET /console`.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,14 @@ from .._transports import HttpResponse, OpeningRequest, Refusal
 from ..errors import RayforceWSError
 from ..statistics import Statistics
 from ._authorizer import REFUSAL_TIMEOUT, Authorizer
+from ._console import is_from_browser, load_console
 from ._log import ConnectionLog
 from ._probing import PROBE_TIMEOUT, EngineProbes
 
 HEALTH_PATH = "/healthz"
 METRICS_PATH = "/metrics"
 JAVASCRIPT_PATH = "/rayforce.js"
+CONSOLE_PATH = "/console"
 
 _JAVASCRIPT = Path(__file__).parents[1] / "javascript" / "rayforce.js"
 _JAVASCRIPT_HEADERS = (
@@ -34,6 +36,8 @@ _NO_METRICS = Refusal(404, "This server has no metrics page. To enable it, start
 _NO_JAVASCRIPT = Refusal(
     404, "This server does not serve its JavaScript client. To enable that, start the server with serve_javascript."
 )
+_NO_CONSOLE = Refusal(404, "This server has no console. To enable it, start the server with console.")
+_TO_CONSOLE = HttpResponse(302, b"", headers=(("Location", CONSOLE_PATH[1:]), ("Cache-Control", "no-store")))
 _NO_UPGRADE = Refusal(
     426,
     "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket. A proxy in between has "
@@ -57,9 +61,10 @@ class HttpEndpoints:
         authorizer: decides which clients may see the metrics and query the engines.
         metrics: whether the server has metrics.
         javascript: whether the server serves the client for JavaScript.
+        console: whether the server has the console.
 
     Raises:
-        RayforceValueError: `metrics` or `javascript` is not a bool.
+        RayforceValueError: `metrics`, `javascript` or `console` is not a bool.
         RayforceWSError: the library that metrics need is not installed.
     """
 
@@ -71,9 +76,11 @@ class HttpEndpoints:
         *,
         metrics: bool,
         javascript: bool,
+        console: bool,
     ) -> None:
         check_flag("metrics", metrics)
         check_flag("serve_javascript", javascript)
+        check_flag("console", console)
         self._is_healthy = is_healthy
         self._authorizer = authorizer
         self._probes = EngineProbes(authorizer.engines)
@@ -83,6 +90,7 @@ class HttpEndpoints:
             if javascript
             else _NO_JAVASCRIPT
         )
+        self._console = load_console() if console else None
 
     async def answer(
         self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
@@ -107,7 +115,25 @@ class HttpEndpoints:
             return refusal or HttpResponse(200, *self._metrics.render(request.headers.get("accept", "")))
         if path == JAVASCRIPT_PATH:
             return self._authorizer.check_origin(request) or self._javascript
+        if path == CONSOLE_PATH:
+            return await self._show_console(request, opening, log)
+        if path == "/" and self._console is not None and is_from_browser(request):
+            return self._authorizer.check_origin(request) or _TO_CONSOLE
         return _NO_UPGRADE
+
+    async def _show_console(
+        self, request: OpeningRequest, opening: trio.CancelScope, log: ConnectionLog
+    ) -> HttpResponse | Refusal:
+        """Return the console, or the refusal of the client. A checkpoint if the client has to be authenticated.
+
+        If cancelled, the client was not answered.
+        """
+        if self._console is None:
+            return _NO_CONSOLE
+        refusal = await self._authorizer.authorize_page(request, opening, log)
+        if refusal is None:
+            return self._console.console
+        return self._console.refusal(refusal, request, accepts_passwords=self._authorizer.accepts_passwords)
 
     async def _deep_health(self, opening: trio.CancelScope) -> HttpResponse:
         """Query the engines. A checkpoint; if cancelled, the queries of this call are stopped.

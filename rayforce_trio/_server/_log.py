@@ -188,8 +188,19 @@ def printable_traceback(error: BaseException) -> str:
 
 def beginning_of(message: Frame | str) -> str:
     """Return the beginning of the text query in a message, on one line. For other messages, return the size."""
+    text = text_of(message, QUERY_LIMIT)
+    return f"({counted(len(message), 'byte')})" if text is None else text
+
+
+def text_of(message: Frame | str, limit: int) -> str | None:
+    """Return the beginning of the text query in a message, on one line; `None` for other messages.
+
+    Args:
+        message: a message of a client.
+        limit: the length to which a longer text is cut, in characters.
+    """
     if isinstance(message, str) or len(message) < _TEXT or message[HEADER_SIZE] != _STRING:
-        return f"({counted(len(message), 'byte')})"
-    end = _TEXT + 4 * QUERY_LIMIT
+        return None
+    end = _TEXT + 4 * limit
     text = " ".join(bytes(message[_TEXT:end]).decode("utf-8", "replace").split())
-    return text if len(message) <= end and len(text) <= QUERY_LIMIT else f"{text[:QUERY_LIMIT]}..."
+    return text if len(message) <= end and len(text) <= limit else f"{text[:limit]}..."

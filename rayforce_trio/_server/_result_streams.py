@@ -11,6 +11,7 @@ import trio
 
 from .._engines import Session
 from .._protocol import (
+    CANCELLED,
     HEADER_SIZE,
     EndStream,
     Failure,
@@ -20,10 +21,13 @@ from .._protocol import (
     OpenStreams,
     Reply,
     Result,
+    Rows,
+    TakeRows,
+    response_frame,
     split_verbose,
 )
 from .._values._columns import read_columns
-from .._values._payloads import call, i64, name, string, text_of_symbol, vector
+from .._values._payloads import NULL, call, i64, name, string, text_of_symbol, vector
 from .._values._reader import NotColumns, UnknownType
 from .._values._types import DTYPES, Type
 from ..errors import RayforceConversionError
@@ -40,7 +44,7 @@ _DAMAGED = "the engine sent a damaged reply"
 
 
 class ResultStreams:
-    """The streams of one connection. One task at a time calls `open`, `next_batch` and `end`.
+    """The streams of one connection. One task at a time calls `open`, `next_batch`, `take_rows` and `end`.
 
     Args:
         session: the connection's engine session.
@@ -55,6 +59,7 @@ class ResultStreams:
         self._streams = OpenStreams()
         self._sources: dict[int, str | SpooledValue] = {}  # the names of variables, and values
         self._keeps_variables = True  # as far as is known
+        self._is_cancelled = False  # the present call of `open`
 
     @property
     def stored(self) -> int:
@@ -72,6 +77,7 @@ class ResultStreams:
         Raises:
             EngineError: the engine is lost.
         """
+        self._is_cancelled = False
         refusal = self._streams.open(request)
         if refusal is not None:
             await trio.lowlevel.checkpoint()
@@ -80,6 +86,13 @@ class ResultStreams:
         if isinstance(reply, Failure):
             await self._remove(request.stream)
         return reply
+
+    def cancel(self) -> None:
+        """Have the running call of `open`, if there is one, not start the query. No checkpoint.
+
+        A stop reaches only the request that the session has in flight, and `open` sends another one before the query.
+        """
+        self._is_cancelled = True
 
     async def next_batch(self, request: NextBatch) -> Reply:
         """Return the next rows of a stream, or an error. The reply may be incomplete, as that of `Session.request`.
@@ -90,22 +103,17 @@ class ResultStreams:
             EngineError: the engine is lost.
         """
         rows = self._streams.next_rows(request)
-        if isinstance(rows, Failure):
-            await trio.lowlevel.checkpoint()
-            return rows
-        source = self._sources[request.stream]
-        if isinstance(source, SpooledValue):
-            await trio.lowlevel.checkpoint()
-            reply: Reply = source.batch(rows.start, rows.count)
-        else:
-            part = vector(Type.I64, 2, [_PAIR.pack(rows.start, rows.count)])
-            reply = await evaluate_unlogged(self._session, call("take", name(source), part))
-        if isinstance(reply, Result):
+        reply = await self._take(request.stream, rows)
+        if isinstance(rows, Rows) and isinstance(reply, Result):
             self._streams.returned(request.stream, rows)
         return reply
 
-    async def end(self, request: EndStream) -> None:
-        """Release a stream, if it exists. A checkpoint. If cancelled, the session can only be closed.
+    async def take_rows(self, request: TakeRows) -> Reply:
+        """Return some rows of a stream. Otherwise like `next_batch`, also if cancelled."""
+        return await self._take(request.stream, self._streams.take_rows(request))
+
+    async def end(self, request: EndStream) -> Reply:
+        """Release a stream, if it exists, and return null. A checkpoint. If cancelled, the session can only be closed.
 
         Raises:
             EngineError: the engine is lost.
@@ -114,8 +122,21 @@ class ResultStreams:
             await trio.lowlevel.checkpoint()
         else:
             await self._remove(request.stream)
+        return Result(response_frame(NULL))
 
     # Inside
+
+    async def _take(self, stream: int, rows: Rows | Failure) -> Reply:
+        """Return some rows of a stream, or an error. Like `next_batch`, also if cancelled."""
+        if isinstance(rows, Failure):
+            await trio.lowlevel.checkpoint()
+            return rows
+        source = self._sources[stream]
+        if isinstance(source, SpooledValue):
+            await trio.lowlevel.checkpoint()
+            return source.batch(rows.start, rows.count)
+        part = vector(Type.I64, 2, [_PAIR.pack(rows.start, rows.count)])
+        return await evaluate_unlogged(self._session, call("take", name(source), part))
 
     async def _evaluate(self, request: OpenStream) -> Reply:
         """Evaluate the query of a stream. Otherwise like `open`, also if cancelled."""
@@ -123,12 +144,15 @@ class ResultStreams:
             variable = self._variables.new()
             self._sources[request.stream] = variable
             reply = await evaluate_unlogged(self._session, call("set", name(variable), i64(0)))
-            if not isinstance(reply, Failure):
-                return await self._evaluate_into(variable, request)
-            if reply.code != _ACCESS:
+            if isinstance(reply, Failure) and reply.code == _ACCESS:
+                self._variables.forget(variable)
+                self._keeps_variables = False
+            elif isinstance(reply, Failure):
                 return reply
-            self._variables.forget(variable)
-            self._keeps_variables = False
+        if self._is_cancelled:
+            return Failure(CANCELLED, "the client cancelled the request")
+        if self._keeps_variables:
+            return await self._evaluate_into(variable, request)
         reply = await self._session.request(request_of(request.query, verbose=True))
         return await self._keep(request.stream, reply)
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from math import inf
 from types import TracebackType
 from typing import Literal
@@ -21,6 +22,7 @@ from .._protocol import Failure
 from .._streams import check_tls_context, own_address
 from .._tasks import EventLoop, collapse_groups, enable_ki_protection, in_trio, load_anyio, running_loop
 from .._text import counted
+from .._traces import TracerProvider, check_provider, find_tracing
 from .._transports import KeepAlive, TrioWebSocketRequest, WebSocketRequest, check_size
 from ..errors import ListenError, RayforceValueError, RayforceWSError
 from ..statistics import Statistics
@@ -134,6 +136,11 @@ class WSServer:
             without `authenticate`, clients on this machine. This needs the library prometheus_client.
         serve_javascript: whether to answer `GET /rayforce.js` with the client for JavaScript, for pages that may
             connect.
+        console: whether to answer `GET /console` with a page for queries. Authenticated clients receive it or, without
+            `authenticate`, clients on this machine.
+        tracer_provider: the OpenTelemetry `TracerProvider` that makes spans for each request. `None`: the provider that
+            the program has set for all libraries when the server starts; without one, there are no spans.
+        trace_queries: whether spans have the texts of queries, and messages of errors, which may quote them.
 
     Raises:
         RayforceValueError: an argument is out of range.
@@ -182,6 +189,9 @@ class WSServer:
         log_queries: bool = False,
         metrics: bool = False,
         serve_javascript: bool = False,
+        console: bool = False,
+        tracer_provider: TracerProvider | None = None,
+        trace_queries: bool = False,
     ) -> None:
         self._binding = make_binding(
             port, host=host, sockets=sockets, unix_mode=unix_mode, reuse_port=reuse_port, listen=listen
@@ -195,6 +205,8 @@ class WSServer:
             raise RayforceValueError(f"listen=False contradicts {option}: the server that listens needs that option")
         check_size(max_message_size)
         check_flag("log_queries", log_queries)
+        check_provider(tracer_provider)
+        check_flag("trace_queries", trace_queries)
         self.host: str = self._binding.host
         """The name or address to listen on, as given. Of `sockets`, the address of the first one."""
         policy = make_policy(
@@ -233,7 +245,12 @@ class WSServer:
             options=self._options,
             counters=self._counters,
             endpoints=HttpEndpoints(
-                self, self._is_healthy, self._authorizer, metrics=metrics, javascript=serve_javascript
+                self,
+                self._is_healthy,
+                self._authorizer,
+                metrics=metrics,
+                javascript=serve_javascript,
+                console=console,
             ),
             tls=ssl_context,
             max_message_size=max_message_size,
@@ -241,6 +258,7 @@ class WSServer:
             log_queries=log_queries,
             hub=self._hub,
             subscriptions=subscriptions,
+            find_tracing=partial(find_tracing, tracer_provider, queries=trace_queries),
         )
         self._asgi = AsgiApplication(self, self._handler, self._check_running)
         self._starting = trio.CancelScope()

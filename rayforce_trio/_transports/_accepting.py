@@ -16,7 +16,7 @@ import trio
 import trio_websocket
 
 from .._addresses import ClientAddress
-from .._protocol import MESSAGE_LIMIT_HEADER, SUBPROTOCOL
+from .._protocol import JSON_SUBPROTOCOL, MESSAGE_LIMIT_HEADER, TRACES_HEADER
 from .._streams import (
     BrokenResourceError,
     ByteStream,
@@ -50,6 +50,7 @@ _TOO_LATE = "The request took too long: the end of its headers did not arrive in
 _NO_UPGRADE = "The request is not valid: the Upgrade header is missing."
 
 _TEXT_TYPE = "text/plain; charset=utf-8"
+_HTML_TYPE = "text/html; charset=utf-8"
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -85,21 +86,24 @@ class Refusal:
         status: an HTTP status, 400 to 599.
         reason: a sentence for the client's user.
         headers: further headers of the answer.
+        page: an HTML page to send instead of the reason.
     """
 
     status: int
     reason: str
     headers: Headers = ()
+    page: bytes | None = field(default=None, repr=False)
 
     @property
     def body(self) -> bytes:
-        """The reason as a line of text."""
-        return self.reason.encode() + b"\n"
+        """The page, or the reason as a line of text."""
+        return self.reason.encode() + b"\n" if self.page is None else self.page
 
     @property
     def all_headers(self) -> Headers:
         """The headers of every refusal, and those of this one."""
-        return (("Content-Type", _TEXT_TYPE), ("Connection", "close"), *self.headers)
+        content_type = _TEXT_TYPE if self.page is None else _HTML_TYPE
+        return (("Content-Type", content_type), ("Connection", "close"), *self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,7 @@ class AcceptOptions:
         keepalive: when to ping a client.
         tls: the context for TLS; `None`: no TLS.
         write_timeout: the seconds over which the rate is measured at which a peer must take bytes: see `WriteRate`.
+        takes_traces: whether clients of a subprotocol are told that the server takes traces.
         turns: held by an opening for each step of the TLS handshake, and while it parses what it has received.
     """
 
@@ -180,7 +185,15 @@ class AcceptOptions:
     keepalive: KeepAlive
     tls: ssl.SSLContext | None = None
     write_timeout: float = WRITE_STALL_TIMEOUT
+    takes_traces: bool = False
     turns: Turns = field(default_factory=Turns)
+
+    def announcements(self, subprotocol: str | None) -> Headers:
+        """Return the headers that tell a client of a subprotocol what the server takes. JSON is for other clients."""
+        if subprotocol in (None, JSON_SUBPROTOCOL):
+            return ()
+        traces = ((TRACES_HEADER, "1"),) if self.takes_traces else ()
+        return ((MESSAGE_LIMIT_HEADER, str(self.max_message_size)), *traces)
 
 
 async def accept(
@@ -229,7 +242,7 @@ async def accept(
             await _serve_http_request(stream, request, opening_request, answer, progress)
         await _decide(stream, opening_request, decide, progress)
         subprotocol = next((name for name in options.subprotocols if name in proposed), None)
-        await send_head(stream, await _handshake(request, subprotocol, options.max_message_size))
+        await send_head(stream, await _handshake(request, subprotocol, options))
     except (BrokenResourceError, ClosedResourceError) as error:
         stream.close()
         raise HandshakeError("the connection broke during the opening handshake") from error.__cause__
@@ -383,19 +396,19 @@ async def _refuse_bad_request(
     raise BadRequest(status, reason)
 
 
-async def _handshake(request: UpgradeRequest, subprotocol: str | None, max_message_size: int) -> bytes:
+async def _handshake(request: UpgradeRequest, subprotocol: str | None, options: AcceptOptions) -> bytes:
     """Have trio-websocket accept the request, and return its response. A checkpoint; if cancelled, nothing was sent."""
 
     async def receive_head() -> bytes:
         return normalized_request(request)
 
     stream = HeadStream(receive_head)
-    limit = (MESSAGE_LIMIT_HEADER.encode(), b"%d" % max_message_size)
+    headers = [(name.encode(), value.encode()) for name, value in options.announcements(subprotocol)]
     proposal = await trio_websocket.wrap_server_stream(
         ServerNursery(),  # type: ignore[arg-type]  # it needs start_soon only
         stream,
     )
-    await proposal.accept(subprotocol=subprotocol, extra_headers=[limit] if subprotocol == SUBPROTOCOL else None)
+    await proposal.accept(subprotocol=subprotocol, extra_headers=headers)
     return stream.sent
 
 

@@ -75,6 +75,7 @@ class Transport(ABC):
         max_message_size: the longest message to accept, in bytes; may be changed at any time.
         peer_max_message_size: the longest message that the server accepts, in bytes; `None` if the server did not
             announce it, and always in a server.
+        peer_takes_traces: whether the server has announced that it takes traces; false in a server.
         on_idle: called when `send_between` may succeed again, after it has returned False. The default does nothing.
         on_unfinished: called by `receive` with the number of bytes that have been added to an unfinished message, if it
             is long. It may call `begin_close`. The default does nothing.
@@ -90,6 +91,7 @@ class Transport(ABC):
     peer: str
     max_message_size: int
     peer_max_message_size: int | None = None
+    peer_takes_traces: bool = False
 
     @abstractmethod
     async def receive(self) -> Frame | str:

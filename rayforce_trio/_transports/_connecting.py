@@ -13,7 +13,7 @@ from contextlib import suppress
 import trio_websocket
 
 from .._addresses import Endpoint, authority_of, os_error_text
-from .._protocol import MESSAGE_LIMIT_HEADER, parse_message_limit
+from .._protocol import MESSAGE_LIMIT_HEADER, TRACES_HEADER, parse_message_limit
 from .._streams import (
     BrokenResourceError,
     ByteStream,
@@ -86,6 +86,7 @@ async def connect(
         max_message_size=max_message_size,
         keepalive=keepalive,
         peer_max_message_size=parse_message_limit(accepted.headers.get(MESSAGE_LIMIT_HEADER.lower())),
+        peer_takes_traces=accepted.headers.get(TRACES_HEADER.lower()) == "1",
     )
 
 

@@ -50,6 +50,7 @@ class WebSocketTransport(Transport):
         max_message_size: the longest message to accept, in bytes.
         keepalive: when to send pings.
         peer_max_message_size: the longest message that the server accepts, in bytes; `None` if unknown.
+        peer_takes_traces: whether the server takes traces.
         write_timeout: the connection is lost if the peer takes less than `MIN_RATE` on average over this many seconds
             while bytes wait to be sent.
     """
@@ -68,11 +69,14 @@ class WebSocketTransport(Transport):
         max_message_size: int,
         keepalive: KeepAlive,
         peer_max_message_size: int | None = None,
+        peer_takes_traces: bool = False,
         write_timeout: float = math.inf,
     ) -> None:
         self.subprotocol = subprotocol
         self.peer = peer
         self.peer_max_message_size = peer_max_message_size
+        if peer_takes_traces:
+            self.peer_takes_traces = True
         self._stream = stream
         self._keepalive = keepalive
         self._write_timeout = write_timeout

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from support.commands import BOUND, FAREWELL, command, command_in_child, serving, started, wrong_usage
+from support.commands import BOUND, FAREWELL, command, command_in_child, environment, serving, started, wrong_usage
 from support.engine_processes import has_ended
 from support.native import native_server
 from support.terminal import CTRL_C, terminal
@@ -71,6 +71,37 @@ def test_metrics_and_the_client_for_javascript_are_served_if_that_is_asked_for()
             assert b"\nrayforce_requests_total" in answer.read()
         with urlopen(f"http://127.0.0.1{server.url}/rayforce.js", timeout=BOUND) as answer:
             assert answer.headers["Content-Type"].startswith("text/javascript")
+
+
+# As `opentelemetry-instrument` does, this sets a provider when Python starts.
+INSTRUMENTED = """
+import sys
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr)))
+trace.set_tracer_provider(provider)
+"""
+
+
+@pytest.mark.parametrize("with_queries", [False, True])
+def test_requests_are_traced_with_the_provider_of_the_environment(with_queries: bool, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INSTRUMENTED)
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    options = ["--trace-queries"] if with_queries else []
+    with serving(*IN_PROCESS, *options, PYTHONPATH=path) as server:
+        assert value(server.url, "(+ 1 2)") == "3"
+        spans = server.end()[1]
+    assert '"name": "rayforce request"' in spans
+    assert ('"db.query.text": "(+ 1 2)"' in spans) == with_queries
+
+
+def test_the_console_is_served_if_that_is_asked_for() -> None:
+    with serving(*IN_PROCESS, "--console") as server, urlopen(f"http://127.0.0.1{server.url}/console") as answer:
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from support.value_vectors import FILE, MADE, QUERIES, SENT, neutral, vectors
 
 import rayforce_trio
+from rayforce_trio._codec._errors import WORDS
 
 SOURCES = Path(__file__).parents[2] / "rayforce_trio" / "javascript"
 SHIPPED = files(rayforce_trio) / "javascript"
@@ -22,9 +23,14 @@ def test_the_client_is_small() -> None:
     assert len(gzip.compress((SHIPPED / "rayforce.js").read_bytes(), 9)) < LIMIT
 
 
-def test_the_client_was_built_from_its_sources() -> None:
-    found = [f"{sha256(path.read_bytes()).hexdigest()}  src/{path.name}" for path in sorted(SOURCES.glob("src/*.js"))]
+def test_the_client_and_the_console_were_built_from_their_sources() -> None:
+    sources = [path for folder in ("console", "src") for path in sorted((SOURCES / folder).iterdir())]
+    found = [f"{sha256(path.read_bytes()).hexdigest()}  {path.parent.name}/{path.name}" for path in sources]
     assert (SOURCES / "sources.sha256").read_text().splitlines() == found, "run npm run build"
+
+
+def test_the_console_explains_the_codes_of_the_engine() -> None:
+    assert json.loads((SOURCES / "console" / "meanings.json").read_text(encoding="utf-8")) == WORDS
 
 
 def test_the_package_of_npm_has_the_version_of_this_one_and_no_dependencies() -> None:

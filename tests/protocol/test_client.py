@@ -19,8 +19,10 @@ from rayforce_trio._protocol import (
     ProtocolViolation,
     RequestPipeline,
     Result,
+    TraceNotice,
     dump_cancel,
     dump_error,
+    dump_trace,
     join_verbose,
     parse_frame,
     string_frame,
@@ -659,6 +661,67 @@ def test_a_baseline_server_answers_posts_so_there_is_no_fence() -> None:
     for _ in range(2 * MAX_IN_FLIGHT):
         client.post(POST)
     assert messages_of(client) == [POST] * MAX_IN_FLIGHT
+
+
+TRACE = TraceNotice("00-a-b-01", "c=d")
+
+
+@BOTH
+@pytest.mark.parametrize("is_post", [False, True], ids=["request", "post"])
+def test_the_trace_of_a_request_is_sent_directly_before_it(is_post: bool, extended: bool) -> None:
+    client = ClientProtocol(extended=extended)
+    before, after = client.submit(REQUEST), client.submit(REQUEST)
+    traced = client.post(POST, TRACE) if is_post else client.submit(REQUEST, TRACE)
+    client.cancel(after)
+    assert drain(client) == [
+        Outgoing(REQUEST, before),
+        Outgoing(dump_trace(TRACE), None),
+        Outgoing(POST if is_post else REQUEST, traced),
+    ]
+
+
+def test_a_request_that_is_cancelled_behind_its_trace_is_sent_before_the_cancel() -> None:
+    client = ClientProtocol(extended=True)
+    traced = client.submit(REQUEST, TRACE)
+    other = client.submit(REQUEST)
+    assert client.next_outgoing() == Outgoing(dump_trace(TRACE), None)
+    assert traced.state is ClientRequestState.SENT
+    assert client.submit_alone(REQUEST) is None
+    client.cancel(traced)
+    assert client.has_outgoing
+    assert drain(client) == [Outgoing(REQUEST, traced), Outgoing(dump_cancel(1), None), Outgoing(REQUEST, other)]
+    assert client.receive(dump_error(1, "cancel", "")) is None
+    assert client.receive(dump_error(2, "type", "")) is other
+
+
+def test_a_request_that_is_cancelled_before_its_trace_was_sent_leaves_nothing() -> None:
+    client = ClientProtocol(extended=True)
+    client.cancel(client.submit(REQUEST, TRACE))
+    assert drain(client) == []
+
+
+@pytest.mark.parametrize("is_post", [False, True], ids=["request", "post"])
+def test_a_request_whose_trace_alone_was_sent_counts_as_not_sent_if_the_connection_ends(is_post: bool) -> None:
+    client = ClientProtocol(extended=True)
+    traced = client.post(POST, TRACE) if is_post else client.submit(REQUEST, TRACE)
+    assert client.next_outgoing() == Outgoing(dump_trace(TRACE), None)
+    assert traced.frame == b""
+    client.abandon()
+    assert traced.frame == (POST if is_post else REQUEST)
+    assert drain(client) == []
+    assert not client.has_outgoing
+
+
+def test_a_fence_does_not_come_between_a_trace_and_its_request() -> None:
+    client = ClientProtocol(extended=True)
+    for _ in range(FENCE_INTERVAL):
+        client.post(POST)
+    traced = client.post(POST, TRACE)
+    messages = [outgoing.message for outgoing in drain(client)]
+    assert messages.index(dump_trace(TRACE)) == len(messages) - 2
+    assert messages[-1] == POST
+    assert FENCE in messages
+    assert traced.state is ClientRequestState.DONE
 
 
 class Publishing(RuleBasedStateMachine):

@@ -17,6 +17,7 @@ from rayforce_trio._protocol import (
     ProtocolViolation,
     SubscribedNotice,
     SubscribeNotice,
+    TraceNotice,
     UnsubscribedNotice,
     UnsubscribeNotice,
     dump_cancel,
@@ -24,6 +25,7 @@ from rayforce_trio._protocol import (
     dump_hello,
     dump_subscribe,
     dump_subscribed,
+    dump_trace,
     dump_unsubscribe,
     dump_unsubscribed,
     parse_control,
@@ -36,10 +38,15 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
-FIELDS = ("request", "code", "message", "features", "id", "topic", "epoch", "sequence", "resume", "further")
+FIELDS = (
+    *("request", "code", "message", "features", "id", "topic", "epoch", "sequence", "resume", "traceparent"),
+    *("tracestate", "further"),
+)
 # Near the truth: the keys that mean something, with values that may not.
 documents = st.dictionaries(
-    st.sampled_from(["cancel", "error", "hello", "subscribe", "subscribed", "unsubscribe", "unsubscribed", "later"]),
+    st.sampled_from(
+        ["cancel", "error", "hello", "subscribe", "subscribed", "trace", "unsubscribe", "unsubscribed", "later"]
+    ),
     json_values | st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, numbers | json_values)),
 )
 
@@ -51,11 +58,18 @@ def error(**fields: Any) -> str:
 def test_the_text_on_the_wire() -> None:
     assert dump_cancel(7) == '{"cancel": 7}'
     assert dump_error(7, "type", "no") == '{"error": {"request": 7, "code": "type", "message": "no"}}'
+    assert dump_trace(TraceNotice("00-a-b-01")) == '{"trace": {"traceparent": "00-a-b-01"}}'
+    assert dump_trace(TraceNotice("p", "a=1")) == '{"trace": {"traceparent": "p", "tracestate": "a=1"}}'
 
 
 @given(numbers)
 def test_a_cancel_arrives_as_it_was_sent(number: int) -> None:
     assert parse_control(dump_cancel(number)) == [CancelNotice(number)]
+
+
+@given(st.text(), st.text())
+def test_a_trace_arrives_as_it_was_sent(parent: str, state: str) -> None:
+    assert parse_control(dump_trace(TraceNotice(parent, state))) == [TraceNotice(parent, state)]
 
 
 @given(numbers, st.text(max_size=7), st.text())
@@ -89,6 +103,7 @@ def test_unknown_keys_do_not_hide_known_ones() -> None:
 NOT_JSON = "^a text message that is not JSON$"
 NO_OBJECT = "^a text message that is not a JSON object$"
 NO_NUMBER = "^a request number must be an integer above 0$"
+NO_TRACE = "^a trace must have a traceparent, and its values must be text$"
 NO_ERROR = "^an error must have a request number, a code and a message$"
 
 
@@ -132,6 +147,12 @@ NO_ERROR = "^an error must have a request number, a code and a message$"
         ('{"error": "no"}', NO_ERROR),
         ('{"error": null}', NO_ERROR),
         ('{"error": [1, "type", "no"]}', NO_ERROR),
+        ('{"trace": "00-a-b-01"}', NO_TRACE),
+        ('{"trace": {}}', NO_TRACE),
+        ('{"trace": {"tracestate": "a=1"}}', NO_TRACE),
+        ('{"trace": {"traceparent": null}}', NO_TRACE),
+        ('{"trace": {"traceparent": "p", "tracestate": null}}', NO_TRACE),
+        ('{"trace": {"traceparent": "p", "tracestate": ["a=1"]}}', NO_TRACE),
     ],
     ids=lambda value: value[:40],
 )
@@ -162,6 +183,8 @@ def test_arbitrary_text_raises_nothing_but_violations(text: str) -> None:
                 assert number >= 1
             case SubscribeNotice(number) | UnsubscribeNotice(number) | SubscribedNotice(number):
                 assert 1 <= number < 2**63
+            case TraceNotice(parent, state):
+                assert type(parent) is type(state) is str
             case UnsubscribedNotice(number, code, message):
                 assert 1 <= number < 2**63
                 assert type(code) is type(message) is str

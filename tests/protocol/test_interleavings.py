@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from support.spans import Recorder
 
 from rayforce_trio._protocol import (
     COMPRESSED_FLAG,
@@ -14,6 +15,7 @@ from rayforce_trio._protocol import (
     Failure,
     Header,
     MessageType,
+    NewRequest,
     Outcome,
     RequestPipeline,
     RequestState,
@@ -24,6 +26,8 @@ from rayforce_trio._protocol import (
     string_frame,
 )
 from rayforce_trio._protocol._control import ErrorNotice
+from rayforce_trio._server._request_spans import RequestSpans, TracedRequest
+from rayforce_trio._traces import find_tracing
 
 MAX_IN_FLIGHT = 3
 
@@ -47,7 +51,9 @@ class Interleavings(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.server = RequestPipeline(extended=True, max_in_flight=MAX_IN_FLIGHT, query_timeout=1.0)
+        self.server = RequestPipeline(
+            extended=True, max_in_flight=MAX_IN_FLIGHT, query_timeout=1.0, new_traced=self.new_traced()
+        )
         self.arrived: list[ServerRequest] = []
         self.started: list[ServerRequest] = []
         self.answers: list[int] = []
@@ -55,6 +61,9 @@ class Interleavings(RuleBasedStateMachine):
         self.ahead: dict[int, Evaluation] = {}  # by the tickets of requests whose turn has not come
         self.performing: Action | None = None
         self.draining = self.leaves = self.gone = self.stopped = False
+
+    def new_traced(self) -> NewRequest | None:
+        return None
 
     # The client
 
@@ -264,3 +273,35 @@ class Interleavings(RuleBasedStateMachine):
 
 def test_each_request_is_answered_once_in_order_and_stops_hit_no_other() -> None:
     run_state_machine_as_test(Interleavings, settings=settings())
+
+
+class Traced(Interleavings):
+    """The same with a span for each request, and one for its time in the engine."""
+
+    def new_traced(self) -> NewRequest:
+        self.recorder = Recorder()
+        tracing = find_tracing(self.recorder.provider, queries=False)
+        assert tracing is not None
+        self.spans = RequestSpans(tracing, 1)
+        return self.spans.request
+
+    @invariant()
+    def the_spans_follow_the_states(self) -> None:
+        running = 0
+        for request in self.arrived:
+            assert isinstance(request, TracedRequest)
+            assert request.span.span.is_recording() == (request.state is not RequestState.DONE)
+            running += request.state is RequestState.RUNNING
+        engine = [span for span in self.recorder.open if span.name == "rayforce engine"]
+        assert len(engine) == running
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.spans.close()
+        assert not self.recorder.open
+        assert len(self.recorder.ended) == len(self.recorder.started)
+        assert len(self.recorder.named("rayforce engine")) <= len(self.started)
+
+
+def test_each_span_ends_once_whatever_happens_to_its_request() -> None:
+    run_state_machine_as_test(Traced, settings=settings())

@@ -13,6 +13,7 @@ from rayforce_trio._protocol import (
     OpenStreams,
     Rows,
     StreamState,
+    TakeRows,
 )
 
 Event = Callable[[OpenStreams], object]
@@ -64,6 +65,10 @@ def next_rows(streams: OpenStreams) -> object:
     return streams.next_rows(NextBatch(1))
 
 
+def take_rows(streams: OpenStreams) -> object:
+    return streams.take_rows(TakeRows(1, 5, 1))
+
+
 def remove(streams: OpenStreams) -> object:
     streams.remove(1)
     return None
@@ -74,15 +79,19 @@ def remove(streams: OpenStreams) -> object:
     [
         (None, open_it, None, StreamState.OPENING),
         (None, next_rows, UNKNOWN, None),
+        (None, take_rows, UNKNOWN, None),
         (None, remove, None, None),
         (StreamState.OPENING, open_it, TWICE, StreamState.OPENING),
         (StreamState.OPENING, next_rows, UNKNOWN, StreamState.OPENING),
+        (StreamState.OPENING, take_rows, UNKNOWN, StreamState.OPENING),
         (StreamState.OPENING, remove, None, None),
         (StreamState.OPEN, open_it, TWICE, StreamState.OPEN),
         (StreamState.OPEN, next_rows, Rows(0, 4), StreamState.OPEN),
+        (StreamState.OPEN, take_rows, Rows(5, 1), StreamState.OPEN),
         (StreamState.OPEN, remove, None, None),
         (StreamState.FINISHED, open_it, TWICE, StreamState.FINISHED),
         (StreamState.FINISHED, next_rows, FINISHED, StreamState.FINISHED),
+        (StreamState.FINISHED, take_rows, Rows(5, 1), StreamState.FINISHED),
         (StreamState.FINISHED, remove, None, None),
     ],
 )
@@ -113,6 +122,20 @@ def test_a_result_without_rows_remains_until_its_end() -> None:
     assert streams.state(1) is StreamState.FINISHED
     streams.remove(1)
     assert streams.state(1) is None
+
+
+@pytest.mark.parametrize(("first", "size"), [(0, 7), (5, 2), (6, 1), (2**62, 1)])
+def test_rows_that_do_not_exist_are_an_error(first: int, size: int) -> None:
+    refusal = in_open().take_rows(TakeRows(1, first, size))
+    assert isinstance(refusal, Failure)
+    assert (refusal.code, refusal.message.partition(",")[0]) == ("domain", "stream 1 has 6 rows")
+
+
+def test_rows_can_be_taken_in_any_order_beside_the_batches() -> None:
+    streams = in_open()
+    assert streams.take_rows(TakeRows(1, 2, 4)) == Rows(2, 4)
+    assert streams.take_rows(TakeRows(1, 0, 6)) == Rows(0, 6)
+    assert streams.next_rows(NextBatch(1)) == Rows(0, 4)
 
 
 def test_rows_that_were_not_returned_are_returned_next() -> None:

@@ -18,6 +18,7 @@ from rayforce_trio._protocol import (
     CancelRequested,
     ConnectionState,
     Failure,
+    Frame,
     Header,
     HelloNotice,
     MessageType,
@@ -29,10 +30,12 @@ from rayforce_trio._protocol import (
     RequestState,
     Result,
     ServerRequest,
+    TraceNotice,
     UnsubscribeNotice,
     dump_cancel,
     dump_error,
     dump_hello,
+    dump_trace,
     dump_unsubscribe,
     join_verbose,
     split_verbose,
@@ -1329,3 +1332,30 @@ def test_a_server_call_is_cancelled_like_any_request() -> None:
     assert queued.call is None
     assert cancel(server, 1) == CancelRequested(running, running=True)
     assert answer(server, STOPPED) == dump_error(1, "cancel", "")
+
+
+def test_a_trace_belongs_to_the_next_request_or_post() -> None:
+    seen: list[tuple[int | None, TraceNotice | None]] = []
+
+    def new(number: int | None, frame: Frame, now: float, trace: TraceNotice | None) -> ServerRequest:
+        seen.append((number, trace))
+        return ServerRequest(number, frame, now)
+
+    server = RequestPipeline(extended=True, new_traced=new)
+    first, second, third = TraceNotice("a"), TraceNotice("b", "x=y"), TraceNotice("c")
+    for message in (
+        *(dump_trace(first), REQUEST, POST),
+        *(dump_trace(first), dump_trace(second), dump_cancel(1), POST),
+        *(dump_trace(third), REQUEST),
+    ):
+        server.receive(message)
+    assert seen == [(1, first), (None, None), (None, second), (2, third)]
+    assert not server.notices
+
+
+def test_a_server_without_traces_ignores_them() -> None:
+    server = RequestPipeline(extended=True)
+    assert server.receive(dump_trace(TraceNotice("a"))) is None
+    assert server.is_plain(REQUEST)
+    with pytest.raises(ProtocolViolation):
+        server.receive('{"trace": 1}')

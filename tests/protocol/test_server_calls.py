@@ -12,6 +12,7 @@ from rayforce_trio._protocol import (
     OPEN_STREAM,
     PUBLISH,
     SNAPSHOT,
+    TAKE_ROWS,
     EndStream,
     Failure,
     Header,
@@ -20,6 +21,7 @@ from rayforce_trio._protocol import (
     OpenStream,
     Publish,
     Snapshot,
+    TakeRows,
     is_server_call,
     parse_server_call,
     query_frame,
@@ -43,6 +45,8 @@ VALID = [
     (server_call(PUBLISH, string("é"), i64(7)), Publish("é", memoryview(i64(7)))),
     (server_call(OPEN_STREAM, i64(MAX_ID), i64(MAX_BATCH_SIZE), QUERY), OpenStream(MAX_ID, MAX_BATCH_SIZE, QUERY)),
     (server_call(NEXT_BATCH, i64(2)), NextBatch(2)),
+    (server_call(TAKE_ROWS, i64(2), i64(0), i64(MAX_BATCH_SIZE)), TakeRows(2, 0, MAX_BATCH_SIZE)),
+    (server_call(TAKE_ROWS, i64(2), i64(MAX_ID), i64(1)), TakeRows(2, MAX_ID, 1)),
     (server_call(END_STREAM, i64(2)), EndStream(2)),
 ]
 
@@ -96,7 +100,10 @@ def test_other_requests_are_for_the_engine(message: bytes) -> None:
         (server_call(PUBLISH, string(""), i64(1)), "the topic must not be empty"),
         (server_call(PUBLISH, string("t"), b""), "the value is missing"),
         (server_call(PUBLISH, string("t")[:2] + b"\xff" * 8 + b"tttttttt", i64(1)), "the topic must be a String"),
-        (server_call(END_STREAM, i64(1)), r"\.ws\.end must be sent as a post"),
+        (server_call(TAKE_ROWS, i64(1), i64(-1), i64(1)), "the first row must be an I64 between 0 and"),
+        (server_call(TAKE_ROWS, i64(1), i64(0), i64(0)), "the number of rows must be an I64 between 1 and"),
+        (server_call(TAKE_ROWS, i64(1), i64(0), i64(MAX_BATCH_SIZE + 1)), "the number of rows must be"),
+        (server_call(TAKE_ROWS, i64(1), i64(0)), "expected 3 arguments, got 2"),
     ],
 )
 def test_an_invalid_call_is_an_error(message: bytes, text: str) -> None:
@@ -105,6 +112,10 @@ def test_an_invalid_call_is_an_error(message: bytes, text: str) -> None:
     assert isinstance(failure, Failure)
     with pytest.raises(ValueError, match=text):
         raise ValueError(str(failure))
+
+
+def test_the_end_of_a_stream_may_be_a_request() -> None:
+    assert parse_server_call(server_call(END_STREAM, i64(2)), is_post=False) == EndStream(2)
 
 
 def test_a_request_that_is_sent_as_a_post_is_an_error() -> None:

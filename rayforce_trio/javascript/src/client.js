@@ -53,7 +53,7 @@ class Connection {
 
   /** Evaluate a query, and return its value. */
   async execute(text, parameters, options) {
-    return decode(await this.#request(query(text, parameters), options), HEADER_SIZE);
+    return decode(await this._request(query(text, parameters), options), HEADER_SIZE);
   }
 
   /** Evaluate a query, and return its result as a table. */
@@ -63,13 +63,13 @@ class Connection {
 
   /** Call a function of the server, by its name or the text of a lambda. */
   async call(name, values = [], options) {
-    return decode(await this.#request(functionCall(name, values), options), HEADER_SIZE);
+    return decode(await this._request(functionCall(name, values), options), HEADER_SIZE);
   }
 
   /** Publish a value to the subscribers of a topic, and return the number of the update; 0 without subscribers. */
   async publish(topic, value, options = {}) {
     const payload = call(".ws.publish", string(topic), encode(value));
-    const reply = await this.#request(payload, { ...options, feature: SUBSCRIPTIONS, idempotent: false });
+    const reply = await this._request(payload, { ...options, feature: SUBSCRIPTIONS, idempotent: false });
     return Number(decode(reply, HEADER_SIZE));
   }
 
@@ -120,7 +120,7 @@ class Connection {
     this.#subscriptions.delete(subscription);
   }
 
-  async #request(payload, { signal, idempotent = false, feature } = {}) {
+  async _request(payload, { signal, idempotent = false, feature } = {}) {
     signal?.throwIfAborted();
     const message = frame(payload);
     for (let sends = 1; ; ) {

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -31,6 +32,7 @@ POINTED_HERE = "pointed-here.example"
 _PAGES = Path(__file__).with_name("pages")
 _LIMIT = 30  # seconds
 _POLL = 0.01  # seconds; nobody tells of what is waited for here
+_KEY_CODES = {"Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowUp": 38, "ArrowDown": 40, "PageDown": 34}
 _OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -188,13 +190,60 @@ class Page:
     async def type(self, text: str) -> None:
         """Type into what has the focus, and press Enter."""
         await self.call("Input.insertText", text=text)
+        await self.press("Enter", text="\r")
+
+    async def press(self, key: str, *, control: bool = False, alt: bool = False, text: str = "") -> None:
+        """Press and release a key."""
         for kind in ("keyDown", "keyUp"):
-            await self.call("Input.dispatchKeyEvent", type=kind, key="Enter", text="\r", windowsVirtualKeyCode=13)
+            await self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                text=text,
+                modifiers=alt + 2 * control,
+                windowsVirtualKeyCode=_KEY_CODES.get(key, 0),
+            )
+
+    async def click(self, selector: str) -> None:
+        """Click with the mouse on the middle of an element."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        await self.evaluate(f"{found}.scrollIntoView({{ block: 'nearest' }})")
+        place = await self.evaluate(
+            f"(({{ x, y, width, height }}) => [x + width / 2, y + height / 2])({found}.getBoundingClientRect())"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+
+    async def resize(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Show the page in a window of this size, in CSS pixels."""
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    async def picture(self) -> bytes:
+        """Return what the window shows, as PNG."""
+        return b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])
+
+    def requested(self) -> list[str]:
+        """Return the URLs of the requests and WebSockets so far."""
+        urls = []
+        for event in self._events:
+            if event["method"] == "Network.requestWillBeSent":
+                urls.append(event["params"]["request"]["url"])
+            elif event["method"] == "Network.webSocketCreated":
+                urls.append(event["params"]["url"])
+        return urls
+
+    async def until(self, condition: str) -> None:
+        """Wait until a condition in JavaScript holds."""
+        while not await self.evaluate(condition):  # noqa: ASYNC110
+            await trio.sleep(_POLL)
 
     async def until_shown(self, selector: str, text: str) -> None:
         """Wait until an element has this text."""
-        while await self.evaluate(f"document.querySelector({json.dumps(selector)}).textContent") != text:  # noqa: ASYNC110
-            await trio.sleep(_POLL)
+        await self.until(f"document.querySelector({json.dumps(selector)}).textContent === {json.dumps(text)}")
 
 
 @asynccontextmanager
