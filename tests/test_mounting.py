@@ -7,10 +7,13 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import hypercorn.asyncio
 import pytest
 import trio
 import trio.testing
 import trio_websocket
+from hypercorn.config import Config
+from hypercorn.utils import LifespanFailureError
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from support.engines import GateEngine
@@ -389,6 +392,14 @@ def test_asyncio_servers_get_an_error_that_says_what_to_do(kind: str) -> None:
 
     with pytest.raises(errors.RayforceWSError, match="Use Hypercorn's trio worker"):
         asyncio.run(WSServer(listen=False).asgi({"type": kind}, unused, unused))  # type: ignore[arg-type]  # unused
+
+
+def test_the_asyncio_worker_of_hypercorn_does_not_start() -> None:
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.errorlog = None
+    with pytest.raises(LifespanFailureError, match="Use Hypercorn's trio worker"):
+        asyncio.run(hypercorn.asyncio.serve(WSServer(listen=False).asgi, config))  # type: ignore[arg-type]  # its own types
 
 
 def test_asyncio_servers_do_not_start() -> None:

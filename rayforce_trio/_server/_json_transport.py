@@ -202,6 +202,14 @@ class JsonTransport(Transport):
         self._inner.on_unfinished = call
 
     @property
+    def on_stored(self) -> Callable[[int], None]:
+        return self._inner.on_stored
+
+    @on_stored.setter
+    def on_stored(self, call: Callable[[int], None]) -> None:
+        self._inner.on_stored = call
+
+    @property
     def unfinished(self) -> int:
         return self._inner.unfinished
 

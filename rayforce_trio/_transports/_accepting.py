@@ -16,7 +16,7 @@ import trio
 import trio_websocket
 
 from .._addresses import ClientAddress
-from .._protocol import MESSAGE_LIMIT_HEADER, SUBPROTOCOL, TRACES_HEADER
+from .._protocol import JSON_SUBPROTOCOL, MESSAGE_LIMIT_HEADER, TRACES_HEADER
 from .._streams import (
     BrokenResourceError,
     ByteStream,
@@ -191,7 +191,7 @@ class AcceptOptions:
     def choose(self, proposed: Sequence[str]) -> tuple[str | None, Headers]:
         """Return the subprotocol for a client that proposes some, and the headers that tell it about the server."""
         subprotocol = next((name for name in self.subprotocols if name in proposed), None)
-        if subprotocol != SUBPROTOCOL:
+        if subprotocol in (None, JSON_SUBPROTOCOL):  # clients that speak JSON are not told
             return subprotocol, ()
         limit = (MESSAGE_LIMIT_HEADER, str(self.max_message_size))
         return subprotocol, (limit, (TRACES_HEADER, "1")) if self.takes_traces else (limit,)
