@@ -1,8 +1,12 @@
 """The fixtures of `rayforce_trio.pytest_plugin`, in test files of a user, which run in a process of their own."""
 
+from pathlib import Path
+
 import pytest
 
 pytest_plugins = ["pytester"]
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 CONFTEST = 'pytest_plugins = ["rayforce_trio.pytest_plugin"]\n'
 
@@ -15,6 +19,12 @@ def user_project(pytester: pytest.Pytester) -> None:
 
 def passes(pytester: pytest.Pytester, *, tests: int) -> None:
     pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:cacheprovider").assert_outcomes(passed=tests)
+
+
+def test_the_tests_of_the_examples_pass(pytester: pytest.Pytester) -> None:
+    for name in ("conftest.py", "test_prices.py", "prices.rfl"):
+        pytester.path.joinpath(name).write_text((EXAMPLES / name).read_text("utf-8"), "utf-8")
+    passes(pytester, tests=2)
 
 
 def test_a_connection_in_tests_of_pytest_trio_has_an_empty_engine_for_each_test(pytester: pytest.Pytester) -> None:
