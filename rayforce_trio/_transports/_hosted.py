@@ -11,7 +11,6 @@ import trio
 from .._addresses import ClientAddress, ip_of
 from .._protocol import Frame, LazyFrame
 from .._tasks import race
-from .._text import counted
 from .._websocket import CloseCode, InvalidHead, joined_headers, message_too_long, text_too_long, truncate_reason
 from ..errors import ConnectionLost, MessageTooLarge, RayforceWSError
 from ._accepting import Headers, OpeningRequest, Refusal
@@ -19,6 +18,9 @@ from ._base import CLOSE_TIMEOUT, TEXT_LIMIT, SharedMessage, Transport, closed_b
 
 UNKNOWN_CLIENT = ClientAddress("0.0.0.0", through_proxy=True)
 """The client that a host does not name. It counts as a client on another machine."""
+
+SLOWEST_RATE = 256 * 1024
+"""Bytes a second at which a peer has to take a long message."""
 
 UNKNOWN_SERVER = ("127.0.0.1", 0)
 """The address that a client connected to, if the host does not report it. The strictest check of `Host` applies."""
@@ -86,7 +88,8 @@ class HostedTransport(Transport):
         subprotocol: the negotiated subprotocol.
         peer: the peer's address, for people to read.
         max_message_size: the longest message to accept, in bytes.
-        write_timeout: the seconds that sending a message may take, since a host does not report its progress.
+        write_timeout: the seconds that sending a message may take, besides one second for each `SLOWEST_RATE` bytes
+            of it, since a host does not report its progress.
     """
 
     def __init__(
@@ -194,7 +197,7 @@ class HostedTransport(Transport):
         """
         if self._ending is not None:
             raise self._end(self._ending)
-        deadline = trio.current_time() + self._write_timeout
+        deadline = trio.current_time() + self._write_timeout + len(message) / SLOWEST_RATE
         self._write_deadline = deadline
         self._timer.deadline = min(self._timer.deadline, deadline)
         try:
@@ -206,7 +209,7 @@ class HostedTransport(Transport):
         finally:
             self._write_scope = None
             self._write_deadline = math.inf
-        raise self._end(self._too_slow())
+        raise self._end(_too_slow())
 
     def send_between(self, message: SharedMessage | str) -> bool:
         if self._ending is not None:
@@ -241,11 +244,7 @@ class HostedTransport(Transport):
         while self._write_deadline > trio.current_time():
             with trio.CancelScope(deadline=self._write_deadline) as self._timer:
                 await trio.sleep_forever()
-        raise self._end(self._too_slow())
-
-    def _too_slow(self) -> ConnectionLost:
-        seconds = counted(self._write_timeout, "second")
-        return ConnectionLost(f"the peer has not read a message within {seconds} (write_timeout)")
+        raise self._end(_too_slow())
 
     # Ending
 
@@ -288,6 +287,10 @@ class HostedTransport(Transport):
         if self._ending is None:
             self._ending = copy.copy(error)  # without the traceback, whose frames refer to this transport
         return copy.copy(self._ending)
+
+
+def _too_slow() -> ConnectionLost:
+    return ConnectionLost("the peer has not read a message in time (write_timeout)")
 
 
 def checked_headers(pairs: Iterable[tuple[bytes, bytes]]) -> tuple[dict[str, str], str | None]:
