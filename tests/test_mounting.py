@@ -19,11 +19,13 @@ from starlette.routing import Mount
 from support.engines import GateEngine
 from support.hosts import HOSTS, MakeHost, hypercorn_with, on_hypercorn, on_trio_websocket, under_starlette
 from support.leaks import no_leaks
+from support.polling import until
 from support.raw import connect_raw, frame, upgrade
 
 from rayforce_trio import NativeProcess, WSClient, WSClientConnection, WSServer, auth, errors
 from rayforce_trio._codec import encode
 from rayforce_trio._protocol import HELLO, MessageType
+from rayforce_trio._transports import _hosted
 
 MIB = 1024**2
 
@@ -203,8 +205,9 @@ async def test_a_client_that_is_silent_after_the_upgrade_is_disconnected(host: M
 
 
 @pytest.mark.trio
-async def test_a_client_that_does_not_read_frees_the_engine(host: MakeHost) -> None:
+async def test_a_client_that_does_not_read_frees_the_engine(host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under Hypercorn, its connection ends with the TCP connection: Hypercorn shields its sends."""
+    monkeypatch.setattr(_hosted, "SLOWEST_RATE", 1024**3)  # or a reply of megabytes would have half a minute
     server = WSServer(listen=False, write_timeout=0.2)
     async with host(server) as url:
         port, path = port_and_path(url)
@@ -218,7 +221,7 @@ async def test_a_client_that_does_not_read_frees_the_engine(host: MakeHost) -> N
             async with connected(url) as connection:
                 assert await connection.execute("(+ 1 2)") == 3
             if host is on_trio_websocket:
-                await peer.receive_rest()
+                await until(lambda: server.statistics().connections.open == 0)
 
 
 @pytest.mark.trio

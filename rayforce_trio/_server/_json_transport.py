@@ -13,7 +13,7 @@ from .._protocol import (
     announced_size,
     parse_update,
 )
-from .._tasks import TimeSlice
+from .._tasks import TimeSlice, enable_ki_protection
 from .._transports import SharedMessage, Transport
 from .._websocket import CloseCode
 from ..errors import ProtocolError, RayforceConversionError
@@ -231,12 +231,14 @@ class JsonTransport(Transport):
     def ping(self) -> None:
         self._inner.ping()
 
+    @enable_ki_protection
     async def run(self) -> None:
         await self._inner.run()
 
     def begin_close(self, code: int, reason: str) -> None:
         self._inner.begin_close(code, reason)
 
+    @enable_ki_protection
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         await self._inner.aclose(code, reason)
 
