@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 import trio_websocket
 from support import transport_contract as contract
 from support.hosts import HOST_LIMIT, hypercorn_with
@@ -22,8 +21,6 @@ from rayforce_trio._transports import (
     TrioWebSocketRequest,
     connect,
 )
-from rayforce_trio._transports._hosted import SLOWEST_RATE, MessageChannel
-from rayforce_trio.errors import ConnectionLost
 
 Handle = Callable[[HostedRequest], Awaitable[None]]
 
@@ -147,27 +144,3 @@ async def test_clients_learn_the_close_code_under_hypercorn(check: contract.Chec
     with trio.fail_after(contract.TIMEOUT):
         async with pair_on(hypercorn_host, contract.MAX_SIZE) as (client, hosted):
             await (check(hosted, client) if check in CLOSED_BY_ONE else check(client, hosted))
-
-
-class _Stuck(MessageChannel):
-    """A channel whose peer reads nothing."""
-
-    async def receive(self) -> bytes | str:
-        await trio.sleep_forever()
-        raise AssertionError
-
-    async def send(self, message: bytes | str) -> None:  # noqa: ARG002
-        await trio.sleep_forever()
-
-    async def close(self, code: int, reason: str) -> None:  # noqa: ARG002
-        await trio.lowlevel.checkpoint()
-
-
-@pytest.mark.trio
-@pytest.mark.parametrize(("size", "seconds"), [(0, 30), (4 * SLOWEST_RATE, 34)])
-async def test_a_long_message_may_take_longer(size: int, seconds: int, autojump_clock: trio.testing.MockClock) -> None:
-    transport = HostedTransport(_Stuck(), subprotocol=None, peer="", max_message_size=1, write_timeout=30.0)
-    with pytest.raises(ConnectionLost, match="has not read a message in time"):
-        await transport.send(bytes(size))
-    assert autojump_clock.current_time() == seconds
-    transport.abort()
