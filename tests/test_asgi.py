@@ -1,0 +1,156 @@
+"""`WSServer.asgi` under an ASGI server that the test plays: every scope, and everything that can go wrong in it."""
+
+import math
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+import trio
+
+from rayforce_trio import WSServer
+from rayforce_trio._transports import AsgiRequest
+from rayforce_trio.errors import ConnectionClosed, ConnectionLost, HandshakeError, RayforceWSError
+
+pytestmark = pytest.mark.trio
+
+LOCAL = ("127.0.0.1", 5000)
+
+
+class Host:
+    """Plays an ASGI server.
+
+    Attributes:
+        sent: the events that the application has sent.
+    """
+
+    def __init__(self, *events: dict[str, Any]) -> None:
+        self._arrive, self._arrived = trio.open_memory_channel[MutableMapping[str, Any]](math.inf)
+        self.sent: list[MutableMapping[str, Any]] = []
+        self.error: OSError | None = None
+        for event in events:
+            self.arrive(event)
+
+    def arrive(self, event: dict[str, Any]) -> None:
+        self._arrive.send_nowait(event)
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        return await self._arrived.receive()
+
+    async def send(self, event: MutableMapping[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.error is not None:
+            raise self.error
+        self.sent.append(event)
+
+    async def run(self, server: WSServer, scope: dict[str, Any]) -> list[MutableMapping[str, Any]]:
+        with trio.fail_after(10):
+            await server.asgi(scope, self.receive, self.send)
+        return self.sent
+
+
+def scope_of(kind: str, **more: Any) -> dict[str, Any]:
+    headers = [(b"host", b"127.0.0.1:8000")]
+    return {"type": kind, "path": "/", "headers": headers, "client": LOCAL, "server": LOCAL, **more}
+
+
+async def status_of(server: WSServer, **more: Any) -> tuple[int, bytes]:
+    start, body = await Host().run(server, scope_of("http", **{"method": "GET", **more}))
+    return start["status"], body["body"]
+
+
+async def test_a_lifespan_runs_the_server() -> None:
+    server = WSServer(listen=False)
+    host = Host({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
+    await host.run(server, {"type": "lifespan"})
+    assert [event["type"] for event in host.sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_a_lifespan_leaves_a_server_alone_that_the_program_runs() -> None:
+    async with WSServer(listen=False) as server:
+        await Host({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}).run(server, {"type": "lifespan"})
+        assert (await status_of(server, path="/healthz"))[0] == 200
+
+
+async def test_a_server_that_cannot_start_says_why() -> None:
+    async with WSServer(port=0, host="127.0.0.1") as other:
+        server = WSServer(port=other.port, host="127.0.0.1")
+        [failed] = await Host({"type": "lifespan.startup"}).run(server, {"type": "lifespan"})
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "in use" in failed["message"]
+
+
+async def test_an_unknown_scope_is_an_error() -> None:
+    with pytest.raises(RayforceWSError, match="does not serve the ASGI scope 'nonsense'"):
+        await Host().run(WSServer(listen=False), {"type": "nonsense"})
+
+
+async def test_plain_requests() -> None:
+    server = WSServer(listen=False)
+    assert (await status_of(server, path="/healthz"))[0] == 503
+    async with server:
+        assert await status_of(server, path="/healthz") == (200, b"ok\n")
+        assert await status_of(server, path="/db/healthz", root_path="/db") == (200, b"ok\n")
+        assert await status_of(server, path="/healthz", method="HEAD") == (200, b"")
+        assert (await status_of(server, path="/healthz", method="POST"))[0] == 405
+        twice = [(b"host", b"a"), (b"host", b"b")]
+        assert (await status_of(server, path="/healthz", headers=twice))[0] == 400
+        assert (await status_of(server, query_string=b"a=b"))[0] == 426
+
+
+@pytest.mark.parametrize("can_answer", [False, True])
+async def test_a_refused_client(can_answer: bool) -> None:
+    extensions: dict[str, Any] = {"websocket.http.response": {}} if can_answer else {}
+    host = Host({"type": "websocket.connect"})
+    async with WSServer(listen=False) as server:
+        sent = await host.run(server, scope_of("websocket", client=("192.0.2.1", 5000), extensions=extensions))
+    if can_answer:
+        assert [event["type"] for event in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
+        assert sent[0]["status"] == 403
+    else:
+        assert [event["type"] for event in sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize("client", [None, ("", 0), ("testclient", 5000)])
+async def test_a_client_whose_address_is_unknown_does_not_count_as_local(client: object) -> None:
+    host = Host({"type": "websocket.connect"})
+    async with WSServer(listen=False) as server:
+        [event] = await host.run(server, scope_of("websocket", client=client))
+    assert event["type"] == "websocket.close"
+
+
+async def test_a_client_that_leaves_during_the_opening() -> None:
+    async with WSServer(listen=False) as server:
+        assert await Host({"type": "websocket.disconnect", "code": 1006}).run(server, scope_of("websocket")) == []
+    request = AsgiRequest(scope_of("websocket"), (host := Host({"type": "websocket.disconnect"})).receive, host.send)
+    with pytest.raises(HandshakeError, match="disconnected during the opening"):
+        await request.accept(None, ())
+    not_running = Host({"type": "websocket.disconnect"})
+    assert await not_running.run(WSServer(listen=False), scope_of("websocket")) == []
+
+
+async def test_a_channel() -> None:
+    host = Host({"type": "websocket.connect"})
+    channel = await AsgiRequest(scope_of("websocket"), host.receive, host.send).accept("rayforce.v1", (("A", "b"),))
+    assert host.sent == [{"type": "websocket.accept", "subprotocol": "rayforce.v1", "headers": [(b"a", b"b")]}]
+    host.arrive({"type": "websocket.receive", "bytes": bytearray(b"a"), "text": None})
+    host.arrive({"type": "websocket.receive", "text": "b"})
+    assert [await channel.receive(), await channel.receive()] == [b"a", "b"]
+    await channel.send("c")
+    assert host.sent[-1] == {"type": "websocket.send", "text": "c"}
+    host.error = OSError()
+    with pytest.raises(ConnectionLost, match="the client has disconnected"):
+        await channel.send("d")
+    host.arrive({"type": "websocket.disconnect", "code": 1001, "reason": "bye"})
+    with pytest.raises(ConnectionClosed, match="1001: bye"):
+        await channel.receive()
+    with pytest.raises(ConnectionLost, match="the client has disconnected"):
+        await channel.send("e")
+    await channel.close(1000, "")
+
+
+async def test_a_close_waits_for_the_client() -> None:
+    host = Host({"type": "websocket.connect"}, {"type": "websocket.receive", "text": "late"})
+    channel = await AsgiRequest(scope_of("websocket"), host.receive, host.send).accept(None, ())
+    host.arrive({"type": "websocket.disconnect", "code": 1000})
+    await channel.close(1001, "stop")
+    assert host.sent[-1] == {"type": "websocket.close", "code": 1001, "reason": "stop"}
