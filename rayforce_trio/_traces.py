@@ -249,7 +249,7 @@ def find_tracing(provider: TracerProvider | None, *, queries: bool) -> Tracing |
     try:
         from opentelemetry import trace
     except ImportError:
-        return None  # what the program has imported is something else
+        return None  # the program has imported another module of this name
     tracer = (provider or trace.get_tracer_provider()).get_tracer(_SCOPE)
     if isinstance(tracer, trace.NoOpTracer | trace.ProxyTracer):
         return None

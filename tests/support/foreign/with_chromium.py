@@ -223,7 +223,7 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     async def picture(self) -> bytes:
-        """Return what the window shows, as PNG."""
+        """Return a picture of the window, as PNG."""
         return b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])
 
     def requested(self) -> list[str]:
