@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import pytest
@@ -36,7 +36,8 @@ from rayforce_trio._addresses import Endpoint
 from rayforce_trio._client._traces import ClientTraces
 from rayforce_trio._codec import encode
 from rayforce_trio._engines import Engine
-from rayforce_trio._protocol import MessageType
+from rayforce_trio._protocol import MessageType, ServerCall
+from rayforce_trio._server._request_spans import _NAMES
 from rayforce_trio._traces import TEXT_LIMIT, find_tracing, parse_headers
 
 LOCAL = "127.0.0.1"
@@ -669,3 +670,7 @@ trace.set_tracer_provider(TracerProvider())
 def test_options_that_make_no_sense_are_refused(make: Callable[..., Any], options: dict[str, Any], says: str) -> None:
     with pytest.raises(errors.RayforceValueError, match=says):
         make(**options)
+
+
+def test_every_call_of_the_server_has_a_name_in_spans() -> None:
+    assert set(_NAMES) == set(get_args(ServerCall))

@@ -6,6 +6,7 @@ from .._protocol import (
     OPEN_STREAM,
     PUBLISH,
     SNAPSHOT,
+    TAKE_ROWS,
     EndStream,
     Frame,
     NextBatch,
@@ -14,6 +15,7 @@ from .._protocol import (
     RequestState,
     ServerRequest,
     Snapshot,
+    TakeRows,
     TraceNotice,
 )
 from .._traces import TEXT_LIMIT, TracedSpan, Tracing
@@ -25,6 +27,7 @@ ABANDONED = "abandoned"
 _NAMES = {
     OpenStream: OPEN_STREAM,
     NextBatch: NEXT_BATCH,
+    TakeRows: TAKE_ROWS,
     EndStream: END_STREAM,
     Publish: PUBLISH,
     Snapshot: SNAPSHOT,
