@@ -370,3 +370,19 @@ def test_any_messages_become_requests_that_are_answered_once(texts: list[str]) -
         assert "result" in document or "error" in document or "sequence" in document
     with pytest.raises(IndexError):
         messages.answer(response_frame(i64(1)))
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (i64(3)[:-1], "io"),
+        (b"\x50damaged", "io"),
+        (list_of([list_of([]) for _ in range(5000)]), "toobig"),
+    ],
+    ids=["cut", "unknown", "many small parts"],
+)
+def test_an_update_that_cannot_be_converted_comes_with_an_error(payload: bytes, code: str) -> None:
+    """Clients choose what they publish: the server passes it on, and nobody else may notice."""
+    update = json.loads(update_text(Update(1, 17, 0, payload), 100))["update"]
+    assert (update["id"], update["sequence"], update["error"]["code"]) == (1, 17, code)
+    assert "value" not in update

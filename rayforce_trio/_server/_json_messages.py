@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple, NoReturn, get_args
 
 from .._protocol import (
@@ -57,6 +58,12 @@ MAX_UPDATE = 64 * 1024
 _MAX_ID_TEXT = 128  # characters
 _MAX_ID_NUMBER = 2**53
 _CACHED_UPDATES = 16
+
+_MAX_UPDATE_PIECES = 150
+"""The largest number of pieces in which the value of an update is converted; each takes about 0.1 ms.
+
+The longest vector has fewer. A value of many small lists and vectors would take many times as long.
+"""
 
 _REFUSED = Header(COMPRESSED_FLAG, MessageType.SYNC, 1).pack() + NULL
 """A request that the server refuses in its turn, without the engine: compressed requests are not supported."""
@@ -278,21 +285,33 @@ class JsonMessages:
 
 
 def update_text(update: Update, size: int) -> str:
-    """Return the text of an update whose frame has `size` bytes."""
+    """Return the text of an update whose frame has `size` bytes. If its value cannot be sent, it has an error instead.
+
+    The publisher may be any client, so no value raises an exception, or takes long.
+    """
     beginning = f'{{"update":{{"id":{update.subscription},"sequence":{update.sequence},"lost":{update.lost},'
     if size > MAX_UPDATE:
-        failure = {
-            "code": TOO_LARGE,
-            "message": f"the update has {size} bytes; an update in JSON can have {MAX_UPDATE}; query the data instead",
-        }
-        return f'{beginning}"error":{json.dumps(failure)}}}}}'
-    return f'{beginning}"value":{_value_text(bytes(update.payload))}}}}}'
+        value: str | Failure = Failure(
+            TOO_LARGE, f"the update has {size} bytes; an update in JSON can have {MAX_UPDATE}; query the data instead"
+        )
+    else:
+        value = _value_text(bytes(update.payload))
+    if isinstance(value, Failure):
+        return f'{beginning}"error":{_quoted({"code": value.code, "message": value.message})}}}}}'
+    return f'{beginning}"value":{value}}}}}'
 
 
 @lru_cache(maxsize=_CACHED_UPDATES)
-def _value_text(payload: bytes) -> str:
+def _value_text(payload: bytes) -> str | Failure:
     """Return the JSON of a value. An update goes to many clients, one directly after the other."""
-    return "".join(json_pieces(payload))
+    pieces = json_pieces(payload)
+    try:
+        text = "".join(islice(pieces, _MAX_UPDATE_PIECES))
+        if next(pieces, None) is not None:
+            return Failure(TOO_LARGE, "the update has too many parts for JSON; query the data instead")
+    except RayforceConversionError as error:
+        return Failure("io", str(error))
+    return text
 
 
 def _object_in(text: str) -> dict[str, Any]:
