@@ -13,6 +13,7 @@ _lines, _plain_prompt, _prompt                inputs from standard input, and fr
 _names                                        the names that Tab completes
 _formats, _fields, _drawing, _pager           results as text, JSON and CSV
 _batched_output                               results that are written while they arrive
+_input_file                                   a file, pipe or terminal that is read in threads
 _files                                        CSV, Parquet and Arrow files; needs pyarrow
 _live_output                                  standard output whose reader may be slow or leave
 _console                                      standard output and error, exceptions, exit codes

@@ -1,7 +1,6 @@
 """Files with tables, read in batches, and Arrow streams. Only this module of the command line imports pyarrow."""
 
 import io
-import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import pyarrow.parquet
 
 from .. import Columns
 from ._console import CommandFailed, UsageError
+from ._input_file import InputFile
 
 TYPES: Mapping[str, Any] = {
     "B8": pa.bool_(),
@@ -35,9 +35,11 @@ TYPES: Mapping[str, Any] = {
 }
 """The engine's types that `--type` accepts, and the Arrow types that represent them."""
 
+BYTES_PER_BATCH = 4 * 1024**2
+"""How many bytes of CSV are read for a batch."""
+
 _NO_TYPES: Mapping[str, str] = MappingProxyType({})
 _ROWS_PER_BATCH = 100_000
-_BYTES_PER_BATCH = 4 * 1024**2  # of CSV
 _MAGIC_SIZE = 8
 _NULLS = pa.array(pyarrow.csv.ConvertOptions().null_values)  # the texts that are null in CSV
 _CSV_ERROR = re.compile(
@@ -50,6 +52,7 @@ class Source:
 
     Args:
         file: the file that the batches are read from.
+        stream: the file as pyarrow reads it.
         schema: the schema of the batches.
         batches: the rows, in record batches.
         types: the engine's types of some columns, by name.
@@ -57,7 +60,8 @@ class Source:
         batch_size: how many bytes of the file a batch is made of; `None` if it is not known.
 
     Attributes:
-        schema: the Arrow schema of what `next_batch` returns.
+        file: the file.
+        schema: the Arrow schema of the batches that `next_batch` returns.
 
     Raises:
         UsageError: a column in `types` does not exist.
@@ -65,7 +69,8 @@ class Source:
 
     def __init__(
         self,
-        file: "_File",
+        file: InputFile,
+        stream: Any,
         schema: Any,
         batches: Iterator[Any],
         types: Mapping[str, str],
@@ -75,7 +80,8 @@ class Source:
         if missing := [column for column in types if column not in schema.names]:
             raise UsageError(f"{file.name} has no column {missing[0]!r}; its columns are: {', '.join(schema.names)}")
         self.schema = pa.schema([(field.name, TYPES.get(types.get(field.name, ""), field.type)) for field in schema])
-        self._file = file
+        self.file = file
+        self._stream = stream
         self._batches = batches
         self._types = types
         self._rows = 0
@@ -88,13 +94,10 @@ class Source:
         """The part of the file that `next_batch` has returned, between 0 and 1; `None` if its length is not known."""
         if self._total_rows:
             return self._rows / self._total_rows
-        if self._batch_size and self._file.size:  # pyarrow reads far ahead of the current batch
-            return min(1, self._bytes / self._file.size)
-        return self._file.fraction
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        if not self.file.size:
+            return None
+        position = self._bytes if self._batch_size else self._stream.tell()  # of CSV, pyarrow reads far ahead
+        return float(min(1, position / self.file.size))
 
     def next_batch(self) -> Any:
         """Read some rows; returns a pyarrow.Table, or `None` at the end. Blocks while a pipe is empty.
@@ -106,7 +109,7 @@ class Source:
         try:
             batch = next(self._batches, None)
         except (pa.ArrowException, OSError) as error:
-            raise CommandFailed(_explain(self._file.name, error, self.schema.names)) from None
+            raise CommandFailed(_explain(self.file.name, error, self.schema.names)) from None
         if batch is None:
             return None
         columns = [
@@ -123,18 +126,20 @@ class Source:
         except (pa.ArrowException, ValueError):
             row = _first_that_fails(column, kind)
             raise CommandFailed(
-                f"{self._file.name}, row {self._rows + row + 1}, column {name!r}: "
+                f"{self.file.name}, row {self._rows + row + 1}, column {name!r}: "
                 f"{column[row].as_py()!r} is not of the type {kind}"
             ) from None
 
 
 def open_source(
-    path: str, types: Mapping[str, str], *, delimiter: str = ",", defaults: Mapping[str, str] = _NO_TYPES
+    file: InputFile, types: Mapping[str, str], *, delimiter: str = ",", defaults: Mapping[str, str] = _NO_TYPES
 ) -> Source:
-    """Open a CSV, Parquet or Arrow file, or an Arrow stream, recognized by its first bytes.
+    """Return the rows of a CSV, Parquet or Arrow file, or an Arrow stream, recognized by its first bytes.
+
+    Blocks while a pipe is empty.
 
     Args:
-        path: the file, `-` for standard input. CSV may be compressed with gzip.
+        file: the file. CSV may be compressed with gzip.
         types: the engine's types of some of the columns, by name.
         delimiter: the character between the fields of CSV.
         defaults: types that are used instead of inferred ones for columns of CSV.
@@ -142,19 +147,10 @@ def open_source(
     Raises:
         UsageError: the file cannot be read as any of these, or lacks a column in `types`.
     """
-    name = "standard input" if path == "-" else path
-    try:
-        file = _File(name, path)
-    except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}") from None
     try:
         return _source(file, types, delimiter, defaults)
     except (pa.ArrowException, OSError) as error:
-        file.close()
-        raise UsageError(_explain(name, error)) from None
-    except UsageError:
-        file.close()
-        raise
+        raise UsageError(_explain(file.name, error)) from None
 
 
 def _explain(name: str, error: Exception, columns: Sequence[str] = ()) -> str:
@@ -172,15 +168,34 @@ def _explain(name: str, error: Exception, columns: Sequence[str] = ()) -> str:
     return f"{where}: {found['problem'].strip()}{hint}"
 
 
-def _source(file: "_File", types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
-    if file.beginning.startswith(b"PAR1"):
+def _source(file: InputFile, types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
+    beginning = file.peek(_MAGIC_SIZE)
+    if beginning.startswith(b"PAR1"):
         return _open_parquet(file, types)
-    if file.beginning.startswith(b"ARROW1"):
+    if beginning.startswith(b"ARROW1"):
         return _open_arrow_file(file, types)
-    if file.beginning.startswith(b"\xff\xff\xff\xff"):
-        stream = pa.ipc.open_stream(file.stream())
-        return Source(file, stream.schema, iter(stream), types)
-    return _open_csv(file, types, delimiter, defaults)
+    if beginning.startswith(b"\xff\xff\xff\xff"):
+        stream = _stream(file)
+        arrow = pa.ipc.open_stream(stream)
+        return Source(file, stream, arrow.schema, iter(arrow), types)
+    is_compressed = beginning.startswith(b"\x1f\x8b")
+    return _open_csv(file, types, delimiter, defaults, is_compressed=is_compressed)
+
+
+def _stream(file: InputFile) -> Any:
+    """Return a file as pyarrow reads it from the beginning to the end."""
+    return pa.PythonFile(file, mode="r") if file.is_stream else pa.OSFile(file.path)
+
+
+def _random_access(file: InputFile) -> Any:
+    """Return a file as pyarrow reads it with random access.
+
+    Raises:
+        UsageError: the file is a pipe.
+    """
+    if file.size is None:
+        raise UsageError(f"{file.name}: a file of this kind cannot be read from a pipe; name the file")
+    return pa.OSFile(file.path)
 
 
 class ArrowWriter:
@@ -255,85 +270,15 @@ def arrow_stream(columns: Columns) -> Iterator[bytes]:
     yield sink.getvalue()
 
 
-class _File:
-    """A file or pipe whose first bytes are known.
-
-    Attributes:
-        name: the name of the file in errors.
-        beginning: the first bytes.
-        size: in bytes; `None` for a pipe.
-    """
-
-    def __init__(self, name: str, path: str) -> None:
-        # Unbuffered, because a thread that waits for a pipe would hold the buffer's lock when the process ends.
-        descriptor = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY)
-        self._raw: Any = os.fdopen(descriptor, "rb", buffering=0)
-        self.name = name
-        self.beginning = b""
-        while len(self.beginning) < _MAGIC_SIZE and (more := self._raw.read(_MAGIC_SIZE - len(self.beginning))):
-            self.beginning += more
-        self.size = os.fstat(self._raw.fileno()).st_size if self._raw.seekable() else None
-
-    def stream(self) -> Any:
-        """Return the whole file for pyarrow."""
-        if self.size is None:
-            return pa.PythonFile(_Pipe(self.beginning, self._raw), mode="r")
-        return self.random_access()
-
-    def random_access(self) -> Any:
-        """Return the whole file for pyarrow, with random access.
-
-        Raises:
-            UsageError: the file is a pipe.
-        """
-        if self.size is None:
-            raise UsageError(f"{self.name}: a file of this kind cannot be read from a pipe; name the file")
-        self._raw.seek(0)
-        return pa.PythonFile(self._raw, mode="r")
-
-    def close(self) -> None:
-        self._raw.close()
-
-    @property
-    def fraction(self) -> float | None:
-        """The part of the file that has been read; `None` for a pipe."""
-        return self._raw.tell() / self.size if self.size else None
-
-
-class _Pipe:
-    """A pipe whose first bytes have already been read."""
-
-    closed = False
-
-    def __init__(self, beginning: bytes, pipe: BinaryIO) -> None:
-        self._beginning = beginning
-        self._pipe = pipe
-
-    def read(self, size: int) -> bytes:
-        """Read this many bytes, fewer only at the end: pyarrow infers the types of CSV from a single read."""
-        parts = [self._beginning[:size]]
-        self._beginning = self._beginning[size:]
-        missing = size - len(parts[0])
-        while missing and (part := self._pipe.read(missing)):
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
-
-    def close(self) -> None:
-        """Close the pipe; pyarrow calls this when it drops a compressed stream."""
-        self._pipe.close()
-
-
-def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str]) -> Source:
-    stream = file.stream()
-    compressed = file.beginning.startswith(b"\x1f\x8b")
-    if compressed:
-        stream = pa.CompressedInputStream(stream, "gzip")
+def _open_csv(
+    file: InputFile, types: Mapping[str, str], delimiter: str, defaults: Mapping[str, str], *, is_compressed: bool
+) -> Source:
+    stream = _stream(file)
     wanted = {**{column: kind for column, kind in defaults.items() if kind in TYPES}, **types}
     batches = pyarrow.csv.open_csv(
-        stream,
+        pa.CompressedInputStream(stream, "gzip") if is_compressed else stream,
         read_options=pyarrow.csv.ReadOptions(
-            block_size=_BYTES_PER_BATCH, use_threads=False
+            block_size=BYTES_PER_BATCH, use_threads=False
         ),  # with threads, errors name no rows
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string())),
@@ -342,19 +287,22 @@ def _open_csv(file: _File, types: Mapping[str, str], delimiter: str, defaults: M
         if pa.types.is_binary(field.type):
             raise UsageError(f"{file.name}, column {field.name!r}: the text is not UTF-8; convert the file to UTF-8")
     existing = {column: kind for column, kind in wanted.items() if column in types or column in batches.schema.names}
-    return Source(file, batches.schema, iter(batches), existing, batch_size=None if compressed else _BYTES_PER_BATCH)
+    batch_size = None if is_compressed else BYTES_PER_BATCH
+    return Source(file, stream, batches.schema, iter(batches), existing, batch_size=batch_size)
 
 
-def _open_parquet(file: _File, types: Mapping[str, str]) -> Source:
-    parquet = pyarrow.parquet.ParquetFile(file.random_access())
-    return Source(
-        file, parquet.schema_arrow, parquet.iter_batches(_ROWS_PER_BATCH), types, total_rows=parquet.metadata.num_rows
-    )
+def _open_parquet(file: InputFile, types: Mapping[str, str]) -> Source:
+    stream = _random_access(file)
+    parquet = pyarrow.parquet.ParquetFile(stream)
+    batches = parquet.iter_batches(_ROWS_PER_BATCH)
+    return Source(file, stream, parquet.schema_arrow, batches, types, total_rows=parquet.metadata.num_rows)
 
 
-def _open_arrow_file(file: _File, types: Mapping[str, str]) -> Source:
-    arrow = pa.ipc.open_file(file.random_access())
-    return Source(file, arrow.schema, map(arrow.get_batch, range(arrow.num_record_batches)), types)
+def _open_arrow_file(file: InputFile, types: Mapping[str, str]) -> Source:
+    stream = _random_access(file)
+    arrow = pa.ipc.open_file(stream)
+    batches = map(arrow.get_batch, range(arrow.num_record_batches))
+    return Source(file, stream, arrow.schema, batches, types, total_rows=arrow.count_rows())
 
 
 def _cast(column: Any, kind: str) -> Any:

@@ -1,6 +1,7 @@
 """The command `load`."""
 
 import argparse
+from collections.abc import Mapping
 from contextlib import aclosing, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from .. import WSClientConnection
 from ..errors import RayforceConversionError, RayforceError
 from ._batched_output import progress_bar
 from ._console import OK, CommandFailed, Interrupted, UsageError, counted, show
+from ._input_file import InputFile
 from ._interrupts import Interruptible, run
 from ._options import add_timeout, examples
 from ._secrets import keep_secrets_out_of_standard_input
@@ -57,7 +59,7 @@ def add_parser(commands: Any) -> None:
 def load(options: argparse.Namespace) -> int:
     """Run the command, and return its exit code."""
     try:
-        from ._files import TYPES, open_source
+        from ._files import TYPES
     except ModuleNotFoundError as error:
         raise CommandFailed(f"load needs {error.name}: pip install 'rayforce-trio[arrow]'") from None
     check_not_url(options.table, "FILE")
@@ -70,18 +72,20 @@ def load(options: argparse.Namespace) -> int:
         if kind not in TYPES:
             raise UsageError(f"--type {column}={kind}: the types are {', '.join(TYPES)}")
     client = target_of(options).client()
-    open_file = partial(open_source, options.file, given, delimiter=options.delimiter)
+    delimiter = options.delimiter
 
     async def append(interruptible: Interruptible, tasks: TaskGroup) -> None:
         """Insert the rows into the table. A checkpoint; if cancelled, the table keeps the rows inserted so far."""
         async with aclosing(await Session.connect(client, interruptible, tasks, time_limit=options.timeout)) as session:
             schema = await session.call(partial(session.connection.schema, options.table))
-            with closing(open_file(defaults=schema)) as source:
+            with closing(InputFile(options.file)) as file:
+                source = await open_rows(file, given, interruptible, delimiter=delimiter, defaults=schema)
                 await Loading(source, options.table, append=True, replace=False).run(session)
 
     async def create(interruptible: Interruptible, tasks: TaskGroup) -> None:
         """Create the table with the rows. A checkpoint; if cancelled, the table keeps the rows inserted so far."""
-        with closing(open_file()) as source:  # opened before the connection, to report a mistake at once
+        with closing(InputFile(options.file)) as file:
+            source = await open_rows(file, given, interruptible, delimiter=delimiter)  # reports a mistake at once
             async with aclosing(
                 await Session.connect(client, interruptible, tasks, time_limit=options.timeout)
             ) as session:
@@ -98,6 +102,26 @@ def _column_type(text: str) -> tuple[str, str]:
     if not equals or not column:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form COLUMN=TYPE")
     return column, kind.upper()
+
+
+async def open_rows(
+    file: InputFile, types: Mapping[str, str], interruptible: Interruptible, **options: Any
+) -> "Source":
+    """Open the rows of a file, as `open_source`, in a thread. A checkpoint; if cancelled, the file cannot be used.
+
+    Args:
+        file: the file.
+        types: the engine's types of some of the columns, by name.
+        interruptible: receives Ctrl-C.
+        options: the other options of `open_source`.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C.
+        UsageError: as `open_source`.
+    """
+    from ._files import open_source
+
+    return await interruptible.call(partial(file.call, partial(open_source, file, types, **options)))
 
 
 class Loading:
@@ -137,8 +161,8 @@ class Loading:
             await self._send(connection, self._source.schema.empty_table())
 
     async def _next_batch(self) -> Any:
-        """Read a batch in a thread, because a pipe blocks. A checkpoint; if cancelled, the thread is abandoned."""
-        return await anyio.to_thread.run_sync(self._source.next_batch, abandon_on_cancel=True)
+        """Read a batch in a thread. A checkpoint; if cancelled, nothing more can be read."""
+        return await self._source.file.call(self._source.next_batch)
 
     async def _send(self, connection: WSClientConnection, batch: Any) -> None:
         """Send a batch. A checkpoint; if cancelled, the batch may be inserted in part."""

@@ -51,6 +51,7 @@ class Shell:
         tasks: runs the tasks of connections.
 
     Attributes:
+        interruptible: receives Ctrl-C.
         settings: the settings, which commands change.
         names: the names that Tab completes.
         ended: whether a command has ended the shell.
@@ -61,7 +62,7 @@ class Shell:
         self.names = Names(self._open_connection)
         self.ended = False
         self._client = client
-        self._interruptible = interruptible
+        self.interruptible = interruptible
         self._tasks = tasks
         self._session: Session | None = None
         self._engine: Any = None  # identifies the engine process; `None` if it is not known
@@ -74,7 +75,7 @@ class Shell:
             Interrupted: the user pressed Ctrl-C.
             RayforceError: as `WSClient.connect`.
         """
-        self._session = await Session.connect(self._client, self._interruptible, self._tasks)
+        self._session = await Session.connect(self._client, self.interruptible, self._tasks)
         self._is_engine_checked = False
 
     @property

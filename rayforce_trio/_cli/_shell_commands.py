@@ -11,6 +11,7 @@ from .. import sql
 from ._console import CommandFailed, UsageError, show, write
 from ._drawing import draw_rows
 from ._formats import FORMATS, space_of_output
+from ._input_file import InputFile
 
 if TYPE_CHECKING:
     from ._shell import Shell
@@ -129,13 +130,13 @@ async def _load(shell: "Shell", argument: str) -> None:
     file, table = (words[0], words[2]) if as_given else (argument, Path(argument).name.partition(".")[0])
     if not file:
         raise UsageError("\\load needs the name of a file")
-    try:
-        from ._files import open_source
-    except ModuleNotFoundError as error:
-        raise CommandFailed(f"\\load needs {error.name}: pip install 'rayforce-trio[arrow]'") from None
-    from ._load import Loading
+    from ._load import Loading, open_rows
 
-    with closing(open_source(_in_home(file), {})) as source:
+    with closing(InputFile(_in_home(file))) as opened:
+        try:
+            source = await open_rows(opened, {}, shell.interruptible)
+        except ModuleNotFoundError as error:
+            raise CommandFailed(f"\\load needs {error.name}: pip install 'rayforce-trio[arrow]'") from None
         if table in await shell.call(lambda connection: connection.tables()):
             raise UsageError(f"the server already has a table {table!r}; use \\load {file} AS NAME with another name")
         shell.names.forget()

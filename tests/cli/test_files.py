@@ -18,6 +18,7 @@ from rayforce_trio import columns_of
 from rayforce_trio._cli import _files
 from rayforce_trio._cli._console import CommandFailed, UsageError
 from rayforce_trio._cli._files import Source, arrow_stream, open_source
+from rayforce_trio._cli._input_file import InputFile
 
 TABLE = pa.table({"sym": pa.array(["a", "b", None]).dictionary_encode(), "px": [1.5, None, 3.0]})
 
@@ -26,7 +27,9 @@ TABLE = pa.table({"sym": pa.array(["a", "b", None]).dictionary_encode(), "px": [
 def opened() -> Iterator[Callable[..., Source]]:
     """Opens sources that are closed when the test ends."""
     with ExitStack() as stack:
-        yield lambda *args, **options: stack.enter_context(closing(open_source(*args, **options)))
+        yield lambda path, *args, **options: open_source(
+            stack.enter_context(closing(InputFile(path))), *args, **options
+        )
 
 
 Open = Callable[..., Source]
@@ -179,7 +182,7 @@ def test_default_types_are_for_columns_of_csv_that_exist(opened: Open, tmp_path:
 def test_an_error_names_the_file_the_column_and_the_row(
     text: str, types: dict[str, str], says: str, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_files, "_BYTES_PER_BATCH", 64)
+    monkeypatch.setattr(_files, "BYTES_PER_BATCH", 64)
     path = tmp_path / "rows.csv"
     path.write_text(text)
     with pytest.raises((CommandFailed, UsageError)) as failed:
@@ -189,7 +192,7 @@ def test_an_error_names_the_file_the_column_and_the_row(
 
 
 def test_rows_are_counted_over_all_batches(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "_BYTES_PER_BATCH", 1024)
+    monkeypatch.setattr(_files, "BYTES_PER_BATCH", 1024)
     path = tmp_path / "rows.csv"
     path.write_text("a\n" + "1\n" * 5000 + "x\n")
     with pytest.raises(CommandFailed, match=r", row 5001, column 'a': 'x' is not of the type F64$"):

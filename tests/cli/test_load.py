@@ -2,8 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import anyio
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from support.commands import BOUND, COMMAND, command, environment, started_with_input, wrong_usage
+from support.commands import BOUND, COMMAND, command, environment, wrong_usage
 from support.native import free_port
 from support.serve_native import Served
-from support.terminal import terminal
+from support.terminal import CTRL_C, terminal
 
 from rayforce_trio import WSClient
 from rayforce_trio._cli import _files, main
+from rayforce_trio._cli._console import INTERRUPTED
 
 CSV = "sym,px,day,at\na,1.5,2024-01-31,2024-01-31T09:30:00.000000001Z\nb,,,\n"
 SCHEMA = {"sym": "STRING", "px": "F64", "day": "DATE", "at": "TIMESTAMP"}
@@ -120,7 +121,7 @@ def test_a_file_without_rows_makes_a_table_without_rows(url: str, name: str, tmp
 def test_batches_follow_each_other_and_a_wrong_value_ends_the_load(
     url: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_files, "_BYTES_PER_BATCH", 4096)
+    monkeypatch.setattr(_files, "BYTES_PER_BATCH", 4096)
     path = tmp_path / "numbers.csv"
     path.write_text("n\n" + "".join(f"{number}\n" for number in range(5000)))
     done = command("load", url, name, str(path))
@@ -164,36 +165,75 @@ def test_csv_can_come_from_a_pipe(url: str, name: str) -> None:
     assert len(rows_of(url, name)) == 2
 
 
-def test_ctrl_c_says_how_many_rows_were_loaded(url: str, name: str) -> None:
-    """The pipe stays open, so the command waits for more rows when Ctrl-C comes."""
-    with started_with_input("load", url, name, "-") as process:
-        assert process.stdin is not None
-        process.stdin.write("n\n" + "1\n" * 2**22)  # more than two batches
-        process.stdin.flush()
-        anyio.run(_until_exists, url, name)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=BOUND)
-    assert (process.returncode, out) == (130, "")
-    loaded = int(err.removeprefix("interrupted: ").partition(" ")[0].replace(",", ""))
-    assert loaded > 0
-    assert loaded <= int(command("query", url, f"(count {name})").stdout)
+@pytest.mark.parametrize("kind", ["csv", "parquet", "file", "stream"])
+def test_standard_input_can_be_a_file(url: str, name: str, kind: str, prices: str, tmp_path: Path) -> None:
+    path = prices if kind == "csv" else written(tmp_path / "rows", kind)
+    with Path(path).open("rb") as file:
+        done = subprocess.run(
+            [*COMMAND, "load", url, name, "-"],
+            stdin=file,
+            env=environment(),
+            capture_output=True,
+            timeout=BOUND,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr
+    assert [row["sym"] for row in rows_of(url, name)] == ["a", "b"]
 
 
-async def _until_exists(url: str, name: str) -> None:
-    with anyio.fail_after(BOUND):
-        async with WSClient("127.0.0.1", int(url[1:])).connect() as connection:
-            while name not in await connection.tables():  # noqa: ASYNC110 - the server sends no notice of a new table
-                await anyio.sleep(0.01)
-
-
-def test_a_terminal_shows_a_progress_bar(url: str, name: str, tmp_path: Path) -> None:
-    """A named pipe that stays open has no end: the command waits as long as the test needs."""
-    path = tmp_path / "rows"
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    path = tmp_path / "pipe"
     os.mkfifo(path)
-    with terminal("load", url, name, str(path)) as shown:
-        with path.open("wb") as pipe:
-            pipe.write(b"n\n" + b"1\n" * 2**22)
-            pipe.flush()
+    return path
+
+
+def test_ctrl_c_says_how_many_rows_were_loaded(url: str, name: str, pipe: Path) -> None:
+    """The input ends while the command does, as in a pipeline whose commands all receive the signal."""
+    with terminal("load", url, name, str(pipe)) as shown, pipe.open("wb") as rows:
+        rows.write(b"n\n" + b"1\n" * _files.BYTES_PER_BATCH)  # two batches
+        rows.flush()
+        shown.until(f"{_files.BYTES_PER_BATCH // 2 - 1:,} rows, ")
+        shown.type(CTRL_C)
+        shown.until("interrupted: ")
+        loaded = int(shown.until(f" rows loaded into {name}").replace(",", ""))
+        rows.close()
+        assert shown.process.wait(BOUND) == INTERRUPTED, shown.rest()
+    assert 0 < loaded <= int(command("query", url, f"(count {name})").stdout)
+
+
+@pytest.mark.parametrize("options", [(), ("--append",)], ids=["create", "append"])
+@pytest.mark.parametrize("given", [None, b"", b"n\n", b"n\n1\n", b"\x1f\x8b", b"\xff\xff\xff\xff\x10\0\0\0"])
+def test_ctrl_c_ends_the_wait_for_the_first_rows(
+    url: str, name: str, pipe: Path, options: tuple[str, ...], given: bytes | None
+) -> None:
+    """CSV, compressed CSV and an Arrow stream; `None` means that no program has opened the pipe for writing."""
+    assert command("query", url, f"(set {name} (table [n] (list [0])))").returncode == 0
+    with ExitStack() as stack:
+        shown = stack.enter_context(terminal("load", url, name, str(pipe), *options))
+        if given is not None:
+            rows = stack.enter_context(pipe.open("wb"))
+            rows.write(given)
+            rows.flush()
+        shown.until(" s, Ctrl-C cancels")
+        shown.type(CTRL_C)
+        assert shown.process.wait(BOUND) == INTERRUPTED
+    assert rows_of(url, name) == [{"n": 0}]
+
+
+def test_ctrl_c_ends_the_wait_for_a_terminal(url: str, name: str) -> None:
+    with terminal("load", url, name, "-") as shown:
+        shown.until(" s, Ctrl-C cancels")
+        shown.type(CTRL_C)
+        assert shown.process.wait(BOUND) == INTERRUPTED
+
+
+def test_a_terminal_shows_a_progress_bar(url: str, name: str, pipe: Path) -> None:
+    """A named pipe that stays open has no end: the command waits as long as the test needs."""
+    with terminal("load", url, name, str(pipe)) as shown:
+        with pipe.open("wb") as rows:
+            rows.write(b"n\n" + b"1\n" * 2**22)
+            rows.flush()
             shown.until(" rows, ")
             shown.until(" s, Ctrl-C cancels")
         shown.until(f"{2**22:,} rows loaded into {name} in ")

@@ -1,0 +1,126 @@
+"""Files that are read in threads, and their end."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from rayforce_trio._cli._console import UsageError
+from rayforce_trio._cli._input_file import InputFile
+
+BOUND = 30
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[InputFile]:
+    os.mkfifo(tmp_path / "pipe")
+    with closing(InputFile(str(tmp_path / "pipe"))) as file:
+        yield file
+
+
+def test_a_peek_does_not_change_the_next_reads(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_bytes(b"0123456789")
+    with closing(InputFile(str(tmp_path / "rows"))) as file:
+        assert file.peek(4) == b"0123"
+        assert [file.read(2), file.read(3), file.read(9)] == [b"01", b"234", b"56789"]
+        assert file.tell() == file.size == 10
+        assert file.read(1) == b""
+
+
+def test_a_peek_may_find_the_end(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_bytes(b"012")
+    with closing(InputFile(str(tmp_path / "rows"))) as file:
+        assert file.peek(4) == b"012"
+        assert file.read(4) == b"012"
+
+
+def test_a_read_from_a_pipe_waits_until_all_is_there(pipe: InputFile) -> None:
+    with Path(pipe.name).open("wb", buffering=0) as writer:
+        writer.write(b"01")
+        threading.Timer(0, writer.write, [b"23"]).start()
+        assert pipe.read(4) == b"0123"
+        writer.write(b"4")
+    assert pipe.read(4) == b"4"
+
+
+@pytest.mark.parametrize(("name", "says"), [("missing", "No such file or directory"), ("", "Is a directory")])
+def test_a_file_that_cannot_be_opened(name: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"^{tmp_path / name} cannot be read: {says}"):
+        InputFile(str(tmp_path / name))
+
+
+@pytest.mark.trio
+async def test_errors_of_the_function_are_raised_as_they_are(pipe: InputFile) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await pipe.call(lambda: 1 // 0)
+    assert await pipe.call(lambda: 7) == 7
+    assert not pipe.closed
+
+
+def reading(file: InputFile, *, begins: Callable[[], object], ends: list[bytes]) -> None:
+    begins()
+    ends.append(file.read(4))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("is_written_to", [False, True])
+async def test_a_cancelled_call_ends_with_its_thread(pipe: InputFile, is_written_to: bool) -> None:
+    begun = trio.Event()
+    ends: list[bytes] = []
+    with trio.fail_after(BOUND):
+        writer = os.open(pipe.name, os.O_WRONLY) if is_written_to else None
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                await pipe.call(lambda: reading(pipe, begins=lambda: trio.from_thread.run_sync(begun.set), ends=ends))
+                raise AssertionError("it was not cancelled")
+
+            nursery.start_soon(read)
+            await begun.wait()
+            nursery.cancel_scope.cancel()
+        assert ends == [b""]
+        if writer is not None:
+            os.close(writer)
+
+
+@pytest.mark.trio
+async def test_a_call_in_a_cancelled_scope_reads_nothing(pipe: InputFile) -> None:
+    with trio.fail_after(BOUND), trio.CancelScope() as scope:
+        scope.cancel()
+        await pipe.call(lambda: pipe.read(1))
+    assert scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_an_error_after_the_cancellation_is_dropped(pipe: InputFile) -> None:
+    """It comes from the end of the reads."""
+    begun = trio.Event()
+
+    def fail() -> None:
+        trio.from_thread.run_sync(begun.set)
+        pipe.read(1)
+        raise EOFError
+
+    with trio.fail_after(BOUND):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pipe.call, fail)
+            await begun.wait()
+            nursery.cancel_scope.cancel()
+
+
+def test_close_ends_the_reads_of_other_threads(pipe: InputFile) -> None:
+    """Once it has returned, no thread is about to use the descriptor, which the next file may get."""
+    begun = threading.Event()
+    ends: list[bytes] = []
+    thread = threading.Thread(target=lambda: reading(pipe, begins=begun.set, ends=ends))
+    thread.start()
+    assert begun.wait(BOUND)
+    pipe.close()
+    pipe.close()
+    thread.join(BOUND)
+    assert ends == [b""]
+    assert pipe.read(1) == b""
