@@ -1,13 +1,17 @@
 """`WSServer.asgi` under an ASGI server that the test plays: every scope, and everything that can go wrong in it."""
 
 import math
-from collections.abc import MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
-from rayforce_trio import WSServer
+from rayforce_trio import WSServer, auth
+from rayforce_trio._server._openings import QUEUE_TIMEOUT
 from rayforce_trio._transports import AsgiRequest
 from rayforce_trio.errors import ConnectionClosed, ConnectionLost, HandshakeError, RayforceWSError
 
@@ -154,3 +158,92 @@ async def test_a_close_waits_for_the_client() -> None:
     host.arrive({"type": "websocket.disconnect", "code": 1000})
     await channel.close(1001, "stop")
     assert host.sent[-1] == {"type": "websocket.close", "code": 1001, "reason": "stop"}
+
+
+# Plain requests under load
+
+
+class Gate:
+    """An `authenticate` that lets everybody in once it is open."""
+
+    def __init__(self) -> None:
+        self.reached = trio.Event()
+        self.opened = trio.Event()
+
+    async def __call__(self, _: auth.Request) -> str:
+        self.reached.set()
+        await self.opened.wait()
+        return "somebody"
+
+
+@asynccontextmanager
+async def with_waiting_request(
+    max_unauthenticated: int, status: int
+) -> AsyncIterator[tuple[WSServer, Gate, trio.Nursery]]:
+    """Run a server with a request that waits for `authenticate`; in the end, that request must have this status."""
+    gate = Gate()
+
+    async def check_status() -> None:
+        assert (await status_of(server, path="/console"))[0] == status
+
+    server = WSServer(listen=False, console=True, authenticate=gate, max_unauthenticated=max_unauthenticated)
+    async with server, trio.open_nursery() as nursery:
+        nursery.start_soon(check_status)
+        await gate.reached.wait()
+        yield server, gate, nursery
+
+
+async def test_plain_requests_beyond_max_unauthenticated_are_refused(autojump_clock: MockClock) -> None:
+    async with with_waiting_request(1, 200) as (server, gate, _):
+        began_at = trio.current_time()
+        start, body = await Host().run(server, scope_of("http", method="GET", path="/healthz"))
+        assert trio.current_time() - began_at == pytest.approx(QUEUE_TIMEOUT)
+        assert start["status"] == 503
+        assert (b"retry-after", b"1") in start["headers"]
+        assert b"(max_unauthenticated)" in body["body"]
+        assert server.statistics().connections.refused == {503: 1}
+        gate.opened.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await status_of(server, path="/healthz"))[0] == 200
+
+
+async def test_one_network_leaves_slots_to_others(autojump_clock: MockClock) -> None:
+    async with with_waiting_request(2, 200) as (server, gate, _):
+        assert (await status_of(server, path="/healthz"))[0] == 503
+        assert (await status_of(server, path="/healthz", client=("192.0.2.1", 5000)))[0] == 200
+        gate.opened.set()
+
+
+async def test_a_plain_request_waits_for_a_slot(autojump_clock: MockClock) -> None:
+    async with with_waiting_request(1, 200) as (server, gate, nursery):
+        statuses = []
+
+        async def ask() -> None:
+            statuses.append((await status_of(server, path="/healthz"))[0])
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert statuses == []
+        gate.opened.set()
+    assert statuses == [200]
+
+
+async def test_a_plain_request_that_takes_too_long_is_refused(autojump_clock: MockClock) -> None:
+    async with with_waiting_request(1, 503) as (server, _, _):
+        pass
+    assert server.statistics().connections.refused == {503: 1}
+
+
+async def test_a_plain_request_is_refused_when_the_server_stops(autojump_clock: MockClock) -> None:
+    statuses = []
+
+    async def ask() -> None:
+        statuses.append(await status_of(server, path="/healthz"))
+
+    async with with_waiting_request(1, 503) as (server, _, nursery):
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        began_at = trio.current_time()
+        await server.stop()
+    assert trio.current_time() == began_at
+    assert statuses == [(503, b"The server is shutting down.\n")]

@@ -2,13 +2,18 @@
 
 # ruff: noqa: ASYNC240 - the files are local
 
+import fcntl
 import logging
 import os
+import re
 import socket
 import stat
 import struct
+import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +23,7 @@ import anyio
 import pytest
 import trio
 from support.certificates import client_context, local_certificates, server_context
-from support.commands import BOUND, FAREWELL, command, started
+from support.commands import BOUND, FAREWELL, command, environment, started
 from support.engines import GateEngine
 from support.leaks import no_leaks
 from support.opening import HttpResponse, parse_answer
@@ -28,7 +33,8 @@ from support.short_paths import short_directory
 from support.streams import EVENT_LOOPS
 
 from rayforce_trio import WSClient, WSServer, auth, errors
-from rayforce_trio._addresses import ClientAddress, UnixPeer, is_on_this_machine, network_of
+from rayforce_trio._addresses import ClientAddress, UnixPeer, is_on_this_machine, network_of, os_error_text
+from rayforce_trio._server._unix_files import bind_unix
 from rayforce_trio._streams import connect_unix
 from rayforce_trio._streams._socket_addresses import peer_address, unix_peer_of
 
@@ -248,6 +254,138 @@ async def test_while_queries_finish_another_server_can_take_the_path(path: Path)
             await stopped.wait()
             assert path.exists()
             await check_answers(new.url)
+
+
+# Servers that start at the same moment
+
+_STARTS = """
+import sys, trio
+from rayforce_trio import WSServer, errors
+
+async def main(url):
+    server = WSServer(host=url)
+    print("ready", flush=True)
+    sys.stdin.read()  # it ends for all processes at once
+    try:
+        async with server:
+            print("serving", flush=True)
+            await trio.sleep_forever()
+    except errors.ListenError as error:
+        print(error, flush=True)
+
+trio.run(main, sys.argv[1])
+"""
+
+IN_USE = "(address already in use|another server is starting there at this moment)"
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_of_many_threads_one_gets_the_path(stale: bool, path: Path) -> None:
+    """Each system call of a thread lets others run, so they meet at every step of the way."""
+    servers = 8
+    together = threading.Barrier(servers)
+    sockets: list[socket.socket] = []
+    refusals: list[str] = []
+
+    def bind() -> None:
+        together.wait(BOUND)
+        try:
+            sockets.append(bind_unix(str(path), 0o600)[0])
+        except OSError as error:
+            refusals.append(os_error_text(error))
+
+    for _ in range(100):
+        if stale:
+            leave_stale(path)
+        with ThreadPoolExecutor(servers) as threads:
+            for one in [threads.submit(bind) for _ in range(servers)]:
+                one.result(BOUND)
+        [winner] = sockets
+        with winner, connect_raw(path):
+            winner.accept()[0].close()
+        assert len(refusals) == servers - 1
+        assert all(re.fullmatch(IN_USE, refusal) for refusal in refusals)
+        assert names_beside(path) == [path.name]
+        sockets.clear()
+        refusals.clear()
+        path.unlink()
+
+
+@pytest.mark.slow
+def test_of_many_processes_one_serves(path: Path) -> None:
+    leave_stale(path)
+    reading, writing = os.pipe()
+    with ExitStack() as opened:
+        start = [sys.executable, "-c", _STARTS, f"unix:{path}"]
+        processes = []
+        for _ in range(6):
+            process = subprocess.Popen(start, stdin=reading, stdout=subprocess.PIPE, text=True, env=environment())
+            opened.enter_context(process)
+            opened.callback(process.kill)
+            processes.append(process)
+        os.close(reading)
+        try:
+            assert [said(process) for process in processes] == ["ready"] * len(processes)
+        finally:
+            os.close(writing)
+        results = sorted(said(process) for process in processes)
+        assert results.pop() == "serving"
+        assert all(re.fullmatch(f"cannot listen on unix:{path}: {IN_USE}", result) for result in results)
+        trio.run(check_answers, f"unix:{path}")
+        assert names_beside(path) == [path.name]
+
+
+def said(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip()
+
+
+@pytest.mark.trio
+async def test_a_server_does_not_wait_for_another_that_is_starting(path: Path) -> None:
+    leave_stale(path)
+    with lock_of(path).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(errors.ListenError, match=f"cannot listen on unix:{path}: another server is starting"):
+            await WSServer(host=f"unix:{path}").serve()
+        assert path.exists()
+        assert lock_of(path).exists()
+    async with served(path) as server:  # the file of a lock that nobody holds is no obstacle
+        await check_answers(server.url)
+        assert names_beside(path) == [path.name]
+
+
+@pytest.mark.trio
+async def test_the_file_is_left_to_a_server_that_is_starting(path: Path) -> None:
+    with ExitStack() as held:
+        async with WSServer(host=f"unix:{path}"):
+            fcntl.flock(held.enter_context(lock_of(path).open("w")), fcntl.LOCK_EX)
+        assert path.exists()
+
+
+def test_a_lock_that_was_removed_since_it_was_opened_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lock_too_late(*_: object) -> None:
+        lock_of(path).unlink()
+
+    monkeypatch.setattr("rayforce_trio._server._unix_files.fcntl.flock", lock_too_late)
+    with pytest.raises(OSError, match="another server is starting there"):
+        bind_unix(str(path), 0o600)
+    assert names_beside(path) == []
+
+
+@pytest.mark.trio
+async def test_no_link_is_followed_to_the_lock(path: Path) -> None:
+    lock_of(path).symlink_to(path.with_name("precious"))
+    with pytest.raises(errors.ListenError, match="cannot listen on"):
+        await WSServer(host=f"unix:{path}").serve()
+    assert names_beside(path) == [lock_of(path).name]
+
+
+def names_beside(path: Path) -> list[str]:
+    return [found.name for found in path.parent.iterdir()]
+
+
+def lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.starting")
 
 
 # Clients of the server

@@ -13,7 +13,7 @@ from .._checks import check_flag
 from .._streams import own_address
 from ..errors import RayforceValueError
 from ._listening import BACKLOG, open_listeners
-from ._unix_files import bind_unix, identity_of
+from ._unix_files import FileIdentity, bind_unix, remove_unix
 
 DEFAULT_HOST = "0.0.0.0"
 DEFAULT_UNIX_MODE = 0o600
@@ -94,7 +94,7 @@ class UnixBinding(Binding):
         self.host = f"unix:{path}"
         self._path = self._absolute_path = path
         self._mode = mode
-        self._file: tuple[int, int, int] | None = None
+        self._file: FileIdentity | None = None
 
     def urls(self, scheme: str) -> tuple[str, ...]:  # noqa: ARG002 - the URL of a Unix socket has only one form
         return (self.host,)
@@ -110,9 +110,9 @@ class UnixBinding(Binding):
 
     def remove_file(self) -> None:
         """Remove the file, unless another server has replaced it."""
-        with suppress(OSError):
-            if self._file is not None and self._file == identity_of(self._absolute_path):
-                os.unlink(self._absolute_path)  # noqa: PTH108
+        if self._file is not None:
+            with suppress(OSError):
+                remove_unix(self._absolute_path, self._file)
         self._file = None
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -247,14 +247,19 @@ class ConnectionHandler:
     async def answer(self, request: OpeningRequest) -> HttpResponse | Refusal:
         """Return the answer to a plain HTTP request that another server has received.
 
-        A checkpoint if the endpoint is one. If cancelled, the request counts as failed.
+        While it is answered, it counts as a connection that is being opened. A checkpoint if it has to wait for others,
+        or if the endpoint is one. If cancelled, the request counts as failed.
         """
         log = self._log_of(request.peer)
-        with CountedConnection(self._counters) as counted:
-            with trio.CancelScope(deadline=trio.current_time() + self._options.open_timeout) as scope:
-                return await self._answer(request, scope, counted, log)
-            _record_refusal(counted, log, _TOO_LATE.status, _TOO_LATE.reason)
-            return _TOO_LATE
+        with CountedConnection(self._counters) as counted, self._opening(request.peer, counted, log) as opening:
+            with opening.scope:
+                if await opening.is_admitted():
+                    return await self._answer(request, opening.scope, counted, log)
+                refusal = _TOO_MANY_OPENINGS
+            if opening.scope.cancelled_caught:
+                refusal = _TOO_LATE if self._stop_at is None else _STOPPING
+            _record_refusal(counted, log, refusal.status, refusal.reason)
+            return refusal
 
     async def _answer(
         self, request: OpeningRequest, scope: trio.CancelScope, counted: CountedConnection, log: ConnectionLog
@@ -269,15 +274,20 @@ class ConnectionHandler:
             log.debug("%s: %d", request.path.partition("?")[0], answer.status)
         return answer
 
+    def _opening(
+        self, peer: ClientAddress, counted: CountedConnection, log: ConnectionLog
+    ) -> AbstractContextManager[PendingOpening]:
+        """Return a context manager for the opening of a connection. See `OpeningQueue.opening`."""
+        network = None if self._proxies.trusts(peer.address) else peer.network
+        return self._openings.opening(network, partial(_record_refusal, counted, log))
+
     async def _open_and_serve(
         self, open_: "_Open", peer: ClientAddress, counted: CountedConnection, log: ConnectionLog
     ) -> None:
         """Open a connection and serve it to its end. A checkpoint; if cancelled, session and transport are closed."""
         opened = _Opened(self.query_timeout)
         try:
-            record_refusal = partial(_record_refusal, counted, log)
-            network = None if self._proxies.trusts(peer.address) else peer.network
-            with self._openings.opening(network, record_refusal) as opening:
+            with self._opening(peer, counted, log) as opening:
                 with opening.scope:
                     await open_(opening, opened, counted, log)
                 if opened.authorized is None or opened.transport is None or opening.scope.cancelled_caught:

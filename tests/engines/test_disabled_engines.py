@@ -1,8 +1,8 @@
 """Engines that a client has disabled: they are detected, and restarted or reported; a busy engine is neither."""
 
 import os
+import select
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from support.clocks import stand_still
 from support.engine_contract import ENDLESS, ask, open_session, request, running
 from support.engine_processes import LOCAL, Log, ask_on, connected, pid_of, serving
 from support.native import native_server
@@ -301,16 +302,21 @@ def test_without_the_table_of_connections_nothing_is_known(monkeypatch: pytest.M
 
 
 @pytest.mark.trio
-async def test_an_engine_is_not_blamed_if_this_process_itself_stood_still(log: Log, queries: Queries) -> None:
+async def test_an_engine_is_not_blamed_if_this_process_itself_stood_still(
+    log: Log, queries: Queries, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its reply has arrived, but nobody has read it yet when the deadline has passed."""
     engine = NativeProcess(stop_timeout=SOON)
     query = queries(ENDLESS)
     async with running(engine), open_session(engine) as session:
         pid, replies = pid_of(engine), list[Any]()
+        assert isinstance(session, NativeSession)
         assert session.start(request(query.text), replies.append)
         await query.begun()
         session.cancel()
-        time.sleep(2 * SOON)  # noqa: ASYNC251 - the event loop stands still
+        arrived, _, _ = select.select([session._stream._socket], [], [], 30)
+        assert arrived
+        stand_still(2 * SOON, monkeypatch)
         await until_state(server_of(engine), WatchdogState.OBEDIENT)
         assert replies == [Failure(CANCELLED, "")]
         assert pid_of(engine) == pid

@@ -88,6 +88,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def is_asleep(pid: int) -> bool:
+    """Return whether no thread of a process is running. Linux only."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(thread.read_text().rpartition(")")[2].split()[0] == "S" for thread in threads)
+
+
 def unread_bytes(pid: int) -> int:
     """Return how many bytes wait in the TCP sockets of a process until it reads them."""
     return sum(int(row[4].partition(":")[2], 16) for row in _sockets(pid))
