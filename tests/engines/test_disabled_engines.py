@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import trio
-from support.clocks import stand_still
 from support.engine_contract import ENDLESS, ask, open_session, request, running
 from support.engine_processes import LOCAL, Log, ask_on, connected, pid_of, serving
 from support.native import native_server
@@ -316,7 +315,9 @@ async def test_an_engine_is_not_blamed_if_this_process_itself_stood_still(
         session.cancel()
         arrived, _, _ = select.select([session._stream._socket], [], [], 30)
         assert arrived
-        stand_still(2 * SOON, monkeypatch)
+        clock = type(trio.lowlevel.current_clock())
+        now = clock.current_time
+        monkeypatch.setattr(clock, "current_time", lambda self: now(self) + 2 * SOON)
         await until_state(server_of(engine), WatchdogState.OBEDIENT)
         assert replies == [Failure(CANCELLED, "")]
         assert pid_of(engine) == pid
