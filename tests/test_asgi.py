@@ -11,6 +11,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from rayforce_trio import WSServer, auth
+from rayforce_trio._server._handler import _END_TIMEOUT
 from rayforce_trio._server._openings import QUEUE_TIMEOUT
 from rayforce_trio._transports import AsgiRequest
 from rayforce_trio.errors import ConnectionClosed, ConnectionLost, HandshakeError, RayforceWSError
@@ -18,6 +19,7 @@ from rayforce_trio.errors import ConnectionClosed, ConnectionLost, HandshakeErro
 pytestmark = pytest.mark.trio
 
 LOCAL = ("127.0.0.1", 5000)
+ELSEWHERE = ("192.0.2.1", 5000)
 
 
 class Host:
@@ -106,7 +108,7 @@ async def test_a_refused_client(can_answer: bool) -> None:
     extensions: dict[str, Any] = {"websocket.http.response": {}} if can_answer else {}
     host = Host({"type": "websocket.connect"})
     async with WSServer(listen=False) as server:
-        sent = await host.run(server, scope_of("websocket", client=("192.0.2.1", 5000), extensions=extensions))
+        sent = await host.run(server, scope_of("websocket", client=ELSEWHERE, extensions=extensions))
     if can_answer:
         assert [event["type"] for event in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
         assert sent[0]["status"] == 403
@@ -210,7 +212,7 @@ async def test_plain_requests_beyond_max_unauthenticated_are_refused(autojump_cl
 async def test_one_network_leaves_slots_to_others(autojump_clock: MockClock) -> None:
     async with with_waiting_request(2, 200) as (server, gate, _):
         assert (await status_of(server, path="/healthz"))[0] == 503
-        assert (await status_of(server, path="/healthz", client=("192.0.2.1", 5000)))[0] == 200
+        assert (await status_of(server, path="/healthz", client=ELSEWHERE))[0] == 200
         gate.opened.set()
 
 
@@ -247,3 +249,78 @@ async def test_a_plain_request_is_refused_when_the_server_stops(autojump_clock: 
         await server.stop()
     assert trio.current_time() == began_at
     assert statuses == [(503, b"The server is shutting down.\n")]
+
+
+# Cancellation
+
+
+async def test_a_request_for_the_console_that_is_cancelled_is_not_answered() -> None:
+    async with with_waiting_request(2, 200) as (server, gate, _):
+        gate.reached = trio.Event()
+        host = Host()
+        async with trio.open_nursery() as hosts:
+            hosts.start_soon(host.run, server, scope_of("http", method="GET", path="/console", client=ELSEWHERE))
+            await gate.reached.wait()
+            hosts.cancel_scope.cancel()
+        assert host.sent == []
+        connections = server.statistics().connections
+        assert (connections.failed, connections.opening) == (1, 1)
+        assert (await status_of(server, path="/healthz", client=ELSEWHERE))[0] == 200  # its slot is free
+        gate.opened.set()
+
+
+class ShieldingHost(Host):
+    """A host that takes some time to accept a connection, and cannot be cancelled meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__({"type": "websocket.connect"})
+        self.accepting = trio.Event()
+        self._seconds = seconds
+
+    async def send(self, event: MutableMapping[str, Any]) -> None:
+        if event["type"] == "websocket.accept":
+            self.accepting.set()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self._seconds)
+        await super().send(event)
+        if event["type"] == "websocket.close":
+            self.arrive({"type": "websocket.disconnect", "code": event["code"]})
+
+
+@pytest.mark.parametrize(("seconds", "until"), [(1.0, 1.0), (1000.0, _END_TIMEOUT)])
+async def test_a_server_that_is_cancelled_waits_for_hosts_for_a_while(
+    seconds: float, until: float, autojump_clock: MockClock
+) -> None:
+    host = ShieldingHost(seconds)
+    async with trio.open_nursery() as hosts:
+        with trio.CancelScope() as scope:
+            async with WSServer(listen=False) as server:
+                hosts.start_soon(server.asgi, scope_of("websocket"), host.receive, host.send)
+                await host.accepting.wait()
+                began_at = trio.current_time()
+                scope.cancel()
+                await trio.sleep_forever()
+        assert trio.current_time() - began_at == pytest.approx(until)
+
+
+@pytest.mark.parametrize(("seconds", "until"), [(6.0, 6.0), (1000.0, 2 * _END_TIMEOUT)])
+async def test_cancelling_a_server_that_waits_for_hosts_changes_nothing(
+    seconds: float, until: float, autojump_clock: MockClock
+) -> None:
+    host = ShieldingHost(seconds)
+    async with trio.open_nursery() as hosts:
+        with trio.CancelScope() as scope:
+            async with WSServer(listen=False) as server:
+                hosts.start_soon(server.asgi, scope_of("websocket"), host.receive, host.send)
+                await host.accepting.wait()
+                began_at = trio.current_time()
+                scope.deadline = began_at + _END_TIMEOUT + 1  # it waits in `end_hosted` by then
+                await server.stop(0)
+        assert scope.cancelled_caught
+        assert trio.current_time() - began_at == pytest.approx(until)
+
+
+async def test_without_hosted_connections_there_is_nothing_to_wait_for() -> None:
+    async with WSServer(listen=False) as server:
+        with trio.testing.assert_no_checkpoints():
+            await server._handler.end_hosted()
