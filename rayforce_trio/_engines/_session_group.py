@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from ._base import Client
-from ._turns import Turns
+from ._request_turns import RequestTurns
 from ._wakeup import WakeupConnection
 from ._watchdog import Watchdog
 
@@ -87,7 +87,7 @@ class SessionGroup:
         self.reports_wanted = False
         self.has_turns = False
         self._sessions = weakref.WeakSet[GroupMember]()
-        self._turns = Turns[GroupMember]()
+        self._turns = RequestTurns[GroupMember]()
         self._abandoned = deque[_Abandoned](maxlen=_MAX_ABANDONED)
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class SessionGroup:
         self._sessions.add(session)
         if session.is_alone and not self.has_turns:
             self.has_turns = True
-            self._turns = Turns[GroupMember]()
+            self._turns = RequestTurns[GroupMember]()
             for other in self._sessions:
                 if other.awaiting_reply or other.awaiting_handshake:
                     self._turns.enter(other, alone=False)

@@ -20,7 +20,7 @@ _CIPHERTEXT_CHUNK = 16 * 1024  # bytes; decrypted at once: TLS may answer each r
 _MAX_RECORDS = 64  # decrypted at once: a record may have a single byte, and takes microseconds whatever its size
 _MAX_UNSENT_ANSWERS = 64 * 1024  # bytes; the limit on TLS's answers that a peer does not read
 _NOTHING = memoryview(b"")
-_NO_TURNS = nullcontext()
+_NO_LIMIT = nullcontext()
 
 _PLAINTEXT_REASONS = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTPS_PROXY_REQUEST"})
 
@@ -103,13 +103,13 @@ class TlsStream(ByteStream):
 
     async def do_handshake(
         self,
-        turns: AbstractAsyncContextManager[object] | None = None,
+        limiter: AbstractAsyncContextManager[object] | None = None,
         waiting_for_peer: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Perform the TLS handshake. A checkpoint; if cancelled, close the stream. Raises what `waiting_for_peer` does.
 
         Args:
-            turns: entered for each step, because a step can take milliseconds of processor time.
+            limiter: entered for each step, because a step can take milliseconds of processor time.
             waiting_for_peer: returns a context for each wait for the peer.
 
         Raises:
@@ -118,7 +118,7 @@ class TlsStream(ByteStream):
         try:
             while True:
                 try:
-                    async with turns or _NO_TURNS:
+                    async with limiter or _NO_LIMIT:
                         self._tls.do_handshake()
                 except ssl.SSLWantReadError:
                     with waiting_for_peer():

@@ -39,7 +39,7 @@ from ..errors import ConnectionRejected, HandshakeError
 from ._base import WRITE_STALL_TIMEOUT
 from ._head_stream import HeadStream, ServerNursery, send_head
 from ._keepalive import KeepAlive
-from ._turns import Turns
+from ._step_limiter import StepLimiter
 from ._websocket import WebSocketTransport
 
 _LINGER_TIMEOUT = 3.0  # seconds; a peer has this long to read the last response, and to answer by closing
@@ -177,7 +177,7 @@ class AcceptOptions:
         tls: the context for TLS; `None`: no TLS.
         write_timeout: the seconds over which the rate is measured at which a peer must take bytes: see `WriteRate`.
         takes_traces: whether clients of `rayforce.v1` are told that the server takes traces.
-        turns: held by an opening for each step of the TLS handshake, and while it parses what it has received.
+        limiter: held by an opening for each step of the TLS handshake, and while it parses what it has received.
     """
 
     subprotocols: Sequence[str]
@@ -186,7 +186,7 @@ class AcceptOptions:
     tls: ssl.SSLContext | None = None
     write_timeout: float = WRITE_STALL_TIMEOUT
     takes_traces: bool = False
-    turns: Turns = field(default_factory=Turns)
+    limiter: StepLimiter = field(default_factory=StepLimiter)
 
     def choose(self, proposed: Sequence[str]) -> tuple[str | None, Headers]:
         """Return the subprotocol for a client that proposes some, and the headers that tell it about the server."""
@@ -234,8 +234,8 @@ async def accept(
     stream: ByteStream = stream_of(socket_stream)
     try:
         if options.tls is not None:
-            stream = await _start_tls(stream, options.tls, options.turns, progress)
-        request = await _receive_request(stream, options.turns, progress)
+            stream = await _start_tls(stream, options.tls, options.limiter, progress)
+        request = await _receive_request(stream, options.limiter, progress)
         certificate = stream.certificate if isinstance(stream, TlsStream) else None
         proposed = request.subprotocols if isinstance(request, UpgradeRequest) else ()
         opening_request = OpeningRequest(request.target, request.headers, peer, own, proposed, certificate)
@@ -284,7 +284,7 @@ async def refuse(
                 await receive_preface()
             stream = stream_of(socket_stream)
             if options is not None and options.tls is not None:
-                stream = await _start_tls(stream, options.tls, options.turns, OpeningProgress())
+                stream = await _start_tls(stream, options.tls, options.limiter, OpeningProgress())
             await _answer(stream, refusal, OpeningProgress())
     except HandshakeError:
         pass
@@ -294,7 +294,9 @@ async def refuse(
         socket_stream.socket.close()
 
 
-async def _start_tls(stream: ByteStream, context: ssl.SSLContext, turns: Turns, progress: OpeningProgress) -> TlsStream:
+async def _start_tls(
+    stream: ByteStream, context: ssl.SSLContext, limiter: StepLimiter, progress: OpeningProgress
+) -> TlsStream:
     """Do the TLS handshake. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
@@ -306,7 +308,7 @@ async def _start_tls(stream: ByteStream, context: ssl.SSLContext, turns: Turns, 
     try:
         with progress.waiting_for_peer(count_queue_time=True):
             await stream.wait_readable()
-        await secure.do_handshake(turns, progress.waiting_for_peer)
+        await secure.do_handshake(limiter, progress.waiting_for_peer)
     except HandshakeError as error:
         if is_plaintext_error(error.__cause__):
             progress.bad_request(400, str(error))
@@ -316,7 +318,9 @@ async def _start_tls(stream: ByteStream, context: ssl.SSLContext, turns: Turns, 
     return secure
 
 
-async def _receive_request(stream: ByteStream, turns: Turns, progress: OpeningProgress) -> UpgradeRequest | HttpRequest:
+async def _receive_request(
+    stream: ByteStream, limiter: StepLimiter, progress: OpeningProgress
+) -> UpgradeRequest | HttpRequest:
     """Receive a request. A checkpoint; if it raises or is cancelled, close the stream.
 
     Raises:
@@ -341,7 +345,7 @@ async def _receive_request(stream: ByteStream, turns: Turns, progress: OpeningPr
                 await _answer(stream, Refusal(400, _INCOMPLETE), progress)
             raise HandshakeError("the peer closed the connection during the opening handshake")
         received += data
-        async with turns:
+        async with limiter:
             request = parse_request(received)
     if isinstance(request, InvalidRequest):
         await _refuse_bad_request(stream, request.status, request.reason, request.headers, progress)

@@ -28,7 +28,7 @@ from rayforce_trio._transports import (
     connect,
     refuse,
 )
-from rayforce_trio._transports._turns import Turns
+from rayforce_trio._transports._step_limiter import StepLimiter
 from rayforce_trio._websocket import parse_request
 from rayforce_trio.errors import ConnectionRejected, HandshakeError
 
@@ -239,8 +239,8 @@ async def test_of_openings_with_long_steps_only_one_continues_in_each_round_of_t
         (await accept_one(listener, options)).abort()
 
     parsed_in: list[int] = []
-    options = replace(OPTIONS, turns=Turns())
-    monkeypatch.setattr("rayforce_trio._transports._turns.ROUND_SHARE", 0.0)
+    options = replace(OPTIONS, limiter=StepLimiter())
+    monkeypatch.setattr("rayforce_trio._transports._step_limiter.ROUND_SHARE", 0.0)
     monkeypatch.setattr("rayforce_trio._transports._accepting.parse_request", parse)
     listener, port = await listen()
     with trio.fail_after(TIMEOUT), ExitStack() as peers, counted_rounds() as rounds:

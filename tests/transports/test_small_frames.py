@@ -60,7 +60,7 @@ async def with_raw_peer(*, client: bool, leftover: bytes = b"") -> AsyncIterator
             transport.abort()
 
 
-class Turns:
+class RoundCounter:
     """Counts how often another task runs."""
 
     def __init__(self) -> None:
@@ -73,11 +73,11 @@ class Turns:
 
 
 @asynccontextmanager
-async def counted_turns() -> AsyncIterator[Turns]:
+async def counted_rounds() -> AsyncIterator[RoundCounter]:
     async with anyio.create_task_group() as tasks:
-        turns = Turns()
-        tasks.start_soon(turns.run)
-        yield turns
+        rounds = RoundCounter()
+        tasks.start_soon(rounds.run)
+        yield rounds
         tasks.cancel_scope.cancel()
 
 
@@ -103,11 +103,11 @@ KINDS = ["empty pings", "long pings", "pongs", "empty fragments", "fragments"]
 async def test_other_tasks_run_while_small_frames_are_received(kind: str, client: bool) -> None:
     masked = not client
     leftover = small_frames(kind, masked=masked) + frame(b"done", masked=masked)
-    async with with_raw_peer(client=client, leftover=leftover) as (transport, _), counted_turns() as turns:
+    async with with_raw_peer(client=client, leftover=leftover) as (transport, _), counted_rounds() as rounds:
         if "fragments" in kind:
             assert await transport.receive() == ("" if kind == "empty fragments" else "x" * (COUNT - 1))
         assert await transport.receive() == b"done"
-        assert turns.count >= COUNT - 2
+        assert rounds.count >= COUNT - 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,17 +139,17 @@ async def test_other_tasks_run_while_a_close_reads_small_frames(kind: str, recei
     masked = not client
     async with (
         with_raw_peer(client=client) as (transport, peer),
-        counted_turns() as turns,
+        counted_rounds() as rounds,
         anyio.create_task_group() as tasks,
     ):
         if receiving:
             tasks.start_soon(receive, transport)
         tasks.start_soon(transport.aclose)
         assert await peer.receive_close() == 1000
-        before = turns.count
+        before = rounds.count
         await peer.send(small_frames(kind, masked=masked) + close_frame(1000, masked=masked))
         assert await peer.receive_rest() == b""
-        assert turns.count - before >= COUNT - 2
+        assert rounds.count - before >= COUNT - 2
 
 
 # A peer that never stops sending

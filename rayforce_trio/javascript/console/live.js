@@ -110,7 +110,7 @@ export class Live {
 
   #pause() {
     if (this.#resume) this.#resume();
-    else this.#resume = () => {};
+    else this.#resume = () => (this.#resume = null);
     this.#show();
   }
 

@@ -55,7 +55,7 @@ export function valueText(value, type = undefined, depth = 0) {
   }
   if (typeof value === "object") {
     if ("function" in value) return String(value.function);
-    const [, names] = [0, value.parameters instanceof Vector ? value.parameters.values().join(" ") : ""];
+    const names = value.parameters instanceof Vector ? value.parameters.values().join(" ") : "";
     return `(fn [${names}] …)`;
   }
   return type ? quoted(type, value) : typeof value === "string" ? JSON.stringify(value) : String(value);

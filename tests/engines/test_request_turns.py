@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayforce_trio._engines._turns import Turns, TurnState
+from rayforce_trio._engines._request_turns import RequestTurns, TurnState
 
 SHARED, DRAINING, ALONE = TurnState
 
 
 def test_requests_that_need_not_be_alone_are_in_flight_together() -> None:
-    turns = Turns[str]()
+    turns = RequestTurns[str]()
     assert turns.enter("a", alone=False)
     assert turns.enter("b", alone=False)
     assert turns.leave("a") == []
@@ -20,7 +20,7 @@ def test_requests_that_need_not_be_alone_are_in_flight_together() -> None:
 
 
 def test_a_request_that_must_be_alone_has_its_turn_at_once_if_nothing_is_in_flight() -> None:
-    turns = Turns[str]()
+    turns = RequestTurns[str]()
     assert turns.enter("x", alone=True)
     assert turns.state is ALONE
     assert not turns.enter("a", alone=False)
@@ -30,7 +30,7 @@ def test_a_request_that_must_be_alone_has_its_turn_at_once_if_nothing_is_in_flig
 
 
 def test_it_waits_for_those_in_flight_and_those_that_come_later_wait_for_it() -> None:
-    turns = Turns[str]()
+    turns = RequestTurns[str]()
     assert turns.enter("a", alone=False)
     assert turns.enter("b", alone=False)
     assert not turns.enter("x", alone=True)
@@ -43,7 +43,7 @@ def test_it_waits_for_those_in_flight_and_those_that_come_later_wait_for_it() ->
 
 
 def test_two_that_must_be_alone_take_turns_with_the_others() -> None:
-    turns = Turns[str]()
+    turns = RequestTurns[str]()
     assert turns.enter("x", alone=True)
     assert not turns.enter("y", alone=True)
     assert not turns.enter("a", alone=False)
@@ -59,7 +59,7 @@ def test_two_that_must_be_alone_take_turns_with_the_others() -> None:
 
 
 def test_one_that_gives_up_keeps_nobody_waiting() -> None:
-    turns = Turns[str]()
+    turns = RequestTurns[str]()
     assert turns.enter("a", alone=False)
     assert not turns.enter("x", alone=True)
     assert not turns.enter("b", alone=False)
@@ -74,7 +74,7 @@ def test_one_that_gives_up_keeps_nobody_waiting() -> None:
 
 @dataclass
 class Sessions:
-    """Does with `Turns` what sessions do.
+    """Does with `RequestTurns` what sessions do.
 
     Attributes:
         waiting: for each request that waits, whether it must be alone.
@@ -82,7 +82,7 @@ class Sessions:
         passed_by: for each request that waits, how many that must be alone had their turns meanwhile.
     """
 
-    turns: Turns[int] = field(default_factory=Turns[int])
+    turns: RequestTurns[int] = field(default_factory=RequestTurns[int])
     waiting: dict[int, bool] = field(default_factory=dict)
     in_flight: dict[int, bool] = field(default_factory=dict)
     passed_by: dict[int, int] = field(default_factory=dict)

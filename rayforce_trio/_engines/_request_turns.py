@@ -24,7 +24,7 @@ class TurnState(enum.Enum):
     """One request that must be alone."""
 
 
-class Turns(Generic[Ticket]):
+class RequestTurns(Generic[Ticket]):
     """Decide whose turn it is. A ticket stands for a session, which has one request at a time.
 
     Attributes:

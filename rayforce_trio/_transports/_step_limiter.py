@@ -18,8 +18,8 @@ _DECAY = 0.9
 _SHORTEST = 1e-6
 
 
-class Turns:
-    """The turns of a server's openings. Hold one in `async with` for each step, and do not wait in the block.
+class StepLimiter:
+    """Limit the steps of openings in a round. Hold it in `async with` for each step, and do not wait in the block.
 
     Many openings then do not delay the open connections. They do not starve either if the open connections make each
     round long, because as many short steps go on in a round as fit into `ROUND_SHARE`.
@@ -35,12 +35,12 @@ class Turns:
         self._duration = 0.0  # of the slowest of the latest steps
 
     async def __aenter__(self) -> None:
-        """Wait for a turn. A checkpoint; if cancelled, there is no turn."""
+        """Wait until a step is allowed. A checkpoint; if cancelled, there is none."""
         await self._steps.acquire()
         self._started_at = self._clock()
 
     async def __aexit__(self, *_: object) -> None:
-        """End the turn. Not a checkpoint, so it cannot be cancelled."""
+        """End the step. Not a checkpoint, so it cannot be cancelled."""
         self._duration = max(self._clock() - self._started_at, _DECAY * self._duration)
         self._steps.total_tokens = max(1, int(min(MAX_STEPS, ROUND_SHARE / max(self._duration, _SHORTEST))))
         self._steps.release()
