@@ -1,6 +1,7 @@
 """Servers that refuse a connection or break the opening handshake: the error of `connect` says what is wrong."""
 
 import re
+import select
 from functools import partial
 
 import anyio
@@ -24,6 +25,7 @@ from support.scripted_server import Script, answer_the_close, fail_to_connect, f
 
 from rayforce_trio import WSClient
 from rayforce_trio._client._client import OPEN_TIMEOUT
+from rayforce_trio._client._exchange import Exchange
 from rayforce_trio._protocol import string_frame
 from rayforce_trio._websocket import BODY_LIMIT, HEAD_LIMIT
 from rayforce_trio.errors import (
@@ -84,9 +86,15 @@ async def test_a_program_may_block_the_event_loop_before_its_first_request(
     checkpoints: int, in_process_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time for the answer to the hello begins when the client can receive it."""
+    received: list[object] = []
+    monkeypatch.setattr("rayforce_trio._client._client.check_hello_reply", received.append)
     async with WSClient("127.0.0.1", in_process_port).connect() as connection:
         for _ in range(checkpoints):
             await anyio.lowlevel.checkpoint()
+        if not received:
+            assert isinstance(connection._exchange, Exchange)
+            stream = connection._exchange._transport._stream  # type: ignore[attr-defined]
+            assert select.select([stream._socket], [], [], 20)[0]
         stand_still(OPEN_TIMEOUT + 1, monkeypatch)
         assert (await connection.execute("(+ 1 2)")).value == 3
 
