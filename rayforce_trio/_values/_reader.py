@@ -462,13 +462,12 @@ class PayloadCursor:
 
     def _symbol_size(self) -> int:
         start, size = self._at, _TYPICAL_SYMBOL
-        while start < self._end:
-            found = bytes(self._view[start : start + size]).find(0)
-            if found >= 0:
-                return start + found - self._at
+        while (found := bytes(self._view[start : start + size]).find(0)) < 0:
             start += size
+            if start >= self._end:
+                self.damaged("it ends within a symbol")
             size = min(2 * size, _CHUNK)
-        self.damaged("it ends within a symbol")
+        return start + found - self._at
 
     def atoms_ahead(self, size: int, most: int) -> int:
         """Return how many atoms of `size` bytes with the type code that comes next follow each other, up to `most`."""
