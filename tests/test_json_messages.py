@@ -1,7 +1,6 @@
 """The messages of `rayforce.json.v1`: every event, without a connection."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,9 +25,7 @@ from rayforce_trio._protocol import (
     parse_server_call,
     response_frame,
 )
-from rayforce_trio._server import _json_messages
-from rayforce_trio._server._json_messages import MAX_UPDATE, JsonMessages, update_text
-from rayforce_trio._values._json import json_pieces
+from rayforce_trio._server._json_messages import JsonMessages, update_text
 from rayforce_trio._values._payloads import NULL, call, i64, list_of, name, quoted, string, symbol
 from rayforce_trio.errors import RayforceConversionError
 
@@ -323,29 +320,15 @@ def test_a_damaged_value_raises_before_anything_is_sent() -> None:
 
 
 def test_an_update_has_its_value() -> None:
-    assert json.loads(update_text(Update(1, 17, 2, i64(3)), 100)) == {
+    assert json.loads(update_text(Update(1, 17, 2, i64(3)), json.dumps(THREE))) == {
         "update": {"id": 1, "sequence": 17, "lost": 2, "value": THREE}
     }
 
 
-def test_the_value_of_an_update_is_converted_once_for_all_subscribers(monkeypatch: pytest.MonkeyPatch) -> None:
-    converted = []
-
-    def pieces(payload: bytes) -> Iterator[str]:
-        converted.append(payload)
-        return json_pieces(payload)
-
-    monkeypatch.setattr(_json_messages, "json_pieces", pieces)
-    payload = string("an update of this test")
-    for subscription in range(1, 101):
-        update_text(Update(subscription, 1, 0, memoryview(payload)), 100)
-    assert converted == [payload]
-
-
-def test_a_long_update_comes_without_its_value() -> None:
-    update = json.loads(update_text(Update(1, 17, 0, string("a" * MAX_UPDATE)), MAX_UPDATE + 1))["update"]
-    assert (update["id"], update["sequence"], update["lost"], update["error"]["code"]) == (1, 17, 0, "toobig")
-    assert f"the update has {MAX_UPDATE + 1} bytes" in update["error"]["message"]
+def test_an_update_without_a_value_has_an_error() -> None:
+    assert json.loads(update_text(Update(1, 17, 0, i64(3)), Failure("toobig", "too long"))) == {
+        "update": {"id": 1, "sequence": 17, "lost": 0, "error": {"code": "toobig", "message": "too long"}}
+    }
 
 
 # Any messages
@@ -370,19 +353,3 @@ def test_any_messages_become_requests_that_are_answered_once(texts: list[str]) -
         assert "result" in document or "error" in document or "sequence" in document
     with pytest.raises(IndexError):
         messages.answer(response_frame(i64(1)))
-
-
-@pytest.mark.parametrize(
-    ("payload", "code"),
-    [
-        (i64(3)[:-1], "io"),
-        (b"\x50damaged", "io"),
-        (list_of([list_of([]) for _ in range(5000)]), "toobig"),
-    ],
-    ids=["cut", "unknown", "many small parts"],
-)
-def test_an_update_that_cannot_be_converted_comes_with_an_error(payload: bytes, code: str) -> None:
-    """Clients choose what they publish: the server passes it on, and nobody else may notice."""
-    update = json.loads(update_text(Update(1, 17, 0, payload), 100))["update"]
-    assert (update["id"], update["sequence"], update["error"]["code"]) == (1, 17, code)
-    assert "value" not in update

@@ -17,6 +17,7 @@ from rayforce_trio._engines import Engine
 from rayforce_trio._protocol import response_frame
 from rayforce_trio._server import _json_transport
 from rayforce_trio._server._json_transport import MAX_JSON_REPLY, JsonTransport
+from rayforce_trio._server._json_updates import JsonUpdates
 from rayforce_trio._transports._memory import memory_pair
 from rayforce_trio._values._payloads import string
 
@@ -225,7 +226,7 @@ async def test_a_client_that_offers_both_subprotocols_gets_the_binary_one(peer: 
 async def test_other_tasks_run_while_a_reply_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayforce_trio._tasks.TIME_SLICE", 0.0)
     ours, theirs = memory_pair("rayforce.json.v1")
-    transport = JsonTransport(ours)
+    transport = JsonTransport(ours, JsonUpdates())
     assert isinstance(await transport.receive(), str)
     await theirs.send('{"id": 1, "query": "x"}')
     await transport.receive()
@@ -253,7 +254,7 @@ async def test_other_tasks_run_while_a_reply_is_converted(monkeypatch: pytest.Mo
 
 async def test_bytes_that_wait_are_counted() -> None:
     ours, theirs = memory_pair("rayforce.json.v1")
-    transport = JsonTransport(ours)
+    transport = JsonTransport(ours, JsonUpdates())
     stored: list[Any] = []
     transport.on_stored = stored.append
     transport.receive_nowait()

@@ -8,6 +8,7 @@ import trio
 from rayforce_trio._protocol import dump_error, dump_hello, dump_subscribed, response_frame
 from rayforce_trio._protocol._control import Position
 from rayforce_trio._server._json_transport import JsonTransport
+from rayforce_trio._server._json_updates import JsonUpdates
 from rayforce_trio._transports import SharedMessage
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 from rayforce_trio._values._payloads import i64
@@ -27,7 +28,7 @@ def ends() -> Iterator[tuple[MemoryTransport, MemoryTransport]]:
 
 async def requested(ends: tuple[MemoryTransport, MemoryTransport]) -> JsonTransport:
     """Return the transport of a server that has received one request."""
-    transport = JsonTransport(ends[0])
+    transport = JsonTransport(ends[0], JsonUpdates())
     assert transport.has_bytes()
     await transport.receive()
     await ends[1].send('{"id": 1, "query": "3"}')
@@ -72,7 +73,7 @@ async def test_notices_are_passed_on_and_other_pushes_are_not(ends: tuple[Memory
 
 async def test_the_rest_is_that_of_the_inner_transport(ends: tuple[MemoryTransport, MemoryTransport]) -> None:
     inner, _ = ends
-    transport = JsonTransport(inner)
+    transport = JsonTransport(inner, JsonUpdates())
     transport.max_message_size = 5
     assert inner.max_message_size == transport.max_message_size == 5
     called: list[str] = []

@@ -38,6 +38,7 @@ from ._counters import CountedConnection, Counters
 from ._http import HttpEndpoints
 from ._hub import Hub
 from ._json_transport import MAX_JSON_REPLY, JsonTransport
+from ._json_updates import JsonUpdates
 from ._limits import ConnectionLimits, too_many
 from ._log import ConnectionLog, LogLimiter, logger
 from ._opening_queue import OpeningQueue, PendingOpening
@@ -104,6 +105,7 @@ class ConnectionHandler:
         )
         self._log_queries = log_queries
         self._hub = hub
+        self._json_updates = JsonUpdates()
         self._subscriptions = subscriptions
         self._find_tracing = find_tracing
         self._tracing: Tracing | None = None
@@ -146,13 +148,14 @@ class ConnectionHandler:
 
     @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the openings and the log within their limits, and run the hub, until cancelled. A checkpoint.
+        """Run the hub and all that connections share, until cancelled. A checkpoint.
 
         It has to run while connections are handled. If cancelled, call `report` when the last connection has ended.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._openings.run)
             nursery.start_soon(self._log_limiter.run)
+            nursery.start_soon(self._json_updates.run)
             await nursery.start(self._hub.run)
             task_status.started()
 
@@ -422,7 +425,7 @@ class ConnectionHandler:
         The transport is then `opened.transport`, which the caller has to close.
         """
         if transport.subprotocol == JSON_SUBPROTOCOL:
-            opened.transport = JsonTransport(transport)
+            opened.transport = JsonTransport(transport, self._json_updates)
             return
         with opening.waiting_for_peer():
             await receive_hello(transport)

@@ -12,8 +12,6 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
 from typing import Any, NamedTuple, NoReturn, get_args
 
 from .._protocol import (
@@ -22,7 +20,6 @@ from .._protocol import (
     MAX_ID,
     PUBLISH,
     SNAPSHOT,
-    TOO_LARGE,
     VERBOSE_FLAG,
     ErrorNotice,
     Failure,
@@ -52,19 +49,8 @@ from ._expressions import integer_in
 INVALID = "request"
 """The error code of a message that is not valid."""
 
-MAX_UPDATE = 64 * 1024
-"""The length of the longest update whose value is sent, in bytes of its frame. It is converted in one step."""
-
 _MAX_ID_TEXT = 128  # characters
 _MAX_ID_NUMBER = 2**53
-_CACHED_UPDATES = 16
-
-_MAX_UPDATE_PIECES = 150
-"""The largest number of pieces in which the value of an update is converted; each takes about 0.1 ms.
-
-The longest vector has fewer. A value of many small lists and vectors would take many times as long.
-"""
-
 _REFUSED = Header(COMPRESSED_FLAG, MessageType.SYNC, 1).pack() + NULL
 """A request that the server refuses in its turn, without the engine: compressed requests are not supported."""
 
@@ -284,34 +270,12 @@ class JsonMessages:
         return JsonText(_quoted(document))
 
 
-def update_text(update: Update, size: int) -> str:
-    """Return the text of an update whose frame has `size` bytes. If its value cannot be sent, it has an error instead.
-
-    The publisher may be any client, so no value raises an exception, or takes long.
-    """
+def update_text(update: Update, value: str | Failure) -> str:
+    """Return the text of an update, with its value in JSON, or with the error that takes its place."""
     beginning = f'{{"update":{{"id":{update.subscription},"sequence":{update.sequence},"lost":{update.lost},'
-    if size > MAX_UPDATE:
-        value: str | Failure = Failure(
-            TOO_LARGE, f"the update has {size} bytes; an update in JSON can have {MAX_UPDATE}; query the data instead"
-        )
-    else:
-        value = _value_text(bytes(update.payload))
     if isinstance(value, Failure):
         return f'{beginning}"error":{_quoted({"code": value.code, "message": value.message})}}}}}'
     return f'{beginning}"value":{value}}}}}'
-
-
-@lru_cache(maxsize=_CACHED_UPDATES)
-def _value_text(payload: bytes) -> str | Failure:
-    """Return the JSON of a value. An update goes to many clients, one directly after the other."""
-    pieces = json_pieces(payload)
-    try:
-        text = "".join(islice(pieces, _MAX_UPDATE_PIECES))
-        if next(pieces, None) is not None:
-            return Failure(TOO_LARGE, "the update has too many parts for JSON; query the data instead")
-    except RayforceConversionError as error:
-        return Failure("io", str(error))
-    return text
 
 
 def _object_in(text: str) -> dict[str, Any]:

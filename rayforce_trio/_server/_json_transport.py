@@ -18,6 +18,7 @@ from .._transports import SharedMessage, Transport
 from .._websocket import CloseCode
 from ..errors import ProtocolError, RayforceConversionError
 from ._json_messages import JsonMessages, update_text
+from ._json_updates import JsonUpdates, UpdateValue
 
 MAX_JSON_REPLY = 64 * 1024**2
 """The length of the longest reply, in bytes, both in the wire format and in JSON."""
@@ -42,12 +43,15 @@ class JsonTransport(Transport):
 
     Args:
         inner: the client's transport after its opening handshake. From now on, use only this object.
+        updates: converts the values of updates.
     """
 
-    def __init__(self, inner: Transport) -> None:
+    def __init__(self, inner: Transport, updates: JsonUpdates) -> None:
         self.subprotocol = SUBPROTOCOL
         self.peer = inner.peer
         self._inner = inner
+        self._updates = updates
+        self._value: UpdateValue | None = None  # of the update that is sent next
         self._messages = JsonMessages()
         self._has_greeted = False
         self._reply: bytearray | None = None  # the parts of a reply, the last of which is still to come
@@ -148,7 +152,18 @@ class JsonTransport(Transport):
         if isinstance(message, str):
             return self._send_short(message, self._inner.send_between)
         update = parse_update(message.data)
-        return update is None or self._inner.send_between(update_text(update, message.size))
+        if update is None:
+            return True
+        payload = bytes(update.payload)
+        if self._value is None or self._value.payload != payload:
+            self._value = self._updates.value(payload)
+        if self._value.result is None:
+            self._value.waiting.add(self._inner)
+            return False
+        sent = self._inner.send_between(update_text(update, self._value.result))
+        if sent:
+            self._value = None
+        return sent
 
     def _send_short(self, message: Frame | LazyFrame | str, send: Callable[[str], bool]) -> bool:
         """Convert a short message, and send it with `send`. If this returns False, nothing was done."""

@@ -1,6 +1,7 @@
 """The items of vectors as texts, as they are in CSV and JSON: see the page "Data" of the documentation."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from json.encoder import encode_basestring
 from types import MappingProxyType
 from typing import Any
@@ -132,10 +133,19 @@ def _guids(values: NDArray[Any]) -> list[str]:
 def _date_characters(days: NDArray[Any]) -> NDArray[np.uint8]:
     """Return days since the engine's epoch as characters, one row for each."""
     first, last = int(days.min()), int(days.max())
+    if first == last:
+        return np.broadcast_to(_day(first), (len(days), len(_day(first))))
     if last - first >= len(days):
         return _calendar(days)
     rows: NDArray[np.uint8] = _calendar(np.arange(first, last + 1))[days - first]  # each day is formatted once
     return rows
+
+
+@lru_cache(maxsize=64)
+def _day(day: int) -> NDArray[np.uint8]:
+    """Return one day. Most timestamps that are converted together are of one day."""
+    characters: NDArray[np.uint8] = _calendar(np.array([day]))[0]
+    return characters
 
 
 def _calendar(days: NDArray[Any]) -> NDArray[np.uint8]:

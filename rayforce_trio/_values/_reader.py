@@ -28,7 +28,7 @@ _SMALLEST_CHUNK = 4096  # bytes
 _TYPICAL_SYMBOL = 16  # bytes
 _ITEMS_PER_STEP = 300  # items of a list, each a step in Python
 _WALKED = 16  # strings followed one by one before a guess
-_RUNS_PER_STEP = 64  # of strings that are found together, or followed one by one
+_RUNS_PER_STEP = 8  # of strings that are found together, or followed one by one
 _LONG_STRING = 1024  # bytes; following longer strings one by one is faster
 _MAX_LONG_RUN = 64  # long strings in one gap that a guess follows
 _MAX_DEPTH = 16
@@ -200,9 +200,14 @@ class PayloadCursor:
     """A payload, and how far it has been read.
 
     The methods read what comes next. They raise `RayforceConversionError` if the payload is damaged.
+
+    Args:
+        payload: the payload.
+        chunk: the number of bytes that a step searches for the ends of texts. `None`: about a millisecond's worth.
     """
 
-    def __init__(self, payload: Buffer | NDArray[np.uint8]) -> None:
+    def __init__(self, payload: Buffer | NDArray[np.uint8], chunk: int | None = None) -> None:
+        self._chunk = chunk or _CHUNK
         self._data = np.frombuffer(payload, np.uint8)
         self._data.flags.writeable = False
         self._view = self._data.data
@@ -323,7 +328,7 @@ class PayloadCursor:
             if self._at == self._end:
                 self.damaged("it ends within a symbol")
             size = min(
-                max(_SMALLEST_CHUNK, _TYPICAL_SYMBOL * (count - found)), _CHUNK
+                max(_SMALLEST_CHUNK, _TYPICAL_SYMBOL * (count - found)), self._chunk
             )  # to search little beyond the symbols
             chunk = self._data[self._at : self._at + size]
             ends = np.flatnonzero(chunk == 0)[: count - found]
@@ -357,7 +362,7 @@ class PayloadCursor:
 
     def _run_of_strings(self, size: int, starts: NDArray[Any]) -> int:
         """Find the next strings if each takes `size` bytes, its length included; returns their number."""
-        most = min(len(starts), (self._end - self._at) // size, _CHUNK)
+        most = min(len(starts), (self._end - self._at) // size, self._chunk)
         lengths = np.ndarray((most,), "<i8", self._data.data, self._at, (size,))
         if (lengths[:_WALKED] != size - LENGTH_SIZE).any():
             return 0
@@ -390,7 +395,7 @@ class PayloadCursor:
         are followed one by one until they reach a guessed one.
         """
         begin = self._at
-        guessed, after = _guess(self._data[begin : begin + _CHUNK], some_empty=some_empty)
+        guessed, after = _guess(self._data[begin : begin + self._chunk], some_empty=some_empty)
         breaks = np.flatnonzero(after[:-1] != guessed[1:])  # the last string of each run of right guesses
         for number in itertools.count(1):
             if row == count:
@@ -433,6 +438,11 @@ class PayloadCursor:
 
     def atom(self, code: int) -> tuple[Type, bytes | None]:
         """Read an atom after its type code; returns its type, and its bytes or `None` for null."""
+        kind, value = self.atom_view(code)
+        return kind, None if value is None else bytes(value)
+
+    def atom_view(self, code: int) -> tuple[Type, memoryview | None]:
+        """Do what `atom` does, but do not copy the bytes."""
         attributes = self._data[self.take(1)]
         type_code = -code
         if type_code in DTYPES:
@@ -444,21 +454,26 @@ class PayloadCursor:
         else:
             raise UnknownType(code)
         start = self.take(size)
-        value = bytes(self._view[start : self._at])
+        value = self._view[start : self._at]
         if type_code == Type.SYMBOL:
             self.take(1)
         null = attributes & _NULL_ATOM or (type_code == Type.SYMBOL and not value)
         return Type(type_code), None if null else value
 
     def _symbol_size(self) -> int:
-        start = self._at
-        while True:
+        start, size = self._at, _TYPICAL_SYMBOL
+        while (found := bytes(self._view[start : start + size]).find(0)) < 0:
+            start += size
             if start >= self._end:
                 self.damaged("it ends within a symbol")
-            zeros = np.flatnonzero(self._data[start : start + _CHUNK] == 0)
-            if len(zeros):
-                return start + int(zeros[0]) - self._at
-            start += _CHUNK
+            size = min(2 * size, _CHUNK)
+        return start + found - self._at
+
+    def atoms_ahead(self, size: int, most: int) -> int:
+        """Return how many atoms of `size` bytes with the type code that comes next follow each other, up to `most`."""
+        codes = self._view[self._at : self._at + size * most : size]
+        first = codes[0]
+        return next((number for number, code in enumerate(codes) if code != first), len(codes))
 
     @property
     def is_at_end(self) -> bool:

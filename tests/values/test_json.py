@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rayforce_trio
+from rayforce_trio._values import _json
 from rayforce_trio._values._json import Integers, json_pieces, payload_of_json
 from rayforce_trio._values._payloads import (
     NULL,
@@ -214,6 +215,38 @@ def test_a_long_value_comes_in_short_pieces() -> None:
     assert json.loads("".join(pieces))["length"] == count
     nested = list(json_pieces(list_of([i64(number) for number in range(10_000)])))
     assert max(map(len, nested)) < 32_768
+
+
+@pytest.mark.parametrize("kind", [*DTYPES, Type.SYMBOL])
+def test_the_items_of_a_piece_are_limited_by_their_work(kind: Type) -> None:
+    count = 5_000
+    payload = (
+        symbols(["a"] * count)
+        if kind is Type.SYMBOL
+        else vector(kind, count, [bytes([1]) * DTYPES[kind].itemsize * count])
+    )
+    items = [piece.count(",") for piece in json_pieces(payload)]
+    assert sum(items) >= count
+    assert max(items) * _json._ITEM_WORK[kind] <= _json.WORK_PER_PIECE
+
+
+@pytest.mark.parametrize(
+    ("payload", "values"),
+    [
+        (list_of([list_of([])] * 1000), 1000),
+        (list_of([string("a")] * 1000), 1000),
+        (list_of([symbol("a")] * 1000), 1000),
+        (dict_of(list_of([i64(1), string("a")] * 500), list_of([string("a")] * 1000)), 2000),
+        (table_of(["a"] * 1000, [integers(1)] * 1000), 1000),
+        (table_of(["a"] * 1000, [list_of([string("a")])] * 1000), 1000),
+    ],
+    ids=["lists", "strings", "symbols", "dict", "columns", "columns of lists"],
+)
+def test_the_values_of_a_piece_are_limited_by_their_work(payload: bytes, values: int) -> None:
+    pieces = list(json_pieces(payload))
+    assert len(pieces) >= values * _json._VALUE_WORK / _json.WORK_PER_PIECE
+    types = [piece.count('"type"') for piece in pieces]
+    assert max(types) <= 2 * _json.WORK_PER_PIECE / _json._VALUE_WORK
 
 
 def test_nesting_is_limited() -> None:
