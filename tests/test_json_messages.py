@@ -316,6 +316,18 @@ def test_a_damaged_value_raises_before_anything_is_sent() -> None:
     assert json.loads(failed) == {"id": 1, "error": {"code": "io", "message": "damaged"}}
 
 
+@pytest.mark.parametrize("reply", [Result(response_frame(i64(3))), Failure("type", "no")], ids=["value", "error"])
+def test_a_long_output_comes_in_short_pieces(reply: Result | Failure) -> None:
+    messages = JsonMessages()
+    messages.receive('{"id": 1, "query": "x", "output": true}')
+    printed = "é\n" * 50_000
+    frame = join_verbose(printed.encode(), reply).frame
+    assert isinstance(frame, bytes)
+    pieces = list(messages.answer(frame).pieces())
+    assert max(map(len, pieces)) <= 1 << 16
+    assert json.loads("".join(pieces))["output"] == printed
+
+
 # Updates
 
 

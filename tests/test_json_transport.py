@@ -1,5 +1,6 @@
 """The transport of a client of `rayforce.json.v1`, over a transport in memory."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from rayforce_trio._server._json_transport import JsonTransport
 from rayforce_trio._server._json_updates import JsonUpdates
 from rayforce_trio._transports import SharedMessage
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
-from rayforce_trio._values._payloads import i64
+from rayforce_trio._values._payloads import i64, list_of
 
 pytestmark = pytest.mark.trio
 
@@ -44,6 +45,17 @@ async def test_a_short_answer_is_sent_at_once(ends: tuple[MemoryTransport, Memor
     assert not transport.send_now(frame)  # a transport in memory sends nothing without waiting
     await transport.send(frame)
     assert await ends[1].receive() == ANSWER
+
+
+async def test_a_short_answer_that_takes_long_to_convert_is_not_sent_at_once(
+    ends: tuple[MemoryTransport, MemoryTransport],
+) -> None:
+    transport = await requested(ends)
+    frame = response_frame(list_of([list_of([])] * 90))
+    assert len(frame) < 1024
+    assert not transport.send_nowait(frame)
+    await transport.send(frame)
+    assert len(json.loads(str(await ends[1].receive()))["result"]["values"]) == 90
 
 
 async def test_an_error_of_the_server_is_an_answer(ends: tuple[MemoryTransport, MemoryTransport]) -> None:

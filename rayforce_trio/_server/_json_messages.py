@@ -19,6 +19,7 @@ from .._protocol import (
     HEADER_SIZE,
     MAX_ID,
     PUBLISH,
+    SIZED,
     SNAPSHOT,
     VERBOSE_FLAG,
     ErrorNotice,
@@ -37,11 +38,10 @@ from .._protocol import (
     parse_control,
     split_payload,
     split_verbose,
-    string_in,
     topic_problem,
 )
 from .._values._calls import MAX_ARGUMENTS, function_call, parameter_name, parsed, with_parameters
-from .._values._json import Integers, json_pieces, payload_of_json
+from .._values._json import Integers, json_pieces, payload_of_json, text_pieces
 from .._values._payloads import NULL, Buffer, call, i64, quoted, string
 from ..errors import RayforceConversionError, RayforceValueError
 from ._expressions import integer_in
@@ -86,18 +86,23 @@ class _Request:
 
 
 class JsonText(NamedTuple):
-    """A text for the client: a beginning, the value in a payload, and an end.
+    """A text for the client: a beginning, perhaps a printed output, the value in a payload, and an end.
 
     Attributes:
-        before: the text before the value.
+        before: the text before the value, or before the output.
         payload: the value in the wire format; `None` if the text has none.
+        after: the text after the value.
         integers: the form of I64 values.
+        output: the printed output, in UTF-8, after `before`; `None` if the text has none.
+        between: the text between the output and the value.
     """
 
     before: str
     payload: Frame | None = None
     after: str = ""
     integers: Integers = "auto"
+    output: Frame | None = None
+    between: str = ""
 
     def pieces(self) -> Iterator[str]:
         """Yield the text in short pieces.
@@ -106,6 +111,9 @@ class JsonText(NamedTuple):
             RayforceConversionError: the payload is damaged.
         """
         yield self.before
+        if self.output is not None:
+            yield from text_pieces(self.output)
+            yield self.between
         if self.payload is not None:
             yield from json_pieces(self.payload, integers=self.integers)
             yield self.after
@@ -252,29 +260,27 @@ class JsonMessages:
         split = split_payload(memoryview(frame)[HEADER_SIZE:])
         if isinstance(split, Failure):
             try:
-                output, reply = split_verbose(frame)
+                printed, reply = split_verbose(frame)
             except FrameError:
                 return self._error(split)
-            return self._error(reply if isinstance(reply, Failure) else split, output)
-        text, value = split
-        output = f'"output":{_quoted(string_in(text) or "")},'
-        return JsonText(f'{beginning}{output}"result":', value, "}", request.integers)
+            return self._error(reply if isinstance(reply, Failure) else split, printed)
+        output, value = split
+        return JsonText(f'{beginning}"output":', value, "}", request.integers, output[SIZED.size :], ',"result":')
 
     def _error(self, failure: Failure, output: str | None = None) -> JsonText:
         request = self._unanswered[0]
-        failure = request.failure or failure
-        document: dict[str, Any] = {"id": request.id}
-        if output is not None:
-            document["output"] = output
-        document["error"] = {"code": failure.code, "message": failure.message}
-        return JsonText(_quoted(document))
+        beginning = f'{{"id":{_quoted(request.id)}'
+        error = f',"error":{_error_object(request.failure or failure)}}}'
+        if output is None:
+            return JsonText(beginning + error)
+        return JsonText(f'{beginning},"output":', output=output.encode(), between=error)
 
 
 def update_text(update: Update, value: str | Failure) -> str:
     """Return the text of an update, with its value in JSON, or with the error that takes its place."""
     beginning = f'{{"update":{{"id":{update.subscription},"sequence":{update.sequence},"lost":{update.lost},'
     if isinstance(value, Failure):
-        return f'{beginning}"error":{_quoted({"code": value.code, "message": value.message})}}}}}'
+        return f'{beginning}"error":{_error_object(value)}}}}}'
     return f'{beginning}"value":{value}}}}}'
 
 
@@ -370,6 +376,10 @@ def _data(value: object, place: str) -> Buffer:
         return quoted(payload_of_json(value))
     except (RayforceValueError, RayforceConversionError) as error:
         raise _Invalid(f"{place}: {error}") from None
+
+
+def _error_object(failure: Failure) -> str:
+    return _quoted({"code": failure.code, "message": failure.message})
 
 
 def _quoted(data: object) -> str:

@@ -1,7 +1,8 @@
 """The transport of a client of `rayforce.json.v1`: to its connection, it looks like one of the extended protocol."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import islice
 
 from .._protocol import (
     JSON_SUBPROTOCOL,
@@ -25,6 +26,9 @@ MAX_JSON_REPLY = 64 * 1024**2
 
 _MAX_AT_ONCE = 1024
 """The length of the longest frame that is converted without a checkpoint, in bytes."""
+
+_MAX_PIECES_AT_ONCE = 4
+"""The largest number of pieces that are sent without a checkpoint: a beginning, two of the value, and an end."""
 
 _HEAD_SIZE = 64
 _COPIED_AT_ONCE = 256 * 1024  # bytes
@@ -55,7 +59,7 @@ class JsonTransport(Transport):
         self._messages = JsonMessages()
         self._has_greeted = False
         self._reply: bytearray | None = None  # the parts of a reply, the last of which is still to come
-        self._filled = 0  # bytes of it
+        self._reply_size = 0  # bytes that it has in the end
         self._text_size = 0  # bytes of the JSON of a reply
 
     # Receiving
@@ -103,20 +107,17 @@ class JsonTransport(Transport):
         assert not text, "a connection of the extended protocol has no long texts"
         time_slice = TimeSlice()
         if self._reply is None:
-            size = announced_size(data[:_HEAD_SIZE])
-            self._reply, self._filled = bytearray(size), 0
-            self.on_stored(size)
+            self._reply, self._reply_size = bytearray(), announced_size(data[:_HEAD_SIZE])
+            self.on_stored(self._reply_size)
         for start in range(0, len(data), _COPIED_AT_ONCE):
-            piece = data[start : start + _COPIED_AT_ONCE]
-            self._reply[self._filled : self._filled + len(piece)] = piece
-            self._filled += len(piece)
+            self._reply += data[start : start + _COPIED_AT_ONCE]
             await time_slice.yield_if_due()
         if last:
             await self._send_answer(self._reply, time_slice)
 
     async def _send_answer(self, reply: bytearray, time_slice: TimeSlice) -> None:
         """Convert an answer, and send its text. A checkpoint; if cancelled, as `send`."""
-        pieces: list[bytes] = []
+        pieces = deque[bytes]()
         try:
             for piece in self._messages.answer(memoryview(reply)).pieces():
                 encoded = piece.encode()
@@ -124,23 +125,23 @@ class JsonTransport(Transport):
                 self._text_size += len(encoded)
                 self.on_stored(len(encoded))
                 if self._text_size > MAX_JSON_REPLY:
-                    pieces = self._failed(Failure(TOO_LARGE, _TOO_LARGE))
+                    self._fail(pieces, Failure(TOO_LARGE, _TOO_LARGE))
                     break
                 await time_slice.yield_if_due()
         except RayforceConversionError as error:
-            pieces = self._failed(Failure("io", str(error)))
+            self._fail(pieces, Failure("io", str(error)))
         self._reply = None
-        parts = deque(_joined(pieces))
-        pieces.clear()
-        while parts:
-            part = parts.popleft()
-            await self._inner.send_part(part, last=not parts, text=True)
+        while pieces:
+            part = _taken_together(pieces)
+            await self._inner.send_part(part, last=not pieces, text=True)
             self._text_size -= len(part)
         self._text_size = 0
         self._messages.answered()
 
-    def _failed(self, failure: Failure) -> list[bytes]:
-        return [str(self._messages.failed(failure)).encode()]
+    def _fail(self, pieces: deque[bytes], failure: Failure) -> None:
+        """Replace the pieces of an answer by an error."""
+        pieces.clear()
+        pieces.append(str(self._messages.failed(failure)).encode())
 
     def send_nowait(self, message: Frame | LazyFrame | str) -> bool:
         return self._send_short(message, self._inner.send_nowait)
@@ -175,16 +176,19 @@ class JsonTransport(Transport):
         else:
             text = self._messages.answer(message[:])
         try:
-            sent = text is None or send(str(text))
+            pieces = [] if text is None else list(islice(text.pieces(), _MAX_PIECES_AT_ONCE + 1))
         except RayforceConversionError:
             return False  # `send` reports it
+        if len(pieces) > _MAX_PIECES_AT_ONCE:
+            return False
+        sent = not pieces or send("".join(pieces))
         if sent and is_answer:
             self._messages.answered()
         return sent
 
     @property
     def stored(self) -> int:
-        return self._inner.stored + self._text_size + (0 if self._reply is None else len(self._reply))
+        return self._inner.stored + self._text_size + (0 if self._reply is None else self._reply_size)
 
     # The rest concerns the network only
 
@@ -261,15 +265,11 @@ class JsonTransport(Transport):
         self._inner.abort()
 
 
-def _joined(pieces: Iterable[bytes]) -> Iterable[bytes]:
-    """Yield short pieces together."""
-    group: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        group.append(piece)
-        size += len(piece)
-        if size >= _SENT_AT_ONCE:
-            yield b"".join(group)
-            group, size = [], 0
-    if group:
-        yield b"".join(group)
+def _taken_together(pieces: deque[bytes]) -> bytes:
+    """Take short pieces from the beginning, and return them together."""
+    taken = [pieces.popleft()]
+    size = len(taken[0])
+    while pieces and size < _SENT_AT_ONCE:
+        taken.append(pieces.popleft())
+        size += len(taken[-1])
+    return b"".join(taken)
