@@ -227,6 +227,24 @@ def test_a_request_that_is_not_valid_is_answered_with_its_id(message: dict[str, 
     assert says in text
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"id": 1, "query": "x", "params": {f"p{number}": number for number in range(1000)}},
+        {"id": 1, "call": "f", "arguments": [[[1]] * 1000]},
+        {"id": 1, "snapshot": 1, "query": "x", "params": {"a": [[1]] * 1000}},
+        {"id": 1, "publish": "t", "value": [[1]] * 1000},
+    ],
+    ids=["params", "arguments", "snapshot", "publish"],
+)
+def test_a_long_request_is_translated_in_many_steps(message: dict[str, Any]) -> None:
+    text = json.dumps(message)
+    messages = JsonMessages()
+    steps = messages.receive_in_steps(text)
+    assert sum(1 for _ in steps) >= 1000
+    assert messages.receive(text.replace('"id": 1', '"id": 2')) == JsonMessages().receive(text)
+
+
 # Answers
 
 

@@ -8,6 +8,7 @@ import trio
 
 from rayforce_trio._protocol import dump_error, dump_hello, dump_subscribed, response_frame
 from rayforce_trio._protocol._control import Position
+from rayforce_trio._server._json_messages import JsonMessages
 from rayforce_trio._server._json_transport import JsonTransport
 from rayforce_trio._server._json_updates import JsonUpdates
 from rayforce_trio._transports import SharedMessage
@@ -56,6 +57,44 @@ async def test_a_short_answer_that_takes_long_to_convert_is_not_sent_at_once(
     assert not transport.send_nowait(frame)
     await transport.send(frame)
     assert len(json.loads(str(await ends[1].receive()))["result"]["values"]) == 90
+
+
+LONG_REQUEST = json.dumps({"id": 1, "call": "f", "arguments": [[[1]] * 1000]})
+
+
+async def test_a_long_request_is_translated_by_receive(ends: tuple[MemoryTransport, MemoryTransport]) -> None:
+    transport = JsonTransport(ends[0], JsonUpdates())
+    assert isinstance(transport.receive_nowait(), str)
+    await ends[1].send(LONG_REQUEST)
+    await ends[1].send('{"id": 2, "query": "3"}')
+    assert transport.receive_nowait() is None
+    assert transport.has_bytes()
+    first = await transport.receive()
+    assert first == JsonMessages().receive(LONG_REQUEST)
+    assert isinstance(transport.receive_nowait(), bytes)
+    assert transport.receive_nowait() is None
+
+
+async def test_other_tasks_run_while_a_request_is_translated(
+    ends: tuple[MemoryTransport, MemoryTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And if `receive` is cancelled meanwhile, no message is lost."""
+    monkeypatch.setattr("rayforce_trio._tasks.TIME_SLICE", 0.0)
+    transport = JsonTransport(ends[0], JsonUpdates())
+    await transport.receive()
+    await ends[1].send(LONG_REQUEST)
+    rounds = 0
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.receive)
+            while transport._arriving is None:
+                await trio.lowlevel.checkpoint()
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+                rounds += transport._arriving is not None
+            nursery.cancel_scope.cancel()
+        assert rounds == 100
+        assert await transport.receive() == JsonMessages().receive(LONG_REQUEST)
 
 
 async def test_an_error_of_the_server_is_an_answer(ends: tuple[MemoryTransport, MemoryTransport]) -> None:

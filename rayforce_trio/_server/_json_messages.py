@@ -41,7 +41,7 @@ from .._protocol import (
     topic_problem,
 )
 from .._values._calls import MAX_ARGUMENTS, function_call, parameter_name, parsed, with_parameters
-from .._values._json import Integers, json_pieces, payload_of_json, text_pieces
+from .._values._json import Integers, Steps, all_steps, json_pieces, payload_steps, text_pieces
 from .._values._payloads import NULL, Buffer, call, i64, quoted, string
 from ..errors import RayforceConversionError, RayforceValueError
 from ._expressions import integer_in
@@ -142,11 +142,16 @@ class JsonMessages:
 
     def receive(self, text: str) -> bytes | str | None:
         """Return a client's message in the extended protocol; `None` if nothing is to be done."""
+        return all_steps(self.receive_in_steps(text))
+
+    def receive_in_steps(self, text: str) -> Steps[bytes | str | None]:
+        """Do what `receive` does, in short steps. Finish them before the next message."""
         given_id: Any = None
         try:
             message = _object_in(text)
             given_id = message.get("id")
-            return self._translate(message)
+            yield
+            return (yield from self._translate(message))
         except _Invalid as error:
             valid = type(given_id) in (int, str) and _id_problem(given_id) is None
             return self._request(
@@ -154,7 +159,7 @@ class JsonMessages:
                 _REFUSED,
             )
 
-    def _translate(self, message: dict[str, Any]) -> bytes | str | None:
+    def _translate(self, message: dict[str, Any]) -> Steps[bytes | str | None]:
         kinds = [key for key in _KINDS if key in message]
         if "snapshot" in kinds and "query" in kinds:
             kinds.remove("query")
@@ -166,9 +171,9 @@ class JsonMessages:
             return None if number is None else dump_cancel(number)
         if kind in ("subscribe", "unsubscribe"):
             return _notice({kind: message[kind]})
-        return self._translate_request(kind, message)
+        return (yield from self._translate_request(kind, message))
 
-    def _translate_request(self, kind: str, message: dict[str, Any]) -> bytes:
+    def _translate_request(self, kind: str, message: dict[str, Any]) -> Steps[bytes]:
         if "id" not in message:
             raise _Invalid("a request must have an id, an integer or a string")
         request_id = _checked_id(message["id"])
@@ -183,13 +188,13 @@ class JsonMessages:
         expected = _Expected.OUTPUT if output else _Expected.RESULT
         try:
             if kind == "query":
-                payload: Buffer = _query(message)
+                payload: Buffer = yield from _query(message)
             elif kind == "call":
-                payload = _function_call(message)
+                payload = yield from _function_call(message)
             elif kind == "snapshot":
-                payload, expected = _snapshot(message), _Expected.SNAPSHOT
+                payload, expected = (yield from _snapshot(message)), _Expected.SNAPSHOT
             else:
-                payload, expected = _publish(message), _Expected.SEQUENCE
+                payload, expected = (yield from _publish(message)), _Expected.SEQUENCE
         except (RayforceValueError, RayforceConversionError) as error:
             raise _Invalid(str(error)) from None
         except UnicodeEncodeError:
@@ -323,7 +328,7 @@ def _notice(document: dict[str, Any]) -> str:
     return text
 
 
-def _query(message: dict[str, Any]) -> Buffer:
+def _query(message: dict[str, Any]) -> Steps[Buffer]:
     """Return the payload of a query and its parameters."""
     text, params = message["query"], message.get("params", {})
     if not isinstance(text, str):
@@ -332,11 +337,14 @@ def _query(message: dict[str, Any]) -> Buffer:
         raise _Invalid("params must be an object of names and values; to pass arguments to a function, use call")
     if not params:
         return string(text)
-    bindings = [(parameter_name(key), _data(value, f"params.{key}")) for key, value in params.items()]
+    bindings = []
+    for key, value in params.items():
+        bindings.append((parameter_name(key), (yield from _data(value, f"params.{key}"))))
+        yield
     return with_parameters(parsed(text), bindings)
 
 
-def _function_call(message: dict[str, Any]) -> Buffer:
+def _function_call(message: dict[str, Any]) -> Steps[Buffer]:
     """Return the payload of a call of a function."""
     function, arguments = message["call"], message.get("arguments", [])
     if not isinstance(function, str):
@@ -345,35 +353,36 @@ def _function_call(message: dict[str, Any]) -> Buffer:
         raise _Invalid("arguments must be an array")
     if function.startswith(".ws."):
         raise _Invalid("names that begin with .ws. are reserved for the server")
-    return function_call(
-        function, [_data(value, f"arguments[{place}]") for place, value in enumerate(arguments[: MAX_ARGUMENTS + 1])]
-    )
+    given = []
+    for place, value in enumerate(arguments[: MAX_ARGUMENTS + 1]):
+        given.append((yield from _data(value, f"arguments[{place}]")))
+    return function_call(function, given)
 
 
-def _snapshot(message: dict[str, Any]) -> Buffer:
+def _snapshot(message: dict[str, Any]) -> Steps[Buffer]:
     subscription = message["snapshot"]
     if type(subscription) is not int or not 1 <= subscription <= MAX_ID:
         raise _Invalid("snapshot must be the id of a subscription")
     if "query" not in message:
         raise _Invalid("a request for a snapshot must have a query")
-    return call(SNAPSHOT, i64(subscription), _query(message))
+    return call(SNAPSHOT, i64(subscription), (yield from _query(message)))
 
 
-def _publish(message: dict[str, Any]) -> Buffer:
+def _publish(message: dict[str, Any]) -> Steps[Buffer]:
     topic = message["publish"]
     if not isinstance(topic, str):
         raise _Invalid("publish must be a topic, a string")
     if problem := topic_problem(topic):
         raise _Invalid(f"a topic {problem}")
-    payload = payload_of_json(message.get("value"))
+    payload = yield from payload_steps(message.get("value"))
     if payload == NULL:
         raise _Invalid("value must be a value other than null")
     return call(PUBLISH, string(topic), payload)
 
 
-def _data(value: object, place: str) -> Buffer:
+def _data(value: object, place: str) -> Steps[Buffer]:
     try:
-        return quoted(payload_of_json(value))
+        return quoted((yield from payload_steps(value)))
     except (RayforceValueError, RayforceConversionError) as error:
         raise _Invalid(f"{place}: {error}") from None
 

@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
+import trio
+
 from .._protocol import (
     JSON_SUBPROTOCOL,
     SUBPROTOCOL,
@@ -16,6 +18,7 @@ from .._protocol import (
 )
 from .._tasks import TimeSlice, enable_ki_protection
 from .._transports import SharedMessage, Transport
+from .._values._json import Steps
 from .._websocket import CloseCode
 from ..errors import ProtocolError, RayforceConversionError
 from ._json_messages import JsonMessages, update_text
@@ -29,6 +32,9 @@ _MAX_AT_ONCE = 1024
 
 _MAX_PIECES_AT_ONCE = 4
 """The largest number of pieces that are sent without a checkpoint: a beginning, two of the value, and an end."""
+
+_STEPS_AT_ONCE = 4
+"""The number of steps in which a message is translated without a checkpoint."""
 
 _HEAD_SIZE = 64
 _COPIED_AT_ONCE = 256 * 1024  # bytes
@@ -58,6 +64,8 @@ class JsonTransport(Transport):
         self._value: UpdateValue | None = None  # of the update that is sent next
         self._messages = JsonMessages()
         self._has_greeted = False
+        self._arriving: Steps[Frame | str | None] | None = None  # the translation of a message that has arrived
+        self._translated: Frame | str | None = None
         self._reply: bytearray | None = None  # the parts of a reply, the last of which is still to come
         self._reply_size = 0  # bytes that it has in the end
         self._text_size = 0  # bytes of the JSON of a reply
@@ -67,17 +75,45 @@ class JsonTransport(Transport):
     async def receive(self) -> Frame | str:
         message = self._greeting()
         while message is None:
-            message = self._translated(await self._inner.receive())
+            if self._arriving is None:
+                self._arriving = self._translation(await self._inner.receive())
+            else:
+                await trio.lowlevel.checkpoint()
+            message = await self._translate()
         return message
 
     def receive_nowait(self) -> Frame | str | None:
         message = self._greeting()
         while message is None:
-            arrived = self._inner.receive_nowait()
-            if arrived is None:
-                return None
-            message = self._translated(arrived)
+            if self._arriving is None:
+                arrived = self._inner.receive_nowait()
+                if arrived is None:
+                    return None
+                self._arriving = self._translation(arrived)
+            if not self._take_steps(_STEPS_AT_ONCE):
+                return None  # `receive` takes the others
+            message = self._translated
         return message
+
+    async def _translate(self) -> Frame | str | None:
+        """Translate the message that has arrived. A checkpoint if that takes long; if cancelled, it can go on."""
+        time_slice = TimeSlice()
+        time_slice.start()
+        while not self._take_steps(1):
+            await time_slice.yield_if_due()
+        return self._translated
+
+    def _take_steps(self, most: int) -> bool:
+        """Take some steps of the translation; return whether it has ended, with `_translated` as its result."""
+        assert self._arriving is not None
+        try:
+            for _ in range(most):
+                next(self._arriving)
+        except StopIteration as end:
+            self._arriving = None
+            self._translated = end.value
+            return True
+        return False
 
     def _greeting(self) -> Frame | str | None:
         """Return the message with which a client of the extended protocol asks for features, the first time."""
@@ -86,10 +122,10 @@ class JsonTransport(Transport):
         self._has_greeted = True
         return self._messages.HELLO
 
-    def _translated(self, message: Frame | str) -> Frame | str | None:
+    def _translation(self, message: Frame | str) -> Steps[Frame | str | None]:
         if not isinstance(message, str):
             raise ProtocolError(f"a binary message; {JSON_SUBPROTOCOL} has text messages only", _UNSUPPORTED_DATA)
-        return self._messages.receive(message)
+        return self._messages.receive_in_steps(message)
 
     # Sending
 
@@ -233,7 +269,7 @@ class JsonTransport(Transport):
         return self._inner.unfinished
 
     def has_bytes(self) -> bool:
-        return not self._has_greeted or self._inner.has_bytes()
+        return not self._has_greeted or self._arriving is not None or self._inner.has_bytes()
 
     def interrupt(self) -> None:
         self._inner.interrupt()

@@ -8,10 +8,10 @@ import codecs
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from json.encoder import encode_basestring
 from types import MappingProxyType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,19 @@ from ..errors import RayforceConversionError, RayforceValueError
 from ._cells import json_cells
 from ._decoding import to_vector
 from ._payloads import NULL, Buffer, dict_of, list_of, vector
-from ._python import MAX_DEPTH, encode_value
+from ._python import MAX_DEPTH, encode_value, payload_of_items
 from ._reader import FixedColumn, ListColumn, PayloadCursor, RawColumn, TextColumn, UnknownType
 from ._render import render
 from ._scalars import INT_MAX
 from ._sequences import EXACT_FLOAT, texts_of
 from ._types import DTYPES, EPOCH_DAYS, QUOTED, Type
 from ._vectors import NULL_VALUES, FixedWidth, vector_items, vector_payload
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Steps = Generator[None, None, T]
+"""Work that is done in steps of about `WORK_PER_PIECE`: it yields between them, and returns its result."""
 
 Integers = Literal["auto", "number", "string"]
 """The form of I64 values: strings if one of them is beyond 2**53, always numbers, or always strings."""
@@ -43,6 +49,7 @@ _LAMBDA_WORK = 60
 _BYTE_WORK = 0.01  # of texts
 _CHECK_WORK = 0.002  # of an integer that is compared with 2**53
 _ATOMS_PER_PIECE = 12
+_READ_AT_ONCE = 20  # items of a vector that a client has sent
 _TEXT_PER_PIECE = 10_000  # bytes of symbols or strings, which become at most 60,000 characters
 _SEARCHED_AT_ONCE = 1 << 14  # bytes, for the ends of symbols and strings
 _CHECKED_AT_ONCE = 1 << 14  # integers
@@ -90,7 +97,22 @@ def payload_of_json(data: object) -> bytes:
     Raises:
         RayforceValueError: the value is not valid, or cannot be represented; the error says where it is.
     """
-    return bytes(_plain(data, "", 0))
+    return all_steps(payload_steps(data))
+
+
+def payload_steps(data: object) -> Steps[bytes]:
+    """Do what `payload_of_json` does, in steps: yield between them, and return the payload."""
+    return bytes((yield from _plain(data, "", 0)))
+
+
+def all_steps(steps: Steps[T]) -> T:
+    """Take all steps at once, and return the result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 class _Writer:
@@ -353,39 +375,41 @@ def text_pieces(data: Buffer) -> Iterator[str]:
     yield f'{beginning}"'
 
 
-class _Typed:
-    """A value that has been read, within plain ones."""
-
-    def __init__(self, payload: Buffer) -> None:
-        self.payload = payload
-
-
-def _plain(data: object, where: str, depth: int) -> Buffer:
+def _plain(data: object, where: str, depth: int) -> Steps[Buffer]:
     """Return the payload of a plain value or of one with a type."""
     if isinstance(data, dict):
-        return _typed(data, where, depth)
+        return (yield from _typed(data, where, depth))
     if isinstance(data, list):
-        data = _with_typed_items(data, where, depth)
+        return (yield from _plain_list(data, where, depth))
+    return _encoded(data, where)
+
+
+def _plain_list(data: list[Any], where: str, depth: int) -> Steps[Buffer]:
+    if depth > MAX_DEPTH:
+        raise RayforceValueError(f"values are nested more than {MAX_DEPTH} levels deep")
+    classes = {*map(type, data)}
+    if not classes & {dict, list} and (str not in classes or classes <= {str, type(None)}):
+        return _encoded(data, where)  # it may be a vector, which is made in one step
+    payloads = []
+    for index, item in enumerate(data):
+        payloads.append((yield from _plain(item, f"{where}[{index}]", depth + 1)))
+        yield
+    return _valid(payload_of_items, payloads, where)
+
+
+def _encoded(data: object, where: str) -> Buffer:
+    name = f"the value{where}" if not where or where.startswith("[") else where
+    return _valid(encode_value, data, name, lambda _: None)
+
+
+def _valid(encode: Callable[P, Buffer], *args: P.args, **kwargs: P.kwargs) -> Buffer:
     try:
-        return encode_value(data, where or "the value", lambda value: getattr(value, "payload", None))
+        return encode(*args, **kwargs)
     except RayforceConversionError as error:
         raise RayforceValueError(str(error)) from None
 
 
-def _with_typed_items(data: list[Any], where: str, depth: int) -> list[Any]:
-    if depth > MAX_DEPTH:
-        raise RayforceValueError(f"values are nested more than {MAX_DEPTH} levels deep")
-    return [
-        _Typed(_typed(item, f"{where}[{index}]", depth + 1))
-        if isinstance(item, dict)
-        else _with_typed_items(item, f"{where}[{index}]", depth + 1)
-        if isinstance(item, list)
-        else item
-        for index, item in enumerate(data)
-    ]
-
-
-def _typed(data: dict[str, Any], where: str, depth: int) -> Buffer:
+def _typed(data: dict[str, Any], where: str, depth: int) -> Steps[Buffer]:
     """Return the payload of a value with a type."""
     if depth > MAX_DEPTH:
         raise RayforceValueError(f"values are nested more than {MAX_DEPTH} levels deep")
@@ -393,30 +417,36 @@ def _typed(data: dict[str, Any], where: str, depth: int) -> Buffer:
     if kind == "null":
         return NULL
     if kind == "vector":
-        return _vector_of(data.get("of"), _array(data, "values", where), f"{where}.values")
+        return (yield from _vector_of(data.get("of"), _array(data, "values", where), f"{where}.values"))
     if kind == "list":
-        values = _array(data, "values", where)
-        return list_of([_plain(value, f"{where}.values[{index}]", depth + 1) for index, value in enumerate(values)])
+        return (yield from _list_of(_array(data, "values", where), f"{where}.values", depth))
     if kind == "dict":
         if "keys" not in data or "values" not in data:
             raise _invalid(where, "a dict must have keys and values")
-        return dict_of(
-            _plain(data["keys"], f"{where}.keys", depth + 1), _plain(data["values"], f"{where}.values", depth + 1)
-        )
+        keys = yield from _plain(data["keys"], f"{where}.keys", depth + 1)
+        return dict_of(keys, (yield from _plain(data["values"], f"{where}.values", depth + 1)))
     if kind == "table":
-        return _table_of(_array(data, "columns", where), where, depth)
+        return (yield from _table_of(_array(data, "columns", where), where, depth))
     if not isinstance(kind, str) or kind not in _TYPES:
         raise _invalid(where, f"an object must have a type, one of {', '.join([*_TYPES, *_COMPOUND])}")
     if "value" not in data:
         raise _invalid(where, f"a value of type {kind} must have the key value")
     value = data["value"]
-    payload = _vector_of(kind, [value], f"{where}.value")
+    payload = yield from _vector_of(kind, [value], f"{where}.value")
     code = _TYPES[kind]
     attributes = QUOTED if code is Type.SYMBOL else _NULL_ATOM if value is None else 0
     return bytes([-code & 0xFF, attributes]) + payload[_VECTOR_HEADER:]
 
 
-def _table_of(columns: list[Any], where: str, depth: int) -> Buffer:
+def _list_of(values: list[Any], where: str, depth: int) -> Steps[Buffer]:
+    payloads = []
+    for index, value in enumerate(values):
+        payloads.append((yield from _plain(value, f"{where}[{index}]", depth + 1)))
+        yield
+    return list_of(payloads)
+
+
+def _table_of(columns: list[Any], where: str, depth: int) -> Steps[Buffer]:
     names, payloads, lengths = [], [], set()
     for index, column in enumerate(columns):
         place = f"{where}.columns[{index}]"
@@ -426,18 +456,17 @@ def _table_of(columns: list[Any], where: str, depth: int) -> Buffer:
         names.append(column["name"])
         lengths.add(len(values))
         if column["type"] == "list":
-            payloads.append(
-                list_of([_plain(value, f"{place}.values[{row}]", depth + 1) for row, value in enumerate(values)])
-            )
+            payloads.append((yield from _list_of(values, f"{place}.values", depth)))
         else:
-            payloads.append(_vector_of(column["type"], values, f"{place}.values"))
+            payloads.append((yield from _vector_of(column["type"], values, f"{place}.values")))
+        yield
     if len(lengths) > 1:
         raise _invalid(where, f"the columns have different lengths: {', '.join(map(str, sorted(lengths)))}")
-    heads = _vector_of("symbol", names, f"{where}.columns")
+    heads = yield from _vector_of("symbol", names, f"{where}.columns")
     return b"".join([bytes([Type.TABLE, 0]), heads, list_of(payloads)])
 
 
-def _vector_of(kind: object, values: list[Any], where: str) -> bytes:
+def _vector_of(kind: object, values: list[Any], where: str) -> Steps[bytes]:
     """Return the payload of a vector."""
     if not isinstance(kind, str) or kind not in _TYPES:
         raise _invalid(where, f"the type of the items must be one of {', '.join(_TYPES)}")
@@ -446,12 +475,11 @@ def _vector_of(kind: object, values: list[Any], where: str) -> bytes:
     found = nulls if nulls.any() else None
     try:
         if code in (Type.SYMBOL, Type.STRING):
-            texts = texts_of([_text(value) for value in values], code, found)
+            texts = texts_of((yield from _read(_text, values, "")), code, found)
             if code is Type.STRING and found is None:  # an empty string is not null here
                 return vector(code, len(values), [vector_items(texts, where)[0]])
             return vector_payload(texts, where)
-        blank = _BLANKS[code]
-        items = [blank if value is None else _READERS[code](value) for value in values]
+        items = yield from _read(_READERS[code], values, _BLANKS[code])
         return vector_payload(FixedWidth(code, _array_of(code, items), found), where)
     except _Unreadable as error:
         index = next(i for i, value in enumerate(values) if value is error.value)
@@ -461,6 +489,15 @@ def _vector_of(kind: object, values: list[Any], where: str) -> bytes:
         raise _invalid(where, "a text must not contain a lone surrogate, which UTF-8 cannot encode") from None
     except RayforceConversionError as error:
         raise RayforceValueError(str(error).lstrip(".")) from None
+
+
+def _read(reader: Callable[[object], Any], values: list[Any], blank: Any) -> Steps[list[Any]]:
+    items: list[Any] = []
+    for start in range(0, len(values), _READ_AT_ONCE):
+        if start:
+            yield
+        items += [blank if value is None else reader(value) for value in values[start : start + _READ_AT_ONCE]]
+    return items
 
 
 class _Unreadable(Exception):
@@ -488,8 +525,6 @@ def _array_of(code: Type, items: list[Any]) -> NDArray[Any]:
 
 
 def _text(value: object) -> str:
-    if value is None:
-        return ""
     if not isinstance(value, str):
         raise _Unreadable(value, "a string")
     return value

@@ -74,6 +74,20 @@ def encode_value(value: Any, where: str, other: Callable[[Any], Buffer | None]) 
         raise RayforceConversionError(f"{encoder.place()}{step}: {found.problem}") from None
 
 
+def payload_of_items(payloads: Sequence[Buffer], where: str) -> Buffer:
+    """Return the vector of some items if they are atoms of one type, and otherwise their list.
+
+    Args:
+        payloads: the payloads of the items.
+        where: the name of the value in errors.
+
+    Raises:
+        RayforceConversionError: an item cannot be in a vector.
+    """
+    combined = combine(payloads)
+    return list_of(payloads) if combined is None else vector_payload(combined, where)
+
+
 class _Encoder:
     """Encodes one value, and keeps the path to the part that is being encoded, for errors."""
 
@@ -112,9 +126,7 @@ class _Encoder:
             if isinstance(read, Texts) and not read.data.all():
                 refuse_first(SYMBOL, values)
             return vector_payload(read, self.place())
-        payloads = self._each(enumerate(values))
-        combined = combine(payloads)
-        return list_of(payloads) if combined is None else vector_payload(combined, self.place())
+        return payload_of_items(self._each(enumerate(values)), self.place())
 
     def _each(self, values: Iterable[tuple[Any, Any]]) -> list[Buffer]:
         if len(self._path) >= MAX_DEPTH:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import rayforce_trio
 from rayforce_trio._values import _json
-from rayforce_trio._values._json import Integers, json_pieces, payload_of_json
+from rayforce_trio._values._json import Integers, all_steps, json_pieces, payload_of_json, payload_steps
 from rayforce_trio._values._payloads import (
     NULL,
     dict_of,
@@ -412,6 +412,27 @@ _ATOMS = st.one_of(
 def test_plain_values_are_read_back_as_they_were_sent(data: Any) -> None:
     written = to_json(payload_of_json(data))
     assert to_json(payload_of_json(written)) == written
+
+
+@pytest.mark.parametrize(
+    ("data", "least"),
+    [
+        ([[]] * 1000, 1000),
+        ([[1]] * 1000, 1000),
+        ([1, "a"] * 500, 1000),
+        ([typed("i64", 1)] * 1000, 1000),
+        ({"type": "list", "values": [1] * 1000}, 1000),
+        ({"type": "dict", "keys": ["a"], "values": [[1]] * 1000}, 1000),
+        ({"type": "vector", "of": "timestamp", "values": ["2026-01-31T13:30:00"] * 1000}, 40),
+        ({"type": "vector", "of": "symbol", "values": ["a"] * 1000}, 40),
+        ({"type": "table", "columns": [{"name": "a", "type": "i64", "values": [1]}] * 1000}, 1000),
+    ],
+    ids=["empty lists", "lists", "mixed", "atoms", "list", "dict", "timestamps", "symbols", "columns"],
+)
+def test_a_long_value_is_read_in_many_steps(data: Any, least: int) -> None:
+    steps = payload_steps(data)
+    assert sum(1 for _ in steps) >= least
+    assert all_steps(payload_steps(data)) == payload_of_json(data)
 
 
 def test_a_name_is_never_made_of_a_value() -> None:
