@@ -31,7 +31,9 @@ CONTESTANTS: dict[str, MakeHost] = {"alone": alone, **{host.__name__: host for h
 async def serve(name: str) -> None:
     """Serve until standard input ends. A checkpoint; if cancelled, the server has ended."""
     options = {"port": 0, "host": "127.0.0.1"} if name == "alone" else {"listen": False}
-    async with CONTESTANTS[name](WSServer(max_connections_per_address=None, **options)) as url:
+    # The clients connect at once, from one address and one busy process: none of them may be refused for that.
+    server = WSServer(max_connections_per_address=None, max_unauthenticated=None, **options)
+    async with CONTESTANTS[name](server) as url:
         print(url, flush=True)
         await trio.to_thread.run_sync(sys.stdin.read)
 
