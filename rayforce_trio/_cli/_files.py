@@ -57,6 +57,7 @@ class Source:
         batches: the rows, in record batches.
         types: the engine's types of some columns, by name.
         total_rows: `None` if the number of rows is not known.
+        total_batches: `None` if the number of batches is not known.
         batch_size: how many bytes of the file a batch is made of; `None` if it is not known.
 
     Attributes:
@@ -75,6 +76,7 @@ class Source:
         batches: Iterator[Any],
         types: Mapping[str, str],
         total_rows: int | None = None,
+        total_batches: int | None = None,
         batch_size: int | None = None,
     ) -> None:
         if missing := [column for column in types if column not in schema.names]:
@@ -86,6 +88,8 @@ class Source:
         self._types = types
         self._rows = 0
         self._total_rows = total_rows
+        self._returned = 0  # batches
+        self._total_batches = total_batches
         self._bytes = 0
         self._batch_size = batch_size
 
@@ -94,6 +98,8 @@ class Source:
         """The part of the file that `next_batch` has returned, between 0 and 1; `None` if its length is not known."""
         if self._total_rows:
             return self._rows / self._total_rows
+        if self._total_batches:
+            return self._returned / self._total_batches
         if not self.file.size:
             return None
         position = self._bytes if self._batch_size else self._stream.tell()  # of CSV, pyarrow reads far ahead
@@ -117,6 +123,7 @@ class Source:
             for name, column in zip(self.schema.names, batch.columns, strict=True)
         ]
         self._rows += batch.num_rows
+        self._returned += 1
         self._bytes += self._batch_size or 0
         return pa.table(columns, names=self.schema.names)
 
@@ -302,7 +309,7 @@ def _open_arrow_file(file: InputFile, types: Mapping[str, str]) -> Source:
     stream = _random_access(file)
     arrow = pa.ipc.open_file(stream)
     batches = map(arrow.get_batch, range(arrow.num_record_batches))
-    return Source(file, stream, arrow.schema, batches, types, total_rows=arrow.count_rows())
+    return Source(file, stream, arrow.schema, batches, types, total_batches=arrow.num_record_batches)
 
 
 def _cast(column: Any, kind: str) -> Any:
