@@ -85,6 +85,9 @@ async def test_a_cancelled_call_ends_with_its_thread(pipe: InputFile, is_written
         assert ends == [b""]
         if writer is not None:
             os.close(writer)
+        descriptors = [pipe._descriptor, pipe._wake, pipe._waker]
+        pipe.close()
+        assert not any(Path(f"/dev/fd/{descriptor}").exists() for descriptor in descriptors)
 
 
 @pytest.mark.trio
