@@ -75,6 +75,23 @@ async def test_a_long_request_is_translated_by_receive(ends: tuple[MemoryTranspo
     assert transport.receive_nowait() is None
 
 
+async def test_messages_that_ask_for_nothing_are_taken_one_at_a_time(
+    ends: tuple[MemoryTransport, MemoryTransport],
+) -> None:
+    """A client may send thousands of them at once: `receive` yields between them."""
+    transport = JsonTransport(ends[0], JsonUpdates())
+    assert isinstance(transport.receive_nowait(), str)
+    for _ in range(3):
+        await ends[1].send('{"cancel": 9}')
+    await ends[1].send('{"id": 1, "query": "3"}')
+    for _ in range(3):
+        assert transport.receive_nowait() is None
+    assert isinstance(transport.receive_nowait(), bytes)
+    await ends[1].send('{"cancel": 9}')
+    await ends[1].send('{"id": 2, "query": "3"}')
+    assert isinstance(await transport.receive(), bytes)
+
+
 async def test_other_tasks_run_while_a_request_is_translated(
     ends: tuple[MemoryTransport, MemoryTransport], monkeypatch: pytest.MonkeyPatch
 ) -> None:

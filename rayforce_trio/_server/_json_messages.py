@@ -51,6 +51,7 @@ INVALID = "request"
 
 _MAX_ID_TEXT = 128  # characters
 _MAX_ID_NUMBER = 2**53
+
 _REFUSED = Header(COMPRESSED_FLAG, MessageType.SYNC, 1).pack() + NULL
 """A request that the server refuses in its turn, without the engine: compressed requests are not supported."""
 

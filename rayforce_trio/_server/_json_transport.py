@@ -84,16 +84,15 @@ class JsonTransport(Transport):
 
     def receive_nowait(self) -> Frame | str | None:
         message = self._greeting()
-        while message is None:
-            if self._arriving is None:
-                arrived = self._inner.receive_nowait()
-                if arrived is None:
-                    return None
-                self._arriving = self._translation(arrived)
-            if not self._take_steps(_STEPS_AT_ONCE):
-                return None  # `receive` takes the others
-            message = self._translated
-        return message
+        if message is not None:
+            return message
+        if self._arriving is None:
+            arrived = self._inner.receive_nowait()
+            if arrived is None:
+                return None
+            self._arriving = self._translation(arrived)
+        # `receive` takes the other steps, and yields between thousands of messages that ask for nothing.
+        return self._translated if self._take_steps(_STEPS_AT_ONCE) else None
 
     async def _translate(self) -> Frame | str | None:
         """Translate the message that has arrived. A checkpoint if that takes long; if cancelled, it can go on."""

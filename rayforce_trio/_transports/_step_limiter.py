@@ -35,7 +35,7 @@ class StepLimiter:
         self._duration = 0.0  # of the slowest of the latest steps
 
     async def __aenter__(self) -> None:
-        """Wait until a step is allowed. A checkpoint; if cancelled, there is none."""
+        """Wait until a step is allowed. A checkpoint; if cancelled, no step was allowed."""
         await self._steps.acquire()
         self._started_at = self._clock()
 
