@@ -1,7 +1,7 @@
 """`WSServer.asgi` under an ASGI server that the test plays: every scope, and everything that can go wrong in it."""
 
 import math
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -287,10 +287,13 @@ class ShieldingHost(Host):
             self.arrive({"type": "websocket.disconnect", "code": event["code"]})
 
 
-@pytest.mark.parametrize(("seconds", "until"), [(1.0, 1.0), (1000.0, _END_TIMEOUT)])
-async def test_a_server_that_is_cancelled_waits_for_hosts_for_a_while(
-    seconds: float, until: float, autojump_clock: MockClock
-) -> None:
+async def time_to_end(seconds: float, end: Callable[[WSServer, trio.CancelScope], Awaitable[None]]) -> float:
+    """Return how long a server takes to end, in seconds, if its host shields a send for so many seconds.
+
+    Args:
+        seconds: how long the send takes.
+        end: called with the server and its cancel scope once the send has begun; it is cancelled by the scope.
+    """
     host = ShieldingHost(seconds)
     async with trio.open_nursery() as hosts:
         with trio.CancelScope() as scope:
@@ -298,26 +301,29 @@ async def test_a_server_that_is_cancelled_waits_for_hosts_for_a_while(
                 hosts.start_soon(server.asgi, scope_of("websocket"), host.receive, host.send)
                 await host.accepting.wait()
                 began_at = trio.current_time()
-                scope.cancel()
-                await trio.sleep_forever()
-        assert trio.current_time() - began_at == pytest.approx(until)
-
-
-@pytest.mark.parametrize(("seconds", "until"), [(6.0, 6.0), (1000.0, 2 * _END_TIMEOUT)])
-async def test_cancelling_a_server_that_waits_for_hosts_changes_nothing(
-    seconds: float, until: float, autojump_clock: MockClock
-) -> None:
-    host = ShieldingHost(seconds)
-    async with trio.open_nursery() as hosts:
-        with trio.CancelScope() as scope:
-            async with WSServer(listen=False) as server:
-                hosts.start_soon(server.asgi, scope_of("websocket"), host.receive, host.send)
-                await host.accepting.wait()
-                began_at = trio.current_time()
-                scope.deadline = began_at + _END_TIMEOUT + 1  # it waits in `end_hosted` by then
-                await server.stop(0)
+                await end(server, scope)
         assert scope.cancelled_caught
-        assert trio.current_time() - began_at == pytest.approx(until)
+        return trio.current_time() - began_at
+
+
+@pytest.mark.usefixtures("autojump_clock")
+@pytest.mark.parametrize(("seconds", "until"), [(1.0, 1.0), (1000.0, _END_TIMEOUT)])
+async def test_a_server_that_is_cancelled_waits_for_hosts_for_a_while(seconds: float, until: float) -> None:
+    async def cancel(_: WSServer, scope: trio.CancelScope) -> None:
+        scope.cancel()
+        await trio.sleep_forever()
+
+    assert await time_to_end(seconds, cancel) == pytest.approx(until)
+
+
+@pytest.mark.usefixtures("autojump_clock")
+@pytest.mark.parametrize(("seconds", "until"), [(6.0, 6.0), (1000.0, 2 * _END_TIMEOUT)])
+async def test_cancelling_a_server_that_waits_for_hosts_changes_nothing(seconds: float, until: float) -> None:
+    async def cancel_the_wait(server: WSServer, scope: trio.CancelScope) -> None:
+        scope.deadline = trio.current_time() + _END_TIMEOUT + 1  # it waits in `end_hosted` by then
+        await server.stop(0)
+
+    assert await time_to_end(seconds, cancel_the_wait) == pytest.approx(until)
 
 
 async def test_without_hosted_connections_there_is_nothing_to_wait_for() -> None:
