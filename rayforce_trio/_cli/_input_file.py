@@ -33,7 +33,7 @@ class InputFile:
         size: in bytes; `None` for a pipe or a terminal.
         path: names the file for pyarrow, if it has a size.
         is_stream: whether pyarrow should read from this object, one byte after the other.
-        closed: whether reads have ended, and find nothing more.
+        closed: whether reads find nothing more.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -52,7 +52,6 @@ class InputFile:
         self.size = status.st_size if stat.S_ISREG(status.st_mode) else None
         self.is_stream = is_standard_input or self.size is None  # another user may own standard input's file
         self._wake, self._waker = os.pipe()
-        self._is_open = True  # the descriptors are
         self._reading = Lock()
         self._beginning = b""
         self._position = 0
@@ -113,8 +112,7 @@ class InputFile:
 
     def close(self) -> None:
         """End all reads, and close the file. Idempotent."""
-        if self._is_open:
-            self._is_open = False
+        if not self.closed:
             self._end_reads()
             with self._reading:
                 for descriptor in (self._descriptor, self._wake, self._waker):
