@@ -306,9 +306,10 @@ async def time_to_end(seconds: float, end: Callable[[WSServer, trio.CancelScope]
         return trio.current_time() - began_at
 
 
-@pytest.mark.usefixtures("autojump_clock")
 @pytest.mark.parametrize(("seconds", "until"), [(1.0, 1.0), (1000.0, _END_TIMEOUT)])
-async def test_a_server_that_is_cancelled_waits_for_hosts_for_a_while(seconds: float, until: float) -> None:
+async def test_a_server_that_is_cancelled_waits_for_hosts_for_a_while(
+    autojump_clock: trio.testing.MockClock, seconds: float, until: float
+) -> None:
     async def cancel(_: WSServer, scope: trio.CancelScope) -> None:
         scope.cancel()
         await trio.sleep_forever()
@@ -316,9 +317,10 @@ async def test_a_server_that_is_cancelled_waits_for_hosts_for_a_while(seconds: f
     assert await time_to_end(seconds, cancel) == pytest.approx(until)
 
 
-@pytest.mark.usefixtures("autojump_clock")
 @pytest.mark.parametrize(("seconds", "until"), [(6.0, 6.0), (1000.0, 2 * _END_TIMEOUT)])
-async def test_cancelling_a_server_that_waits_for_hosts_changes_nothing(seconds: float, until: float) -> None:
+async def test_cancelling_a_server_that_waits_for_hosts_changes_nothing(
+    autojump_clock: trio.testing.MockClock, seconds: float, until: float
+) -> None:
     async def cancel_the_wait(server: WSServer, scope: trio.CancelScope) -> None:
         scope.deadline = trio.current_time() + _END_TIMEOUT + 1  # it waits in `end_hosted` by then
         await server.stop(0)
