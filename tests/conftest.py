@@ -32,6 +32,14 @@ def pytest_report_header() -> str:
     return f"rayforce core {core_version}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a clock that a mark requests: pytest-trio takes clocks from arguments, and would use the real one."""
+    for item in items:
+        requested = {name for mark in item.iter_markers("usefixtures") for name in mark.args}
+        if ignored := requested & {"autojump_clock", "mock_clock"}:
+            raise pytest.UsageError(f"{item.nodeid}: make {ignored.pop()} an argument; a mark has no effect")
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A temporary directory for Unix sockets; the path of `tmp_path` is too long under nox."""
