@@ -5,6 +5,7 @@ import os
 import select
 import stat
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -13,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from ._console import UsageError
+from ._interrupts import background_tasks
 
 T = TypeVar("T")
 
@@ -33,7 +35,7 @@ class InputFile:
         size: in bytes; `None` for a pipe or a terminal.
         path: names the file for pyarrow, if it has a size.
         is_stream: whether pyarrow should read from this object, one byte after the other.
-        closed: whether reads find nothing more.
+        closed: whether reads have ended, and find nothing more.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -45,13 +47,14 @@ class InputFile:
         self.path = f"/dev/fd/{_STANDARD_INPUT}" if is_standard_input else path
         self.closed = False
         try:
-            self._descriptor = os.dup(_STANDARD_INPUT) if is_standard_input else _opened(path)
+            self._file = FileIO(os.dup(_STANDARD_INPUT) if is_standard_input else _opened(path))
+            ended, end = os.pipe()  # `ended` is readable, since it is at its end, once `end` is closed
         except OSError as error:
             raise UsageError(f"{self.name} cannot be read: {error.strerror}") from None
-        status = os.fstat(self._descriptor)
+        self._ended, self._end = FileIO(ended), FileIO(end, "w")
+        status = os.fstat(self._file.fileno())
         self.size = status.st_size if stat.S_ISREG(status.st_mode) else None
         self.is_stream = is_standard_input or self.size is None  # another user may own standard input's file
-        self._wake, self._waker = os.pipe()
         self._reading = Lock()
         self._beginning = b""
         self._position = 0
@@ -59,32 +62,27 @@ class InputFile:
     async def call(self, function: Callable[[], T]) -> T:
         """Call a function that reads this file in a thread, and return its result. A checkpoint.
 
-        If cancelled, reads find the end of the file, which ends the function. The file cannot be used any longer.
+        If cancelled, reads find the end of the file, which ends the function. Only `close` can be called after that.
 
         Raises:
             Exception: what the function raises.
         """
-        results: list[T] = []
-        errors: list[Exception] = []
+        has_ended = False
 
         async def end_reads_if_cancelled() -> None:
             """Wait. If cancelled before the function has ended, all reads end."""
             try:
                 await anyio.sleep_forever()
             finally:
-                if not results and not errors:
+                if not has_ended:
                     self._end_reads()
 
-        async with anyio.create_task_group() as tasks:
+        async with background_tasks() as tasks:
             tasks.start_soon(end_reads_if_cancelled)
             try:
-                results.append(await anyio.to_thread.run_sync(function))
-            except Exception as error:  # noqa: BLE001 - raised below, outside the group
-                errors.append(error)
-            tasks.cancel_scope.cancel()
-        if errors:
-            raise errors[0]
-        return results[0]
+                return await anyio.to_thread.run_sync(function)
+            finally:
+                has_ended = True
 
     def peek(self, size: int) -> bytes:
         """Return this many bytes from the beginning, fewer only if the file is shorter. Call it before other reads.
@@ -111,28 +109,27 @@ class InputFile:
         return self._position
 
     def close(self) -> None:
-        """End all reads, and close the file. Idempotent."""
-        if not self.closed:
-            self._end_reads()
-            with self._reading:
-                for descriptor in (self._descriptor, self._wake, self._waker):
-                    os.close(descriptor)
+        """End all reads, wait for their end, and close the file. Idempotent; may be called in any thread."""
+        self._end_reads()
+        with self._reading:
+            self._file.close()
+            self._ended.close()
 
     def _read(self, size: int) -> bytes:
         parts = []
         with self._reading:
-            while size and self._wait() and (part := os.read(self._descriptor, size)):
+            while size and self._wait() and (part := os.read(self._file.fileno(), size)):
                 parts.append(part)
                 size -= len(part)
         return b"".join(parts)
 
     def _wait(self) -> bool:
         """Wait until there is something to read. Returns False if reads have ended."""
-        return not self.closed and self._wake not in select.select([self._descriptor, self._wake], [], [])[0]
+        return not self.closed and self._ended not in select.select([self._file, self._ended], [], [])[0]
 
     def _end_reads(self) -> None:
         self.closed = True
-        os.write(self._waker, b"\0")
+        self._end.close()
 
 
 def _opened(path: str) -> int:

@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import anyio
@@ -122,19 +122,33 @@ def run(function: Callable[[Interruptible, TaskGroup], Awaitable[T]], *, backend
 
     async def main() -> T:
         """Call the function. A checkpoint; if cancelled, the function has been cancelled and has ended."""
-        results: list[T] = []
-        errors: list[Exception] = []
         with anyio.open_signal_receiver(signal.SIGINT) as signals:  # raises a signal again that nobody received
-            async with anyio.create_task_group() as tasks:
+            async with background_tasks() as tasks:
                 interruptible = Interruptible(tasks)
                 tasks.start_soon(interruptible.watch, signals)
-                try:
-                    results.append(await function(interruptible, tasks))
-                except Exception as error:  # noqa: BLE001 - raised below, outside the group
-                    errors.append(error)
-                tasks.cancel_scope.cancel()
-        if errors:
-            raise errors[0]
-        return results[0]
+                return await function(interruptible, tasks)
 
     return anyio.run(main, backend=backend)
+
+
+@asynccontextmanager
+async def background_tasks() -> AsyncIterator[TaskGroup]:
+    """Yield a task group whose tasks are cancelled when the block ends.
+
+    A checkpoint when the block ends. If cancelled, an exception that the block raises is dropped.
+
+    Raises:
+        Exception: the exception of the block, never in a group.
+    """
+    error: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield tasks
+        except Exception as raised:  # noqa: BLE001 - raised below, outside the group
+            error = raised
+        tasks.cancel_scope.cancel()
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # its traceback refers to this frame

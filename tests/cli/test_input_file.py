@@ -61,6 +61,10 @@ async def test_errors_of_the_function_are_raised_as_they_are(pipe: InputFile) ->
     assert not pipe.closed
 
 
+def is_closed(file: InputFile) -> bool:
+    return all(opened.closed for opened in (file._file, file._ended, file._end))
+
+
 def reading(file: InputFile, *, begins: Callable[[], object], ends: list[bytes]) -> None:
     begins()
     ends.append(file.read(4))
@@ -85,6 +89,9 @@ async def test_a_cancelled_call_ends_with_its_thread(pipe: InputFile, is_written
         assert ends == [b""]
         if writer is not None:
             os.close(writer)
+    assert not is_closed(pipe)
+    pipe.close()
+    assert is_closed(pipe)
 
 
 @pytest.mark.trio
@@ -124,3 +131,22 @@ def test_close_ends_the_reads_of_other_threads(pipe: InputFile) -> None:
     thread.join(BOUND)
     assert ends == [b""]
     assert pipe.read(1) == b""
+
+
+def test_every_close_waits_for_the_reads(pipe: InputFile) -> None:
+    """pyarrow may close the file in a thread of its own while the command closes it and ends."""
+    happened = []
+
+    def close() -> None:
+        pipe.close()
+        happened.append("closed")
+
+    threads = [threading.Thread(target=close, daemon=True) for _ in range(2)]
+    with pipe._reading:
+        for thread in threads:
+            thread.start()
+        happened.append("reads have ended")
+    for thread in threads:
+        thread.join(BOUND)
+    assert happened == ["reads have ended", "closed", "closed"]
+    assert is_closed(pipe)
