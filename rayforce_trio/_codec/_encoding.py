@@ -6,7 +6,7 @@ from typing import Any
 from rayforce import String
 
 from .._protocol import VERBOSE_FLAG, Header, MessageType, query_frame, topic_problem
-from .._values._calls import function_call, parameter_name, parsed, with_parameters
+from .._values._calls import binding, function_call, parameter_name, parsed, with_bindings
 from .._values._payloads import Buffer, string
 from .._values._render import ABBREVIATED_AT, abbreviated, render
 from .._values._types import Type
@@ -96,7 +96,7 @@ def encode(
             payload: Buffer = query.payload({} if params is None else _mapping(params), value_payload)
         else:
             bindings = _bindings(params) if params is not None else []
-            payload = with_parameters(_body(query), bindings) if bindings else _payload(query)
+            payload = with_bindings(_body(query), bindings) if bindings else _payload(query)
     except RuntimeError as error:
         reraise(error)
     return b"".join([Header(flags, message_type, len(payload)).pack(), payload])
@@ -136,9 +136,9 @@ def _unencodable() -> RayforceConversionError:
     )
 
 
-def _bindings(params: Any) -> list[tuple[str, Buffer]]:
+def _bindings(params: Any) -> list[bytes]:
     pairs = _mapping(params).items()
-    return [(parameter_name(text), data_payload(value, f"params[{text!r}]")) for text, value in pairs]
+    return [binding(parameter_name(text), data_payload(value, f"params[{text!r}]")) for text, value in pairs]
 
 
 def _mapping(params: Any) -> Mapping[Any, Any]:

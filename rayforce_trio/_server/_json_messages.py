@@ -40,7 +40,7 @@ from .._protocol import (
     split_verbose,
     topic_problem,
 )
-from .._values._calls import MAX_ARGUMENTS, function_call, parameter_name, parsed, with_parameters
+from .._values._calls import MAX_ARGUMENTS, binding, function_call, parameter_name, parsed, with_bindings
 from .._values._json import Integers, Steps, all_steps, json_pieces, payload_steps, text_pieces
 from .._values._payloads import NULL, Buffer, call, i64, quoted, string
 from ..errors import RayforceConversionError, RayforceValueError
@@ -340,9 +340,9 @@ def _query(message: dict[str, Any]) -> Steps[Buffer]:
         return string(text)
     bindings = []
     for key, value in params.items():
-        bindings.append((parameter_name(key), (yield from _data(value, f"params.{key}"))))
+        bindings.append(binding(parameter_name(key), (yield from _data(value, f"params.{key}"))))
         yield
-    return with_parameters(parsed(text), bindings)
+    return with_bindings(parsed(text), bindings)
 
 
 def _function_call(message: dict[str, Any]) -> Steps[Buffer]:

@@ -1,7 +1,7 @@
 """The payloads of queries with parameters, and of calls of functions. The values in them are data, never code."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ..errors import RayforceValueError
 from ._payloads import Buffer, call, list_of, name, string
@@ -28,14 +28,19 @@ def parsed(text: str) -> bytes:
     return call("eval", call("parse", string(text)))
 
 
-def with_parameters(body: Buffer, parameters: Iterable[tuple[str, Buffer]]) -> bytes:
-    """Return the expression that evaluates `body` with names bound to values.
+def binding(parameter: str, value: Buffer) -> bytes:
+    """Return the expression that binds a name to a value.
 
     Args:
-        body: the expression.
-        parameters: names that `parameter_name` accepts, and expressions that evaluate to their values.
+        parameter: a name that `parameter_name` accepts.
+        value: an expression that evaluates to the value.
     """
-    return call("do", *(call("let", name(text), value) for text, value in parameters), body)
+    return call("let", name(parameter), value)
+
+
+def with_bindings(body: Buffer, bindings: Sequence[Buffer]) -> bytes:
+    """Return the expression that evaluates `body` with some bindings."""
+    return call("do", *bindings, body)
 
 
 def parameter_name(text: object) -> str:

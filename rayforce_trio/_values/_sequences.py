@@ -85,11 +85,9 @@ def refuse_first(kind: Kind, values: Sequence[Any]) -> NoReturn:
 
 def combine(atoms: Sequence[Buffer]) -> Vector | None:
     """Return the vector of some atoms; `None` if no type can represent all of them, or if all are null."""
-    codes = {atom[0] for atom in atoms if atom[0] != Type.NULL}
-    code = -codes.pop() & 0xFF if len(codes) == 1 else 0
-    if code not in DTYPES and code not in (Type.SYMBOL, Type.STRING):
+    kind = _common_type(atoms)
+    if kind is None:
         return None
-    kind = Type(code)
     nulls = np.array([atom[0] == Type.NULL or atom[1] == _NULL_ATOM for atom in atoms])
     if kind in (Type.B8, Type.U8) and nulls.any():
         return None
@@ -101,6 +99,19 @@ def combine(atoms: Sequence[Buffer]) -> Vector | None:
     blank = bytes(DTYPES[kind].itemsize)
     items = b"".join([blank if atom[0] == Type.NULL else atom[_ATOM_HEADER:] for atom in atoms])
     return FixedWidth(kind, np.frombuffer(items, DTYPES[kind]), found)
+
+
+def _common_type(atoms: Sequence[Buffer]) -> Type | None:
+    """Return the type of the vector that may contain all atoms; `None` as soon as one rules it out."""
+    common = None
+    for atom in atoms:
+        code = -atom[0] & 0xFF
+        if code == common or atom[0] == Type.NULL:
+            continue
+        if common is not None or (code not in DTYPES and code not in (Type.SYMBOL, Type.STRING)):
+            return None
+        common = code
+    return None if common is None else Type(common)
 
 
 def texts_of(texts: Sequence[str], type_code: Type, nulls: NDArray[np.bool_] | None = None) -> Texts:
