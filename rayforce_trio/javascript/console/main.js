@@ -74,16 +74,17 @@ function showLost() {
 // Running
 
 async function run() {
-  const { text, offset } = editor.selected;
-  if (running || !connection || !text.trim()) return;
-  await evaluate(text, offset);
+  const query = { ...editor.selected, whole: editor.text };
+  if (running || !connection || !query.text.trim()) return;
+  await evaluate(query);
   editor.focus();
 }
 
-/** Evaluate the expressions of a text, one after the other; the last one's result is shown. */
-async function evaluate(text, offset) {
+/** Evaluate the expressions of a part of the editor's text, one after the other; the last one's result is shown. */
+async function evaluate(query) {
+  const { text, offset, whole } = query;
   history.add(text);
-  ran = { text, offset };
+  ran = query;
   clearResult();
   const found = expressions(text);
   running = new AbortController();
@@ -109,9 +110,10 @@ async function evaluate(text, offset) {
       say(`Cancelled after ${took}.`);
     } else {
       say(`Failed after ${took}.`);
-      const { start, end } = at.place ?? at;
-      editor.mark({ start: offset + start, end: offset + end });
-      const line = lineOf(editor.text, offset + start);
+      const failed = at.place ?? at;
+      const [start, end] = [offset + failed.start, offset + failed.end];
+      if (editor.text.slice(start, end) === whole.slice(start, end)) editor.mark({ start, end }); // or it was edited
+      const line = lineOf(whole, start);
       const place = found.length > 1 ? `expression ${found.indexOf(at) + 1} of ${found.length}, line ${line}` : `line ${line}`;
       showError(error.code ?? "error", messageOf(error), place, text.slice(at.start, at.end));
     }
@@ -315,7 +317,7 @@ document.addEventListener("keydown", ({ key }) => {
 byId("run").addEventListener("click", run);
 byId("cancel").addEventListener("click", () => running?.abort());
 byId("retry").addEventListener("click", start);
-byId("again").addEventListener("click", () => !running && ran && evaluate(ran.text, ran.offset));
+byId("again").addEventListener("click", () => !running && ran && evaluate(ran));
 byId("refresh").addEventListener("click", loadTables);
 byId("clear-history").addEventListener("click", () => history.clear());
 byId("stop-chart").addEventListener("click", () => collecting?.abort());

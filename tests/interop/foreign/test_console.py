@@ -165,6 +165,16 @@ async def test_an_error_is_shown_at_its_place(console: Console, engine: Callable
         assert (await console.text("#error"), await console.text("#value")) == ("", "3")
 
 
+async def test_an_error_is_not_shown_in_a_text_that_has_changed_meanwhile(console: Console) -> None:
+    async with served(engine=NativeProcess()) as server:
+        await console.open(server.port)
+        await console.begin('(map (fn [x] (+ x 1)) (til 3000000))\n(+ 2 "a")')
+        await console.write("; " + "changed while the query is running " * 3)
+        await console.finished()
+        assert await console.page.evaluate("document.querySelector('.failed')") is None
+        assert (await console.text("#error")).endswith('expression 2 of 2, line 2 (+ 2 "a")')
+
+
 async def test_a_topic_is_followed(console: Console) -> None:
     page = console.page
     async with served() as server:
@@ -260,6 +270,7 @@ async def test_the_result_of_a_lost_connection_can_be_asked_for_again(console: C
             await console.page.until(
                 "document.querySelector('#lost').hidden && !document.querySelector('#run').disabled"
             )
+            assert await console.row(0) == ["0"]  # drawn: there is nothing to scroll before
             await console.page.evaluate("document.querySelector('#grid').scrollTop = 1e9")
             assert await console.row(99_999) == ["99999"]
             scope.cancel()
