@@ -1,7 +1,8 @@
 """The values of updates in JSON: converted once, in short steps, and without exceptions."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -9,15 +10,19 @@ import pytest
 import trio
 import trio.testing
 
-from rayforce_trio._protocol import Failure, Update, response_frame, update_frame
+from rayforce_trio._protocol import Failure, StoredUpdate, Update, dump_unsubscribed, response_frame, update_frame
 from rayforce_trio._server import _json_updates
+from rayforce_trio._server._counters import Counters
+from rayforce_trio._server._hub import SharedUpdate
 from rayforce_trio._server._json_transport import JsonTransport
 from rayforce_trio._server._json_updates import MAX_UPDATE, JsonUpdates, UpdateValue
+from rayforce_trio._server._side_messages import SideMessages
 from rayforce_trio._transports import SharedMessage
 from rayforce_trio._transports._memory import MemoryTransport, memory_pair
 from rayforce_trio._values._json import json_pieces
 from rayforce_trio._values._payloads import i64, list_of, string, symbols, table_of, vector
 from rayforce_trio._values._types import DTYPES, Type
+from rayforce_trio.errors import RayforceWSError
 
 LONG = string("\x01" * 60_000)
 OTHER = string("\x02" * 60_000)
@@ -37,12 +42,15 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return steps
 
 
-@pytest.fixture
-def inner() -> Iterator[MemoryTransport]:
+def one_end() -> Iterator[MemoryTransport]:
     server, client = memory_pair("rayforce.json.v1")
     yield server
     server.abort()
     client.abort()
+
+
+inner = pytest.fixture(one_end, name="inner")
+other = pytest.fixture(one_end, name="other")
 
 
 def update(payload: bytes, sequence: int = 1) -> SharedMessage:
@@ -125,41 +133,68 @@ def test_a_value_that_cannot_be_converted_becomes_an_error(payload: bytes, code:
     assert result.code == code
 
 
+@asynccontextmanager
+async def running(updates: JsonUpdates) -> AsyncIterator[None]:
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(updates.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+
 @pytest.mark.trio
 async def test_a_long_value_is_sent_when_the_task_has_converted_it(inner: MemoryTransport) -> None:
     updates = JsonUpdates()
     transport = JsonTransport(inner, updates)
-    message = update(LONG)
     sent = trio.Event()
-
-    def send_again() -> None:
-        assert transport.send_between(message)
-        sent.set()
-
-    transport.on_idle = send_again
-    assert not transport.send_between(message)
-    assert not transport.send_between(message)
+    transport.on_idle = sent.set
+    assert transport.send_between(update(LONG))
+    assert not transport.send_between(update(i64(5), 2))
+    assert not transport.send_between(dump_unsubscribed(1, "left", ""))
     assert inner.sent == []
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(updates.run)
-            await sent.wait()
-            nursery.cancel_scope.cancel()
+    async with running(updates):
+        await sent.wait()
     assert [(shown_update["sequence"], len(shown_update["value"]["value"])) for shown_update in shown(inner)] == [
         (1, 60_000)
     ]
+    assert transport.send_between(update(i64(5), 2))
+    assert transport.send_between(dump_unsubscribed(1, "left", ""))
+    assert len(inner.sent) == 3
+
+
+@pytest.mark.trio
+async def test_a_full_outbox_does_not_waste_conversions(converted: list[bytes], inner: MemoryTransport) -> None:
+    """Updates arrive faster than they are converted: those that are converted are sent, and no others."""
+    updates = JsonUpdates()
+    transport = JsonTransport(inner, updates)
+    errors: list[RayforceWSError] = []
+    messages = SideMessages(transport, errors.append, 3 * len(LONG), Counters())
+    async with running(updates):
+        for number in range(200):
+            value = string(str(number).rjust(3) + "\x01" * 60_000)
+            messages.update(1, SharedUpdate(StoredUpdate(number, value)))
+            assert len(updates._unfinished) <= 1
+            await trio.lowlevel.checkpoint()
+        while updates._unfinished or messages._outbox:
+            await trio.lowlevel.checkpoint()
+    assert errors == []
+    sent = shown(inner)
+    assert sent[-1]["sequence"] == 199
+    assert sum(1 + shown_update["lost"] for shown_update in sent) == 200
+    assert 1 < len(sent) == len(set(converted)) < 200
 
 
 @pytest.mark.trio
 async def test_long_values_take_turns_and_other_tasks_run_between_their_pieces(
-    converted: list[bytes], inner: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+    converted: list[bytes], inner: MemoryTransport, other: MemoryTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rayforce_trio._tasks.TIME_SLICE", 0.0)
     updates = JsonUpdates()
     first, second = updates.value(LONG), updates.value(OTHER)
     finished = trio.Event()
     inner.on_idle = finished.set
-    second.waiting.add(inner)
+    updates.convert(first, other)
+    updates.convert(second, inner)
     begun = len(converted)
     seen = [begun]
 
@@ -169,12 +204,10 @@ async def test_long_values_take_turns_and_other_tasks_run_between_their_pieces(
             if len(converted) > seen[-1]:
                 seen.append(len(converted))
 
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(updates.run)
-            nursery.start_soon(watch)
-            await finished.wait()
-            nursery.cancel_scope.cancel()
+    async with running(updates), trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await finished.wait()
+        nursery.cancel_scope.cancel()
     assert isinstance(first.result, str)
     assert isinstance(second.result, str)
     assert converted[begun:] == [LONG, OTHER] * ((len(converted) - begun) // 2)
@@ -188,45 +221,99 @@ async def test_a_value_that_is_no_longer_kept_is_not_converted_again(
     """Otherwise many clients with different updates could convert for ever."""
     updates = JsonUpdates()
     transport = JsonTransport(inner, updates)
-    finished = trio.Event()
-    transport.on_idle = finished.set
-    assert not transport.send_between(update(LONG))
+    sent = trio.Event()
+    transport.on_idle = sent.set
+    assert transport.send_between(update(LONG))
     for number in range(_json_updates._KEPT):
         updates.value(i64(number))
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(updates.run)
-            await finished.wait()
-            nursery.cancel_scope.cancel()
-    pieces = converted.count(LONG)
-    assert transport.send_between(update(LONG))
-    assert converted.count(LONG) == pieces
+    async with running(updates):
+        await sent.wait()
+    assert converted.count(LONG) == len(list(json_pieces(LONG)))
     assert len(shown(inner)) == 1
 
 
 @pytest.mark.trio
-async def test_another_update_may_take_the_place_of_one_that_waits(inner: MemoryTransport) -> None:
-    """The outbox may drop an update while it is converted."""
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda transport: transport.abort(),
+        lambda transport: transport.begin_close(1001, ""),
+        lambda transport: delattr(transport, "on_idle"),
+    ],
+    ids=["abort", "begin_close", "no one is told"],
+)
+async def test_a_value_for_which_no_transport_waits_is_not_converted(
+    converted: list[bytes], inner: MemoryTransport, end: Callable[[JsonTransport], None]
+) -> None:
     updates = JsonUpdates()
     transport = JsonTransport(inner, updates)
-    assert not transport.send_between(update(LONG, 1))
-    assert transport.send_between(update(i64(5), 2))
-    assert [shown_update["sequence"] for shown_update in shown(inner)] == [2]
+    transport.on_idle = lambda: None
+    assert transport.send_between(update(LONG))
+    begun = len(converted)
+    end(transport)
+    async with running(updates):
+        while updates._unfinished:
+            await trio.lowlevel.checkpoint()
+    assert len(converted) == begun
+    assert inner.sent == []
 
 
 @pytest.mark.trio
-async def test_a_transport_may_end_while_its_update_is_converted(inner: MemoryTransport) -> None:
+async def test_a_value_that_was_given_up_is_converted_for_another_transport(
+    inner: MemoryTransport, other: MemoryTransport
+) -> None:
+    updates = JsonUpdates()
+    first = JsonTransport(inner, updates)
+    assert first.send_between(update(LONG))
+    first.begin_close(1001, "")
+    second = JsonTransport(other, updates)
+    sent = trio.Event()
+    second.on_idle = sent.set
+    async with running(updates):
+        while updates._unfinished:
+            await trio.lowlevel.checkpoint()
+        assert second.send_between(update(LONG))
+        await sent.wait()
+    assert len(shown(other)) == 1
+
+
+@pytest.mark.trio
+async def test_a_task_that_is_started_again_goes_on(inner: MemoryTransport) -> None:
     updates = JsonUpdates()
     transport = JsonTransport(inner, updates)
-    assert not transport.send_between(update(LONG))
-    transport.abort()
-    value = updates.value(LONG)
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(updates.run)
-            while value.result is None:
-                await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
+    sent = trio.Event()
+    transport.on_idle = sent.set
+    assert transport.send_between(update(LONG))
+    async with running(updates):
+        pass
+    assert not sent.is_set()
+    async with running(updates):
+        await sent.wait()
+
+
+@pytest.mark.trio
+async def test_an_update_is_dropped_if_the_connection_breaks_before_its_value_is_converted(
+    inner: MemoryTransport,
+) -> None:
+    updates = JsonUpdates()
+    transport = JsonTransport(inner, updates)
+    told: list[None] = []
+    transport.on_idle = lambda: told.append(None)
+    assert transport.send_between(update(LONG))
+    inner.abort()
+    async with running(updates):
+        while updates._unfinished:
+            await trio.lowlevel.checkpoint()
+    assert told == []
+
+
+def test_a_value_that_is_too_long_is_neither_copied_nor_kept() -> None:
+    updates = JsonUpdates()
+    payload = memoryview(bytes(MAX_UPDATE + 1))
+    value = updates.value(payload)
+    assert isinstance(value.result, Failure)
+    assert value.result.code == "toobig"
+    assert not updates._kept
 
 
 @pytest.mark.trio

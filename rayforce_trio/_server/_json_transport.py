@@ -13,6 +13,7 @@ from .._protocol import (
     Failure,
     Frame,
     LazyFrame,
+    Update,
     announced_size,
     parse_update,
 )
@@ -20,7 +21,7 @@ from .._tasks import TimeSlice, enable_ki_protection
 from .._transports import SharedMessage, Transport
 from .._values._json import Steps
 from .._websocket import CloseCode
-from ..errors import ProtocolError, RayforceConversionError
+from ..errors import ProtocolError, RayforceConversionError, RayforceWSError
 from ._json_messages import JsonMessages, update_text
 from ._json_updates import JsonUpdates, UpdateValue
 
@@ -61,7 +62,8 @@ class JsonTransport(Transport):
         self.peer = inner.peer
         self._inner = inner
         self._updates = updates
-        self._value: UpdateValue | None = None  # of the update that is sent next
+        self._on_idle: Callable[[], None] = inner.on_idle
+        self._update: tuple[Update, UpdateValue] | None = None  # it has been taken, and is still to be sent
         self._messages = JsonMessages()
         self._has_greeted = False
         self._arriving: Steps[Frame | str | None] | None = None  # the translation of a message that has arrived
@@ -185,21 +187,48 @@ class JsonTransport(Transport):
         return self._send_short(message, self._inner.send_now)
 
     def send_between(self, message: SharedMessage | str) -> bool:
+        if not self._send_update():
+            return False
         if isinstance(message, str):
             return self._send_short(message, self._inner.send_between)
-        update = parse_update(message.data)
-        if update is None:
+        update = parse_update(memoryview(message.data))
+        if update is not None:
+            self._update = update._replace(payload=b""), self._updates.value(update.payload)
+            self._send_update()
+        return True
+
+    def _send_update(self) -> bool:
+        """Send the update that was taken before, if its value is in JSON by now. Return whether none is left.
+
+        An update is taken before its value has been converted: if it waited in the client's outbox, newer updates could
+        take its place there, each time that its value had been converted.
+        """
+        if self._update is None:
             return True
-        payload = bytes(update.payload)
-        if self._value is None or self._value.payload != payload:
-            self._value = self._updates.value(payload)
-        if self._value.result is None:
-            self._value.waiting.add(self._inner)
+        update, value = self._update
+        if value.result is None:
+            self._updates.convert(value, self._inner)
             return False
-        sent = self._inner.send_between(update_text(update, self._value.result))
-        if sent:
-            self._value = None
-        return sent
+        if not self._inner.send_between(update_text(update, value.result)):
+            return False
+        self._update = None
+        return True
+
+    def _idle(self) -> None:
+        """Send the update that was taken before, and then call `on_idle`."""
+        try:
+            is_sent = self._send_update()
+        except RayforceWSError:  # the connection has ended or is closing, as its other methods report
+            self._drop_update()
+            return
+        if is_sent:
+            self._on_idle()
+
+    def _drop_update(self) -> None:
+        if self._update is not None:
+            _, value = self._update
+            value.waiting.discard(self._inner)
+            self._update = None
 
     def _send_short(self, message: Frame | LazyFrame | str, send: Callable[[str], bool]) -> bool:
         """Convert a short message, and send it with `send`. If this returns False, nothing was done."""
@@ -237,15 +266,18 @@ class JsonTransport(Transport):
 
     @property
     def on_idle(self) -> Callable[[], None]:
-        return self._inner.on_idle
+        return self._on_idle
 
     @on_idle.setter
     def on_idle(self, call: Callable[[], None]) -> None:
-        self._inner.on_idle = call
+        self._on_idle = call
+        self._inner.on_idle = self._idle
 
     @on_idle.deleter
     def on_idle(self) -> None:
         del self._inner.on_idle
+        self._on_idle = self._inner.on_idle
+        self._drop_update()
 
     @property
     def on_unfinished(self) -> Callable[[int], None]:
@@ -290,13 +322,16 @@ class JsonTransport(Transport):
         await self._inner.run()
 
     def begin_close(self, code: int, reason: str) -> None:
+        self._drop_update()
         self._inner.begin_close(code, reason)
 
     @enable_ki_protection
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        self._drop_update()
         await self._inner.aclose(code, reason)
 
     def abort(self) -> None:
+        self._drop_update()
         self._inner.abort()
 
 

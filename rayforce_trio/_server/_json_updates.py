@@ -1,6 +1,6 @@
 """The values of updates in JSON: each is converted once for all clients, in steps that a task takes between others."""
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 
 import trio
 
@@ -8,6 +8,7 @@ from .._protocol import TOO_LARGE, Failure
 from .._tasks import TimeSlice, enable_ki_protection
 from .._transports import Transport
 from .._values._json import json_pieces
+from .._values._payloads import Buffer
 from ..errors import RayforceConversionError
 
 MAX_UPDATE = 64 * 1024
@@ -32,22 +33,21 @@ class UpdateValue:
         payload: the value in the wire format.
 
     Attributes:
-        payload: the same bytes.
         result: the text, or the error that takes its place; `None` while the value is being converted.
         waiting: the transports that are told when there is a result.
     """
 
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
+    def __init__(self, payload: Buffer) -> None:
         self.result: str | Failure | None = None
         self.waiting: set[Transport] = set()
-        self._pieces = json_pieces(payload)
         self._parts: list[str] = []
         if len(payload) > MAX_UPDATE:
             self.result = Failure(
                 TOO_LARGE,
                 f"the value has {len(payload)} bytes; in JSON, an update can have {MAX_UPDATE}; query the data instead",
             )
+        else:
+            self._pieces = json_pieces(bytes(payload))
 
     def step(self) -> bool:
         """Convert a piece. Return whether there is a result."""
@@ -73,11 +73,14 @@ class JsonUpdates:
 
     def __init__(self) -> None:
         self._kept = OrderedDict[bytes, UpdateValue]()  # the least recently used one first
-        self._unfinished = deque[UpdateValue]()
+        self._unfinished = OrderedDict[UpdateValue, None]()  # the one whose turn it is first
         self._arrived = trio.Event()
 
-    def value(self, payload: bytes) -> UpdateValue:
-        """Return a value. A short one has a result; `run` converts a longer one. No checkpoint."""
+    def value(self, payload: Buffer) -> UpdateValue:
+        """Return a value. A short one has a result; pass another to `convert`. No checkpoint."""
+        if len(payload) > MAX_UPDATE:
+            return UpdateValue(payload)  # it would be hashed for each client, and kept
+        payload = bytes(payload)
         value = self._kept.get(payload)
         if value is not None:
             self._kept.move_to_end(payload)
@@ -85,25 +88,35 @@ class JsonUpdates:
         value = self._kept[payload] = UpdateValue(payload)
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
-        if not any(value.step() for _ in range(_PIECES_AT_ONCE)):
-            self._unfinished.append(value)
-            self._arrived.set()
+        any(value.step() for _ in range(_PIECES_AT_ONCE))
         return value
+
+    def convert(self, value: UpdateValue, transport: Transport) -> None:
+        """Have `run` convert a value, and tell a transport when there is a result. Idempotent. No checkpoint.
+
+        To withdraw, remove the transport from `value.waiting`.
+        """
+        value.waiting.add(transport)
+        self._unfinished.setdefault(value)
+        self._arrived.set()
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Convert the longer values, a piece of each in turn, until cancelled, which may leave some unconverted."""
+        """Convert values, a piece of each in turn, until cancelled, which may leave some for the next run."""
         time_slice = TimeSlice()
         while True:
-            await self._arrived.wait()
-            self._arrived = trio.Event()
+            if not self._unfinished:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
             time_slice.start()
             while self._unfinished:
-                value = self._unfinished.popleft()
+                value, _ = self._unfinished.popitem(last=False)
+                if not value.waiting:
+                    continue
                 if value.step():
-                    for transport in value.waiting:
+                    waiting, value.waiting = value.waiting, set()
+                    for transport in waiting:
                         transport.notify_when_idle()
-                    value.waiting.clear()
                 else:
-                    self._unfinished.append(value)
+                    self._unfinished[value] = None
                 await time_slice.yield_if_due()
