@@ -4,6 +4,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote, urljoin
 
 import pytest
 import trio
@@ -103,6 +104,20 @@ async def test_plain_requests() -> None:
         assert (await status_of(server, query_string=b"a=b"))[0] == 426
 
 
+@pytest.mark.parametrize(
+    ("path", "root_path"),
+    [("/", ""), ("/db", "/db"), ("/db/", "/db"), ("/db/", "/db/"), ("/a/b c:ü", "/a/b c:ü"), ("/", "/stripped")],
+)
+async def test_a_browser_is_led_to_the_console_wherever_it_is_mounted(path: str, root_path: str) -> None:
+    headers = [(b"host", b"127.0.0.1:8000"), (b"accept", b"text/html")]
+    scope = scope_of("http", method="GET", path=path, root_path=root_path, headers=headers)
+    async with WSServer(listen=False, console=True) as server:
+        start, _ = await Host().run(server, scope)
+    assert start["status"] == 302
+    location = dict(start["headers"])[b"location"].decode("ascii")
+    assert unquote(urljoin(f"http://host{path}", location)) == f"http://host{path.rstrip('/')}/console"
+
+
 @pytest.mark.parametrize("can_answer", [False, True])
 async def test_a_refused_client(can_answer: bool) -> None:
     extensions: dict[str, Any] = {"websocket.http.response": {}} if can_answer else {}
@@ -184,7 +199,7 @@ class DeafHost(Host):
 CONNECT = {"type": "websocket.connect"}
 HELLO = {"type": "websocket.receive", "bytes": b"\x01\x00"}
 NO_HELLO = {"type": "websocket.receive", "bytes": b"nonsense"}
-CAN_ANSWER = {"extensions": {"websocket.http.response": {}}}
+CAN_ANSWER: dict[str, Any] = {"extensions": {"websocket.http.response": {}}}
 
 
 @pytest.mark.parametrize(

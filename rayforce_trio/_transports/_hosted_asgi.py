@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import trio
 
@@ -37,6 +38,7 @@ def opening_request(scope: Scope) -> tuple[OpeningRequest, str | None]:
     The path of the request is relative to the one where the application is mounted.
     """
     path, root = scope["path"], scope.get("root_path", "")
+    mounted_at = path.rpartition("/")[2] if path == root else ""
     if root and (path == root or path.startswith(f"{root}/")):
         path = path.removeprefix(root)
     query = scope.get("query_string", b"").decode("latin-1")
@@ -48,6 +50,7 @@ def opening_request(scope: Scope) -> tuple[OpeningRequest, str | None]:
         _client_of(scope),
         server_address(*server) if (server := scope.get("server")) else UNKNOWN_SERVER,
         tuple(scope.get("subprotocols", ())),
+        link_prefix=f"{quote(mounted_at, safe='')}/" if mounted_at else "",
     )
     return request, problem
 
