@@ -4,6 +4,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote, urljoin
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from trio.testing import MockClock
 from rayforce_trio import WSServer, auth
 from rayforce_trio._server._handler import _END_TIMEOUT
 from rayforce_trio._server._openings import QUEUE_TIMEOUT
-from rayforce_trio._transports import AsgiRequest
+from rayforce_trio._transports import AsgiRequest, Refusal
 from rayforce_trio.errors import ConnectionClosed, ConnectionLost, HandshakeError, RayforceWSError
 
 pytestmark = pytest.mark.trio
@@ -103,6 +104,20 @@ async def test_plain_requests() -> None:
         assert (await status_of(server, query_string=b"a=b"))[0] == 426
 
 
+@pytest.mark.parametrize(
+    ("path", "root_path"),
+    [("/", ""), ("/db", "/db"), ("/db/", "/db"), ("/db/", "/db/"), ("/a/b c:ü", "/a/b c:ü"), ("/", "/stripped")],
+)
+async def test_a_browser_is_led_to_the_console_wherever_it_is_mounted(path: str, root_path: str) -> None:
+    headers = [(b"host", b"127.0.0.1:8000"), (b"accept", b"text/html")]
+    scope = scope_of("http", method="GET", path=path, root_path=root_path, headers=headers)
+    async with WSServer(listen=False, console=True) as server:
+        start, _ = await Host().run(server, scope)
+    assert start["status"] == 302
+    location = dict(start["headers"])[b"location"].decode("ascii")
+    assert unquote(urljoin(f"http://host{path}", location)) == f"http://host{path.rstrip('/')}/console"
+
+
 @pytest.mark.parametrize("can_answer", [False, True])
 async def test_a_refused_client(can_answer: bool) -> None:
     extensions: dict[str, Any] = {"websocket.http.response": {}} if can_answer else {}
@@ -160,6 +175,80 @@ async def test_a_close_waits_for_the_client() -> None:
     host.arrive({"type": "websocket.disconnect", "code": 1000})
     await channel.close(1001, "stop")
     assert host.sent[-1] == {"type": "websocket.close", "code": 1001, "reason": "stop"}
+
+
+# Clients that leave
+
+
+class DeafHost(Host):
+    """A host whose client leaves before an event of one type: its function `send` raises an `OSError` from then on."""
+
+    def __init__(self, last: str, *events: dict[str, Any]) -> None:
+        super().__init__(*events)
+        self.failures = 0
+        self._last = last
+
+    async def send(self, event: MutableMapping[str, Any]) -> None:
+        if event["type"] == self._last:
+            self.error = BrokenPipeError("the client is gone")
+            self.arrive({"type": "websocket.disconnect", "code": 1006})
+        self.failures += self.error is not None
+        await super().send(event)
+
+
+CONNECT = {"type": "websocket.connect"}
+HELLO = {"type": "websocket.receive", "bytes": b"\x01\x00"}
+NO_HELLO = {"type": "websocket.receive", "bytes": b"nonsense"}
+CAN_ANSWER: dict[str, Any] = {"extensions": {"websocket.http.response": {}}}
+
+
+@pytest.mark.parametrize(
+    ("last", "events", "scope"),
+    [
+        ("websocket.accept", [CONNECT], scope_of("websocket")),
+        ("websocket.send", [CONNECT, HELLO], scope_of("websocket", subprotocols=["rayforce.v1"])),
+        ("websocket.close", [CONNECT, NO_HELLO], scope_of("websocket", subprotocols=["rayforce.v1"])),
+        ("websocket.close", [CONNECT], scope_of("websocket", client=ELSEWHERE)),
+        ("websocket.http.response.start", [CONNECT], scope_of("websocket", client=ELSEWHERE, **CAN_ANSWER)),
+        ("websocket.http.response.body", [CONNECT], scope_of("websocket", client=ELSEWHERE, **CAN_ANSWER)),
+        ("http.response.start", [], scope_of("http", method="GET", path="/healthz")),
+        ("http.response.body", [], scope_of("http", method="GET", path="/healthz")),
+    ],
+    ids=["accept", "message", "close", "refusal", "refusal start", "refusal body", "http start", "http body"],
+)
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_client_that_leaves_before_an_event_is_sent(
+    caplog: pytest.LogCaptureFixture, last: str, events: list[dict[str, Any]], scope: dict[str, Any], is_running: bool
+) -> None:
+    caplog.set_level("INFO", "rayforce_trio")
+    host = DeafHost(last, *events)
+    server = WSServer(listen=False)
+    if is_running:
+        async with server:
+            await host.run(server, scope)
+            assert server.statistics().connections.opening == server.statistics().connections.open == 0
+    else:
+        await host.run(server, scope)
+    assert host.failures or not is_running
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+async def test_a_client_that_leaves_is_reported_to_the_caller() -> None:
+    def leaving(last: str) -> tuple[DeafHost, AsgiRequest]:
+        host = DeafHost(last, CONNECT)
+        return host, AsgiRequest(scope_of("websocket"), host.receive, host.send)
+
+    _, request = leaving("websocket.accept")
+    with pytest.raises(HandshakeError, match="disconnected during the opening"):
+        await request.accept(None, ())
+    _, request = leaving("websocket.close")
+    with pytest.raises(HandshakeError, match="disconnected during the opening"):
+        await request.refuse(Refusal(403, "no"))
+    _, request = leaving("websocket.close")
+    channel = await request.accept(None, ())
+    with pytest.raises(ConnectionLost, match="the client has disconnected"):
+        await channel.close(1000, "")
+    await channel.close(1000, "")
 
 
 # Plain requests under load

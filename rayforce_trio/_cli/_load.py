@@ -154,10 +154,11 @@ class Loading:
         show(f"{self._loaded} in {anyio.current_time() - started_at:.1f} s")
 
     async def _load(self, connection: WSClientConnection) -> None:
-        """Send all batches. A checkpoint; if cancelled, the current batch may be inserted in part."""
+        """Send all batches with rows, or no rows. A checkpoint; if cancelled, a batch may be inserted in part."""
         while (batch := await self._next_batch()) is not None:
-            await self._send(connection, batch)
-        if self._rows == 0 and not self._append:
+            if batch.num_rows:
+                await self._send(connection, batch)
+        if self._rows == 0:  # the table is created, or its columns are checked
             await self._send(connection, self._source.schema.empty_table())
 
     async def _next_batch(self) -> Any:

@@ -37,7 +37,6 @@ _NO_JAVASCRIPT = Refusal(
     404, "This server does not serve its JavaScript client. To enable that, start the server with serve_javascript."
 )
 _NO_CONSOLE = Refusal(404, "This server has no console. To enable it, start the server with console.")
-_TO_CONSOLE = HttpResponse(302, b"", headers=(("Location", CONSOLE_PATH[1:]), ("Cache-Control", "no-store")))
 _NO_UPGRADE = Refusal(
     426,
     "This is a Rayforce server over WebSocket, and this request does not ask for a WebSocket. A proxy in between has "
@@ -118,7 +117,7 @@ class HttpEndpoints:
         if path == CONSOLE_PATH:
             return await self._show_console(request, opening, log)
         if path == "/" and self._console is not None and is_from_browser(request):
-            return self._authorizer.check_origin(request) or _TO_CONSOLE
+            return self._authorizer.check_origin(request) or _to_console(request)
         return _NO_UPGRADE
 
     async def _show_console(
@@ -148,6 +147,12 @@ class HttpEndpoints:
 
     def _health(self) -> HttpResponse:
         return _HEALTHY if self._is_healthy() else _UNHEALTHY
+
+
+def _to_console(request: OpeningRequest) -> HttpResponse:
+    """Return a redirect. Its link is relative, since a proxy may serve this server under another path."""
+    location = request.link_prefix + CONSOLE_PATH[1:]
+    return HttpResponse(302, b"", headers=(("Location", location), ("Cache-Control", "no-store")))
 
 
 def _is_deep(query: str) -> bool:

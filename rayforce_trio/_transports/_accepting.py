@@ -68,6 +68,8 @@ class OpeningRequest:
             path and 0.
         subprotocols: the subprotocols that the client proposes, in its order. They are not among the headers.
         certificate: the client's TLS certificate, in the form of `ssl.SSLSocket.getpeercert`, if it has sent one.
+        link_prefix: begins a relative link in the answer; the rest of the link is relative to `/`. It is empty, unless
+            the client requested the path where an application is mounted, without a slash at its end.
     """
 
     path: str
@@ -76,6 +78,7 @@ class OpeningRequest:
     own_address: tuple[str, int]
     subprotocols: tuple[str, ...] = field(default=(), repr=False)
     certificate: dict[str, Any] | None = field(default=None, repr=False)
+    link_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

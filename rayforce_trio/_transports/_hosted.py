@@ -48,6 +48,9 @@ class MessageChannel(ABC):
         """Send a close frame, and wait until the peer has answered it. A checkpoint. Idempotent.
 
         The caller limits the time. If cancelled, call `HostedRequest.end`.
+
+        Raises:
+            ConnectionLost: the connection broke.
         """
 
 
@@ -72,7 +75,11 @@ class HostedRequest(ABC):
 
     @abstractmethod
     async def refuse(self, refusal: Refusal) -> None:
-        """Answer that the client is refused. A checkpoint; the caller limits the time. If cancelled, call `end`."""
+        """Answer that the client is refused. A checkpoint; the caller limits the time. If cancelled, call `end`.
+
+        Raises:
+            HandshakeError: the client is gone.
+        """
 
     async def end(self) -> None:  # noqa: B027 - some hosts disconnect by themselves
         """Disconnect at once, as far as the host can. A checkpoint if it can; even if cancelled, that is done."""

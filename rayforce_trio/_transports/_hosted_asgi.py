@@ -1,7 +1,9 @@
 """Requests and connections that an ASGI server has received: ASGI 3, with the scopes `websocket` and `http`."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import trio
 
@@ -25,6 +27,8 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 _REFUSED = "websocket.http.response"
+_LEFT = "the client has disconnected"
+_LEFT_EARLY = "the client disconnected during the opening handshake"
 _LOST = (1005, 1006)  # Hypercorn reports 1006 for every client that leaves
 
 
@@ -34,6 +38,7 @@ def opening_request(scope: Scope) -> tuple[OpeningRequest, str | None]:
     The path of the request is relative to the one where the application is mounted.
     """
     path, root = scope["path"], scope.get("root_path", "")
+    mounted_at = path.rpartition("/")[2] if path == root else ""
     if root and (path == root or path.startswith(f"{root}/")):
         path = path.removeprefix(root)
     query = scope.get("query_string", b"").decode("latin-1")
@@ -45,6 +50,7 @@ def opening_request(scope: Scope) -> tuple[OpeningRequest, str | None]:
         _client_of(scope),
         server_address(*server) if (server := scope.get("server")) else UNKNOWN_SERVER,
         tuple(scope.get("subprotocols", ())),
+        link_prefix=f"{quote(mounted_at, safe='')}/" if mounted_at else "",
     )
     return request, problem
 
@@ -68,7 +74,8 @@ class AsgiRequest(HostedRequest):
 
     async def accept(self, subprotocol: str | None, headers: Headers) -> MessageChannel:
         await self._connected()
-        await self._send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": _packed(headers)})
+        event = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": _packed(headers)}
+        await _send(self._send, event, HandshakeError(_LEFT_EARLY))
         return _Channel(self._receive, self._send)
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -76,7 +83,8 @@ class AsgiRequest(HostedRequest):
         if self._can_answer:
             await _answer(self._send, _REFUSED, refusal)
         else:
-            await self._send({"type": "websocket.close", "code": 1008, "reason": refusal.reason})
+            event = {"type": "websocket.close", "code": 1008, "reason": refusal.reason}
+            await _send(self._send, event, HandshakeError(_LEFT_EARLY))
 
     async def _connected(self) -> None:
         """Receive the first event. A checkpoint; if cancelled, nothing is lost.
@@ -85,7 +93,7 @@ class AsgiRequest(HostedRequest):
             HandshakeError: the client is gone.
         """
         if (await self._receive())["type"] != "websocket.connect":
-            raise HandshakeError("the client disconnected during the opening handshake")
+            raise HandshakeError(_LEFT_EARLY)
 
 
 class _Channel(MessageChannel):
@@ -105,19 +113,16 @@ class _Channel(MessageChannel):
     async def send(self, message: bytes | str) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._is_closed:
-            raise ConnectionLost("the client has disconnected")
+            raise ConnectionLost(_LEFT)
         kind = "text" if isinstance(message, str) else "bytes"
-        try:
-            await self._send({"type": "websocket.send", kind: message})
-        except OSError:  # of hosts that report so that the client is gone
-            raise ConnectionLost("the client has disconnected") from None
+        await _send(self._send, {"type": "websocket.send", kind: message}, ConnectionLost(_LEFT))
 
     async def close(self, code: int, reason: str) -> None:
         if self._is_closed:
             await trio.lowlevel.checkpoint()
             return
         self._is_closed = True
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        await _send(self._send, {"type": "websocket.close", "code": code, "reason": reason}, ConnectionLost(_LEFT))
         # The host disconnects when the application returns, and the client might then lose the last messages.
         while (await self._receive())["type"] != "websocket.disconnect":
             pass
@@ -126,22 +131,43 @@ class _Channel(MessageChannel):
 def _ending(event: Event) -> RayforceWSError:
     code = event.get("code") or 1005
     if code in _LOST:
-        return ConnectionLost("the client has disconnected")
+        return ConnectionLost(_LEFT)
     return closed_by_peer(code, event.get("reason") or "")
 
 
 async def answer_http(send: Send, response: HttpResponse | Refusal, *, with_body: bool) -> None:
-    """Answer a plain HTTP request. A checkpoint if the host's function is; if cancelled, the answer may be cut."""
-    await _answer(send, "http.response", response, with_body=with_body)
+    """Answer a plain HTTP request, unless the client is gone.
+
+    A checkpoint if the host's function is; if cancelled, the answer may be cut.
+    """
+    with suppress(HandshakeError):
+        await _answer(send, "http.response", response, with_body=with_body)
 
 
 async def _answer(send: Send, kind: str, response: HttpResponse | Refusal, *, with_body: bool = True) -> None:
-    """Send an HTTP response. A checkpoint if the host's function is; if cancelled, it may be cut."""
+    """Send an HTTP response. A checkpoint if the host's function is; if cancelled, it may be cut.
+
+    Raises:
+        HandshakeError: the client is gone.
+    """
     # The host decides whether the connection continues.
     headers = [pair for pair in response.all_headers if pair[0] not in ("Connection", "Upgrade")]
     headers.append(("Content-Length", str(len(response.body))))
-    await send({"type": f"{kind}.start", "status": response.status, "headers": _packed(headers)})
-    await send({"type": f"{kind}.body", "body": response.body if with_body else b""})
+    start = {"type": f"{kind}.start", "status": response.status, "headers": _packed(headers)}
+    body = {"type": f"{kind}.body", "body": response.body if with_body else b""}
+    for event in (start, body):
+        await _send(send, event, HandshakeError(_LEFT_EARLY))
+
+
+async def _send(send: Send, event: Event, error: RayforceWSError) -> None:
+    """Send an event, or raise this error if the client is gone. A checkpoint if `send`, the host's function, is.
+
+    If cancelled, the host may have sent it.
+    """
+    try:
+        await send(event)
+    except OSError:  # so a host may report that the client is gone
+        raise error from None
 
 
 def _packed(headers: Headers | list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

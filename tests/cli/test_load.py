@@ -118,6 +118,77 @@ def test_a_file_without_rows_makes_a_table_without_rows(url: str, name: str, tmp
     assert schema_of(url, name) == {"a": "I64", "b": "SYMBOL"}
 
 
+def in_table(url: str, table: str, create: list[int] | None = None) -> list[int]:
+    """Return the column `n` of a table, which is created first if numbers are given."""
+
+    async def ask() -> list[int]:
+        async with WSClient("127.0.0.1", int(url[1:])).connect() as connection:
+            if create is not None:
+                await connection.create_table(table, {"n": create})
+            return list((await connection.fetch(table)).to_dict()["n"])
+
+    return anyio.run(ask)
+
+
+def written_in_batches(path: Path, kind: str, batches: list[list[int]]) -> str:
+    """Write a file with a column `n` of the type I64."""
+    schema = pa.schema([("n", pa.int64())])
+    if kind == "parquet":
+        with pyarrow.parquet.ParquetWriter(path, schema) as parquet:
+            for batch in batches:
+                parquet.write_table(pa.table([batch], schema))
+    else:
+        with (pa.ipc.new_file if kind == "file" else pa.ipc.new_stream)(path, schema) as writer:
+            for batch in batches:
+                writer.write_batch(pa.record_batch([batch], schema))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "batches", "options"),
+    [
+        ("stream", [[], [], [1, 2]], []),
+        ("file", [[], [1], [], [2], []], []),
+        ("parquet", [[], [1, 2]], []),
+        ("stream", [[], []], []),
+        ("parquet", [], []),
+        ("stream", [[], [1], []], ["--replace"]),
+        ("file", [[], []], ["--replace"]),
+        ("stream", [[], [1], [], [2]], ["--append"]),
+        ("file", [[], []], ["--append"]),
+        ("parquet", [[]], ["--append"]),
+    ],
+    ids=str,
+)
+def test_batches_may_be_empty(
+    url: str,
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    batches: list[list[int]],
+    options: list[str],
+) -> None:
+    if options:
+        in_table(url, name, [7])
+    assert main(["load", url, name, written_in_batches(tmp_path / "rows", kind, batches), *options]) == 0
+    loaded = [number for batch in batches for number in batch]
+    assert capsys.readouterr().err.startswith(f"{len(loaded)} row")
+    assert in_table(url, name) == [7] * (options == ["--append"]) + loaded
+    assert schema_of(url, name) == {"n": "I64"}
+
+
+def test_a_file_without_rows_must_have_the_columns_of_the_table(
+    url: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_table(url, name, [7])
+    (tmp_path / "none.csv").write_text("other\n")
+    assert main(["load", url, name, str(tmp_path / "none.csv"), "--append"]) == 1
+    loaded, error = capsys.readouterr().err.splitlines()
+    assert loaded == f"0 rows loaded into {name}"
+    assert "'other'" in error
+
+
 def test_batches_follow_each_other_and_a_wrong_value_ends_the_load(
     url: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 // The chart: numeric columns of rows that were fetched for it, on a canvas.
 
 import { element } from "./dom.js";
-import { dotsOf, isSorted, lineOf, numbersOf, plan, rangeOf, ticks } from "./plot.js";
+import { dotsOf, isSorted, lineOf, numbersOf, padded, placeOf, plan, rangeOf, ticks } from "./plot.js";
 import { isNumeric, isTemporal } from "./text.js";
 
 const MARGIN = { left: 68, right: 14, top: 12, bottom: 30 }; // CSS pixels
@@ -124,7 +124,7 @@ export class Chart {
     const style = getComputedStyle(this.#canvas);
     const area = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
     if (area.width < 10 || area.height < 10) return;
-    const pixelY = (y) => MARGIN.top + area.height * (1 - (y - rangeY[0]) / (rangeY[1] - rangeY[0]));
+    const pixelY = (y) => MARGIN.top + area.height * (1 - placeOf(y, rangeY));
     context.font = style.font;
     context.lineWidth = 1;
     context.fillStyle = style.getPropertyValue("--muted");
@@ -138,7 +138,7 @@ export class Chart {
     }
     context.textBaseline = "top";
     for (const { value, label } of ticks(rangeX, Math.max(2, area.width / 110), this.#types[x])) {
-      const at = MARGIN.left + ((value - rangeX[0]) / (rangeX[1] - rangeX[0] || 1)) * (area.width - 1);
+      const at = MARGIN.left + placeOf(value, rangeX) * (area.width - 1);
       const half = context.measureText(label).width / 2;
       context.textAlign = at + half > width ? "right" : "center";
       stroke(context, [Math.round(at) + 0.5, MARGIN.top + area.height], [Math.round(at) + 0.5, MARGIN.top + area.height + 5]);
@@ -167,11 +167,6 @@ export async function collect(result, places, { signal, onprogress }) {
     onprogress(at, count);
   }
   return numbers;
-}
-
-function padded([low, high]) {
-  const space = (high - low || Math.abs(high) || 1) * 0.04;
-  return [low - space, high + space];
 }
 
 function stroke(context, from, to) {

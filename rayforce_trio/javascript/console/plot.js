@@ -46,6 +46,17 @@ export function rangeOf(...arrays) {
   return low <= high ? [low, high] : null;
 }
 
+/** A range with some space at both ends, which contains more than one number if possible. */
+export function padded([low, high]) {
+  const space = (high / 2 - low / 2 || Math.abs(high) / 2 || 0.5) * 0.08;
+  return [Math.max(low - space, -Number.MAX_VALUE), Math.min(high + space, Number.MAX_VALUE)];
+}
+
+/** The place of a number in a range, from 0 to 1. Numbers are halved first, so that no difference is infinite. */
+export function placeOf(number, [low, high]) {
+  return high / 2 > low / 2 ? (number / 2 - low / 2) / (high / 2 - low / 2) : number * 0;
+}
+
 export function isSorted(numbers) {
   return numbers.every((number, place) => place === 0 || number >= numbers[place - 1]);
 }
@@ -54,8 +65,7 @@ export function isSorted(numbers) {
  * A line of at most four points for each pixel: the first, the least, the greatest and the last one, so that no extreme
  * is lost. Points are `[pixel, y]`; null is a gap, where numbers are missing. `xs` must be sorted.
  */
-export function lineOf(xs, ys, [low, high], width) {
-  const scale = high > low ? (width - 1) / (high - low) : 0;
+export function lineOf(xs, ys, range, width) {
   const points = [];
   let bucket = null; // { pixel, places }
   const flush = () => {
@@ -71,7 +81,7 @@ export function lineOf(xs, ys, [low, high], width) {
       if (points.length && points.at(-1) !== null) points.push(null);
       continue;
     }
-    const pixel = Math.round((xs[place] - low) * scale);
+    const pixel = Math.round(placeOf(xs[place], range) * (width - 1));
     if (bucket?.pixel !== pixel) {
       flush();
       bucket = { pixel, first: place, least: place, greatest: place, last: place };
@@ -86,12 +96,12 @@ export function lineOf(xs, ys, [low, high], width) {
 }
 
 /** The pixels of points, each once: `[column, row]`. */
-export function dotsOf(xs, ys, [lowX, highX], [lowY, highY], width, height) {
-  const [scaleX, scaleY] = [(width - 1) / (highX - lowX || 1), (height - 1) / (highY - lowY || 1)];
+export function dotsOf(xs, ys, rangeX, rangeY, width, height) {
   const seen = new Uint8Array(width * height);
   const dots = [];
   for (let place = 0; place < xs.length; place++) {
-    const [column, row] = [Math.round((xs[place] - lowX) * scaleX), height - 1 - Math.round((ys[place] - lowY) * scaleY)];
+    const column = Math.round(placeOf(xs[place], rangeX) * (width - 1));
+    const row = height - 1 - Math.round(placeOf(ys[place], rangeY) * (height - 1));
     const at = row * width + column;
     if (!(at >= 0) || seen[at]) continue; // NaN is not
     seen[at] = 1;
@@ -104,15 +114,19 @@ const SECOND = { TIME: 1e3, TIMESTAMP: 1e9, TIMESPAN: 1e9 }; // units
 const CLOCK_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200]; // seconds
 const DAY_STEPS = [1, 2, 7, 14, 30, 91, 183, 365, 730, 1826, 3652, 7305, 18262, 36524];
 
-/** Places of labels within a range, at most `most` of them: `[{ value, label }]`. */
+/** Places of labels within a range, about `most` of them and at least one: `[{ value, label }]`. */
 export function ticks([low, high], most, type = "") {
-  if (!(high > low)) return [{ value: low, label: labelOf(low, 0, type) }];
-  const step = stepOf((high - low) / most, type);
+  const step = stepOf(((high / 2 - low / 2) / most) * 2, type);
+  const first = Math.ceil(low / step) * step;
   const found = [];
-  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step) {
-    found.push({ value, label: labelOf(value, step, type) });
+  // Steps are counted, not added: to add a step to a number that is much larger does not change it.
+  for (let count = 0; count <= most + 1 && low + step > low; count++) {
+    const value = first + count * step;
+    if (!(value <= high + step * 1e-9)) break;
+    const within = Math.min(Math.max(value, low), high);
+    if (!(within <= found.at(-1)?.value)) found.push({ value: within, label: labelOf(within, step, type) });
   }
-  return found;
+  return found.length ? found : [{ value: low, label: labelOf(low, 0, type) }];
 }
 
 function stepOf(least, type) {
@@ -124,7 +138,7 @@ function stepOf(least, type) {
   if (days) return days * day;
   const power = 10 ** Math.floor(Math.log10(least));
   const step = [1, 2, 5, 10].find((factor) => factor * power >= least * (1 - 1e-9)) * power;
-  return type === "DATE" ? Math.max(1, Math.round(step)) : step;
+  return day ? Math.max(1, Math.round(step)) : step;
 }
 
 function labelOf(value, step, type) {

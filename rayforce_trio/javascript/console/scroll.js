@@ -56,7 +56,9 @@ export class Pages {
   want(first, count) {
     const [from, to] = [first, Math.min(first + count, this.#rows) - 1].map((row) => Math.floor(row / PAGE_SIZE));
     this.#wanted = [];
-    for (let number = from; number <= Math.min(to + 1, Math.floor((this.#rows - 1) / PAGE_SIZE)); number++) {
+    const last = Math.min(to + 1, Math.floor((this.#rows - 1) / PAGE_SIZE));
+    for (let place = 0; place <= last - from; place++) {
+      const number = from + place;
       const page = this.#kept.get(number);
       if (page) {
         this.#kept.delete(number);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { dotsOf, isSorted, lineOf, numbersOf, plan, rangeOf, ticks } from "../console/plot.js";
+import { dotsOf, isSorted, lineOf, numbersOf, padded, plan, rangeOf, ticks } from "../console/plot.js";
 import { vector } from "../src/rayforce.js";
 
 const total = ({ pieces }) => pieces.reduce((sum, [, count]) => sum + count, 0);
@@ -88,4 +88,70 @@ test("ticks are round numbers within the range", () => {
   assert.deepEqual(labels([0, 90_000], 3, "TIME"), ["00:00:00", "00:00:30", "00:01:00", "00:01:30"]);
   assert.ok(labels([0, 36525 * 20], 5, "DATE").length <= 21);
   assert.ok(labels([-1e9, 1e9], 5, "DATE").length <= 7);
+});
+
+const { MAX_VALUE, MIN_VALUE } = Number;
+
+/** A few labels, in order, each at another place of the range. */
+function checkTicks(range, most, type) {
+  const values = ticks(range, most, type).map(({ value }) => value);
+  const which = `${JSON.stringify({ range, most, type })}: ${values}`;
+  assert.ok(values.length >= 1 && values.length <= most + 2, which);
+  assert.ok(values.every((value) => value >= range[0] && value <= range[1]), which);
+  assert.ok(values.every((value, place) => place === 0 || value > values[place - 1]), which);
+}
+
+test("numbers that are close to each other have a few ticks", () => {
+  const burst = 850_000_000_000_000_000; // a time in nanoseconds, whose neighbors are 128 away
+  for (const most of [2, 4.7, 8, 20]) {
+    for (const type of ["", "TIMESTAMP", "TIMESPAN"]) {
+      for (const width of [128, 256, 1024, 10_000]) checkTicks([burst, burst + width], most, type);
+      checkTicks([-burst - 256, -burst], most, type);
+    }
+    checkTicks([0.3, 0.1 + 0.2], most);
+    checkTicks(padded([0.3, 0.1 + 0.2]), most);
+    checkTicks([1e18, 1e18 + 128], most);
+    checkTicks([1e300, 1e300 * (1 + Number.EPSILON)], most);
+  }
+  assert.deepEqual(ticks([0.3, 0.1 + 0.2], 5), [{ value: 0.3, label: "0.3" }]);
+});
+
+test("any range has a few ticks", () => {
+  const extremes = [-MAX_VALUE, -MAX_VALUE / 2, -(2 ** 63), -1, -1e-300, -MIN_VALUE, 0, MIN_VALUE, 3 * MIN_VALUE, 2 ** -1022, 0.1, 0.3, 1, 2 ** 53, 2 ** 63, MAX_VALUE];
+  const types = { "": extremes, DATE: [-(2 ** 31), -1, 0, 1, 2 ** 31 - 1], TIME: [-(2 ** 31), 0, 1, 2 ** 31 - 1] };
+  types.TIMESTAMP = types.TIMESPAN = extremes.filter((number) => Number.isInteger(number) && Math.abs(number) <= 2 ** 63);
+  for (const [type, numbers] of Object.entries(types)) {
+    for (const low of numbers) {
+      for (const high of numbers.filter((number) => number >= low)) {
+        for (const most of [2, 3.5, 12]) {
+          checkTicks([low, high], most, type);
+          if (type === "") checkTicks(padded([low, high]), most);
+        }
+      }
+    }
+  }
+});
+
+test("random ranges have a few ticks", () => {
+  let state = 1;
+  const random = () => (state = (state * 48271) % 2147483647) / 2147483647;
+  const number = () => (random() - 0.5) * 10 ** (random() * 600 - 300);
+  for (let round = 0; round < 3000; round++) {
+    const low = number();
+    const high = random() < 0.5 ? number() : low + Math.abs(low) * 10 ** (-18 * random());
+    const range = low < high ? [low, high] : [high, low];
+    checkTicks(range, 2 + 20 * random());
+    checkTicks(padded(range), 2 + 20 * random());
+  }
+});
+
+test("the widest range and the narrowest one are drawn", () => {
+  assert.deepEqual(lineOf([-MAX_VALUE, 0, MAX_VALUE], [1, 2, 3], [-MAX_VALUE, MAX_VALUE], 5), [[0, 1], [2, 2], [4, 3]]);
+  const size = 1000;
+  const xs = Float64Array.from({ length: size }, (_, place) => (place < size / 2 ? 0 : MIN_VALUE));
+  assert.ok(lineOf(xs, xs, [0, MIN_VALUE], 5).length <= 8);
+  assert.deepEqual(dotsOf([MAX_VALUE, -MAX_VALUE], [0, MIN_VALUE], [-MAX_VALUE, MAX_VALUE], [0, 1], 3, 2), [[2, 1], [0, 1]]);
+  assert.deepEqual(padded([0, 100]), [-4, 104]);
+  assert.deepEqual(padded([0, 0]), [-0.04, 0.04]);
+  assert.deepEqual(padded([-MAX_VALUE, MAX_VALUE]), [-MAX_VALUE, MAX_VALUE]);
 });

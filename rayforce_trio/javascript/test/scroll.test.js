@@ -70,6 +70,12 @@ test("the last page has the rest of the rows", () => {
   ]);
 });
 
+test("no number of rows keeps the page busy", () => {
+  const { pages, asked } = paged(2 ** 63);
+  pages.want(2 ** 62, 30);
+  assert.ok(asked.length >= 1 && asked.length <= 2);
+});
+
 test("the pages that were used last are kept", async () => {
   const pages = new Pages(1_000_000, async (start) => start);
   for (let row = 0; row < 100_000; row += 250) {

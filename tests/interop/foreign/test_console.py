@@ -102,6 +102,16 @@ async def test_a_chart_is_drawn(console: Console, engine: Callable[[], Engine]) 
         await console.check_unharmed(server.port)
 
 
+async def test_numbers_that_hardly_differ_are_charted(console: Console) -> None:
+    async with served() as server:
+        await console.open(server.port)
+        await console.run("(table [price] (list (+ [0.3 0.1] [0.0 0.2])))")
+        assert await console.row(1) == ["0.30000000000000004"]
+        await console.page.click("#chart-tab")
+        await console.page.until_shown("#chart .message", "2 rows")
+        await console.until_drawn("#chart canvas")
+
+
 async def test_values_of_all_kinds_are_shown(console: Console) -> None:
     async with served() as server:
         await console.open(server.port)
