@@ -24,9 +24,9 @@ from ._python import MAX_DEPTH, encode_value, payload_of_items
 from ._reader import FixedColumn, ListColumn, PayloadCursor, RawColumn, TextColumn, UnknownType
 from ._render import render
 from ._scalars import INT_MAX
-from ._sequences import EXACT_FLOAT, texts_of
+from ._sequences import EXACT_FLOAT, concatenated, texts_of, vector_of
 from ._types import DTYPES, EPOCH_DAYS, QUOTED, Type
-from ._vectors import NULL_VALUES, FixedWidth, vector_items, vector_payload
+from ._vectors import NULL_VALUES, FixedWidth, Vector, vector_items, vector_payload
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +49,7 @@ _LAMBDA_WORK = 60
 _BYTE_WORK = 0.01  # of texts
 _CHECK_WORK = 0.002  # of an integer that is compared with 2**53
 _ATOMS_PER_PIECE = 12
+_PLAIN_AT_ONCE = 500  # items of a list that a client has sent
 _READ_AT_ONCE = 20  # items of a vector that a client has sent
 _TEXT_PER_PIECE = 10_000  # bytes of symbols or strings, which become at most 60,000 characters
 _SEARCHED_AT_ONCE = 1 << 14  # bytes, for the ends of symbols and strings
@@ -387,14 +388,26 @@ def _plain(data: object, where: str, depth: int) -> Steps[Buffer]:
 def _plain_list(data: list[Any], where: str, depth: int) -> Steps[Buffer]:
     if depth > MAX_DEPTH:
         raise RayforceValueError(f"values are nested more than {MAX_DEPTH} levels deep")
-    classes = {*map(type, data)}
-    if not classes & {dict, list} and (str not in classes or classes <= {str, type(None)}):
-        return _encoded(data, where)  # it may be a vector, which is made in one step
+    if (found := (yield from _plain_vector(data))) is not None:
+        return _valid(vector_payload, found, where)
     payloads = []
     for index, item in enumerate(data):
         payloads.append((yield from _plain(item, f"{where}[{index}]", depth + 1)))
         yield
     return _valid(payload_of_items, payloads, where)
+
+
+def _plain_vector(data: list[Any]) -> Steps[Vector | None]:
+    """Read plain values of one type as a vector; `None` if they have to be read one by one, or one is not valid."""
+    classes = {*map(type, data)}
+    parts = []
+    for start in range(0, len(data), _PLAIN_AT_ONCE):
+        part = data[start : start + _PLAIN_AT_ONCE]
+        if (vector := vector_of(part, classes)) is None:
+            return None
+        parts.append(vector)
+        yield
+    return concatenated(parts) if parts else None
 
 
 def _encoded(data: object, where: str) -> Buffer:

@@ -26,6 +26,7 @@ from rayforce_trio._values._payloads import (
     table_of,
     vector,
 )
+from rayforce_trio._values._python import encode_value
 from rayforce_trio._values._types import DTYPES, HAS_NULLS, Type
 from rayforce_trio._values._vectors import NULL_VALUES
 from rayforce_trio.errors import RayforceConversionError, RayforceValueError
@@ -426,13 +427,53 @@ def test_plain_values_are_read_back_as_they_were_sent(data: Any) -> None:
         ({"type": "vector", "of": "timestamp", "values": ["2026-01-31T13:30:00"] * 1000}, 40),
         ({"type": "vector", "of": "symbol", "values": ["a"] * 1000}, 40),
         ({"type": "table", "columns": [{"name": "a", "type": "i64", "values": [1]}] * 1000}, 1000),
+        ([None] * 1000, 1000),
+        ([True, None] * 500, 1000),
+        ([None] * 999 + [True], 1000),
+        ([1, True] * 500, 1000),
+        ([BIG + 1, 1.5] * 500, 1000),
+        ([1] * 5000, 10),
+        ([1, None] * 2500, 10),
+        ([1, 1.5, None] * 2000, 10),
+        ([True] * 5000, 10),
+        (["a", None] * 2500, 10),
     ],
-    ids=["empty lists", "lists", "mixed", "atoms", "list", "dict", "timestamps", "symbols", "columns"],
+    ids=[
+        *("empty lists", "lists", "mixed", "atoms", "list", "dict", "timestamps", "symbols", "columns"),
+        *("nulls", "bools and null", "nulls and a bool", "ints and bools", "large ints and floats"),
+        *("ints", "ints and null", "ints, floats and null", "bools", "texts and null"),
+    ],
 )
 def test_a_long_value_is_read_in_many_steps(data: Any, least: int) -> None:
     steps = payload_steps(data)
     assert sum(1 for _ in steps) >= least
     assert all_steps(payload_steps(data)) == payload_of_json(data)
+
+
+_SIMILAR: list[list[Any]] = [
+    *([1, None], [1, BIG + 1, None], [1, 1.5, None], [1, 1.5, BIG + 1], [1.5, None], [1, -(2**63)], [1, 2**63]),
+    *([True, False], [True, None], [True, 1], ["a", "", None], ["a", "b\0"], ["a", "\ud800"], ["a", 1], [None]),
+]
+
+
+@given(st.sampled_from(_SIMILAR).flatmap(lambda pool: st.lists(st.sampled_from(pool), max_size=8)), st.integers(1, 3))
+def test_a_plain_list_is_what_it_is_in_python(data: list[Any], at_once: int) -> None:
+    def result(convert: Any) -> object:
+        try:
+            return bytes(convert())
+        except (RayforceValueError, RayforceConversionError) as error:
+            return str(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_json, "_PLAIN_AT_ONCE", at_once)
+        found = result(lambda: payload_of_json(data))
+    assert found == result(lambda: encode_value(data, "the value", lambda _: None))
+
+
+def test_the_first_item_that_is_not_valid_is_named() -> None:
+    for items in ([1] * 2000 + [2**63], ["a"] * 2000 + ["\ud800"], [1.5] * 2000 + [2**63]):
+        with pytest.raises(RayforceValueError, match=r"the value\[2000\]: the "):
+            payload_of_json([*items, items[-1]])
 
 
 def test_a_name_is_never_made_of_a_value() -> None:
