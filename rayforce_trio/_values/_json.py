@@ -61,9 +61,10 @@ _BUILTINS = range(Type.FUNCTION + 1, Type.FUNCTION + 4)  # by the number of thei
 
 _DAY = 86_400 * 10**9  # nanoseconds
 _DATE = re.compile(r"-?\d{3,7}-\d\d-\d\d")
-_TIME = re.compile(r"(-?)(\d\d+):([0-5]\d):([0-5]\d)(?:\.(\d{1,3}))?")
-_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?")
-_TIMESPAN = re.compile(r"(-?)(\d+)D([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?")
+_TIME = re.compile(r"(-?)(\d{2,4}):([0-5]\d):([0-5]\d)(?:\.(\d{1,3}))?")
+_CLOCK = r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?"
+_TIMESTAMP = re.compile(rf"(\d{{4}}-\d\d-\d\d)[T ]{_CLOCK}(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)?")
+_TIMESPAN = re.compile(rf"(-?)(\d{{1,10}})D{_CLOCK}")
 _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
 
@@ -612,7 +613,7 @@ def _timestamp(value: object) -> int:
 def _timespan(value: object) -> int:
     expected = "a timespan such as 1D02:03:04.000000005"
     sign, days, hours, minutes, seconds, fraction = _matched(_TIMESPAN, value, expected).groups()
-    nanoseconds = _nanoseconds(int(days[:10]), hours, minutes, seconds, fraction, value, expected)
+    nanoseconds = _nanoseconds(int(days), hours, minutes, seconds, fraction, value, expected)
     return -nanoseconds if sign else nanoseconds
 
 
