@@ -7,7 +7,9 @@ in between. A value that a client sends may also be a plain JSON value.
 import codecs
 import itertools
 import json
+import math
 import re
+import struct
 from collections.abc import Callable, Generator, Iterator
 from json.encoder import encode_basestring
 from types import MappingProxyType
@@ -65,6 +67,7 @@ _TIME = re.compile(r"(-?)(\d{2,4}):([0-5]\d):([0-5]\d)(?:\.(\d{1,3}))?")
 _CLOCK = r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?"
 _TIMESTAMP = re.compile(rf"(\d{{4}}-\d\d-\d\d)[T ]{_CLOCK}(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)?")
 _TIMESPAN = re.compile(rf"(-?)(\d{{1,10}})D{_CLOCK}")
+_TOO_LARGE = 'a number that a float can represent; write {"type": "f64", "value": "Infinity"} for infinity'
 _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
 
@@ -406,12 +409,16 @@ def _plain_vector(data: list[Any]) -> Steps[Vector | None]:
         part = data[start : start + _PLAIN_AT_ONCE]
         if (vector := vector_of(part, classes)) is None:
             return None
+        if vector.type is Type.F64 and np.isinf(vector.values).any():
+            return None
         parts.append(vector)
         yield
     return concatenated(parts) if parts else None
 
 
 def _encoded(data: object, where: str) -> Buffer:
+    if isinstance(data, float) and math.isinf(data):
+        raise _invalid(where, f"{json.dumps(data)} is not {_TOO_LARGE}")
     name = f"the value{where}" if not where or where.startswith("[") else where
     return _valid(encode_value, data, name, lambda _: None)
 
@@ -560,15 +567,23 @@ def _integer_of(low: int, high: int, name: str) -> Callable[[object], int]:
     return read
 
 
-def _float(value: object) -> float:
-    if value in ("Infinity", "-Infinity"):
-        return float(str(value))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Unreadable(value, 'a number, "Infinity" or "-Infinity"')
-    try:
+def _float_of(layout: str, name: str) -> Callable[[object], float]:
+    pack = struct.Struct(layout).pack
+
+    def read(value: object) -> float:
+        if value in ("Infinity", "-Infinity"):
+            return float(str(value))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _Unreadable(value, 'a number, "Infinity" or "-Infinity"')
+        try:
+            pack(value)  # rounds like numpy, which only warns of a number that is too large
+        except (OverflowError, struct.error):
+            raise _Unreadable(value, f"a number that a float of type {name} can represent") from None
+        if math.isinf(value):
+            raise _Unreadable(value, _TOO_LARGE)
         return float(value)
-    except OverflowError:
-        raise _Unreadable(value, "a number that a float can represent") from None
+
+    return read
 
 
 def _matched(pattern: re.Pattern[str], value: object, expected: str) -> re.Match[str]:
@@ -675,8 +690,8 @@ _READERS: MappingProxyType[Type, Callable[[object], Any]] = MappingProxyType(
         Type.I16: _integer_of(1 - 2**15, 2**15 - 1, "i16"),
         Type.I32: _integer_of(1 - 2**31, 2**31 - 1, "i32"),
         Type.I64: _integer_of(-INT_MAX, INT_MAX, "i64"),
-        Type.F32: _float,
-        Type.F64: _float,
+        Type.F32: _float_of("<f", "f32"),
+        Type.F64: _float_of("<d", "f64"),
         Type.DATE: _date,
         Type.TIME: _time,
         Type.TIMESTAMP: _timestamp,
