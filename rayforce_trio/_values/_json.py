@@ -53,6 +53,7 @@ _CHECK_WORK = 0.002  # of an integer that is compared with 2**53
 _ATOMS_PER_PIECE = 12
 _PLAIN_AT_ONCE = 500  # items of a list that a client has sent
 _READ_AT_ONCE = 20  # items of a vector that a client has sent
+_SHOWN_CHARACTERS = 100  # of a value in an error
 _TEXT_PER_PIECE = 10_000  # bytes of symbols or strings, which become at most 60,000 characters
 _SEARCHED_AT_ONCE = 1 << 14  # bytes, for the ends of symbols and strings
 _CHECKED_AT_ONCE = 1 << 14  # integers
@@ -407,11 +408,11 @@ def _plain_vector(data: list[Any]) -> Steps[Vector | None]:
     parts = []
     for start in range(0, len(data), _PLAIN_AT_ONCE):
         part = data[start : start + _PLAIN_AT_ONCE]
-        if (vector := vector_of(part, classes)) is None:
+        if (read := vector_of(part, classes)) is None:
             return None
-        if vector.type is Type.F64 and np.isinf(vector.values).any():
+        if isinstance(read, FixedWidth) and read.type is Type.F64 and np.isinf(read.values).any():
             return None
-        parts.append(vector)
+        parts.append(read)
         yield
     return concatenated(parts) if parts else None
 
@@ -504,8 +505,7 @@ def _vector_of(kind: object, values: list[Any], where: str) -> Steps[bytes]:
         return vector_payload(FixedWidth(code, _array_of(code, items), found), where)
     except _Unreadable as error:
         index = next(i for i, value in enumerate(values) if value is error.value)
-        shown = json.dumps(error.value)
-        raise _invalid(f"{where}[{index}]", f"{shown:.100} is not {error.expected}") from None
+        raise _invalid(f"{where}[{index}]", f"{_beginning(error.value)} is not {error.expected}") from None
     except UnicodeEncodeError:
         raise _invalid(where, "a text must not contain a lone surrogate, which UTF-8 cannot encode") from None
     except RayforceConversionError as error:
@@ -519,6 +519,12 @@ def _read(reader: Callable[[object], Any], values: list[Any], blank: Any) -> Ste
             yield
         items += [blank if value is None else reader(value) for value in values[start : start + _READ_AT_ONCE]]
     return items
+
+
+def _beginning(data: object) -> str:
+    """Return the first characters of data in JSON. It may be nested too deeply to be written as a whole."""
+    parts = json.JSONEncoder().iterencode(data)  # every level begins with a part of its own
+    return "".join(itertools.islice(parts, _SHOWN_CHARACTERS))[:_SHOWN_CHARACTERS]
 
 
 class _Unreadable(Exception):
