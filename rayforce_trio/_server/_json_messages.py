@@ -327,8 +327,8 @@ def _notice(document: dict[str, Any]) -> Steps[str]:
     """Return the control message with this content, if it is valid."""
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
-        inner = itertools.chain.from_iterable(part.values() if isinstance(part, dict) else part for part in level)
-        level = [part for part in inner if isinstance(part, dict | list)]
+        parts = (part.values() if type(part) is dict else part for part in level)
+        level = [part for part in itertools.chain.from_iterable(parts) if type(part) in (dict, list)]
     if level:
         raise _Invalid("the message is nested too deeply")  # json.dumps would fail at a depth that json.loads accepts
     yield

@@ -504,8 +504,7 @@ def _vector_of(kind: object, values: list[Any], where: str) -> Steps[bytes]:
         items = yield from _read(_READERS[code], values, _BLANKS[code])
         return vector_payload(FixedWidth(code, _array_of(code, items), found), where)
     except _Unreadable as error:
-        index = next(i for i, value in enumerate(values) if value is error.value)
-        raise _invalid(f"{where}[{index}]", f"{_beginning(error.value)} is not {error.expected}") from None
+        raise _invalid(f"{where}[{error.index}]", f"{_beginning(error.value)} is not {error.expected}") from None
     except UnicodeEncodeError:
         raise _invalid(where, "a text must not contain a lone surrogate, which UTF-8 cannot encode") from None
     except RayforceConversionError as error:
@@ -517,7 +516,12 @@ def _read(reader: Callable[[object], Any], values: list[Any], blank: Any) -> Ste
     for start in range(0, len(values), _READ_AT_ONCE):
         if start:
             yield
-        items += [blank if value is None else reader(value) for value in values[start : start + _READ_AT_ONCE]]
+        part = values[start : start + _READ_AT_ONCE]
+        try:
+            items += [blank if value is None else reader(value) for value in part]
+        except _Unreadable as error:
+            error.index = start + next(index for index, value in enumerate(part) if value is error.value)
+            raise
     return items
 
 
@@ -532,6 +536,7 @@ class _Unreadable(Exception):
         super().__init__(expected)
         self.value = value
         self.expected = expected
+        self.index = 0  # in the vector
 
 
 def _array(data: dict[str, Any], key: str, where: str) -> list[Any]:

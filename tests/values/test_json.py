@@ -494,6 +494,9 @@ def test_a_plain_list_is_what_it_is_in_python(data: list[Any], at_once: int) -> 
 
 
 def test_the_first_item_that_is_not_valid_is_named() -> None:
+    vector_of_items = {"type": "vector", "of": "i64", "values": [1] * 2000 + ["x", 1, "x"]}
+    with pytest.raises(RayforceValueError, match=r'values\[2000\]: "x" is not an integer'):
+        payload_of_json(vector_of_items)
     for items in ([1] * 2000 + [2**63], ["a"] * 2000 + ["\ud800"], [1.5] * 2000 + [2**63]):
         with pytest.raises(RayforceValueError, match=r"the value\[2000\]: the "):
             payload_of_json([*items, items[-1]])
