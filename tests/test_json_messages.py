@@ -165,8 +165,9 @@ def test_an_id_can_be_used_again_when_it_is_answered() -> None:
     [
         ("", "must be JSON"),
         ("nonsense", "must be JSON"),
-        ("[" * 50_000, "must be JSON"),
+        ("[" * 50_000, "nested too deeply"),
         ('{"id": 1, "query": "x", "params": {"x": NaN}}', "must be JSON"),
+        (f'{{"id": {"9" * 5000}, "query": "x"}}', "must be JSON"),
         ("[]", "must be a JSON object"),
         ("3", "must be a JSON object"),
         ("{}", "must have one of the keys query, call, snapshot, publish, cancel, subscribe, unsubscribe"),
@@ -215,6 +216,7 @@ def test_a_message_that_is_not_valid_is_answered_in_its_turn(text: str, says: st
         ({"snapshot": 0, "query": "x"}, "snapshot must be the id of a subscription"),
         ({"snapshot": True, "query": "x"}, "snapshot must be the id of a subscription"),
         ({"snapshot": 1}, "a request for a snapshot must have a query"),
+        ({"call": "f", "arguments": [{"type": "time", "value": "0" * 5000 + ":00:00"}]}, "is not a time such as"),
         ({"publish": 5, "value": 1}, "publish must be a topic"),
         ({"publish": "", "value": 1}, "a topic must not be empty"),
         ({"publish": "t"}, "value must be a value other than null"),
@@ -243,6 +245,56 @@ def test_a_long_request_is_translated_in_many_steps(message: dict[str, Any]) -> 
     steps = messages.receive_in_steps(text)
     assert sum(1 for _ in steps) >= 1000
     assert messages.receive(text.replace('"id": 1', '"id": 2')) == JsonMessages().receive(text)
+
+
+def deepest_json(limit: int = 100_000) -> int:
+    """Return about how many levels of arrays the `json` module can read here."""
+    low, high = 1, limit
+    while low + 1 < high:
+        middle = (low + high) // 2
+        try:
+            json.loads("[" * middle + "]" * middle)
+            low = middle
+        except RecursionError:
+            high = middle
+    return low
+
+
+@pytest.mark.parametrize("pair", [("[", "]"), ('{"x":', "}"), ('{"x":[', "]}")], ids=["arrays", "objects", "both"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"id": 1, "subscribe": @}',
+        '{"id": 1, "subscribe": {"id": 1, "topic": "t", "extra": @}}',
+        '{"id": 1, "unsubscribe": @}',
+        '{"id": 1, "cancel": @}',
+        '{"id": @, "query": "x"}',
+        '{"id": 1, "query": @}',
+        '{"id": 1, "query": "x", "integers": @}',
+        '{"id": 1, "query": "x", "params": {"x": @}}',
+        '{"id": 1, "publish": "t", "value": {"type": "table", "columns": @}}',
+        '{"id": 1, "call": "f", "arguments": [{"type": "i64", "value": @}]}',
+        '{"id": 1, "call": "f", "arguments": [{"type": "vector", "of": "f64", "values": @}]}',
+    ],
+)
+def test_a_message_of_any_depth_is_translated_or_refused(message: str, pair: tuple[str, str]) -> None:
+    limit = deepest_json()
+    for depth in [*range(1, 110), *range(limit // 2 - 40, limit // 2 + 10), *range(limit - 60, limit + 20), 50_000]:
+        text = message.replace("@", pair[0] * depth + "1" + pair[1] * depth)
+        messages = JsonMessages()
+        translated = messages.receive(text)
+        if isinstance(translated, bytes):
+            assert json.loads(str(messages.failed(Failure("x", ""))))["error"]
+        else:
+            assert depth <= 100
+            assert translated is not None
+
+
+def test_a_value_in_an_error_is_shortened() -> None:
+    value = [{"a": ["x" * 50] * 1000}] * 2
+    message = {"id": 1, "call": "f", "arguments": [{"type": "i64", "value": value}]}
+    _, _, text = refused(JsonMessages(), json.dumps(message))
+    assert text.startswith(f"arguments[0]: value[0]: {json.dumps(value):.100} is not an integer")
 
 
 # Answers

@@ -8,6 +8,7 @@ Nothing else depends on JSON: requests are counted, limited, cancelled and refus
 """
 
 import enum
+import itertools
 import json
 from collections import deque
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ from .._protocol import (
 from .._values._calls import MAX_ARGUMENTS, binding, function_call, parameter_name, parsed, with_bindings
 from .._values._json import Integers, Steps, all_steps, json_pieces, payload_steps, text_pieces
 from .._values._payloads import NULL, Buffer, call, i64, quoted, string
+from .._values._python import MAX_DEPTH
 from ..errors import RayforceConversionError, RayforceValueError
 from ._expressions import integer_in
 
@@ -171,7 +173,7 @@ class JsonMessages:
             number = self._numbers.get(_checked_id(message["cancel"]))
             return None if number is None else dump_cancel(number)
         if kind in ("subscribe", "unsubscribe"):
-            return _notice({kind: message[kind]})
+            return (yield from _notice({kind: message[kind]}))
         return (yield from self._translate_request(kind, message))
 
     def _translate_request(self, kind: str, message: dict[str, Any]) -> Steps[bytes]:
@@ -293,8 +295,10 @@ def update_text(update: Update, value: str | Failure) -> str:
 def _object_in(text: str) -> dict[str, Any]:
     try:
         message = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise _Invalid("a message must be JSON") from None
+    except RecursionError:
+        raise _Invalid("the message is nested too deeply") from None
     if not isinstance(message, dict):
         raise _Invalid("a message must be a JSON object")
     return message
@@ -319,8 +323,15 @@ def _id_problem(given: int | str) -> str | None:
     return None if len(given) <= _MAX_ID_TEXT else f"that is a string must have at most {_MAX_ID_TEXT} characters"
 
 
-def _notice(document: dict[str, Any]) -> str:
+def _notice(document: dict[str, Any]) -> Steps[str]:
     """Return the control message with this content, if it is valid."""
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        parts = (part.values() if type(part) is dict else part for part in level)
+        level = [part for part in itertools.chain.from_iterable(parts) if type(part) in (dict, list)]
+    if level:
+        raise _Invalid("the message is nested too deeply")  # json.dumps would fail at a depth that json.loads accepts
+    yield
     text = json.dumps(document)
     try:
         parse_control(text)

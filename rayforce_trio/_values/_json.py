@@ -7,7 +7,9 @@ in between. A value that a client sends may also be a plain JSON value.
 import codecs
 import itertools
 import json
+import math
 import re
+import struct
 from collections.abc import Callable, Generator, Iterator
 from json.encoder import encode_basestring
 from types import MappingProxyType
@@ -24,9 +26,9 @@ from ._python import MAX_DEPTH, encode_value, payload_of_items
 from ._reader import FixedColumn, ListColumn, PayloadCursor, RawColumn, TextColumn, UnknownType
 from ._render import render
 from ._scalars import INT_MAX
-from ._sequences import EXACT_FLOAT, texts_of
+from ._sequences import EXACT_FLOAT, concatenated, texts_of, vector_of
 from ._types import DTYPES, EPOCH_DAYS, QUOTED, Type
-from ._vectors import NULL_VALUES, FixedWidth, vector_items, vector_payload
+from ._vectors import NULL_VALUES, FixedWidth, Vector, vector_items, vector_payload
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +51,9 @@ _LAMBDA_WORK = 60
 _BYTE_WORK = 0.01  # of texts
 _CHECK_WORK = 0.002  # of an integer that is compared with 2**53
 _ATOMS_PER_PIECE = 12
+_PLAIN_AT_ONCE = 500  # items of a list that a client has sent
 _READ_AT_ONCE = 20  # items of a vector that a client has sent
+_SHOWN_CHARACTERS = 100  # of a value in an error
 _TEXT_PER_PIECE = 10_000  # bytes of symbols or strings, which become at most 60,000 characters
 _SEARCHED_AT_ONCE = 1 << 14  # bytes, for the ends of symbols and strings
 _CHECKED_AT_ONCE = 1 << 14  # integers
@@ -60,9 +64,11 @@ _BUILTINS = range(Type.FUNCTION + 1, Type.FUNCTION + 4)  # by the number of thei
 
 _DAY = 86_400 * 10**9  # nanoseconds
 _DATE = re.compile(r"-?\d{3,7}-\d\d-\d\d")
-_TIME = re.compile(r"(-?)(\d\d+):([0-5]\d):([0-5]\d)(?:\.(\d{1,3}))?")
-_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?")
-_TIMESPAN = re.compile(r"(-?)(\d+)D([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?")
+_TIME = re.compile(r"(-?)(\d{2,4}):([0-5]\d):([0-5]\d)(?:\.(\d{1,3}))?")
+_CLOCK = r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?"
+_TIMESTAMP = re.compile(rf"(\d{{4}}-\d\d-\d\d)[T ]{_CLOCK}(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)?")
+_TIMESPAN = re.compile(rf"(-?)(\d{{1,10}})D{_CLOCK}")
+_TOO_LARGE = 'a number that a float can represent; write {"type": "f64", "value": "Infinity"} for infinity'
 _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
 
@@ -387,9 +393,8 @@ def _plain(data: object, where: str, depth: int) -> Steps[Buffer]:
 def _plain_list(data: list[Any], where: str, depth: int) -> Steps[Buffer]:
     if depth > MAX_DEPTH:
         raise RayforceValueError(f"values are nested more than {MAX_DEPTH} levels deep")
-    classes = {*map(type, data)}
-    if not classes & {dict, list} and (str not in classes or classes <= {str, type(None)}):
-        return _encoded(data, where)  # it may be a vector, which is made in one step
+    if (found := (yield from _plain_vector(data))) is not None:
+        return _valid(vector_payload, found, where)
     payloads = []
     for index, item in enumerate(data):
         payloads.append((yield from _plain(item, f"{where}[{index}]", depth + 1)))
@@ -397,7 +402,24 @@ def _plain_list(data: list[Any], where: str, depth: int) -> Steps[Buffer]:
     return _valid(payload_of_items, payloads, where)
 
 
+def _plain_vector(data: list[Any]) -> Steps[Vector | None]:
+    """Read plain values of one type as a vector; `None` if they have to be read one by one, or one is not valid."""
+    classes = {*map(type, data)}
+    parts = []
+    for start in range(0, len(data), _PLAIN_AT_ONCE):
+        part = data[start : start + _PLAIN_AT_ONCE]
+        if (read := vector_of(part, classes)) is None:
+            return None
+        if isinstance(read, FixedWidth) and read.type is Type.F64 and np.isinf(read.values).any():
+            return None
+        parts.append(read)
+        yield
+    return concatenated(parts) if parts else None
+
+
 def _encoded(data: object, where: str) -> Buffer:
+    if isinstance(data, float) and math.isinf(data):
+        raise _invalid(where, f"{json.dumps(data)} is not {_TOO_LARGE}")
     name = f"the value{where}" if not where or where.startswith("[") else where
     return _valid(encode_value, data, name, lambda _: None)
 
@@ -482,9 +504,7 @@ def _vector_of(kind: object, values: list[Any], where: str) -> Steps[bytes]:
         items = yield from _read(_READERS[code], values, _BLANKS[code])
         return vector_payload(FixedWidth(code, _array_of(code, items), found), where)
     except _Unreadable as error:
-        index = next(i for i, value in enumerate(values) if value is error.value)
-        shown = json.dumps(error.value)
-        raise _invalid(f"{where}[{index}]", f"{shown:.100} is not {error.expected}") from None
+        raise _invalid(f"{where}[{error.index}]", f"{_beginning(error.value)} is not {error.expected}") from None
     except UnicodeEncodeError:
         raise _invalid(where, "a text must not contain a lone surrogate, which UTF-8 cannot encode") from None
     except RayforceConversionError as error:
@@ -496,8 +516,19 @@ def _read(reader: Callable[[object], Any], values: list[Any], blank: Any) -> Ste
     for start in range(0, len(values), _READ_AT_ONCE):
         if start:
             yield
-        items += [blank if value is None else reader(value) for value in values[start : start + _READ_AT_ONCE]]
+        part = values[start : start + _READ_AT_ONCE]
+        try:
+            items += [blank if value is None else reader(value) for value in part]
+        except _Unreadable as error:
+            error.index = start + next(index for index, value in enumerate(part) if value is error.value)
+            raise
     return items
+
+
+def _beginning(data: object) -> str:
+    """Return the first characters of data in JSON. It may be nested too deeply to be written as a whole."""
+    parts = json.JSONEncoder().iterencode(data)  # every level begins with a part of its own
+    return "".join(itertools.islice(parts, _SHOWN_CHARACTERS))[:_SHOWN_CHARACTERS]
 
 
 class _Unreadable(Exception):
@@ -505,6 +536,7 @@ class _Unreadable(Exception):
         super().__init__(expected)
         self.value = value
         self.expected = expected
+        self.index = 0  # in the vector
 
 
 def _array(data: dict[str, Any], key: str, where: str) -> list[Any]:
@@ -546,15 +578,23 @@ def _integer_of(low: int, high: int, name: str) -> Callable[[object], int]:
     return read
 
 
-def _float(value: object) -> float:
-    if value in ("Infinity", "-Infinity"):
-        return float(str(value))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Unreadable(value, 'a number, "Infinity" or "-Infinity"')
-    try:
+def _float_of(layout: str, name: str) -> Callable[[object], float]:
+    pack = struct.Struct(layout).pack
+
+    def read(value: object) -> float:
+        if value in ("Infinity", "-Infinity"):
+            return float(str(value))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _Unreadable(value, 'a number, "Infinity" or "-Infinity"')
+        try:
+            pack(value)  # rounds like numpy, which only warns of a number that is too large
+        except (OverflowError, struct.error):
+            raise _Unreadable(value, f"a number that a float of type {name} can represent") from None
+        if math.isinf(value):
+            raise _Unreadable(value, _TOO_LARGE)
         return float(value)
-    except OverflowError:
-        raise _Unreadable(value, "a number that a float can represent") from None
+
+    return read
 
 
 def _matched(pattern: re.Pattern[str], value: object, expected: str) -> re.Match[str]:
@@ -599,7 +639,7 @@ def _timestamp(value: object) -> int:
 def _timespan(value: object) -> int:
     expected = "a timespan such as 1D02:03:04.000000005"
     sign, days, hours, minutes, seconds, fraction = _matched(_TIMESPAN, value, expected).groups()
-    nanoseconds = _nanoseconds(int(days[:10]), hours, minutes, seconds, fraction, value, expected)
+    nanoseconds = _nanoseconds(int(days), hours, minutes, seconds, fraction, value, expected)
     return -nanoseconds if sign else nanoseconds
 
 
@@ -661,8 +701,8 @@ _READERS: MappingProxyType[Type, Callable[[object], Any]] = MappingProxyType(
         Type.I16: _integer_of(1 - 2**15, 2**15 - 1, "i16"),
         Type.I32: _integer_of(1 - 2**31, 2**31 - 1, "i32"),
         Type.I64: _integer_of(-INT_MAX, INT_MAX, "i64"),
-        Type.F32: _float,
-        Type.F64: _float,
+        Type.F32: _float_of("<f", "f32"),
+        Type.F64: _float_of("<d", "f64"),
         Type.DATE: _date,
         Type.TIME: _time,
         Type.TIMESTAMP: _timestamp,

@@ -33,6 +33,7 @@ _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 _NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _EXACT_DAYS = 106_750  # days of nanoseconds that fit into 64 bits for certain
 _ATOM_HEADER = 2  # bytes: type code and attributes
+_NULL = int(Type.NULL)  # an int is compared faster than a member of an enum
 _NULL_ATOM = 1  # the attribute of an atom that is null
 
 
@@ -63,13 +64,46 @@ def reader_for(values: Sequence[Any], classes: Set[type] | None = None) -> Seque
     present = {cls for cls in classes if not is_null_class(cls)}
     null_classes = classes - present
     kinds = {kind_of(cls) for cls in present}
-    if kinds == {INT, FLOAT} and not any(kind_of(type(v)) is INT and abs(v) > EXACT_FLOAT for v in values):
-        kinds = {FLOAT}
+    if kinds == {INT, FLOAT}:
+        ints = {cls for cls in present if kind_of(cls) is INT}
+        if not any(type(value) in ints and abs(value) > EXACT_FLOAT for value in values):
+            kinds = {FLOAT}
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind is None:
         return None
     read = _texts if kind is SYMBOL else _fixed
     return SequenceReader(kind.type, bool(null_classes), lambda some: read(kind, some, null_classes))
+
+
+def vector_of(values: Sequence[Any], classes: Set[type]) -> Vector | None:
+    """Return the vector of some values; `None` if they are no vector, or if one cannot be represented.
+
+    Args:
+        classes: the classes that the values may have. They decide the type of the vector.
+    """
+    reader = reader_for(values, classes)
+    if reader is None or (reader.nullable and reader.type is Type.B8):
+        return None
+    try:
+        read = reader.read(values)
+    except Unrepresentable:
+        return None
+    return None if isinstance(read, Texts) and not read.data.all() else read
+
+
+def concatenated(parts: Sequence[Vector]) -> Vector:
+    """Return one vector of the items of all parts, which have the same type."""
+    if len(parts) == 1:
+        return parts[0]
+    nulls = None
+    if any(part.nulls is not None for part in parts):
+        nulls = np.concatenate([np.zeros(len(part), np.bool_) if part.nulls is None else part.nulls for part in parts])
+    texts = [part for part in parts if isinstance(part, Texts)]
+    if texts:
+        lengths = np.concatenate([np.diff(part.offsets) for part in texts])
+        return Texts(parts[0].type, np.concatenate([part.data for part in texts]), _offsets(lengths), nulls)
+    values = np.concatenate([part.values for part in parts if isinstance(part, FixedWidth)])
+    return FixedWidth(parts[0].type, values, nulls)
 
 
 def refuse_first(kind: Kind, values: Sequence[Any]) -> NoReturn:
@@ -88,16 +122,16 @@ def combine(atoms: Sequence[Buffer]) -> Vector | None:
     kind = _common_type(atoms)
     if kind is None:
         return None
-    nulls = np.array([atom[0] == Type.NULL or atom[1] == _NULL_ATOM for atom in atoms])
-    if kind in (Type.B8, Type.U8) and nulls.any():
+    nulls = [atom[0] == _NULL or atom[1] == _NULL_ATOM for atom in atoms]
+    found = np.array(nulls) if True in nulls else None
+    if kind in (Type.B8, Type.U8) and found is not None:
         return None
-    found = nulls if nulls.any() else None
     if kind is Type.STRING:
-        return encoded_texts_of([b"" if atom[0] == Type.NULL else bytes(atom[10:]) for atom in atoms], kind, found)
+        return encoded_texts_of([b"" if atom[0] == _NULL else bytes(atom[10:]) for atom in atoms], kind, found)
     if kind is Type.SYMBOL:
-        return encoded_texts_of([b"" if atom[0] == Type.NULL else bytes(atom[2:-1]) for atom in atoms], kind, found)
+        return encoded_texts_of([b"" if atom[0] == _NULL else bytes(atom[2:-1]) for atom in atoms], kind, found)
     blank = bytes(DTYPES[kind].itemsize)
-    items = b"".join([blank if atom[0] == Type.NULL else atom[_ATOM_HEADER:] for atom in atoms])
+    items = b"".join([blank if atom[0] == _NULL else atom[_ATOM_HEADER:] for atom in atoms])
     return FixedWidth(kind, np.frombuffer(items, DTYPES[kind]), found)
 
 
@@ -105,13 +139,14 @@ def _common_type(atoms: Sequence[Buffer]) -> Type | None:
     """Return the type of the vector that may contain all atoms; `None` as soon as one rules it out."""
     common = None
     for atom in atoms:
-        code = -atom[0] & 0xFF
-        if code == common or atom[0] == Type.NULL:
+        first = atom[0]
+        if first in (common, _NULL):
             continue
+        code = -first & 0xFF
         if common is not None or (code not in DTYPES and code not in (Type.SYMBOL, Type.STRING)):
             return None
-        common = code
-    return None if common is None else Type(common)
+        common = first
+    return None if common is None else Type(-common & 0xFF)
 
 
 def texts_of(texts: Sequence[str], type_code: Type, nulls: NDArray[np.bool_] | None = None) -> Texts:

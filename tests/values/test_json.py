@@ -26,6 +26,7 @@ from rayforce_trio._values._payloads import (
     table_of,
     vector,
 )
+from rayforce_trio._values._python import encode_value
 from rayforce_trio._values._types import DTYPES, HAS_NULLS, Type
 from rayforce_trio._values._vectors import NULL_VALUES
 from rayforce_trio.errors import RayforceConversionError, RayforceValueError
@@ -315,14 +316,20 @@ def test_values_that_clients_send(data: object, payload: bytes) -> None:
         ("timestamp", "1707-09-23T00:00:00Z", "1707-09-23T00:00:00.000000000Z"),
         ("timestamp", "2026-01-31T13:30:00+00:00", "2026-01-31T13:30:00.000000000Z"),
         ("timestamp", "2026-01-31T23:30:00.25-01:30", "2026-02-01T01:00:00.250000000Z"),
+        ("timestamp", "2026-01-31T00:00:00+23:59", "2026-01-30T00:01:00.000000000Z"),
         ("date", "-0044-03-15", "-044-03-15"),
         ("date", "12345-01-31", "12345-01-31"),
         ("date", "1970-01-01", "1970-01-01"),
         ("time", "-01:00:00", "-01:00:00.000"),
+        ("time", "-0596:31:23.647", "-596:31:23.647"),
         ("timespan", "-1D02:03:04.5", "-1D02:03:04.500000000"),
+        ("timespan", "0000000123D00:00:00", "123D00:00:00.000000000"),
         ("guid", "123E4567-E89B-12D3-A456-426614174000", "123e4567-e89b-12d3-a456-426614174000"),
         ("f64", "-Infinity", "-Infinity"),
         ("f32", 0.1, 0.1),
+        ("f32", 3.4028235e38, 3.4028235e38),
+        ("f32", -(2**127), -1.7014118e38),
+        ("f32", "Infinity", "Infinity"),
     ],
 )
 def test_texts_of_types_that_json_does_not_have(kind: str, given_text: object, written: object) -> None:
@@ -348,16 +355,33 @@ def test_texts_of_types_that_json_does_not_have(kind: str, given_text: object, w
         (typed("b8", 1), "1 is not true or false"),
         (typed("b8", None), "value, row 0: null, but B8 has no null value"),
         (typed("f64", "x"), '"x" is not a number, "Infinity" or "-Infinity"'),
-        (typed("f64", 10**400), "is not a number that a float can represent"),
+        (typed("f64", 10**400), "is not a number that a float of type f64 can represent"),
+        (typed("f32", 10**400), "is not a number that a float of type f32 can represent"),
+        (typed("f32", 1e300), "1e+300 is not a number that a float of type f32 can represent"),
+        (typed("f32", -3.4028236e38), "is not a number that a float of type f32 can represent"),
+        ({"type": "vector", "of": "f32", "values": [1, 10**39]}, "values[1]: 1000000"),
+        (json.loads('{"type": "f64", "value": -1e999}'), "-Infinity is not a number that a float can represent; write"),
+        (json.loads('{"type": "f32", "value": 1e999}'), "Infinity is not a number that a float can represent; write"),
+        (json.loads("1e999"), "Infinity is not a number that a float can represent; write"),
+        (json.loads("[1, -1e999, null]"), "[1]: -Infinity is not a number that a float can represent; write"),
         (typed("date", "2026-02-30"), '"2026-02-30" is not a date such as 2026-01-31'),
         (typed("date", 5), "5 is not a date"),
         (typed("time", "25:61:00"), "is not a time such as"),
         (typed("time", "999999:00:00"), "is not a time such as"),
+        (typed("time", "0" * 5000 + ":00:00"), "is not a time such as"),
         (typed("timestamp", "2026-01-31"), "is not a timestamp such as"),
         (typed("timestamp", "2026-01-31T00:00:00+0100"), "is not a timestamp such as"),
+        (typed("timestamp", "2026-01-31T00:00:00+24:00"), "is not a timestamp such as"),
+        (typed("timestamp", "2026-01-31T00:00:00-01:60"), "is not a timestamp such as"),
         (typed("date", "9999999-01-01"), "is not a date"),
         (typed("timestamp", "9999-01-01T00:00:00Z"), "between 1707-09-22 and 2292-04-10"),
         (typed("timespan", "99999999999999D00:00:00"), "is not a timespan such as"),
+        (typed("timespan", "0" * 5000 + "D00:00:00"), "is not a timespan such as"),
+        (typed("timespan", "00000000123456D00:00:00"), "is not a timespan such as"),
+        (typed("timestamp", "0" * 5000 + "-01-31T00:00:00"), "is not a timestamp such as"),
+        (typed("timestamp", "2026-01-31T00:00:00." + "0" * 5000), "is not a timestamp such as"),
+        (typed("date", "0" * 5000 + "-01-31"), "is not a date such as"),
+        (typed("i64", "0" * 5000), "is not an integer of type i64"),
         (typed("guid", "x"), "is not a GUID such as"),
         (typed("symbol", 5), "5 is not a string"),
         (typed("symbol", "a\0b"), "a symbol cannot contain the character NUL"),
@@ -426,13 +450,56 @@ def test_plain_values_are_read_back_as_they_were_sent(data: Any) -> None:
         ({"type": "vector", "of": "timestamp", "values": ["2026-01-31T13:30:00"] * 1000}, 40),
         ({"type": "vector", "of": "symbol", "values": ["a"] * 1000}, 40),
         ({"type": "table", "columns": [{"name": "a", "type": "i64", "values": [1]}] * 1000}, 1000),
+        ([None] * 1000, 1000),
+        ([True, None] * 500, 1000),
+        ([None] * 999 + [True], 1000),
+        ([1, True] * 500, 1000),
+        ([BIG + 1, 1.5] * 500, 1000),
+        ([1] * 5000, 10),
+        ([1, None] * 2500, 10),
+        ([1, 1.5, None] * 2000, 10),
+        ([True] * 5000, 10),
+        (["a", None] * 2500, 10),
     ],
-    ids=["empty lists", "lists", "mixed", "atoms", "list", "dict", "timestamps", "symbols", "columns"],
+    ids=[
+        *("empty lists", "lists", "mixed", "atoms", "list", "dict", "timestamps", "symbols", "columns"),
+        *("nulls", "bools and null", "nulls and a bool", "ints and bools", "large ints and floats"),
+        *("ints", "ints and null", "ints, floats and null", "bools", "texts and null"),
+    ],
 )
 def test_a_long_value_is_read_in_many_steps(data: Any, least: int) -> None:
     steps = payload_steps(data)
     assert sum(1 for _ in steps) >= least
     assert all_steps(payload_steps(data)) == payload_of_json(data)
+
+
+_SIMILAR: list[list[Any]] = [
+    *([1, None], [1, BIG + 1, None], [1, 1.5, None], [1, 1.5, BIG + 1], [1.5, None], [1, -(2**63)], [1, 2**63]),
+    *([True, False], [True, None], [True, 1], ["a", "", None], ["a", "b\0"], ["a", "\ud800"], ["a", 1], [None]),
+]
+
+
+@given(st.sampled_from(_SIMILAR).flatmap(lambda pool: st.lists(st.sampled_from(pool), max_size=8)), st.integers(1, 3))
+def test_a_plain_list_is_what_it_is_in_python(data: list[Any], at_once: int) -> None:
+    def result(convert: Any) -> object:
+        try:
+            return bytes(convert())
+        except (RayforceValueError, RayforceConversionError) as error:
+            return str(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_json, "_PLAIN_AT_ONCE", at_once)
+        found = result(lambda: payload_of_json(data))
+    assert found == result(lambda: encode_value(data, "the value", lambda _: None))
+
+
+def test_the_first_item_that_is_not_valid_is_named() -> None:
+    vector_of_items = {"type": "vector", "of": "i64", "values": [1] * 2000 + ["x", 1, "x"]}
+    with pytest.raises(RayforceValueError, match=r'values\[2000\]: "x" is not an integer'):
+        payload_of_json(vector_of_items)
+    for items in ([1] * 2000 + [2**63], ["a"] * 2000 + ["\ud800"], [1.5] * 2000 + [2**63]):
+        with pytest.raises(RayforceValueError, match=r"the value\[2000\]: the "):
+            payload_of_json([*items, items[-1]])
 
 
 def test_a_name_is_never_made_of_a_value() -> None:
