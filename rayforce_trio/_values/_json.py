@@ -58,8 +58,12 @@ _TEXT_PER_PIECE = 10_000  # bytes of symbols or strings, which become at most 60
 _SEARCHED_AT_ONCE = 1 << 14  # bytes, for the ends of symbols and strings
 _CHECKED_AT_ONCE = 1 << 14  # integers
 _VECTOR_HEADER = 10  # bytes: type code, attributes and count
+_LENGTH = struct.Struct("<q")
+_ATOM_HEADER = 2  # bytes: type code and attributes
+_FIRST_ATOM = 0x80  # the type codes of atoms are negative
 _NULL_ATOM = 1  # the attribute
 _ERROR_CODE_SIZE = 8
+_SEQUENCES = frozenset({Type.LIST, Type.SYMBOL, Type.STRING, *DTYPES})
 _BUILTINS = range(Type.FUNCTION + 1, Type.FUNCTION + 4)  # by the number of their arguments
 
 _DAY = 86_400 * 10**9  # nanoseconds
@@ -446,7 +450,9 @@ def _typed(data: dict[str, Any], where: str, depth: int) -> Steps[Buffer]:
         if "keys" not in data or "values" not in data:
             raise _invalid(where, "a dict must have keys and values")
         keys = yield from _plain(data["keys"], f"{where}.keys", depth + 1)
-        return dict_of(keys, (yield from _plain(data["values"], f"{where}.values", depth + 1)))
+        values = yield from _plain(data["values"], f"{where}.values", depth + 1)
+        _check_lengths(keys, values, where)
+        return dict_of(keys, values)
     if kind == "table":
         return (yield from _table_of(_array(data, "columns", where), where, depth))
     if not isinstance(kind, str) or kind not in _TYPES:
@@ -458,6 +464,16 @@ def _typed(data: dict[str, Any], where: str, depth: int) -> Steps[Buffer]:
     code = _TYPES[kind]
     attributes = QUOTED if code is Type.SYMBOL else _NULL_ATOM if value is None else 0
     return bytes([-code & 0xFF, attributes]) + payload[_VECTOR_HEADER:]
+
+
+def _check_lengths(keys: Buffer, values: Buffer, where: str) -> None:
+    """Refuse a dict that is not one. A native engine would answer the whole request with null."""
+    for name, payload in (("keys", keys), ("values", values)):
+        if payload[0] >= _FIRST_ATOM:
+            raise _invalid(where, f"the {name} of a dict must be an array, a vector or a list")
+    lengths = [_LENGTH.unpack_from(payload, _ATOM_HEADER)[0] for payload in (keys, values) if payload[0] in _SEQUENCES]
+    if len({*lengths}) > 1:
+        raise _invalid(where, f"the keys and the values have different lengths: {lengths[0]} and {lengths[1]}")
 
 
 def _list_of(values: list[Any], where: str, depth: int) -> Steps[Buffer]:
