@@ -191,7 +191,38 @@ def _source(file: InputFile, types: Mapping[str, str], delimiter: str, defaults:
 
 def _stream(file: InputFile) -> Any:
     """Return a file as pyarrow reads it from the beginning to the end."""
-    return pa.PythonFile(file, mode="r") if file.is_stream else pa.OSFile(file.path)
+    if not file.is_stream:
+        return pa.OSFile(file.path)
+    pa.set_io_thread_count(1)
+    file.on_close = _wait_for_reads
+    return pa.PythonFile(_Unclosed(file), mode="r")
+
+
+class _Unclosed:
+    """A file that pyarrow reads, and does not close.
+
+    Args:
+        file: the file.
+    """
+
+    def __init__(self, file: InputFile) -> None:
+        self.read = file.read
+        self.tell = file.tell
+        self.closed = False
+
+    def close(self) -> None:
+        """Do nothing: the command closes the file."""
+
+
+def _wait_for_reads() -> None:
+    """Wait until pyarrow's thread has left the reads of a file, which have ended.
+
+    The thread reads ahead, and needs the interpreter for that. If it asks for it while the process ends, the process is
+    aborted. It carries out one task after the other, and is done with the file when it has read something else.
+    """
+    other = pa.BufferOutputStream()  # to free memory of its own, it does not need the interpreter
+    other.write(b"n\n1\n")
+    pyarrow.csv.open_csv(pa.BufferReader(other.getvalue()))
 
 
 def _random_access(file: InputFile) -> Any:

@@ -22,10 +22,7 @@ _STANDARD_INPUT = 0
 
 
 class InputFile:
-    """A file, pipe or terminal for pyarrow.
-
-    pyarrow reads ahead in threads of its own. A thread that asks for the interpreter while the process ends aborts the
-    process, so `close` ends all reads. pyarrow itself opens a file that has a path, and then needs no interpreter.
+    """A file, pipe or terminal for pyarrow, which itself opens a file that has a path.
 
     Args:
         path: the path; `-` means standard input.
@@ -36,6 +33,7 @@ class InputFile:
         path: names the file for pyarrow, if it has a size.
         is_stream: whether pyarrow should read from this object, one byte after the other.
         closed: whether reads have ended, and find nothing more.
+        on_close: called by `close` when reads have ended. The default does nothing.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -46,6 +44,7 @@ class InputFile:
         self.name = "standard input" if is_standard_input else path
         self.path = f"/dev/fd/{_STANDARD_INPUT}" if is_standard_input else path
         self.closed = False
+        self.on_close: Callable[[], None] = lambda: None
         try:
             self._file = FileIO(os.dup(_STANDARD_INPUT) if is_standard_input else _opened(path))
             ended, end = os.pipe()  # `ended` is readable, since it is at its end, once `end` is closed
@@ -109,11 +108,12 @@ class InputFile:
         return self._position
 
     def close(self) -> None:
-        """End all reads, wait for their end, and close the file. Idempotent; may be called in any thread."""
+        """End all reads, wait for their end, and close the file. Idempotent."""
         self._end_reads()
         with self._reading:
             self._file.close()
             self._ended.close()
+        self.on_close()
 
     def _read(self, size: int) -> bytes:
         parts = []

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import trio
 
 from rayforce_trio._cli._console import UsageError
+from rayforce_trio._cli._files import BYTES_PER_BATCH, open_source
 from rayforce_trio._cli._input_file import InputFile
 
 BOUND = 30
@@ -134,7 +136,7 @@ def test_close_ends_the_reads_of_other_threads(pipe: InputFile) -> None:
 
 
 def test_every_close_waits_for_the_reads(pipe: InputFile) -> None:
-    """pyarrow may close the file in a thread of its own while the command closes it and ends."""
+    """None may return while a thread is about to read the descriptor, which the next file may get."""
     happened = []
 
     def close() -> None:
@@ -150,3 +152,27 @@ def test_every_close_waits_for_the_reads(pipe: InputFile) -> None:
         thread.join(BOUND)
     assert happened == ["reads have ended", "closed", "closed"]
     assert is_closed(pipe)
+
+
+def test_pyarrows_thread_has_left_the_reads_when_the_file_is_closed(
+    pipe: InputFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it asked for the interpreter while the process ends, the process would be aborted."""
+    entered, left = [], []
+    read = InputFile.read
+
+    def slow_read(file: InputFile, size: int) -> bytes:
+        entered.append(size)
+        data = read(file, size)
+        time.sleep(0.05)  # a thread that the system has suspended
+        left.append(size)
+        return data
+
+    monkeypatch.setattr(InputFile, "read", slow_read)
+    writer = threading.Thread(target=Path(pipe.name).write_bytes, args=[b"n\n" + b"1\n" * BYTES_PER_BATCH])
+    writer.start()
+    source = open_source(pipe, {})
+    assert source.next_batch().num_rows > 0
+    pipe.close()
+    assert len(entered) == len(left) > 0
+    writer.join(BOUND)
