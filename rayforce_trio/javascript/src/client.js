@@ -186,12 +186,9 @@ class Connection {
       await sleep(delay, signal);
       if (this.#error) return;
       this.#setState("connecting");
-      try {
-        this.#use(await Link.open(this.#url, { ...this.#options, signal }));
-        return;
-      } catch {
-        delay = this.#backoff._failed(Math.random());
-      }
+      const link = await Link.open(this.#url, { ...this.#options, signal }).catch(() => {});
+      if (link) return this.#use(link);
+      delay = this.#backoff._failed(Math.random());
     }
   }
 
@@ -209,7 +206,7 @@ class Connection {
     this.#changed.give();
     if (state === this.#state) return;
     this.#state = state;
-    this.#options.onStateChange?.(state);
+    queueMicrotask(() => this.#options.onStateChange?.(state)); // its error is uncaught, and changes nothing here
   }
 }
 

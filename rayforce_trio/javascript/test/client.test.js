@@ -255,6 +255,31 @@ test("attempts that fail are followed by others", async () => {
   connection.close();
 });
 
+test("an error of onStateChange is uncaught, and changes nothing", async () => {
+  const states = [];
+  const onStateChange = (state) => {
+    throw state;
+  };
+  process.setUncaughtExceptionCaptureCallback((state) => states.push(state));
+  try {
+    const [connection, websocket] = await opened({ reconnect: true, onStateChange });
+    websocket.drop(1006);
+    (await socket(2)).drop(1006);
+    const third = await socket(3);
+    third.open();
+    const query = connection.execute("1");
+    await sent(third, 1);
+    third.replies(5);
+    assert.equal(await query, 5n);
+    connection.close();
+    await turn();
+  } finally {
+    process.setUncaughtExceptionCaptureCallback(null);
+  }
+  assert.deepEqual(states, ["connected", "waiting", "connecting", "waiting", "connecting", "connected", "closed"]);
+  assert.equal(sockets.length, 3);
+});
+
 test("a server without subscriptions", async (t) => {
   const [connection, websocket] = await opened();
   const subscribing = connection.subscribe("t");
