@@ -15,6 +15,7 @@ const ENDED_BY_ERROR = new Set([1008, 1011]); // close codes after an error that
 const REFUSING_TIMEOUT = 5000; // milliseconds until a server that starts no more queries must have closed
 const SUBSCRIPTIONS = "subscriptions";
 const SNAPSHOT_SIZE = 21; // a list of three: an i64, null, and the value
+const LEFT = {}; // the end of a subscription that nobody wants any more
 const MAX_BUFFER = 8 * 1024 * 1024; // bytes
 
 /**
@@ -255,28 +256,30 @@ class Subscription {
         return { done: false, value: { topic: this.topic, sequence, lost, value: decode(buffer, start) } };
       }
       const { error } = this.#state;
-      if (error) this.close();
-      if (error?.code === "left") return { done: true, value: undefined };
-      if (error) throw error;
+      if (error) {
+        this.close();
+        if (error === LEFT) return { done: true, value: undefined };
+        throw error;
+      }
       await this.#changed.wait();
     }
   }
 
   async return() {
     this.close();
-    return { done: true, value: undefined };
+    return this.next();
   }
 
   /** End the subscription. */
   close() {
     this.#options.signal?.removeEventListener("abort", this.#abort);
     this.#connection._discard(this);
-    this.#state.end("left", "ended");
+    this.#state._close(LEFT);
     this.#link?._session.unsubscribe(this.#id);
     this.#link?._pump();
   }
 
-  #abort = () => this._fail(this.#options.signal.reason);
+  #abort = () => this.#state._close(this.#options.signal.reason);
 
   async _join() {
     const { signal } = this.#options;

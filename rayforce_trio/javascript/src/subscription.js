@@ -102,6 +102,13 @@ export class SubscriptionState {
     this._onchange();
   }
 
+  /** End at once: what is in the buffer is not wanted any more. */
+  _close(error) {
+    this.#buffer = [];
+    this.error = error;
+    this._onchange();
+  }
+
   /** The next update, or undefined. */
   _take() {
     if (this.#joins || !this.#buffer.length) return undefined;

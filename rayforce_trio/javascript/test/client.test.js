@@ -327,6 +327,50 @@ test("a subscription continues on the next connection", async () => {
   assert.deepEqual(await sent(third, 1), [{ hello: { features: ["subscriptions"] } }]);
 });
 
+/** A subscription that has buffered three updates. */
+async function buffered(options) {
+  const [connection, websocket] = await opened();
+  const subscribing = connection.subscribe("t", options);
+  await sent(websocket, 1);
+  websocket.says(SUBSCRIPTIONS);
+  await sent(websocket, 1);
+  websocket.says({ subscribed: { id: 1, epoch: "e", sequence: 0 } });
+  for (const sequence of [1, 2, 3]) websocket.receive(update(1, sequence));
+  return [await subscribing, websocket];
+}
+
+test("a loop ends when its subscription is closed or left, although updates are buffered", async () => {
+  for (const leave of [(updates) => updates.close(), (updates) => updates.return()]) {
+    sockets = [];
+    const [updates, websocket] = await buffered();
+    const taken = [];
+    for await (const { sequence } of updates) {
+      taken.push(sequence);
+      leave(updates);
+    }
+    assert.deepEqual(taken, [1]);
+    assert.deepEqual(websocket.sent, [{ unsubscribe: 1 }]);
+    assert.deepEqual(await updates.next(), { done: true, value: undefined });
+  }
+});
+
+test("a loop throws the reason when its signal is aborted, although updates are buffered", async () => {
+  const controller = new AbortController();
+  const [updates] = await buffered({ signal: controller.signal });
+  const reason = new Error("enough");
+  assert.equal((await updates.next()).value.sequence, 1);
+  controller.abort(reason);
+  await assert.rejects(updates.next(), reason);
+});
+
+test("updates that arrived before a loss can be taken", async () => {
+  const [updates, websocket] = await buffered();
+  websocket.drop(1006);
+  await turn();
+  for (const sequence of [1, 2, 3]) assert.equal((await updates.next()).value.sequence, sequence);
+  await assert.rejects(updates.next(), { code: "lost" });
+});
+
 test("the query of a snapshot is evaluated again after a loss", async () => {
   const [connection, websocket] = await coming();
   const subscribing = connection.subscribe("t", { snapshot: "1" });

@@ -251,3 +251,15 @@ test("behind a snapshot, what was dropped before is a gap only if the snapshot d
     assert.deepEqual(taken(state), found);
   }
 });
+
+test("a subscription that is closed, or aborted, drops its buffer and its earlier end", () => {
+  for (const code of ["left", "aborted"]) {
+    const { session, state, id, confirm } = opened();
+    confirm();
+    session._receive(update(id, 1));
+    session._receive(update(id, 3));
+    assert.equal(state.error.code, "gap");
+    state._close({ code });
+    assert.deepEqual([state.error.code, taken(state)], [code, []]);
+  }
+});
