@@ -352,14 +352,10 @@ class Notice {
   }
 }
 
-function sleep(delay, signal) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, delay);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      resolve();
-    });
-  });
+async function sleep(delay, signal) {
+  let timer;
+  const slept = new Promise((resolve) => (timer = setTimeout(resolve, delay)));
+  await abortable(slept, signal).catch(() => clearTimeout(timer));
 }
 
 function tableOf(value) {

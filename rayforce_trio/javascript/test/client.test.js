@@ -280,6 +280,25 @@ test("an error of onStateChange is uncaught, and changes nothing", async () => {
   assert.equal(sockets.length, 3);
 });
 
+test("attempts to connect leave no listeners behind", async (t) => {
+  const listeners = new Set();
+  const { addEventListener, removeEventListener } = AbortSignal.prototype;
+  t.mock.method(AbortSignal.prototype, "addEventListener", function (type, listener) {
+    listeners.add(listener);
+    addEventListener.call(this, type, listener);
+  });
+  t.mock.method(AbortSignal.prototype, "removeEventListener", function (type, listener) {
+    listeners.delete(listener);
+    removeEventListener.call(this, type, listener);
+  });
+  const [, websocket] = await coming();
+  websocket.drop(1006);
+  for (let count = 2; count < 5; count++) (await socket(count)).drop(1006);
+  (await socket(5)).open();
+  await turn();
+  assert.equal(listeners.size, 0);
+});
+
 test("a server without subscriptions", async (t) => {
   const [connection, websocket] = await opened();
   const subscribing = connection.subscribe("t");
