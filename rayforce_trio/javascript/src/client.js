@@ -25,9 +25,8 @@ const MAX_BUFFER = 8 * 1024 * 1024; // bytes
  * @param {object} [options] see `index.d.ts`
  */
 export async function connect(url, options = {}) {
-  const connection = new Connection(url, { WebSocket: globalThis.WebSocket, ...options });
-  await connection._open();
-  return connection;
+  const all = { WebSocket: globalThis.WebSocket, ...options };
+  return new Connection(url, all, await Link.open(url, all));
 }
 
 class Connection {
@@ -36,15 +35,16 @@ class Connection {
   #link = null; // the present one
   #error = null; // why it has ended for good
   #backoff = new Backoff();
-  #subscriptions = new Set();
+  _subscriptions = new Set();
   #saysHello = false;
-  #state = "connecting";
+  #state;
   #changed = new Notice();
   #closing = new AbortController();
 
-  constructor(url, options) {
+  constructor(url, options, link) {
     this.#url = url;
     this.#options = options;
+    this.#use(link);
   }
 
   /** `connecting`, `connected`, `waiting` before the next attempt, or `closed`. */
@@ -76,18 +76,12 @@ class Connection {
 
   /** Subscribe to a topic, and return the subscription once it is active. */
   async subscribe(topic, options = {}) {
-    const subscription = new Subscription(this, topic, options);
-    await subscription._join();
-    return subscription;
+    return new Subscription(this, topic, options)._join();
   }
 
   /** Close the connection. Calls that wait fail. */
   close() {
     this._end(new RayforceError("closed", "the connection is closed"));
-  }
-
-  async _open() {
-    this.#use(await Link.open(this.#url, this.#options));
   }
 
   /** The present link; wait for one if there is none. */
@@ -114,11 +108,8 @@ class Connection {
   }
 
   _add(subscription) {
-    this.#subscriptions.add(subscription);
-  }
-
-  _discard(subscription) {
-    this.#subscriptions.delete(subscription);
+    if (this.#error) throw this.#error;
+    this._subscriptions.add(subscription);
   }
 
   async _request(payload, { signal, idempotent = false, feature } = {}) {
@@ -163,7 +154,7 @@ class Connection {
     this.#link = link;
     this.#backoff._connected(performance.now());
     if (this.#saysHello) link._require(SUBSCRIPTIONS).catch(() => {}); // who needs it asks again
-    for (const subscription of this.#subscriptions) subscription._resume(link);
+    for (const subscription of this._subscriptions) subscription._resume(link);
     link._ended.then((error) => this.#lost(link, error));
     this.#setState("connected");
   }
@@ -175,7 +166,7 @@ class Connection {
       this._end(error);
       return;
     }
-    for (const subscription of this.#subscriptions) subscription._wake();
+    for (const subscription of this._subscriptions) subscription._wake();
     const drained = link._closeCode === 1001;
     this.#reconnect(this.#backoff._lost(drained, performance.now(), Math.random()));
   }
@@ -199,7 +190,7 @@ class Connection {
     this.#closing.abort();
     this.#link?._end(error);
     this.#link = null;
-    for (const subscription of this.#subscriptions) subscription._fail(error);
+    for (const subscription of this._subscriptions) subscription._fail(error);
     this.#setState("closed");
   }
 
@@ -273,7 +264,7 @@ class Subscription {
   /** End the subscription. */
   close() {
     this.#options.signal?.removeEventListener("abort", this.#abort);
-    this.#connection._discard(this);
+    this.#connection._subscriptions.delete(this);
     this.#state._close(LEFT);
     this.#link?._session.unsubscribe(this.#id);
     this.#link?._pump();
@@ -285,13 +276,15 @@ class Subscription {
     const { signal } = this.#options;
     signal?.addEventListener("abort", this.#abort);
     try {
-      this._attach(await this.#connection._require(SUBSCRIPTIONS, signal));
-      this.#connection._add(this);
+      const link = await this.#connection._require(SUBSCRIPTIONS, signal);
+      this.#connection._add(this); // first, so that it hears of the end of the connection
+      this._attach(link);
       for (let sends = 1; this.#state._state !== "active"; ) {
         if (this.#state.error) throw this.#state.error;
         if (this.#state._state === "joining") sends += await this.#takeSnapshot(sends);
         else await this.#changed.wait();
       }
+      return this;
     } catch (error) {
       this.close();
       throw error;

@@ -23,7 +23,7 @@ export class Session {
 
   /** Queue a request, and return it. `next` sends it. */
   _submit(message) {
-    const request = { message, size: message.length, number: 0, isCancelled: false };
+    const request = { message, size: message.length, _number: 0, _isCancelled: false };
     this.#queued.add(request);
     return request;
   }
@@ -31,13 +31,13 @@ export class Session {
   /** Forget an unanswered request. If it was sent, the engine stops it, and its reply is dropped. */
   _cancel(request) {
     if (this.#queued.delete(request)) return;
-    request.isCancelled = true;
-    this.#control({ cancel: request.number });
+    request._isCancelled = true;
+    this.#control({ cancel: request._number });
   }
 
   /** Whether the server has certainly not started a request, and never will. */
   _isUnsent(request) {
-    return !request.number || request.number > this.#refused;
+    return !request._number || request._number > this.#refused;
   }
 
   _hello() {
@@ -66,7 +66,7 @@ export class Session {
     this.#queued.delete(request);
     this.#unanswered.push(request);
     this.#bytes += request.size;
-    request.number = ++this.#number;
+    request._number = ++this.#number;
     const { message } = request;
     request.message = null;
     return message;
@@ -102,7 +102,7 @@ export class Session {
     const { error, hello, subscribed, unsubscribed } = parse(text);
     const actions = [];
     if (error) {
-      if (this.#unanswered[0]?.number !== error.request) throw violation("an error out of turn");
+      if (this.#unanswered[0]?._number !== error.request) throw violation("an error out of turn");
       if (error.code === "closing") this.#refused ??= error.request;
       actions.push(...this.#answer({ error: new RayforceError(error.code, error.message) }));
     }
@@ -126,7 +126,7 @@ export class Session {
     const request = this.#unanswered.shift();
     if (!request) throw violation("a reply without a request");
     this.#bytes -= request.size;
-    return request.isCancelled ? [] : [{ request, ...reply }];
+    return request._isCancelled ? [] : [{ request, ...reply }];
   }
 
   #unsubscribeIfEnded(id, state) {

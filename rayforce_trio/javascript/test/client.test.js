@@ -390,6 +390,19 @@ test("updates that arrived before a loss can be taken", async () => {
   await assert.rejects(updates.next(), { code: "lost" });
 });
 
+test("a connection that ends while a subscription begins ends it, too", async () => {
+  for (let turns = 0; turns < 20; turns++) {
+    sockets = [];
+    const [connection, websocket] = await opened();
+    const failed = assert.rejects(connection.subscribe("t"), { code: "closed" });
+    await sent(websocket, 1);
+    websocket.says(SUBSCRIPTIONS);
+    for (let count = 0; count < turns; count++) await null;
+    connection.close();
+    await failed;
+  }
+});
+
 test("the query of a snapshot is evaluated again after a loss", async () => {
   const [connection, websocket] = await coming();
   const subscribing = connection.subscribe("t", { snapshot: "1" });
