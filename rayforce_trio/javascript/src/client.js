@@ -209,7 +209,7 @@ class Subscription {
   topic;
   #connection;
   #options;
-  #query; // the payload of the query of the snapshot
+  #query; // the payload of the query of the snapshot; false if there is none
   #state;
   #changed = new Notice();
   #link;
@@ -224,8 +224,8 @@ class Subscription {
     this.topic = topic;
     this.#connection = connection;
     this.#options = options;
-    this.#query = snapshot === undefined ? undefined : query(snapshot, parameters);
-    this.#state = new SubscriptionState({ maxBuffer, overflow, joins: this.#query !== undefined, resume });
+    this.#query = snapshot !== undefined && query(snapshot, parameters);
+    this.#state = new SubscriptionState({ maxBuffer, overflow, joins: this.#query, resume });
     this.#state._onchange = () => this._wake();
   }
 

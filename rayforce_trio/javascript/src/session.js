@@ -1,4 +1,4 @@
-// The client's side of the protocol on one connection, without I/O: events come in, messages and actions come out.
+// The client's side of the protocol on one connection, without I/O: events come in, messages and replies come out.
 // Replies carry no number: each belongs to the oldest unanswered request. So a request that is cancelled after it was
 // sent keeps its place, and its reply is dropped.
 
@@ -11,7 +11,7 @@ const UPDATE_SIZE = 44; // a list of two, and a vector of three
 const MAGIC = 0xfadeface;
 
 export class Session {
-  features = null; // of the server, once it has answered the hello
+  _features = null; // of the server, once it has answered the hello
   #controls = [];
   #queued = new Set();
   #unanswered = [];
@@ -72,7 +72,7 @@ export class Session {
     return message;
   }
 
-  /** Take a message, and return what it means: replies, `{request, buffer}` or `{request, error}`, and features. */
+  /** Take a message, and return the replies in it: `{request, buffer}` or `{request, error}`. */
   _receive(message) {
     return typeof message === "string" ? this.#receiveControl(message) : this.#receiveFrame(message);
   }
@@ -100,16 +100,13 @@ export class Session {
 
   #receiveControl(text) {
     const { error, hello, subscribed, unsubscribed } = parse(text);
-    const actions = [];
+    let replies = [];
     if (error) {
       if (this.#unanswered[0]?._number !== error.request) throw violation("an error out of turn");
       if (error.code === "closing") this.#refused ??= error.request;
-      actions.push(...this.#answer({ error: new RayforceError(error.code, error.message) }));
+      replies = this.#answer({ error: new RayforceError(error.code, error.message) });
     }
-    if (hello && !this.features) {
-      this.features = new Set(hello.features);
-      actions.push({ features: this.features });
-    }
+    if (hello) this._features ??= new Set(hello.features);
     if (subscribed) {
       const state = this.#subscriptions.get(subscribed.id);
       state?._confirmed({ epoch: subscribed.epoch, sequence: subscribed.sequence });
@@ -119,7 +116,7 @@ export class Session {
       this.#subscriptions.get(unsubscribed.id)?.end(unsubscribed.code, unsubscribed.message);
       this.#subscriptions.delete(unsubscribed.id);
     }
-    return actions;
+    return replies;
   }
 
   #answer(reply) {
