@@ -174,7 +174,10 @@ export interface ConnectOptions {
   reconnect?: boolean;
   /** Cancels connecting. It has no effect afterwards. */
   signal?: AbortSignal;
-  /** Is called with each new state. An error that it throws is uncaught, and does not affect the connection. */
+  /**
+   * Is called with each new state, in a microtask after the change. An error that it throws is uncaught, and does not
+   * affect the connection.
+   */
   onStateChange?: (state: State) => void;
   /** The class to use: that of the browser or of node by default. */
   WebSocket?: unknown;
