@@ -30,8 +30,8 @@ export class Vector implements Iterable<Scalar> {
   /** Whether that value stands for null here. */
   readonly hasNulls: boolean;
   readonly length: number;
-  /** The item at a place, from the end if it is negative; null for null. */
-  at(place: number): Scalar;
+  /** The item at a place, from the end if it is negative; null for null, and undefined if there is no such place. */
+  at(place: number): Scalar | undefined;
   /** The items; null for null. */
   values(): Scalar[];
   /** The items as texts, for the types of dates and times; null for null. */
@@ -86,13 +86,19 @@ export function decode(buffer: ArrayBuffer, start?: number): Value;
 /** A timestamp (a bigint) or a date (a number) as a Date, which has milliseconds. */
 export function toDate(value: bigint | number | null): Date | null;
 
-/** A Date, or a text that Date can read, as a timestamp: nanoseconds since 2000-01-01 in UTC. */
+/**
+ * A Date, or a text that Date can read, as a timestamp: nanoseconds since 2000-01-01 in UTC. Throws a RayforceError of
+ * code `value` for any other text, and for an invalid Date.
+ */
 export function toTimestamp(value: Date | string): bigint;
 
 /** A Date, or a text such as 2024-01-31, as a date: days since 2000-01-01. */
 export function toDays(value: Date | string): number;
 
-/** An item as text with all its digits: `2024-01-31`, `10:00:00.250`, `2024-01-31T10:00:00.123456789Z`. */
+/**
+ * An item as text with all its digits: `2024-01-31`, `10:00:00.250`, `2024-01-31T10:00:00.123456789Z`. A date that Date
+ * does not have is its number of days.
+ */
 export function isoOf(type: "DATE" | "TIME" | "TIMESTAMP" | "TIMESPAN", item: bigint | number): string;
 
 export interface CallOptions {
@@ -119,7 +125,7 @@ export interface SubscribeOptions {
   maxBuffer?: number;
   /** What happens beyond that: an error of code `slow`, or the oldest updates are dropped and counted. */
   overflow?: "error" | "dropOldest";
-  /** Ends the subscription: the loop throws the reason of the signal. */
+  /** Ends the subscription, and drops the updates that wait: the loop throws the reason of the signal. */
   signal?: AbortSignal;
 }
 
@@ -139,7 +145,7 @@ export interface Subscription extends AsyncIterableIterator<Update> {
   readonly snapshot: Value | undefined;
   /** The place behind the last update that was taken. */
   readonly position: Position;
-  /** End the subscription. A loop over it ends. */
+  /** End the subscription, and drop the updates that wait. A loop over it ends. */
   close(): void;
 }
 
@@ -168,7 +174,10 @@ export interface ConnectOptions {
   reconnect?: boolean;
   /** Cancels connecting. It has no effect afterwards. */
   signal?: AbortSignal;
-  /** Is called with each new state. */
+  /**
+   * Is called with each new state, in a microtask after the change. An error that it throws is uncaught, and does not
+   * affect the connection.
+   */
   onStateChange?: (state: State) => void;
   /** The class to use: that of the browser or of node by default. */
   WebSocket?: unknown;

@@ -1,6 +1,6 @@
 // What a chart shows, without a page: which rows it needs, and the points that are left of them.
 
-import { temporalText } from "./text.js";
+import { isoOf } from "../src/time.js";
 
 const MAX_ROWS = 2_000_000;
 const MAX_BYTES = 256 * 1024 * 1024;
@@ -142,10 +142,10 @@ function stepOf(least, type) {
 }
 
 function labelOf(value, step, type) {
-  if (type === "DATE") return temporalText(type, Math.round(value));
+  if (type === "DATE") return isoOf(type, Math.round(value));
   if (type in SECOND) {
     const item = type === "TIME" ? Math.round(value) : BigInt(Math.round(value));
-    const text = temporalText(type, item);
+    const text = isoOf(type, item);
     if (type !== "TIMESTAMP") return step >= SECOND[type] ? text.split(".")[0] : text;
     const [date, clock] = text.replace("Z", "").split("T");
     if (step >= SECOND[type] * 86400) return date;

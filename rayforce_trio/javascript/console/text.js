@@ -14,17 +14,9 @@ export const isTemporal = (type) => TEMPORAL.has(type);
 /** An item of a type as the text of a cell. */
 export function itemText(type, item) {
   if (item === null || item === undefined) return "null";
-  if (TEMPORAL.has(type)) return temporalText(type, item);
+  if (TEMPORAL.has(type)) return isoOf(type, item);
   if (type === "F32") return String(Number(item.toPrecision(7)));
   return typeof item === "object" ? valueText(item) : String(item);
-}
-
-export function temporalText(type, item) {
-  try {
-    return isoOf(type, item);
-  } catch {
-    return String(item); // a year that JavaScript does not have
-  }
 }
 
 /** The type of a column: that of a vector, or LIST. */

@@ -15,6 +15,7 @@ const ENDED_BY_ERROR = new Set([1008, 1011]); // close codes after an error that
 const REFUSING_TIMEOUT = 5000; // milliseconds until a server that starts no more queries must have closed
 const SUBSCRIPTIONS = "subscriptions";
 const SNAPSHOT_SIZE = 21; // a list of three: an i64, null, and the value
+const LEFT = {}; // the end of a subscription that nobody wants any more
 const MAX_BUFFER = 8 * 1024 * 1024; // bytes
 
 /**
@@ -24,9 +25,8 @@ const MAX_BUFFER = 8 * 1024 * 1024; // bytes
  * @param {object} [options] see `index.d.ts`
  */
 export async function connect(url, options = {}) {
-  const connection = new Connection(url, { WebSocket: globalThis.WebSocket, ...options });
-  await connection._open();
-  return connection;
+  const all = { WebSocket: globalThis.WebSocket, ...options };
+  return new Connection(url, all, await Link.open(url, all));
 }
 
 class Connection {
@@ -35,15 +35,16 @@ class Connection {
   #link = null; // the present one
   #error = null; // why it has ended for good
   #backoff = new Backoff();
-  #subscriptions = new Set();
+  _subscriptions = new Set();
   #saysHello = false;
-  #state = "connecting";
+  #state;
   #changed = new Notice();
   #closing = new AbortController();
 
-  constructor(url, options) {
+  constructor(url, options, link) {
     this.#url = url;
     this.#options = options;
+    this.#use(link);
   }
 
   /** `connecting`, `connected`, `waiting` before the next attempt, or `closed`. */
@@ -75,18 +76,12 @@ class Connection {
 
   /** Subscribe to a topic, and return the subscription once it is active. */
   async subscribe(topic, options = {}) {
-    const subscription = new Subscription(this, topic, options);
-    await subscription._join();
-    return subscription;
+    return new Subscription(this, topic, options)._join();
   }
 
   /** Close the connection. Calls that wait fail. */
   close() {
     this._end(new RayforceError("closed", "the connection is closed"));
-  }
-
-  async _open() {
-    this.#use(await Link.open(this.#url, this.#options));
   }
 
   /** The present link; wait for one if there is none. */
@@ -113,11 +108,8 @@ class Connection {
   }
 
   _add(subscription) {
-    this.#subscriptions.add(subscription);
-  }
-
-  _discard(subscription) {
-    this.#subscriptions.delete(subscription);
+    if (this.#error) throw this.#error;
+    this._subscriptions.add(subscription);
   }
 
   async _request(payload, { signal, idempotent = false, feature } = {}) {
@@ -162,7 +154,7 @@ class Connection {
     this.#link = link;
     this.#backoff._connected(performance.now());
     if (this.#saysHello) link._require(SUBSCRIPTIONS).catch(() => {}); // who needs it asks again
-    for (const subscription of this.#subscriptions) subscription._resume(link);
+    for (const subscription of this._subscriptions) subscription._resume(link);
     link._ended.then((error) => this.#lost(link, error));
     this.#setState("connected");
   }
@@ -174,7 +166,7 @@ class Connection {
       this._end(error);
       return;
     }
-    for (const subscription of this.#subscriptions) subscription._wake();
+    for (const subscription of this._subscriptions) subscription._wake();
     const drained = link._closeCode === 1001;
     this.#reconnect(this.#backoff._lost(drained, performance.now(), Math.random()));
   }
@@ -186,12 +178,9 @@ class Connection {
       await sleep(delay, signal);
       if (this.#error) return;
       this.#setState("connecting");
-      try {
-        this.#use(await Link.open(this.#url, { ...this.#options, signal }));
-        return;
-      } catch {
-        delay = this.#backoff._failed(Math.random());
-      }
+      const link = await Link.open(this.#url, { ...this.#options, signal }).catch(() => {});
+      if (link) return this.#use(link);
+      delay = this.#backoff._failed(Math.random());
     }
   }
 
@@ -201,7 +190,7 @@ class Connection {
     this.#closing.abort();
     this.#link?._end(error);
     this.#link = null;
-    for (const subscription of this.#subscriptions) subscription._fail(error);
+    for (const subscription of this._subscriptions) subscription._fail(error);
     this.#setState("closed");
   }
 
@@ -209,7 +198,7 @@ class Connection {
     this.#changed.give();
     if (state === this.#state) return;
     this.#state = state;
-    this.#options.onStateChange?.(state);
+    queueMicrotask(() => this.#options.onStateChange?.(state)); // its error is uncaught, and changes nothing here
   }
 }
 
@@ -220,7 +209,7 @@ class Subscription {
   topic;
   #connection;
   #options;
-  #query; // the payload of the query of the snapshot
+  #query; // the payload of the query of the snapshot; false if there is none
   #state;
   #changed = new Notice();
   #link;
@@ -235,8 +224,8 @@ class Subscription {
     this.topic = topic;
     this.#connection = connection;
     this.#options = options;
-    this.#query = snapshot === undefined ? undefined : query(snapshot, parameters);
-    this.#state = new SubscriptionState({ maxBuffer, overflow, joins: this.#query !== undefined, resume });
+    this.#query = snapshot !== undefined && query(snapshot, parameters);
+    this.#state = new SubscriptionState({ maxBuffer, overflow, joins: this.#query, resume });
     this.#state._onchange = () => this._wake();
   }
 
@@ -258,40 +247,44 @@ class Subscription {
         return { done: false, value: { topic: this.topic, sequence, lost, value: decode(buffer, start) } };
       }
       const { error } = this.#state;
-      if (error) this.close();
-      if (error?.code === "left") return { done: true, value: undefined };
-      if (error) throw error;
+      if (error) {
+        this.close();
+        if (error === LEFT) return { done: true, value: undefined };
+        throw error;
+      }
       await this.#changed.wait();
     }
   }
 
   async return() {
     this.close();
-    return { done: true, value: undefined };
+    return this.next();
   }
 
   /** End the subscription. */
   close() {
     this.#options.signal?.removeEventListener("abort", this.#abort);
-    this.#connection._discard(this);
-    this.#state.end("left", "ended");
+    this.#connection._subscriptions.delete(this);
+    this.#state._close(LEFT);
     this.#link?._session.unsubscribe(this.#id);
     this.#link?._pump();
   }
 
-  #abort = () => this._fail(this.#options.signal.reason);
+  #abort = () => this.#state._close(this.#options.signal.reason);
 
   async _join() {
     const { signal } = this.#options;
     signal?.addEventListener("abort", this.#abort);
     try {
-      this._attach(await this.#connection._require(SUBSCRIPTIONS, signal));
-      this.#connection._add(this);
+      const link = await this.#connection._require(SUBSCRIPTIONS, signal);
+      this.#connection._add(this); // first, so that it hears of the end of the connection
+      this._attach(link);
       for (let sends = 1; this.#state._state !== "active"; ) {
         if (this.#state.error) throw this.#state.error;
         if (this.#state._state === "joining") sends += await this.#takeSnapshot(sends);
         else await this.#changed.wait();
       }
+      return this;
     } catch (error) {
       this.close();
       throw error;
@@ -352,14 +345,10 @@ class Notice {
   }
 }
 
-function sleep(delay, signal) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, delay);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      resolve();
-    });
-  });
+async function sleep(delay, signal) {
+  let timer;
+  const slept = new Promise((resolve) => (timer = setTimeout(resolve, delay)));
+  await abortable(slept, signal).catch(() => clearTimeout(timer));
 }
 
 function tableOf(value) {

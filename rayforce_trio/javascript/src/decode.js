@@ -1,7 +1,7 @@
 // Payloads to values, without I/O. Every count is checked against the bytes that are there.
 
 import { RayforceError } from "./errors.js";
-import { DICT, ERROR, LAMBDA, LIST, NULL, TABLE, TYPES, TYPE_OF_CODE, Table, Vector } from "./types.js";
+import { DICT, ERROR, LAMBDA, LIST, NULL, TABLE, TYPES, TYPE_OF_CODE, Table, Vector, isColumn } from "./types.js";
 
 const HAS_NULLS = 0x40;
 const MAX_DEPTH = 64;
@@ -92,14 +92,14 @@ export function decode(buffer, at = 0) {
 
 function table(names, columns) {
   const isTable = names?.type === "SYMBOL" && Array.isArray(columns) && names.length === columns.length;
-  if (!isTable || columns.some((column) => !column?.at || column.length !== columns[0].length)) {
+  if (!isTable || columns.some((column) => !isColumn(column) || column.length !== columns[0].length)) {
     throw damage("a table");
   }
   return new Table(names.data, columns);
 }
 
 function dict(keys, values) {
-  if (!keys?.at || keys.length !== values?.length) throw damage("a dict");
+  if (!isColumn(keys) || !isColumn(values) || keys.length !== values.length) throw damage("a dict");
   return new Map(Array.from(keys, (key, row) => [key, values.at(row)]));
 }
 

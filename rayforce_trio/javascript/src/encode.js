@@ -2,7 +2,7 @@
 
 import { RayforceError } from "./errors.js";
 import { toDays, toTimestamp } from "./time.js";
-import { Atom, DICT, isNullItem, LIST, NULL, TABLE, TYPES, Table, Vector } from "./types.js";
+import { Atom, DICT, isColumn, isNullItem, LIST, NULL, TABLE, TYPES, Table, Vector } from "./types.js";
 
 const HAS_NULLS = 0x40;
 const QUOTED = 0x20;
@@ -28,11 +28,11 @@ export function atom(type, value) {
 
 /** Return a vector of a type from items: numbers, texts or Dates as the type has them, and null. */
 export function vector(type, items) {
-  const { array, nothing } = TYPES[known(type)];
+  const { array, _nothing } = TYPES[known(type)];
   const data = Array.from(items, (item) => {
     if (item !== null && item !== undefined) return checkedItem(type, item);
-    if (nothing === undefined) throw unrepresentable(null, `not of type ${type}`);
-    return nothing;
+    if (_nothing === undefined) throw unrepresentable(null, `not of type ${type}`);
+    return _nothing;
   });
   return new Vector(type, array === Array ? data : array.from(data), data.some((item) => isNullItem(type, item)));
 }
@@ -41,7 +41,11 @@ export function vector(type, items) {
 export function table(columns) {
   return new Table(
     Object.keys(columns),
-    Object.values(columns).map((column) => toVector(column) ?? column),
+    Object.values(columns).map((column) => {
+      const found = toVector(column) ?? column;
+      if (!isColumn(found)) throw unrepresentable(column, "not a column");
+      return found;
+    }),
   );
 }
 
@@ -157,7 +161,7 @@ function checkedItem(type, item) {
 }
 
 function isPlain(value) {
-  return typeof value === "object" && [Object.prototype, null].includes(Object.getPrototypeOf(value));
+  return [Object.prototype, null].includes(Object.getPrototypeOf(value));
 }
 
 function checkedText(text) {
@@ -169,13 +173,14 @@ function checkedText(text) {
 /** The vector that a column is: a Vector, a typed array, or values of one type and null. Undefined for all else. */
 function toVector(values) {
   if (values instanceof Vector) return values;
-  if (TYPE_OF_ARRAY.has(values.constructor)) return new Vector(TYPE_OF_ARRAY.get(values.constructor), values);
+  const typeOfArray = TYPE_OF_ARRAY.get(values?.constructor);
+  if (typeOfArray) return new Vector(typeOfArray, values);
   if (!Array.isArray(values)) return undefined;
   const typeOf = (value) => (value instanceof Date ? "TIMESTAMP" : value instanceof Atom ? value.type : TYPE_OF[typeof value]);
   const present = values.filter((value) => value !== null && value !== undefined);
   const types = new Set(present.map(typeOf));
   const [type] = types;
-  if (types.size !== 1 || !type || (TYPES[type].nothing === undefined && present.length < values.length)) return undefined;
+  if (types.size !== 1 || !type || (TYPES[type]._nothing === undefined && present.length < values.length)) return undefined;
   return vector(
     type,
     values.map((value) => (value instanceof Atom ? value.value : value)),

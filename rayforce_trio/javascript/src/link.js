@@ -94,7 +94,7 @@ export class Link {
     }
     await this.#features;
     if (this.error) throw new LinkEnded(this.error, true);
-    if (!this._session.features?.has(feature)) throw new RayforceError("unsupported", `the server has no ${feature}`);
+    if (!this._session._features?.has(feature)) throw new RayforceError("unsupported", `the server has no ${feature}`);
   }
 
   /** Send what the session has to send. */
@@ -120,7 +120,8 @@ export class Link {
     if (this.error) return;
     try {
       if (!this.#isGreeted) this.#takeGreeting(data);
-      else this._session._receive(data).forEach((action) => this.#perform(action));
+      else this._session._receive(data).forEach((reply) => this.#settle(reply));
+      if (this._session._features) this.#setFeatures?.();
     } catch (error) {
       this._end(error);
     }
@@ -135,9 +136,7 @@ export class Link {
     this.#greet();
   }
 
-  #perform({ features, request, buffer, error }) {
-    if (features) this.#setFeatures?.();
-    if (!request) return;
+  #settle({ request, buffer, error }) {
     const { resolve, reject } = this.#waiting.get(request);
     this.#waiting.delete(request);
     if (error) reject(error);

@@ -1,4 +1,4 @@
-// The client's side of the protocol on one connection, without I/O: events come in, messages and actions come out.
+// The client's side of the protocol on one connection, without I/O: events come in, messages and replies come out.
 // Replies carry no number: each belongs to the oldest unanswered request. So a request that is cancelled after it was
 // sent keeps its place, and its reply is dropped.
 
@@ -11,7 +11,7 @@ const UPDATE_SIZE = 44; // a list of two, and a vector of three
 const MAGIC = 0xfadeface;
 
 export class Session {
-  features = null; // of the server, once it has answered the hello
+  _features = null; // of the server, once it has answered the hello
   #controls = [];
   #queued = new Set();
   #unanswered = [];
@@ -23,7 +23,7 @@ export class Session {
 
   /** Queue a request, and return it. `next` sends it. */
   _submit(message) {
-    const request = { message, size: message.length, number: 0, isCancelled: false };
+    const request = { message, size: message.length, _number: 0, _isCancelled: false };
     this.#queued.add(request);
     return request;
   }
@@ -31,13 +31,13 @@ export class Session {
   /** Forget an unanswered request. If it was sent, the engine stops it, and its reply is dropped. */
   _cancel(request) {
     if (this.#queued.delete(request)) return;
-    request.isCancelled = true;
-    this.#control({ cancel: request.number });
+    request._isCancelled = true;
+    this.#control({ cancel: request._number });
   }
 
   /** Whether the server has certainly not started a request, and never will. */
   _isUnsent(request) {
-    return !request.number || request.number > this.#refused;
+    return !request._number || request._number > this.#refused;
   }
 
   _hello() {
@@ -66,13 +66,13 @@ export class Session {
     this.#queued.delete(request);
     this.#unanswered.push(request);
     this.#bytes += request.size;
-    request.number = ++this.#number;
+    request._number = ++this.#number;
     const { message } = request;
     request.message = null;
     return message;
   }
 
-  /** Take a message, and return what it means: replies, `{request, buffer}` or `{request, error}`, and features. */
+  /** Take a message, and return the replies in it: `{request, buffer}` or `{request, error}`. */
   _receive(message) {
     return typeof message === "string" ? this.#receiveControl(message) : this.#receiveFrame(message);
   }
@@ -100,16 +100,13 @@ export class Session {
 
   #receiveControl(text) {
     const { error, hello, subscribed, unsubscribed } = parse(text);
-    const actions = [];
+    let replies = [];
     if (error) {
-      if (this.#unanswered[0]?.number !== error.request) throw violation("an error out of turn");
+      if (this.#unanswered[0]?._number !== error.request) throw violation("an error out of turn");
       if (error.code === "closing") this.#refused ??= error.request;
-      actions.push(...this.#answer({ error: new RayforceError(error.code, error.message) }));
+      replies = this.#answer({ error: new RayforceError(error.code, error.message) });
     }
-    if (hello && !this.features) {
-      this.features = new Set(hello.features);
-      actions.push({ features: this.features });
-    }
+    if (hello) this._features ??= new Set(hello.features);
     if (subscribed) {
       const state = this.#subscriptions.get(subscribed.id);
       state?._confirmed({ epoch: subscribed.epoch, sequence: subscribed.sequence });
@@ -119,14 +116,14 @@ export class Session {
       this.#subscriptions.get(unsubscribed.id)?.end(unsubscribed.code, unsubscribed.message);
       this.#subscriptions.delete(unsubscribed.id);
     }
-    return actions;
+    return replies;
   }
 
   #answer(reply) {
     const request = this.#unanswered.shift();
     if (!request) throw violation("a reply without a request");
     this.#bytes -= request.size;
-    return request.isCancelled ? [] : [{ request, ...reply }];
+    return request._isCancelled ? [] : [{ request, ...reply }];
   }
 
   #unsubscribeIfEnded(id, state) {

@@ -9,7 +9,7 @@ export class SubscriptionState {
   position; // behind the last update that was taken; undefined before it is known
   error = null; // why it has ended
   _onchange = () => {};
-  #state = "subscribing"; // then "joining" until the snapshot arrives, and "active"
+  _state = "subscribing"; // then "joining" until the snapshot arrives, and "active"
   #maxBuffer;
   #overflow;
   #joins;
@@ -26,12 +26,8 @@ export class SubscriptionState {
     this._resumeFrom = this.position = resume;
   }
 
-  get _state() {
-    return this.#state;
-  }
-
   _confirmed(position) {
-    if (this.#state !== "subscribing") return;
+    if (this._state !== "subscribing") return;
     const { epoch, sequence } = this._resumeFrom ?? position;
     if (epoch !== position.epoch || sequence !== position.sequence) {
       this.#gap();
@@ -39,15 +35,15 @@ export class SubscriptionState {
     }
     this.position ??= position;
     this.#received = position.sequence;
-    this.#state = this.#joins ? "joining" : "active";
+    this._state = this.#joins ? "joining" : "active";
     this._onchange();
   }
 
   /** The snapshot has arrived. It contains the updates before `next`. */
   _joined(next) {
-    if (this.#state !== "joining") return;
+    if (this._state !== "joining") return;
     this.#joins = false;
-    this.#state = "active";
+    this._state = "active";
     this.position = { epoch: this.position.epoch, sequence: next - 1 };
     while (this.#buffer[0]?.sequence < next) this.#shift();
     if (this.#dropped >= next && !this.#mayLose()) {
@@ -59,12 +55,12 @@ export class SubscriptionState {
   _received(update) {
     if (this.error) return;
     const { sequence, lost } = update;
-    if (this.#state === "subscribing" || lost < 0 || sequence !== this.#received + 1 + lost) {
+    if (this._state === "subscribing" || lost < 0 || sequence !== this.#received + 1 + lost) {
       this.#gap();
       return;
     }
     this.#received = sequence;
-    const isActive = this.#state === "active";
+    const isActive = this._state === "active";
     if (isActive && sequence <= this.position.sequence) return; // the snapshot contains it
     if (lost) {
       this.#dropped = sequence - 1;
@@ -83,14 +79,14 @@ export class SubscriptionState {
   /** The connection was lost, and another one takes its place. */
   _resume() {
     if (this.error) return;
-    if (this.#state === "active") {
+    if (this._state === "active") {
       this._resumeFrom = { epoch: this.position.epoch, sequence: Math.max(this.#received, this.position.sequence) };
-    } else if (this.#state === "joining") {
+    } else if (this._state === "joining") {
       this.#buffer = [];
       this.#size = this.#dropped = 0;
       this.position = this._resumeFrom;
     }
-    this.#state = "subscribing";
+    this._state = "subscribing";
   }
 
   end(code, message) {
@@ -99,6 +95,13 @@ export class SubscriptionState {
 
   _fail(error) {
     this.error ??= error;
+    this._onchange();
+  }
+
+  /** End at once: what is in the buffer is not wanted any more. */
+  _close(error) {
+    this.#buffer = [];
+    this.error = error;
     this._onchange();
   }
 

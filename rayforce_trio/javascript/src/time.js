@@ -1,5 +1,7 @@
 // Dates and times in the engine's units. Its epoch is 2000-01-01, in UTC; JavaScript's is 1970-01-01.
 
+import { RayforceError } from "./errors.js";
+
 const EPOCH = Date.UTC(2000); // milliseconds
 const DAY = 86_400_000; // milliseconds
 const MILLION = 1_000_000n;
@@ -12,8 +14,10 @@ export function toDate(value) {
 
 /** A Date, or a text that Date can read, with up to nine digits, as a timestamp. */
 export function toTimestamp(value) {
+  const time = new Date(value) - EPOCH;
+  if (isNaN(time)) throw new RayforceError("value", `not a date: ${value}`);
   const [, digits = ""] = /\.\d{3}(\d{1,6})/.exec(value) ?? [];
-  return BigInt(new Date(value) - EPOCH) * MILLION + BigInt(digits.padEnd(6, "0"));
+  return BigInt(time) * MILLION + BigInt(digits.padEnd(6, "0"));
 }
 
 /** A Date, or a text such as 2024-01-31, as a date: its day in UTC. */
@@ -25,7 +29,9 @@ export function toDays(value) {
 export function isoOf(type, item) {
   if (type === "TIME") return clock(BigInt(item), 3);
   if (type === "TIMESPAN") return clock(item, 9);
-  const text = toDate(item).toISOString();
+  const date = toDate(item);
+  if (isNaN(date)) return `${item}`;
+  const text = date.toISOString();
   return type === "DATE" ? text.split("T")[0] : text.replace("Z", pad(nanosecondsOf(item), 6) + "Z");
 }
 

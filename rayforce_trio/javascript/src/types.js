@@ -8,7 +8,7 @@ const MIN32 = -2147483648;
 const MIN64 = -(2n ** 63n);
 export const NIL = "00000000-0000-0000-0000-000000000000";
 
-const vectorOf = (code, array, nothing, size = array.BYTES_PER_ELEMENT) => ({ code, array, nothing, size });
+const vectorOf = (code, array, _nothing, size = array.BYTES_PER_ELEMENT) => ({ code, array, _nothing, size });
 
 /** The types of vectors: the code, the array, the item that stands for null, and the bytes of an item. */
 export const TYPES = {
@@ -38,7 +38,7 @@ export const NULL = 0x7e;
 export const ERROR = 0x7f;
 
 export function isNullItem(type, item) {
-  return Object.is(item, TYPES[type].nothing);
+  return Object.is(item, TYPES[type]._nothing);
 }
 
 /** Items of one type. `data` has the raw items; reading them one by one, or with `values`, gives null for null. */
@@ -57,7 +57,7 @@ export class Vector {
   at(row) {
     const item = this.data.at(row);
     if (this.hasNulls && isNullItem(this.type, item)) return null;
-    return this.type === "B8" ? item !== 0 : item;
+    return this.type === "B8" && item >= 0 ? item > 0 : item;
   }
 
   *[Symbol.iterator]() {
@@ -73,6 +73,9 @@ export class Vector {
     return Array.from(this, (item) => (item === null ? null : isoOf(this.type, item)));
   }
 }
+
+/** Whether a value has items. */
+export const isColumn = (value) => value instanceof Vector || Array.isArray(value);
 
 /** Columns of equal length. A column is a Vector, or an array of values of any kind. */
 export class Table {

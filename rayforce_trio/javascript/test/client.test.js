@@ -255,6 +255,50 @@ test("attempts that fail are followed by others", async () => {
   connection.close();
 });
 
+test("an error of onStateChange is uncaught, and changes nothing", async () => {
+  const states = [];
+  const onStateChange = (state) => {
+    throw state;
+  };
+  process.setUncaughtExceptionCaptureCallback((state) => states.push(state));
+  try {
+    const [connection, websocket] = await opened({ reconnect: true, onStateChange });
+    websocket.drop(1006);
+    (await socket(2)).drop(1006);
+    const third = await socket(3);
+    third.open();
+    const query = connection.execute("1");
+    await sent(third, 1);
+    third.replies(5);
+    assert.equal(await query, 5n);
+    connection.close();
+    await turn();
+  } finally {
+    process.setUncaughtExceptionCaptureCallback(null);
+  }
+  assert.deepEqual(states, ["connected", "waiting", "connecting", "waiting", "connecting", "connected", "closed"]);
+  assert.equal(sockets.length, 3);
+});
+
+test("attempts to connect leave no listeners behind", async (t) => {
+  const listeners = new Set();
+  const { addEventListener, removeEventListener } = AbortSignal.prototype;
+  t.mock.method(AbortSignal.prototype, "addEventListener", function (type, listener) {
+    listeners.add(listener);
+    addEventListener.call(this, type, listener);
+  });
+  t.mock.method(AbortSignal.prototype, "removeEventListener", function (type, listener) {
+    listeners.delete(listener);
+    removeEventListener.call(this, type, listener);
+  });
+  const [, websocket] = await coming();
+  websocket.drop(1006);
+  for (let count = 2; count < 5; count++) (await socket(count)).drop(1006);
+  (await socket(5)).open();
+  await turn();
+  assert.equal(listeners.size, 0);
+});
+
 test("a server without subscriptions", async (t) => {
   const [connection, websocket] = await opened();
   const subscribing = connection.subscribe("t");
@@ -300,6 +344,63 @@ test("a subscription continues on the next connection", async () => {
   const third = await socket(3);
   third.open();
   assert.deepEqual(await sent(third, 1), [{ hello: { features: ["subscriptions"] } }]);
+});
+
+/** A subscription that has buffered three updates. */
+async function buffered(options) {
+  const [connection, websocket] = await opened();
+  const subscribing = connection.subscribe("t", options);
+  await sent(websocket, 1);
+  websocket.says(SUBSCRIPTIONS);
+  await sent(websocket, 1);
+  websocket.says({ subscribed: { id: 1, epoch: "e", sequence: 0 } });
+  for (const sequence of [1, 2, 3]) websocket.receive(update(1, sequence));
+  return [await subscribing, websocket];
+}
+
+test("a loop ends when its subscription is closed or left, although updates are buffered", async () => {
+  for (const leave of [(updates) => updates.close(), (updates) => updates.return()]) {
+    sockets = [];
+    const [updates, websocket] = await buffered();
+    const taken = [];
+    for await (const { sequence } of updates) {
+      taken.push(sequence);
+      leave(updates);
+    }
+    assert.deepEqual(taken, [1]);
+    assert.deepEqual(websocket.sent, [{ unsubscribe: 1 }]);
+    assert.deepEqual(await updates.next(), { done: true, value: undefined });
+  }
+});
+
+test("a loop throws the reason when its signal is aborted, although updates are buffered", async () => {
+  const controller = new AbortController();
+  const [updates] = await buffered({ signal: controller.signal });
+  const reason = new Error("enough");
+  assert.equal((await updates.next()).value.sequence, 1);
+  controller.abort(reason);
+  await assert.rejects(updates.next(), reason);
+});
+
+test("updates that arrived before a loss can be taken", async () => {
+  const [updates, websocket] = await buffered();
+  websocket.drop(1006);
+  await turn();
+  for (const sequence of [1, 2, 3]) assert.equal((await updates.next()).value.sequence, sequence);
+  await assert.rejects(updates.next(), { code: "lost" });
+});
+
+test("a connection that ends while a subscription begins ends it, too", async () => {
+  for (let turns = 0; turns < 20; turns++) {
+    sockets = [];
+    const [connection, websocket] = await opened();
+    const failed = assert.rejects(connection.subscribe("t"), { code: "closed" });
+    await sent(websocket, 1);
+    websocket.says(SUBSCRIPTIONS);
+    for (let count = 0; count < turns; count++) await null;
+    connection.close();
+    await failed;
+  }
 });
 
 test("the query of a snapshot is evaluated again after a loss", async () => {

@@ -105,9 +105,9 @@ test("the server names its features once", () => {
   const session = new Session();
   session._hello();
   assert.deepEqual(controls(session), [{ hello: { features: ["subscriptions"] } }]);
-  assert.equal(says(session, { hello: { features: ["subscriptions", "later"] }, unknown: 1 }).length, 1);
-  assert.ok(session.features.has("subscriptions"));
-  assert.deepEqual(says(session, { hello: { features: [] } }), []);
+  says(session, { hello: { features: ["subscriptions", "later"] }, unknown: 1 });
+  says(session, { hello: { features: [] } });
+  assert.deepEqual([...session._features], ["subscriptions", "later"]);
 });
 
 test("what breaks the protocol", () => {
@@ -249,5 +249,17 @@ test("behind a snapshot, what was dropped before is a gap only if the snapshot d
     state._joined(next);
     assert.equal(state.error?.code, code);
     assert.deepEqual(taken(state), found);
+  }
+});
+
+test("a subscription that is closed, or aborted, drops its buffer and its earlier end", () => {
+  for (const code of ["left", "aborted"]) {
+    const { session, state, id, confirm } = opened();
+    confirm();
+    session._receive(update(id, 1));
+    session._receive(update(id, 3));
+    assert.equal(state.error.code, "gap");
+    state._close({ code });
+    assert.deepEqual([state.error.code, taken(state)], [code, []]);
   }
 });

@@ -7,12 +7,13 @@ import { test } from "node:test";
 import { neutralizer } from "../../../tests/support/foreign/pages/neutral.js";
 import * as client from "../src/rayforce.js";
 
-const { Table, atom, decode, encode, isoOf, table, toDate, toDays, toTimestamp, vector } = client;
+const { Table, Vector, atom, decode, encode, isoOf, table, toDate, toDays, toTimestamp, vector } = client;
 const neutral = neutralizer(client);
 
 const VECTORS = JSON.parse(readFileSync(new URL("vectors.json", import.meta.url)));
 const ATOMS = { int16: "I16", float32: "F32" };
 const ARRAYS = { uint8: Uint8Array, int32: Int32Array, float64: Float64Array };
+const TABLE = "62000c0001000000000000006200" + "00000100000000000000" + "05000100000000000000" + "0700000000000000";
 const ID = "00112233-4455-6677-8899-aabbccddeeff";
 
 const bytesOf = (hex) => Uint8Array.from(hex.match(/../g), (digits) => Number(`0x${digits}`));
@@ -57,6 +58,8 @@ test("columns are typed arrays, and null is the engine's own value in them", () 
   assert.deepEqual([...column], [5n, null]);
   assert.equal(column.at(-1), null);
   assert.equal(column.at(2), undefined);
+  const booleans = new Vector("B8", Uint8Array.of(1, 0));
+  assert.deepEqual([...booleans, booleans.at(2), booleans.at(-3)], [true, false, undefined, undefined]);
 });
 
 test("a table has rows and columns", () => {
@@ -90,6 +93,10 @@ test("replies that are damaged", () => {
     ["62007e7e", "a table"],
     ["62000c000100000000000000610000000100000000000000" + "7e", "a table"],
     ["63007e7e", "a dict"],
+    [`63000c0001000000000000006100${TABLE}`, "a dict"],
+    [`6300${TABLE}${TABLE}`, "a dict"],
+    ["6300f30001000000000000006100000100000000000000" + "7e", "a dict"],
+    ["62000c000100000000000000610000000100000000000000" + "f300010000000000000061", "a table"],
     [`${"00000100000000000000".repeat(70)}7e`, "nested too deeply"],
   ]) {
     assert.throws(() => decodeHex(payload), { code: "decode", message: `damaged reply: ${problem}` });
@@ -136,6 +143,13 @@ test("values that cannot be sent", () => {
     [() => atom("I128", 1), "not a type: I128"],
     [() => vector("B8", [true, null]), "not of type B8: null"],
     [() => vector("I64", [1]), "not of type I64: 1"],
+    [() => encode(new Date("x")), "not a date: Invalid Date"],
+    [() => toTimestamp("2024-13-01"), "not a date: 2024-13-01"],
+    [() => vector("TIMESTAMP", ["zzz"]), "not a date: zzz"],
+    [() => table({ a: null }), "not a column: null"],
+    [() => table({ a: undefined }), "not a column: undefined"],
+    [() => table({ a: "text" }), "not a column: text"],
+    [() => table({ a: 5 }), "not a column: 5"],
   ]) {
     assert.throws(make, { name: "RayforceError", code: "value", message: problem });
   }
@@ -150,6 +164,12 @@ test("dates and times", () => {
   }
   assert.equal(toTimestamp("1999-12-31T23:59:59.999999999Z"), -1n);
   assert.deepEqual(toDate(-1n), new Date("1999-12-31T23:59:59.999Z"));
+  assert.deepEqual(vector("DATE", ["+275760-09-13", 2 ** 31 - 1, 1 - 2 ** 31, null]).iso(), [
+    "+275760-09-13",
+    "2147483647",
+    "-2147483647",
+    null,
+  ]);
   assert.equal(isoOf("TIMESTAMP", -1n), "1999-12-31T23:59:59.999999999Z");
   assert.equal(isoOf("TIME", -1), "-00:00:00.001");
   assert.equal(isoOf("TIMESPAN", 90_000n * 10n ** 9n), "25:00:00.000000000");
