@@ -1,11 +1,12 @@
 """Streams on the server: what they leave in the engine, whatever happens to the client and its session."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
 from rayforce import I64
+from support.engines import GateEngine
 from support.polling import until_equal
 from support.steps import counted
 from support.watched import Queries, WatchedQuery, ask_natively
@@ -263,6 +264,45 @@ def test_the_size_of_a_row_is_found_in_steps(payload: bytes, size: int) -> None:
     steps, found = counted(_row_size(payload))
     assert found == size
     assert steps >= (1000 if size == 1000 else 1)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("end", ["the client cancels", "the client leaves", "query_timeout", "the server stops"])
+async def test_a_query_is_not_started_if_the_stop_comes_while_its_variable_is_made(
+    end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stop that comes in the last moment of a request changes nothing in the engine."""
+    engine = GateEngine(stoppable=False)
+    limit = 0.1 if end == "query_timeout" else None
+    with trio.fail_after(30):
+        async with (
+            trio.open_nursery() as nursery,
+            WSServer(0, host="127.0.0.1", engine=engine, query_timeout=limit) as server,
+        ):
+            connection = await WSClient("127.0.0.1", server.port).connect(nursery)
+            scope, ended = trio.CancelScope(), trio.Event()
+
+            async def stream() -> None:
+                with scope, suppress(errors.RayforceError):
+                    async with connection.stream("(a long query)"):
+                        raise AssertionError("it has no result")
+                ended.set()
+
+            nursery.start_soon(stream)
+            await engine.until(begun=1)
+            if end == "the client cancels":
+                scope.cancel()
+            elif end == "the client leaves":
+                connection.abort()
+            elif end == "the server stops":
+                nursery.start_soon(server.stop, 0)
+            await engine.until(cancels=1)
+            engine.release()
+            await ended.wait()
+            connection.abort()
+            await engine.until(sessions=0)
+    assert [frame for frame in engine.begun if b"a long query" in frame] == []
+    assert "posts were not carried out" not in caplog.text
 
 
 async def taken(session: Session, reply: Reply) -> object:

@@ -203,6 +203,11 @@ class RequestPipeline:
         return len(self._queue) + (self.current is not None)
 
     @property
+    def unfinished_posts(self) -> int:
+        """The number of posts that have arrived and are not done."""
+        return self._posts + (self.current is not None and self.current.number is None)
+
+    @property
     def unanswered(self) -> int:
         """The number of requests that have arrived and were not answered. In the end, they were abandoned."""
         return self._last_number - self.answered

@@ -226,7 +226,7 @@ class WSServerConnection:
                         await self._transport.aclose(CloseCode.GOING_AWAY, "the server is shutting down")
                     else:
                         await end(self._transport, error)
-            if self._scope.cancelled_caught and self._pipeline.state in _POSTS_LEFT:
+            if self._scope.cancelled_caught and self._pipeline.state in _POSTS_LEFT and self._pipeline.unfinished_posts:
                 self._log.warning("posts were not carried out: the connection had ended, and they took too long")
         except Exception:
             error = RayforceWSError("internal error")
@@ -443,7 +443,6 @@ class WSServerConnection:
     def _cancel(self, cancelled: CancelRequested) -> None:
         self._counters.cancelled += 1
         if cancelled.running:
-            self._streams.cancel()
             self._stop_engine(cancelled.request.ticket)
 
     def _take_notices(self) -> None:
@@ -482,6 +481,7 @@ class WSServerConnection:
         if ticket:
             self._session.cancel_ahead(ticket)
         else:
+            self._streams.cancel()
             self._session.cancel()
 
     # Performing actions
@@ -845,6 +845,6 @@ class WSServerConnection:
     def _abandon(self, action: Action) -> None:
         """Stop the requests in the engine that the pipeline has abandoned. No checkpoint."""
         if action is Action.STOP_ENGINE:
-            self._session.cancel()
+            self._stop_engine(0)
         self._session.abandon_ahead()
         self._wake.set()
