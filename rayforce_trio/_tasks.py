@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, ParamSpec, TypeVar
 
@@ -156,6 +156,23 @@ class TimeSlice:
             self._flush_at = now + FLUSH_INTERVAL
         await anyio.lowlevel.checkpoint()
         self._end = time.perf_counter() + TIME_SLICE
+
+
+async def run_in_time_slices(steps: Generator[None, None, T]) -> T:
+    """Take the steps of a long computation, and return its result. Raises what the steps raise.
+
+    A checkpoint whenever the time slice is used up. If cancelled, the remaining steps are not taken.
+    """
+    time_slice = TimeSlice()
+    time_slice.start()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if time_slice.is_used_up:
+            await time_slice.yield_if_due()
 
 
 class DetachedTask:

@@ -8,6 +8,7 @@ import trio
 from rayforce import I64
 from support.engines import GateEngine
 from support.polling import until_equal
+from support.steps import counted
 from support.watched import Queries, WatchedQuery, ask_natively
 
 from rayforce_trio import (
@@ -32,10 +33,11 @@ from rayforce_trio._protocol import (
     TakeRows,
     response_frame,
 )
-from rayforce_trio._server._result_streams import ResultStreams
+from rayforce_trio._server._result_streams import ResultStreams, _row_size
 from rayforce_trio._server._stream_variables import StreamVariables
 from rayforce_trio._values._columns import read_columns
-from rayforce_trio._values._payloads import string
+from rayforce_trio._values._payloads import string, symbols, table_of, vector
+from rayforce_trio._values._types import Type
 
 
 def nothing(count: int) -> None:
@@ -246,6 +248,22 @@ async def test_a_query_is_not_started_if_the_call_is_cancelled_before_it(engine:
         await streams.end(EndStream(2))
         await session.aclose()
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("payload", "size"),
+    [
+        (table_of(["a", "b", "c"], [vector(Type.U8, 0, []), vector(Type.I64, 0, []), symbols([])]), 1 + 8 + 16),
+        (vector(Type.GUID, 0, []), 16),
+        (table_of(map(str, range(1000)), [vector(Type.U8, 0, [])] * 1000), 1000),
+        (vector(Type.U8, 3, [b"12"]), 16),
+    ],
+    ids=["table", "vector", "many columns", "damaged"],
+)
+def test_the_size_of_a_row_is_found_in_steps(payload: bytes, size: int) -> None:
+    steps, found = counted(_row_size(payload))
+    assert found == size
+    assert steps >= (1000 if size == 1000 else 1)
 
 
 @pytest.mark.trio

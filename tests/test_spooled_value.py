@@ -1,6 +1,7 @@
 """Values that the server keeps for streams: the replies that cannot be kept."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from rayforce_trio._values._types import Type
 
 COUNT = 1000
 NUMBERS = vector(Type.U8, COUNT, [bytes(COUNT)])
+WIDE = table_of(map(str, range(1000)), [vector(Type.U8, 1, [b"x"])] * 1000)
 
 
 class PartialSession(Session):
@@ -77,6 +79,45 @@ async def test_a_reply_that_cannot_be_stored_is_read_to_its_end(
     assert "the server cannot store the result in a temporary file" in reply.message
     assert "TMPDIR" in reply.message
     assert not session.unread
+
+
+@pytest.mark.trio
+async def test_other_tasks_run_while_a_value_with_many_columns_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayforce_trio._tasks.TIME_SLICE", 0.0)
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        session = PartialSession(WIDE, 1_000_000)
+        value = await spool(session, session.reply, lambda _: None)
+        assert isinstance(value, SpooledValue)
+        assert turns >= 1000
+        for use in value.description, partial(value.batch, 0, 1), value.release:
+            before = turns
+            await use()
+            assert turns - before >= 1000 // 20
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_value_can_be_used_after_a_batch_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = PartialSession(WIDE, 1_000_000)
+    value = await spool(session, session.reply, lambda _: None)
+    assert isinstance(value, SpooledValue)
+    expected = await value.batch(0, 1)
+    monkeypatch.setattr("rayforce_trio._tasks.TIME_SLICE", 0.0)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await value.batch(0, 1)
+    assert scope.cancelled_caught
+    assert await value.batch(0, 1) == expected
+    assert bytes(expected.frame[HEADER_SIZE:]) == WIDE
 
 
 @pytest.mark.trio

@@ -5,7 +5,7 @@ engine returns the whole result once, and the server keeps it.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import trio
 
@@ -26,10 +26,10 @@ from .._protocol import (
     response_frame,
     split_verbose,
 )
-from .._values._columns import read_columns
+from .._tasks import run_in_time_slices
 from .._values._payloads import NULL, call, i64, name, string, text_of_symbol, vector
-from .._values._reader import NotColumns, UnknownType
-from .._values._types import DTYPES, Type
+from .._values._reader import FixedColumn, NotColumns, PayloadCursor, RawColumn, UnknownType
+from .._values._types import Type
 from ..errors import RayforceConversionError
 from ._expressions import expression_of, request_of
 from ._spooled_value import SpooledValue, spool
@@ -134,7 +134,7 @@ class ResultStreams:
         source = self._sources[stream]
         if isinstance(source, SpooledValue):
             await trio.lowlevel.checkpoint()
-            return source.batch(rows.start, rows.count)
+            return await source.batch(rows.start, rows.count)
         part = vector(Type.I64, 2, [_PAIR.pack(rows.start, rows.count)])
         return await evaluate_unlogged(self._session, call("take", name(source), part))
 
@@ -182,7 +182,8 @@ class ResultStreams:
         outer, _, items, of_rows, _, rows = _DESCRIPTION.unpack_from(description, HEADER_SIZE)
         if (outer, items, of_rows) != (Type.LIST, 3, i64(0)[0]):
             return Failure("io", _DAMAGED)
-        return self._streams.opened(request.stream, rows, rows * _row_size(description[start:])) or Result(description)
+        row_size = await run_in_time_slices(_row_size(description[start:]))
+        return self._streams.opened(request.stream, rows, rows * row_size) or Result(description)
 
     async def _split(self, reply: Reply) -> tuple[str, Reply]:
         """Return the printed text and the reply in the reply to a verbose request, which is received completely.
@@ -213,20 +214,30 @@ class ResultStreams:
             self._streams.has_no_rows(stream)
             return value
         self._sources[stream] = value
-        return self._streams.opened(stream, len(value), value.size) or value.description()
+        return self._streams.opened(stream, len(value), value.size) or await value.description()
 
     async def _remove(self, stream: int) -> None:
-        """Forget a stream, and delete its variable. A checkpoint if it has one; if cancelled, it may be left."""
+        """Forget a stream, and delete its variable or the value that the server keeps.
+
+        A checkpoint if the stream has a variable or many columns; if cancelled, the variable may be left.
+        """
         self._streams.remove(stream)
         source = self._sources.pop(stream, None)
         if isinstance(source, str):
             await self._variables.delete(source)
+        elif source is not None:
+            await source.release()
 
 
-def _row_size(payload: bytes) -> int:
-    """Return how many bytes a row takes in the engine, as an estimate."""
+def _row_size(payload: bytes) -> Generator[None, None, int]:
+    """Return how many bytes a row takes in the engine, as an estimate. Yield between steps."""
     try:
-        schema = read_columns(payload).schema
+        columns: dict[str, RawColumn] = yield from PayloadCursor(payload).read_columns()
     except (NotColumns, UnknownType, RayforceConversionError):
         return _TEXT_SIZE
-    return sum(DTYPES[Type[kind]].itemsize if Type[kind] in DTYPES else _TEXT_SIZE for kind in schema.values())
+    size = 0
+    while columns:  # they are also freed in steps
+        _, column = columns.popitem()
+        size += column.values.itemsize if isinstance(column, FixedColumn) else _TEXT_SIZE
+        yield
+    return size

@@ -3,15 +3,15 @@
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import IO
 
 import trio
 
 from .._engines import Session
 from .._protocol import HEADER_SIZE, Failure, Frame, Header, LazyFrame, MessageType, Result, split_payload, too_large
-from .._tasks import TimeSlice
-from .._values._batches import BatchedValue, BatchReader, Pieces
+from .._tasks import run_in_time_slices
+from .._values._batches import BatchedValue, Pieces, batched_value
 from .._values._payloads import NULL, Buffer, i64, list_of
 from .._values._reader import NotColumns, UnknownType
 from ..errors import RayforceConversionError
@@ -51,16 +51,13 @@ async def spool(session: Session, reply: Result, on_stored: Callable[[int], None
     output, payload = split
     value = await _read(payload)
     if value is None:
-        return _result([_start(NULL), output, payload])
+        pieces = _beginning(NULL, output)
+        pieces.add(payload)
+        return _result(pieces)
     if isinstance(value, Failure):
         return value
     on_stored(value.index_size)
     return SpooledValue(value, output, len(payload) + value.index_size)
-
-
-def _start(rows: Buffer) -> bytes:
-    """Return the beginning of the description of a result, which ends with the printed text and the value."""
-    return list_of([rows, NULL, NULL])[: -2 * len(NULL)]
 
 
 async def _receive_into_file(session: Session, beginning: bytes, on_stored: Callable[[int], None]) -> Frame | Failure:
@@ -106,25 +103,27 @@ async def _read(payload: Buffer) -> BatchedValue | Failure | None:
 
     A checkpoint every few milliseconds; if cancelled, the columns are dropped.
     """
-    reader = BatchReader(payload)
-    time_slice = TimeSlice()
-    time_slice.start()
     try:
-        while not reader.step():
-            await time_slice.yield_if_due()
+        return await run_in_time_slices(batched_value(payload))
     except NotColumns:
         return None
     except (UnknownType, RayforceConversionError) as error:
         return Failure("type", f"the result cannot be divided into batches: {error}")
-    return reader.result()
 
 
-def _result(pieces: Sequence[Buffer]) -> Result:
-    """Return the result whose payload is in pieces. A long one is not copied."""
-    whole = Pieces([Header(0, MessageType.RESPONSE, sum(map(len, pieces))).pack(), *pieces])
-    if len(whole) <= _KEPT_WHOLE:
-        return Result(whole.copy(0, len(whole)))
-    return Result(LazyFrame(len(whole), whole.copy))
+def _beginning(rows: Buffer, output: Buffer) -> Pieces:
+    """Return the beginning of a description: a list of the number of rows and the printed text, before the value."""
+    pieces = Pieces(HEADER_SIZE)
+    pieces.add(list_of([rows, NULL, NULL])[: -2 * len(NULL)])
+    pieces.add(output)
+    return pieces
+
+
+def _result(pieces: Pieces) -> Result:
+    """Return the result whose payload is in pieces, after room for the header. A long one is not copied."""
+    size = len(pieces)
+    pieces.begin_with(Header(0, MessageType.RESPONSE, size - HEADER_SIZE).pack())
+    return Result(pieces.copy(0, size) if size <= _KEPT_WHOLE else LazyFrame(size, pieces.copy))
 
 
 class SpooledValue:
@@ -147,10 +146,22 @@ class SpooledValue:
     def __len__(self) -> int:
         return len(self._value)
 
-    def description(self) -> Result:
-        """Return the number of rows, the printed text and the value without its rows."""
-        return _result([_start(i64(len(self))), self._output, *self._value.batch(0, 0).pieces])
+    async def description(self) -> Result:
+        """Return the number of rows, the printed text and the value without its rows.
 
-    def batch(self, start: int, count: int) -> Result:
-        """Return some rows."""
-        return _result(self._value.batch(start, start + count).pieces)
+        A checkpoint if there are many columns; if cancelled, the value can still be used.
+        """
+        return await self._cut(0, 0, _beginning(i64(len(self)), self._output))
+
+    async def batch(self, start: int, count: int) -> Result:
+        """Return some rows. A checkpoint if there are many columns; if cancelled, the value can still be used."""
+        return await self._cut(start, start + count, Pieces(HEADER_SIZE))
+
+    async def release(self) -> None:
+        """Free the memory. A checkpoint if there are many columns; if cancelled, the rest is freed with this object."""
+        await run_in_time_slices(self._value.release())
+
+    async def _cut(self, start: int, stop: int, pieces: Pieces) -> Result:
+        """Return some pieces followed by some rows. A checkpoint and cancellation as `batch`."""
+        await run_in_time_slices(self._value.cut(start, stop, pieces))
+        return _result(pieces)

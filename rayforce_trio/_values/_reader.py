@@ -181,10 +181,15 @@ def read_values(column: ListColumn) -> Iterator[tuple[Type, Any]]:
         yield payload.value_at(start)
 
 
-def end_of_value(column: ListColumn, row: int) -> int:
-    """Return where the value in a row of a list ends in the payload."""
+def end_of_value(column: ListColumn, row: int) -> _Steps:
+    """Read the value in a row of a list in steps; returns where it ends in the payload."""
     payload = PayloadCursor(column.data)
-    payload.value_at(int(column.starts[row]))
+    payload.take(int(column.starts[row]))
+    code = payload.type_code()
+    if code < 0:
+        payload.atom_view(code)
+    elif code != Type.NULL:
+        yield from payload.vector_items(code, depth=0)
     return payload.position
 
 
@@ -270,6 +275,7 @@ class PayloadCursor:
         if count != len(names):
             self.damaged(f"it has {counted(len(names), 'name')} for {counted(count, 'column')}")
         columns: dict[str, RawColumn] = {}
+        lengths: set[int] = set()
         for number in range(count):
             name = self._name(names, number)
             column_type = self.type_code()
@@ -283,8 +289,8 @@ class PayloadCursor:
                     f"the result has two columns with the name {name!r}; give them different names in the query"
                 )
             columns[name] = column
+            lengths.add(len(column))
             yield
-        lengths = {len(column) for column in columns.values()}
         if len(lengths) > 1 or not columns:
             if code == Type.DICT:
                 raise NotColumns("a dict whose values differ in length" if columns else "an empty dict")
