@@ -276,7 +276,8 @@ def test_a_cancelled_call_ends_its_spans(library: str, recorder: Recorder) -> No
     tree = recorder.tree()
     assert tree.count("rayforce fetch cancel") == 2
     assert tree.count("  rayforce request cancel") + tree.count("  rayforce request abandoned") == 2
-    assert sum(line.startswith("    rayforce engine") for line in tree) == 1
+    started = len(engine.begun)  # the second request starts if its cancellation arrives after that of the first
+    assert sum(line.startswith("    rayforce engine") for line in tree) == started
 
 
 async def attempt(connection: WSClientConnection, query: str, outcomes: list[str]) -> None:
