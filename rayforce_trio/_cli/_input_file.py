@@ -66,7 +66,21 @@ class InputFile:
         Raises:
             Exception: what the function raises.
         """
+        job = [function]
+        results: list[T] = []
+        errors: list[Exception] = []
         has_ended = False
+
+        def run() -> None:
+            """Take the function, and leave what becomes of it in the lists, which the caller empties.
+
+            The thread may hold what it was given, and its result, for a moment longer than the caller. It would be the
+            one to free a reader of pyarrow, perhaps while the process ends, which aborts the process.
+            """
+            try:
+                results.append(job.pop()())
+            except Exception as error:  # noqa: BLE001 - raised by the caller
+                errors.append(error)
 
         async def end_reads_if_cancelled() -> None:
             """Wait. If cancelled before the function has ended, all reads end."""
@@ -79,9 +93,14 @@ class InputFile:
         async with background_tasks() as tasks:
             tasks.start_soon(end_reads_if_cancelled)
             try:
-                return await anyio.to_thread.run_sync(function)
+                await anyio.to_thread.run_sync(run)
+                if errors:
+                    raise errors.pop()
+                return results.pop()
             finally:
                 has_ended = True
+                for held in (job, results, errors):
+                    held.clear()
 
     def peek(self, size: int) -> bytes:
         """Return this many bytes from the beginning, fewer only if the file is shorter. Call it before other reads.

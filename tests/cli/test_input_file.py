@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -65,6 +66,22 @@ async def test_errors_of_the_function_are_raised_as_they_are(pipe: InputFile) ->
 
 def is_closed(file: InputFile) -> bool:
     return all(opened.closed for opened in (file._file, file._ended, file._end))
+
+
+@pytest.mark.trio
+async def test_the_thread_keeps_neither_the_function_nor_its_result(pipe: InputFile) -> None:
+    """Otherwise it could be the one to free them, which a thread must not do while the process ends."""
+
+    class Source:
+        def read(self) -> "Source":
+            return Source()
+
+    for _ in range(100):
+        source = Source()
+        result = await pipe.call(source.read)
+        kept = [weakref.ref(source), weakref.ref(result)]
+        del source, result
+        assert [reference() for reference in kept] == [None, None]
 
 
 def reading(file: InputFile, *, begins: Callable[[], object], ends: list[bytes]) -> None:
