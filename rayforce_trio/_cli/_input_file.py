@@ -72,14 +72,14 @@ class InputFile:
         has_ended = False
 
         def run() -> None:
-            """Take the function, and leave what becomes of it in the lists, which the caller empties.
+            """Call the function, and put its result or its error into a list, which the caller empties.
 
-            The thread may hold what it was given, and its result, for a moment longer than the caller. It would be the
-            one to free a reader of pyarrow, perhaps while the process ends, which aborts the process.
+            A thread may hold the function that it was given, and the result, for a moment longer than the caller. It
+            would then free a reader of pyarrow, perhaps while the process ends, and this would abort the process.
             """
             try:
                 results.append(job.pop()())
-            except Exception as error:  # noqa: BLE001 - raised by the caller
+            except Exception as error:  # noqa: BLE001 - raised below, in the caller's task
                 errors.append(error)
 
         async def end_reads_if_cancelled() -> None:

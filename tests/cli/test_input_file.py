@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -175,21 +174,25 @@ def test_pyarrows_thread_has_left_the_reads_when_the_file_is_closed(
     pipe: InputFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it asked for the interpreter while the process ends, the process would be aborted."""
-    entered, left = [], []
+    was_left_behind: list[bool] = []
+    has_returned = threading.Event()
     read = InputFile.read
 
-    def slow_read(file: InputFile, size: int) -> bytes:
-        entered.append(size)
+    def late_read(file: InputFile, size: int) -> bytes:
         data = read(file, size)
-        time.sleep(0.05)  # a thread that the system has suspended
-        left.append(size)
+        if file.closed:
+            was_left_behind.append(has_returned.wait(0.1))  # as if the system had suspended the thread
         return data
 
-    monkeypatch.setattr(InputFile, "read", slow_read)
-    writer = threading.Thread(target=Path(pipe.name).write_bytes, args=[b"n\n" + b"1\n" * BYTES_PER_BATCH])
-    writer.start()
-    source = open_source(pipe, {})
-    assert source.next_batch().num_rows > 0
-    pipe.close()
-    assert len(entered) == len(left) > 0
-    writer.join(BOUND)
+    monkeypatch.setattr(InputFile, "read", late_read)
+    with Path(pipe.name).open("wb") as rows:  # it stays open, so pyarrow waits for more
+        writer = threading.Thread(target=rows.write, args=[b"n\n" + b"1\n" * BYTES_PER_BATCH])
+        writer.start()
+        source = open_source(pipe, {})
+        assert source.next_batch().num_rows > 0
+        writer.join(BOUND)
+        pipe.close()
+        seen = [*was_left_behind]
+        has_returned.set()
+    assert seen
+    assert not any(seen)
